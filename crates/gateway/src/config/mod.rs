@@ -1,0 +1,216 @@
+//! Every setting of the program, resolved: plain data that the rest of the gateway takes as given.
+//!
+//! A value comes from a flag, else from an `EMBEDGATE_*` variable, else from the file, else from the
+//! defaults below. [`Config::resolve`] merges the four once and proves that the result can work; nobody
+//! else reads the environment. To add a setting: declare it in `settings.rs` (flag, variable and help in
+//! one place), read it in `file.rs`, and resolve it in `resolve.rs`; the tests then ask for its line in
+//! `config/embedgate.toml`.
+
+mod file;
+mod key;
+mod resolve;
+mod settings;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use inference::{Overlong, Provider};
+
+pub use file::FileError;
+pub use key::{ApiKey, ApiKeyError};
+pub use resolve::{ConfigError, Resolved, Setting, Source, Surroundings};
+pub use settings::{Flags, Settings};
+pub use value::{LogFormat, TokenIds};
+
+/// Where the file is looked for when no other is named: under the working directory.
+pub const DEFAULT_FILE: &str = "config/embedgate.toml";
+
+/// Id, and folder under `models/`, of the model that is served unless another is named.
+pub const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
+
+/// OpenAI's own model names, which existing programs ask for: aliases of the default model unless the
+/// settings say otherwise, so that changing `base_url` is enough.
+pub const OPENAI_MODELS: [&str; 3] =
+    ["text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"];
+
+/// Below this, a client's connection pool may reuse a connection in the moment we close it.
+pub const SAFE_KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// The settings of one run of the program. `Debug` shows no secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Address of the HTTP listener; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Connections, deadlines and shutdown.
+    pub server: ServerConfig,
+    /// What one request may ask for.
+    pub limits: LimitsConfig,
+    /// Who may ask.
+    pub auth: AuthConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// ONNX Runtime's shared library, where one was named or found.
+    pub onnxruntime: Option<PathBuf>,
+    /// Id of one of `models`: what the shipped aliases stand for.
+    pub default_model: String,
+    /// Other names for models: from the name that a client sends to a model's id.
+    pub aliases: BTreeMap<String, String>,
+    /// The models to serve: at least one, with different ids.
+    pub models: Vec<ModelConfig>,
+}
+
+/// Connections, deadlines and shutdown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    /// Threads that speak HTTP; at least 1.
+    pub http_workers: usize,
+    /// How long an idle connection is kept open.
+    pub keep_alive: Duration,
+    /// How long a client may take to send a request's head.
+    pub client_timeout: Duration,
+    /// Deadline of one request, from its last byte read to its answer.
+    pub request_timeout: Duration,
+    /// Connections open at a time, over all workers.
+    pub max_connections: usize,
+    /// How long `/readyz` already says 503 before the listener closes.
+    pub grace_pause: Duration,
+    /// How long requests in flight may take to finish after the listener closed.
+    pub drain_timeout: Duration,
+}
+
+/// What one request may ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitsConfig {
+    /// Inputs of one request; OpenAI's limit by default.
+    pub max_inputs: usize,
+    /// Tokens of one request, over all inputs; OpenAI's limit by default.
+    pub max_request_tokens: usize,
+    /// Bytes of one request's body.
+    pub max_body_bytes: usize,
+}
+
+/// Who may ask.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AuthConfig {
+    /// Keys that are let in; with none, anyone is.
+    pub keys: Vec<ApiKey>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// Lines for people or objects for machines.
+    pub format: LogFormat,
+    /// A `tracing` filter, such as `info` or `info,gateway=debug`.
+    pub filter: String,
+}
+
+/// One model to serve.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// The name that clients send.
+    pub id: String,
+    /// The model's folder.
+    pub path: PathBuf,
+    /// What runs it. One that is not there is an error at start-up, never a silent fall-back.
+    pub provider: Provider,
+    /// Threads of one session; at least 1.
+    pub threads: usize,
+    /// Sessions, each owned by one thread; at least 1.
+    pub workers: usize,
+    /// What becomes of a text longer than the window.
+    pub overlong: Overlong,
+    /// What token ids in a request mean.
+    pub token_ids: TokenIds,
+    /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
+    pub matryoshka: Vec<usize>,
+    /// Tokens of one batch, padding included; at least the window, which is checked when the model loads.
+    pub batch_tokens: usize,
+    /// Inputs of one batch.
+    pub batch_inputs: usize,
+    /// Tokens that may wait; every legal request fits.
+    pub queue_tokens: usize,
+    /// A window smaller than the model folder's.
+    pub window: Option<usize>,
+}
+
+impl Config {
+    /// The defaults on a machine where this process may use `cpus` processors.
+    pub fn builtin(cpus: usize) -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            server: ServerConfig::builtin(cpus),
+            limits: LimitsConfig::default(),
+            auth: AuthConfig::default(),
+            log: LogConfig::default(),
+            onnxruntime: None,
+            default_model: DEFAULT_MODEL.to_owned(),
+            aliases: openai_aliases(DEFAULT_MODEL),
+            models: vec![ModelConfig::builtin(
+                DEFAULT_MODEL.to_owned(),
+                PathBuf::from("models").join(DEFAULT_MODEL),
+                cpus,
+            )],
+        }
+    }
+}
+
+impl ServerConfig {
+    /// The defaults on a machine where this process may use `cpus` processors.
+    pub fn builtin(cpus: usize) -> Self {
+        Self {
+            http_workers: cpus.max(1),
+            keep_alive: Duration::from_secs(90),
+            client_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(120),
+            max_connections: 10_000,
+            grace_pause: Duration::ZERO,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { max_inputs: 2048, max_request_tokens: 300_000, max_body_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+impl ModelConfig {
+    /// The defaults for the model `id` in the folder `path`, where this process may use `cpus` processors.
+    pub fn builtin(id: String, path: PathBuf, cpus: usize) -> Self {
+        Self {
+            id,
+            path,
+            provider: Provider::Cpu,
+            threads: cpus.max(1),
+            workers: 1,
+            overlong: Overlong::Truncate,
+            token_ids: TokenIds::Cl100kBase,
+            matryoshka: Vec::new(),
+            batch_tokens: 4096,
+            batch_inputs: 256,
+            queue_tokens: default_queue_tokens(LimitsConfig::default().max_request_tokens),
+            window: None,
+        }
+    }
+}
+
+/// Room for two of the largest requests, so that one of them does not shut everyone else out.
+fn default_queue_tokens(max_request_tokens: usize) -> usize {
+    max_request_tokens.saturating_mul(2)
+}
+
+/// OpenAI's model names as aliases of `model`.
+fn openai_aliases(model: &str) -> BTreeMap<String, String> {
+    OPENAI_MODELS.iter().map(|name| ((*name).to_owned(), model.to_owned())).collect()
+}
