@@ -3,13 +3,16 @@
 //! A value comes from a flag, else from an `EMBEDGATE_*` variable, else from the file, else from the
 //! defaults below. [`Config::resolve`] merges the four once and proves that the result can work; nobody
 //! else reads the environment. To add a setting: declare it in `settings.rs` (flag, variable and help in
-//! one place), read it in `file.rs`, and resolve it in `resolve.rs`; the tests then ask for its line in
+//! one place), read it in `file.rs`, and merge it in `merge.rs`; the tests then ask for its line in
 //! `config/embedgate.toml`.
 
 mod file;
 mod key;
+mod merge;
+mod report;
 mod resolve;
 mod settings;
+mod surroundings;
 mod value;
 
 use std::collections::BTreeMap;
@@ -19,10 +22,12 @@ use std::time::Duration;
 
 use inference::{Overlong, Provider};
 
-pub use file::FileError;
+pub use file::{FileError, FileProblem};
 pub use key::{ApiKey, ApiKeyError};
-pub use resolve::{ConfigError, Resolved, Setting, Source, Surroundings};
-pub use settings::{Flags, Settings};
+pub use report::{Report, Setting, Shown, Source, Table};
+pub use resolve::{ConfigError, Problem, Resolved};
+pub use settings::{Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
+pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use value::{LogFormat, TokenIds};
 
 /// Where the file is looked for when no other is named: under the working directory.

@@ -1,0 +1,71 @@
+//! API keys: kept as SHA-256 only, so that no log, dump or report can show one.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// One key that is let in: its name, which may be shown, and the hash of its secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// What logs and reports call it.
+    pub name: String,
+    /// SHA-256 of the secret.
+    pub sha256: [u8; 32],
+}
+
+/// An API key that cannot be used. Never quotes a secret.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ApiKeyError {
+    /// Nothing before or after `=`, nothing between two commas, or an empty variable. Refused, because a
+    /// secret that was not filled in must not leave the server open.
+    #[error(
+        "API key {position} is empty: write `name=key`, or a bare `key` without `=`; \
+         to let everyone in, leave the setting out"
+    )]
+    Empty {
+        /// Which one, counted from 1.
+        position: usize,
+    },
+    /// Two keys of one name.
+    #[error("two API keys are named `{name}`: their names must differ")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+}
+
+impl ApiKey {
+    /// Hashes `secret` under `name`.
+    pub fn new(name: impl Into<String>, secret: &str) -> Self {
+        Self { name: name.into(), sha256: Sha256::digest(secret.as_bytes()).into() }
+    }
+
+    /// Reads keys written as `name=key`, or as a bare `key`, which is then called `key-1`, `key-2`, … by its
+    /// position. A key that contains `=` needs a name.
+    ///
+    /// # Errors
+    /// An empty name or secret, or a name that occurs twice.
+    pub fn read_all<S: AsRef<str>>(entries: &[S]) -> Result<Vec<Self>, ApiKeyError> {
+        let mut keys: Vec<Self> = Vec::with_capacity(entries.len());
+        for (position, entry) in (1..).zip(entries) {
+            let bare = format!("key-{position}");
+            let (name, secret) = entry.as_ref().split_once('=').unwrap_or((&bare, entry.as_ref()));
+            let (name, secret) = (name.trim(), secret.trim());
+            if name.is_empty() || secret.is_empty() {
+                return Err(ApiKeyError::Empty { position });
+            }
+            if keys.iter().any(|known| known.name == name) {
+                return Err(ApiKeyError::DuplicateName { name: name.to_owned() });
+            }
+            keys.push(Self::new(name, secret));
+        }
+        Ok(keys)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
+    }
+}

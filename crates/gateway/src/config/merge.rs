@@ -1,0 +1,365 @@
+//! Merging: one value for each key, its source noted, and the proofs that the whole can work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use inference::Overlong;
+use tracing_subscriber::EnvFilter;
+
+use super::file::{File, FileModel};
+use super::report::{Report, Setting, Shown, Source, Table};
+use super::resolve::{ConfigError, Problem, Resolved};
+use super::settings::{Flags, ModelSettings};
+use super::surroundings::{API_KEYS_VARIABLE, ORT_VARIABLE, Surroundings};
+use super::value::{Value, format_duration, quote};
+use super::{
+    ApiKey, AuthConfig, Config, LimitsConfig, LogConfig, ModelConfig, SAFE_KEEP_ALIVE, ServerConfig,
+    default_queue_tokens, openai_aliases,
+};
+
+pub(super) struct Merge<'a> {
+    flags: &'a Flags,
+    file: File,
+    path: PathBuf,
+    surroundings: &'a Surroundings,
+    report: Report,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+    models_in_file: bool,
+}
+
+/// A key of the file, and clap's id of its flag.
+#[derive(Clone, Copy)]
+struct Key {
+    table: Table,
+    name: &'static str,
+    arg: &'static str,
+}
+
+/// Resolves keys that have the same name in the file, as a flag, and in the resolved struct.
+macro_rules! pick {
+    ($merge:ident, $table:expr, $flags:expr, $file:expr, $builtin:expr, $name:ident) => {{
+        let key = Key { table: $table, name: stringify!($name), arg: stringify!($name) };
+        $merge.pick(key, $flags.$name, $file.$name, $builtin.$name)
+    }};
+}
+
+impl<'a> Merge<'a> {
+    pub(super) fn new(flags: &'a Flags, file: File, path: PathBuf, surroundings: &'a Surroundings) -> Self {
+        let (report, problems, warnings) = Default::default();
+        let models_in_file = file.models.is_some();
+        Self { flags, file, path, surroundings, report, problems, warnings, models_in_file }
+    }
+
+    pub(super) fn config(mut self) -> Result<Resolved, ConfigError> {
+        let builtin = Config::builtin(self.surroundings.processors);
+        let (flags, file) = (&self.flags.settings, self.file.settings.clone());
+        let entries = self.model_entries(&builtin);
+        let ids: Vec<String> = entries.iter().map(|(id, _)| id.clone()).collect();
+
+        let listen = pick!(self, Table::Top, flags, file, builtin, listen);
+        let default_model = self.default_model(&ids);
+        let onnxruntime = self.onnxruntime();
+        let server = self.server(builtin.server);
+        let limits = self.limits(&builtin.limits);
+        let auth = self.auth();
+        let log = self.log(builtin.log);
+        let aliases = self.aliases(&ids, &default_model);
+        let models = entries.into_iter().enumerate();
+        let models = models.map(|(position, (id, entry))| self.model(position, id, entry, &limits)).collect();
+
+        if !listen.ip().is_loopback() && auth.keys.is_empty() {
+            self.warnings.push(format!(
+                "listening on {listen} without API keys: whoever reaches this address may use it; \
+                 set {API_KEYS_VARIABLE} or `auth.api_keys`"
+            ));
+        }
+        if !self.problems.is_empty() {
+            return Err(ConfigError::Problems(self.problems));
+        }
+        let config = Config { listen, server, limits, auth, log, onnxruntime, default_model, aliases, models };
+        Ok(Resolved { config, report: self.report, warnings: self.warnings })
+    }
+
+    fn server(&mut self, builtin: ServerConfig) -> ServerConfig {
+        let (flags, file) = (&self.flags.settings.server, self.file.settings.server.clone());
+        let builtin = ServerConfig { http_workers: 0, ..builtin };
+        let table = Table::Named("server");
+        let server = ServerConfig {
+            http_workers: self.or_processors(pick!(self, table, flags, file, builtin, http_workers)),
+            keep_alive: pick!(self, table, flags, file, builtin, keep_alive),
+            client_timeout: pick!(self, table, flags, file, builtin, client_timeout),
+            request_timeout: pick!(self, table, flags, file, builtin, request_timeout),
+            max_connections: pick!(self, table, flags, file, builtin, max_connections),
+            grace_pause: pick!(self, table, flags, file, builtin, grace_pause),
+            drain_timeout: pick!(self, table, flags, file, builtin, drain_timeout),
+        };
+        if server.request_timeout == Duration::ZERO {
+            self.problems.push(Problem::NoTime);
+        }
+        if server.keep_alive < SAFE_KEEP_ALIVE {
+            self.warnings.push(format!(
+                "`server.keep_alive` is {}, below {}: a client may reuse a connection in the moment it is closed",
+                format_duration(server.keep_alive),
+                format_duration(SAFE_KEEP_ALIVE),
+            ));
+        }
+        server
+    }
+
+    fn limits(&mut self, builtin: &LimitsConfig) -> LimitsConfig {
+        let (flags, file) = (&self.flags.settings.limits, self.file.settings.limits.clone());
+        let table = Table::Named("limits");
+        LimitsConfig {
+            max_inputs: pick!(self, table, flags, file, builtin, max_inputs),
+            max_request_tokens: pick!(self, table, flags, file, builtin, max_request_tokens),
+            max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
+        }
+    }
+
+    fn auth(&mut self) -> AuthConfig {
+        let from_environment = match &self.surroundings.api_keys {
+            None => None,
+            Some(secret) => match secret.0.to_str() {
+                Some(text) => Some(text.split(',').map(str::to_owned).collect()),
+                None => {
+                    self.problems.push(Problem::ApiKeysNotText);
+                    None
+                }
+            },
+        };
+        let (entries, source) = match (from_environment, self.file.api_keys.take()) {
+            (Some(keys), _) => (keys, Source::Environment(API_KEYS_VARIABLE.to_owned())),
+            (None, Some(keys)) => (keys, self.from_file()),
+            (None, None) => (Vec::new(), Source::Default),
+        };
+        let keys = ApiKey::read_all(&entries).unwrap_or_else(|error| {
+            self.problems.push(error.into());
+            Vec::new()
+        });
+        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+        let shown = match names.len() {
+            0 => Shown::Toml("[]".to_owned()),
+            count => Shown::Secret(format!("{count} ({})", names.join(", "))),
+        };
+        self.note(Table::Named("auth"), "api_keys", shown, source);
+        AuthConfig { keys }
+    }
+
+    fn log(&mut self, builtin: LogConfig) -> LogConfig {
+        let (flags, file) = (&self.flags.settings.log, self.file.settings.log.clone());
+        let table = Table::Named("log");
+        let format = Key { table, name: "format", arg: "log_format" };
+        let filter = Key { table, name: "filter", arg: "log" };
+        let log = LogConfig {
+            format: self.pick(format, flags.format, file.format, builtin.format),
+            filter: self.pick(filter, flags.filter.clone(), file.filter, builtin.filter),
+        };
+        if let Err(error) = EnvFilter::try_new(&log.filter) {
+            self.problems.push(Problem::LogFilter { filter: log.filter.clone(), reason: error.to_string() });
+        }
+        log
+    }
+
+    fn onnxruntime(&mut self) -> Option<PathBuf> {
+        let (flags, file) = (self.flags.settings.onnxruntime.clone(), self.file.settings.onnxruntime.take());
+        let key = Key { table: Table::Top, name: "onnxruntime", arg: "onnxruntime" };
+        if let Some(library) = self.surroundings.ort_dylib_path.clone().filter(|_| flags.is_none()) {
+            self.note_key(key, Shown::Toml(library.to_toml()), Source::Environment(ORT_VARIABLE.to_owned()));
+            return Some(library);
+        }
+        if flags.is_some() || file.is_some() {
+            return self.pick_optional(key, flags, file);
+        }
+        let found = self.surroundings.find_onnxruntime();
+        let (shown, source) = match &found {
+            Some(library) => (Shown::Toml(library.to_toml()), Source::Found),
+            None => (Shown::Unset, Source::Default),
+        };
+        self.note_key(key, shown, source);
+        found
+    }
+
+    /// The models, each with its id and what the file says about it.
+    fn model_entries(&mut self, builtin: &Config) -> Vec<(String, FileModel)> {
+        let bare = |path: &PathBuf| FileModel { id: None, path: path.clone(), settings: ModelSettings::default() };
+        let entries = match (&self.flags.settings.models, self.file.models.take()) {
+            (Some(folders), _) => folders.iter().map(bare).collect(),
+            (None, Some(entries)) => entries,
+            (None, None) => builtin.models.iter().map(|model| bare(&model.path)).collect(),
+        };
+        if entries.is_empty() {
+            self.problems.push(Problem::NoModel);
+        }
+        let mut ids = BTreeSet::new();
+        let mut named = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let folder = entry.path.file_name().and_then(|name| name.to_str());
+            let Some(id) = entry.id.clone().or(folder.map(str::to_owned)).filter(|id| !id.is_empty()) else {
+                self.problems.push(Problem::UnnamedModel { path: entry.path });
+                continue;
+            };
+            if !ids.insert(id.clone()) {
+                self.problems.push(Problem::DuplicateModel { id });
+                continue;
+            }
+            named.push((id, entry));
+        }
+        named
+    }
+
+    fn default_model(&mut self, ids: &[String]) -> String {
+        let key = Key { table: Table::Top, name: "default_model", arg: "default_model" };
+        let flag = self.flags.settings.default_model.clone();
+        let mut file = self.file.settings.default_model.take();
+        if self.flags.settings.models.is_some() {
+            // The models were replaced from outside; what the file says about its own no longer counts.
+            file = file.filter(|id| ids.contains(id));
+        }
+        let chosen = self.pick(key, flag, file, ids.first().cloned().unwrap_or_default());
+        if !ids.is_empty() && !ids.contains(&chosen) {
+            self.problems.push(Problem::UnknownDefault { id: chosen.clone(), models: ids.join(", ") });
+        }
+        chosen
+    }
+
+    fn aliases(&mut self, ids: &[String], default_model: &str) -> BTreeMap<String, String> {
+        let (aliases, source) = match (&self.flags.settings.aliases, self.file.aliases.take()) {
+            (Some(aliases), _) => (aliases.iter().cloned().collect(), self.from_outside("aliases")),
+            (None, Some(mut aliases)) => {
+                if self.flags.settings.models.is_some() {
+                    let lost = aliases.extract_if(.., |_, id| !ids.contains(id));
+                    self.warnings.extend(lost.map(|(alias, id)| {
+                        format!("the alias `{alias}` of the file stands for `{id}`, which is not served now: left out")
+                    }));
+                }
+                (aliases, self.from_file())
+            }
+            (None, None) => {
+                let mut aliases = openai_aliases(default_model);
+                aliases.retain(|alias, _| !ids.contains(alias));
+                (aliases, Source::Default)
+            }
+        };
+        for (alias, id) in &aliases {
+            if ids.contains(alias) {
+                self.problems.push(Problem::ShadowingAlias { alias: alias.clone() });
+            } else if !ids.is_empty() && !ids.contains(id) {
+                let (alias, id) = (alias.clone(), id.clone());
+                self.problems.push(Problem::UnknownAlias { alias, id, models: ids.join(", ") });
+            }
+            let shown = Shown::Toml(quote(id));
+            self.note(Table::Named("aliases"), quote(alias), shown, source.clone());
+        }
+        aliases
+    }
+
+    fn model(&mut self, position: usize, id: String, entry: FileModel, limits: &LimitsConfig) -> ModelConfig {
+        let table = Table::Model(position);
+        let named = if entry.id.is_some() { self.from_file() } else { self.model_source() };
+        let placed = self.model_source();
+        self.note(table, "id", Shown::Toml(quote(&id)), named);
+        self.note(table, "path", Shown::Toml(entry.path.to_toml()), placed);
+
+        let (flags, file) = (&self.flags.settings.model, entry.settings);
+        let sizes = flags.matryoshka.clone();
+        let builtin = ModelConfig {
+            threads: 0,
+            queue_tokens: default_queue_tokens(limits.max_request_tokens),
+            ..ModelConfig::builtin(id, entry.path, self.surroundings.processors)
+        };
+        let key = |name| Key { table, name, arg: name };
+        let matryoshka = self.pick(key("matryoshka"), sizes, file.matryoshka, Vec::new());
+        let matryoshka: BTreeSet<usize> = matryoshka.into_iter().map(NonZeroUsize::get).collect();
+        let model = ModelConfig {
+            provider: pick!(self, table, flags, file, builtin, provider),
+            threads: self.or_processors(pick!(self, table, flags, file, builtin, threads)),
+            workers: pick!(self, table, flags, file, builtin, workers),
+            overlong: pick!(self, table, flags, file, builtin, overlong),
+            token_ids: pick!(self, table, flags, file, builtin, token_ids),
+            matryoshka: matryoshka.into_iter().collect(),
+            batch_tokens: pick!(self, table, flags, file, builtin, batch_tokens),
+            batch_inputs: pick!(self, table, flags, file, builtin, batch_inputs),
+            queue_tokens: pick!(self, table, flags, file, builtin, queue_tokens),
+            window: self.pick_optional(key("window"), flags.window, file.window).map(NonZeroUsize::get),
+            id: builtin.id,
+            path: builtin.path,
+        };
+        self.prove(&model, limits);
+        model
+    }
+
+    /// What can be proved about a model before its folder is read.
+    fn prove(&mut self, model: &ModelConfig, limits: &LimitsConfig) {
+        // Averaging reads every window of a text, so only where texts are cut does the window bound a request.
+        let cut = model.window.filter(|_| model.overlong != Overlong::Average);
+        let most = cut.map_or(usize::MAX, |window| window.saturating_mul(limits.max_inputs));
+        let needed = limits.max_request_tokens.min(most);
+        let (id, queue_tokens, batch_tokens) = (model.id.clone(), model.queue_tokens, model.batch_tokens);
+        if queue_tokens < needed {
+            self.problems.push(Problem::SmallQueue { model: id.clone(), queue_tokens, needed });
+        }
+        if let Some(window) = model.window.filter(|&window| batch_tokens < window) {
+            self.problems.push(Problem::SmallBatch { model: id, batch_tokens, window });
+        }
+    }
+
+    /// The value of a key by precedence, noted with its source.
+    fn pick<S: Into<T>, T: Value>(&mut self, key: Key, flag: Option<S>, file: Option<S>, builtin: T) -> T {
+        let (value, source) = match (flag, file) {
+            (Some(value), _) => (value.into(), self.from_outside(key.arg)),
+            (None, Some(value)) => (value.into(), self.from_file()),
+            (None, None) => (builtin, Source::Default),
+        };
+        self.note_key(key, Shown::Toml(value.to_toml()), source);
+        value
+    }
+
+    /// As [`Self::pick`], for a key that has no default.
+    fn pick_optional<T: Value>(&mut self, key: Key, flag: Option<T>, file: Option<T>) -> Option<T> {
+        let Some(value) = flag.clone().or_else(|| file.clone()) else {
+            self.note_key(key, Shown::Unset, Source::Default);
+            return None;
+        };
+        Some(self.pick(key, flag, file, value))
+    }
+
+    fn note_key(&mut self, key: Key, value: Shown, source: Source) {
+        let Key { table, name, arg } = key;
+        self.report.settings.push(Setting { table, name: name.to_owned(), arg: Some(arg), value, source });
+    }
+
+    fn note(&mut self, table: Table, name: impl Into<String>, value: Shown, source: Source) {
+        self.report.settings.push(Setting { table, name: name.into(), arg: None, value, source });
+    }
+
+    fn or_processors(&self, number: usize) -> usize {
+        if number == 0 { self.surroundings.processors.max(1) } else { number }
+    }
+
+    fn from_file(&self) -> Source {
+        Source::File(self.path.clone())
+    }
+
+    /// Where the list of models came from.
+    fn model_source(&self) -> Source {
+        if self.flags.settings.models.is_some() {
+            self.from_outside("models")
+        } else if self.models_in_file {
+            self.from_file()
+        } else {
+            Source::Default
+        }
+    }
+
+    /// Whether a value that clap gave was a flag or a variable.
+    fn from_outside(&self, arg: &str) -> Source {
+        if self.flags.from_environment.contains(arg) {
+            Source::Environment(super::settings::variable(arg))
+        } else {
+            Source::Flag
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! From the four sources to one [`Config`]: the entry, and everything that can be wrong with the result.
+
+use std::path::{Path, PathBuf};
+use std::io;
+
+use thiserror::Error;
+
+use super::file::{self, File, FileError};
+use super::merge::Merge;
+use super::report::Report;
+use super::settings::Flags;
+use super::surroundings::{API_KEYS_VARIABLE, Surroundings};
+use super::{ApiKeyError, Config, DEFAULT_FILE};
+
+/// A configuration, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The settings.
+    pub config: Config,
+    /// Each of them with its source.
+    pub report: Report,
+    /// What will work, but probably not as wished; to be logged at start-up.
+    pub warnings: Vec<String>,
+}
+
+/// Settings that cannot work.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The settings file cannot be read.
+    #[error("cannot read the settings file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Mistakes in the settings file.
+    #[error("{}", lines(.0))]
+    File(Vec<FileError>),
+    /// Values that contradict each other or mean nothing.
+    #[error("{}", lines(.0))]
+    Problems(Vec<Problem>),
+}
+
+/// A setting that cannot work.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Problem {
+    /// Nothing to serve.
+    #[error("there is no model to serve: add a `[[models]]` with its `path`, or `--model DIR`")]
+    NoModel,
+    /// A path that ends in no name, so that the model has none.
+    #[error("the model at {} needs an `id`: its path ends in no name", path.display())]
+    UnnamedModel {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Two models of one name.
+    #[error("two models are called `{id}`: give one of them another `id`")]
+    DuplicateModel {
+        /// The name.
+        id: String,
+    },
+    /// `default_model` is not served.
+    #[error("`default_model` is `{id}`, which is not among the models ({models})")]
+    UnknownDefault {
+        /// The name.
+        id: String,
+        /// The names that are.
+        models: String,
+    },
+    /// An alias of a model that is not served.
+    #[error("the alias `{alias}` stands for `{id}`, which is not among the models ({models})")]
+    UnknownAlias {
+        /// The alias.
+        alias: String,
+        /// What it stands for.
+        id: String,
+        /// The names that are served.
+        models: String,
+    },
+    /// An alias that would hide a model.
+    #[error("the alias `{alias}` has the name of a model: remove one of them")]
+    ShadowingAlias {
+        /// The alias.
+        alias: String,
+    },
+    /// A legal request that the queue could never take.
+    #[error(
+        "`queue_tokens` of model `{model}` is {queue_tokens}, but one request may have {needed} tokens: \
+         raise `queue_tokens` or lower `limits.max_request_tokens`"
+    )]
+    SmallQueue {
+        /// The model.
+        model: String,
+        /// Its setting.
+        queue_tokens: usize,
+        /// The most that one request may need.
+        needed: usize,
+    },
+    /// A batch that could not hold one text.
+    #[error("`batch_tokens` of model `{model}` is {batch_tokens}, less than its `window` of {window}")]
+    SmallBatch {
+        /// The model.
+        model: String,
+        /// Its setting.
+        batch_tokens: usize,
+        /// Its window.
+        window: usize,
+    },
+    /// No time for any request.
+    #[error("`server.request_timeout` is zero: no request could be answered")]
+    NoTime,
+    /// An API key that cannot be used.
+    #[error(transparent)]
+    ApiKey(#[from] ApiKeyError),
+    /// Bytes that no HTTP client could send.
+    #[error("{API_KEYS_VARIABLE} is not UTF-8")]
+    ApiKeysNotText,
+    /// The log filter means nothing.
+    #[error("the log filter `{filter}` is not understood ({reason}); write a level, or `info,gateway=debug`")]
+    LogFilter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn lines<T: ToString>(problems: &[T]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Config {
+    /// Merges flags, environment, file and defaults, in this order of precedence.
+    ///
+    /// # Errors
+    /// A file that cannot be read or understood, or settings that cannot work; all of them at once.
+    pub fn resolve(flags: &Flags, surroundings: &Surroundings) -> Result<Resolved, ConfigError> {
+        let (path, file) = read_file(flags, surroundings)?;
+        Merge::new(flags, file, path, surroundings).config()
+    }
+}
+
+/// Reads the file that was named, or the one at its usual place, or none.
+fn read_file(flags: &Flags, surroundings: &Surroundings) -> Result<(PathBuf, File), ConfigError> {
+    let named = flags.settings.config.as_deref();
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    match std::fs::read_to_string(surroundings.working_directory.join(path)) {
+        Ok(text) => match file::parse(path, &text) {
+            Ok(file) => Ok((path.to_owned(), file)),
+            Err(mistakes) => Err(ConfigError::File(mistakes)),
+        },
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            Ok((path.to_owned(), File::default()))
+        }
+        Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+    }
+}

@@ -1,0 +1,207 @@
+//! What one source of settings may say: each field is a key of the file, a flag and a variable at once.
+//!
+//! The doc comments are the help of the program and the text of `docs/CONFIG.md`.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use inference::{Overlong, Provider};
+
+use super::value::{LogFormat, TokenIds, parse_duration};
+
+/// The command line's and the environment's part of the settings.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// The values given. A flag has already won over its variable.
+    pub settings: Settings,
+    /// The names (clap's ids) of those that came from a variable.
+    pub from_environment: BTreeSet<String>,
+}
+
+/// The settings that one source gives.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Settings {
+    /// Settings file (TOML). Without this flag `config/embedgate.toml` is read, if it is there.
+    #[arg(long, env = "EMBEDGATE_CONFIG", value_name = "FILE", help_heading = "Main settings")]
+    pub config: Option<PathBuf>,
+
+    /// Address and port to listen on; port 0 lets the system choose.
+    #[arg(long, env = "EMBEDGATE_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
+    pub listen: Option<SocketAddr>,
+
+    /// Folder of a model to serve, under the folder's name; may be repeated (variable: separated by
+    /// commas). Replaces the models of the file.
+    #[arg(
+        long = "model",
+        env = "EMBEDGATE_MODELS",
+        value_name = "DIR",
+        value_delimiter = ',',
+        help_heading = "Main settings"
+    )]
+    pub models: Option<Vec<PathBuf>>,
+
+    /// Id of the model that the OpenAI names stand for. Without it, the first model.
+    #[arg(long, env = "EMBEDGATE_DEFAULT_MODEL", value_name = "ID", help_heading = "Main settings")]
+    pub default_model: Option<String>,
+
+    /// Another name for a model; may be repeated (variable: separated by commas). Replaces the aliases of
+    /// the file, which by default are OpenAI's names for the default model.
+    #[arg(
+        long = "alias",
+        env = "EMBEDGATE_ALIASES",
+        value_name = "NAME=ID",
+        value_delimiter = ',',
+        value_parser = parse_alias,
+        help_heading = "Main settings"
+    )]
+    pub aliases: Option<Vec<(String, String)>>,
+
+    /// ONNX Runtime's shared library. Without it (and without ORT_DYLIB_PATH) it is looked for in `../lib`
+    /// and beside the program, then in `.runtime/onnxruntime`.
+    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME", value_name = "FILE", help_heading = "Main settings")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// The table `[server]`.
+    #[command(flatten)]
+    pub server: ServerSettings,
+    /// The table `[limits]`.
+    #[command(flatten)]
+    pub limits: LimitsSettings,
+    /// The table `[log]`.
+    #[command(flatten)]
+    pub log: LogSettings,
+    /// For every model, over what its entry in the file says.
+    #[command(flatten)]
+    pub model: ModelSettings,
+}
+
+/// Connections, deadlines and shutdown.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Server")]
+pub struct ServerSettings {
+    /// Threads that speak HTTP; 0 for one a processor.
+    #[arg(long, env = "EMBEDGATE_HTTP_WORKERS", value_name = "N", hide_short_help = true)]
+    pub http_workers: Option<usize>,
+
+    /// How long an idle connection is kept open. Below 75s, clients see connections reset.
+    #[arg(long, env = "EMBEDGATE_KEEP_ALIVE", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub keep_alive: Option<Duration>,
+
+    /// How long a client may take to send the head of a request; 0 for ever.
+    #[arg(long, env = "EMBEDGATE_CLIENT_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub client_timeout: Option<Duration>,
+
+    /// Deadline of one request; one that cannot meet it is refused with `retry-after`.
+    #[arg(long, env = "EMBEDGATE_REQUEST_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub request_timeout: Option<Duration>,
+
+    /// Connections open at a time.
+    #[arg(long, env = "EMBEDGATE_MAX_CONNECTIONS", value_name = "N", hide_short_help = true)]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// On shutdown: how long `/readyz` says 503 while requests are still accepted, so that load balancers
+    /// look away first.
+    #[arg(long, env = "EMBEDGATE_GRACE_PAUSE", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub grace_pause: Option<Duration>,
+
+    /// On shutdown: how long requests in flight may take to finish.
+    #[arg(long, env = "EMBEDGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub drain_timeout: Option<Duration>,
+}
+
+/// What one request may ask for.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Limits of a request")]
+pub struct LimitsSettings {
+    /// Inputs of one request; OpenAI allows 2048.
+    #[arg(long, env = "EMBEDGATE_MAX_INPUTS", value_name = "N", hide_short_help = true)]
+    pub max_inputs: Option<NonZeroUsize>,
+
+    /// Tokens of one request, over all its inputs; OpenAI allows 300000.
+    #[arg(long, env = "EMBEDGATE_MAX_REQUEST_TOKENS", value_name = "N", hide_short_help = true)]
+    pub max_request_tokens: Option<NonZeroUsize>,
+
+    /// Bytes of one request's body.
+    #[arg(long, env = "EMBEDGATE_MAX_BODY_BYTES", value_name = "N", hide_short_help = true)]
+    pub max_body_bytes: Option<NonZeroUsize>,
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Log")]
+pub struct LogSettings {
+    /// `text` for people, `json` for machines.
+    #[arg(id = "log_format", long = "log-format", env = "EMBEDGATE_LOG_FORMAT", value_name = "FORMAT")]
+    pub format: Option<LogFormat>,
+
+    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as
+    /// `info,gateway=debug`.
+    #[arg(id = "log", long = "log", env = "EMBEDGATE_LOG", value_name = "FILTER")]
+    pub filter: Option<String>,
+}
+
+/// How a model is run.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Models (for all that are served)")]
+pub struct ModelSettings {
+    /// What runs the model: `cpu`, `cuda`, or `cuda:1` for the second device. One that is not there is an
+    /// error at start-up.
+    #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
+    pub provider: Option<Provider>,
+
+    /// Threads of one session; 0 for one a processor that this process may use.
+    #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// Sessions of a model, each with its own copy of the weights.
+    #[arg(long, env = "EMBEDGATE_WORKERS", value_name = "N", hide_short_help = true)]
+    pub workers: Option<NonZeroUsize>,
+
+    /// Texts longer than the window: `truncate` cuts them and says so in a header, `average` embeds all
+    /// windows and averages them, `error` answers 400.
+    #[arg(long, env = "EMBEDGATE_OVERLONG", value_name = "POLICY", hide_short_help = true)]
+    pub overlong: Option<Overlong>,
+
+    /// What token ids in a request mean: `cl100k_base` or `o200k_base` are OpenAI's vocabularies (LangChain
+    /// sends the first), `native` is the model's own, `reject` refuses them.
+    #[arg(long, env = "EMBEDGATE_TOKEN_IDS", value_name = "VOCABULARY", hide_short_help = true, hide_possible_values = true)]
+    pub token_ids: Option<TokenIds>,
+
+    /// Sizes to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka).
+    #[arg(long, env = "EMBEDGATE_MATRYOSHKA", value_name = "SIZES", value_delimiter = ',', hide_short_help = true)]
+    pub matryoshka: Option<Vec<NonZeroUsize>>,
+
+    /// Tokens of one batch, padding included; at least the model's window.
+    #[arg(long, env = "EMBEDGATE_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
+    pub batch_tokens: Option<NonZeroUsize>,
+
+    /// Inputs of one batch.
+    #[arg(long, env = "EMBEDGATE_BATCH_INPUTS", value_name = "N", hide_short_help = true)]
+    pub batch_inputs: Option<NonZeroUsize>,
+
+    /// Tokens that may wait before requests are refused with 503 and `retry-after`. Without it, twice
+    /// `max_request_tokens`.
+    #[arg(long, env = "EMBEDGATE_QUEUE_TOKENS", value_name = "N", hide_short_help = true)]
+    pub queue_tokens: Option<NonZeroUsize>,
+
+    /// A window smaller than the model's own, in tokens.
+    #[arg(long, env = "EMBEDGATE_WINDOW", value_name = "N", hide_short_help = true)]
+    pub window: Option<NonZeroUsize>,
+}
+
+/// Reads `NAME=ID`. The last `=` separates, for model names may contain one and ids need not.
+fn parse_alias(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('=') {
+        Some((name, id)) if !name.is_empty() && !id.is_empty() => Ok((name.to_owned(), id.to_owned())),
+        _ => Err("expected NAME=ID, such as text-embedding-3-small=all-MiniLM-L6-v2".to_owned()),
+    }
+}
+
+/// The variable of the flag with clap's id `arg`.
+pub(super) fn variable(arg: &str) -> String {
+    format!("EMBEDGATE_{}", arg.to_uppercase())
+}

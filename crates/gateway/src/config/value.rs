@@ -1,0 +1,208 @@
+//! The types of settings: how each is written in the file, on the command line and in a report.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use inference::{Overlong, Provider};
+use toml::de::DeValue;
+
+/// A type that a key of the file can have.
+pub(super) trait Value: Sized + Clone {
+    /// What to write, for an error message: "expected …".
+    const EXPECTED: &'static str;
+
+    /// Reads the value of a key; `None` when it has another type or cannot be understood.
+    fn from_toml(value: &DeValue<'_>) -> Option<Self>;
+
+    /// The value as the file would hold it.
+    fn to_toml(&self) -> String;
+}
+
+/// Lines for people or objects for machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line an event, coloured on a terminal.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// What the token ids of a request mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenIds {
+    /// OpenAI's vocabulary of its embedding models, which LangChain sends: decoded to text.
+    #[value(name = "cl100k_base")]
+    Cl100kBase,
+    /// OpenAI's later vocabulary: decoded to text.
+    #[value(name = "o200k_base")]
+    O200kBase,
+    /// The served model's own vocabulary.
+    Native,
+    /// They are refused.
+    Reject,
+}
+
+/// Reads a duration: a number and `ms`, `s`, `m` or `h`; without a unit, seconds.
+///
+/// # Errors
+/// What to write instead, when the text is none.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return Err(format!("expected {}", Duration::EXPECTED)),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("expected {}", Duration::EXPECTED))?;
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(|| "too long".to_owned())
+}
+
+/// Writes a duration as [`parse_duration`] reads it, in whole seconds where it has them.
+pub(super) fn format_duration(duration: Duration) -> String {
+    if duration.subsec_millis() == 0 {
+        format!("{}s", duration.as_secs())
+    } else {
+        format!("{}ms", duration.as_millis())
+    }
+}
+
+/// Writes a TOML basic string.
+pub(super) fn quote(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+impl Value for Duration {
+    const EXPECTED: &'static str = "a duration such as \"90s\", \"500ms\" or \"2m\"";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        match value {
+            DeValue::Integer(_) => {
+                usize::from_toml(value).and_then(|seconds| parse_duration(&seconds.to_string()).ok())
+            }
+            _ => value.as_str().and_then(|text| parse_duration(text).ok()),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        quote(&format_duration(*self))
+    }
+}
+
+impl Value for usize {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        let integer = value.as_integer()?;
+        Self::from_str_radix(integer.as_str(), integer.radix()).ok()
+    }
+
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for NonZeroUsize {
+    const EXPECTED: &'static str = "a whole number, at least 1";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        usize::from_toml(value).and_then(Self::new)
+    }
+
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Arrays of one type.
+macro_rules! array_values {
+    ($($element:ty: $expected:literal),* $(,)?) => {$(
+        impl Value for Vec<$element> {
+            const EXPECTED: &'static str = $expected;
+
+            fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+                value.as_array()?.iter().map(|element| <$element>::from_toml(element.get_ref())).collect()
+            }
+
+            fn to_toml(&self) -> String {
+                let elements: Vec<String> = self.iter().map(Value::to_toml).collect();
+                format!("[{}]", elements.join(", "))
+            }
+        }
+    )*};
+}
+
+array_values! {
+    NonZeroUsize: "an array of whole numbers, each at least 1",
+    String: "an array of strings",
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &'static str = "a path in quotes";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        value.as_str().filter(|path| !path.is_empty()).map(Self::from)
+    }
+
+    fn to_toml(&self) -> String {
+        quote(&self.to_string_lossy())
+    }
+}
+
+/// Types that are written as a string in TOML, in the spelling of `FromStr` and `Display`.
+macro_rules! string_values {
+    ($($type:ty: $expected:literal),* $(,)?) => {$(
+        impl Value for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+                value.as_str().and_then(|text| text.parse().ok())
+            }
+
+            fn to_toml(&self) -> String {
+                quote(&self.to_string())
+            }
+        }
+    )*};
+}
+
+string_values! {
+    String: "a string in quotes",
+    SocketAddr: "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"",
+    Provider: "\"cpu\", \"cuda\" or \"cuda:1\"",
+    Overlong: "\"truncate\", \"average\" or \"error\"",
+    TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
+    LogFormat: "\"text\" or \"json\"",
+}
+
+/// `FromStr` and `Display` in the spelling of `clap::ValueEnum`, so that flag and file agree.
+macro_rules! spelt_as_flag {
+    ($($type:ty),*) => {$(
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                <Self as ValueEnum>::from_str(text, false)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self.to_possible_value() {
+                    Some(value) => f.write_str(value.get_name()),
+                    None => Ok(()),
+                }
+            }
+        }
+    )*};
+}
+
+spelt_as_flag!(LogFormat, TokenIds);
