@@ -1,0 +1,202 @@
+//! `POST /v1/embeddings`: the request as it is understood, the response as it is written.
+
+use std::{io::Write as _, str};
+
+use serde::{
+    Deserialize, Serialize,
+    de::{IgnoredAny, MapAccess},
+};
+
+use crate::{
+    error::RequestError,
+    input::EmbeddingInput,
+    shape::{Shape, Shaped},
+    surrogates,
+    vector::{self, Vectors},
+};
+
+/// How a response writes its vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EncodingFormat {
+    /// `"float"`: JSON arrays of numbers.
+    #[default]
+    Float,
+    /// `"base64"`: JSON strings, the base64 of little-endian f32. A quarter of the size, and what
+    /// OpenAI's own SDKs ask for.
+    Base64,
+}
+
+/// A request, well formed in every field.
+///
+/// `user` and unknown fields are ignored: OpenAI's schema forbids the latter, but clients send them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingRequest {
+    /// The name of the model, not empty.
+    pub model: String,
+    /// What is to be embedded.
+    pub input: EmbeddingInput,
+    /// How the vectors are to be written.
+    pub encoding_format: EncodingFormat,
+    /// The wanted length of the vectors, at least 1.
+    pub dimensions: Option<u32>,
+}
+
+impl EmbeddingRequest {
+    /// Reads the body of a request.
+    ///
+    /// A field that is `null` counts as absent. Of a repeated key the last one counts, as in most
+    /// parsers. A lone surrogate in a string becomes U+FFFD.
+    ///
+    /// # Errors
+    /// The first fault, in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A
+    /// number beyond the range of an `f64` is a fault of syntax, except in a field that is ignored.
+    pub fn from_json(body: &[u8]) -> Result<Self, RequestError> {
+        let json = str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
+        let Shaped(fields) = serde_json::from_str::<Shaped<Fields>>(&surrogates::mend(json))
+            .map_err(|error| malformed(&error))?;
+        let Fields { model, input, encoding_format, dimensions } = fields.ok_or(RequestError::NotAnObject)?;
+
+        let model =
+            of_type(model, "model")?.filter(|model| !model.is_empty()).ok_or(RequestError::MissingModel)?;
+        let input = of_type(input, "input")?.ok_or(RequestError::MissingInput)?;
+        input.check_not_empty()?;
+        let encoding_format = match of_type(encoding_format, "encoding_format")? {
+            None => EncodingFormat::default(),
+            Some(name) => match name.as_str() {
+                "float" => EncodingFormat::Float,
+                "base64" => EncodingFormat::Base64,
+                _ => return Err(RequestError::UnsupportedEncodingFormat { value: name }),
+            },
+        };
+        let dimensions = of_type(dimensions, "dimensions")?
+            .map(|value| match u32::try_from(value) {
+                Ok(dimensions @ 1..) => Ok(dimensions),
+                _ => Err(RequestError::BadDimensions { value }),
+            })
+            .transpose()?;
+        Ok(Self { model, input, encoding_format, dimensions })
+    }
+}
+
+/// The fields of a body before any of them is judged: absent, of the wrong type, or present.
+#[derive(Default)]
+struct Fields {
+    model: Option<Shaped<String>>,
+    input: Option<Shaped<EmbeddingInput>>,
+    encoding_format: Option<Shaped<String>>,
+    dimensions: Option<Shaped<i128>>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum Key {
+    Model,
+    Input,
+    EncodingFormat,
+    Dimensions,
+    #[serde(other)]
+    Ignored,
+}
+
+impl Shape for Fields {
+    fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Option<Self>, A::Error> {
+        let mut fields = Self::default();
+        while let Some(key) = object.next_key()? {
+            match key {
+                Key::Model => fields.model = object.next_value()?,
+                Key::Input => fields.input = object.next_value()?,
+                Key::EncodingFormat => fields.encoding_format = object.next_value()?,
+                Key::Dimensions => fields.dimensions = object.next_value()?,
+                Key::Ignored => drop(object.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Some(fields))
+    }
+}
+
+fn of_type<T>(field: Option<Shaped<T>>, param: &'static str) -> Result<Option<T>, RequestError> {
+    field.map(|Shaped(value)| value.ok_or(RequestError::WrongType { param })).transpose()
+}
+
+/// `serde_json` appends the position to its message; it has fields of its own here.
+fn malformed(error: &serde_json::Error) -> RequestError {
+    let (line, column) = (error.line(), error.column());
+    let message = error.to_string();
+    let reason = message.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&message);
+    RequestError::MalformedJson { line, column, reason: reason.to_owned() }
+}
+
+fn not_utf8(body: &[u8], at: usize) -> RequestError {
+    let before = &body[..at];
+    let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+    RequestError::MalformedJson {
+        line: 1 + before.iter().filter(|&&byte| byte == b'\n').count(),
+        column: 1 + at - line_start,
+        reason: "invalid UTF-8".to_owned(),
+    }
+}
+
+/// The tokens that a request cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// The tokens that were read.
+    pub prompt_tokens: u64,
+    /// The same: embeddings generate none.
+    pub total_tokens: u64,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbeddingResponse<'a> {
+    /// The model, by the name that the request used.
+    pub model: &'a str,
+    /// One vector for each input, in the order of the inputs.
+    pub vectors: Vectors<'a>,
+    /// What the request asked for. Clients do not check it, and misread the other format.
+    pub format: EncodingFormat,
+    /// What the request cost.
+    pub usage: Usage,
+}
+
+impl EmbeddingResponse<'_> {
+    /// Appends the response to `out` as JSON without whitespace, vector by vector.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        const IN_MEMORY: &str = "writing to memory cannot fail";
+        out.reserve(self.estimated_len());
+        out.extend_from_slice(br#"{"object":"list","data":["#);
+        for (index, vector) in self.vectors.rows().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            write!(out, r#"{{"object":"embedding","index":{index},"embedding":"#).expect(IN_MEMORY);
+            match self.format {
+                EncodingFormat::Float => vector::write_floats(vector, out),
+                EncodingFormat::Base64 => vector::write_base64(vector, out),
+            }
+            out.push(b'}');
+        }
+        out.extend_from_slice(br#"],"model":"#);
+        serde_json::to_writer(&mut *out, self.model).expect(IN_MEMORY);
+        out.extend_from_slice(br#","usage":"#);
+        serde_json::to_writer(&mut *out, &self.usage).expect(IN_MEMORY);
+        out.push(b'}');
+    }
+
+    /// The length of the JSON: an upper bound for base64 unless the model's name is all escapes, a
+    /// little above the mean for numbers, so that the buffer rarely grows.
+    fn estimated_len(&self) -> usize {
+        /// Everything around `data` and the model's name, with room for 20-digit counts.
+        const FRAME: usize = 128;
+        /// Everything around an `embedding`, with room for a 10-digit index.
+        const ITEM: usize = 64;
+        /// Components of unit vectors were seen to take 11.5 to 12.5 characters, comma included.
+        const NUMBER: usize = 13;
+
+        let dimensions = self.vectors.dimensions();
+        let vector = match self.format {
+            EncodingFormat::Float => dimensions * NUMBER,
+            EncodingFormat::Base64 => vector::base64_len(dimensions),
+        };
+        FRAME + self.model.len() + self.vectors.len() * (ITEM + vector)
+    }
+}

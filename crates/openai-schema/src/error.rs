@@ -1,0 +1,132 @@
+//! What a client is told when its request is refused: the faults of a body, and the error envelope.
+
+use serde::Serialize;
+
+/// How much of a client's own value an error message repeats, in characters.
+const ECHO_LIMIT: usize = 64;
+
+/// Why a body is not an embedding request.
+///
+/// `Display` gives the message for the client, in OpenAI's words where OpenAI's answer is known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// The body is not JSON, or not UTF-8. `line` and `column` count from 1, columns in bytes.
+    #[error(
+        "We could not parse the JSON body of your request. (HINT: This likely means you aren't using \
+         your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was \
+         not valid JSON.) ({reason} at line {line} column {column})"
+    )]
+    MalformedJson {
+        /// The line of the first fault.
+        line: usize,
+        /// The column of the first fault, in bytes.
+        column: usize,
+        /// What was wrong there. Never contains text of the body.
+        reason: String,
+    },
+    /// The body is JSON, but not an object.
+    #[error(
+        "'$' is invalid: the body must be a JSON object. \
+         Please check the API reference: https://platform.openai.com/docs/api-reference."
+    )]
+    NotAnObject,
+    /// `model` is absent, `null` or empty.
+    #[error("you must provide a model parameter")]
+    MissingModel,
+    /// `input` is absent or `null`.
+    #[error("Missing required parameter: 'input'.")]
+    MissingInput,
+    /// A field, or an element of it, has a type that the field does not take.
+    #[error(
+        "'$.{param}' is invalid. \
+         Please check the API reference: https://platform.openai.com/docs/api-reference."
+    )]
+    WrongType {
+        /// The name of the field.
+        param: &'static str,
+    },
+    /// `input` is `[]`.
+    #[error("Invalid 'input': input cannot be an empty array.")]
+    EmptyArray,
+    /// An element of `input` is `""` or `[]`.
+    #[error("Invalid 'input[{index}]': input cannot be an empty string.")]
+    EmptyInput {
+        /// The position of the element, from 0.
+        index: usize,
+    },
+    /// `encoding_format` is a string that names no format.
+    #[error(
+        "Invalid value for 'encoding_format' = {}. Supported values: ['float', 'base64'].",
+        shortened(.value)
+    )]
+    UnsupportedEncodingFormat {
+        /// What was asked for.
+        value: String,
+    },
+    /// `dimensions` is an integer, but below 1 or above `u32::MAX`.
+    #[error("Invalid value for 'dimensions' = {value}. {}", dimensions_bound(*.value))]
+    BadDimensions {
+        /// What was asked for.
+        value: i128,
+    },
+}
+
+impl RequestError {
+    /// The `param` of the error envelope. OpenAI fills it for a missing `input` alone.
+    pub fn param(&self) -> Option<&'static str> {
+        matches!(self, Self::MissingInput).then_some("input")
+    }
+
+    /// The `code` of the error envelope. OpenAI fills it for a missing `input` alone.
+    pub fn code(&self) -> Option<&'static str> {
+        matches!(self, Self::MissingInput).then_some("missing_required_parameter")
+    }
+}
+
+/// The start of `value`: a client's text must not make the answer, or a log line, as long as it likes.
+fn shortened(value: &str) -> String {
+    let mut chars = value.chars();
+    let mut short: String = chars.by_ref().take(ECHO_LIMIT).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
+fn dimensions_bound(value: i128) -> String {
+    if value < 1 {
+        "Must be greater than or equal to 1.".to_owned()
+    } else {
+        format!("Must be less than or equal to {}.", u32::MAX)
+    }
+}
+
+/// The envelope of every error: `{"error": {"message", "type", "param", "code"}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorBody<'a> {
+    /// The only key.
+    pub error: ErrorDetail<'a>,
+}
+
+/// What an [`ErrorBody`] holds. All four keys are always written, absent values as `null`: clients
+/// read them without checking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorDetail<'a> {
+    /// For a person.
+    pub message: &'a str,
+    /// The class of the error, for example `invalid_request_error`.
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    /// The field of the request that is at fault.
+    pub param: Option<&'a str>,
+    /// The exact cause, for a program.
+    pub code: Option<&'a str>,
+}
+
+impl<'a> ErrorBody<'a> {
+    /// An envelope around these four values; `kind` is written as `type`.
+    pub fn new(message: &'a str, kind: &'a str, param: Option<&'a str>, code: Option<&'a str>) -> Self {
+        Self { error: ErrorDetail { message, kind, param, code } }
+    }
+}

@@ -1,0 +1,23 @@
+//! The answers of `GET /v1/models` and `GET /v1/models/{id}`.
+
+use serde::Serialize;
+
+/// One model: `{"object": "model", "id", "created", "owned_by"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "object", rename = "model")]
+pub struct ModelObject {
+    /// The name that a request gives as `model`.
+    pub id: String,
+    /// Seconds since the Unix epoch. `u32` because async-openai reads no more; it lasts until 2106.
+    pub created: u32,
+    /// The organisation that the model comes from.
+    pub owned_by: String,
+}
+
+/// All models: `{"object": "list", "data": [...]}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "object", rename = "list")]
+pub struct ModelList {
+    /// The models, in the order in which they are listed.
+    pub data: Vec<ModelObject>,
+}

@@ -1,0 +1,94 @@
+//! The vectors of an answer, and their two notations: JSON numbers, and base64 of little-endian f32.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+/// Components that are turned into bytes at a time. A multiple of 3, because 3 components are 12
+/// bytes, which are 16 base64 characters: only the end of a vector is ever padded.
+const BASE64_BLOCK: usize = 384;
+
+const COMPONENT_BYTES: usize = size_of::<f32>();
+
+/// Vectors of one length, row by row in one run, all components finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Vectors<'a> {
+    values: &'a [f32],
+    dimensions: usize,
+}
+
+/// Why numbers are not the vectors of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VectorsError {
+    /// The run is not a whole number of vectors.
+    #[error("{values} values are not a whole number of vectors of {dimensions} dimensions")]
+    Ragged {
+        /// The length of the run.
+        values: usize,
+        /// The length of one vector.
+        dimensions: usize,
+    },
+    /// A component is NaN or infinite, which JSON cannot express.
+    #[error("component {component} of vector {vector} is not a finite number")]
+    NotFinite {
+        /// The row, from 0.
+        vector: usize,
+        /// The position within the row, from 0.
+        component: usize,
+    },
+}
+
+impl<'a> Vectors<'a> {
+    /// Takes `values` as rows of `dimensions` components each, in the order of the inputs.
+    ///
+    /// # Errors
+    /// If the rows are not of equal, non-zero length, or a component is NaN or infinite.
+    pub fn new(values: &'a [f32], dimensions: usize) -> Result<Self, VectorsError> {
+        if dimensions == 0 || !values.len().is_multiple_of(dimensions) {
+            return Err(VectorsError::Ragged { values: values.len(), dimensions });
+        }
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(VectorsError::NotFinite { vector: at / dimensions, component: at % dimensions });
+        }
+        Ok(Self { values, dimensions })
+    }
+
+    /// The number of vectors.
+    #[expect(clippy::len_without_is_empty, reason = "nothing asks whether an answer has no vectors")]
+    pub fn len(&self) -> usize {
+        self.values.len() / self.dimensions
+    }
+
+    /// The number of components of each vector.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &'a [f32]> {
+        self.values.chunks_exact(self.dimensions)
+    }
+}
+
+/// Appends a JSON array of the shortest decimals that read back as the same f32.
+pub(crate) fn write_floats(vector: &[f32], out: &mut Vec<u8>) {
+    serde_json::to_writer(out, vector).expect("writing numbers to memory cannot fail");
+}
+
+/// Appends a JSON string: base64, standard alphabet, padded, of the components as little-endian f32.
+pub(crate) fn write_base64(vector: &[f32], out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut bytes = [0; BASE64_BLOCK * COMPONENT_BYTES];
+    for block in vector.chunks(BASE64_BLOCK) {
+        let bytes = &mut bytes[..size_of_val(block)];
+        for (target, value) in bytes.chunks_exact_mut(COMPONENT_BYTES).zip(block) {
+            target.copy_from_slice(&value.to_le_bytes());
+        }
+        let start = out.len();
+        out.resize(start + base64_len(block.len()), 0);
+        STANDARD.encode_slice(bytes, &mut out[start..]).expect("the buffer has the length of the encoding");
+    }
+    out.push(b'"');
+}
+
+/// The length in base64 of `components` f32, padding included.
+pub(crate) fn base64_len(components: usize) -> usize {
+    (components * COMPONENT_BYTES).div_ceil(3) * 4
+}
