@@ -1,0 +1,218 @@
+//! Who may enter: the queue's capacity in tokens, and whether a deadline can be met.
+//!
+//! A job reserves an upper estimate of its tokens before any work is done on it, all or nothing, and settles
+//! for the exact number once it is tokenized. A reservation is given back when it is dropped.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::SubmitError;
+
+/// Weight of the newest batch in the moving average of the pace.
+const PACE_WEIGHT: f64 = 0.1;
+
+/// Shared counters of one engine.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    limit: usize,
+    tokens: AtomicUsize,
+    jobs: AtomicUsize,
+    running: AtomicUsize,
+    /// Tokens a second over all workers, as the bits of an f64; 0 until the first batch.
+    pace: AtomicU64,
+}
+
+impl Admission {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            tokens: AtomicUsize::new(0),
+            jobs: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            pace: AtomicU64::new(0),
+        })
+    }
+
+    /// Reserves `tokens`, or says why not.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        tokens: usize,
+        deadline: Instant,
+    ) -> Result<Reservation, SubmitError> {
+        if tokens > self.limit {
+            return Err(SubmitError::TooLarge { tokens, limit: self.limit });
+        }
+        let wait = self.wait(tokens);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if wait > left {
+            return Err(SubmitError::TooLate { retry_after: whole_seconds(wait.saturating_sub(left)) });
+        }
+        let reserved = self.tokens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+            taken.checked_add(tokens).filter(|&sum| sum <= self.limit)
+        });
+        if reserved.is_err() {
+            return Err(SubmitError::Full { retry_after: self.retry_after() });
+        }
+        self.jobs.fetch_add(1, Ordering::AcqRel);
+        Ok(Reservation { admission: Arc::clone(self), tokens, running: false })
+    }
+
+    /// Expected wait of a job of `tokens`. Jobs take turns, so those ahead cost it no more than either all
+    /// that is left of them or as much as the job itself needs, each.
+    fn wait(&self, tokens: usize) -> Duration {
+        let ahead = self.tokens().min(self.jobs().saturating_mul(tokens));
+        self.time_for(ahead)
+    }
+
+    fn time_for(&self, tokens: usize) -> Duration {
+        let pace = f64::from_bits(self.pace.load(Ordering::Relaxed));
+        if pace > 0.0 {
+            Duration::try_from_secs_f64(tokens as f64 / pace).unwrap_or(Duration::MAX)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// When about half of what is in flight will be done, from 1 s to 60 s.
+    pub(crate) fn retry_after(&self) -> Duration {
+        whole_seconds(self.time_for(self.tokens() / 2))
+    }
+
+    /// A worker ran `tokens` in `elapsed`, as one of `workers`.
+    pub(crate) fn observe_pace(&self, tokens: usize, elapsed: Duration, workers: usize) {
+        let seconds = elapsed.as_secs_f64();
+        if tokens == 0 || seconds <= 0.0 {
+            return;
+        }
+        let now = tokens as f64 / seconds * workers as f64;
+        let before = f64::from_bits(self.pace.load(Ordering::Relaxed));
+        let pace = if before > 0.0 { before + (now - before) * PACE_WEIGHT } else { now };
+        // Two workers may overwrite each other's sample; the average does not need every one.
+        self.pace.store(pace.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Tokens reserved at present.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens.load(Ordering::Acquire)
+    }
+
+    /// Jobs that hold a reservation.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs.load(Ordering::Acquire)
+    }
+
+    /// Of these, jobs of which at least one sequence reached an encoder.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+/// Rounds up to whole seconds between 1 and 60, as `retry-after` is sent.
+fn whole_seconds(wait: Duration) -> Duration {
+    Duration::from_secs((wait.as_secs_f64().ceil() as u64).clamp(1, 60))
+}
+
+/// A job's tokens in the queue's account.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    admission: Arc<Admission>,
+    tokens: usize,
+    running: bool,
+}
+
+impl Reservation {
+    /// Replaces the estimate by the exact number, which is nearly always smaller. Where it is larger (text
+    /// that grows in normalisation) the account follows, beyond the limit if need be: the job is admitted.
+    pub(crate) fn settle(&mut self, tokens: usize) {
+        if tokens >= self.tokens {
+            self.admission.tokens.fetch_add(tokens - self.tokens, Ordering::AcqRel);
+        } else {
+            self.admission.tokens.fetch_sub(self.tokens - tokens, Ordering::AcqRel);
+        }
+        self.tokens = tokens;
+    }
+
+    /// The job's first sequence reached an encoder.
+    pub(crate) fn run(&mut self) {
+        if !std::mem::replace(&mut self.running, true) {
+            self.admission.running.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.admission.tokens.fetch_sub(self.tokens, Ordering::AcqRel);
+        if self.running {
+            self.admission.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.admission.jobs.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn all_or_nothing_and_given_back() {
+        let admission = Admission::new(100);
+        let first = admission.reserve(60, soon()).unwrap();
+        assert!(matches!(admission.reserve(41, soon()), Err(SubmitError::Full { .. })));
+        assert_eq!((admission.tokens(), admission.jobs()), (60, 1));
+        let second = admission.reserve(40, soon()).unwrap();
+        drop((first, second));
+        assert_eq!((admission.tokens(), admission.jobs()), (0, 0));
+        assert_eq!(
+            admission.reserve(101, soon()).unwrap_err(),
+            SubmitError::TooLarge { tokens: 101, limit: 100 }
+        );
+    }
+
+    #[test]
+    fn settling_follows_the_exact_number() {
+        let admission = Admission::new(100);
+        let mut reservation = admission.reserve(60, soon()).unwrap();
+        reservation.settle(10);
+        assert_eq!(admission.tokens(), 10);
+        reservation.settle(120);
+        assert_eq!(admission.tokens(), 120);
+        reservation.run();
+        reservation.run();
+        assert_eq!(admission.running(), 1);
+        drop(reservation);
+        assert_eq!((admission.tokens(), admission.running()), (0, 0));
+    }
+
+    #[test]
+    fn a_hopeless_deadline_is_refused_at_once() {
+        let admission = Admission::new(100_000);
+        admission.observe_pace(1_000, Duration::from_secs(1), 1);
+        // Five jobs with 5,000 tokens each: 25 s of work.
+        let patient = Instant::now() + Duration::from_secs(3600);
+        let held: Vec<_> = (0..5).map(|_| admission.reserve(5_000, patient).unwrap()).collect();
+        // A small job takes its turn and is done long before.
+        assert!(admission.reserve(100, soon()).is_ok());
+        let refused = admission.reserve(5_000, soon()).unwrap_err();
+        assert!(
+            matches!(refused, SubmitError::TooLate { retry_after } if retry_after.as_secs() == 15),
+            "{refused:?}"
+        );
+        assert_eq!(admission.retry_after(), Duration::from_secs(13));
+        drop(held);
+        assert_eq!(admission.retry_after(), Duration::from_secs(1));
+    }
+}

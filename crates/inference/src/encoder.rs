@@ -1,0 +1,134 @@
+//! The seam between the engine and whatever computes vectors.
+
+use std::sync::Arc;
+
+use crate::StartError;
+
+/// Turns token ids into sentence vectors. One worker thread owns each encoder by value.
+pub trait Encoder: Send {
+    /// Length of the vectors that [`encode`](Self::encode) writes.
+    fn dimensions(&self) -> usize;
+
+    /// Whether the encoder pads every sequence of a batch to the longest. The planner then counts a batch as
+    /// `sequences × longest` and puts texts of like length together.
+    fn pads(&self) -> bool;
+
+    /// Writes one vector for each sequence of `batch` into `out`: row-major, `batch.len() × dimensions()`,
+    /// pooled, not normalised. A sequence's vector must not depend on the other sequences.
+    ///
+    /// # Errors
+    /// The batch's jobs fail with what is returned; the encoder is used again afterwards. After a panic it is
+    /// dropped and a new one is built.
+    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError>;
+}
+
+/// Builds an encoder: once for each worker at start, and again after a panic.
+pub type EncoderFactory = Arc<dyn Fn() -> Result<Box<dyn Encoder>, StartError> + Send + Sync>;
+
+/// A batch could not be encoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// ONNX Runtime failed.
+    #[error("ONNX Runtime failed to run the graph")]
+    Runtime(#[from] ort::Error),
+    /// The graph's output does not have the shape that the model folder promised.
+    #[error("the graph's output has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// Shape that came.
+        found: Vec<i64>,
+        /// Shape that was promised.
+        expected: Vec<i64>,
+    },
+    /// A vector holds NaN or an infinity.
+    #[error("the encoder produced a value that is not finite")]
+    NotFinite,
+    /// Anything that an encoder outside this crate has to say.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Token sequences without padding: all ids in one run, and each sequence's length.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    ids: Vec<u32>,
+    lengths: Vec<usize>,
+}
+
+impl Batch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends a sequence.
+    pub fn push(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.lengths.push(ids.len());
+    }
+
+    /// Removes every sequence and keeps the allocations.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.lengths.clear();
+    }
+
+    /// All ids, one sequence after the other.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Tokens of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Whether there is no sequence.
+    pub fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
+    }
+
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The sequences, in order.
+    pub fn sequences(&self) -> impl Iterator<Item = &[u32]> {
+        let mut rest = self.ids.as_slice();
+        self.lengths.iter().map(move |&length| {
+            let (sequence, tail) = rest.split_at(length);
+            rest = tail;
+            sequence
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_come_back_as_they_went_in() {
+        let mut batch = Batch::new();
+        let sequences: [&[u32]; 4] = [&[1, 2, 3], &[], &[4], &[5, 6]];
+        for sequence in sequences {
+            batch.push(sequence);
+        }
+        assert_eq!(batch.sequences().collect::<Vec<_>>(), sequences);
+        assert_eq!((batch.len(), batch.tokens(), batch.longest()), (4, 6, 3));
+        batch.clear();
+        assert!(batch.is_empty());
+        assert_eq!(batch.sequences().count(), 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! The handle to a running model and the owner of its threads.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::Sender;
+
+use crate::{
+    Batch, Encoder, EncoderFactory, Input, Job, Observer, Overlong, StartError, SubmitError, Ticket,
+    Tokenizer,
+    admission::Admission,
+    intake::{self, Intake, Portion},
+    job::Work,
+    queue::Queue,
+    worker,
+};
+
+/// How often a draining engine looks whether it is done.
+const DRAIN_TICK: Duration = Duration::from_millis(2);
+
+/// What an engine needs to know besides its encoder. No default: every field is a decision.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Name of the model, for logs and thread names.
+    pub name: String,
+    /// The model's `tokenizer.json`.
+    pub tokenizer: std::path::PathBuf,
+    /// Most tokens that the model reads at once, special tokens included.
+    pub window: usize,
+    /// Length of a vector.
+    pub dimensions: usize,
+    /// Whether vectors are scaled to norm 1.
+    pub normalize: bool,
+    /// Worker threads, each with an encoder of its own.
+    pub workers: usize,
+    /// Tokenizer threads.
+    pub tokenizer_threads: usize,
+    /// Budget of one batch in tokens, as the encoder spends them (with padding if it pads).
+    pub batch_tokens: usize,
+    /// Most sequences in a batch.
+    pub batch_inputs: usize,
+    /// Tokens that may be admitted at a time, waiting and running.
+    pub queue_tokens: usize,
+}
+
+impl EngineConfig {
+    fn check(&self, tokenizer: &Tokenizer) -> Result<(), StartError> {
+        let zero = [
+            ("dimensions", self.dimensions),
+            ("workers", self.workers),
+            ("tokenizer_threads", self.tokenizer_threads),
+            ("batch_inputs", self.batch_inputs),
+            ("queue_tokens", self.queue_tokens),
+        ];
+        if let Some((name, _)) = zero.iter().find(|(_, value)| *value == 0) {
+            return Err(StartError::Config(format!("model {}: {name} must be at least 1", self.name)));
+        }
+        if self.window <= tokenizer.specials() {
+            return Err(StartError::Config(format!(
+                "model {}: a window of {} tokens has no room beside {} special tokens",
+                self.name,
+                self.window,
+                tokenizer.specials()
+            )));
+        }
+        if self.batch_tokens < self.window {
+            return Err(StartError::Config(format!(
+                "model {}: batch_tokens = {} cannot hold one text of {} tokens",
+                self.name, self.batch_tokens, self.window
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// How busy an engine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Jobs of which no sequence has reached an encoder yet.
+    pub waiting_requests: usize,
+    /// Jobs of which some sequence has.
+    pub running_requests: usize,
+    /// Tokens in the queue, waiting for a worker.
+    pub queued_tokens: usize,
+    /// Tokens of all admitted jobs: an upper estimate until a job is tokenized, then exact.
+    pub tokens_in_flight: usize,
+    /// Capacity for tokens in flight.
+    pub tokens_limit: usize,
+}
+
+/// What the engine's threads share.
+pub(crate) struct Shared {
+    pub(crate) config: EngineConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) queue: Queue,
+    pub(crate) heartbeat: Heartbeat,
+}
+
+/// When a worker last did something.
+pub(crate) struct Heartbeat {
+    epoch: Instant,
+    milliseconds: AtomicU64,
+}
+
+impl Heartbeat {
+    fn new() -> Self {
+        Self { epoch: Instant::now(), milliseconds: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn beat(&self) {
+        self.milliseconds.store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn age(&self) -> Duration {
+        let last = Duration::from_millis(self.milliseconds.load(Ordering::Relaxed));
+        self.epoch.elapsed().saturating_sub(last)
+    }
+}
+
+/// A running model. Dropping it stops it.
+pub struct Engine {
+    shared: Arc<Shared>,
+    draining: AtomicBool,
+    /// `None` once the engine is stopped.
+    portions: Mutex<Option<Sender<Portion>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Loads the tokenizer, builds and warms up an encoder for each worker, and starts the threads. Blocks.
+    ///
+    /// # Errors
+    /// [`StartError`]: what is missing or contradictory, and what to do.
+    pub fn start(
+        config: EngineConfig,
+        encoders: EncoderFactory,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
+        let tokenizer = Tokenizer::load(&config.tokenizer)?;
+        config.check(&tokenizer)?;
+        let built: Vec<Box<dyn Encoder>> = (0..config.workers)
+            .map(|_| warm_encoder(&encoders, &config, &tokenizer))
+            .collect::<Result<_, _>>()?;
+        let admission = Admission::new(config.queue_tokens);
+        let queue = Queue::new(Arc::clone(&admission));
+        let shared =
+            Arc::new(Shared { config, tokenizer, observer, admission, queue, heartbeat: Heartbeat::new() });
+
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let engine = Self {
+            shared: Arc::clone(&shared),
+            draining: AtomicBool::new(false),
+            portions: Mutex::new(Some(sender)),
+            threads: Mutex::default(),
+        };
+        for encoder in built {
+            let (shared, encoders) = (Arc::clone(&shared), Arc::clone(&encoders));
+            engine.spawn("worker", move || worker::run(&shared, encoder, &encoders))?;
+        }
+        for _ in 0..shared.config.tokenizer_threads {
+            let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
+            engine.spawn("tokenizer", move || intake::run(&shared, &receiver))?;
+        }
+        Ok(engine)
+    }
+
+    fn spawn(&self, role: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let thread = thread::Builder::new().name(role.to_owned()).spawn(body).map_err(StartError::Thread)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Admits a job as a whole, or refuses it before any work is done. Never blocks for long.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: the queue is full, the deadline hopeless, the job too large, or the engine draining.
+    pub fn submit(&self, job: Job) -> Result<Ticket, SubmitError> {
+        let sender = self.portions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(sender) = sender.filter(|_| !self.draining.load(Ordering::Acquire)) else {
+            return Err(SubmitError::Draining);
+        };
+        let tokens = self.estimate(&job);
+        if self.shared.admission.jobs() == 0 {
+            // The silence so far was for want of work.
+            self.shared.heartbeat.beat();
+        }
+        let reservation = self.shared.admission.reserve(tokens, job.deadline)?;
+        let (work, result) = Work::new(job.deadline, reservation);
+        let ticket = Ticket { result, work: Arc::clone(&work) };
+        if job.inputs.is_empty() {
+            work.answer_empty(self.shared.config.dimensions);
+        }
+        for portion in Intake::split(work, job.inputs, job.overlong, job.max_tokens) {
+            if sender.send(portion).is_err() {
+                return Err(SubmitError::Draining);
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// Upper estimate of a job's tokens before tokenizing: a token has at least one byte (save where
+    /// normalisation lengthens a text), and no input is read beyond its window.
+    fn estimate(&self, job: &Job) -> usize {
+        let (window, specials) = (self.shared.config.window, self.shared.tokenizer.specials());
+        let estimate = job.inputs.iter().map(|input| {
+            let content = match input {
+                Input::Text(text) => text.len(),
+                Input::Tokens(ids) => ids.len(),
+            };
+            match job.overlong {
+                Overlong::Average => content + content.div_ceil(window - specials).max(1) * specials,
+                Overlong::Truncate | Overlong::Error => (content + specials).min(window),
+            }
+        });
+        // A job with more is refused after tokenizing, by the exact number.
+        estimate.sum::<usize>().min(job.max_tokens)
+    }
+
+    /// How busy the engine is at present.
+    pub fn load(&self) -> Load {
+        let admission = &self.shared.admission;
+        let running = admission.running();
+        Load {
+            waiting_requests: admission.jobs().saturating_sub(running),
+            running_requests: running,
+            queued_tokens: self.shared.queue.tokens(),
+            tokens_in_flight: admission.tokens(),
+            tokens_limit: admission.limit(),
+        }
+    }
+
+    /// How long admitted work has waited without any worker's doing something; `None` when there is none.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        (self.shared.admission.jobs() > 0).then(|| self.shared.heartbeat.age())
+    }
+
+    /// Refuses new jobs from here on; those admitted go on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Drains, waits up to `grace` for the admitted jobs, fails what is left, and joins every thread. Blocks;
+    /// a batch that runs is waited for. Tells whether every admitted job was finished.
+    pub fn stop(&self, grace: Duration) -> bool {
+        self.drain();
+        let end = Instant::now() + grace;
+        while self.shared.admission.jobs() > 0 && Instant::now() < end {
+            thread::sleep(DRAIN_TICK);
+        }
+        let finished = self.shared.admission.jobs() == 0;
+        self.portions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.queue.stop();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!(model = self.shared.config.name, "a thread of the engine panicked");
+            }
+        }
+        finished
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("config", &self.shared.config)
+            .field("load", &self.load())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an encoder and runs it on a short and a full-length sequence, so that whatever is allocated,
+/// compiled or paged in on first use is so before the first request.
+fn warm_encoder(
+    factory: &EncoderFactory,
+    config: &EngineConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Box<dyn Encoder>, StartError> {
+    let mut encoder = factory()?;
+    if encoder.dimensions() != config.dimensions {
+        return Err(StartError::Config(format!(
+            "model {}: the encoder yields {} dimensions, the settings say {}",
+            config.name,
+            encoder.dimensions(),
+            config.dimensions
+        )));
+    }
+    let mut frame = Vec::new();
+    tokenizer.frame(&[], &mut frame);
+    let filler = frame.first().copied().unwrap_or(0);
+    for length in [frame.len().max(1), config.window] {
+        let mut batch = Batch::new();
+        batch.push(&vec![filler; length]);
+        encoder.encode(&batch, &mut vec![0.0; config.dimensions]).map_err(StartError::Warmup)?;
+    }
+    Ok(encoder)
+}

@@ -1,0 +1,166 @@
+//! What can go wrong, by phase: starting an engine, submitting a job, embedding it.
+//!
+//! Every message says what happened, where, and what to do; sources are kept for the log.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{EncodeError, Provider};
+
+/// An engine, or the runtime beneath it, could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The shared library is not where it was looked for, or is no library.
+    #[error(
+        "cannot load ONNX Runtime from {}: run `cargo xtask setup`, or name the library in ORT_DYLIB_PATH",
+        library.display()
+    )]
+    Library {
+        /// The file that was tried.
+        library: PathBuf,
+        /// What the dynamic loader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The library loads, but is older than the interface this program was built for.
+    #[error(
+        "ONNX Runtime at {} is version {found}, but 1.{minimum} or later is needed: \
+         run `cargo xtask setup`, or name a newer library in ORT_DYLIB_PATH",
+        library.display()
+    )]
+    LibraryTooOld {
+        /// The file that was loaded.
+        library: PathBuf,
+        /// Its own version string.
+        found: String,
+        /// Minor version of the oldest ONNX Runtime that has the interface.
+        minimum: u32,
+    },
+    /// The execution provider asked for is not in this library, or its device is absent.
+    #[error(
+        "execution provider `{provider}` is not available: the ONNX Runtime library must contain it and the \
+         device must be present; there is no silent fall-back to the CPU, so set provider = \"cpu\" to use that"
+    )]
+    Provider {
+        /// The provider asked for.
+        provider: Provider,
+        /// What ONNX Runtime said.
+        #[source]
+        source: ort::Error,
+    },
+    /// ONNX Runtime refused the graph, or a session option.
+    #[error("ONNX Runtime cannot open the graph {}", graph.display())]
+    Session {
+        /// The ONNX file.
+        graph: PathBuf,
+        /// What ONNX Runtime said.
+        #[source]
+        source: ort::Error,
+    },
+    /// The graph lacks an input or output that the model folder promised.
+    #[error("the graph {} has no {what} `{name}`; it has: {found}", graph.display())]
+    Signature {
+        /// The ONNX file.
+        graph: PathBuf,
+        /// `input` or `output`.
+        what: &'static str,
+        /// The name that is missing.
+        name: String,
+        /// The names that are there.
+        found: String,
+    },
+    /// `tokenizer.json` cannot be read or holds something that this version does not know.
+    #[error("cannot read the tokenizer {}: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the tokenizer library said.
+        reason: String,
+    },
+    /// Settings that contradict each other.
+    #[error("{0}")]
+    Config(String),
+    /// The first run through the encoder, before any request, failed.
+    #[error("the warm-up run failed")]
+    Warmup(#[source] EncodeError),
+    /// The operating system refused a thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A job was refused before any work was done on it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The queue holds as many tokens as it may.
+    #[error("the queue is full; retry in {} s", retry_after.as_secs())]
+    Full {
+        /// When there should be room, by the present pace.
+        retry_after: Duration,
+    },
+    /// By the present pace the job would end after its deadline.
+    #[error("the deadline cannot be met; retry in {} s", retry_after.as_secs())]
+    TooLate {
+        /// When it could be met, by the present pace.
+        retry_after: Duration,
+    },
+    /// The job would not fit even into an empty queue.
+    #[error("the job needs up to {tokens} tokens, but the queue holds at most {limit}")]
+    TooLarge {
+        /// Upper estimate of the job's tokens.
+        tokens: usize,
+        /// Capacity of the queue in tokens.
+        limit: usize,
+    },
+    /// The engine is shutting down.
+    #[error("the engine is shutting down")]
+    Draining,
+}
+
+/// An admitted job could not be completed.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// A text is longer than the window and the job asked for an error in that case.
+    #[error("input {index} has {tokens} tokens, but the model reads at most {window}")]
+    Overlong {
+        /// Position of the input in the job.
+        index: usize,
+        /// Its length in tokens, special tokens included.
+        tokens: usize,
+        /// The model's window in tokens, special tokens included.
+        window: usize,
+    },
+    /// The whole job has more tokens than it may.
+    #[error("the request has {tokens} tokens, but at most {limit} are allowed")]
+    TooManyTokens {
+        /// Tokens that the model would have read.
+        tokens: usize,
+        /// [`Job::max_tokens`](crate::Job::max_tokens).
+        limit: usize,
+    },
+    /// A native token id is not in the model's vocabulary.
+    #[error("input {index} holds token id {id}, which is not in the model's vocabulary")]
+    UnknownToken {
+        /// Position of the input in the job.
+        index: usize,
+        /// The id.
+        id: u32,
+    },
+    /// The deadline passed while the job waited or ran.
+    #[error("the deadline passed; retry in {} s", retry_after.as_secs())]
+    Deadline {
+        /// When it could be met, by the present pace.
+        retry_after: Duration,
+    },
+    /// The encoder returned an error for a batch that held part of this job.
+    #[error("the encoder failed")]
+    Encoder(#[source] std::sync::Arc<EncodeError>),
+    /// The tokenizer returned an error for a text of this job.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(String),
+    /// The encoder or the tokenizer panicked on this job's data; other jobs are not touched.
+    #[error("embedding panicked")]
+    Panicked,
+    /// The engine was stopped before the job was done.
+    #[error("the engine was stopped")]
+    Stopped,
+}

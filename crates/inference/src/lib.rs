@@ -1,0 +1,47 @@
+//! Texts in, vectors out: the engine behind embedgate, without a word of HTTP or of any wire format.
+//!
+//! An [`Engine`] serves one model. A caller [submits](Engine::submit) a [`Job`] of texts and gets a
+//! [`Ticket`], a future that yields [`Embeddings`] in the caller's order; dropping the ticket gives the
+//! place in the queue back. Inside:
+//!
+//! ```text
+//! submit ─ admission (tokens, all or nothing) ─▶ tokenizer threads ─▶ queue ─▶ worker threads ─▶ ticket
+//!                                                                      │          │
+//!                                                         batch::plan ─┘          └─ Encoder, owned by value
+//! ```
+//!
+//! * Between tokenizer and encoder everything is *ragged*: ids in one run plus lengths ([`Batch`]). Padding
+//!   is the private business of an encoder that needs it.
+//! * The [`Encoder`] trait is the seam: the ONNX Runtime encoder ([`onnx_encoders`]) stands behind it, and
+//!   so does the deterministic fake with which everything above is tested without a library.
+//! * Metrics stay outside: an [`Observer`] is told what happened.
+//!
+//! What this crate must never know: HTTP, OpenAI's schema, where a model's files came from.
+#![deny(missing_docs)]
+
+mod admission;
+mod batch;
+mod encoder;
+mod engine;
+mod error;
+mod golden;
+mod intake;
+mod job;
+mod observer;
+mod onnx;
+mod pooling;
+mod provider;
+mod queue;
+mod tokenize;
+mod worker;
+
+pub use encoder::{Batch, EncodeError, Encoder, EncoderFactory};
+pub use engine::{Engine, EngineConfig, Load};
+pub use error::{EmbedError, StartError, SubmitError};
+pub use golden::{GoldenError, GoldenReport, GoldenText};
+pub use job::{Embeddings, Input, Job, Overlong, Ticket, Timings};
+pub use observer::{BatchReport, Observer};
+pub use onnx::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
+pub use pooling::{Activation, Dense, Head, Pooling, shorten};
+pub use provider::Provider;
+pub use tokenize::Tokenizer;

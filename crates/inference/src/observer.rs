@@ -1,0 +1,42 @@
+//! The engine's window to metrics: it reports, someone else counts.
+
+use std::time::Duration;
+
+/// Receives what the engine measures. Every method has an empty default and must be quick: it is called on
+/// the tokenizer and worker threads.
+pub trait Observer: Send + Sync {
+    /// A job was tokenized: the length of each input in tokens as the model will read it (special tokens
+    /// included, after truncation), how many were cut, and how long it took.
+    fn tokenized(&self, lengths: &[u32], truncated: usize, elapsed: Duration) {
+        let _ = (lengths, truncated, elapsed);
+    }
+
+    /// One job's first sequence left the queue after waiting this long.
+    fn queue_wait(&self, waited: Duration) {
+        let _ = waited;
+    }
+
+    /// The encoder finished a batch.
+    fn batch(&self, report: &BatchReport) {
+        let _ = report;
+    }
+
+    /// A batch failed, by an error or a panic.
+    fn encoder_failed(&self) {}
+}
+
+/// An observer that ignores everything.
+impl Observer for () {}
+
+/// One batch as the encoder ran it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchReport {
+    /// Sequences in the batch.
+    pub inputs: usize,
+    /// Tokens in the batch, special tokens included, padding excluded.
+    pub tokens: usize,
+    /// Padding tokens that the encoder added.
+    pub padding: usize,
+    /// Time in the encoder.
+    pub elapsed: Duration,
+}

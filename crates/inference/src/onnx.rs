@@ -1,0 +1,266 @@
+//! The encoder that runs an ONNX graph: the only file, with `provider`, that names `ort`.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ndarray::{ArrayView2, Axis};
+use ort::{
+    environment::Environment,
+    session::{
+        Session, SessionInputValue,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+    value::{Outlet, TensorRef},
+};
+
+use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, Provider, StartError};
+
+/// ONNX Runtime, loaded into the process. Cheap to clone; only the first library loaded counts.
+#[derive(Clone)]
+pub struct OnnxRuntime {
+    environment: Environment,
+    library: PathBuf,
+}
+
+impl OnnxRuntime {
+    /// Loads the shared library.
+    ///
+    /// # Errors
+    /// [`StartError::Library`] when it is missing or no ONNX Runtime, [`StartError::LibraryTooOld`].
+    pub fn load(library: &Path) -> Result<Self, StartError> {
+        let failed = |source| StartError::Library { library: library.to_owned(), source };
+        let environment = ort::init_from(library)
+            .map_err(|error| match error {
+                ort::LoadDynamicError::BadVersion { version_str, .. } => StartError::LibraryTooOld {
+                    library: library.to_owned(),
+                    found: version_str,
+                    minimum: ort::MINOR_VERSION,
+                },
+                error => failed(Box::new(error)),
+            })?
+            .with_name("embedgate")
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| failed(Box::new(error)))?;
+        Ok(Self { environment, library: library.to_owned() })
+    }
+
+    /// The library's version, such as `1.32.0`.
+    pub fn version(&self) -> &str {
+        // The build information names the release branch it was built from.
+        let info = ort::info();
+        let branch = info.split_once("git-branch=rel-").map_or(info, |(_, rest)| rest);
+        branch.split([',', ' ']).next().unwrap_or(branch)
+    }
+
+    /// The file that was loaded.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+}
+
+impl std::fmt::Debug for OnnxRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnnxRuntime")
+            .field("library", &self.library)
+            .field("version", &self.version())
+            .finish()
+    }
+}
+
+/// An input that a graph may ask for, by its customary name; each is i64 of shape `[batch, sequence]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnnxInput {
+    /// Token ids.
+    InputIds,
+    /// 1 for a token, 0 for padding.
+    AttentionMask,
+    /// Always 0: one segment.
+    TokenTypeIds,
+}
+
+impl OnnxInput {
+    /// The input's name in the graph.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InputIds => "input_ids",
+            Self::AttentionMask => "attention_mask",
+            Self::TokenTypeIds => "token_type_ids",
+        }
+    }
+}
+
+/// What a graph's output holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnnxOutput {
+    /// `[batch, sequence, hidden]`: one embedding for each token, pooled by us.
+    TokenEmbeddings,
+    /// `[batch, hidden]`: pooled by the graph.
+    SentenceEmbedding,
+}
+
+/// Which graph to run, and how.
+#[derive(Debug, Clone)]
+pub struct OnnxConfig {
+    /// The ONNX file.
+    pub graph: PathBuf,
+    /// The inputs that it takes.
+    pub inputs: Vec<OnnxInput>,
+    /// Name of the output to read.
+    pub output: String,
+    /// What that output holds.
+    pub output_kind: OnnxOutput,
+    /// Where it runs.
+    pub provider: Provider,
+    /// Threads that share one run.
+    pub intra_threads: usize,
+    /// Pooling and dense layers.
+    pub head: Head,
+    /// Length of a vector after the head.
+    pub dimensions: usize,
+}
+
+/// Encoders that run `config`'s graph, each in a session of its own.
+pub fn onnx_encoders(runtime: &OnnxRuntime, config: OnnxConfig) -> EncoderFactory {
+    let (runtime, config) = (runtime.clone(), Arc::new(config));
+    Arc::new(move || {
+        let session = open(&runtime, &config)?;
+        Ok(Box::new(OnnxEncoder {
+            session,
+            config: Arc::clone(&config),
+            ids: Vec::new(),
+            mask: Vec::new(),
+            types: Vec::new(),
+        }))
+    })
+}
+
+fn open(runtime: &OnnxRuntime, config: &OnnxConfig) -> Result<Session, StartError> {
+    let failed = |source: ort::Error| StartError::Session { graph: config.graph.clone(), source };
+    let builder = Session::builder(&runtime.environment).map_err(failed)?;
+    let builder = config
+        .provider
+        .register(builder)
+        .map_err(|error| StartError::Provider { provider: config.provider, source: error })?;
+    let mut builder = configure(builder, config.intra_threads).map_err(failed)?;
+    let session = builder.commit_from_file(&config.graph).map_err(failed)?;
+    let missing = |what, name: &str, found: Vec<&str>| StartError::Signature {
+        graph: config.graph.clone(),
+        what,
+        name: name.to_owned(),
+        found: found.join(", "),
+    };
+    let inputs: Vec<&str> = session.inputs().iter().map(Outlet::name).collect();
+    if let Some(input) = config.inputs.iter().find(|input| !inputs.contains(&input.name())) {
+        return Err(missing("input", input.name(), inputs));
+    }
+    let outputs: Vec<&str> = session.outputs().iter().map(Outlet::name).collect();
+    if !outputs.contains(&config.output.as_str()) {
+        return Err(missing("output", &config.output, outputs));
+    }
+    Ok(session)
+}
+
+fn configure(builder: SessionBuilder, intra_threads: usize) -> ort::Result<SessionBuilder> {
+    let builder = builder
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(intra_threads)?
+        // Shapes differ from batch to batch, so a plan of the memory would be made for nothing.
+        .with_memory_pattern(false)?
+        // A thread that spins takes the core from tokenizing, from HTTP and from other models.
+        .with_intra_op_spinning(false)?;
+    Ok(builder)
+}
+
+/// An encoder with its session. Buffers are kept from batch to batch.
+struct OnnxEncoder {
+    session: Session,
+    config: Arc<OnnxConfig>,
+    ids: Vec<i64>,
+    mask: Vec<i64>,
+    types: Vec<i64>,
+}
+
+impl OnnxEncoder {
+    /// Lays the batch out as `[batch, longest]`, padded with id 0, which the mask hides.
+    fn pad(&mut self, batch: &Batch) {
+        let longest = batch.longest();
+        let cells = batch.len() * longest;
+        self.types.resize(cells, 0);
+        for buffer in [&mut self.ids, &mut self.mask] {
+            buffer.clear();
+            buffer.resize(cells, 0);
+        }
+        for (row, sequence) in batch.sequences().enumerate() {
+            let start = row * longest;
+            for (cell, &id) in self.ids[start..].iter_mut().zip(sequence) {
+                *cell = i64::from(id);
+            }
+            self.mask[start..start + sequence.len()].fill(1);
+        }
+    }
+}
+
+impl Encoder for OnnxEncoder {
+    fn dimensions(&self) -> usize {
+        self.config.dimensions
+    }
+
+    fn pads(&self) -> bool {
+        true
+    }
+
+    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
+        self.pad(batch);
+        let shape = [batch.len(), batch.longest()];
+        let mut inputs = Vec::with_capacity(self.config.inputs.len());
+        for input in &self.config.inputs {
+            let buffer = match input {
+                OnnxInput::InputIds => &self.ids,
+                OnnxInput::AttentionMask => &self.mask,
+                OnnxInput::TokenTypeIds => &self.types,
+            };
+            let tensor = TensorRef::from_array_view((shape, buffer.as_slice()))?;
+            inputs.push((input.name(), SessionInputValue::from(tensor)));
+        }
+        let outputs = self.session.run(inputs)?;
+        let (found, values) = outputs[self.config.output.as_str()].try_extract_tensor::<f32>()?;
+        let wrong = |expected: &[usize]| EncodeError::Shape {
+            found: found.to_vec(),
+            expected: expected.iter().map(|&length| length as i64).collect(),
+        };
+        let rows = out.chunks_exact_mut(self.config.dimensions);
+        let head = &self.config.head;
+        let hidden = found.last().map_or(0, |&hidden| hidden as usize);
+        let expected: &[usize] = match self.config.output_kind {
+            OnnxOutput::TokenEmbeddings => &[shape[0], shape[1], hidden],
+            OnnxOutput::SentenceEmbedding => &[shape[0], hidden],
+        };
+        if found.len() != expected.len()
+            || found.iter().zip(expected).any(|(&found, &expected)| found != expected as i64)
+        {
+            return Err(wrong(expected));
+        }
+        if head.check(hidden, self.config.dimensions).is_err() {
+            return Err(wrong(&[shape[0], self.config.dimensions]));
+        }
+        match self.config.output_kind {
+            OnnxOutput::TokenEmbeddings => {
+                let texts = values.chunks_exact(shape[1] * hidden).zip(batch.lengths());
+                for ((text, &length), row) in texts.zip(rows) {
+                    let tokens = ArrayView2::from_shape((shape[1], hidden), text)
+                        .map_err(|error| EncodeError::Other(error.to_string()))?;
+                    head.apply(tokens.split_at(Axis(0), length).0, row);
+                }
+            }
+            OnnxOutput::SentenceEmbedding => {
+                for (pooled, row) in values.chunks_exact(hidden).zip(rows) {
+                    head.project(pooled, row);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! Where the graph runs, and how each place is asked for: fail-closed, never by silent fall-back.
+
+use std::{fmt, str::FromStr};
+
+use ort::{ep, session::builder::SessionBuilder};
+
+/// An execution provider of ONNX Runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// The default provider, on the host's processors.
+    #[default]
+    Cpu,
+    /// NVIDIA's CUDA.
+    Cuda {
+        /// Ordinal of the device.
+        device: i32,
+    },
+}
+
+impl Provider {
+    /// Registers the provider; an error means that it is not in the library or that its device is absent.
+    pub(crate) fn register(self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+        let provider = match self {
+            // The arena would keep the largest batch's activations for ever; without it the allocator gives
+            // them back, at no measurable cost for graphs of this size.
+            Self::Cpu => ep::CPU::default().with_arena_allocator(false).build(),
+            Self::Cuda { device } => ep::CUDA::default().with_device_id(device).build(),
+        };
+        Ok(builder.with_execution_providers([provider.error_on_failure()])?)
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda { device: 0 } => f.write_str("cuda"),
+            Self::Cuda { device } => write!(f, "cuda:{device}"),
+        }
+    }
+}
+
+impl FromStr for Provider {
+    type Err = String;
+
+    /// Parses `cpu`, `cuda` or `cuda:ORDINAL`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unknown = || format!("unknown provider `{text}`: expected `cpu`, `cuda` or `cuda:0`");
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "cuda" => Ok(Self::Cuda { device: 0 }),
+            Some(("cuda", ordinal)) => match ordinal.parse() {
+                Ok(device) if device >= 0 => Ok(Self::Cuda { device }),
+                _ => Err(unknown()),
+            },
+            _ => Err(unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_a_round_trip() {
+        for provider in [Provider::Cpu, Provider::Cuda { device: 0 }, Provider::Cuda { device: 3 }] {
+            assert_eq!(provider.to_string().parse(), Ok(provider));
+        }
+        for wrong in ["", "CPU", "cuda:", "cuda:-1", "cpu:0", "tensorrt"] {
+            assert!(wrong.parse::<Provider>().is_err(), "{wrong} was accepted");
+        }
+    }
+}

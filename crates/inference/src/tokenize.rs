@@ -1,0 +1,93 @@
+//! Text to token ids, exactly as sentence-transformers does it.
+//!
+//! The library's own truncation, padding and post-processing are switched off: an input is encoded without
+//! special tokens, and the caller cuts it and frames it ([`Tokenizer::frame`]). So no text allocates more
+//! than its ids, and the policies for long texts all start from the whole text.
+
+use std::path::Path;
+
+use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+use crate::StartError;
+
+/// A model's tokenizer. Cheap to clone; shared between threads.
+#[derive(Clone)]
+pub struct Tokenizer {
+    pipeline: PipelineTokenizer,
+    options: EncodeOptions,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`, of any age.
+    ///
+    /// # Errors
+    /// [`StartError::Tokenizer`] when the file cannot be read or holds something unknown.
+    pub fn load(path: &Path) -> Result<Self, StartError> {
+        let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
+        let json = std::fs::read_to_string(path).map_err(|source| error(source.to_string()))?;
+        let json = tokenizers::canonicalize_str(&json).map_err(|source| error(source.to_string()))?;
+        let pipeline = tokenizers::from_json(&json).map_err(|source| error(source.to_string()))?;
+        let template = &pipeline.get_post_processor().single;
+        let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
+        let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
+        let options = EncodeOptions {
+            add_special_tokens: false,
+            encode_special_tokens: false,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        Ok(Self { pipeline, options, prefix, suffix })
+    }
+
+    /// Number of special tokens around every sequence.
+    pub fn specials(&self) -> usize {
+        self.prefix.len() + self.suffix.len()
+    }
+
+    /// Replaces `ids` by the ids of `text`, whole and without special tokens.
+    ///
+    /// # Errors
+    /// What the tokenizer library says, in words.
+    pub fn encode(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), String> {
+        ids.clear();
+        self.pipeline.encode_into(strip(text), &self.options, ids).map_err(|error| error.to_string())
+    }
+
+    /// Appends `content` to `out` with the special tokens around it.
+    pub fn frame(&self, content: &[u32], out: &mut Vec<u32>) {
+        out.reserve(content.len() + self.specials());
+        out.extend_from_slice(&self.prefix);
+        out.extend_from_slice(content);
+        out.extend_from_slice(&self.suffix);
+    }
+
+    /// Whether the vocabulary has this id.
+    pub fn knows(&self, id: u32) -> bool {
+        !self.pipeline.decode_tokens(&[id], false).is_empty()
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("prefix", &self.prefix).field("suffix", &self.suffix).finish()
+    }
+}
+
+/// Removes white space from both ends as Python's `str.strip` does, which sentence-transformers applies to
+/// every text. Python counts the four information separators as white space; Unicode's property does not.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strip_is_pythons() {
+        assert_eq!(strip("\u{1c}\u{1f} \t\n\u{85}\u{a0}\u{2028}\u{3000}a b\u{200b} "), "a b\u{200b}");
+        assert_eq!(strip("\u{1f}"), "");
+    }
+}
