@@ -1,0 +1,122 @@
+//! Real clients, each in its own pinned environment, against the release binary.
+//!
+//! A script takes the base URL, prints the Test Anything Protocol and checks vectors, not lengths. The server
+//! is started as a user starts it and stopped as a supervisor stops it.
+
+mod environment;
+mod server;
+mod tap;
+
+use std::env;
+use std::io::{BufRead, BufReader, pipe};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use self::environment::{Environments, Kind};
+use self::server::Server;
+use crate::test::report::{Report, Suite};
+use crate::workspace::Workspace;
+
+/// A client that hangs must not hang the run; the slowest takes seconds.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Name in the report, environment, script.
+const SUITES: [(&str, Kind, &str); 9] = [
+    ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
+    ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
+    ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
+    ("langchain-openai 1.7.3", Kind::Python("frameworks"), "check_langchain.py"),
+    ("llama-index 0.6.0, openai-like 0.4.0", Kind::Python("frameworks"), "check_llama_index.py"),
+    ("litellm 1.106.2", Kind::Python("frameworks"), "check_litellm.py"),
+    ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
+    ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
+    ("@langchain/openai (npm) 1.6.0", Kind::Node, "check_langchain.mjs"),
+];
+
+/// Installs what is missing, then runs every client against one server.
+///
+/// # Errors
+/// The server does not start. What a client finds wrong is in the report instead.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let environments = Environments::prepare(workspace)?;
+    let server = Server::start(workspace)?;
+    for (name, kind, script) in SUITES {
+        println!("\n{name}");
+        let mut suite = Suite::new(name);
+        match environments.command(kind, script) {
+            Ok(mut command) => drive(&mut command, server.base_url(), workspace, &mut suite)?,
+            Err(reason) => suite.fail(reason),
+        }
+        report.suites.push(suite);
+    }
+
+    let mut suite = Suite::new("server under the clients");
+    match server.stop() {
+        Ok(()) => suite.passed += 1,
+        Err(error) => suite.fail(format!("{error:#}")),
+    }
+    report.suites.push(suite);
+    Ok(())
+}
+
+/// Runs one script, showing its lines and counting its checks.
+fn drive(command: &mut Command, base_url: &str, workspace: &Workspace, suite: &mut Suite) -> Result<()> {
+    let (reader, writer) = pipe().context("cannot make a pipe")?;
+    forget_settings(command);
+    command
+        .arg(base_url)
+        .arg(reference(workspace))
+        .current_dir(workspace.root())
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().context("cannot clone a pipe")?)
+        .stderr(writer);
+    let mut child =
+        command.spawn().with_context(|| format!("cannot start {}", crate::process::line(command)))?;
+    // The parent's copies of the pipe's end must go, or the reader below would never see the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+
+    let lines = thread::spawn(move || {
+        let mut parser = tap::Parser::default();
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            println!("  {line}");
+            parser.line(&line);
+        }
+        parser
+    });
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("cannot wait for a client")? {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            child.kill().context("cannot end a client")?;
+            child.wait().context("cannot wait for a client")?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let parser = lines.join().map_err(|_| anyhow::anyhow!("the reader of a client's output panicked"))?;
+    parser.finish(status, suite);
+    Ok(())
+}
+
+/// What the user's own account with a provider says must not reach a test.
+fn forget_settings(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy().to_ascii_uppercase();
+        let own = ["OPENAI_", "EMBEDGATE_", "LITELLM_", "LANGCHAIN_", "LANGSMITH_", "HAYSTACK_"];
+        if own.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// The reference texts and vectors, which the Rust tests read too.
+fn reference(workspace: &Workspace) -> PathBuf {
+    workspace.root().join("crates/gateway/tests/data/all-MiniLM-L6-v2.reference.json")
+}

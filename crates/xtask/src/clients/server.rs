@@ -1,0 +1,137 @@
+//! The release binary as the clients' server: started on a port of its own choosing, stopped by its id.
+
+use std::env;
+use std::io::{BufRead, BufReader, PipeReader, pipe};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Cold start is below a second; a loaded machine with a cold disk may need many.
+const START: Duration = Duration::from_secs(120);
+/// No request is under way when the clients are done.
+const STOP: Duration = Duration::from_secs(60);
+
+/// A running server.
+pub(super) struct Server {
+    child: Child,
+    base_url: String,
+    log: Option<JoinHandle<Vec<String>>>,
+}
+
+impl Server {
+    /// Starts the server and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// It ends, or says nothing in time; the message carries its log.
+    pub(super) fn start(workspace: &Workspace) -> Result<Self> {
+        let (reader, writer) = pipe().context("cannot make a pipe")?;
+        let mut command = Command::new(workspace.release_binary());
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("EMBEDGATE_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .current_dir(workspace.root())
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().context("cannot clone a pipe")?)
+            .stderr(writer);
+        let child = command.spawn().with_context(|| format!("cannot start {}", process::line(&command)))?;
+        drop(command); // Closes our copy of the pipe's end.
+
+        let (found, base_url) = mpsc::channel();
+        let log = thread::spawn(move || read_log(reader, &found));
+        let mut server = Self { child, base_url: String::new(), log: Some(log) };
+        match base_url.recv_timeout(START) {
+            Ok(origin) => server.base_url = format!("{origin}/v1"),
+            Err(_) => {
+                server.child.kill().context("cannot end the server")?;
+                bail!("the server did not start listening:\n{}", server.said());
+            }
+        }
+        Ok(server)
+    }
+
+    pub(super) fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// Asks the server to end and expects exit code 0.
+    ///
+    /// # Errors
+    /// It does not end in time, or with another status; the message carries its log.
+    pub(super) fn stop(mut self) -> Result<()> {
+        if cfg!(not(unix)) {
+            return self.child.kill().context("cannot end the server");
+        }
+        // The shell's own `kill`: a slim machine may lack the program of that name.
+        let id = self.child.id().to_string();
+        process::capture(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]))?;
+        let deadline = Instant::now() + STOP;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().context("cannot wait for the server")? {
+                if status.success() {
+                    return Ok(());
+                }
+                bail!("the server ended with {status} after SIGTERM:\n{}", self.said());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill().context("cannot end the server")?;
+        bail!("the server was still there {} s after SIGTERM:\n{}", STOP.as_secs(), self.said())
+    }
+
+    /// The log of a server that has ended.
+    fn said(&mut self) -> String {
+        self.log.take().and_then(|log| log.join().ok()).unwrap_or_default().join("\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An error on the way must not leave it behind. Ending what has ended is no harm.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Keeps every line, and sends on the origin of the first that says where the server listens.
+fn read_log(reader: PipeReader, found: &mpsc::Sender<String>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        if let Some(origin) = origin(&line) {
+            // Nobody waits any more after the first.
+            let _ = found.send(origin);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// `http://127.0.0.1:41234` of `… listening on http://127.0.0.1:41234 · …`.
+fn origin(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("listening on ")?;
+    let origin = rest.split(|end: char| end.is_whitespace() || end == '"').next()?;
+    origin.starts_with("http://").then(|| origin.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_origin_is_read_from_the_start_up_line() {
+        let line = "INFO listening on http://127.0.0.1:41234 · all-MiniLM-L6-v2 · 384 dimensions";
+        assert_eq!(origin(line).as_deref(), Some("http://127.0.0.1:41234"));
+        assert_eq!(origin("listening on a socket"), None);
+        assert_eq!(origin("loading"), None);
+    }
+}

@@ -1,0 +1,64 @@
+//! The project's own commands: set up, serve, test, and hold the house rules.
+//!
+//! `cargo xtask serve` and `cargo xtask test` are the two that a newcomer needs; both set up first.
+//! The crate depends on no other crate of the workspace, so that it builds before any of them does.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
+
+mod clients;
+mod process;
+mod serve;
+mod setup;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "embedgate's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch ONNX Runtime and the model's weights; does nothing, offline, once they are there
+    Setup,
+    /// Set up, build the release binary, import the model and serve it
+    Serve {
+        /// Passed on to `embedgate serve`, for example `--listen 0.0.0.0:8080`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Set up, then run every test: Rust's, and real clients against the release binary
+    Test(test::Options),
+    /// Check the house rules: crate arrows, file names, docs links
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::locate()?;
+    match command {
+        Command::Setup => setup::run(&workspace).map(|()| ExitCode::SUCCESS),
+        Command::Serve { args } => serve::run(&workspace, &args),
+        Command::Test(options) => test::run(&workspace, &options),
+        Command::Tidy => tidy::run(&workspace),
+    }
+}

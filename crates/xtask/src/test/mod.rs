@@ -1,0 +1,112 @@
+//! `cargo xtask test`: every test there is, one table, one last line that counts them all.
+
+mod libtest;
+pub(crate) mod report;
+
+use std::env;
+use std::io::{BufRead, BufReader, pipe};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use self::libtest::Parser;
+use self::report::{Report, Suite};
+use crate::workspace::Workspace;
+use crate::{clients, process, serve, setup};
+
+/// The setting that names the English STS benchmark's test set.
+const STSB: &str = "EMBEDGATE_STSB";
+/// The one test that needs it, in `crates/gateway/tests/e2e`.
+const STSB_TEST: &str = "stsb_spearman_over_http";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Run one part alone
+    #[arg(long, value_enum)]
+    only: Option<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// `cargo test --workspace`: unit, integration and end-to-end tests
+    Rust,
+    /// OpenAI's and other SDKs against the release binary
+    Clients,
+}
+
+/// Sets up, runs the parts and prints the report; the exit code says whether all passed.
+///
+/// # Errors
+/// Nothing could be run: set-up or the build failed.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    setup::run(workspace)?;
+    // The end-to-end tests read the imported graph; the clients drive this very binary.
+    serve::build_and_import(workspace)?;
+
+    let mut report = Report::default();
+    if options.only.is_none_or(|part| part == Part::Rust) {
+        rust(workspace, &mut report)?;
+    }
+    if options.only.is_none_or(|part| part == Part::Clients) {
+        clients::run(workspace, &mut report)?;
+    }
+    print!("{report}");
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs `cargo test`, showing its output as it comes and reading the counts out of it.
+fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]).current_dir(workspace.root());
+    let mut without_stsb = None;
+    match stsb(workspace) {
+        Some(path) => {
+            cargo.env(STSB, path);
+        }
+        None => {
+            cargo.args(["--", "--skip", STSB_TEST]);
+            without_stsb =
+                Some(format!("{STSB_TEST}: {STSB} does not name the STS benchmark's English test set"));
+        }
+    }
+
+    // Cargo names a test binary on standard error, the binary counts on standard output: one pipe keeps the order.
+    let (reader, writer) = pipe().context("cannot make a pipe")?;
+    cargo.stdin(std::process::Stdio::null());
+    cargo.stdout(writer.try_clone().context("cannot clone a pipe")?).stderr(writer);
+    let mut child = cargo.spawn().context("cannot start cargo test")?;
+    drop(cargo); // It holds the pipe's other end, and the loop below ends when nobody does.
+
+    let mut parser = Parser::default();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.context("cannot read cargo test's output")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        parser.line(&line);
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+    let mut suites = parser.finish();
+    if !status.success() && suites.iter().all(|suite| suite.failed == 0) {
+        let mut suite = Suite::new("cargo test");
+        suite.fail(format!("`cargo test` ended with {status}, and no test said why"));
+        suites.push(suite);
+    }
+    // libtest says how many it left out, never which; only one is left out on purpose.
+    for suite in &mut suites {
+        if suite.skipped > 0 {
+            let reason = without_stsb.take().unwrap_or_else(|| "left out by libtest".into());
+            suite.notes.push(format!("skipped {reason}"));
+        }
+    }
+    report.suites.extend(suites);
+    Ok(())
+}
+
+/// The benchmark may not be copied into the project, so it is looked for: first where the setting says.
+fn stsb(workspace: &Workspace) -> Option<PathBuf> {
+    let path = env::var_os(STSB)
+        .map_or_else(|| workspace.root().join("../shared/data/stsb-en-test.csv"), PathBuf::from);
+    path.is_file().then_some(path)
+}

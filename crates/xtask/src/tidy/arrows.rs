@@ -1,0 +1,136 @@
+//! Which crate may know which: the dependency arrows of the workspace.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use toml::{Table, Value};
+
+use super::SourceFile;
+
+/// Crates of the workspace that a crate may depend on.
+const ARROWS: [(&str, &[&str]); 5] = [
+    ("gateway", &["inference", "model-import", "openai-schema"]),
+    ("inference", &[]),
+    ("model-import", &[]),
+    ("openai-schema", &[]),
+    ("xtask", &[]),
+];
+
+/// Arrows for tests alone: the engine is tested on graphs that the importer wrote.
+const DEV_ARROWS: [(&str, &str); 1] = [("inference", "model-import")];
+
+/// Packages that only one crate may know, because knowing them is that crate's reason to exist.
+const OWNED: [(&str, &[&str]); 4] = [
+    ("inference", &["ort", "ort-sys", "ndarray", "tokenizers"]),
+    (
+        "gateway",
+        &["actix-web", "actix-http", "actix-rt", "prometheus", "tiktoken-rs", "tracing-subscriber", "subtle"],
+    ),
+    ("model-import", &["prost", "safetensors", "memmap2", "half"]),
+    ("xtask", &["anyhow", "indicatif", "zip"]),
+];
+
+/// Reads every `crates/*/Cargo.toml`.
+///
+/// # Errors
+/// A manifest is not TOML.
+pub(super) fn check(files: &[SourceFile]) -> Result<Vec<String>> {
+    let mut complaints = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in files {
+        let Some(name) = crate_of(&file.path) else { continue };
+        let manifest: Table = file.text.parse().with_context(|| format!("in {}", file.path))?;
+        let package = manifest.get("package").and_then(|package| package.get("name")).and_then(Value::as_str);
+        if package != Some(name) {
+            complaints.push(format!("{}: the package must be named after its folder, {name}", file.path));
+        }
+        let Some((name, allowed)) = ARROWS.iter().find(|(known, _)| *known == name) else {
+            complaints
+                .push(format!("{}: a new crate needs its row in crates/xtask/src/tidy/arrows.rs", file.path));
+            continue;
+        };
+        seen.insert(*name);
+        let runtime = dependencies(&manifest, &["dependencies", "build-dependencies"]);
+        let dev = dependencies(&manifest, &["dev-dependencies"]);
+        for other in runtime.iter().filter(|other| is_ours(other) && !allowed.contains(&other.as_str())) {
+            complaints.push(format!("{}: {name} must not know {other}", file.path));
+        }
+        for other in dev.iter().filter(|other| is_ours(other) && !allowed.contains(&other.as_str())) {
+            if !DEV_ARROWS.contains(&(name, other)) {
+                complaints.push(format!("{}: {name} must not know {other}, not even in tests", file.path));
+            }
+        }
+        for (owner, packages) in OWNED.iter().filter(|(owner, _)| owner != name) {
+            for package in runtime.iter().filter(|package| packages.contains(&package.as_str())) {
+                complaints.push(format!("{}: only {owner} knows {package}", file.path));
+            }
+        }
+    }
+    for (name, _) in ARROWS.iter().filter(|(name, _)| !seen.contains(name)) {
+        complaints.push(format!("crates/{name}/Cargo.toml is missing, though it has a row of arrows"));
+    }
+    Ok(complaints)
+}
+
+/// `crates/NAME/Cargo.toml` → `NAME`.
+fn crate_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("crates/")?.strip_suffix("/Cargo.toml")?;
+    (!name.contains('/')).then_some(name)
+}
+
+fn is_ours(package: &str) -> bool {
+    ARROWS.iter().any(|(name, _)| *name == package)
+}
+
+/// Package names in the given tables, those of `[target.…]` included, renamed ones by their real name.
+fn dependencies(manifest: &Table, tables: &[&str]) -> BTreeSet<String> {
+    let targets = manifest.get("target").and_then(Value::as_table).into_iter().flatten();
+    let places = std::iter::once(manifest).chain(targets.filter_map(|(_, target)| target.as_table()));
+    places
+        .flat_map(|place| tables.iter().filter_map(|table| place.get(*table)?.as_table()))
+        .flatten()
+        .map(|(key, value)| value.get("package").and_then(Value::as_str).unwrap_or(key).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::file;
+    use super::*;
+
+    fn complaints(path: &str, manifest: &str) -> Vec<String> {
+        let mut found = check(&[file(path, manifest)]).unwrap();
+        found.retain(|complaint| !complaint.contains("is missing"));
+        found
+    }
+
+    #[test]
+    fn new_arrows_are_found_wherever_they_hide() {
+        let package = "[package]\nname = \"inference\"\n";
+        for (table, wrong) in [
+            ("[dependencies]\nopenai-schema.workspace = true", "inference must not know openai-schema"),
+            ("[dependencies]\nmodel-import.workspace = true", "inference must not know model-import"),
+            ("[dev-dependencies]\ngateway.workspace = true", "not even in tests"),
+            (
+                "[dependencies]\nx = { package = \"actix-web\", version = \"4\" }",
+                "only gateway knows actix-web",
+            ),
+            ("[target.'cfg(unix)'.dependencies]\nprometheus = \"1\"", "only gateway knows prometheus"),
+        ] {
+            let found = complaints("crates/inference/Cargo.toml", &format!("{package}{table}\n"));
+            assert!(found.len() == 1 && found[0].contains(wrong), "{table}: {found:?}");
+        }
+        let fine = format!(
+            "{package}[dependencies]\nort = \"2\"\n[dev-dependencies]\nmodel-import.workspace = true\n"
+        );
+        assert_eq!(complaints("crates/inference/Cargo.toml", &fine), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_new_crate_and_a_lost_crate_are_told() {
+        let found = complaints("crates/extra/Cargo.toml", "[package]\nname = \"extra\"\n");
+        assert!(found[0].contains("needs its row"), "{found:?}");
+        let lost = check(&[]).unwrap();
+        assert_eq!(lost.len(), ARROWS.len());
+    }
+}

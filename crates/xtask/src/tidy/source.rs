@@ -1,0 +1,154 @@
+//! Rules for single files: names, openings, length, and words that belong to one place.
+
+use super::SourceFile;
+
+/// Files over the limit, each with its reason.
+const LONG: [(&str, &str); 0] = [];
+const LINES: usize = 400;
+
+/// Names that say nothing about why a file exists.
+const EMPTY_NAMES: [&str; 4] = ["utils.rs", "util.rs", "common.rs", "helpers.rs"];
+
+/// A word, the folder in which it is restricted, and the files there that may say it.
+const WORDS: [(&str, &str, &[&str]); 2] = [
+    ("StatusCode", "crates/gateway/src/", &["error.rs"]),
+    ("ort::", "crates/inference/src/", &["onnx.rs", "provider.rs"]),
+];
+
+/// What must not be left behind. Split, so that this file does not find itself.
+const LEFTOVERS: [[&str; 2]; 5] =
+    [["#[ig", "nore"], ["to", "do!("], ["unimpl", "emented!("], ["db", "g!("], ["FIX", "ME"]];
+
+/// Package indexes' hosts: whose mirror is used is each machine's own business.
+const HOSTS: [[&str; 2]; 7] = [
+    ["pypi", ".org"],
+    ["pythonhosted", ".org"],
+    ["registry.npmjs", ".org"],
+    ["index.crates", ".io"],
+    ["static.crates", ".io"],
+    ["deb.debian", ".org"],
+    ["registry.yarnpkg", ".com"],
+];
+
+/// First folders of paths that exist on one machine only.
+const MACHINE_FOLDERS: [&str; 5] = ["work", "farm", "root", "home", "Users"];
+
+pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
+    files.iter().flat_map(|file| everywhere(file).into_iter().chain(rust(file))).collect()
+}
+
+/// Rules for every text file.
+fn everywhere(file: &SourceFile) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (number, line) in file.lines() {
+        let at = |what: String| format!("{}:{number}: {what}", file.path);
+        for host in HOSTS.iter().map(|parts| parts.concat()).filter(|host| line.contains(host.as_str())) {
+            complaints.push(at(format!("names the package index {host}; the user's own settings choose it")));
+        }
+        if let Some(path) = machine_path(line) {
+            complaints.push(at(format!("{path}… is a path of one machine")));
+        }
+    }
+    complaints
+}
+
+/// The start of a path into one of those folders, where a path may begin.
+fn machine_path(line: &str) -> Option<String> {
+    MACHINE_FOLDERS.iter().find_map(|folder| {
+        let path = format!("/{folder}/");
+        let found = line.match_indices(&path).any(|(index, _)| {
+            let before = line[..index].chars().next_back();
+            before.is_none_or(|before| !before.is_alphanumeric() && !"_.-}".contains(before))
+        });
+        found.then_some(path)
+    })
+}
+
+/// Rules for Rust.
+fn rust(file: &SourceFile) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if !file.is_rust() {
+        return complaints;
+    }
+    let mut complain = |what: String| complaints.push(format!("{}: {what}", file.path));
+    if EMPTY_NAMES.contains(&file.name()) {
+        complain("name the file for what it knows".into());
+    }
+    if !file.text.starts_with("//! ") {
+        complain("begin with `//!` and the file's one reason to exist".into());
+    }
+    let lines = file.text.lines().count();
+    let allowed = LONG.iter().any(|(path, _)| *path == file.path);
+    if lines > LINES && !allowed {
+        complain(format!("{lines} lines; split it at {LINES}, or give the reason in tidy/source.rs"));
+    }
+    if lines <= LINES && allowed {
+        complain("no longer over the limit; take it off the list in tidy/source.rs".into());
+    }
+    for (number, line) in file.lines() {
+        for word in LEFTOVERS.iter().map(|parts| parts.concat()).filter(|word| line.contains(word.as_str())) {
+            complaints.push(format!("{}:{number}: {word} is left behind", file.path));
+        }
+        for (word, folder, files) in WORDS {
+            let restricted = file.path.starts_with(folder) && !files.contains(&file.name());
+            if restricted && !line.trim_start().starts_with("//") && says(line, word) {
+                complaints.push(format!(
+                    "{}:{number}: only {} may name {word}",
+                    file.path,
+                    files.join(" and ")
+                ));
+            }
+        }
+    }
+    complaints
+}
+
+/// Whether `line` has `word` where a word begins.
+fn says(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(index, _)| {
+        let before = line[..index].chars().next_back();
+        before.is_none_or(|before| !before.is_alphanumeric() && before != '_')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::file;
+    use super::*;
+
+    fn complaints(path: &str, text: &str) -> Vec<String> {
+        check(&[file(path, text)])
+    }
+
+    #[test]
+    fn each_rule_finds_its_fault() {
+        let leftover = format!("//! A.\n{}!()\n", LEFTOVERS[1].concat().trim_end_matches("!("));
+        let host = format!("//! A.\n// {}\n", HOSTS[0].concat());
+        let path = format!("//! A.\n// see /{}/main\n", MACHINE_FOLDERS[0]);
+        for (name, text, wrong) in [
+            ("crates/x/src/utils.rs", "//! A.\n", "for what it knows"),
+            ("crates/x/src/a.rs", "use b;\n", "begin with"),
+            ("crates/x/src/a.rs", &"//! A.\n".repeat(401), "401 lines"),
+            ("crates/x/src/a.rs", &leftover.replace("!()", "!(1)"), "left behind"),
+            ("crates/x/src/a.rs", &host, "package index"),
+            ("docs/a.md", &path, "path of one machine"),
+            ("crates/gateway/src/routes.rs", "//! A.\nuse actix_web::http::StatusCode;\n", "only error.rs"),
+            ("crates/inference/src/engine.rs", "//! A.\nuse ort::Session;\n", "only onnx.rs"),
+        ] {
+            let found = complaints(name, text);
+            assert!(found.len() == 1 && found[0].contains(wrong), "{name} {wrong}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_alike_is_left_alone() {
+        for (name, text) in [
+            ("crates/inference/src/engine.rs", "//! A.\nimport::x();\n// ort::Session\n"),
+            ("crates/inference/src/onnx.rs", "//! A.\nuse ort::Session;\n"),
+            ("crates/gateway/src/error.rs", "//! A.\nuse actix_web::http::StatusCode;\n"),
+            ("docs/a.md", "a/work/b ./home/c ${HOME}/root/x\n"),
+        ] {
+            assert_eq!(complaints(name, text), Vec::<String>::new(), "{name}");
+        }
+    }
+}
