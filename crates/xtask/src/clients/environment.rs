@@ -82,8 +82,9 @@ impl<'a> Environments<'a> {
         Ok(match kind {
             Kind::Python(_) => {
                 let mut command = Command::new(venv.python());
-                // -B: no compiled files beside the tracked scripts.
-                command.arg("-B").arg(self.workspace.clients().join(folder).join(script));
+                // Compiled files belong here, not beside the tracked scripts.
+                command.env("PYTHONPYCACHEPREFIX", at.join("pycache"));
+                command.arg(self.workspace.clients().join(folder).join(script));
                 command
             }
             Kind::Node => {

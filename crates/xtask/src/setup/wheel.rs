@@ -99,7 +99,7 @@ fn fetch(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path) -> Result<PathB
     }
     let fault = last.map_or_else(String::new, |fault| fault.describe(wheel.bytes));
     bail!(
-        "the package index gave a {} {} that is not the pinned file, twice ({fault}; pinned sha256 {})",
+        "twice, the package index gave another file than the pinned {} {} ({fault}; pinned sha256 {})",
         wheel.package,
         wheel.version,
         wheel.sha256
