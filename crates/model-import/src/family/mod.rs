@@ -1,0 +1,61 @@
+//! The architectures that can be exported. Adding one: a file beside this one, and its line in [`FAMILIES`].
+
+mod bert;
+mod distilbert;
+mod post_norm;
+mod roberta;
+
+use std::{fmt, path::Path};
+
+use serde::Deserialize;
+
+use crate::{ImportError, graph::GraphBuilder, json, safetensors::Weights};
+
+/// An exporter: the `model_type` of the `config.json` it reads, and how.
+struct Family {
+    model_type: &'static str,
+    read: fn(config: &Path) -> Result<Box<dyn Architecture>, ImportError>,
+}
+
+const FAMILIES: &[Family] = &[
+    Family { model_type: "bert", read: bert::read },
+    Family { model_type: "roberta", read: roberta::read },
+    Family { model_type: "xlm-roberta", read: roberta::read },
+    Family { model_type: "distilbert", read: distilbert::read },
+];
+
+/// A model of some family, with the sizes of its configuration.
+pub(crate) trait Architecture: fmt::Debug + Send + Sync {
+    /// Width of a token's embedding.
+    fn hidden(&self) -> usize;
+
+    /// The most tokens that a sequence may have.
+    fn positions(&self) -> usize;
+
+    /// What may stand before the tensors' names, depending on the class the model was saved as.
+    fn prefixes(&self) -> &'static [&'static str];
+
+    /// Adds the whole network: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, output
+    /// `last_hidden_state`, f32 `[batch, sequence, hidden]`.
+    fn write(&self, weights: &Weights, graph: &mut GraphBuilder<'_>) -> Result<(), ImportError>;
+}
+
+#[derive(Deserialize)]
+struct ModelType {
+    model_type: String,
+}
+
+/// Reads a `config.json`, returning the `model_type` and its exporter.
+pub(crate) fn read(config: &Path) -> Result<(&'static str, Box<dyn Architecture>), ImportError> {
+    let ModelType { model_type } = json::read(config, "it describes the architecture")?;
+    let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
+        let supported = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
+        return Err(ImportError::UnsupportedFamily { path: config.to_owned(), model_type, supported });
+    };
+    Ok((family.model_type, (family.read)(config)?))
+}
+
+/// Refuses a setting of `config.json`.
+fn refuse(config: &Path, setting: impl Into<String>, expected: impl Into<String>) -> ImportError {
+    ImportError::Setting { path: config.to_owned(), setting: setting.into(), expected: expected.into() }
+}

@@ -1,0 +1,84 @@
+//! The identity of a model: one digest over everything that decides its vectors.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{ImportError, Progress, Stage};
+
+/// Part of every digest; raise it when the exporter writes another graph for the same folder.
+const EXPORTER: &str = "embedgate graph 1";
+
+/// Hexadecimal SHA-256 over the exporter's version, and name, size and content of each file.
+pub(crate) fn compute(
+    root: &Path,
+    files: &[PathBuf],
+    progress: &mut dyn FnMut(Progress),
+) -> Result<String, ImportError> {
+    let mut total = 0;
+    for path in files {
+        total += fs::metadata(path).map_err(ImportError::read(path, "it is part of the model"))?.len();
+    }
+    let mut digest = Sha256::new();
+    digest.update(EXPORTER);
+    let mut done = 0;
+    for path in files {
+        let mut file = File::open(path).map_err(ImportError::read(path, "it is part of the model"))?;
+        let size = file.metadata().map_err(ImportError::read(path, ""))?.len();
+        // Length and terminator keep neighbours apart: no two different folders yield the same run of bytes.
+        digest.update(format!("\n{}\0{size}\0", relative(root, path)));
+        let mut report = |bytes| {
+            done += bytes;
+            progress(Progress { stage: Stage::Checking, done, total });
+        };
+        copy(&mut file, &mut digest, &mut report).map_err(ImportError::read(path, ""))?;
+    }
+    Ok(hex(digest))
+}
+
+/// Name, size and time of change of each file: equal stamps mean that nothing was touched, so that a start need
+/// not read the weights again.
+pub(crate) fn stamp(root: &Path, files: &[PathBuf]) -> Result<String, ImportError> {
+    let mut stamp = EXPORTER.to_owned();
+    for path in files {
+        let metadata = fs::metadata(path).map_err(ImportError::read(path, "it is part of the model"))?;
+        let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let changed = changed.unwrap_or_default().as_nanos();
+        stamp += &format!("\n{} {} {changed}", relative(root, path), metadata.len());
+    }
+    Ok(stamp)
+}
+
+fn relative(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/")
+}
+
+/// Feeds a reader to a digest, a mebibyte at a time; `report` is told each piece's size.
+pub(crate) fn copy(
+    reader: &mut impl Read,
+    digest: &mut Sha256,
+    report: &mut dyn FnMut(u64),
+) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                digest.update(&buffer[..read]);
+                report(read as u64);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The digest in lower-case hexadecimal.
+pub(crate) fn hex(digest: Sha256) -> String {
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,283 @@
+//! What a model folder says about itself: everything that decides a vector is read, and nothing is guessed.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::{
+    Card, DenseLayer, ImportError, PoolingMode,
+    family::{self, Architecture},
+    json, onnx_folder,
+    pipeline::Pipeline,
+    safetensors::{INDEX, WEIGHTS, Weights},
+};
+
+/// The names under which sentence-transformers looks for the transformer's own settings.
+const SENTENCE_CONFIGS: &[&str] = &[
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// A folder that has been read and found complete; the weights have not been looked at yet.
+#[derive(Debug)]
+pub struct ModelFolder {
+    root: PathBuf,
+    card: Option<Card>,
+    model_type: String,
+    pub(crate) network: Network,
+    tokenizer: PathBuf,
+    window: usize,
+    hidden: usize,
+    pipeline: Pipeline,
+    /// Every file that decides a vector, weights included.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// Where the transformer comes from.
+#[derive(Debug)]
+pub(crate) enum Network {
+    /// Weights that an exporter of ours turns into a graph.
+    Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
+    /// A graph that somebody else exported.
+    Onnx(PathBuf),
+}
+
+/// `sentence_bert_config.json`.
+#[derive(Deserialize, Default)]
+struct SentenceConfig {
+    max_seq_length: Option<usize>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Deserialize)]
+struct LibraryConfig {
+    default_prompt_name: Option<String>,
+}
+
+/// `tokenizer_config.json`; the length is written as 1e30 where there is no limit.
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    model_max_length: Option<f64>,
+}
+
+/// The parts of `tokenizer.json` that matter here.
+#[derive(Deserialize)]
+struct TokenizerFile {
+    normalizer: Option<Normalizer>,
+    #[serde(rename = "model")]
+    _model: serde::de::IgnoredAny,
+}
+
+#[derive(Deserialize)]
+struct Normalizer {
+    r#type: String,
+    #[serde(default)]
+    lowercase: bool,
+    #[serde(default)]
+    normalizers: Vec<Normalizer>,
+}
+
+impl Normalizer {
+    fn lowercases(&self) -> bool {
+        self.lowercase || self.r#type == "Lowercase" || self.normalizers.iter().any(Self::lowercases)
+    }
+}
+
+/// The parts of `config.json` that are needed where no exporter reads it.
+#[derive(Deserialize)]
+struct AnyConfig {
+    model_type: String,
+    hidden_size: Option<usize>,
+    dim: Option<usize>,
+    max_position_embeddings: Option<usize>,
+}
+
+impl ModelFolder {
+    /// Reads a folder in sentence-transformers' layout, or a plain transformers folder whose `model.toml` states
+    /// pooling, normalisation and window.
+    ///
+    /// # Errors
+    /// Any [`ImportError`] but those about single tensors and about writing: those come from [`crate::import`].
+    pub fn open(root: impl AsRef<Path>) -> Result<Self, ImportError> {
+        let root = root.as_ref();
+        if !root.is_dir() {
+            let hint = "expected a model folder".to_owned();
+            return Err(ImportError::Missing { path: root.to_owned(), hint });
+        }
+        let card_path = root.join(Card::FILE);
+        let card = if card_path.exists() { Some(Card::load(&card_path)?) } else { None };
+        let pipeline = Pipeline::read(root, card.as_ref())?;
+        let folder = &pipeline.transformer;
+        let config = folder.join("config.json");
+        let mut files = pipeline.files.clone();
+        files.push(config.clone());
+
+        let known = family::read(&config);
+        // Our own graph is laid out for speed, so it goes first where both are possible.
+        let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
+        let ready_made = onnx_folder::find(root).filter(|_| known.is_err() || !has_weights);
+        let (model_type, network, hidden, positions) = match (ready_made, known) {
+            (Some(graph), Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. })) => {
+                let any: AnyConfig = json::read(&config, "")?;
+                let Some(hidden) = pipeline.hidden.or(any.hidden_size).or(any.dim) else {
+                    return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
+                };
+                files.extend(onnx_folder::files(&graph)?);
+                (any.model_type, Network::Onnx(graph), hidden, any.max_position_embeddings)
+            }
+            (_, Err(error)) => return Err(error),
+            (None, Ok((model_type, architecture))) => {
+                let (hidden, positions) = (architecture.hidden(), architecture.positions());
+                files.extend(Weights::files(folder)?);
+                let network = Network::Weights { folder: folder.clone(), architecture };
+                (model_type.to_owned(), network, hidden, Some(positions))
+            }
+        };
+        if let Some(pooled) = pipeline.hidden.filter(|&pooled| pooled != hidden) {
+            let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
+            return Err(setting(&config, &found, "equal sizes"));
+        }
+
+        let tokenizer = folder.join("tokenizer.json");
+        let hint = "the fast tokenizer's file; save the tokenizer again with transformers' `use_fast=True`";
+        let tokenizer_file: TokenizerFile = json::read(&tokenizer, hint)?;
+        files.push(tokenizer.clone());
+        refuse_default_prompt(root)?;
+        let (sentence_path, sentence) = read_sentence_config(folder)?;
+        if sentence.do_lower_case
+            && !tokenizer_file.normalizer.is_some_and(|normalizer| normalizer.lowercases())
+        {
+            let expected = "only with a tokenizer that lowers the case itself";
+            return Err(setting(&sentence_path, "do_lower_case = true", expected));
+        }
+        if sentence_path.exists() {
+            files.push(sentence_path.clone());
+        }
+        let stated = sentence.max_seq_length;
+        let window = window(folder, &sentence_path, stated, positions, card.as_ref(), &mut files)?;
+
+        files.sort_unstable();
+        files.dedup();
+        let root = root.to_owned();
+        let this = Self { root, card, model_type, network, tokenizer, window, hidden, pipeline, files };
+        if let Some(card) = &this.card {
+            card.check(&card_path, &this)?;
+        }
+        Ok(this)
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The card beside the weights, if there is one.
+    pub fn card(&self) -> Option<&Card> {
+        self.card.as_ref()
+    }
+
+    /// The architecture, by transformers' name for it (`model_type`).
+    pub fn family(&self) -> &str {
+        &self.model_type
+    }
+
+    /// The `tokenizer.json`.
+    pub fn tokenizer(&self) -> &Path {
+        &self.tokenizer
+    }
+
+    /// The most tokens a text may have, special tokens included.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Width of a token's embedding.
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
+
+    /// Length of a vector, after the dense layers.
+    pub fn dimensions(&self) -> usize {
+        self.pipeline.dense.last().map_or(self.hidden, |layer| layer.outputs)
+    }
+
+    /// How token embeddings become one vector.
+    pub fn pooling(&self) -> PoolingMode {
+        self.pipeline.pooling
+    }
+
+    /// Whether vectors are scaled to length 1.
+    pub fn normalize(&self) -> bool {
+        self.pipeline.normalize
+    }
+
+    /// The layers between pooling and normalisation, in order.
+    pub fn dense(&self) -> &[DenseLayer] {
+        &self.pipeline.dense
+    }
+}
+
+fn setting(path: &Path, setting: &str, expected: &str) -> ImportError {
+    ImportError::Setting { path: path.to_owned(), setting: setting.to_owned(), expected: expected.to_owned() }
+}
+
+/// The first of the known names that is there, or the usual one with nothing in it.
+fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), ImportError> {
+    for name in SENTENCE_CONFIGS {
+        let path = folder.join(name);
+        if let Some(config) = json::read_optional(&path)? {
+            return Ok((path, config));
+        }
+    }
+    Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
+}
+
+/// sentence-transformers puts a default prompt before every text; the engine does not.
+fn refuse_default_prompt(root: &Path) -> Result<(), ImportError> {
+    let path = root.join("config_sentence_transformers.json");
+    match json::read_optional::<LibraryConfig>(&path)?.and_then(|config| config.default_prompt_name) {
+        Some(name) => Err(setting(&path, &format!("default_prompt_name `{name}`"), "it must be null")),
+        None => Ok(()),
+    }
+}
+
+/// The window as sentence-transformers finds it (its own setting, else the smaller of the tokenizer's and the
+/// position table's), with the card in the place of what the folder does not say; never beyond the positions.
+fn window(
+    folder: &Path,
+    sentence_path: &Path,
+    stated: Option<usize>,
+    positions: Option<usize>,
+    card: Option<&Card>,
+    files: &mut Vec<PathBuf>,
+) -> Result<usize, ImportError> {
+    let limit = positions.unwrap_or(usize::MAX);
+    if let Some(window) = stated.or_else(|| card?.window) {
+        return match window.min(limit) {
+            0 => Err(setting(sentence_path, "a window of 0 tokens", "at least 1")),
+            window => Ok(window),
+        };
+    }
+    let path = folder.join("tokenizer_config.json");
+    let length = json::read_optional::<TokenizerConfig>(&path)?.and_then(|config| config.model_max_length);
+    match (length, positions) {
+        (Some(length), Some(positions)) if length >= 1.0 => {
+            files.push(path);
+            // Saturates: an absent limit is written as 1e30.
+            Ok((length as usize).min(positions))
+        }
+        _ => Err(ImportError::Missing {
+            path: sentence_path.to_owned(),
+            hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that states \
+                   `window`"
+                .to_owned(),
+        }),
+    }
+}

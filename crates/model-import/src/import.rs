@@ -1,0 +1,196 @@
+//! From a folder to a graph on disk: once, whole or not at all.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+use tempfile::NamedTempFile;
+
+use crate::{
+    ImportError, ModelFolder,
+    family::Architecture,
+    fingerprint,
+    folder::Network,
+    graph::GraphBuilder,
+    onnx::{Entry, Model},
+    onnx_folder,
+    safetensors::Weights,
+};
+
+/// The graph's name in the model folder.
+const GRAPH: &str = "embedgate.onnx";
+/// The name of its weights, beside it.
+const DATA: &str = "embedgate.onnx.data";
+/// The key of the graph's metadata under which the fingerprint stands.
+const FINGERPRINT: &str = "embedgate.fingerprint";
+/// The key for the stamp of the files it was made from.
+const STAMP: &str = "embedgate.stamp";
+
+/// A graph that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Graph {
+    /// The ONNX file.
+    pub path: PathBuf,
+    /// What it must be given, each i64 `[batch, sequence]`.
+    pub inputs: Vec<GraphInput>,
+    /// What to read.
+    pub output: GraphOutput,
+    /// Hexadecimal SHA-256 over weights, tokenizer, configuration and exporter version: equal fingerprints give
+    /// equal vectors.
+    pub fingerprint: String,
+}
+
+/// An input, by its customary name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraphInput {
+    /// `input_ids`.
+    InputIds,
+    /// `attention_mask`: 1 for a token, 0 for padding.
+    AttentionMask,
+    /// `token_type_ids`: all 0, since texts come alone.
+    TokenTypeIds,
+}
+
+/// The output to read, f32.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphOutput {
+    /// Its name in the graph.
+    pub name: String,
+    /// What it holds.
+    pub kind: OutputKind,
+}
+
+/// What an output holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// `[batch, sequence, hidden]`, still to be pooled and sent through the dense layers.
+    TokenEmbeddings,
+    /// `[batch, dimensions]`: pooling and dense layers are part of the graph.
+    SentenceEmbedding,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub stage: Stage,
+    /// Bytes done.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// The parts of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the model's files to compute their digest.
+    Checking,
+    /// Writing the graph's weights.
+    Writing,
+}
+
+/// Makes sure that the folder holds a graph, and returns it.
+///
+/// Weights are exported to `embedgate.onnx` and `embedgate.onnx.data` beside them, unless an export of exactly
+/// these files is there already. A ready-made graph is inspected and left as it is.
+///
+/// # Errors
+/// Any [`ImportError`]; the folder then holds no new file.
+pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<Graph, ImportError> {
+    match &folder.network {
+        Network::Onnx(path) => onnx_folder::inspect(path, folder, progress),
+        Network::Weights { folder: weights, architecture } => {
+            if let Some(graph) = up_to_date(folder, progress)? {
+                return Ok(graph);
+            }
+            let stamp = fingerprint::stamp(folder.root(), &folder.files)?;
+            let fingerprint = fingerprint::compute(folder.root(), &folder.files, progress)?;
+            let metadata = vec![Entry::new(FINGERPRINT, fingerprint.clone()), Entry::new(STAMP, stamp)];
+            export(folder.root(), weights, architecture.as_ref(), metadata, progress)?;
+            Ok(ours(folder.root(), fingerprint))
+        }
+    }
+}
+
+/// The graph that is already there for exactly these files.
+pub(crate) fn up_to_date(
+    folder: &ModelFolder,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Option<Graph>, ImportError> {
+    let path = match &folder.network {
+        Network::Onnx(path) => return onnx_folder::inspect(path, folder, progress).map(Some),
+        Network::Weights { .. } => folder.root().join(GRAPH),
+    };
+    // Whatever is wrong with an earlier export is mended by exporting again.
+    let Ok(model) = onnx_folder::read(&path) else { return Ok(None) };
+    if onnx_folder::check_external_data(&path, &model).is_err() {
+        return Ok(None);
+    }
+    let Some(known) = Entry::find(&model.metadata_props, FINGERPRINT) else { return Ok(None) };
+    let stamp = fingerprint::stamp(folder.root(), &folder.files)?;
+    if Entry::find(&model.metadata_props, STAMP) == Some(&stamp)
+        || fingerprint::compute(folder.root(), &folder.files, progress)? == known
+    {
+        return Ok(Some(ours(folder.root(), known.to_owned())));
+    }
+    Ok(None)
+}
+
+fn ours(root: &Path, fingerprint: String) -> Graph {
+    Graph {
+        path: root.join(GRAPH),
+        inputs: vec![GraphInput::InputIds, GraphInput::AttentionMask],
+        output: GraphOutput { name: "last_hidden_state".to_owned(), kind: OutputKind::TokenEmbeddings },
+        fingerprint,
+    }
+}
+
+/// Writes both files under temporary names, which vanish on failure, then renames them.
+fn export(
+    root: &Path,
+    weights: &Path,
+    architecture: &dyn Architecture,
+    metadata: Vec<Entry>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(), ImportError> {
+    let weights = Weights::open(weights, architecture.prefixes())?;
+    let total = weights.bytes();
+    let (graph_path, data_path) = (root.join(GRAPH), root.join(DATA));
+    let mut data = temporary(root).map_err(ImportError::write(&data_path))?;
+    let mut report = |done: u64| progress(Progress { stage: Stage::Writing, done: done.min(total), total });
+    let mut builder = GraphBuilder::new(data.as_file_mut(), &data_path, &mut report);
+    architecture.write(&weights, &mut builder)?;
+    let model: Model = builder.finish(metadata)?;
+    let mut graph = temporary(root).map_err(ImportError::write(&graph_path))?;
+    graph.write_all(&model.encode_to_vec()).map_err(ImportError::write(&graph_path))?;
+    for (file, path) in [(&data, &data_path), (&graph, &graph_path)] {
+        file.as_file().sync_all().map_err(ImportError::write(path))?;
+    }
+
+    // Were the process to end between the renames, an old graph must not be left beside new weights.
+    match fs::remove_file(&graph_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(ImportError::Write { path: graph_path, source: error });
+        }
+        _ => {}
+    }
+    data.persist(&data_path).map_err(|error| ImportError::Write { path: data_path, source: error.error })?;
+    graph
+        .persist(&graph_path)
+        .map_err(|error| ImportError::Write { path: graph_path, source: error.error })?;
+    report(total);
+    Ok(())
+}
+
+/// A file in `root` that is removed unless it is renamed. Readable by all, as far as the umask lets it: the
+/// server may run as another user than the importer.
+fn temporary(root: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".embedgate-").suffix(".partial");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(root)
+}

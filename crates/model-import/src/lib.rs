@@ -1,0 +1,46 @@
+//! A Hugging Face model folder in, an ONNX graph laid out for speed out; no Python, no runtime, no network.
+//!
+//! [`ModelFolder::open`] reads what the folder says about itself, in the layout of sentence-transformers:
+//! architecture, tokenizer, window, pooling, dense layers, normalisation. What would change a vector and is not
+//! understood is an error, and so is what is not said: nothing is guessed. A [`Card`] (`model.toml`) may state
+//! what a plain transformers folder does not.
+//!
+//! [`import`] then makes sure that there is a graph:
+//!
+//! ```text
+//! model.safetensors ─ safetensors (mapped, as f32) ─┐
+//!                                                   ├─▶ family/* ─▶ graph ─▶ embedgate.onnx (operators)
+//! config.json ──────────────────────────────────────┘                        embedgate.onnx.data (weights)
+//! model.onnx, onnx/model.onnx ─▶ onnx_folder: inspected, used as it is
+//! ```
+//!
+//! * A graph is written under temporary names and renamed; a failure leaves the folder as it was.
+//! * It carries the digest of the files it was made from, and is made again only when they change.
+//! * The weights lie in a file of their own, each at a page boundary, for the runtime to map.
+//!
+//! A new architecture is one file in `family` and one line in its list.
+//!
+//! What this crate must never know: ONNX Runtime, HTTP, OpenAI's schema, how files got here.
+#![deny(missing_docs)]
+
+mod card;
+mod error;
+mod family;
+mod fingerprint;
+mod folder;
+mod graph;
+mod import;
+mod json;
+mod list;
+mod mapped;
+mod onnx;
+mod onnx_folder;
+mod pipeline;
+mod safetensors;
+
+pub use card::{Card, FileEntry, Golden, Source};
+pub use error::ImportError;
+pub use folder::ModelFolder;
+pub use import::{Graph, GraphInput, GraphOutput, OutputKind, Progress, Stage, import};
+pub use list::{Listed, State, list};
+pub use pipeline::{DenseActivation, DenseLayer, PoolingMode};

@@ -1,0 +1,58 @@
+//! What lies in a folder of models, and what each still lacks.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{Card, ImportError, ModelFolder, import::up_to_date};
+
+/// One model folder.
+#[derive(Debug)]
+pub struct Listed {
+    /// The folder's name.
+    pub id: String,
+    /// The folder.
+    pub path: PathBuf,
+    /// Its card, if there is one that can be read.
+    pub card: Option<Card>,
+    /// Whether it can be served.
+    pub state: State,
+}
+
+/// Whether a model can be served.
+#[derive(Debug)]
+pub enum State {
+    /// Its graph is there.
+    Ready,
+    /// Complete, but [`crate::import`] has not been run on it as it is now.
+    NotImported,
+    /// Something is missing or wrong.
+    Incomplete(ImportError),
+}
+
+/// The folders directly below `models`, by name.
+///
+/// # Errors
+/// [`ImportError::Missing`] or [`ImportError::Read`] for `models` itself; what is wrong with one model is its
+/// [`State`].
+pub fn list(models: &Path) -> Result<Vec<Listed>, ImportError> {
+    let unreadable = || ImportError::read(models, "expected a folder of models");
+    let mut listed = Vec::new();
+    for entry in fs::read_dir(models).map_err(unreadable())? {
+        let entry = entry.map_err(unreadable())?;
+        let (id, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        if id.starts_with('.') || !path.is_dir() {
+            continue;
+        }
+        let card = Card::load(&path.join(Card::FILE)).ok();
+        let state = match ModelFolder::open(&path).and_then(|folder| up_to_date(&folder, &mut |_| {})) {
+            Ok(Some(_)) => State::Ready,
+            Ok(None) => State::NotImported,
+            Err(error) => State::Incomplete(error),
+        };
+        listed.push(Listed { id, path, card, state });
+    }
+    listed.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(listed)
+}

@@ -1,0 +1,18 @@
+//! Memory maps of model files: the crate's only unsafe code.
+
+use std::{fs::File, path::Path};
+
+use memmap2::Mmap;
+
+use crate::ImportError;
+
+/// Maps a file for reading; a missing file is reported with `hint`.
+pub(crate) fn map(path: &Path, hint: &str) -> Result<Mmap, ImportError> {
+    let file = File::open(path).map_err(ImportError::read(path, hint))?;
+    // SAFETY: the map is read-only and used as plain bytes, for which every value is valid. What cannot be ruled
+    // out is another process that shortens the file meanwhile; that raises SIGBUS, as it would in any reader of
+    // model files, and ends the process rather than yielding wrong weights.
+    #[allow(unsafe_code)]
+    let map = unsafe { Mmap::map(&file) };
+    map.map_err(|source| ImportError::Read { path: path.to_owned(), source })
+}

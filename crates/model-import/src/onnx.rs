@@ -1,0 +1,252 @@
+//! The protobuf messages of an ONNX file, as far as they are written or inspected here.
+//!
+//! Declared by hand from the public `onnx.proto3`, tag for tag, so that building needs no protobuf compiler.
+//! Fields left out are skipped when decoding, in particular `TensorProto.raw_data`: inspecting a graph with
+//! embedded weights copies none of them.
+
+use prost::{Enumeration, Message};
+
+/// A file.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Model {
+    #[prost(int64, tag = "1")]
+    pub(crate) ir_version: i64,
+    #[prost(string, tag = "2")]
+    pub(crate) producer_name: String,
+    #[prost(string, tag = "3")]
+    pub(crate) producer_version: String,
+    #[prost(message, optional, tag = "7")]
+    pub(crate) graph: Option<Graph>,
+    #[prost(message, repeated, tag = "8")]
+    pub(crate) opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "14")]
+    pub(crate) metadata_props: Vec<Entry>,
+}
+
+/// Which version of an operator domain the graph was written against.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OperatorSet {
+    #[prost(string, tag = "1")]
+    pub(crate) domain: String,
+    #[prost(int64, tag = "2")]
+    pub(crate) version: i64,
+}
+
+/// A key and a value.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Entry {
+    #[prost(string, tag = "1")]
+    pub(crate) key: String,
+    #[prost(string, tag = "2")]
+    pub(crate) value: String,
+}
+
+impl Entry {
+    pub(crate) fn new(key: &str, value: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), value: value.into() }
+    }
+
+    /// The value under `key`, if it is there.
+    pub(crate) fn find<'a>(entries: &'a [Self], key: &str) -> Option<&'a str> {
+        entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
+    }
+}
+
+/// Nodes in execution order, with their constants.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Graph {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) node: Vec<Node>,
+    #[prost(string, tag = "2")]
+    pub(crate) name: String,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) initializer: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) input: Vec<Value>,
+    #[prost(message, repeated, tag = "12")]
+    pub(crate) output: Vec<Value>,
+}
+
+/// One operator.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub(crate) input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) output: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub(crate) name: String,
+    #[prost(string, tag = "4")]
+    pub(crate) op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) attribute: Vec<Attribute>,
+}
+
+/// A setting of an operator.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Attribute {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(float, tag = "2")]
+    pub(crate) f: f32,
+    #[prost(int64, tag = "3")]
+    pub(crate) i: i64,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(crate) s: Vec<u8>,
+    #[prost(int64, repeated, tag = "8")]
+    pub(crate) ints: Vec<i64>,
+    #[prost(enumeration = "AttributeKind", tag = "20")]
+    pub(crate) kind: i32,
+}
+
+/// Which field of an [`Attribute`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum AttributeKind {
+    Undefined = 0,
+    Float = 1,
+    Int = 2,
+    String = 3,
+    Ints = 7,
+}
+
+impl Attribute {
+    pub(crate) fn float(name: &str, f: f32) -> Self {
+        Self { name: name.to_owned(), f, kind: AttributeKind::Float.into(), ..Self::default() }
+    }
+
+    pub(crate) fn int(name: &str, i: i64) -> Self {
+        Self { name: name.to_owned(), i, kind: AttributeKind::Int.into(), ..Self::default() }
+    }
+
+    pub(crate) fn ints(name: &str, ints: &[i64]) -> Self {
+        Self {
+            name: name.to_owned(),
+            ints: ints.to_vec(),
+            kind: AttributeKind::Ints.into(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn string(name: &str, s: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            s: s.as_bytes().to_vec(),
+            kind: AttributeKind::String.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A constant: small ones inline, weights by reference into another file.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Tensor {
+    #[prost(int64, repeated, tag = "1")]
+    pub(crate) dims: Vec<i64>,
+    #[prost(enumeration = "ElementType", tag = "2")]
+    pub(crate) data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    pub(crate) float_data: Vec<f32>,
+    #[prost(int64, repeated, tag = "7")]
+    pub(crate) int64_data: Vec<i64>,
+    #[prost(string, tag = "8")]
+    pub(crate) name: String,
+    #[prost(message, repeated, tag = "13")]
+    pub(crate) external_data: Vec<Entry>,
+    #[prost(enumeration = "DataLocation", tag = "14")]
+    pub(crate) data_location: i32,
+}
+
+/// The element types that graphs of ours hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum ElementType {
+    Undefined = 0,
+    Float = 1,
+    Int64 = 7,
+}
+
+/// Where a tensor's bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub(crate) enum DataLocation {
+    Default = 0,
+    External = 1,
+}
+
+/// An input or output of the graph.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Value {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) r#type: Option<Type>,
+}
+
+impl Value {
+    /// A tensor; a name stands for a dimension that varies.
+    pub(crate) fn tensor(name: &str, element: ElementType, dimensions: Vec<Dimension>) -> Self {
+        let shape = Some(Shape { dim: dimensions });
+        let tensor_type = Some(TensorType { elem_type: element.into(), shape });
+        Self { name: name.to_owned(), r#type: Some(Type { tensor_type }) }
+    }
+
+    /// Its dimensions, where the file states them.
+    pub(crate) fn dimensions(&self) -> Option<&[Dimension]> {
+        Some(&self.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()?.dim)
+    }
+
+    /// The number of its elements' type in `TensorProto.DataType`.
+    pub(crate) fn element(&self) -> Option<i32> {
+        Some(self.r#type.as_ref()?.tensor_type.as_ref()?.elem_type)
+    }
+}
+
+/// The type of a value; only tensors are known.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Type {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) tensor_type: Option<TensorType>,
+}
+
+/// Element type and shape.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TensorType {
+    #[prost(enumeration = "ElementType", tag = "1")]
+    pub(crate) elem_type: i32,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) shape: Option<Shape>,
+}
+
+/// A list of dimensions.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) dim: Vec<Dimension>,
+}
+
+/// A fixed size, or a name for one that varies.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Dimension {
+    #[prost(oneof = "Size", tags = "1, 2")]
+    pub(crate) size: Option<Size>,
+}
+
+/// See [`Dimension`].
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum Size {
+    #[prost(int64, tag = "1")]
+    Fixed(i64),
+    #[prost(string, tag = "2")]
+    Named(String),
+}
+
+impl Dimension {
+    pub(crate) fn fixed(size: i64) -> Self {
+        Self { size: Some(Size::Fixed(size)) }
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        Self { size: Some(Size::Named(name.to_owned())) }
+    }
+}

@@ -1,0 +1,202 @@
+//! What follows the transformer: pooling, dense layers, normalisation, as `modules.json` lists them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Card, ImportError, json, safetensors::Weights};
+
+/// How the token embeddings of a text become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolingMode {
+    /// Mean over tokens.
+    Mean,
+    /// The first token.
+    Cls,
+    /// Maximum over tokens, for each dimension.
+    Max,
+    /// The last token.
+    LastToken,
+    /// Sum over tokens, divided by the square root of their number.
+    MeanSqrtLen,
+    /// Mean with weights 1, 2, 3, … by position.
+    WeightedMean,
+}
+
+/// What a [`DenseLayer`] applies to its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenseActivation {
+    /// Nothing.
+    Identity,
+    /// The hyperbolic tangent.
+    Tanh,
+}
+
+/// A layer after pooling: `activation(weight · x + bias)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseLayer {
+    /// Length of `x`.
+    pub inputs: usize,
+    /// Length of the result.
+    pub outputs: usize,
+    /// Row-major, `[outputs, inputs]`.
+    pub weight: Vec<f32>,
+    /// `[outputs]`, if the layer has one.
+    pub bias: Option<Vec<f32>>,
+    /// Applied last.
+    pub activation: DenseActivation,
+}
+
+/// The head of a model, and where its transformer lies.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    /// The folder with `config.json` and the weights.
+    pub(crate) transformer: PathBuf,
+    pub(crate) pooling: PoolingMode,
+    /// Width of the pooled vector, where a file states it.
+    pub(crate) hidden: Option<usize>,
+    pub(crate) dense: Vec<DenseLayer>,
+    pub(crate) normalize: bool,
+    /// The files that were read.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    r#type: String,
+}
+
+/// `1_Pooling/config.json`: one flag for each mode.
+#[derive(Deserialize)]
+struct PoolingConfig {
+    word_embedding_dimension: usize,
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct DenseConfig {
+    in_features: usize,
+    out_features: usize,
+    bias: bool,
+    activation_function: String,
+}
+
+impl Pipeline {
+    /// Reads `modules.json` and what it points to; without one, the card must say what it would say.
+    pub(crate) fn read(root: &Path, card: Option<&Card>) -> Result<Self, ImportError> {
+        let list = root.join("modules.json");
+        if let Some(modules) = json::read_optional::<Vec<Module>>(&list)? {
+            return Self::from_modules(root, &list, &modules);
+        }
+        let Some((pooling, normalize)) = card.and_then(|card| Some((card.pooling?, card.normalize?))) else {
+            return Err(ImportError::Missing {
+                path: list,
+                hint: "it lists how token embeddings become a vector; a folder without it needs a `model.toml` that \
+                       states `pooling` and `normalize`"
+                    .to_owned(),
+            });
+        };
+        let (transformer, files) = (root.to_owned(), vec![]);
+        Ok(Self { transformer, pooling, hidden: None, dense: vec![], normalize, files })
+    }
+
+    fn from_modules(root: &Path, list: &Path, modules: &[Module]) -> Result<Self, ImportError> {
+        let mut files = vec![list.to_owned()];
+        let mut transformer = None;
+        let mut pooling = None;
+        let mut dense: Vec<DenseLayer> = vec![];
+        let mut normalize = false;
+        for (position, module) in modules.iter().enumerate() {
+            // A trailing slash would make two names of one file.
+            let folder = match module.path.trim_end_matches('/') {
+                "" => root.to_owned(),
+                path => json::inside(root, path, list)?,
+            };
+            match module.r#type.strip_prefix("sentence_transformers.models.") {
+                Some("Transformer") if position == 0 => transformer = Some(folder),
+                Some("Pooling") if position == 1 && transformer.is_some() => {
+                    let config = folder.join("config.json");
+                    pooling = Some(read_pooling(&config)?);
+                    files.push(config);
+                }
+                Some("Dense") if pooling.is_some() && !normalize => {
+                    let config = folder.join("config.json");
+                    dense.push(read_dense(&folder, &config)?);
+                    files.push(config);
+                    files.extend(Weights::files(&folder)?);
+                }
+                Some("Normalize") if pooling.is_some() && !normalize => normalize = true,
+                _ => {
+                    let (path, module) = (list.to_owned(), module.r#type.clone());
+                    return Err(ImportError::UnsupportedModule { path, position, module });
+                }
+            }
+        }
+        let (Some(transformer), Some((pooling, hidden))) = (transformer, pooling) else {
+            let (path, module) = (list.to_owned(), "missing".to_owned());
+            return Err(ImportError::UnsupportedModule { path, position: modules.len(), module });
+        };
+        let mut width = hidden;
+        for (index, layer) in dense.iter().enumerate() {
+            if layer.inputs != width {
+                return Err(ImportError::Setting {
+                    path: list.to_owned(),
+                    setting: format!("a chain whose Dense {index} takes {} values", layer.inputs),
+                    expected: format!("the module before it yields {width}"),
+                });
+            }
+            width = layer.outputs;
+        }
+        Ok(Self { transformer, pooling, hidden: Some(hidden), dense, normalize, files })
+    }
+}
+
+/// The one mode that is on, and the width of what it pools.
+fn read_pooling(path: &Path) -> Result<(PoolingMode, usize), ImportError> {
+    let config: PoolingConfig = json::read(path, "it says how tokens are pooled")?;
+    let on: Vec<&str> = config
+        .rest
+        .iter()
+        .filter(|(key, value)| key.starts_with("pooling_mode") && value.as_bool() != Some(false))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    let mode = match on[..] {
+        ["pooling_mode_mean_tokens"] => PoolingMode::Mean,
+        ["pooling_mode_cls_token"] => PoolingMode::Cls,
+        ["pooling_mode_max_tokens"] => PoolingMode::Max,
+        ["pooling_mode_lasttoken"] => PoolingMode::LastToken,
+        ["pooling_mode_mean_sqrt_len_tokens"] => PoolingMode::MeanSqrtLen,
+        ["pooling_mode_weightedmean_tokens"] => PoolingMode::WeightedMean,
+        _ => {
+            let found = if on.is_empty() { "none".to_owned() } else { on.join(", ") };
+            return Err(ImportError::UnsupportedPooling { path: path.to_owned(), found });
+        }
+    };
+    Ok((mode, config.word_embedding_dimension))
+}
+
+fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
+    let config: DenseConfig = json::read(path, "it describes the dense layer")?;
+    let activation = match config.activation_function.as_str() {
+        "torch.nn.modules.activation.Tanh" => DenseActivation::Tanh,
+        "torch.nn.modules.linear.Identity" => DenseActivation::Identity,
+        other => {
+            return Err(ImportError::Setting {
+                path: path.to_owned(),
+                setting: format!("the activation `{other}`"),
+                expected: "torch.nn.modules.activation.Tanh or torch.nn.modules.linear.Identity".to_owned(),
+            });
+        }
+    };
+    let (inputs, outputs) = (config.in_features, config.out_features);
+    let weights = Weights::open(folder, &[])?;
+    let weight = weights.tensor("linear.weight", &[outputs, inputs])?;
+    let bias = if config.bias { Some(weights.tensor("linear.bias", &[outputs])?) } else { None };
+    Ok(DenseLayer { inputs, outputs, weight, bias, activation })
+}
