@@ -141,13 +141,13 @@ impl Engine {
     /// [`StartError`]: what is missing or contradictory, and what to do.
     pub fn start(
         config: EngineConfig,
-        encoders: EncoderFactory,
+        encoders: &EncoderFactory,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let tokenizer = Tokenizer::load(&config.tokenizer)?;
         config.check(&tokenizer)?;
         let built: Vec<Box<dyn Encoder>> = (0..config.workers)
-            .map(|_| warm_encoder(&encoders, &config, &tokenizer))
+            .map(|_| warm_encoder(encoders, &config, &tokenizer))
             .collect::<Result<_, _>>()?;
         let admission = Admission::new(config.queue_tokens);
         let queue = Queue::new(Arc::clone(&admission));
@@ -162,7 +162,7 @@ impl Engine {
             threads: Mutex::default(),
         };
         for encoder in built {
-            let (shared, encoders) = (Arc::clone(&shared), Arc::clone(&encoders));
+            let (shared, encoders) = (Arc::clone(&shared), Arc::clone(encoders));
             engine.spawn("worker", move || worker::run(&shared, encoder, &encoders))?;
         }
         for _ in 0..shared.config.tokenizer_threads {

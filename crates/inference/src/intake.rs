@@ -101,7 +101,7 @@ fn tokenize(
         }
         let content = match &intake.inputs[index] {
             Input::Text(text) => {
-                shared.tokenizer.encode(text, scratch).map_err(EmbedError::Tokenizer)?;
+                shared.tokenizer.encode_into(text, scratch).map_err(EmbedError::Tokenizer)?;
                 PipelineToken::cast_slice(scratch)
             }
             Input::Tokens(ids) => {

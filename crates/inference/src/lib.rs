@@ -33,6 +33,7 @@ mod pooling;
 mod provider;
 mod queue;
 mod tokenize;
+mod unicode;
 mod worker;
 
 pub use encoder::{Batch, EncodeError, Encoder, EncoderFactory};

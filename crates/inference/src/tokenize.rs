@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-use crate::StartError;
+use crate::{StartError, unicode::OldTables};
 
 /// A model's tokenizer. Cheap to clone; shared between threads.
 #[derive(Clone)]
@@ -17,6 +17,7 @@ pub struct Tokenizer {
     options: EncodeOptions,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
+    tables: OldTables,
 }
 
 impl Tokenizer {
@@ -38,7 +39,8 @@ impl Tokenizer {
             padding: Override::Off,
             truncation: Override::Off,
         };
-        Ok(Self { pipeline, options, prefix, suffix })
+        let tables = OldTables::for_tokenizer(&json);
+        Ok(Self { pipeline, options, prefix, suffix, tables })
     }
 
     /// Number of special tokens around every sequence.
@@ -46,13 +48,21 @@ impl Tokenizer {
         self.prefix.len() + self.suffix.len()
     }
 
-    /// Replaces `ids` by the ids of `text`, whole and without special tokens.
+    /// The ids of `text`, whole and without special tokens.
     ///
     /// # Errors
     /// What the tokenizer library says, in words.
-    pub fn encode(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), String> {
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut ids = Vec::new();
+        self.encode_into(text, &mut ids)?;
+        Ok(PipelineToken::cast_slice(&ids).to_vec())
+    }
+
+    /// As [`encode`](Self::encode), into a buffer that the caller keeps from text to text.
+    pub(crate) fn encode_into(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), String> {
         ids.clear();
-        self.pipeline.encode_into(strip(text), &self.options, ids).map_err(|error| error.to_string())
+        let text = self.tables.apply(strip(text));
+        self.pipeline.encode_into(&text, &self.options, ids).map_err(|error| error.to_string())
     }
 
     /// Appends `content` to `out` with the special tokens around it.

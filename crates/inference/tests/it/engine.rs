@@ -1,0 +1,326 @@
+//! The engine's promises, on a fake encoder: order, isolation, admission, deadlines, departure, shutdown.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use inference::{
+    EmbedError, EncodeError, Encoder, Engine, GoldenError, GoldenText, Input, Job, Overlong, StartError,
+    SubmitError,
+};
+use proptest::prelude::*;
+
+use crate::rig::{DIMENSIONS, FAIL, NAN, PANIC, Rig, WINDOW, config, framed, job, vector_of};
+
+/// Waits until nothing is in flight any more.
+fn settle(engine: &Engine) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while engine.load().tokens_in_flight > 0 {
+        assert!(Instant::now() < end, "tokens stay in flight: {:?}", engine.load());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn vectors_come_in_the_callers_order() {
+    let rig = Rig::default();
+    let inputs: Vec<Vec<u32>> =
+        (0..300).map(|n| (0..=n % 13).map(|i| 10 + (n * 7 + i) % 500).collect()).collect();
+    let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
+    let embeddings = rig.submit(&inputs).wait().unwrap();
+    let expected: Vec<f32> = inputs.iter().flat_map(|ids| vector_of(&framed(ids))).collect();
+    assert_eq!(embeddings.vectors, expected);
+    assert_eq!(embeddings.tokens, inputs.iter().map(|ids| ids.len() as u32 + 2).collect::<Vec<_>>());
+    assert_eq!(embeddings.total_tokens(), rig.counts.tokens.load(Ordering::SeqCst) as u64);
+    assert_eq!(rig.counts.inputs.load(Ordering::SeqCst), 300);
+    assert_eq!(rig.counts.waits.load(Ordering::SeqCst), 1);
+    let batches = rig.counts.batches.lock().unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.inputs).sum::<usize>(), 300);
+    assert!(batches.iter().all(|batch| batch.tokens <= 64 && batch.inputs <= 8 && batch.padding == 0));
+}
+
+#[test]
+fn padding_is_counted() {
+    let rig = Rig::with_padding(config(), true).unwrap();
+    rig.submit(&[&[5, 6, 7], &[5]]).wait().unwrap();
+    let padding: usize = rig.counts.batches.lock().unwrap().iter().map(|batch| batch.padding).sum();
+    assert_eq!(padding, 2);
+}
+
+#[test]
+fn concurrent_jobs_are_not_mixed_up() {
+    let rig = Rig::start(inference::EngineConfig { workers: 3, ..config() }).unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..8u32 {
+            let rig = &rig;
+            scope.spawn(move || {
+                for round in 0..50 {
+                    let ids: Vec<Vec<u32>> =
+                        (0..=round % 5).map(|n| vec![10 + client * 60 + round, 10 + n]).collect();
+                    let inputs: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+                    let expected: Vec<f32> = inputs.iter().flat_map(|ids| vector_of(&framed(ids))).collect();
+                    assert_eq!(rig.submit(&inputs).wait().unwrap().vectors, expected);
+                }
+            });
+        }
+    });
+    settle(&rig.engine);
+    assert_eq!(rig.engine.load().running_requests, 0);
+}
+
+#[test]
+fn overlong_inputs_follow_the_policy() {
+    let rig = Rig::default();
+    let long: Vec<u32> = (0..30).map(|n| 10 + n).collect();
+    let submit = |overlong| rig.engine.submit(Job { overlong, ..job(&[&[7], &long]) }).unwrap().wait();
+
+    let cut = submit(Overlong::Truncate).unwrap();
+    assert_eq!((cut.tokens, cut.truncated), (vec![3, 16], 1));
+    assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&framed(&long[..14])));
+    assert_eq!(rig.counts.truncated.load(Ordering::SeqCst), 1);
+
+    let averaged = submit(Overlong::Average).unwrap();
+    // Windows of 14, 14 and 2 tokens beside their special ones.
+    assert_eq!((averaged.tokens, averaged.truncated), (vec![3, 16 + 16 + 4], 0));
+    let windows = [(&long[..14], 14.0), (&long[14..28], 14.0), (&long[28..], 2.0)];
+    for dimension in 0..DIMENSIONS {
+        let sum: f32 = windows.iter().map(|(ids, weight)| weight * vector_of(&framed(ids))[dimension]).sum();
+        assert!((averaged.vectors[DIMENSIONS + dimension] - sum / 30.0).abs() < 1e-3);
+    }
+
+    let refused = submit(Overlong::Error).unwrap_err();
+    assert!(matches!(refused, EmbedError::Overlong { index: 1, tokens: 32, window: WINDOW }), "{refused:?}");
+    settle(&rig.engine);
+}
+
+#[test]
+fn texts_are_read_as_the_tokenizer_reads_them() {
+    let rig = Rig::default();
+    let text = |text: &str| Job { inputs: vec![Input::Text(text.to_owned())], ..job(&[]) };
+    let blank = rig.engine.submit(text("  \u{1f} ")).unwrap().wait().unwrap();
+    assert_eq!((blank.tokens, blank.vectors), (vec![2], vector_of(&framed(&[]))));
+    let unknown = rig.engine.submit(job(&[&[5], &[600]])).unwrap().wait().unwrap_err();
+    assert!(matches!(unknown, EmbedError::UnknownToken { index: 1, id: 600 }), "{unknown:?}");
+}
+
+#[test]
+fn a_job_without_inputs_is_answered() {
+    let embeddings = Rig::default().submit(&[]).wait().unwrap();
+    assert_eq!((embeddings.vectors, embeddings.tokens), (vec![], vec![]));
+}
+
+#[test]
+fn the_whole_jobs_tokens_are_limited() {
+    let rig = Rig::default();
+    let limited = |max_tokens| rig.engine.submit(Job { max_tokens, ..job(&[&[5, 6], &[7]]) }).unwrap().wait();
+    assert!(limited(7).is_ok());
+    let refused = limited(6).unwrap_err();
+    assert!(matches!(refused, EmbedError::TooManyTokens { tokens: 7, limit: 6 }), "{refused:?}");
+    settle(&rig.engine);
+}
+
+#[test]
+fn a_full_queue_refuses_the_whole_job_and_recovers() {
+    let rig = Rig::start(inference::EngineConfig { queue_tokens: 20, ..config() }).unwrap();
+    let running = rig.occupy();
+    let admitted = rig.submit(&[&[5, 6, 7], &[8, 9, 10]]);
+    let refused = rig.engine.submit(job(&[&[5, 6, 7], &[8, 9, 10]])).unwrap_err();
+    assert!(
+        matches!(refused, SubmitError::Full { retry_after } if (1..=60).contains(&retry_after.as_secs()))
+    );
+    assert_eq!(
+        rig.engine.submit(job(&[&[5; 9], &[5; 9]])).unwrap_err(),
+        SubmitError::TooLarge { tokens: 22, limit: 20 }
+    );
+    rig.stage.open_gate();
+    running.wait().unwrap();
+    admitted.wait().unwrap();
+    settle(&rig.engine);
+    rig.submit(&[&[5, 6, 7], &[8, 9, 10]]).wait().unwrap();
+}
+
+#[test]
+fn a_caller_who_leaves_never_reaches_the_encoder() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let (leaves, stays) = (rig.submit(&[&[77]]), rig.submit(&[&[88]]));
+    drop(leaves);
+    rig.stage.open_gate();
+    running.wait().unwrap();
+    stays.wait().unwrap();
+    assert!(rig.stage.saw(88) && !rig.stage.saw(77));
+    settle(&rig.engine);
+}
+
+#[test]
+fn a_late_job_never_reaches_the_encoder() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let late = rig
+        .engine
+        .submit(Job { deadline: Instant::now() + Duration::from_millis(20), ..job(&[&[77]]) })
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(40));
+    rig.stage.open_gate();
+    let error = late.wait().unwrap_err();
+    assert!(matches!(error, EmbedError::Deadline { .. }), "{error:?}");
+    running.wait().unwrap();
+    assert!(!rig.stage.saw(77));
+}
+
+#[test]
+fn a_panicking_batch_fails_alone() {
+    let rig = Rig::default();
+    let error = rig.submit(&[&[PANIC]]).wait().unwrap_err();
+    assert!(matches!(error, EmbedError::Panicked), "{error:?}");
+    assert!(rig.submit(&[&[5]]).wait().is_ok());
+    assert_eq!(rig.stage.built.load(Ordering::SeqCst), 2, "a new encoder takes the place of the old");
+    assert_eq!(rig.counts.failures.load(Ordering::SeqCst), 1);
+    settle(&rig.engine);
+}
+
+#[test]
+fn a_failing_batch_fails_alone_and_keeps_its_encoder() {
+    let rig = Rig::default();
+    let error = rig.submit(&[&[FAIL]]).wait().unwrap_err();
+    assert!(
+        matches!(&error, EmbedError::Encoder(source) if source.to_string() == "told to fail"),
+        "{error:?}"
+    );
+    assert!(rig.submit(&[&[5]]).wait().is_ok());
+    assert_eq!(rig.stage.built.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn nan_fails_its_own_job_only() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    // Both wait, so both come into one batch.
+    let (bad, good) = (rig.submit(&[&[NAN]]), rig.submit(&[&[5]]));
+    rig.stage.open_gate();
+    running.wait().unwrap();
+    let error = bad.wait().unwrap_err();
+    assert!(
+        matches!(&error, EmbedError::Encoder(source) if matches!(**source, EncodeError::NotFinite)),
+        "{error:?}"
+    );
+    assert_eq!(good.wait().unwrap().vectors, vector_of(&framed(&[5])));
+}
+
+#[test]
+fn draining_finishes_what_was_admitted_and_nothing_else() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let admitted = rig.submit(&[&[5, 6], &[7]]);
+    rig.engine.drain();
+    assert_eq!(rig.engine.submit(job(&[&[5]])).unwrap_err(), SubmitError::Draining);
+    rig.stage.open_gate();
+    assert!(rig.engine.stop(Duration::from_secs(10)));
+    assert!(running.wait().is_ok() && admitted.wait().is_ok());
+}
+
+#[test]
+fn stopping_without_grace_fails_what_waits() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let waiting = rig.submit(&[&[5]]);
+    let stage = Arc::clone(&rig.stage);
+    let opener = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(30));
+        stage.open_gate();
+    });
+    assert!(!rig.engine.stop(Duration::ZERO));
+    opener.join().unwrap();
+    // The batch that ran was finished; the one that waited was not.
+    assert!(running.wait().is_ok());
+    let error = waiting.wait().unwrap_err();
+    assert!(matches!(error, EmbedError::Stopped), "{error:?}");
+}
+
+#[test]
+fn a_stall_is_noticed_and_idleness_is_none() {
+    let rig = Rig::default();
+    assert_eq!(rig.engine.stalled_for(), None);
+    let running = rig.occupy();
+    std::thread::sleep(Duration::from_millis(30));
+    assert!(rig.engine.stalled_for().unwrap() >= Duration::from_millis(20));
+    rig.stage.open_gate();
+    running.wait().unwrap();
+    settle(&rig.engine);
+    assert_eq!(rig.engine.stalled_for(), None);
+}
+
+#[test]
+fn contradictory_settings_do_not_start() {
+    for (broken, expected) in [
+        (inference::EngineConfig { window: 2, ..config() }, "no room beside 2 special tokens"),
+        (inference::EngineConfig { batch_tokens: 15, ..config() }, "cannot hold one text of 16 tokens"),
+        (inference::EngineConfig { workers: 0, ..config() }, "workers must be at least 1"),
+        (inference::EngineConfig { dimensions: 5, ..config() }, "yields 4 dimensions, the settings say 5"),
+        (
+            inference::EngineConfig { tokenizer: "nowhere/tokenizer.json".into(), ..config() },
+            "nowhere/tokenizer.json",
+        ),
+    ] {
+        let error = Rig::start(broken).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_failing_warm_up_does_not_start() {
+    struct Broken;
+    impl Encoder for Broken {
+        fn dimensions(&self) -> usize {
+            DIMENSIONS
+        }
+        fn pads(&self) -> bool {
+            false
+        }
+        fn encode(&mut self, _: &inference::Batch, _: &mut [f32]) -> Result<(), EncodeError> {
+            Err(EncodeError::Other("no".to_owned()))
+        }
+    }
+    let encoders: inference::EncoderFactory = Arc::new(|| Ok(Box::new(Broken)));
+    assert!(matches!(Engine::start(config(), &encoders, Arc::new(())), Err(StartError::Warmup(_))));
+}
+
+#[test]
+fn golden_texts_hold_or_say_what_differs() {
+    let rig = Rig::default();
+    let right = vector_of(&framed(&[]));
+    let mut wrong = right.clone();
+    wrong[0] = -wrong[0];
+    let check =
+        |tokens, vector: &[f32]| rig.engine.check_golden(&[GoldenText { text: "", tokens, vector }], 0.99999);
+    let report = check(2, &right).unwrap();
+    assert!(report.texts == 1 && report.worst_cosine > 0.999_999);
+    // The first values alone do, too.
+    assert!(check(2, &right[..2]).is_ok());
+    assert!(matches!(check(3, &right), Err(GoldenError::Tokens { index: 0, found: 2, expected: 3, .. })));
+    assert!(matches!(check(2, &wrong), Err(GoldenError::Vector { index: 0, .. })));
+    assert!(matches!(check(2, &[0.0; 5]), Err(GoldenError::Dimensions { found: 5, dimensions: 4, .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever the budgets, the padding and the company: a text's vector is its own.
+    #[test]
+    fn any_job_gets_its_own_vectors(
+        inputs in prop::collection::vec(prop::collection::vec(10u32..500, 0..20), 1..60),
+        batch_tokens in WINDOW..200,
+        batch_inputs in 1usize..20,
+        workers in 1usize..4,
+        pads: bool,
+    ) {
+        let config = inference::EngineConfig { batch_tokens, batch_inputs, workers, ..config() };
+        let rig = Rig::with_padding(config, pads).unwrap();
+        let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
+        let found = rig.submit(&inputs).wait().unwrap();
+        let expected: Vec<f32> =
+            inputs.iter().flat_map(|ids| vector_of(&framed(&ids[..ids.len().min(WINDOW - 2)]))).collect();
+        prop_assert_eq!(found.vectors, expected);
+    }
+}

@@ -1,0 +1,194 @@
+//! An engine on a fake encoder whose vectors are a function of the ids, and which can be told to wait, to
+//! fail and to panic.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use inference::{
+    Batch, BatchReport, EncodeError, Encoder, Engine, EngineConfig, Input, Job, Observer, Overlong,
+    StartError, Ticket,
+};
+
+pub(crate) const DIMENSIONS: usize = 4;
+pub(crate) const WINDOW: usize = 16;
+
+/// Ids that make the fake encoder misbehave. They are in the tiny model's vocabulary of 600.
+pub(crate) const PANIC: u32 = 590;
+pub(crate) const FAIL: u32 = 591;
+pub(crate) const NAN: u32 = 592;
+
+/// What the fake encoders of one rig share.
+#[derive(Default)]
+pub(crate) struct Stage {
+    pub(crate) built: AtomicUsize,
+    /// Every sequence that reached an encoder, special tokens included.
+    pub(crate) seen: Mutex<Vec<Vec<u32>>>,
+    gate: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Stage {
+    /// Encoders wait before their next batch until the gate opens.
+    pub(crate) fn close_gate(&self) {
+        *self.gate.lock().unwrap() = true;
+    }
+
+    pub(crate) fn open_gate(&self) {
+        *self.gate.lock().unwrap() = false;
+        self.opened.notify_all();
+    }
+
+    pub(crate) fn saw(&self, id: u32) -> bool {
+        self.seen.lock().unwrap().iter().any(|ids| ids.contains(&id))
+    }
+}
+
+/// The fake's vector of a sequence.
+pub(crate) fn vector_of(ids: &[u32]) -> Vec<f32> {
+    let mut vector = vec![ids.len() as f32, 0.0, 0.0, 0.0];
+    for (position, &id) in ids.iter().enumerate() {
+        vector[1 + position % 3] += (id * (position as u32 + 1)) as f32;
+    }
+    vector
+}
+
+struct Fake {
+    stage: Arc<Stage>,
+    pads: bool,
+}
+
+impl Encoder for Fake {
+    fn dimensions(&self) -> usize {
+        DIMENSIONS
+    }
+
+    fn pads(&self) -> bool {
+        self.pads
+    }
+
+    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
+        let gate = self.stage.gate.lock().unwrap();
+        drop(self.stage.opened.wait_while(gate, |closed| *closed).unwrap());
+        self.stage.seen.lock().unwrap().extend(batch.sequences().map(<[u32]>::to_vec));
+        assert!(!batch.ids().contains(&PANIC), "told to panic");
+        if batch.ids().contains(&FAIL) {
+            return Err(EncodeError::Other("told to fail".to_owned()));
+        }
+        for (sequence, row) in batch.sequences().zip(out.chunks_exact_mut(DIMENSIONS)) {
+            row.copy_from_slice(&vector_of(sequence));
+            if sequence.contains(&NAN) {
+                row[2] = f32::NAN;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Counts what an engine reports.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) inputs: AtomicUsize,
+    pub(crate) tokens: AtomicUsize,
+    pub(crate) truncated: AtomicUsize,
+    pub(crate) waits: AtomicUsize,
+    pub(crate) batches: Mutex<Vec<BatchReport>>,
+    pub(crate) failures: AtomicUsize,
+}
+
+impl Observer for Counts {
+    fn tokenized(&self, lengths: &[u32], truncated: usize, _: Duration) {
+        self.inputs.fetch_add(lengths.len(), Ordering::SeqCst);
+        self.tokens.fetch_add(lengths.iter().sum::<u32>() as usize, Ordering::SeqCst);
+        self.truncated.fetch_add(truncated, Ordering::SeqCst);
+    }
+
+    fn queue_wait(&self, _: Duration) {
+        self.waits.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn batch(&self, report: &BatchReport) {
+        self.batches.lock().unwrap().push(*report);
+    }
+
+    fn encoder_failed(&self) {
+        self.failures.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) engine: Engine,
+    pub(crate) stage: Arc<Stage>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+pub(crate) fn config() -> EngineConfig {
+    EngineConfig {
+        name: "fake".to_owned(),
+        tokenizer: crate::tiny_model("bert-mean").join("tokenizer.json"),
+        window: WINDOW,
+        dimensions: DIMENSIONS,
+        normalize: false,
+        workers: 1,
+        tokenizer_threads: 2,
+        batch_tokens: 64,
+        batch_inputs: 8,
+        queue_tokens: 1 << 20,
+    }
+}
+
+impl Rig {
+    pub(crate) fn start(config: EngineConfig) -> Result<Self, StartError> {
+        Self::with_padding(config, false)
+    }
+
+    pub(crate) fn with_padding(config: EngineConfig, pads: bool) -> Result<Self, StartError> {
+        let (stage, counts) = (Arc::new(Stage::default()), Arc::new(Counts::default()));
+        let shared = Arc::clone(&stage);
+        let encoders = Arc::new(move || {
+            shared.built.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(Fake { stage: Arc::clone(&shared), pads }) as Box<dyn Encoder>)
+        });
+        let engine = Engine::start(config, &(encoders as _), Arc::clone(&counts) as _)?;
+        stage.seen.lock().unwrap().clear();
+        Ok(Self { engine, stage, counts })
+    }
+
+    pub(crate) fn default() -> Self {
+        Self::start(config()).unwrap()
+    }
+
+    pub(crate) fn submit(&self, inputs: &[&[u32]]) -> Ticket {
+        self.engine.submit(job(inputs)).unwrap()
+    }
+
+    /// Occupies the worker with a batch that waits at the gate, which is closed.
+    pub(crate) fn occupy(&self) -> Ticket {
+        self.stage.close_gate();
+        let ticket = self.submit(&[&[5]]);
+        let end = Instant::now() + Duration::from_secs(10);
+        while self.engine.load().running_requests == 0 {
+            assert!(Instant::now() < end, "the worker did not take the batch");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ticket
+    }
+}
+
+pub(crate) fn job(inputs: &[&[u32]]) -> Job {
+    Job {
+        inputs: inputs.iter().map(|ids| Input::Tokens(ids.to_vec())).collect(),
+        overlong: Overlong::Truncate,
+        deadline: Instant::now() + Duration::from_secs(60),
+        max_tokens: usize::MAX,
+    }
+}
+
+/// `ids` with the tiny model's special tokens, [CLS] = 2 and [SEP] = 3.
+pub(crate) fn framed(ids: &[u32]) -> Vec<u32> {
+    [&[2], ids, &[3]].concat()
+}

@@ -1,0 +1,162 @@
+//! The release candidate of the tokenizer library gives the ids of the released one and of the reference
+//! data: the condition under which it may be used.
+
+use inference::Tokenizer;
+use proptest::prelude::*;
+
+const FAMILIES: [&str; 10] = [
+    "albert-mean",
+    "bert-cls",
+    "bert-mean",
+    "distilbert-dense",
+    "modernbert-mean",
+    "mpnet-mean",
+    "qwen3-last",
+    "roberta-mean",
+    "xlm-roberta-mean",
+    "distilbert-cls",
+];
+
+struct Pair {
+    ours: Tokenizer,
+    released: tokenizers_released::Tokenizer,
+}
+
+impl Pair {
+    fn load(path: &std::path::Path) -> Self {
+        let mut released = tokenizers_released::Tokenizer::from_file(path).unwrap();
+        released.with_truncation(None).unwrap();
+        released.with_padding(None);
+        Self { ours: Tokenizer::load(path).unwrap(), released }
+    }
+
+    /// Ids with special tokens by ours and by the released library.
+    fn encode(&self, text: &str) -> (Vec<u32>, Vec<u32>) {
+        let mut ours = Vec::new();
+        self.ours.frame(&self.ours.encode(text).unwrap(), &mut ours);
+        // What our tokenizer strips, sentence-transformers strips before the library sees it.
+        let stripped = text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c));
+        (ours, self.released.encode(stripped, true).unwrap().get_ids().to_vec())
+    }
+
+    #[track_caller]
+    fn check(&self, text: &str) {
+        let (ours, released) = self.encode(text);
+        assert_eq!(ours, released, "{text:?}");
+    }
+}
+
+/// Code points that tokenizers disagree about: scripts, combining marks, joiners, surrogate neighbours,
+/// private use, controls, emoji sequences, full-width forms, and plain words.
+fn any_text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        4 => "[a-zA-Z]{1,12}",
+        2 => "[0-9.,:;!?'\"()\\[\\]<>/@#$%^&*_+=-]{1,4}",
+        2 => "[ \t\n\r\u{a0}\u{2003}\u{3000}\u{200b}\u{feff}]{1,3}",
+        1 => "[\u{e0}-\u{ff}\u{100}-\u{17f}\u{1e00}-\u{1eff}]{1,6}",
+        1 => "[\u{370}-\u{3ff}\u{400}-\u{4ff}]{1,8}",
+        1 => "[\u{590}-\u{5ff}\u{600}-\u{6ff}]{1,8}",
+        1 => "[\u{900}-\u{97f}\u{e00}-\u{e7f}]{1,8}",
+        1 => "[\u{3040}-\u{30ff}\u{4e00}-\u{4fff}\u{ac00}-\u{acff}]{1,8}",
+        1 => "[\u{300}-\u{36f}\u{1ab0}-\u{1aff}\u{fe00}-\u{fe0f}]{1,3}",
+        1 => "[\u{ff01}-\u{ff5e}\u{fb00}-\u{fb06}\u{2100}-\u{214f}]{1,4}",
+        1 => "[\u{1f300}-\u{1f64f}\u{1f900}-\u{1f9ff}\u{200d}\u{1f1e6}-\u{1f1ff}]{1,4}",
+        1 => "[\u{0}-\u{1f}\u{7f}-\u{9f}\u{e000}-\u{e010}\u{fffd}\u{fff0}-\u{ffff}]{1,3}",
+        1 => Just("[CLS]".to_owned()),
+        1 => Just("[MASK]".to_owned()),
+        1 => Just("<s>".to_owned()),
+        1 => Just("</s>".to_owned()),
+        1 => Just("<|endoftext|>".to_owned()),
+        1 => any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+fn references() -> Vec<(String, Pair, serde_json::Value)> {
+    let load = |name: &&str| {
+        let folder = crate::tiny_model(name);
+        let reference = std::fs::read(folder.join("reference.json")).unwrap();
+        (
+            name.to_string(),
+            Pair::load(&folder.join("tokenizer.json")),
+            serde_json::from_slice(&reference).unwrap(),
+        )
+    };
+    FAMILIES.iter().map(load).collect()
+}
+
+#[test]
+fn every_family_has_the_reference_ids() {
+    let mut texts_checked = 0;
+    for (name, pair, reference) in references() {
+        let window = reference["window"].as_u64().unwrap() as usize;
+        let texts = reference["texts"].as_array().unwrap();
+        for (text, expected) in texts.iter().zip(reference["token_ids"].as_array().unwrap()) {
+            let text = text.as_str().unwrap();
+            if text.trim() != text {
+                // The reference ids are of the raw text, but sentence-transformers strips it first.
+                continue;
+            }
+            let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
+            let content = pair.ours.encode(text).unwrap();
+            let room = content.len().min(window - pair.ours.specials());
+            let mut found = Vec::new();
+            pair.ours.frame(&content[..room], &mut found);
+            assert_eq!(found, expected, "{name}: {text:?}");
+            texts_checked += 1;
+        }
+    }
+    assert!(texts_checked >= 80);
+}
+
+#[test]
+fn every_family_equals_the_released_library() {
+    let pairs: Vec<Pair> = references().into_iter().map(|(_, pair, _)| pair).collect();
+    proptest!(ProptestConfig::with_cases(400), |(text in any_text())| {
+        for pair in &pairs {
+            pair.check(&text);
+        }
+    });
+}
+
+#[test]
+fn the_default_model_equals_the_released_library() {
+    let pair = Pair::load(&crate::onnx::real_model().join("tokenizer.json"));
+    proptest!(ProptestConfig::with_cases(3000), |(text in any_text())| pair.check(&text));
+}
+
+/// Every character of the planes in use, inside a word and alone, with the tokenizers that consult Unicode's
+/// tables. Several go into one text to keep it quick; ids do not cross a space.
+#[test]
+fn all_of_unicode_equals_the_released_library() {
+    const PLANES: [std::ops::Range<u32>; 2] = [0..0x4_0000, 0xe_0000..0xf_0000];
+    let names = ["bert-mean", "xlm-roberta-mean"];
+    let pairs = names.map(|name| Pair::load(&crate::tiny_model(name).join("tokenizer.json")));
+    let characters: Vec<char> = PLANES.into_iter().flatten().filter_map(char::from_u32).collect();
+    for (pair, name) in pairs.iter().zip(names) {
+        for characters in characters.chunks(16) {
+            let text: String = characters.iter().map(|c| format!("a{c}b {c} ")).collect();
+            let (ours, released) = pair.encode(&text);
+            assert_eq!(
+                ours,
+                released,
+                "{name}: among {:x?}",
+                characters.iter().map(|&c| c as u32).collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+#[test]
+fn hostile_texts_are_read() {
+    let pair = Pair::load(&crate::tiny_model("bert-mean").join("tokenizer.json"));
+    for text in [
+        "\u{301}".repeat(5_000),
+        "\0".repeat(5_000),
+        "\u{200b}".repeat(5_000),
+        "x".repeat(300_000),
+        "👨‍👩‍👧‍👦".repeat(2_000),
+    ] {
+        pair.check(&text);
+    }
+}
