@@ -1,0 +1,43 @@
+//! embedgate over HTTP: OpenAI's embeddings API in front of [`inference`] engines.
+//!
+//! ```text
+//! config ─▶ run ─▶ load ─▶ Registry ───────────────┐
+//!            │                                     ▼
+//!            └─▶ middleware ─▶ auth ─▶ body ─▶ routes ─▶ request ─▶ Engine
+//!                    │                               └──────┴─▶ error ─▶ client
+//!                    └─▶ metrics, log
+//! ```
+//!
+//! This crate joins what clients say (`openai-schema`), what a model folder is (`model-import`) and what a
+//! model does (`inference`); those three never meet elsewhere. One request's journey: [`middleware`] gives it
+//! an id and reports it once, `auth` lets it in, `body` reads it, `request` turns it into a job or refuses
+//! it, the engine embeds it, and the route prints the answer. Every failure on the way is an
+//! [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
+//!
+//! The caller of [`run`] owns socket and signal: it passes a bound listener and a future that ends when the
+//! server should. The listener answers at once, with 503 until every model is loaded, warm and checked; after
+//! the signal `/readyz` turns to 503, requests keep being answered for `grace_pause`, then the listener
+//! closes, and what is in flight finishes before every thread is joined.
+//!
+//! What this crate must never know: how a vector is computed, how a graph is written.
+
+mod auth;
+mod body;
+
+pub mod config;
+pub mod error;
+mod lifecycle;
+mod load;
+pub mod metrics;
+mod middleware;
+
+mod registry;
+mod request;
+mod routes;
+mod server;
+
+mod vocabulary;
+
+pub use load::{LoadError, load};
+pub use registry::{Registry, Served, UnknownModel};
+pub use server::{RunError, run, run_with};

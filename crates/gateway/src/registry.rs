@@ -1,0 +1,105 @@
+//! The models in service, and every name that they answer to.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use inference::{Engine, Overlong, Provider};
+use thiserror::Error;
+
+use crate::config::TokenIds;
+
+/// One model in service.
+pub struct Served {
+    /// The name that its settings give it.
+    pub id: Arc<str>,
+    /// Its name at the hub where it was published, if that is known; an alias.
+    pub hub_id: Option<String>,
+    /// What embeds.
+    pub engine: Engine,
+    /// Most tokens of one text that the model reads, special tokens included.
+    pub window: usize,
+    /// Length of its vectors.
+    pub dimensions: usize,
+    /// Sizes to which its vectors may be cut.
+    pub matryoshka: Vec<usize>,
+    /// What becomes of a text longer than the window.
+    pub overlong: Overlong,
+    /// What token ids in a request mean.
+    pub token_ids: TokenIds,
+    /// When its files were written, in seconds since 1970.
+    pub created: u32,
+    /// Hash of everything that its vectors depend on, in hexadecimal.
+    pub fingerprint: String,
+    /// Where it runs.
+    pub provider: Provider,
+    /// The arithmetic it runs in, such as `fp32`.
+    pub precision: &'static str,
+}
+
+/// The models in service.
+pub struct Registry {
+    models: Vec<Arc<Served>>,
+    /// Names other than ids; each value is an index into `models`.
+    aliases: BTreeMap<String, usize>,
+}
+
+/// An alias stands for a model that is not served.
+#[derive(Debug, Error)]
+#[error("the alias `{alias}` stands for `{model}`, which is not served; served are: {served}")]
+pub struct UnknownModel {
+    /// The alias.
+    pub alias: String,
+    /// What it stands for.
+    pub model: String,
+    /// The ids that there are.
+    pub served: String,
+}
+
+impl Registry {
+    /// A registry of models that run already. `aliases` maps names to ids; a model's hub id becomes an
+    /// alias too, unless something else has that name.
+    ///
+    /// # Errors
+    /// When an alias stands for no model.
+    pub fn from_parts(models: Vec<Served>, aliases: &BTreeMap<String, String>) -> Result<Self, UnknownModel> {
+        let index = |id: &str| models.iter().position(|served| &*served.id == id);
+        let mut names = BTreeMap::new();
+        for (number, served) in models.iter().enumerate() {
+            if let Some(hub_id) = served.hub_id.as_ref().filter(|hub_id| index(hub_id).is_none()) {
+                names.insert(hub_id.clone(), number);
+            }
+        }
+        for (alias, model) in aliases {
+            let number = index(model).ok_or_else(|| UnknownModel {
+                alias: alias.clone(),
+                model: model.clone(),
+                served: models.iter().map(|served| &*served.id).collect::<Vec<_>>().join(", "),
+            })?;
+            names.insert(alias.clone(), number);
+        }
+        Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
+    }
+
+    /// The model that answers to `name`: an id or an alias.
+    pub fn find(&self, name: &str) -> Option<&Arc<Served>> {
+        let by_id = self.models.iter().find(|served| &*served.id == name);
+        by_id.or_else(|| self.aliases.get(name).map(|&number| &self.models[number]))
+    }
+
+    /// The models, in the order of the settings.
+    pub fn models(&self) -> impl Iterator<Item = &Served> {
+        self.models.iter().map(|served| &**served)
+    }
+
+    /// Every other name, with its model.
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &Served)> {
+        self.aliases.iter().map(|(alias, &number)| (alias.as_str(), &*self.models[number]))
+    }
+
+    /// Stops every engine and joins its threads. Blocks while a batch runs. By now the listener has closed and
+    /// whoever still waited was answered, so nothing is left that would be worth more time.
+    pub(crate) fn stop(&self) {
+        for served in &self.models {
+            served.engine.stop(Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! From a parsed body to a job that the engine can take: everything that can be refused without work is
+//! refused here, before the queue, and what the engine refuses later is put into OpenAI's words here too.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    http::header::HeaderMap,
+    web::{self, Bytes},
+};
+use inference::{EmbedError, Embeddings, EncodeError, Input, Job, Overlong, SubmitError, shorten};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
+use tokio::time::timeout_at;
+
+use crate::{
+    config::{LimitsConfig, TokenIds},
+    error::{ApiError, Code},
+    registry::{Registry, Served},
+    vocabulary::{CL100K_BASE, O200K_BASE, Vocabulary},
+};
+
+/// Lets one request choose what happens to its overlong inputs.
+const OVERLONG_HEADER: &str = "x-embedgate-overlong";
+
+/// From this size on, work on a body leaves the HTTP threads. Parsing or printing 256 KiB takes about half a
+/// millisecond; above that other connections of the thread would feel it, below it the hand-over costs more.
+const OFFLOAD_BYTES: usize = 256 * 1024;
+
+/// How many characters of a client's own value an error repeats.
+const LONGEST_ECHO: usize = 128;
+
+/// What applies to every request.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestLimits {
+    pub(crate) limits: LimitsConfig,
+    /// From the last byte of the body to the answer.
+    pub(crate) time: Duration,
+}
+
+/// A request in which nothing is left to refuse but what only the tokenizer can know.
+pub(crate) struct Plan {
+    /// The model that will answer.
+    pub(crate) served: Arc<Served>,
+    /// The name that it was asked by.
+    pub(crate) model: String,
+    /// How the vectors are wanted.
+    pub(crate) format: EncodingFormat,
+    cut: Option<usize>,
+    bare: bool,
+    job: Job,
+}
+
+/// Parses a body.
+///
+/// # Errors
+/// 400, as `openai_schema` says.
+pub(crate) async fn parse(body: Bytes) -> Result<EmbeddingRequest, ApiError> {
+    offload(body.len() >= OFFLOAD_BYTES, move || EmbeddingRequest::from_json(&body))
+        .await?
+        .map_err(Into::into)
+}
+
+/// The policy for overlong inputs that the request asks for, if it does.
+///
+/// # Errors
+/// 400 when the header names none.
+pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<Overlong>, ApiError> {
+    let Some(value) = headers.get(OVERLONG_HEADER) else { return Ok(None) };
+    let value: String = String::from_utf8_lossy(value.as_bytes()).trim().chars().take(LONGEST_ECHO).collect();
+    value.parse().map(Some).map_err(|_| {
+        ApiError::invalid(format!(
+            "Invalid value for header '{OVERLONG_HEADER}' = {value}. Supported values: ['truncate', 'average', 'error']."
+        ))
+    })
+}
+
+/// The model that answers to `name`.
+///
+/// # Errors
+/// 404 when none does.
+pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<Served>, ApiError> {
+    registry.find(name).map(Arc::clone).ok_or_else(|| {
+        // The client may have sent a name as long as a body may be.
+        let name: String = name.chars().take(LONGEST_ECHO).collect();
+        let message = format!("The model `{name}` does not exist or you do not have access to it.");
+        ApiError::new(Code::ModelNotFound, message)
+    })
+}
+
+impl Plan {
+    /// Checks a request against the model that will answer it and the limits.
+    ///
+    /// # Errors
+    /// 400 for too many inputs, a size that the model does not have, or token ids that it does not take.
+    pub(crate) async fn new(
+        served: Arc<Served>,
+        request: EmbeddingRequest,
+        limits: &RequestLimits,
+        overlong: Option<Overlong>,
+    ) -> Result<Self, ApiError> {
+        let maximum = limits.limits.max_inputs;
+        if request.input.len() > maximum {
+            return Err(ApiError::invalid(format!(
+                "Invalid 'input': array length must be {maximum} or less."
+            )));
+        }
+        let cut = match request.dimensions {
+            Some(asked) => cut(&served, asked)?,
+            None => None,
+        };
+        let bare = request.input.is_bare();
+        let job = Job {
+            inputs: inputs(request.input, served.token_ids).await?,
+            overlong: overlong.unwrap_or(served.overlong),
+            deadline: Instant::now() + limits.time,
+            max_tokens: limits.limits.max_request_tokens,
+        };
+        Ok(Self { served, model: request.model, format: request.encoding_format, cut, bare, job })
+    }
+
+    /// Number of inputs.
+    pub(crate) fn inputs(&self) -> usize {
+        self.job.inputs.len()
+    }
+
+    /// Has the engine embed the inputs. Dropping the future gives the place in the queue back.
+    ///
+    /// # Errors
+    /// 400 for what only the tokenizer can know, 503 when there is no room or no time, 500 otherwise.
+    pub(crate) async fn embed(&mut self) -> Result<Embeddings, ApiError> {
+        let deadline = self.job.deadline;
+        let job = Job { inputs: std::mem::take(&mut self.job.inputs), ..self.job };
+        let ticket = self.served.engine.submit(job).map_err(refusal)?;
+        // The engine keeps the deadline too, but a wedged encoder could not.
+        let result = timeout_at(deadline.into(), ticket)
+            .await
+            .map_err(|_| ApiError::unavailable(Code::Deadline, Duration::from_secs(1)))?;
+        let mut embeddings = result.map_err(|error| self.failure(error))?;
+        if let Some(to) = self.cut {
+            shorten(&mut embeddings.vectors, embeddings.dimensions, to);
+            embeddings.dimensions = to;
+        }
+        Ok(embeddings)
+    }
+
+    fn failure(&self, error: EmbedError) -> ApiError {
+        match error {
+            EmbedError::Overlong { window, .. } if self.bare => {
+                let message = format!("Invalid 'input': maximum context length is {window} tokens.");
+                ApiError::new(Code::TooLong, message)
+            }
+            EmbedError::Overlong { index, window, .. } => {
+                let message = format!("Invalid 'input[{index}]': maximum input length is {window} tokens.");
+                ApiError::new(Code::TooLong, message)
+            }
+            EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
+            EmbedError::UnknownToken { index, id } => {
+                let place = if self.bare { "input".to_owned() } else { format!("input[{index}]") };
+                ApiError::invalid(format!(
+                    "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`.",
+                    self.served.id
+                ))
+            }
+            EmbedError::Deadline { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
+            EmbedError::Stopped => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
+            EmbedError::Encoder(ref source) => match **source {
+                // A graph that does not fit its folder, or a text that yields NaN, will do so again.
+                EncodeError::Shape { .. } | EncodeError::NotFinite => ApiError::permanent(error),
+                _ => ApiError::internal(error),
+            },
+            EmbedError::Tokenizer(_) => ApiError::permanent(error),
+            // Perhaps a neighbour's text in the same batch was the cause: worth another try.
+            EmbedError::Panicked => ApiError::internal(error),
+        }
+    }
+}
+
+/// Runs `work` here, or on a thread that may block when it is `large`.
+///
+/// # Errors
+/// 500 when that thread panicked.
+pub(crate) async fn offload<T, F>(large: bool, work: F) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    if large { web::block(work).await.map_err(ApiError::internal) } else { Ok(work()) }
+}
+
+/// Whether an answer of so many numbers is large enough for [`offload`]: a number takes 5⅓ bytes as base64
+/// and about 12 as text.
+pub(crate) fn is_large_answer(numbers: usize, format: EncodingFormat) -> bool {
+    let bytes = match format {
+        EncodingFormat::Base64 => 6,
+        EncodingFormat::Float => 12,
+    };
+    numbers.saturating_mul(bytes) >= OFFLOAD_BYTES
+}
+
+/// The size to which the vectors are to be cut: `None` for the model's own.
+fn cut(served: &Served, asked: u32) -> Result<Option<usize>, ApiError> {
+    let asked = asked as usize;
+    if asked == served.dimensions {
+        return Ok(None);
+    }
+    if asked > served.dimensions {
+        return Err(ApiError::invalid(format!(
+            "Invalid value for 'dimensions' = {asked}. Must be less than or equal to {}.",
+            served.dimensions
+        )));
+    }
+    if served.matryoshka.is_empty() {
+        return Err(ApiError::invalid("This model does not support specifying dimensions."));
+    }
+    if !served.matryoshka.contains(&asked) {
+        return Err(ApiError::invalid(format!(
+            "Invalid value for 'dimensions' = {asked}. Supported values: {:?}.",
+            served.matryoshka
+        )));
+    }
+    Ok(Some(asked))
+}
+
+/// The inputs as the engine takes them, token ids by the model's policy.
+async fn inputs(input: EmbeddingInput, policy: TokenIds) -> Result<Vec<Input>, ApiError> {
+    let (arrays, bare) = match input {
+        EmbeddingInput::Text(text) => return Ok(vec![Input::Text(text)]),
+        EmbeddingInput::Texts(texts) => return Ok(texts.into_iter().map(Input::Text).collect()),
+        EmbeddingInput::Tokens(ids) => (vec![ids], true),
+        EmbeddingInput::TokenArrays(arrays) => (arrays, false),
+    };
+    // Always off the HTTP threads: the first use builds the table.
+    match policy {
+        TokenIds::Native => Ok(arrays.into_iter().map(Input::Tokens).collect()),
+        TokenIds::Reject => {
+            Err(ApiError::invalid("This model does not accept token ids; send text instead."))
+        }
+        TokenIds::Cl100kBase => offload(true, move || decode(&CL100K_BASE, &arrays, bare)).await?,
+        TokenIds::O200kBase => offload(true, move || decode(&O200K_BASE, &arrays, bare)).await?,
+    }
+}
+
+fn decode(vocabulary: &Vocabulary, arrays: &[Vec<u32>], bare: bool) -> Result<Vec<Input>, ApiError> {
+    let decoded = arrays.iter().enumerate().map(|(index, ids)| {
+        vocabulary.decode(ids).map(Input::Text).map_err(|position| {
+            let place =
+                if bare { format!("input[{position}]") } else { format!("input[{index}][{position}]") };
+            let (id, name) = (ids[position], vocabulary.name());
+            ApiError::invalid(format!("Invalid '{place}': token id {id} is not in the vocabulary {name}."))
+        })
+    });
+    decoded.collect()
+}
+
+fn refusal(error: SubmitError) -> ApiError {
+    match error {
+        SubmitError::Full { retry_after } => ApiError::unavailable(Code::QueueFull, retry_after),
+        SubmitError::TooLate { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
+        SubmitError::TooLarge { limit, .. } => too_many_tokens(limit),
+        SubmitError::Draining => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
+    }
+}
+
+fn too_many_tokens(limit: usize) -> ApiError {
+    ApiError::new(
+        Code::TooLong,
+        format!("Invalid 'input': maximum request size is {limit} tokens per request."),
+    )
+}

@@ -1,0 +1,74 @@
+//! `POST /v1/embeddings`.
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use inference::{Embeddings, Timings};
+use openai_schema::{EmbeddingResponse, Usage, Vectors, VectorsError};
+
+use crate::{
+    auth::Caller,
+    body::Body,
+    error::ApiError,
+    lifecycle::Lifecycle,
+    middleware::Record,
+    request::{self, Plan, RequestLimits},
+};
+
+/// Embeds the inputs of one request.
+pub(crate) async fn create(
+    _: Caller,
+    http: HttpRequest,
+    Body(body): Body,
+    lifecycle: web::Data<Lifecycle>,
+    limits: web::Data<RequestLimits>,
+) -> Result<HttpResponse, ApiError> {
+    let registry = lifecycle.registry()?;
+    let request = request::parse(body).await?;
+    let served = request::resolve(&registry, &request.model)?;
+    let record = Record::of(&http);
+    record.set_model(&served.id);
+    let overlong = request::overlong(http.headers())?;
+    let mut plan = Plan::new(served, request, &limits, overlong).await?;
+    record.set_inputs(plan.inputs());
+    let embeddings = plan.embed().await?;
+    record.set_tokens(embeddings.total_tokens(), embeddings.truncated);
+    answer(plan, embeddings).await
+}
+
+/// Prints the answer, with headers that say who answered, what was cut and where the time went.
+async fn answer(plan: Plan, embeddings: Embeddings) -> Result<HttpResponse, ApiError> {
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .insert_header(("x-embedgate-model", &*plan.served.id))
+        .insert_header(("server-timing", server_timing(&embeddings.timings)));
+    if embeddings.truncated > 0 {
+        response.insert_header(("x-embedgate-truncated", embeddings.truncated));
+    }
+    let large = request::is_large_answer(embeddings.vectors.len(), plan.format);
+    let json = request::offload(large, move || json(&plan, &embeddings)).await?;
+    Ok(response.body(json.map_err(ApiError::permanent)?))
+}
+
+fn json(plan: &Plan, embeddings: &Embeddings) -> Result<Vec<u8>, VectorsError> {
+    let tokens = embeddings.total_tokens();
+    let response = EmbeddingResponse {
+        model: &plan.model,
+        vectors: Vectors::new(&embeddings.vectors, embeddings.dimensions)?,
+        format: plan.format,
+        usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
+    };
+    let mut json = Vec::new();
+    response.write_json(&mut json);
+    Ok(json)
+}
+
+/// The engine's phases in milliseconds, for the header of that name (W3C Server Timing).
+fn server_timing(timings: &Timings) -> String {
+    let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    format!(
+        "tokenize;dur={:.2}, queue;dur={:.2}, inference;dur={:.2}",
+        milliseconds(timings.tokenize),
+        milliseconds(timings.queue),
+        milliseconds(timings.inference)
+    )
+}

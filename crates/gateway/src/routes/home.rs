@@ -1,0 +1,77 @@
+//! The page at `/`: what runs here and how to use it, for whoever opens the address in a browser.
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+
+use crate::{auth::Keys, lifecycle::Lifecycle, registry::Registry};
+
+/// The page; every `{{name}}` is replaced once, by escaped text.
+const PAGE: &str = include_str!("home.html");
+
+/// Says what runs here.
+pub(crate) async fn page(
+    request: HttpRequest,
+    lifecycle: web::Data<Lifecycle>,
+    keys: web::Data<Keys>,
+) -> HttpResponse {
+    let registry = lifecycle.models();
+    let state = match &registry {
+        _ if lifecycle.draining() => "Shutting down.",
+        None => "Loading its models.",
+        Some(_) => "Ready: an OpenAI-compatible embeddings server.",
+    };
+    let connection = request.connection_info();
+    let base_url = format!("{}://{}/v1", connection.scheme(), connection.host());
+    let model = registry.as_ref().and_then(|registry| registry.models().next());
+    let page = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("state", state.to_owned()),
+        ("models", registry.as_deref().map(rows).unwrap_or_default()),
+        ("base_url", escape(&base_url)),
+        ("api_key", (if keys.required() { "YOUR_KEY" } else { "unused" }).to_owned()),
+        ("model", model.map(|served| escape(&served.id)).unwrap_or_default()),
+    ]
+    .iter()
+    .fold(PAGE.to_owned(), |page, (name, value)| page.replacen(&format!("{{{{{name}}}}}"), value, 1));
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
+        .insert_header((header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"))
+        .body(page)
+}
+
+/// Browsers ask for an icon; there is none, and that is no error.
+pub(crate) async fn favicon() -> HttpResponse {
+    HttpResponse::NoContent().finish()
+}
+
+/// One table row for each model.
+fn rows(registry: &Registry) -> String {
+    let row = |served: &crate::registry::Served| {
+        let aliases = registry.aliases().filter(|(_, model)| model.id == served.id);
+        let aliases: Vec<_> = aliases.map(|(alias, _)| format!("<code>{}</code>", escape(alias))).collect();
+        format!(
+            "<tr><td><code>{}</code><td>{}<td>{}<td>{} tokens<td>{}",
+            escape(&served.id),
+            aliases.join(" "),
+            served.dimensions,
+            served.window,
+            served.provider
+        )
+    };
+    registry.models().map(row).collect::<Vec<_>>().join("\n")
+}
+
+/// Makes text safe inside an element and inside a quoted attribute.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}

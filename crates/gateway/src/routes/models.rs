@@ -1,0 +1,36 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`.
+
+use actix_web::{HttpResponse, web};
+use openai_schema::{ModelList, ModelObject};
+
+use crate::{
+    auth::Caller,
+    error::{ApiError, Code},
+    lifecycle::Lifecycle,
+    registry::Served,
+};
+
+/// Lists every name that a request may ask for: first the models, then their aliases.
+pub(crate) async fn list(_: Caller, lifecycle: web::Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
+    let registry = lifecycle.registry()?;
+    let models = registry.models().map(|served| object(&served.id, served));
+    let aliases = registry.aliases().map(|(alias, served)| object(alias, served));
+    Ok(HttpResponse::Ok().json(ModelList { data: models.chain(aliases).collect() }))
+}
+
+/// Shows one model, under the name that was asked for.
+pub(crate) async fn retrieve(
+    _: Caller,
+    id: web::Path<String>,
+    lifecycle: web::Data<Lifecycle>,
+) -> Result<HttpResponse, ApiError> {
+    let registry = lifecycle.registry()?;
+    let served = registry.find(&id).ok_or_else(|| {
+        ApiError::new(Code::ModelNotFound, format!("The model '{id}' does not exist")).about("model")
+    })?;
+    Ok(HttpResponse::Ok().json(object(&id, served)))
+}
+
+fn object(id: &str, served: &Served) -> ModelObject {
+    ModelObject { id: id.to_owned(), created: served.created, owned_by: "embedgate".to_owned() }
+}

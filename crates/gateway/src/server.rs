@@ -1,0 +1,226 @@
+//! The server's life from a bound listener to the last joined thread.
+
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener},
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    App, HttpServer,
+    dev::Server,
+    middleware::{NormalizePath, from_fn},
+    web::{Data, ServiceConfig},
+};
+use thiserror::Error;
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time::sleep,
+};
+
+use crate::{
+    auth::Keys,
+    body::BodyLimits,
+    config::Config,
+    lifecycle::Lifecycle,
+    load::{LoadError, load},
+    metrics::Metrics,
+    middleware::observe,
+    registry::{Registry, Served},
+    request::RequestLimits,
+    routes,
+};
+
+/// A connection that was accepted just before the listener closed may still be on its way to a worker, which
+/// drops those when it is told to stop.
+const HAND_OVER: Duration = Duration::from_millis(50);
+
+/// The server could not start, or ended before it was told to.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The listener cannot be used.
+    #[error("cannot listen")]
+    Listen(#[source] io::Error),
+    /// A model cannot be served.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Loading panicked.
+    #[error("loading the models panicked")]
+    LoadPanicked(#[source] JoinError),
+    /// The HTTP server ended by itself.
+    #[error("the HTTP server ended unexpectedly")]
+    Ended(#[source] Option<io::Error>),
+}
+
+/// Serves `config` on `listener` until `shutdown` ends, then drains. Needs a tokio runtime with time.
+///
+/// # Errors
+/// When a model cannot be served or the listener cannot be used. A drained shutdown is `Ok`.
+pub async fn run(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let settings = config.clone();
+    run_with(config, listener, shutdown, move |metrics, cancelled| load(&settings, metrics, cancelled)).await
+}
+
+/// [`run`] with models from elsewhere than the settings: `load` runs on a thread of its own, gets the metrics
+/// that its engines should report to, and should end early when the flag is set.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<L>(
+    config: Config,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+    load: L,
+) -> Result<(), RunError>
+where
+    L: FnOnce(&Metrics, &AtomicBool) -> Result<Registry, LoadError> + Send + 'static,
+{
+    let started = Instant::now();
+    let address = listener.local_addr().map_err(RunError::Listen)?;
+    let services = Services::new(&config);
+    let server = http_server(&config, listener, services.clone()).map_err(RunError::Listen)?;
+    let handle = server.handle();
+    let mut serving = pin!(tokio::spawn(server));
+    let mut shutdown = pin!(shutdown);
+
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let (metrics, flag) = (services.metrics.clone(), Arc::clone(&cancelled));
+    let mut loading = pin!(spawn_blocking(move || load(&metrics, &flag)));
+    let loaded = tokio::select! {
+        loaded = &mut loading => loaded,
+        ended = &mut serving => return Err(ended_early(ended)),
+        () = &mut shutdown => {
+            // Nothing was promised yet, so nothing has to be finished but the model at hand.
+            cancelled.store(true, Ordering::Release);
+            handle.stop(false).await;
+            return loading.await.map(drop).map_err(RunError::LoadPanicked);
+        }
+    };
+    match loaded {
+        Ok(Ok(registry)) => services.open(registry, address, started.elapsed()),
+        failed => {
+            handle.stop(false).await;
+            return Err(failed.map_or_else(RunError::LoadPanicked, |loaded| {
+                loaded.map_or_else(RunError::Load, |_| RunError::Ended(None))
+            }));
+        }
+    }
+
+    tokio::select! {
+        ended = &mut serving => return Err(ended_early(ended)),
+        () = shutdown => {}
+    }
+    tracing::info!(pause = config.server.grace_pause.as_secs_f64(), "shutting down: not ready any more");
+    services.lifecycle.drain();
+    sleep(config.server.grace_pause).await;
+    handle.pause().await;
+    sleep(HAND_OVER).await;
+    handle.stop(true).await;
+    services.close().await;
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// What the app's parts are built from once and share across threads.
+#[derive(Clone)]
+struct Services {
+    keys: Data<Keys>,
+    body: Data<BodyLimits>,
+    requests: Data<RequestLimits>,
+    lifecycle: Data<Lifecycle>,
+    metrics: Data<Metrics>,
+}
+
+impl Services {
+    fn new(config: &Config) -> Self {
+        let time = config.server.request_timeout;
+        Self {
+            keys: Data::new(Keys::new(config.auth.keys.clone())),
+            body: Data::new(BodyLimits { bytes: config.limits.max_body_bytes, time }),
+            requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
+            lifecycle: Data::new(Lifecycle::default()),
+            metrics: Data::new(Metrics::new(config.models.iter().map(|model| model.id.as_str()))),
+        }
+    }
+
+    fn configure(&self, app: &mut ServiceConfig) {
+        app.app_data(self.keys.clone())
+            .app_data(self.body.clone())
+            .app_data(self.requests.clone())
+            .app_data(self.lifecycle.clone())
+            .app_data(self.metrics.clone());
+        routes::configure(app);
+    }
+
+    /// Lets requests in, and says so.
+    fn open(&self, registry: Registry, address: SocketAddr, elapsed: Duration) {
+        if !self.keys.required() && !address.ip().is_loopback() {
+            tracing::warn!(%address, "anyone who reaches this address may use it: no API key is configured");
+        }
+        let describe = |served: &Served| {
+            let Served { id, dimensions, provider, precision, .. } = served;
+            format!("{id} · {dimensions} dimensions · {provider} {precision}")
+        };
+        let models: Vec<_> = registry.models().map(describe).collect();
+        let seconds = elapsed.as_secs_f64();
+        tracing::info!("listening on http://{address} · {} · ready in {seconds:.1} s", models.join(" · "));
+        let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
+        let aliases: Vec<_> = registry.aliases().map(name).collect();
+        if !aliases.is_empty() {
+            tracing::info!("aliases: {}", aliases.join(", "));
+        }
+        self.lifecycle.open(registry);
+    }
+
+    /// Takes the models out of service and joins their threads.
+    async fn close(&self) {
+        let Some(registry) = self.lifecycle.close() else { return };
+        if let Err(error) = spawn_blocking(move || registry.stop()).await {
+            tracing::error!(%error, "an engine panicked while it stopped");
+        }
+    }
+}
+
+fn http_server(config: &Config, listener: TcpListener, services: Services) -> io::Result<Server> {
+    let settings = &config.server;
+    let workers = settings.http_workers.max(1);
+    let server = HttpServer::new(move || {
+        App::new()
+            .configure(|app| services.configure(app))
+            .wrap(from_fn(observe))
+            // Outermost, so that a stray slash is gone before routing: a redirect would turn a POST into a GET.
+            .wrap(NormalizePath::trim())
+    });
+    Ok(server
+        .workers(workers)
+        // The framework counts for each worker.
+        .max_connections(settings.max_connections.div_ceil(workers))
+        .keep_alive(settings.keep_alive)
+        .client_request_timeout(settings.client_timeout)
+        // By default a client that closes its side still keeps its place in the queue.
+        .h1_allow_half_closed(false)
+        .tcp_nodelay(true)
+        .disable_signals()
+        .shutdown_timeout(settings.drain_timeout.as_secs().max(1))
+        .listen(listener)?
+        .run())
+}
+
+fn ended_early(ended: Result<io::Result<()>, JoinError>) -> RunError {
+    RunError::Ended(match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error),
+        Err(error) => Some(io::Error::other(error)),
+    })
+}

@@ -1,0 +1,250 @@
+//! The real server, started for one test and stopped at its end.
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use gateway::{
+    Registry, RunError, Served,
+    config::{ApiKey, Config, ModelConfig},
+    run_with,
+};
+use inference::{Engine, EngineConfig};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::{
+    fake::{Control, DIMENSIONS, encoders},
+    http::{Connection, Reply, request},
+};
+
+/// The window of the models.
+pub(crate) const WINDOW: usize = 64;
+
+/// A server to be started.
+pub(crate) struct Builder {
+    config: Config,
+    hub_id: Option<String>,
+    /// Loading waits for this, when there.
+    gate: Option<mpsc::Receiver<()>>,
+}
+
+/// A running server. Dropping it stops it and asserts that it stopped in order.
+pub(crate) struct TestApp {
+    pub(crate) address: SocketAddr,
+    /// The encoders of every model.
+    pub(crate) control: Arc<Control>,
+    shutdown: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), RunError>>>,
+}
+
+impl TestApp {
+    /// A server of one model, `tiny`, under the name `m` too.
+    pub(crate) fn builder() -> Builder {
+        let mut config = Config::builtin(2);
+        config.models = vec![ModelConfig::builtin("tiny".to_owned(), PathBuf::new(), 1)];
+        config.default_model = "tiny".to_owned();
+        config.aliases = BTreeMap::from([("m".to_owned(), "tiny".to_owned())]);
+        config.server.drain_timeout = Duration::from_secs(10);
+        Builder { config, hub_id: None, gate: None }
+    }
+
+    /// [`TestApp::builder`] without any wish.
+    pub(crate) fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// Sends one request on a connection of its own.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut connection = Connection::open(self.address);
+        connection.send(&request(method, path, headers, body));
+        connection.receive()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], b"")
+    }
+
+    /// Posts a body to `/v1/embeddings`.
+    pub(crate) fn post(&self, body: impl AsRef<[u8]>) -> Reply {
+        self.send("POST", "/v1/embeddings", &[("content-type", "application/json")], body.as_ref())
+    }
+
+    /// The vectors of `input`, which must be answered well.
+    #[track_caller]
+    pub(crate) fn embed(&self, input: &Value) -> Vec<Vec<f64>> {
+        let reply = self.post(serde_json::json!({ "model": "m", "input": input }).to_string());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        vectors(&reply.json())
+    }
+
+    /// Tells the server to stop, without waiting.
+    pub(crate) fn begin_shutdown(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            let _ = shutdown.send(());
+        }
+    }
+
+    /// Waits for the server's end.
+    pub(crate) fn join(&mut self) -> Result<(), RunError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// Waits until the metrics hold exactly this line.
+    #[track_caller]
+    pub(crate) fn wait_for_metric(&self, line: &str) {
+        self.wait_until(line, || self.get("/metrics").text().lines().any(|found| found == line));
+    }
+
+    /// Waits until `path` answers with `status`.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, path: &str, status: u16) {
+        self.wait_until(path, || self.get(path).status == status);
+    }
+
+    #[track_caller]
+    fn wait_until(&self, what: &str, mut reached: impl FnMut() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !reached() {
+            assert!(Instant::now() < limit, "{what} never came to pass");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        self.control.release();
+        self.begin_shutdown();
+        if let Some(thread) = self.thread.take() {
+            let result = thread.join();
+            if !std::thread::panicking() {
+                result.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+impl Builder {
+    pub(crate) fn config(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Changes the settings of the first model.
+    pub(crate) fn model(self, change: impl FnOnce(&mut ModelConfig)) -> Self {
+        self.config(|config| change(&mut config.models[0]))
+    }
+
+    pub(crate) fn alias(self, name: &str) -> Self {
+        self.config(|config| drop(config.aliases.insert(name.to_owned(), "tiny".to_owned())))
+    }
+
+    pub(crate) fn key(self, name: &str, secret: &str) -> Self {
+        self.config(|config| config.auth.keys.push(ApiKey::new(name, secret)))
+    }
+
+    pub(crate) fn hub_id(mut self, id: &str) -> Self {
+        self.hub_id = Some(id.to_owned());
+        self
+    }
+
+    /// Makes loading wait until the returned sender is used or dropped.
+    pub(crate) fn gate(mut self) -> (Self, mpsc::Sender<()>) {
+        let (open, gate) = mpsc::channel();
+        self.gate = Some(gate);
+        (self, open)
+    }
+
+    /// Starts the server and waits until it is ready.
+    pub(crate) fn start(self) -> TestApp {
+        let app = self.launch();
+        app.wait_for("/readyz", 200);
+        app
+    }
+
+    /// Starts the server without waiting.
+    pub(crate) fn launch(self) -> TestApp {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let control = Arc::new(Control::default());
+        let (shutdown, ended) = oneshot::channel::<()>();
+        let Self { config, hub_id, gate } = self;
+        let (settings, hand) = (config.clone(), Arc::clone(&control));
+        let serve = async move {
+            let ended = async { drop(ended.await) };
+            let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
+                // An error means that the test let go of the gate, which opens it too.
+                gate.map(|gate| gate.recv());
+                let models = settings
+                    .models
+                    .iter()
+                    .map(|model| Served { hub_id: hub_id.clone(), ..served(model, &hand, metrics) });
+                Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
+            };
+            run_with(config, listener, ended, load).await
+        };
+        let thread = std::thread::spawn(move || actix_web::rt::System::new().block_on(serve));
+        TestApp { address, control, shutdown: Some(shutdown), thread: Some(thread) }
+    }
+}
+
+fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metrics::Metrics) -> Served {
+    let config = EngineConfig {
+        name: model.id.clone(),
+        tokenizer: concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../model-import/tests/tiny-models/bert-mean/tokenizer.json"
+        )
+        .into(),
+        window: WINDOW,
+        dimensions: DIMENSIONS,
+        normalize: true,
+        workers: model.workers,
+        tokenizer_threads: 1,
+        batch_tokens: model.batch_tokens,
+        batch_inputs: model.batch_inputs,
+        queue_tokens: model.queue_tokens,
+    };
+    let observer = Arc::new(metrics.model(Some(&model.id)));
+    Served {
+        id: model.id.as_str().into(),
+        hub_id: None,
+        engine: Engine::start(config, &encoders(control), observer).unwrap(),
+        window: WINDOW,
+        dimensions: DIMENSIONS,
+        matryoshka: model.matryoshka.clone(),
+        overlong: model.overlong,
+        token_ids: model.token_ids,
+        created: 1_700_000_000,
+        fingerprint: "0".repeat(64),
+        provider: model.provider,
+        precision: "fp32",
+    }
+}
+
+/// The vectors of an answer, in the order of `data`, whose indices must count up.
+#[track_caller]
+pub(crate) fn vectors(answer: &Value) -> Vec<Vec<f64>> {
+    let data = answer["data"].as_array().unwrap();
+    let row = |(index, item): (usize, &Value)| {
+        assert_eq!(item["index"], index);
+        match &item["embedding"] {
+            Value::String(base64) => floats(base64),
+            floats => floats.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect(),
+        }
+    };
+    data.iter().enumerate().map(row).collect()
+}
+
+fn floats(text: &str) -> Vec<f64> {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+    assert!(bytes.len().is_multiple_of(4));
+    bytes.chunks_exact(4).map(|chunk| f32::from_le_bytes(chunk.try_into().unwrap()).into()).collect()
+}

@@ -1,0 +1,88 @@
+//! Connections as real clients use them: kept open, piped, upgraded in vain, sent byte by byte.
+
+use crate::{
+    app::TestApp,
+    http::{Connection, request},
+};
+
+const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
+
+#[test]
+fn a_connection_serves_many_requests_errors_included() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    let bodies: [(&[u8], u16); 5] =
+        [(BODY, 200), (b"{", 400), (BODY, 200), (b"{\"model\":\"x\",\"input\":\"a\"}", 404), (BODY, 200)];
+    let mut ids = std::collections::HashSet::new();
+    for (body, status) in bodies {
+        connection.send(&request("POST", "/v1/embeddings", &[], body));
+        let reply = connection.receive();
+        assert_eq!(reply.status, status);
+        assert_ne!(reply.header("connection"), Some("close"));
+        ids.insert(reply.header("x-request-id").unwrap().to_owned());
+    }
+    assert_eq!(ids.len(), 5, "request ids repeat");
+}
+
+#[test]
+fn a_client_that_asks_for_it_is_disconnected() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &[("connection", "close")], BODY));
+    let reply = connection.receive();
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn piped_requests_are_answered_in_order() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    let both =
+        [request("POST", "/v1/embeddings", &[], BODY), request("GET", "/v1/models/tiny", &[], b"")].concat();
+    connection.send(&both);
+    assert_eq!(connection.receive().json()["object"], "list");
+    assert_eq!(connection.receive().json()["object"], "model");
+}
+
+#[test]
+fn an_h2c_upgrade_is_declined_by_answering_in_http_1() {
+    let app = TestApp::start();
+    let headers = [
+        ("connection", "Upgrade, HTTP2-Settings"),
+        ("upgrade", "h2c"),
+        ("http2-settings", "AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA"),
+    ];
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &headers, BODY));
+    let reply = connection.receive();
+    assert_eq!((reply.status, reply.header("upgrade"), reply.header("connection")), (200, None, Some("close")));
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn a_client_may_wait_for_100_continue() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    connection.send(
+        b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 25\r\n\r\n",
+    );
+    connection.send(BODY);
+    assert_eq!(connection.receive().status, 200);
+}
+
+#[test]
+fn a_body_may_come_byte_by_byte_and_in_chunks() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    for byte in BODY {
+        connection.send(&[b'1', b'\r', b'\n', *byte, b'\r', b'\n']);
+    }
+    connection.send(b"0\r\n\r\n");
+    assert_eq!(connection.receive().status, 200);
+    for byte in request("POST", "/v1/embeddings", &[], BODY) {
+        connection.send(&[byte]);
+    }
+    assert_eq!(connection.receive().status, 200);
+}

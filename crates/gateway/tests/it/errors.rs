@@ -1,0 +1,319 @@
+//! Every error that a client can see, as a snapshot of status, headers and body.
+
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::{
+    app::{TestApp, WINDOW},
+    http::{Connection, Reply, request},
+    schema::assert_valid,
+};
+
+/// Posts `body` to a server with default settings; the answer must be an error in the envelope.
+#[track_caller]
+fn refused(body: impl AsRef<[u8]>) -> String {
+    summary(&TestApp::start().post(body))
+}
+
+#[track_caller]
+fn summary(reply: &Reply) -> String {
+    assert_valid("error", &reply.json());
+    assert!(reply.header("x-request-id").is_some_and(|id| id.starts_with("req_")), "{reply:?}");
+    reply.summary()
+}
+
+#[test]
+fn no_key() {
+    let app = TestApp::builder().key("team", "sk-0123456789abcdefghij").start();
+    assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a"}"#)), @r#"
+    401
+    content-type: application/json
+    {"error":{"message":"You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn wrong_key() {
+    let app = TestApp::builder().key("team", "sk-0123456789abcdefghij").start();
+    let headers = [("authorization", "Bearer sk-5f6ce0123456789acdb0")];
+    assert_snapshot!(summary(&app.send("POST", "/v1/embeddings", &headers, b"{}")), @r#"
+    401
+    content-type: application/json
+    {"error":{"message":"Incorrect API key provided: sk-***cdb0. The keys of this server are set by whoever runs it.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}
+    "#);
+}
+
+#[test]
+fn unknown_model() {
+    assert_snapshot!(refused(r#"{"model":"gpt-5","input":"a"}"#), @r#"
+    404
+    content-type: application/json
+    {"error":{"message":"The model `gpt-5` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}
+    "#);
+}
+
+#[test]
+fn unknown_model_asked_for_by_get() {
+    assert_snapshot!(summary(&TestApp::start().get("/v1/models/org/x")), @r#"
+    404
+    content-type: application/json
+    {"error":{"message":"The model 'org/x' does not exist","type":"invalid_request_error","param":"model","code":"model_not_found"}}
+    "#);
+}
+
+#[test]
+fn model_missing() {
+    assert_snapshot!(refused(r#"{"input":"a"}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"you must provide a model parameter","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn input_missing() {
+    assert_snapshot!(refused(r#"{"model":"m"}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Missing required parameter: 'input'.","type":"invalid_request_error","param":"input","code":"missing_required_parameter"}}
+    "#);
+}
+
+#[test]
+fn wrong_type() {
+    assert_snapshot!(refused(r#"{"model":"m","input":{"text":"a"}}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn empty_array() {
+    assert_snapshot!(refused(r#"{"model":"m","input":[]}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input': input cannot be an empty array.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn empty_string_in_an_array() {
+    assert_snapshot!(refused(r#"{"model":"m","input":["a",""]}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input[1]': input cannot be an empty string.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn too_many_inputs() {
+    assert_snapshot!(refused(json!({"model": "m", "input": vec!["a"; 2049]}).to_string()), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input': array length must be 2048 or less.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn too_long_a_text() {
+    let app = TestApp::builder().model(|model| model.overlong = inference::Overlong::Error).start();
+    let text = "a ".repeat(WINDOW + 1);
+    let bare = app.post(json!({"model": "m", "input": text}).to_string());
+    assert_snapshot!(summary(&bare), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+    let listed = app.post(json!({"model": "m", "input": ["a", text]}).to_string());
+    assert_snapshot!(summary(&listed), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn too_many_tokens() {
+    let app = TestApp::builder().config(|config| config.limits.max_request_tokens = 100).start();
+    let text = "a ".repeat(WINDOW);
+    assert_eq!(app.post(json!({"model": "m", "input": [text]}).to_string()).status, 200);
+    assert_snapshot!(summary(&app.post(json!({"model": "m", "input": [text, text]}).to_string())), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input': maximum request size is 100 tokens per request.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn dimensions_that_the_model_does_not_have() {
+    assert_snapshot!(refused(r#"{"model":"m","input":"a","dimensions":4}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"This model does not support specifying dimensions.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+    assert_snapshot!(refused(r#"{"model":"m","input":"a","dimensions":9}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid value for 'dimensions' = 9. Must be less than or equal to 8.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn dimensions_between_those_that_the_model_was_trained_for() {
+    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a","dimensions":3}"#)), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid value for 'dimensions' = 3. Supported values: [2, 4].","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn unknown_encoding_format() {
+    assert_snapshot!(refused(r#"{"model":"m","input":"a","encoding_format":"int8"}"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid value for 'encoding_format' = int8. Supported values: ['float', 'base64'].","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn malformed_json() {
+    assert_snapshot!(refused(r#"{"model":"m","input":"#), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.) (EOF while parsing a value at line 1 column 21)","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn unknown_overlong_policy() {
+    let app = TestApp::start();
+    let headers = [("x-embedgate-overlong", "cut")];
+    let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
+    assert_snapshot!(summary(&reply), @r#"
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid value for header 'x-embedgate-overlong' = cut. Supported values: ['truncate', 'average', 'error'].","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn wrong_method() {
+    let app = TestApp::start();
+    assert_snapshot!(summary(&app.get("/v1/embeddings")), @r#"
+    405
+    allow: POST
+    content-type: application/json
+    {"error":{"message":"Not allowed to GET on /v1/embeddings. (HINT: Perhaps you meant to use a different HTTP method?)","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+    assert_snapshot!(summary(&app.send("DELETE", "/v1/models/tiny", &[], b"")), @r#"
+    405
+    allow: GET, HEAD
+    content-type: application/json
+    {"error":{"message":"Not allowed to DELETE on /v1/models/tiny. (HINT: Perhaps you meant to use a different HTTP method?)","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn unknown_url() {
+    assert_snapshot!(summary(&TestApp::start().send("POST", "/v1/foo?x=1", &[], b"{}")), @r#"
+    404
+    content-type: application/json
+    {"error":{"message":"Invalid URL (POST /v1/foo)","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+/// Refused by its announced length, so that the client need not send what nobody reads.
+#[test]
+fn announced_body_too_large() {
+    let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
+    let mut connection = Connection::open(app.address);
+    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n{");
+    assert_snapshot!(summary(&connection.receive()), @r#"
+    413
+    content-type: application/json
+    {"error":{"message":"Maximum content size limit (1000) exceeded (5000 bytes read)","type":"server_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn chunked_body_too_large() {
+    let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
+    let mut connection = Connection::open(app.address);
+    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    let chunk = format!("3e9\r\n{}\r\n", "x".repeat(1001));
+    connection.send(chunk.as_bytes());
+    let reply = connection.receive();
+    assert_eq!(reply.status, 413, "{reply:?}");
+    assert_valid("error", &reply.json());
+}
+
+#[test]
+fn body_that_never_comes() {
+    let app = TestApp::builder()
+        .config(|config| config.server.request_timeout = std::time::Duration::from_secs(1))
+        .start();
+    let mut connection = Connection::open(app.address);
+    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{");
+    assert_snapshot!(summary(&connection.receive()), @r#"
+    408
+    content-type: application/json
+    {"error":{"message":"Timed out reading the request: the body took more than 1 seconds.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+}
+
+#[test]
+fn broken_chunks() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n");
+    let reply = connection.receive();
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert_valid("error", &reply.json());
+}
+
+#[test]
+fn invalid_utf8() {
+    let reply = TestApp::start().post(b"{\"model\":\"m\",\"input\":\"\xff\xfe\"}");
+    assert_eq!(reply.status, 400);
+    assert!(reply.message().starts_with("We could not parse the JSON body of your request."), "{reply:?}");
+}
+
+#[test]
+fn two_hundred_thousand_open_brackets() {
+    let app = TestApp::start();
+    for body in ["[".repeat(200_000), format!("{{\"model\":\"m\",\"input\":{}", "[".repeat(200_000))] {
+        let reply = app.post(&body);
+        assert_eq!(reply.status, 400);
+        assert_valid("error", &reply.json());
+    }
+    assert_eq!(app.post(r#"{"model":"m","input":"still there"}"#).status, 200);
+}
+
+#[test]
+fn routes_are_checked_before_keys_and_keys_before_bodies() {
+    let app = TestApp::builder().key("team", "secret").config(|c| c.limits.max_body_bytes = 10).start();
+    let status = |method, path, headers: &[_], body: &[u8]| app.send(method, path, headers, body).status;
+    assert_eq!(status("POST", "/v1/foo", &[], b"{}"), 404);
+    assert_eq!(status("GET", "/v1/embeddings", &[], b""), 405);
+    assert_eq!(status("POST", "/v1/embeddings", &[], &[b'x'; 100]), 401);
+    assert_eq!(status("POST", "/v1/embeddings", &[("api-key", "secret")], &[b'x'; 100]), 413);
+    assert_eq!(status("POST", "/v1/embeddings", &[("api-key", "secret")], b"x"), 400);
+}
+
+/// What the HTTP layer refuses before there is a request to answer has no body; the status must be right all
+/// the same and the connection must end.
+#[test]
+fn what_is_no_http_request_gets_a_bare_status() {
+    let app = TestApp::start();
+    let huge = request("GET", "/livez", &[("x-huge", &"x".repeat(200_000))], b"");
+    for (bytes, status) in [(b"\x16\x03\x01\x02\x00\x01\r\n\r\n".to_vec(), 400), (huge, 431)] {
+        let mut connection = Connection::open(app.address);
+        // The server may answer and close before it has read all of it.
+        let _ = connection.try_send(&bytes);
+        assert_eq!(connection.receive().status, status);
+        assert!(connection.is_closed());
+    }
+}

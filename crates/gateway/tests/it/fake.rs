@@ -1,0 +1,127 @@
+//! An encoder without a model: its vectors are a fixed function of the ids, and a test can make it wait,
+//! fail or panic.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use inference::{Batch, EncodeError, Encoder, EncoderFactory};
+
+/// Length of the vectors.
+pub(crate) const DIMENSIONS: usize = 8;
+
+/// The test's hand on the encoders of one model.
+#[derive(Default)]
+pub(crate) struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+    encoded: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    held: bool,
+    /// Batches that reached an encoder, waiting ones included.
+    entered: usize,
+    next: Option<Misfortune>,
+}
+
+/// What happens to the next batch.
+pub(crate) enum Misfortune {
+    Panic,
+    Fail(EncodeError),
+}
+
+impl Control {
+    /// Makes every batch wait, from the next one on.
+    pub(crate) fn hold(&self) {
+        self.state.lock().unwrap().held = true;
+    }
+
+    /// Lets all batches go on.
+    pub(crate) fn release(&self) {
+        self.state.lock().unwrap().held = false;
+        self.changed.notify_all();
+    }
+
+    /// What happens to the next batch.
+    pub(crate) fn next(&self, misfortune: Misfortune) {
+        self.state.lock().unwrap().next = Some(misfortune);
+    }
+
+    /// Batches that have reached an encoder.
+    pub(crate) fn entered(&self) -> usize {
+        self.state.lock().unwrap().entered
+    }
+
+    /// Sequences that an encoder has worked on.
+    pub(crate) fn encoded(&self) -> usize {
+        self.encoded.load(Ordering::SeqCst)
+    }
+
+    /// Waits until a batch beyond the first `before` has reached an encoder.
+    #[track_caller]
+    pub(crate) fn wait_for_batch(&self, before: usize) {
+        let state = self.state.lock().unwrap();
+        let limit = Duration::from_secs(20);
+        let waited = self.changed.wait_timeout_while(state, limit, |state| state.entered <= before);
+        assert!(!waited.unwrap().1.timed_out(), "no batch reached the encoder");
+    }
+
+    fn pass(&self) -> Option<Misfortune> {
+        let mut state = self.state.lock().unwrap();
+        state.entered += 1;
+        self.changed.notify_all();
+        let limit = Duration::from_secs(30);
+        let (mut state, late) = self.changed.wait_timeout_while(state, limit, |state| state.held).unwrap();
+        assert!(!late.timed_out(), "the test never released the encoder");
+        state.next.take()
+    }
+}
+
+struct Fake(Arc<Control>);
+
+impl Encoder for Fake {
+    fn dimensions(&self) -> usize {
+        DIMENSIONS
+    }
+
+    fn pads(&self) -> bool {
+        false
+    }
+
+    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
+        match self.0.pass() {
+            Some(Misfortune::Panic) => panic!("as the test asked"),
+            Some(Misfortune::Fail(error)) => return Err(error),
+            None => {}
+        }
+        self.0.encoded.fetch_add(batch.len(), Ordering::SeqCst);
+        for (ids, row) in batch.sequences().zip(out.chunks_exact_mut(DIMENSIONS)) {
+            fill(ids, row);
+        }
+        Ok(())
+    }
+}
+
+/// Different ids, or the same in another order, give different vectors.
+fn fill(ids: &[u32], row: &mut [f32]) {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for &id in ids {
+        hash = (hash ^ u64::from(id)).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
+    }
+    for value in row {
+        hash = hash.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        *value = (hash >> 40) as f32 / (1_u64 << 23) as f32 - 1.0;
+    }
+}
+
+/// Builds encoders under `control`.
+pub(crate) fn encoders(control: &Arc<Control>) -> EncoderFactory {
+    let control = Arc::clone(control);
+    Arc::new(move || Ok(Box::new(Fake(Arc::clone(&control)))))
+}

@@ -1,0 +1,155 @@
+//! A client that sends exactly the bytes it is given, which no HTTP library would do.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// One answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    /// The value of a header, whose name is in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// `error.message` of an answer that is an error.
+    #[track_caller]
+    pub(crate) fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    /// Status, the headers that say something about an error, and the body: what a snapshot holds.
+    pub(crate) fn summary(&self) -> String {
+        let mut summary = format!("{}\n", self.status);
+        for name in ["allow", "content-type", "retry-after", "x-should-retry"] {
+            if let Some(value) = self.header(name) {
+                summary += &format!("{name}: {value}\n");
+            }
+        }
+        summary + self.text()
+    }
+}
+
+/// One connection.
+pub(crate) struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub(crate) fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        // A server that does not answer fails the test instead of hanging it.
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).unwrap();
+    }
+
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.get_mut().write_all(bytes)
+    }
+
+    /// Closes our side, as a client does that has nothing more to say.
+    pub(crate) fn half_close(&mut self) {
+        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn receive(&mut self) -> Reply {
+        self.try_receive().unwrap()
+    }
+
+    /// Whether the server has closed the connection, or closes it now, without another byte.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        match self.0.read(&mut [0]) {
+            Ok(read) => read == 0,
+            // What happens when the server closes before it has read everything.
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+
+    /// The next answer; an interim `100 Continue` is passed over.
+    pub(crate) fn try_receive(&mut self) -> std::io::Result<Reply> {
+        let (status, headers) = loop {
+            let (status, headers) = self.head()?;
+            if status != 100 {
+                break (status, headers);
+            }
+        };
+        let mut reply = Reply { status, headers, body: Vec::new() };
+        if reply.header("transfer-encoding").is_some() {
+            self.chunks(&mut reply.body)?;
+        } else if status != 204 {
+            let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+            reply.body = vec![0; length];
+            self.0.read_exact(&mut reply.body)?;
+        }
+        Ok(reply)
+    }
+
+    fn head(&mut self) -> std::io::Result<(u16, Vec<(String, String)>)> {
+        let line = self.line()?;
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| std::io::Error::other(format!("no status line: {line:?}")))?;
+        let mut headers = Vec::new();
+        loop {
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else { return Ok((status, headers)) };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    fn chunks(&mut self, body: &mut Vec<u8>) -> std::io::Result<()> {
+        loop {
+            let size = usize::from_str_radix(self.line()?.trim(), 16).unwrap();
+            let start = body.len();
+            body.resize(start + size, 0);
+            self.0.read_exact(&mut body[start..])?;
+            self.line()?;
+            if size == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        if self.0.read_line(&mut line)? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+/// The bytes of a request; a body gets its `content-length`.
+pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut bytes = format!("{method} {path} HTTP/1.1\r\nhost: test.example:8080\r\n");
+    for (name, value) in headers {
+        bytes += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() {
+        bytes += &format!("content-length: {}\r\n", body.len());
+    }
+    [bytes.as_bytes(), b"\r\n", body].concat()
+}

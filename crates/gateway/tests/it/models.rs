@@ -1,0 +1,67 @@
+//! `GET /v1/models` and everything that a model may be called.
+
+use serde_json::json;
+
+use crate::{app::TestApp, schema::assert_valid};
+
+#[test]
+fn models_come_first_and_every_alias_is_listed() {
+    let app = TestApp::builder().hub_id("org/tiny").alias("text-embedding-3-small").start();
+    for path in ["/v1/models", "/models", "/v1/models/", "//v1//models"] {
+        let list = app.get(path).json();
+        assert_valid("models", &list);
+        let ids: Vec<_> = list["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
+        assert_eq!(ids, ["tiny", "m", "org/tiny", "text-embedding-3-small"], "{path}");
+    }
+}
+
+#[test]
+fn a_model_is_found_by_id_and_alias_with_slashes_raw_or_encoded() {
+    let app = TestApp::builder().hub_id("org/tiny").alias("a/b/c d").start();
+    for (path, id) in [
+        ("/v1/models/tiny", "tiny"),
+        ("/models/m", "m"),
+        ("/v1/models/org/tiny", "org/tiny"),
+        ("/v1/models/org%2Ftiny", "org/tiny"),
+        ("/v1/models/org%2ftiny/", "org/tiny"),
+        ("/v1/models/a/b%2Fc%20d", "a/b/c d"),
+    ] {
+        let reply = app.get(path);
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        assert_valid("model", &reply.json());
+        let expected =
+            json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "embedgate"});
+        assert_eq!(reply.json(), expected);
+    }
+    for path in ["/v1/models/nobody", "/v1/models/org", "/v1/models/%FF"] {
+        let reply = app.get(path);
+        assert_eq!(reply.status, 404, "{path}");
+        assert_valid("error", &reply.json());
+    }
+}
+
+#[test]
+fn an_answer_repeats_the_name_asked_for_and_a_header_names_the_model() {
+    let app = TestApp::builder().hub_id("org/tiny").start();
+    for name in ["tiny", "m", "org/tiny"] {
+        let reply = app.post(json!({"model": name, "input": "a"}).to_string());
+        assert_eq!(reply.json()["model"], name);
+        assert_eq!(reply.header("x-embedgate-model"), Some("tiny"));
+    }
+}
+
+#[test]
+fn several_models_are_served_at_once() {
+    let app = TestApp::builder()
+        .config(|config| {
+            let mut other = config.models[0].clone();
+            other.id = "other".to_owned();
+            other.matryoshka = vec![2];
+            config.models.push(other);
+            config.aliases.insert("second".to_owned(), "other".to_owned());
+        })
+        .start();
+    let post = |model| app.post(json!({"model": model, "input": "a", "dimensions": 2}).to_string());
+    assert_eq!(post("tiny").status, 400);
+    assert_eq!(post("second").header("x-embedgate-model"), Some("other"));
+}

@@ -1,0 +1,66 @@
+//! Probes, metrics and the page at `/`.
+
+use crate::app::TestApp;
+
+#[test]
+fn probes_answer_any_of_their_methods() {
+    let app = TestApp::start();
+    for path in ["/startupz", "/readyz", "/livez"] {
+        let reply = app.get(path);
+        assert_eq!((reply.status, reply.text()), (200, "ok\n"), "{path}");
+        assert_eq!(app.send("POST", path, &[], b"").status, 405);
+    }
+}
+
+#[test]
+fn while_loading_the_listener_answers_and_says_so() {
+    let (builder, gate) = TestApp::builder().gate();
+    let app = builder.launch();
+    app.wait_for("/livez", 200);
+    for path in ["/startupz", "/readyz"] {
+        let reply = app.get(path);
+        assert_eq!((reply.status, reply.text()), (503, "loading\n"), "{path}");
+    }
+    for reply in [app.post(r#"{"model":"m","input":"a"}"#), app.get("/v1/models")] {
+        assert_eq!(reply.status, 503);
+        assert_eq!(reply.json()["error"]["code"], "server_is_overloaded");
+        assert!(reply.header("retry-after").is_some());
+    }
+    assert_eq!(app.get("/metrics").status, 200);
+    assert!(app.get("/").text().contains("Loading"));
+    gate.send(()).unwrap();
+    app.wait_for("/startupz", 200);
+    assert_eq!(app.post(r#"{"model":"m","input":"a"}"#).status, 200);
+}
+
+#[test]
+fn metrics_count_requests_by_outcome() {
+    let app = TestApp::start();
+    app.post(r#"{"model":"m","input":["a","b"]}"#);
+    app.post(r#"{"model":"m","input":[]}"#);
+    app.post(r#"{"model":"nobody","input":"a"}"#);
+    let reply = app.get("/metrics");
+    assert!(reply.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    for line in [
+        r#"embedgate_request_duration_seconds_count{model="tiny",outcome="success"} 1"#,
+        r#"embedgate_request_duration_seconds_count{model="unknown",outcome="client_error"} 2"#,
+        r#"embedgate_inputs_total{model="tiny"} 2"#,
+        r#"embedgate_input_tokens_total{model="tiny"} 6"#,
+        "embedgate_ready 1",
+    ] {
+        assert!(reply.text().lines().any(|found| found == line), "{line} is not in:\n{}", reply.text());
+    }
+}
+
+#[test]
+fn the_page_shows_what_runs_here_and_escapes_what_it_is_told() {
+    let app = TestApp::builder().alias("<script>alert(1)</script>").start();
+    let reply = app.send("GET", "/", &[("x-forwarded-host", "\"><b>evil")], b"");
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let page = reply.text();
+    assert!(page.contains("<code>tiny</code>") && page.contains("8<td>64 tokens"), "{page}");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script>") && !page.contains("<b>evil"));
+    assert!(!page.contains("{{"), "a placeholder is left");
+    assert!(app.get("/").text().contains("http://test.example:8080/v1"));
+    assert_eq!(app.get("/favicon.ico").status, 204);
+}

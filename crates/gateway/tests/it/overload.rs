@@ -1,0 +1,138 @@
+//! What happens when there is too much to do, or the encoder breaks.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use inference::EncodeError;
+use insta::assert_snapshot;
+use serde_json::json;
+
+use crate::{
+    app::{TestApp, WINDOW},
+    fake::Misfortune,
+    http::{Connection, request},
+};
+
+fn body(text: &str) -> String {
+    json!({"model": "m", "input": text}).to_string()
+}
+
+#[test]
+fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
+    let app = TestApp::builder().model(|model| model.queue_tokens = 4 * WINDOW).start();
+    app.control.hold();
+    let (sender, replies) = mpsc::channel();
+    thread::scope(|scope| {
+        for client in 0..40 {
+            let (app, sender) = (&app, sender.clone());
+            scope.spawn(move || {
+                let text = format!("{client} {}", "a ".repeat(WINDOW));
+                sender.send(app.post(body(&text))).unwrap();
+            });
+        }
+        drop(sender);
+        // Whoever is refused is answered while the encoder stands still.
+        let refused = replies.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(refused.status, 503);
+        assert_eq!(refused.json()["error"]["code"], "server_is_overloaded");
+        app.control.release();
+        let mut answered = 0;
+        for reply in &replies {
+            match reply.status {
+                200 => answered += 1,
+                503 => {
+                    let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
+                    assert!((1..=60).contains(&seconds));
+                    assert_eq!(reply.header("x-should-retry"), None);
+                }
+                other => panic!("{other}: {}", reply.text()),
+            }
+        }
+        assert!(answered > 0, "nobody was admitted");
+    });
+    assert_eq!(app.post(body("after the storm")).status, 200);
+    let metrics = app.get("/metrics");
+    let rejected = metrics.text().lines().find(|line| {
+        line.starts_with("embedgate_requests_rejected_total")
+            && line.contains("tiny")
+            && line.contains("queue_full")
+    });
+    assert!(rejected.is_some_and(|line| !line.ends_with(" 0")), "{rejected:?}");
+}
+
+#[test]
+fn a_missed_deadline_is_a_503_that_says_when_to_come_back() {
+    let app = TestApp::builder()
+        .config(|config| config.server.request_timeout = Duration::from_millis(200))
+        .start();
+    app.control.hold();
+    let reply = app.post(body("late"));
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(reply.header("retry-after").is_some());
+    app.control.release();
+    assert_snapshot!(reply.text(), @r#"{"error":{"message":"The engine is currently overloaded, please try again later","type":"service_unavailable_error","param":null,"code":"server_is_overloaded"}}"#);
+}
+
+#[test]
+fn a_panicking_batch_costs_one_500() {
+    let app = TestApp::start();
+    app.control.next(Misfortune::Panic);
+    assert_snapshot!(app.post(body("unlucky")).summary(), @r#"
+    500
+    content-type: application/json
+    {"error":{"message":"The server had an error while processing your request","type":"server_error","param":null,"code":null}}
+    "#);
+    assert_eq!(app.post(body("lucky")).status, 200);
+    assert_eq!(app.get("/livez").status, 200);
+}
+
+#[test]
+fn a_failing_batch_shows_no_internals_and_only_permanent_faults_forbid_a_retry() {
+    let app = TestApp::start();
+    for (error, should_retry) in [
+        (EncodeError::Other("secret detail".to_owned()), None),
+        (EncodeError::NotFinite, Some("false")),
+        (EncodeError::Shape { found: vec![1], expected: vec![2] }, Some("false")),
+    ] {
+        app.control.next(Misfortune::Fail(error));
+        let reply = app.post(body("unlucky"));
+        assert_eq!((reply.status, reply.header("x-should-retry")), (500, should_retry));
+        assert_eq!(reply.message(), "The server had an error while processing your request");
+    }
+    assert_eq!(app.post(body("lucky")).status, 200);
+}
+
+#[test]
+fn the_work_of_a_client_that_hung_up_is_never_done() {
+    let app = TestApp::start();
+    let before = app.control.encoded();
+    app.control.hold();
+    let entered = app.control.entered();
+    let mut first = Connection::open(app.address);
+    first.send(&request("POST", "/v1/embeddings", &[], body("first").as_bytes()));
+    app.control.wait_for_batch(entered);
+    // The encoder is busy with the first; the second waits in the queue when its client leaves.
+    let mut second = Connection::open(app.address);
+    second.send(&request("POST", "/v1/embeddings", &[], body("second").as_bytes()));
+    app.wait_for_metric("embedgate_requests_waiting{model=\"tiny\"} 1");
+    drop(second);
+    app.wait_for_metric("embedgate_requests_waiting{model=\"tiny\"} 0");
+    app.control.release();
+    assert_eq!(first.receive().status, 200);
+    assert_eq!(app.post(body("third")).status, 200);
+    assert_eq!(app.control.encoded() - before, 2, "the departed client's text reached the encoder");
+    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
+}
+
+/// A half-closed connection looks to a server like one whose client crashed.
+#[test]
+fn closing_the_sending_side_counts_as_hanging_up() {
+    let app = TestApp::start();
+    app.control.hold();
+    let entered = app.control.entered();
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &[], body("first").as_bytes()));
+    app.control.wait_for_batch(entered);
+    connection.half_close();
+    assert!(connection.is_closed());
+    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
+}

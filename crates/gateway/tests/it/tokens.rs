@@ -1,0 +1,74 @@
+//! Token ids as input: OpenAI's vocabularies become text again, the model's own are taken as they are.
+
+use gateway::config::TokenIds;
+use serde_json::json;
+
+use crate::app::TestApp;
+
+fn app(token_ids: TokenIds) -> TestApp {
+    TestApp::builder().model(|model| model.token_ids = token_ids).start()
+}
+
+#[test]
+fn ids_of_openai_have_the_vector_of_their_text() {
+    for (policy, hello, world) in [(TokenIds::Cl100kBase, 15339, 1917), (TokenIds::O200kBase, 24912, 2375)] {
+        let app = app(policy);
+        let text = app.embed(&json!("hello world"));
+        assert_eq!(app.embed(&json!([hello, world])), text);
+        assert_eq!(app.embed(&json!([[hello, world]])), text);
+        assert_eq!(app.embed(&json!([[hello], [hello, world]])), [app.embed(&json!("hello")), text].concat());
+    }
+}
+
+#[test]
+fn special_ids_are_their_text() {
+    let app = app(TokenIds::Cl100kBase);
+    assert_eq!(
+        app.embed(&json!([[100_257], [100_276]])),
+        app.embed(&json!(["<|endoftext|>", "<|endofprompt|>"]))
+    );
+}
+
+/// LangChain cuts long texts at 8,191 tokens, wherever in a character that is.
+#[test]
+fn a_sequence_cut_inside_a_character_is_embedded() {
+    let app = app(TokenIds::Cl100kBase);
+    // The first of the three tokens of 🙂.
+    assert_eq!(app.embed(&json!([64, 220, 9468])).len(), 1);
+}
+
+#[test]
+fn an_id_that_no_token_has_is_named_by_its_place() {
+    let app = app(TokenIds::Cl100kBase);
+    let message = |input: serde_json::Value| {
+        let reply = app.post(json!({"model": "m", "input": input}).to_string());
+        assert_eq!(reply.status, 400);
+        reply.message()
+    };
+    let expected = "Invalid 'input[1]': token id 100256 is not in the vocabulary cl100k_base.";
+    assert_eq!(message(json!([1, 100_256])), expected);
+    let expected = "Invalid 'input[1][2]': token id 4000000000 is not in the vocabulary cl100k_base.";
+    assert_eq!(message(json!([[1], [2, 3, 4_000_000_000_u32]])), expected);
+}
+
+#[test]
+fn native_ids_are_the_models_own() {
+    let app = app(TokenIds::Native);
+    // "a" is 40 in the vocabulary of the test's tokenizer, "b" 41.
+    assert_eq!(app.embed(&json!([40, 41])), app.embed(&json!("a b")));
+    let reply = app.post(r#"{"model":"m","input":[[40],[1,99999]]}"#);
+    assert_eq!(reply.status, 400);
+    assert_eq!(
+        reply.message(),
+        "Invalid 'input[1]': token id 99999 is not in the vocabulary of the model `tiny`."
+    );
+}
+
+#[test]
+fn ids_can_be_refused() {
+    let app = app(TokenIds::Reject);
+    let reply = app.post(r#"{"model":"m","input":[1,2]}"#);
+    assert_eq!(reply.status, 400);
+    assert_eq!(reply.message(), "This model does not accept token ids; send text instead.");
+    assert_eq!(app.post(r#"{"model":"m","input":"text"}"#).status, 200);
+}
