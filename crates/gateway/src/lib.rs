@@ -9,7 +9,7 @@
 //! ```
 //!
 //! This crate joins what clients say (`openai-schema`), what a model folder is (`model-import`) and what a
-//! model does (`inference`); those three never meet elsewhere. One request's journey: [`middleware`] gives it
+//! model does (`inference`); those three never meet elsewhere. One request's journey: `middleware` gives it
 //! an id and reports it once, `auth` lets it in, `body` reads it, `request` turns it into a job or refuses
 //! it, the engine embeds it, and the route prints the answer. Every failure on the way is an
 //! [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
@@ -38,6 +38,6 @@ mod server;
 
 mod vocabulary;
 
-pub use load::{LoadError, load};
+pub use load::{LoadError, ModelFault, load};
 pub use registry::{Registry, Served, UnknownModel};
 pub use server::{RunError, run, run_with};

@@ -14,10 +14,13 @@ use std::{
 };
 
 use inference::{
-    Engine, EngineConfig, GoldenError, GoldenText, Head, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime,
-    Pooling, StartError, onnx_encoders,
+    Activation, Dense, Engine, EngineConfig, GoldenError, GoldenText, Head, OnnxConfig, OnnxInput,
+    OnnxOutput, OnnxRuntime, Pooling, StartError, onnx_encoders,
 };
-use model_import::{Card, Graph, GraphInput, ImportError, ModelFolder, OutputKind, PoolingMode};
+use model_import::{
+    Card, DenseActivation, DenseLayer, Graph, GraphInput, ImportError, ModelFolder, OutputKind, PoolingMode,
+    Progress, Stage,
+};
 use thiserror::Error;
 
 use crate::{
@@ -45,65 +48,16 @@ pub enum LoadError {
     /// ONNX Runtime does not load.
     #[error(transparent)]
     Runtime(StartError),
-    /// The model's folder cannot be used.
-    #[error("cannot open the model `{id}` in {}", path.display())]
-    Folder {
-        /// The model.
+    /// A model cannot be served.
+    #[error("cannot serve the model `{id}` from {}", path.display())]
+    Model {
+        /// Its id.
         id: String,
         /// Its folder.
         path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: ImportError,
-    },
-    /// The model's graph is missing or stale and cannot be written.
-    #[error(
-        "cannot prepare the graph of the model `{id}`: if {path} is read-only here, run \
-         `embedgate model import {path}` where it can be written",
-        path = path.display()
-    )]
-    Import {
-        /// The model.
-        id: String,
-        /// Its folder.
-        path: PathBuf,
-        /// What went wrong.
-        #[source]
-        source: ImportError,
-    },
-    /// A setting contradicts the model's folder.
-    #[error("the settings of the model `{id}` do not fit {}: {reason}", path.display())]
-    Settings {
-        /// The model.
-        id: String,
-        /// Its folder.
-        path: PathBuf,
-        /// What contradicts what.
-        reason: String,
-    },
-    /// The engine does not start.
-    #[error("cannot start the model `{id}`")]
-    Start {
-        /// The model.
-        id: String,
         /// Why.
         #[source]
-        source: StartError,
-    },
-    /// The engine does not reproduce the card's vectors.
-    #[error(
-        "the model `{id}` does not give the vectors of its card on this machine, so it is not served; \
-         run `embedgate model verify {}`",
-        path.display()
-    )]
-    Golden {
-        /// The model.
-        id: String,
-        /// Its folder.
-        path: PathBuf,
-        /// Which vector, and by how much.
-        #[source]
-        source: GoldenError,
+        fault: Box<ModelFault>,
     },
     /// An alias stands for a model that is not served.
     #[error(transparent)]
@@ -111,6 +65,43 @@ pub enum LoadError {
     /// The server was told to stop while it was loading.
     #[error("stopped while loading")]
     Cancelled,
+}
+
+/// What keeps one model from being served.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ModelFault {
+    /// The folder cannot be used.
+    #[error("its folder cannot be used")]
+    Folder(#[source] ImportError),
+    /// The graph is missing or stale and cannot be written.
+    #[error(
+        "its graph cannot be prepared; where the folder is read-only, run `embedgate model import {}` on a \
+         machine where it can be written",
+        path.display()
+    )]
+    Import {
+        /// The folder.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: Box<ImportError>,
+    },
+    /// A setting contradicts the folder.
+    #[error("its settings do not fit its folder: {0}")]
+    Settings(String),
+    /// The engine does not start.
+    #[error("its engine cannot start")]
+    Start(#[from] StartError),
+    /// The engine does not reproduce the card's vectors.
+    #[error("it does not give the vectors of its card; look closer with `embedgate model verify {}`", path.display())]
+    Golden {
+        /// The folder.
+        path: PathBuf,
+        /// Which vector, and by how much.
+        #[source]
+        source: Box<GoldenError>,
+    },
 }
 
 /// Puts every configured model into service. Blocks while files are read and engines warm up.
@@ -126,28 +117,25 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
         if cancelled.load(Ordering::Acquire) {
             return Err(LoadError::Cancelled);
         }
-        models.push(serve(model, &runtime, metrics)?);
+        models.push(serve(model, &runtime, metrics).map_err(|fault| LoadError::Model {
+            id: model.id.clone(),
+            path: model.path.clone(),
+            fault: Box::new(fault),
+        })?);
     }
     Ok(Registry::from_parts(models, &config.aliases)?)
 }
 
 /// Opens, imports, starts and checks one model.
-fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Result<Served, LoadError> {
+fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Result<Served, ModelFault> {
     let started = Instant::now();
-    let (id, path) = (model.id.clone(), model.path.clone());
-    let folder = ModelFolder::open(&model.path).map_err(|source| LoadError::Folder {
-        id: id.clone(),
-        path: path.clone(),
-        source,
-    })?;
+    let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
     check_settings(model, &folder)?;
-    let window = window(model, &folder);
     let graph = import(model, &folder)?;
-    let card = card(model)?;
-    let engine = EngineConfig {
+    let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: folder.tokenizer().to_owned(),
-        window,
+        window: window(model, &folder),
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
         workers: model.workers,
@@ -156,22 +144,17 @@ fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Resul
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
     };
-    let encoders = onnx_encoders(runtime, onnx(model, &folder, &graph));
-    let engine = Engine::start(engine, &encoders, Arc::new(metrics.model(Some(&model.id))))
-        .map_err(|source| LoadError::Start { id: id.clone(), source })?;
-    if let Some(card) = &card {
-        check_golden(&engine, card, window).map_err(|source| LoadError::Golden {
-            id: id.clone(),
-            path: path.clone(),
-            source,
-        })?;
+    let encoders = onnx_encoders(runtime, onnx(model, &folder, &graph)?);
+    let engine = Engine::start(config, &encoders, Arc::new(metrics.model(Some(&model.id))))?;
+    if let Some(card) = folder.card() {
+        check_golden(&engine, card, window(model, &folder))
+            .map_err(|source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) })?;
     }
-    tracing::debug!(model = id, seconds = started.elapsed().as_secs_f64(), "model loaded");
-    Ok(Served {
-        id: id.into(),
-        hub_id: card.and_then(|card| card.hub_id),
+    let served = Served {
+        id: model.id.as_str().into(),
+        hub_id: folder.card().and_then(|card| card.hub_id.clone()),
         engine,
-        window,
+        window: window(model, &folder),
         dimensions: folder.dimensions(),
         matryoshka: model.matryoshka.clone(),
         overlong: model.overlong,
@@ -180,7 +163,9 @@ fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Resul
         fingerprint: graph.fingerprint,
         provider: model.provider,
         precision: PRECISION,
-    })
+        load_time: started.elapsed(),
+    };
+    Ok(served)
 }
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.
@@ -189,7 +174,7 @@ fn window(model: &ModelConfig, folder: &ModelFolder) -> usize {
 }
 
 /// Proves that the settings can work with what the folder turned out to hold.
-fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), LoadError> {
+fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelFault> {
     let (window, largest, dimensions) = (window(model, folder), folder.window(), folder.dimensions());
     let too_long = model.matryoshka.iter().find(|&&size| size > dimensions);
     let reason = if window > largest {
@@ -201,33 +186,20 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), LoadE
     } else {
         return Ok(());
     };
-    Err(LoadError::Settings { id: model.id.clone(), path: model.path.clone(), reason })
+    Err(ModelFault::Settings(reason))
 }
 
 /// The folder's graph, written first where it is missing or stale.
-fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, LoadError> {
-    let mut announced = false;
-    let mut progress = |_| {
-        if !announced {
-            tracing::info!(model = model.id, folder = %model.path.display(), "importing the model");
-            announced = true;
+fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelFault> {
+    let mut writing = false;
+    let mut progress = |progress: Progress| {
+        if progress.stage == Stage::Writing && !writing {
+            writing = true;
+            tracing::info!(model = model.id, folder = %model.path.display(), "writing the model's graph");
         }
     };
-    model_import::import(folder, &mut progress).map_err(|source| LoadError::Import {
-        id: model.id.clone(),
-        path: model.path.clone(),
-        source,
-    })
-}
-
-/// The folder's card, where it has one.
-fn card(model: &ModelConfig) -> Result<Option<Card>, LoadError> {
-    let file = model.path.join("model.toml");
-    if !file.exists() {
-        return Ok(None);
-    }
-    let folder = |source| LoadError::Folder { id: model.id.clone(), path: model.path.clone(), source };
-    Card::load(&file).map(Some).map_err(folder)
+    model_import::import(folder, &mut progress)
+        .map_err(|source| ModelFault::Import { path: model.path.clone(), source: Box::new(source) })
 }
 
 fn check_golden(engine: &Engine, card: &Card, window: usize) -> Result<(), GoldenError> {
@@ -241,33 +213,53 @@ fn check_golden(engine: &Engine, card: &Card, window: usize) -> Result<(), Golde
     Ok(())
 }
 
-fn onnx(model: &ModelConfig, folder: &ModelFolder, graph: &Graph) -> OnnxConfig {
-    let input = |input: &GraphInput| match input {
+fn onnx(model: &ModelConfig, folder: &ModelFolder, graph: &Graph) -> Result<OnnxConfig, StartError> {
+    let output_kind = match graph.output.kind {
+        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings,
+        OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
+    };
+    // A graph that yields sentence embeddings has its dense layers inside.
+    let outside = if output_kind == OnnxOutput::TokenEmbeddings { folder.dense() } else { &[] };
+    Ok(OnnxConfig {
+        graph: graph.path.clone(),
+        inputs: graph.inputs.iter().copied().map(input).collect(),
+        output: graph.output.name.clone(),
+        output_kind,
+        provider: model.provider,
+        intra_threads: model.threads,
+        head: Head {
+            pooling: pooling(folder.pooling()),
+            dense: outside.iter().map(dense).collect::<Result<_, _>>()?,
+        },
+        dimensions: folder.dimensions(),
+    })
+}
+
+fn input(input: GraphInput) -> OnnxInput {
+    match input {
         GraphInput::InputIds => OnnxInput::InputIds,
         GraphInput::AttentionMask => OnnxInput::AttentionMask,
         GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
-    };
-    let pooling = match folder.pooling() {
+    }
+}
+
+fn pooling(mode: PoolingMode) -> Pooling {
+    match mode {
         PoolingMode::Mean => Pooling::Mean,
         PoolingMode::Cls => Pooling::Cls,
         PoolingMode::Max => Pooling::Max,
         PoolingMode::LastToken => Pooling::LastToken,
         PoolingMode::MeanSqrtLen => Pooling::MeanSqrtLen,
         PoolingMode::WeightedMean => Pooling::WeightedMean,
-    };
-    OnnxConfig {
-        graph: graph.path.clone(),
-        inputs: graph.inputs.iter().map(input).collect(),
-        output: graph.output.name.clone(),
-        output_kind: match graph.output.kind {
-            OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings,
-            OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
-        },
-        provider: model.provider,
-        intra_threads: model.threads,
-        head: Head { pooling, dense: Vec::new() },
-        dimensions: folder.dimensions(),
     }
+}
+
+fn dense(layer: &DenseLayer) -> Result<Dense, StartError> {
+    let activation = match layer.activation {
+        DenseActivation::Identity => Activation::Identity,
+        DenseActivation::Tanh => Activation::Tanh,
+    };
+    Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
 }
 
 /// When `file` was last written, in seconds since 1970; 0 where the file system does not say.

@@ -33,6 +33,8 @@ pub struct Served {
     pub provider: Provider,
     /// The arithmetic it runs in, such as `fp32`.
     pub precision: &'static str,
+    /// From opening its folder until its vectors were checked.
+    pub load_time: Duration,
 }
 
 /// The models in service.

@@ -225,6 +225,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         fingerprint: "0".repeat(64),
         provider: model.provider,
         precision: "fp32",
+        load_time: Duration::ZERO,
     }
 }
 

@@ -56,7 +56,10 @@ fn an_h2c_upgrade_is_declined_by_answering_in_http_1() {
     let mut connection = Connection::open(app.address);
     connection.send(&request("POST", "/v1/embeddings", &headers, BODY));
     let reply = connection.receive();
-    assert_eq!((reply.status, reply.header("upgrade"), reply.header("connection")), (200, None, Some("close")));
+    assert_eq!(
+        (reply.status, reply.header("upgrade"), reply.header("connection")),
+        (200, None, Some("close"))
+    );
     assert!(connection.is_closed());
 }
 
