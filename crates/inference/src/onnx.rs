@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use ndarray::{ArrayView2, Axis};
@@ -17,21 +17,39 @@ use ort::{
 
 use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, Provider, StartError};
 
-/// ONNX Runtime, loaded into the process. Cheap to clone; only the first library loaded counts.
+/// ONNX Runtime, loaded into the process. Cheap to clone; a process has one.
 #[derive(Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
     library: PathBuf,
+    version: Arc<str>,
 }
 
+/// The process's one runtime: neither the library nor its environment can be loaded twice.
+static LOADED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
+
 impl OnnxRuntime {
-    /// Loads the shared library.
+    /// Loads the shared library, or returns the runtime if that library is loaded already.
     ///
     /// # Errors
-    /// [`StartError::Library`] when it is missing or no ONNX Runtime, [`StartError::LibraryTooOld`].
+    /// [`StartError::Library`] when it is missing or no ONNX Runtime, [`StartError::LibraryTooOld`],
+    /// [`StartError::Config`] when another library is loaded.
     pub fn load(library: &Path) -> Result<Self, StartError> {
         let failed = |source| StartError::Library { library: library.to_owned(), source };
-        let environment = ort::init_from(library)
+        let file = library.canonicalize().map_err(|error| failed(Box::new(error)))?;
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*loaded {
+            Some(runtime) if runtime.library == file => return Ok(runtime.clone()),
+            Some(runtime) => {
+                return Err(StartError::Config(format!(
+                    "cannot load ONNX Runtime from {}: this process has loaded {}",
+                    file.display(),
+                    runtime.library.display()
+                )));
+            }
+            None => {}
+        }
+        let environment = ort::init_from(&file)
             .map_err(|error| match error {
                 ort::LoadDynamicError::BadVersion { version_str, .. } => StartError::LibraryTooOld {
                     library: library.to_owned(),
@@ -44,15 +62,13 @@ impl OnnxRuntime {
             .with_telemetry(false)
             .build()
             .map_err(|error| failed(Box::new(error)))?;
-        Ok(Self { environment, library: library.to_owned() })
+        let version = version_of(&file).unwrap_or_else(|| ort::info().into());
+        Ok(loaded.insert(Self { environment, library: file, version }).clone())
     }
 
-    /// The library's version, such as `1.32.0`.
+    /// The library's version, such as `1.32.0`; where its file name does not tell, what it says of its build.
     pub fn version(&self) -> &str {
-        // The build information names the release branch it was built from.
-        let info = ort::info();
-        let branch = info.split_once("git-branch=rel-").map_or(info, |(_, rest)| rest);
-        branch.split([',', ' ']).next().unwrap_or(branch)
+        &self.version
     }
 
     /// The file that was loaded.
@@ -68,6 +84,15 @@ impl std::fmt::Debug for OnnxRuntime {
             .field("version", &self.version())
             .finish()
     }
+}
+
+/// The version in a library's real file name: `libonnxruntime.so.1.32.0`, `libonnxruntime.1.32.0.dylib`.
+fn version_of(file: &Path) -> Option<Arc<str>> {
+    let name = file.file_name()?.to_str()?;
+    let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+    let version = digits.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let is_version = version.split('.').filter(|part| part.parse::<u32>().is_ok()).count() == 3;
+    is_version.then(|| version.into())
 }
 
 /// An input that a graph may ask for, by its customary name; each is i64 of shape `[batch, sequence]`.
@@ -262,5 +287,19 @@ impl Encoder for OnnxEncoder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_name_tells_the_version() {
+        let version = |name: &str| version_of(Path::new(name)).map(|version| version.to_string());
+        assert_eq!(version("/lib/libonnxruntime.so.1.32.0").as_deref(), Some("1.32.0"));
+        assert_eq!(version("libonnxruntime.1.24.1.dylib").as_deref(), Some("1.24.1"));
+        assert_eq!(version("/lib/libonnxruntime.so.1"), None);
+        assert_eq!(version("onnxruntime.dll"), None);
     }
 }
