@@ -1,0 +1,105 @@
+//! SIGTERM, as a supervisor sends it: what was accepted is answered, and the exit code is 0.
+
+use std::{
+    net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    reference::{Example, assert_same, listable},
+    server::{Server, body, vectors},
+};
+
+const CLIENTS: usize = 8;
+
+/// Texts long enough that requests queue up behind each other.
+fn long() -> Vec<&'static Example> {
+    let mut examples = listable();
+    examples.sort_by_key(|example| std::cmp::Reverse(example.tokens));
+    examples.truncate(6);
+    examples
+}
+
+fn texts(examples: &[&Example]) -> Vec<String> {
+    examples.iter().map(|example| example.text.clone()).collect()
+}
+
+/// Clients behave as those behind a load balancer do: they go on until `/readyz` says no, heed
+/// `connection: close`, and must get every answer.
+#[test]
+fn sigterm_under_load_loses_no_request() {
+    let server = Server::start(&["--grace-pause", "500ms"]);
+    let examples = long();
+    let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let after = thread::scope(|scope| {
+        for client_number in 0..CLIENTS {
+            let (server, examples, answered, leave) = (&server, &examples, &answered, &leave);
+            scope.spawn(move || {
+                let mut client = server.connect();
+                while !leave.load(Ordering::SeqCst) {
+                    client.send("POST", "/v1/embeddings", &body(texts(examples)));
+                    let reply = client.receive();
+                    assert_eq!(reply.status, 200, "{}", reply.text());
+                    for (vector, example) in vectors(&reply).0.iter().zip(examples) {
+                        assert_same(vector, example);
+                    }
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    // Every other client never keeps a connection.
+                    if reply.header("connection") == Some("close") || client_number % 2 == 0 {
+                        client = server.connect();
+                    }
+                }
+            });
+        }
+        while answered.load(Ordering::SeqCst) < 2 * CLIENTS {
+            thread::sleep(Duration::from_millis(5));
+        }
+        server.terminate();
+        while server.connect().get("/readyz").status != 503 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(server.connect().get("/livez").status, 200);
+        leave.store(true, Ordering::SeqCst);
+        answered.load(Ordering::SeqCst)
+    });
+    assert!(answered.load(Ordering::SeqCst) > after, "no request was under way when the clients left");
+    let address = server.address;
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert!(TcpStream::connect(address).is_err(), "something still listens");
+}
+
+/// Without any pause, what has been read must still be answered.
+#[test]
+fn sigterm_waits_for_everything_that_was_accepted() {
+    let server = Server::start(&[]);
+    let examples: Vec<_> = long().into_iter().cycle().take(36).collect();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send("POST", "/v1/embeddings", &body(texts(&examples)));
+    }
+    let mut observer = server.connect();
+    let mut under_way = || {
+        let reply = observer.get("/metrics");
+        let value = |name: &str| -> f64 {
+            let line = reply.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+            line.unwrap_or_else(|| panic!("no {name}")).rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        value("embedgate_requests_waiting") + value("embedgate_requests_running")
+    };
+    while under_way() < CLIENTS as f64 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    server.terminate();
+    for client in &mut clients {
+        let reply = client.receive();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        for (vector, example) in vectors(&reply).0.iter().zip(&examples) {
+            assert_same(vector, example);
+        }
+    }
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+}
