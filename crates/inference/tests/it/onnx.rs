@@ -208,6 +208,7 @@ fn a_missing_library_names_the_remedy() {
 #[test]
 fn a_process_has_one_library() {
     let loaded = runtime();
+    assert!(loaded.version().starts_with("1."), "{}", loaded.version());
     assert_eq!(OnnxRuntime::load(loaded.library()).unwrap().library(), loaded.library());
     let other = OnnxRuntime::load(&std::env::current_exe().unwrap()).unwrap_err();
     assert!(matches!(other, StartError::Config(_)), "{other:?}");

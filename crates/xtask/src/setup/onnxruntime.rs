@@ -6,7 +6,7 @@
 use std::env;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::python::Python;
 use super::wheel::{Member, Wheel, install as install_members};
@@ -20,7 +20,9 @@ struct Pin {
     platform: (&'static str, &'static str),
     tag: &'static str,
     wheel: (&'static str, u64),
+    /// The library in the wheel; its file name, which tells the version, is kept.
     member: &'static str,
+    /// The name under which programs look for it.
     library: &'static str,
     library_file: (&'static str, u64),
     license: (&'static str, u64),
@@ -103,6 +105,7 @@ pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> 
         sha256: sha256.into(),
         bytes,
     };
+    let file = pin.member.rsplit('/').next().unwrap_or(pin.member);
     install_members(
         workspace,
         python,
@@ -123,9 +126,28 @@ pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> 
             bytes: pin.wheel.1,
         },
         &[
-            member(pin.member, pin.library, pin.library_file),
+            member(pin.member, file, pin.library_file),
             member("onnxruntime/LICENSE", "LICENSE", pin.license),
             member("onnxruntime/ThirdPartyNotices.txt", "ThirdPartyNotices.txt", pin.notices),
         ],
-    )
+    )?;
+    link(&folder.join(pin.library), file)
+}
+
+/// Makes `link` point at `file` beside it, as library packages do.
+#[cfg(unix)]
+fn link(link: &Path, file: &str) -> Result<()> {
+    if std::fs::read_link(link).is_ok_and(|target| target == Path::new(file)) {
+        return Ok(());
+    }
+    if link.symlink_metadata().is_ok() {
+        std::fs::remove_file(link).with_context(|| format!("cannot remove {}", link.display()))?;
+    }
+    std::os::unix::fs::symlink(file, link).with_context(|| format!("cannot link {}", link.display()))
+}
+
+/// Elsewhere the library is stored under the name that programs look for.
+#[cfg(not(unix))]
+fn link(link: &Path, _: &str) -> Result<()> {
+    link.metadata().map(drop).with_context(|| format!("{} is missing", link.display()))
 }
