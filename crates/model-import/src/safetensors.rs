@@ -33,8 +33,8 @@ struct Shard {
 }
 
 impl Shard {
-    fn open(path: PathBuf, hint: &str) -> Result<Self, ImportError> {
-        let map = mapped::map(&path, hint)?;
+    fn open(path: PathBuf) -> Result<Self, ImportError> {
+        let map = mapped::map(&path, "it holds weights")?;
         match SafeTensors::read_metadata(&map) {
             // The length of the header is itself stored in the first 8 bytes.
             Ok((length, header)) => Ok(Self { path, data: 8 + length, header, map }),
@@ -58,20 +58,28 @@ struct Index {
 }
 
 impl Weights {
-    /// The files that hold the weights in `folder`: one, or an index and its shards.
+    /// The files that hold the weights in `folder`: one, or an index and its shards. All of them are there.
     pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
         let index = folder.join(INDEX);
-        if !index.exists() {
-            return Ok(vec![folder.join(WEIGHTS)]);
+        let mut files = Vec::new();
+        if index.exists() {
+            let mut shards: Vec<String> = json::read::<Index>(&index, "")?.weight_map.into_values().collect();
+            shards.sort_unstable();
+            shards.dedup();
+            files.push(index.clone());
+            for shard in shards {
+                files.push(json::inside(folder, &shard, &index)?);
+            }
+        } else {
+            files.push(folder.join(WEIGHTS));
         }
-        let mut shards: Vec<String> = json::read::<Index>(&index, "")?.weight_map.into_values().collect();
-        shards.sort_unstable();
-        shards.dedup();
-        let mut files = vec![index.clone()];
-        for shard in shards {
-            files.push(json::inside(folder, &shard, &index)?);
-        }
-        Ok(files)
+        let Some(missing) = files.iter().find(|file| !file.is_file()) else { return Ok(files) };
+        let hint = if folder.join("pytorch_model.bin").exists() {
+            "the weights are in PyTorch's pickle format; save the model again with `safe_serialization=True`"
+        } else {
+            "it holds the weights"
+        };
+        Err(ImportError::Missing { path: missing.clone(), hint: hint.to_owned() })
     }
 
     /// Opens the weights in `folder`. A name is found with any of `prefixes` before it, or none.
@@ -81,15 +89,10 @@ impl Weights {
         if files.len() > 1 {
             files.remove(0);
         }
-        let hint = if folder.join("pytorch_model.bin").exists() {
-            "the weights are in PyTorch's pickle format; save the model again with `safe_serialization=True`"
-        } else {
-            "it holds the weights"
-        };
         let mut shards = Vec::new();
         let mut names = HashMap::new();
         for (index, file) in files.into_iter().enumerate() {
-            let shard = Shard::open(file, hint)?;
+            let shard = Shard::open(file)?;
             for name in shard.header.offset_keys() {
                 let short = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
                 // What old checkpoints call the scale and shift of a layer norm.

@@ -45,9 +45,9 @@ struct ModelType {
     model_type: String,
 }
 
-/// Reads a `config.json`, returning the `model_type` and its exporter.
-pub(crate) fn read(config: &Path) -> Result<(&'static str, Box<dyn Architecture>), ImportError> {
-    let ModelType { model_type } = json::read(config, "it describes the architecture")?;
+/// Reads a `config.json`, returning the `model_type` and its exporter; a missing one is reported with `hint`.
+pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Box<dyn Architecture>), ImportError> {
+    let ModelType { model_type } = json::read(config, hint)?;
     let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
         let supported = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");
         return Err(ImportError::UnsupportedFamily { path: config.to_owned(), model_type, supported });

@@ -1,0 +1,128 @@
+//! Window, tokenizer and settings: what a folder must say, and what happens when it does not.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::fixture::{Folder, says};
+use crate::{ImportError, PoolingMode};
+
+const SENTENCE: &str = "sentence_bert_config.json";
+
+#[test]
+fn each_file_that_is_needed_is_named() {
+    for (name, hint) in [
+        ("config.json", "architecture"),
+        ("tokenizer.json", "fast tokenizer"),
+        ("model.safetensors", "weights"),
+        ("modules.json", "model.toml"),
+        ("1_Pooling/config.json", "pooled"),
+    ] {
+        let folder = Folder::tiny("bert-mean");
+        folder.remove(name);
+        says(&folder.refused(), &[&format!("`{name}` is missing"), hint]);
+    }
+    let nowhere = crate::ModelFolder::open("/no/such/folder").unwrap_err();
+    says(&nowhere.to_string(), &["/no/such/folder", "model folder"]);
+}
+
+#[test]
+fn bad_json_is_reported_with_file_and_line() {
+    for name in ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", SENTENCE] {
+        let folder = Folder::tiny("bert-mean");
+        folder.write(name, "{\n  \"model_type\": \"bert\",\n  !\n}");
+        says(&folder.refused(), &[&format!("`{name}`"), "line "]);
+    }
+    let folder = Folder::tiny("bert-mean");
+    folder.write("tokenizer.json", "{}");
+    says(&folder.refused(), &["`tokenizer.json`", "missing field `model`"]);
+}
+
+#[test]
+fn the_window_is_stated_or_derived_and_never_beyond_the_positions() {
+    let folder = Folder::tiny("bert-mean");
+    assert_eq!(folder.open().unwrap().window(), 64);
+    folder.set(SENTENCE, "max_seq_length", 10_000);
+    assert_eq!(folder.open().unwrap().window(), 80);
+    folder.set(SENTENCE, "max_seq_length", 0);
+    says(&folder.refused(), &[SENTENCE, "window of 0"]);
+    // As sentence-transformers does: the smaller of the tokenizer's length and the positions.
+    folder.set(SENTENCE, "max_seq_length", Value::Null);
+    for (length, window) in [(40.0, 40), (1e30, 80)] {
+        folder.set("tokenizer_config.json", "model_max_length", length);
+        assert_eq!(folder.open().unwrap().window(), window);
+    }
+    folder.set("tokenizer_config.json", "model_max_length", Value::Null);
+    says(&folder.refused(), &[SENTENCE, "max_seq_length", "model.toml"]);
+
+    // Its 80 rows of positions begin after the padding id, 1.
+    let folder = Folder::tiny("roberta-mean");
+    folder.set(SENTENCE, "max_seq_length", 10_000);
+    assert_eq!(folder.open().unwrap().window(), 78);
+}
+
+#[test]
+fn settings_that_would_change_the_vectors_are_refused() {
+    let folder = Folder::tiny("bert-mean");
+    folder.set(SENTENCE, "do_lower_case", true);
+    let mut tokenizer: Value = serde_json::from_slice(&folder.bytes("tokenizer.json")).unwrap();
+    let lowering =
+        serde_json::json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]});
+    for (normalizer, fine) in [
+        (serde_json::json!({"type": "BertNormalizer", "lowercase": true}), true),
+        (lowering, true),
+        (serde_json::json!({"type": "BertNormalizer", "lowercase": false}), false),
+        (Value::Null, false),
+    ] {
+        tokenizer["normalizer"] = normalizer;
+        folder.write("tokenizer.json", tokenizer.to_string());
+        match fine {
+            true => assert_eq!(folder.open().unwrap().window(), 64),
+            false => says(&folder.refused(), &[SENTENCE, "do_lower_case", "tokenizer"]),
+        }
+    }
+    let folder = Folder::tiny("bert-mean");
+    folder.set("config_sentence_transformers.json", "default_prompt_name", "query");
+    says(&folder.refused(), &["config_sentence_transformers.json", "default_prompt_name `query`"]);
+}
+
+#[test]
+fn a_card_stands_in_for_what_a_plain_folder_does_not_say() {
+    let folder = Folder::tiny("bert-mean");
+    for name in ["modules.json", SENTENCE, "tokenizer_config.json"] {
+        folder.remove(name);
+    }
+    fs::remove_dir_all(folder.file("1_Pooling")).unwrap();
+    says(&folder.refused(), &["modules.json", "pooling", "normalize"]);
+    folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false");
+    says(&folder.refused(), &[SENTENCE, "model.toml", "window"]);
+    folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nwindow = 32");
+    let opened = folder.open().unwrap();
+    assert_eq!((opened.pooling(), opened.normalize(), opened.window()), (PoolingMode::Cls, false, 32));
+    folder.import().unwrap();
+}
+
+#[test]
+fn a_card_that_contradicts_the_folder_is_an_error() {
+    let folder = Folder::tiny("bert-mean");
+    for (line, parts) in [
+        ("window = 32", ["window 32", "64"]),
+        ("dimensions = 32", ["dimensions 32", "48"]),
+        ("pooling = 'cls'", ["pooling Cls", "Mean"]),
+        ("normalize = false", ["normalize false", "true"]),
+    ] {
+        folder.write("model.toml", format!("id = 'x'\n{line}"));
+        assert!(matches!(folder.open(), Err(ImportError::CardMismatch { .. })));
+        says(&folder.refused(), &[&["model.toml"], &parts[..]].concat());
+    }
+    folder.write("model.toml", "id = 'x'\nwindow = 64\ndimensions = 48\npooling = 'mean'\nnormalize = true");
+    assert_eq!(folder.open().unwrap().card().unwrap().id, "x");
+}
+
+#[test]
+fn a_card_says_where_missing_files_can_be_had() {
+    let folder = Folder::empty();
+    let card = "id = 'x'\nhub_id = 'o/x'\npooling = 'mean'\nnormalize = true\nsource = { kind = 'hub' }";
+    folder.write("model.toml", card);
+    says(&folder.refused(), &["config.json", "is missing", "`o/x` from the Hugging Face hub"]);
+}

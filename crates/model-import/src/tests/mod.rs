@@ -1,0 +1,11 @@
+//! Tests on the tiny models of `tests/tiny-models`: random weights, one folder per architecture and head.
+
+mod card;
+mod fixture;
+mod folder;
+mod graph;
+mod import;
+mod network;
+mod onnx_folder;
+mod pipeline;
+mod safetensors;

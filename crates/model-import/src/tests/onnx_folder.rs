@@ -1,0 +1,167 @@
+//! Ready-made graphs, written here with our own builder under other names.
+
+use std::fs::{self, File};
+
+use prost::Message;
+
+use super::fixture::{Folder, says};
+use crate::{
+    GraphInput, OutputKind,
+    graph::GraphBuilder,
+    onnx::{Dimension, ElementType, Value},
+};
+
+/// A graph of one addition, with the given inputs and outputs, and a weight of 8 bytes beside it.
+fn graph(folder: &Folder, place: &str, inputs: &[&str], outputs: &[(&str, &[i64])]) {
+    let path = folder.file(place);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let data_path = path.with_extension("onnx_data");
+    let mut data = File::create(&data_path).unwrap();
+    let mut progress = |_| {};
+    let mut builder = GraphBuilder::new(&mut data, &data_path, &mut progress);
+    let weight = builder.weight("weight", &[2], &[1.0, 2.0]).unwrap();
+    let varying = || vec![Dimension::named("batch"), Dimension::named("sequence")];
+    for input in inputs {
+        builder.input(Value::tensor(input, ElementType::Int64, varying()));
+    }
+    for (name, shape) in outputs {
+        let sum = builder.op("Add", &[&weight, &weight], vec![]);
+        // -1 stands for a dimension that varies.
+        let dimension = |&size: &i64| if size < 0 { Dimension::named("n") } else { Dimension::fixed(size) };
+        builder.output(&sum, Value::tensor(name, ElementType::Float, shape.iter().map(dimension).collect()));
+    }
+    let model = builder.finish(vec![]).unwrap();
+    fs::write(path, model.encode_to_vec()).unwrap();
+}
+
+/// A folder without weights of its own.
+fn folder() -> Folder {
+    let folder = Folder::tiny("bert-mean");
+    folder.remove("model.safetensors");
+    folder
+}
+
+const TOKENS: (&str, &[i64]) = ("last_hidden_state", &[-1, -1, 48]);
+const IDS: &[&str] = &["input_ids", "attention_mask"];
+
+#[test]
+fn both_places_and_all_three_outputs_are_known() {
+    use OutputKind::{SentenceEmbedding, TokenEmbeddings};
+    for place in ["model.onnx", "onnx/model.onnx"] {
+        for (name, shape, kind) in [
+            ("last_hidden_state", &[-1, -1, 48][..], TokenEmbeddings),
+            ("token_embeddings", &[-1, -1, 48], TokenEmbeddings),
+            ("sentence_embedding", &[-1, 48], SentenceEmbedding),
+            ("sentence_embedding", &[-1, -1], SentenceEmbedding),
+        ] {
+            let folder = folder();
+            graph(
+                &folder,
+                place,
+                &["input_ids", "attention_mask", "token_type_ids"],
+                &[("other", &[-1]), (name, shape)],
+            );
+            let before = folder.content();
+            let found = folder.import().unwrap();
+            assert!(folder.content() == before, "a ready-made graph is not rewritten");
+            assert_eq!(found.path, folder.file(place));
+            use GraphInput::{AttentionMask, InputIds, TokenTypeIds};
+            assert_eq!(found.inputs, [InputIds, AttentionMask, TokenTypeIds]);
+            assert_eq!((&found.output.name[..], found.output.kind), (name, kind));
+            assert_eq!(found.fingerprint.len(), 64);
+        }
+    }
+}
+
+#[test]
+fn a_sentence_embedding_goes_before_tokens() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS, ("sentence_embedding", &[-1, 48])]);
+    assert_eq!(folder.import().unwrap().output.kind, OutputKind::SentenceEmbedding);
+}
+
+#[test]
+fn weights_of_a_known_family_go_before_a_ready_made_graph() {
+    let folder = Folder::tiny("bert-mean");
+    graph(&folder, "onnx/model.onnx", IDS, &[TOKENS]);
+    assert_eq!(folder.import().unwrap().path, folder.file("embedgate.onnx"));
+    // Of another family, the graph is what there is.
+    folder.set("config.json", "model_type", "modernbert");
+    let opened = folder.open().unwrap();
+    assert_eq!((opened.family(), opened.window(), opened.hidden()), ("modernbert", 64, 48));
+    assert_eq!(folder.import().unwrap().path, folder.file("onnx/model.onnx"));
+}
+
+#[test]
+fn unknown_outputs_and_inputs_are_listed() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[("logits", &[-1, 2]), ("states", &[-1, -1, 48])]);
+    says(
+        &folder.refused(),
+        &["model.onnx", "`logits`, `states`", "`sentence_embedding`, `token_embeddings`"],
+    );
+    graph(&folder, "model.onnx", &["input_ids", "position_ids"], &[TOKENS]);
+    says(&folder.refused(), &["model.onnx", "asks for `position_ids`", "`token_type_ids`"]);
+    graph(&folder, "model.onnx", &["attention_mask"], &[TOKENS]);
+    says(&folder.refused(), &["model.onnx", "no input `input_ids`"]);
+    graph(&folder, "model.onnx", IDS, &[("last_hidden_state", &[-1, -1, 47])]);
+    says(&folder.refused(), &["model.onnx", "`last_hidden_state`", "the last of 48"]);
+    graph(&folder, "model.onnx", IDS, &[("last_hidden_state", &[-1, 48])]);
+    says(&folder.refused(), &["model.onnx", "3 dimensions"]);
+}
+
+#[test]
+fn external_data_must_be_there_in_full() {
+    let folder = folder();
+    graph(&folder, "onnx/model.onnx", IDS, &[TOKENS]);
+    let data = folder.file("onnx/model.onnx_data");
+    fs::write(&data, [0; 7]).unwrap();
+    says(
+        &folder.refused(),
+        &["onnx/model.onnx`", "tensor `weight`", "8 bytes", "onnx/model.onnx_data", "has 7"],
+    );
+    fs::remove_file(&data).unwrap();
+    says(&folder.refused(), &["tensor `weight`", "onnx/model.onnx_data", "not been found"]);
+}
+
+#[test]
+fn external_data_changes_the_fingerprint() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS]);
+    let before = folder.import().unwrap().fingerprint;
+    fs::write(folder.file("model.onnx_data"), [9; 8]).unwrap();
+    assert_ne!(folder.import().unwrap().fingerprint, before);
+}
+
+#[test]
+fn external_data_outside_the_folder_is_refused() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS]);
+    let mut model = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
+    let set = |model: &mut crate::onnx::Model, key: &str, value: &str| {
+        for entry in &mut model.graph.as_mut().unwrap().initializer[0].external_data {
+            if entry.key == key {
+                value.clone_into(&mut entry.value);
+            }
+        }
+    };
+    set(&mut model, "location", "../../etc/passwd");
+    folder.write("model.onnx", model.encode_to_vec());
+    says(&folder.refused(), &["model.onnx", "../../etc/passwd", "inside"]);
+    set(&mut model, "location", "model.onnx_data");
+    set(&mut model, "offset", "-1");
+    folder.write("model.onnx", model.encode_to_vec());
+    says(&folder.refused(), &["tensor `weight`", "unreadable offset"]);
+    set(&mut model, "offset", &u64::MAX.to_string());
+    folder.write("model.onnx", model.encode_to_vec());
+    says(&folder.refused(), &["tensor `weight`", "beyond any file"]);
+}
+
+#[test]
+fn what_is_no_graph_is_refused() {
+    let folder = folder();
+    folder.write("model.onnx", [0xff; 64]);
+    says(&folder.refused(), &["`model.onnx` is not an ONNX file"]);
+    folder.write("model.onnx", "");
+    says(&folder.refused(), &["model.onnx", "no graph"]);
+}

@@ -1,0 +1,108 @@
+//! What follows the transformer, as folders state it and as they get it wrong.
+
+use serde_json::json;
+
+use super::fixture::{Folder, says};
+use crate::{DenseActivation, PoolingMode};
+
+const POOLING: &str = "1_Pooling/config.json";
+
+/// The list of modules by type and path.
+fn modules(folder: &Folder, list: &[(&str, &str)]) {
+    let list: Vec<_> = list
+        .iter()
+        .map(|(kind, path)| json!({"path": path, "type": format!("sentence_transformers.models.{kind}")}))
+        .collect();
+    folder.write("modules.json", json!(list).to_string());
+}
+
+#[test]
+fn heads_are_read() {
+    let folder = Folder::tiny("bert-cls").open().unwrap();
+    assert_eq!((folder.pooling(), folder.normalize(), folder.dimensions()), (PoolingMode::Cls, true, 48));
+    assert_eq!((folder.family(), folder.window(), folder.dense().len()), ("bert", 64, 0));
+
+    let folder = Folder::tiny("distilbert-dense").open().unwrap();
+    assert_eq!((folder.pooling(), folder.normalize()), (PoolingMode::Mean, false));
+    assert_eq!((folder.hidden(), folder.dimensions()), (48, 32));
+    let [dense] = folder.dense() else { panic!("{:?}", folder.dense()) };
+    assert_eq!((dense.inputs, dense.outputs, dense.activation), (48, 32, DenseActivation::Tanh));
+    assert_eq!((dense.weight.len(), dense.bias.as_ref().unwrap().len()), (48 * 32, 32));
+}
+
+#[test]
+fn each_pooling_mode_is_known_and_only_one_may_be_on() {
+    let modes = [
+        ("pooling_mode_mean_tokens", PoolingMode::Mean),
+        ("pooling_mode_cls_token", PoolingMode::Cls),
+        ("pooling_mode_max_tokens", PoolingMode::Max),
+        ("pooling_mode_lasttoken", PoolingMode::LastToken),
+        ("pooling_mode_mean_sqrt_len_tokens", PoolingMode::MeanSqrtLen),
+        ("pooling_mode_weightedmean_tokens", PoolingMode::WeightedMean),
+    ];
+    let folder = Folder::tiny("bert-mean");
+    folder.set(POOLING, "pooling_mode_mean_tokens", false);
+    says(&folder.refused(), &[POOLING, "found none"]);
+    for (key, mode) in modes {
+        folder.set(POOLING, key, true);
+        assert_eq!(folder.open().unwrap().pooling(), mode);
+        folder.set(POOLING, key, false);
+    }
+    folder.set(POOLING, "pooling_mode_cls_token", true);
+    folder.set(POOLING, "pooling_mode_max_tokens", true);
+    says(&folder.refused(), &[POOLING, "pooling_mode_cls_token, pooling_mode_max_tokens"]);
+    folder.set(POOLING, "pooling_mode_max_tokens", false);
+    folder.set(POOLING, "pooling_mode_new_invention", true);
+    says(&folder.refused(), &[POOLING, "pooling_mode_new_invention"]);
+}
+
+#[test]
+fn other_modules_and_orders_are_refused() {
+    let folder = Folder::tiny("distilbert-dense");
+    let (transformer, pooling, normalize) =
+        (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "3"));
+    for (list, position, name) in [
+        (&[transformer, pooling, ("CNN", "2")][..], "module 2", "models.CNN"),
+        (&[transformer, pooling, normalize, ("Dense", "2_Dense")], "module 3", "models.Dense"),
+        (&[transformer, pooling, normalize, normalize], "module 3", "models.Normalize"),
+        (&[pooling, transformer], "module 0", "models.Pooling"),
+        (&[transformer, pooling, pooling], "module 2", "models.Pooling"),
+        (&[transformer], "module 1", "missing"),
+        (&[], "module 0", "missing"),
+    ] {
+        modules(&folder, list);
+        says(&folder.refused(), &["modules.json", position, name]);
+    }
+    folder.write("modules.json", r#"[{"path": "", "type": "my_code.Transformer"}]"#);
+    says(&folder.refused(), &["modules.json", "module 0", "my_code.Transformer"]);
+    modules(&folder, &[transformer, ("Pooling", "../elsewhere")]);
+    says(&folder.refused(), &["modules.json", "`../elsewhere`", "inside the model folder"]);
+    modules(&folder, &[transformer, ("Pooling", "/etc")]);
+    says(&folder.refused(), &["modules.json", "`/etc`"]);
+}
+
+#[test]
+fn sizes_must_follow_from_each_other() {
+    let folder = Folder::tiny("distilbert-dense");
+    folder.set("2_Dense/config.json", "in_features", 47);
+    says(&folder.refused(), &["2_Dense/model.safetensors", "linear.weight", "[32, 48]", "[32, 47]"]);
+    let folder = Folder::tiny("distilbert-dense");
+    let twice = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Dense", "2_Dense")];
+    modules(&folder, &twice);
+    says(&folder.refused(), &["modules.json", "Dense 1 takes 48", "yields 32"]);
+    let folder = Folder::tiny("bert-mean");
+    folder.set(POOLING, "word_embedding_dimension", 47);
+    says(&folder.refused(), &["config.json", "48", "47"]);
+}
+
+#[test]
+fn a_dense_layer_is_read_whole_or_refused() {
+    let folder = Folder::tiny("distilbert-dense");
+    folder.set("2_Dense/config.json", "activation_function", "torch.nn.modules.linear.Identity");
+    assert_eq!(folder.open().unwrap().dense()[0].activation, DenseActivation::Identity);
+    folder.set("2_Dense/config.json", "activation_function", "torch.nn.modules.activation.Mish");
+    says(&folder.refused(), &["2_Dense/config.json", "activation.Mish", "Tanh"]);
+    let folder = Folder::tiny("distilbert-dense");
+    folder.remove("2_Dense/model.safetensors");
+    says(&folder.refused(), &["2_Dense/model.safetensors", "is missing"]);
+}
