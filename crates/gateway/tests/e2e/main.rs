@@ -2,6 +2,8 @@
 //!
 //! The tests need what `cargo xtask setup` fetches, and say so when it is not there.
 
+#![allow(clippy::unwrap_used)]
+
 // Written for the neighbouring tests, of which this client needs only a part.
 #[allow(dead_code)]
 #[path = "../it/http.rs"]

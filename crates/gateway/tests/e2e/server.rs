@@ -25,7 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Program {
     child: Child,
     log: Option<JoinHandle<Vec<String>>>,
-    lines: mpsc::Receiver<String>,
 }
 
 /// How a program ended.
@@ -52,13 +51,14 @@ pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 impl Program {
-    pub(crate) fn start(mut command: Command) -> Self {
+    /// Starts `command`; yields its lines as they come, too.
+    pub(crate) fn start(mut command: Command) -> (Self, mpsc::Receiver<String>) {
         let (reader, writer) = pipe().unwrap();
         command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
         let child = command.spawn().unwrap();
         drop(command); // Closes our copy of the pipe's end, so that the reader below sees the end.
         let (sender, lines) = mpsc::channel();
-        Self { child, log: Some(thread::spawn(move || read(reader, &sender))), lines }
+        (Self { child, log: Some(thread::spawn(move || read(reader, &sender))) }, lines)
     }
 
     /// Waits until the program has ended by itself.
@@ -115,10 +115,10 @@ impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         require_setup();
         let arguments = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
-        let mut program = Program::start(command(&root(), &arguments));
+        let (mut program, lines) = Program::start(command(&root(), &arguments));
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match program.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     if let Some(address) = address(&line) {
                         return Self { program, address };

@@ -10,7 +10,7 @@ fn refused(folder: &Path, arguments: &[&str], said: &[&str]) -> Ended {
     let arguments = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
     let mut command = command(folder, &arguments);
     command.env_remove("ORT_DYLIB_PATH");
-    let ended = Program::start(command).wait();
+    let ended = Program::start(command).0.wait();
     assert!(!ended.status.success(), "{}", ended.log);
     for part in said {
         assert!(ended.log.contains(part), "{part:?} is not in:\n{}", ended.log);
@@ -58,7 +58,7 @@ fn a_folder_without_weights_names_the_file() {
 fn an_address_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let ended = Program::start(command(&root(), &["serve", "--listen", &address])).wait();
+    let ended = Program::start(command(&root(), &["serve", "--listen", &address])).0.wait();
     assert!(!ended.status.success(), "{}", ended.log);
     assert!(ended.log.contains(&address) && ended.log.contains("in use"), "{}", ended.log);
 }
