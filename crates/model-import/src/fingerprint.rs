@@ -3,29 +3,34 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     time::UNIX_EPOCH,
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::{ImportError, Progress, Stage};
+use crate::{ImportError, ModelFolder, Progress, Stage};
 
 /// Part of every digest; raise it when the exporter writes another graph for the same folder.
 const EXPORTER: &str = "embedgate graph 1";
 
-/// Hexadecimal SHA-256 over the exporter's version, and name, size and content of each file.
+/// The exporter's version, and what a card may have said in the place of the folder's files.
+fn preamble(folder: &ModelFolder) -> String {
+    format!("{EXPORTER}\n{} {:?} {}", folder.window(), folder.pooling(), folder.normalize())
+}
+
+/// Hexadecimal SHA-256 over the exporter's version, window and head, and name, size and content of each file.
 pub(crate) fn compute(
-    root: &Path,
-    files: &[PathBuf],
+    folder: &ModelFolder,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<String, ImportError> {
+    let (root, files) = (folder.root(), &folder.files);
     let mut total = 0;
     for path in files {
         total += fs::metadata(path).map_err(ImportError::read(path, "it is part of the model"))?.len();
     }
     let mut digest = Sha256::new();
-    digest.update(EXPORTER);
+    digest.update(preamble(folder));
     let mut done = 0;
     for path in files {
         let mut file = File::open(path).map_err(ImportError::read(path, "it is part of the model"))?;
@@ -43,13 +48,13 @@ pub(crate) fn compute(
 
 /// Name, size and time of change of each file: equal stamps mean that nothing was touched, so that a start need
 /// not read the weights again.
-pub(crate) fn stamp(root: &Path, files: &[PathBuf]) -> Result<String, ImportError> {
-    let mut stamp = EXPORTER.to_owned();
-    for path in files {
+pub(crate) fn stamp(folder: &ModelFolder) -> Result<String, ImportError> {
+    let mut stamp = preamble(folder);
+    for path in &folder.files {
         let metadata = fs::metadata(path).map_err(ImportError::read(path, "it is part of the model"))?;
         let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let changed = changed.unwrap_or_default().as_nanos();
-        stamp += &format!("\n{} {} {changed}", relative(root, path), metadata.len());
+        stamp += &format!("\n{} {} {changed}", relative(folder.root(), path), metadata.len());
     }
     Ok(stamp)
 }

@@ -106,8 +106,8 @@ pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Resul
             if let Some(graph) = up_to_date(folder, progress)? {
                 return Ok(graph);
             }
-            let stamp = fingerprint::stamp(folder.root(), &folder.files)?;
-            let fingerprint = fingerprint::compute(folder.root(), &folder.files, progress)?;
+            let stamp = fingerprint::stamp(folder)?;
+            let fingerprint = fingerprint::compute(folder, progress)?;
             let metadata = vec![Entry::new(FINGERPRINT, fingerprint.clone()), Entry::new(STAMP, stamp)];
             export(folder.root(), weights, architecture.as_ref(), metadata, progress)?;
             Ok(ours(folder.root(), fingerprint))
@@ -130,9 +130,9 @@ pub(crate) fn up_to_date(
         return Ok(None);
     }
     let Some(known) = Entry::find(&model.metadata_props, FINGERPRINT) else { return Ok(None) };
-    let stamp = fingerprint::stamp(folder.root(), &folder.files)?;
+    let stamp = fingerprint::stamp(folder)?;
     if Entry::find(&model.metadata_props, STAMP) == Some(&stamp)
-        || fingerprint::compute(folder.root(), &folder.files, progress)? == known
+        || fingerprint::compute(folder, progress)? == known
     {
         return Ok(Some(ours(folder.root(), known.to_owned())));
     }

@@ -128,7 +128,7 @@ pub(crate) fn inspect(
         )));
     }
     let output = GraphOutput { name: value.name.clone(), kind };
-    let fingerprint = fingerprint::compute(folder.root(), &folder.files, progress)?;
+    let fingerprint = fingerprint::compute(folder, progress)?;
     Ok(Graph { path: path.to_owned(), inputs, output, fingerprint })
 }
 

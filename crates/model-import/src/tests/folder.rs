@@ -99,7 +99,9 @@ fn a_card_stands_in_for_what_a_plain_folder_does_not_say() {
     folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nwindow = 32");
     let opened = folder.open().unwrap();
     assert_eq!((opened.pooling(), opened.normalize(), opened.window()), (PoolingMode::Cls, false, 32));
-    folder.import().unwrap();
+    let cls = folder.import().unwrap().fingerprint;
+    folder.write("model.toml", "id = 'x'\npooling = 'mean'\nnormalize = false\nwindow = 32");
+    assert_ne!(folder.import().unwrap().fingerprint, cls);
 }
 
 #[test]
