@@ -241,6 +241,9 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let wire = self.code.wire();
         let mut response = HttpResponse::build(wire.status);
+        if wire.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
         match wire.retry {
             Retry::ByStatus => {}
             Retry::After => {

@@ -23,19 +23,19 @@
 
 mod auth;
 mod body;
-
+pub mod cli;
 pub mod config;
 pub mod error;
 mod lifecycle;
 mod load;
 pub mod metrics;
 mod middleware;
-
+pub mod model_command;
 mod registry;
 mod request;
 mod routes;
 mod server;
-
+pub mod telemetry;
 mod vocabulary;
 
 pub use load::{LoadError, ModelFault, load};

@@ -14,7 +14,7 @@ use std::{
 };
 
 use inference::{
-    Activation, Dense, Engine, EngineConfig, GoldenError, GoldenText, Head, OnnxConfig, OnnxInput,
+    Activation, Dense, Engine, EngineConfig, GoldenError, GoldenText, Head, Observer, OnnxConfig, OnnxInput,
     OnnxOutput, OnnxRuntime, Pooling, StartError, onnx_encoders,
 };
 use model_import::{
@@ -31,7 +31,7 @@ use crate::{
 
 /// Least cosine between a card's golden vector and the one that this machine computes. Rounding alone stays
 /// above 0.99999 in fp32; a wrong pooling, tokenizer or precision falls far below this.
-const GOLDEN_COSINE: f64 = 0.9999;
+pub(crate) const GOLDEN_COSINE: f64 = 0.9999;
 
 /// The arithmetic of the graphs that the importer writes.
 const PRECISION: &str = "fp32";
@@ -111,6 +111,7 @@ pub enum ModelFault {
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
     let library = config.onnxruntime.as_deref().ok_or(LoadError::NoRuntime)?;
     let runtime = OnnxRuntime::load(library).map_err(LoadError::Runtime)?;
+    metrics.runtime_loaded(runtime.version());
     tracing::debug!(version = runtime.version(), library = %library.display(), "ONNX Runtime loaded");
     let mut models = Vec::with_capacity(config.models.len());
     for model in &config.models {
@@ -126,16 +127,33 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
     Ok(Registry::from_parts(models, &config.aliases)?)
 }
 
-/// Opens, imports, starts and checks one model.
+/// Opens, starts and checks one model.
 fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Result<Served, ModelFault> {
     let started = Instant::now();
     let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
-    check_settings(model, &folder)?;
-    let graph = import(model, &folder)?;
+    let mut served = start(model, &folder, runtime, Arc::new(metrics.model(Some(&model.id))))?;
+    if let Some(card) = folder.card() {
+        check_golden(&served.engine, card, served.window)
+            .map_err(|source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) })?;
+    }
+    served.load_time = started.elapsed();
+    Ok(served)
+}
+
+/// Imports a model where that is due and starts its engine, without looking at its vectors.
+pub(crate) fn start(
+    model: &ModelConfig,
+    folder: &ModelFolder,
+    runtime: &OnnxRuntime,
+    observer: Arc<dyn Observer>,
+) -> Result<Served, ModelFault> {
+    let started = Instant::now();
+    check_settings(model, folder)?;
+    let graph = import(model, folder)?;
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: folder.tokenizer().to_owned(),
-        window: window(model, &folder),
+        window: window(model, folder),
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
         workers: model.workers,
@@ -144,17 +162,13 @@ fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Resul
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
     };
-    let encoders = onnx_encoders(runtime, onnx(model, &folder, &graph)?);
-    let engine = Engine::start(config, &encoders, Arc::new(metrics.model(Some(&model.id))))?;
-    if let Some(card) = folder.card() {
-        check_golden(&engine, card, window(model, &folder))
-            .map_err(|source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) })?;
-    }
-    let served = Served {
+    let encoders = onnx_encoders(runtime, onnx(model, folder, &graph)?);
+    let engine = Engine::start(config, &encoders, observer)?;
+    Ok(Served {
         id: model.id.as_str().into(),
         hub_id: folder.card().and_then(|card| card.hub_id.clone()),
         engine,
-        window: window(model, &folder),
+        window: window(model, folder),
         dimensions: folder.dimensions(),
         matryoshka: model.matryoshka.clone(),
         overlong: model.overlong,
@@ -164,8 +178,7 @@ fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Resul
         provider: model.provider,
         precision: PRECISION,
         load_time: started.elapsed(),
-    };
-    Ok(served)
+    })
 }
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.

@@ -162,7 +162,9 @@ impl Watch {
         let record = &self.record;
         let ms = elapsed.as_secs_f64() * 1e3;
         let (key, client_id) = (record.key.get(), record.client_id.as_deref());
-        let (inputs, tokens, truncated) = (record.inputs.get(), record.tokens.get(), record.truncated.get());
+        let truncated = record.truncated.get();
+        let inputs = self.embeds.then(|| record.inputs.get());
+        let tokens = self.embeds.then(|| record.tokens.get());
         if matches!(route, "/startupz" | "/readyz" | "/livez" | "/metrics") {
             tracing::debug!(request = record.id, method = %self.method, route, status, ms, "answered");
             return;
@@ -200,8 +202,10 @@ impl Drop for Watch {
             return;
         }
         let elapsed = self.started.elapsed();
+        let panicked = std::thread::panicking();
         if self.embeds {
-            self.count(Outcome::Cancelled, None, elapsed);
+            let outcome = if panicked { Outcome::Error } else { Outcome::Cancelled };
+            self.count(outcome, None, elapsed);
         }
         tracing::info!(
             request = self.record.id,
@@ -210,7 +214,8 @@ impl Drop for Watch {
             model = self.record.model(),
             inputs = self.record.inputs.get(),
             ms = elapsed.as_secs_f64() * 1e3,
-            "the client hung up"
+            "{}",
+            if panicked { "the request panicked" } else { "the client hung up" }
         );
     }
 }

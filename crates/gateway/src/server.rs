@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     lifecycle::Lifecycle,
     load::{LoadError, load},
-    metrics::Metrics,
+    metrics::{Metrics, ModelInfo},
     middleware::observe,
     registry::{Registry, Served},
     request::RequestLimits,
@@ -179,6 +179,17 @@ impl Services {
         let aliases: Vec<_> = registry.aliases().map(name).collect();
         if !aliases.is_empty() {
             tracing::info!("aliases: {}", aliases.join(", "));
+        }
+        for served in registry.models() {
+            self.metrics.model_loaded(&ModelInfo {
+                model: &served.id,
+                revision: &served.fingerprint,
+                dtype: served.precision,
+                provider: served.provider,
+                dimensions: served.dimensions,
+                max_tokens: served.window,
+                load_time: served.load_time,
+            });
         }
         self.lifecycle.open(registry);
     }

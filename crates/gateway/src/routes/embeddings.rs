@@ -39,8 +39,11 @@ async fn answer(plan: Plan, embeddings: Embeddings) -> Result<HttpResponse, ApiE
     let mut response = HttpResponse::Ok();
     response
         .insert_header((header::CONTENT_TYPE, "application/json"))
-        .insert_header(("x-embedgate-model", &*plan.served.id))
         .insert_header(("server-timing", server_timing(&embeddings.timings)));
+    // An id with a control character, which no header can hold, is only missed in this header.
+    if let Ok(id) = header::HeaderValue::from_bytes(plan.served.id.as_bytes()) {
+        response.insert_header(("x-embedgate-model", id));
+    }
     if embeddings.truncated > 0 {
         response.insert_header(("x-embedgate-truncated", embeddings.truncated));
     }

@@ -28,6 +28,7 @@ fn no_key() {
     assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a"}"#)), @r#"
     401
     content-type: application/json
+    www-authenticate: Bearer
     {"error":{"message":"You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
@@ -39,6 +40,7 @@ fn wrong_key() {
     assert_snapshot!(summary(&app.send("POST", "/v1/embeddings", &headers, b"{}")), @r#"
     401
     content-type: application/json
+    www-authenticate: Bearer
     {"error":{"message":"Incorrect API key provided: sk-***cdb0. The keys of this server are set by whoever runs it.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}
     "#);
 }

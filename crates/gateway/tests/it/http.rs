@@ -41,7 +41,7 @@ impl Reply {
     /// Status, the headers that say something about an error, and the body: what a snapshot holds.
     pub(crate) fn summary(&self) -> String {
         let mut summary = format!("{}\n", self.status);
-        for name in ["allow", "content-type", "retry-after", "x-should-retry"] {
+        for name in ["allow", "content-type", "retry-after", "www-authenticate", "x-should-retry"] {
             if let Some(value) = self.header(name) {
                 summary += &format!("{name}: {value}\n");
             }
@@ -87,6 +87,12 @@ impl Connection {
             // What happens when the server closes before it has read everything.
             Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
         }
+    }
+
+    /// The next answer, to a `HEAD`: its headers speak of a body that does not follow.
+    pub(crate) fn receive_head(&mut self) -> Reply {
+        let (status, headers) = self.head().unwrap();
+        Reply { status, headers, body: Vec::new() }
     }
 
     /// The next answer; an interim `100 Continue` is passed over.

@@ -11,6 +11,7 @@ mod errors;
 mod fake;
 mod http;
 mod lifecycle;
+mod logs;
 mod models;
 mod ops;
 mod overload;

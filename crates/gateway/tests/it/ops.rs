@@ -1,6 +1,9 @@
 //! Probes, metrics and the page at `/`.
 
-use crate::app::TestApp;
+use crate::{
+    app::TestApp,
+    http::{Connection, request},
+};
 
 #[test]
 fn probes_answer_any_of_their_methods() {
@@ -10,6 +13,16 @@ fn probes_answer_any_of_their_methods() {
         assert_eq!((reply.status, reply.text()), (200, "ok\n"), "{path}");
         assert_eq!(app.send("POST", path, &[], b"").status, 405);
     }
+}
+
+#[test]
+fn head_gets_the_headers_alone() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    connection.send(&[request("HEAD", "/readyz", &[], b""), request("GET", "/livez", &[], b"")].concat());
+    let head = connection.receive_head();
+    assert_eq!((head.status, head.header("content-length")), (200, Some("3")));
+    assert_eq!(connection.receive().text(), "ok\n");
 }
 
 #[test]
