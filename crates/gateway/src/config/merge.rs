@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use inference::Overlong;
@@ -79,7 +79,8 @@ impl<'a> Merge<'a> {
         if !self.problems.is_empty() {
             return Err(ConfigError::Problems(self.problems));
         }
-        let config = Config { listen, server, limits, auth, log, onnxruntime, default_model, aliases, models };
+        let config =
+            Config { listen, server, limits, auth, log, onnxruntime, default_model, aliases, models };
         Ok(Resolved { config, report: self.report, warnings: self.warnings })
     }
 
@@ -87,8 +88,9 @@ impl<'a> Merge<'a> {
         let (flags, file) = (&self.flags.settings.server, self.file.settings.server.clone());
         let builtin = ServerConfig { http_workers: 0, ..builtin };
         let table = Table::Named("server");
+        let http_workers = pick!(self, table, flags, file, builtin, http_workers);
         let server = ServerConfig {
-            http_workers: self.or_processors(pick!(self, table, flags, file, builtin, http_workers)),
+            http_workers: self.or_processors(http_workers),
             keep_alive: pick!(self, table, flags, file, builtin, keep_alive),
             client_timeout: pick!(self, table, flags, file, builtin, client_timeout),
             request_timeout: pick!(self, table, flags, file, builtin, request_timeout),
@@ -184,7 +186,8 @@ impl<'a> Merge<'a> {
 
     /// The models, each with its id and what the file says about it.
     fn model_entries(&mut self, builtin: &Config) -> Vec<(String, FileModel)> {
-        let bare = |path: &PathBuf| FileModel { id: None, path: path.clone(), settings: ModelSettings::default() };
+        let bare =
+            |path: &PathBuf| FileModel { id: None, path: path.clone(), settings: ModelSettings::default() };
         let entries = match (&self.flags.settings.models, self.file.models.take()) {
             (Some(folders), _) => folders.iter().map(bare).collect(),
             (None, Some(entries)) => entries,
@@ -271,15 +274,15 @@ impl<'a> Merge<'a> {
             ..ModelConfig::builtin(id, entry.path, self.surroundings.processors)
         };
         let key = |name| Key { table, name, arg: name };
-        let matryoshka = self.pick(key("matryoshka"), sizes, file.matryoshka, Vec::new());
-        let matryoshka: BTreeSet<usize> = matryoshka.into_iter().map(NonZeroUsize::get).collect();
+        let provider = pick!(self, table, flags, file, builtin, provider);
+        let threads = pick!(self, table, flags, file, builtin, threads);
         let model = ModelConfig {
-            provider: pick!(self, table, flags, file, builtin, provider),
-            threads: self.or_processors(pick!(self, table, flags, file, builtin, threads)),
+            provider,
+            threads: self.or_processors(threads),
             workers: pick!(self, table, flags, file, builtin, workers),
             overlong: pick!(self, table, flags, file, builtin, overlong),
             token_ids: pick!(self, table, flags, file, builtin, token_ids),
-            matryoshka: matryoshka.into_iter().collect(),
+            matryoshka: ascending(&self.pick(key("matryoshka"), sizes, file.matryoshka, Vec::new())),
             batch_tokens: pick!(self, table, flags, file, builtin, batch_tokens),
             batch_inputs: pick!(self, table, flags, file, builtin, batch_inputs),
             queue_tokens: pick!(self, table, flags, file, builtin, queue_tokens),
@@ -307,7 +310,7 @@ impl<'a> Merge<'a> {
     }
 
     /// The value of a key by precedence, noted with its source.
-    fn pick<S: Into<T>, T: Value>(&mut self, key: Key, flag: Option<S>, file: Option<S>, builtin: T) -> T {
+    fn pick<T: Value, S: Into<T>>(&mut self, key: Key, flag: Option<S>, file: Option<S>, builtin: T) -> T {
         let (value, source) = match (flag, file) {
             (Some(value), _) => (value.into(), self.from_outside(key.arg)),
             (None, Some(value)) => (value.into(), self.from_file()),
@@ -362,4 +365,10 @@ impl<'a> Merge<'a> {
             Source::Flag
         }
     }
+}
+
+/// Sizes in ascending order, each once.
+fn ascending(sizes: &[NonZeroUsize]) -> Vec<usize> {
+    let sizes: BTreeSet<usize> = sizes.iter().map(|size| size.get()).collect();
+    sizes.into_iter().collect()
 }

@@ -25,7 +25,7 @@ use inference::{Overlong, Provider};
 pub use file::{FileError, FileProblem};
 pub use key::{ApiKey, ApiKeyError};
 pub use report::{Report, Setting, Shown, Source, Table};
-pub use resolve::{ConfigError, Problem, Resolved};
+pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use value::{LogFormat, TokenIds};

@@ -1,7 +1,7 @@
 //! From the four sources to one [`Config`]: the entry, and everything that can be wrong with the result.
 
-use std::path::{Path, PathBuf};
 use std::io;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -140,6 +140,23 @@ impl Config {
         let (path, file) = read_file(flags, surroundings)?;
         Merge::new(flags, file, path, surroundings).config()
     }
+}
+
+/// What is resolved when nobody says anything: each setting's default.
+///
+/// # Panics
+/// When the defaults contradict each other.
+pub fn defaults() -> Report {
+    let surroundings = Surroundings {
+        working_directory: PathBuf::new(),
+        executable: None,
+        processors: 1,
+        api_keys: None,
+        ort_dylib_path: None,
+    };
+    let flags = Flags::default();
+    let merge = Merge::new(&flags, File::default(), PathBuf::new(), &surroundings);
+    merge.config().expect("the defaults can work").report
 }
 
 /// Reads the file that was named, or the one at its usual place, or none.

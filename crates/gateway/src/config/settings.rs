@@ -168,11 +168,23 @@ pub struct ModelSettings {
 
     /// What token ids in a request mean: `cl100k_base` or `o200k_base` are OpenAI's vocabularies (LangChain
     /// sends the first), `native` is the model's own, `reject` refuses them.
-    #[arg(long, env = "EMBEDGATE_TOKEN_IDS", value_name = "VOCABULARY", hide_short_help = true, hide_possible_values = true)]
+    #[arg(
+        long,
+        env = "EMBEDGATE_TOKEN_IDS",
+        value_name = "VOCABULARY",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
     pub token_ids: Option<TokenIds>,
 
     /// Sizes to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka).
-    #[arg(long, env = "EMBEDGATE_MATRYOSHKA", value_name = "SIZES", value_delimiter = ',', hide_short_help = true)]
+    #[arg(
+        long,
+        env = "EMBEDGATE_MATRYOSHKA",
+        value_name = "SIZES",
+        value_delimiter = ',',
+        hide_short_help = true
+    )]
     pub matryoshka: Option<Vec<NonZeroUsize>>,
 
     /// Tokens of one batch, padding included; at least the model's window.

@@ -1,0 +1,109 @@
+//! The program: command line in, exit code out.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::process::ExitCode;
+
+use gateway::cli::{self, Request};
+use gateway::config::{Config, ConfigError, Flags, Resolved, Surroundings};
+use gateway::model_command::{self, Verdict};
+use gateway::telemetry;
+
+/// Exit code of a command line or of settings that cannot work, as shells and clap have it.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let request = match cli::parse(std::env::args_os()) {
+        Ok(request) => request,
+        Err(error) => {
+            // Help and version go to standard output with code 0, mistakes to standard error with code 2. If
+            // neither can be written, there is nowhere left to say so.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match carry_out(request) {
+        Ok(code) => code,
+        Err(error) => {
+            report(&*error);
+            let usage = error.is::<ConfigError>()
+                || matches!(error.downcast_ref(), Some(model_command::CommandError::Config(_)));
+            if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
+    let surroundings = Surroundings::of_this_process()?;
+    match request {
+        Request::Serve(flags) => serve(&flags, &surroundings),
+        Request::CheckConfig(flags) => {
+            let Resolved { report, warnings, .. } = Config::resolve(&flags, &surroundings)?;
+            for warning in warnings {
+                writeln!(io::stderr(), "warning: {warning}")?;
+            }
+            write!(io::stdout(), "{report}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Request::Model(action) => {
+            match model_command::run(&action, &surroundings, &mut io::stdout().lock())? {
+                Verdict::Pass => Ok(ExitCode::SUCCESS),
+                Verdict::Fail => Ok(ExitCode::FAILURE),
+            }
+        }
+    }
+}
+
+fn serve(flags: &Flags, surroundings: &Surroundings) -> Result<ExitCode, Box<dyn Error>> {
+    let Resolved { config, warnings, .. } = Config::resolve(flags, surroundings)?;
+    telemetry::init(&config.log)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let listener = TcpListener::bind(config.listen).map_err(|source| {
+        format!("cannot listen on {}: {source}; choose another with --listen", config.listen)
+    })?;
+    actix_web::rt::System::new().block_on(async {
+        gateway::run(config, listener, told_to_stop()?).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// A future that ends with SIGTERM or Ctrl-C. The signals are caught from this call on, not from the first
+/// poll.
+#[cfg(unix)]
+fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// A future that ends with Ctrl-C.
+#[cfg(not(unix))]
+fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "cannot wait for Ctrl-C: shutting down");
+        }
+    })
+}
+
+/// Prints an error and everything beneath it.
+fn report(error: &dyn Error) {
+    let mut text = format!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!("\n  because: {error}"));
+        cause = error.source();
+    }
+    // When standard error is gone, there is nowhere left to say so.
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,220 @@
+//! `embedgate model …`: preparing, listing and verifying model folders at the command line.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use inference::{GoldenError, GoldenText, OnnxRuntime};
+use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
+use thiserror::Error;
+
+use crate::cli::{ModelAction, VerifyArgs};
+use crate::config::{Config, ConfigError, Flags, ModelSettings, Settings, Surroundings};
+use crate::load::{GOLDEN_COSINE, LoadError, ModelFault, start};
+use crate::registry::Served;
+
+/// Whether what was to be checked is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Done, and nothing is wrong.
+    Pass,
+    /// A model does not do what its card says.
+    Fail,
+}
+
+/// A command on model folders could not be carried out.
+#[derive(Debug, Error)]
+pub enum CommandError {
+    /// The folder cannot be used.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The settings cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// ONNX Runtime cannot be loaded.
+    #[error(transparent)]
+    Runtime(#[from] LoadError),
+    /// The model cannot be started.
+    #[error(transparent)]
+    Model(#[from] ModelFault),
+    /// There is nothing to compare with.
+    #[error(
+        "{} has no golden vectors to verify against: its card {} is missing or holds none",
+        folder.display(),
+        Card::FILE
+    )]
+    NoGolden {
+        /// The model's folder.
+        folder: PathBuf,
+    },
+    /// The engine refused or failed on a text.
+    #[error("cannot embed the golden texts")]
+    Golden(#[source] Box<GoldenError>),
+    /// The result cannot be printed.
+    #[error("cannot write the result")]
+    Print(#[from] io::Error),
+}
+
+/// Carries out `action`; the result goes to `out`, progress to standard error if that is a terminal.
+///
+/// # Errors
+/// When the action cannot be carried out; a model that is found wrong is [`Verdict::Fail`].
+pub fn run(
+    action: &ModelAction,
+    surroundings: &Surroundings,
+    out: &mut dyn Write,
+) -> Result<Verdict, CommandError> {
+    match action {
+        ModelAction::Import { folder } => import(folder, out),
+        ModelAction::List { folder } => list(folder, out),
+        ModelAction::Verify(args) => verify(args, surroundings, out),
+    }
+}
+
+fn import(folder: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let model = ModelFolder::open(folder)?;
+    let mut meter = Meter::new();
+    let graph = model_import::import(&model, &mut |progress| meter.show(progress));
+    meter.clear();
+    let graph = graph?;
+    let done = if meter.wrote { "written" } else { "is up to date" };
+    writeln!(out, "{} {done}", graph.path.display())?;
+    writeln!(
+        out,
+        "{} · {} dimensions · window {} tokens · fingerprint {}",
+        model.family(),
+        model.dimensions(),
+        model.window(),
+        graph.fingerprint
+    )?;
+    Ok(Verdict::Pass)
+}
+
+fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let listed = model_import::list(models)?;
+    let width = listed.iter().map(|model| model.id.chars().count()).max().unwrap_or(0);
+    for model in &listed {
+        let number =
+            |number: Option<usize>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
+        let card = model.card.as_ref();
+        let dimensions = number(card.and_then(|card| card.dimensions));
+        let window = number(card.and_then(|card| card.window));
+        let state = match &model.state {
+            State::Ready => "ready".to_owned(),
+            State::NotImported => format!("not imported: embedgate model import {}", model.path.display()),
+            State::Incomplete(error) => format!("incomplete: {error}"),
+        };
+        let id = &model.id;
+        writeln!(out, "{id:width$}  {dimensions:>5} dimensions  window {window:>5}  {state}")?;
+    }
+    if listed.is_empty() {
+        writeln!(out, "no model folders in {}", models.display())?;
+    }
+    Ok(Verdict::Pass)
+}
+
+/// Starts the model as the server would, then compares text by text, so that a difference can be placed.
+fn verify(
+    args: &VerifyArgs,
+    surroundings: &Surroundings,
+    out: &mut dyn Write,
+) -> Result<Verdict, CommandError> {
+    let config = Config::resolve(&flags(args), surroundings)?.config;
+    let folder = ModelFolder::open(&args.folder)?;
+    let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
+    let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
+    card.verify_files(&args.folder)?;
+    let library = config.onnxruntime.as_deref().ok_or(LoadError::NoRuntime)?;
+    let runtime = OnnxRuntime::load(library).map_err(LoadError::Runtime)?;
+    let model = config.models.first().ok_or_else(no_golden)?;
+    let served = start(model, &folder, &runtime, Arc::new(()))?;
+    writeln!(
+        out,
+        "{} · {} {} · ONNX Runtime {}",
+        args.folder.display(),
+        served.provider,
+        served.precision,
+        runtime.version()
+    )?;
+    compare(&served, &card.golden, out)
+}
+
+/// The settings that verify needs, the rest from where the server would have it.
+fn flags(args: &VerifyArgs) -> Flags {
+    let model = ModelSettings { provider: args.provider, threads: args.threads, ..ModelSettings::default() };
+    let settings = Settings {
+        models: Some(vec![args.folder.clone()]),
+        onnxruntime: args.onnxruntime.clone(),
+        model,
+        ..Settings::default()
+    };
+    Flags { settings, ..Flags::default() }
+}
+
+fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let mut worst: f64 = 1.0;
+    let mut wrong = 0;
+    writeln!(out, "tokens     cosine  text")?;
+    for golden in golden {
+        let text = GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector };
+        let shown: String = golden.text.chars().take(50).collect();
+        // No vector is refused here: the cosine is what is wanted.
+        match served.engine.check_golden(&[text], -1.0) {
+            Ok(report) => {
+                let cosine = report.worst_cosine;
+                worst = worst.min(cosine);
+                wrong += usize::from(cosine < GOLDEN_COSINE);
+                writeln!(out, "{:>6}  {cosine:.7}  {shown:?}", golden.tokens)?;
+            }
+            Err(error @ (GoldenError::Tokens { .. } | GoldenError::Dimensions { .. })) => {
+                wrong += 1;
+                writeln!(out, "{:>6}  {:>9}  {shown:?}: {error}", golden.tokens, "-")?;
+            }
+            Err(error) => return Err(CommandError::Golden(Box::new(error))),
+        }
+    }
+    let texts = golden.len();
+    if wrong == 0 {
+        writeln!(out, "PASS: {texts} texts, worst cosine {worst:.7}")?;
+        Ok(Verdict::Pass)
+    } else {
+        writeln!(out, "FAIL: {wrong} of {texts} texts, worst cosine {worst:.7}, needed {GOLDEN_COSINE}")?;
+        Ok(Verdict::Fail)
+    }
+}
+
+/// Progress on standard error, one line rewritten in place, if a person is there to see it.
+struct Meter {
+    terminal: bool,
+    /// What was last shown, so that a line is written once a percent.
+    shown: Option<(Stage, u64)>,
+    wrote: bool,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), shown: None, wrote: false }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        self.wrote |= progress.stage == Stage::Writing;
+        let percent = (progress.done.saturating_mul(100)) / progress.total.max(1);
+        let now = Some((progress.stage, percent));
+        if !self.terminal || self.shown == now {
+            return;
+        }
+        self.shown = now;
+        let doing = match progress.stage {
+            Stage::Checking => "checking the files",
+            Stage::Writing => "writing the graph",
+        };
+        // A terminal that went away is no reason to stop the import.
+        let _ = write!(io::stderr(), "\r\x1b[K{doing} … {percent} %");
+    }
+
+    fn clear(&self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
