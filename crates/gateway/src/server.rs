@@ -104,16 +104,16 @@ where
             // Nothing was promised yet, so nothing has to be finished but the model at hand.
             cancelled.store(true, Ordering::Release);
             handle.stop(false).await;
-            return loading.await.map(drop).map_err(RunError::LoadPanicked);
+            let loaded = loading.await.map_err(RunError::LoadPanicked)?;
+            tracing::info!(outcome = ?loaded.err(), "stopped while loading");
+            return Ok(());
         }
     };
-    match loaded {
-        Ok(Ok(registry)) => services.open(registry, address, started.elapsed()),
-        failed => {
+    match loaded.map_err(RunError::LoadPanicked).and_then(|loaded| Ok(loaded?)) {
+        Ok(registry) => services.open(registry, address, started.elapsed()),
+        Err(error) => {
             handle.stop(false).await;
-            return Err(failed.map_or_else(RunError::LoadPanicked, |loaded| {
-                loaded.map_or_else(RunError::Load, |_| RunError::Ended(None))
-            }));
+            return Err(error);
         }
     }
 
@@ -223,7 +223,7 @@ fn http_server(config: &Config, listener: TcpListener, services: Services) -> io
         .h1_allow_half_closed(false)
         .tcp_nodelay(true)
         .disable_signals()
-        .shutdown_timeout(settings.drain_timeout.as_secs().max(1))
+        .shutdown_timeout(settings.drain_timeout.as_secs_f64().ceil() as u64)
         .listen(listener)?
         .run())
 }
