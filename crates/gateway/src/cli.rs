@@ -140,6 +140,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
 pub fn command() -> Command {
     let defaults = defaults();
     let with_defaults = |command: Command| {
+        // A variable's name belongs into the help, not what it holds just now.
+        let command = command.mut_args(|arg| arg.hide_env_values(true));
         defaults.iter().fold(command, |command, (arg, default)| {
             command.mut_arg(arg, |arg| {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();

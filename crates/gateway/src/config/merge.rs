@@ -276,9 +276,10 @@ impl<'a> Merge<'a> {
         let key = |name| Key { table, name, arg: name };
         let provider = pick!(self, table, flags, file, builtin, provider);
         let threads = pick!(self, table, flags, file, builtin, threads);
+        let threads = self.or_processors(threads);
         let model = ModelConfig {
             provider,
-            threads: self.or_processors(threads),
+            threads,
             workers: pick!(self, table, flags, file, builtin, workers),
             overlong: pick!(self, table, flags, file, builtin, overlong),
             token_ids: pick!(self, table, flags, file, builtin, token_ids),
@@ -331,15 +332,37 @@ impl<'a> Merge<'a> {
 
     fn note_key(&mut self, key: Key, value: Shown, source: Source) {
         let Key { table, name, arg } = key;
-        self.report.settings.push(Setting { table, name: name.to_owned(), arg: Some(arg), value, source });
+        self.report.settings.push(Setting {
+            table,
+            name: name.to_owned(),
+            arg: Some(arg),
+            value,
+            meaning: None,
+            source,
+        });
     }
 
     fn note(&mut self, table: Table, name: impl Into<String>, value: Shown, source: Source) {
-        self.report.settings.push(Setting { table, name: name.into(), arg: None, value, source });
+        self.report.settings.push(Setting {
+            table,
+            name: name.into(),
+            arg: None,
+            value,
+            meaning: None,
+            source,
+        });
     }
 
-    fn or_processors(&self, number: usize) -> usize {
-        if number == 0 { self.surroundings.processors.max(1) } else { number }
+    /// One for each processor where the number that was noted last is 0; the note then tells.
+    fn or_processors(&mut self, number: usize) -> usize {
+        if number != 0 {
+            return number;
+        }
+        let processors = self.surroundings.processors.max(1);
+        if let Some(noted) = self.report.settings.last_mut() {
+            noted.meaning = Some(processors.to_string());
+        }
+        processors
     }
 
     fn from_file(&self) -> Source {

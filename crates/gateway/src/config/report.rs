@@ -22,6 +22,8 @@ pub struct Setting {
     pub arg: Option<&'static str>,
     /// Its value.
     pub value: Shown,
+    /// What a value that leaves something open means here.
+    pub meaning: Option<String>,
     /// Where the value came from.
     pub source: Source,
 }
@@ -90,7 +92,11 @@ impl fmt::Display for Report {
                     Table::Model(_) => writeln!(f, "\n[[models]]")?,
                 }
             }
-            writeln!(f, "{line:column$}  # {}", setting.source)?;
+            write!(f, "{line:column$}  # {}", setting.source)?;
+            match &setting.meaning {
+                Some(meaning) => writeln!(f, ", here {meaning}")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }

@@ -1,35 +1,21 @@
-//! What Prometheus sees: every family declared once, in a registry of our own.
+//! What Prometheus sees: every family declared once (`families.rs`), in a registry of our own.
 //!
 //! Labels come from closed sets (configured models, matched routes, enums), never from what a client sends,
 //! and what can be known beforehand is there from the start at zero, so that a rate is right from the first
-//! event on. `docs/METRICS.md` is generated from this file by a test.
+//! event on. `docs/METRICS.md` is generated from the declarations by a test.
+
+mod families;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use inference::{BatchReport, Load, Observer, Provider};
-use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector, exponential_buckets,
-};
+use prometheus::{Histogram, IntCounter, Registry, TextEncoder};
+
+use families::{Families, register};
 
 /// The label of requests that name no model of ours.
 const UNKNOWN: &str = "unknown";
-
-/// The commit that this program was built from, where the build says so.
-const REVISION: &str = match option_env!("EMBEDGATE_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
-
-/// 1.25 ms to 20.48 s, doubling: every boundary that a service-level objective may name.
-const SECONDS: (f64, usize) = (0.00125, 15);
-/// 1 to 256.
-const BATCH_INPUTS: (f64, usize) = (1.0, 9);
-/// 32 to 65,536.
-const BATCH_TOKENS: (f64, usize) = (32.0, 12);
-/// 4 to 8,192.
-const INPUT_TOKENS: (f64, usize) = (4.0, 12);
 
 /// Routes, methods and statuses that are there from the start; others appear when they first occur.
 const HTTP_FROM_START: [(&str, &str, &[u16]); 5] = [
@@ -124,33 +110,6 @@ pub struct Metrics {
     families: Arc<Families>,
     models: Arc<Vec<ModelMetrics>>,
     unknown: ModelMetrics,
-}
-
-/// The families, each declared in [`Families::new`] and nowhere else.
-struct Families {
-    http_requests: IntCounterVec,
-    request_duration: HistogramVec,
-    rejected: IntCounterVec,
-    waiting: IntGaugeVec,
-    running: IntGaugeVec,
-    queue_tokens: IntGaugeVec,
-    in_flight: IntGaugeVec,
-    in_flight_limit: IntGaugeVec,
-    queue_wait: HistogramVec,
-    tokenize: HistogramVec,
-    inference: HistogramVec,
-    batch_inputs: HistogramVec,
-    batch_tokens: HistogramVec,
-    input_length: HistogramVec,
-    inputs: IntCounterVec,
-    input_tokens: IntCounterVec,
-    padding_tokens: IntCounterVec,
-    truncated: IntCounterVec,
-    inference_errors: IntCounterVec,
-    ready: IntGauge,
-    load_duration: GaugeVec,
-    model_info: IntGaugeVec,
-    build_info: IntGaugeVec,
 }
 
 /// The metrics of one configured model, or of all requests that name none.
@@ -317,176 +276,4 @@ impl Observer for ModelMetrics {
         let Some(engine) = &self.engine else { return };
         engine.inference_errors.inc();
     }
-}
-
-impl Families {
-    fn new(registry: &Registry) -> Self {
-        let declare = Declare { registry };
-        Self {
-            http_requests: declare.counters(
-                "http_requests_total",
-                "Answers, by matched route, method and status.",
-                &["route", "method", "code"],
-            ),
-            request_duration: declare.histograms(
-                "request_duration_seconds",
-                "Time from a request for embeddings to its answer, by how it ended: success, client_error, \
-                 rejected (no room or no time), error, cancelled (the client hung up).",
-                &["model", "outcome"],
-                SECONDS,
-            ),
-            rejected: declare.counters(
-                "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, too_long, auth, draining, timeout.",
-                &["model", "reason"],
-            ),
-            waiting: declare
-                .gauges("requests_waiting", "Admitted requests of which no text has reached the model yet."),
-            running: declare.gauges("requests_running", "Requests of which some text has reached the model."),
-            queue_tokens: declare.gauges("queue_tokens", "Tokens in the queue, waiting for a worker."),
-            in_flight: declare.gauges(
-                "tokens_in_flight",
-                "Tokens of all admitted requests, queued and executing: the measure to scale by.",
-            ),
-            in_flight_limit: declare.gauges("tokens_in_flight_limit", "Capacity for tokens in flight."),
-            queue_wait: declare
-                .durations("queue_wait_seconds", "Time that a tokenized request waited for its first batch."),
-            tokenize: declare.durations("tokenize_duration_seconds", "Time to tokenize one request."),
-            inference: declare.durations("inference_duration_seconds", "Time of one batch in the model."),
-            batch_inputs: declare.histograms("batch_inputs", "Texts of one batch.", &["model"], BATCH_INPUTS),
-            batch_tokens: declare.histograms(
-                "batch_tokens",
-                "Tokens of one batch, padding included.",
-                &["model"],
-                BATCH_TOKENS,
-            ),
-            input_length: declare.histograms(
-                "input_length_tokens",
-                "Tokens of one input as the model read it, special tokens included.",
-                &["model"],
-                INPUT_TOKENS,
-            ),
-            inputs: declare.counters("inputs_total", "Inputs tokenized.", &["model"]),
-            input_tokens: declare.counters(
-                "input_tokens_total",
-                "Tokens of all inputs, special tokens included, padding not.",
-                &["model"],
-            ),
-            padding_tokens: declare.counters(
-                "padding_tokens_total",
-                "Tokens that were computed only to make the texts of a batch equally long.",
-                &["model"],
-            ),
-            truncated: declare.counters(
-                "inputs_truncated_total",
-                "Inputs cut at the model's window.",
-                &["model"],
-            ),
-            inference_errors: declare.counters("inference_errors_total", "Batches that failed.", &["model"]),
-            ready: declare.gauge(
-                "ready",
-                "Whether requests are taken: 1 when every model is loaded and the server is not draining.",
-            ),
-            load_duration: declare.load_duration(),
-            model_info: declare.infos(
-                "model_info",
-                "A model in service; always 1.",
-                &["model", "revision", "dtype", "provider", "dimensions", "max_tokens"],
-            ),
-            build_info: declare.infos(
-                "build_info",
-                "This program; always 1. ort_version is empty until ONNX Runtime is loaded.",
-                &["version", "revision", "ort_version"],
-            ),
-        }
-    }
-
-    fn build(&self, ort_version: &str) {
-        let labels = [env!("CARGO_PKG_VERSION"), REVISION, ort_version];
-        self.build_info.with_label_values(&labels).set(1);
-    }
-
-    fn mirrors(&self) -> [&IntGaugeVec; 5] {
-        [&self.waiting, &self.running, &self.queue_tokens, &self.in_flight, &self.in_flight_limit]
-    }
-
-    fn mirror(&self, id: &str, load: &Load) {
-        let values = [
-            load.waiting_requests,
-            load.running_requests,
-            load.queued_tokens,
-            load.tokens_in_flight,
-            load.tokens_limit,
-        ];
-        for (gauges, value) in self.mirrors().into_iter().zip(values) {
-            gauges.with_label_values(&[id]).set(i64::try_from(value).unwrap_or(i64::MAX));
-        }
-    }
-}
-
-/// Creates families under our prefix and registers them.
-struct Declare<'a> {
-    registry: &'a Registry,
-}
-
-impl Declare<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(options(name, help), labels))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::with_opts(options(name, help)))
-    }
-
-    /// A gauge for each model.
-    fn gauges(&self, name: &str, help: &str) -> IntGaugeVec {
-        self.infos(name, help, &["model"])
-    }
-
-    fn infos(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(options(name, help), labels))
-    }
-
-    fn load_duration(&self) -> GaugeVec {
-        let help = "Time from opening a model's folder until its vectors were checked.";
-        self.add(GaugeVec::new(options("model_load_duration_seconds", help), &["model"]))
-    }
-
-    /// A duration for each model.
-    fn durations(&self, name: &str, help: &str) -> HistogramVec {
-        self.histograms(name, help, &["model"], SECONDS)
-    }
-
-    /// Buckets double from the first boundary.
-    fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-        (first, count): (f64, usize),
-    ) -> HistogramVec {
-        let buckets = exponential_buckets(first, 2.0, count);
-        let family = buckets.and_then(|buckets| {
-            HistogramVec::new(HistogramOpts::from(options(name, help)).buckets(buckets), labels)
-        });
-        self.add(family)
-    }
-
-    /// # Panics
-    /// When a name is malformed or declared twice: every name stands in this file, and every start would fail.
-    fn add<C: Collector + Clone + 'static>(&self, family: prometheus::Result<C>) -> C {
-        let family = family.expect("a family's name and labels are well formed");
-        register(self.registry, family.clone());
-        family
-    }
-}
-
-fn options(name: &str, help: &str) -> Opts {
-    Opts::new(name, help).namespace("embedgate")
-}
-
-/// # Panics
-/// When a name is declared twice.
-fn register(registry: &Registry, collector: impl Collector + 'static) {
-    registry.register(Box::new(collector)).expect("each family is declared once");
 }
