@@ -228,11 +228,12 @@ fn check_golden(engine: &Engine, card: &Card, window: usize) -> Result<(), Golde
 
 fn onnx(model: &ModelConfig, folder: &ModelFolder, graph: &Graph) -> Result<OnnxConfig, StartError> {
     let output_kind = match graph.output.kind {
-        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings,
+        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(Head {
+            pooling: pooling(folder.pooling()),
+            dense: folder.dense().iter().map(dense).collect::<Result<_, _>>()?,
+        }),
         OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
     };
-    // A graph that yields sentence embeddings has its dense layers inside.
-    let outside = if output_kind == OnnxOutput::TokenEmbeddings { folder.dense() } else { &[] };
     Ok(OnnxConfig {
         graph: graph.path.clone(),
         inputs: graph.inputs.iter().copied().map(input).collect(),
@@ -240,10 +241,6 @@ fn onnx(model: &ModelConfig, folder: &ModelFolder, graph: &Graph) -> Result<Onnx
         output_kind,
         provider: model.provider,
         intra_threads: model.threads,
-        head: Head {
-            pooling: pooling(folder.pooling()),
-            dense: outside.iter().map(dense).collect::<Result<_, _>>()?,
-        },
         dimensions: folder.dimensions(),
     })
 }

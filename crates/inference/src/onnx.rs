@@ -118,11 +118,11 @@ impl OnnxInput {
 }
 
 /// What a graph's output holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum OnnxOutput {
-    /// `[batch, sequence, hidden]`: one embedding for each token, pooled by us.
-    TokenEmbeddings,
-    /// `[batch, hidden]`: pooled by the graph.
+    /// `[batch, sequence, hidden]`: one embedding for each token, which the head makes into a vector.
+    TokenEmbeddings(Head),
+    /// `[batch, dimensions]`: the graph holds pooling and dense layers.
     SentenceEmbedding,
 }
 
@@ -141,9 +141,7 @@ pub struct OnnxConfig {
     pub provider: Provider,
     /// Threads that share one run.
     pub intra_threads: usize,
-    /// Pooling and dense layers.
-    pub head: Head,
-    /// Length of a vector after the head.
+    /// Length of a vector.
     pub dimensions: usize,
 }
 
@@ -252,39 +250,27 @@ impl Encoder for OnnxEncoder {
         }
         let outputs = self.session.run(inputs)?;
         let (found, values) = outputs[self.config.output.as_str()].try_extract_tensor::<f32>()?;
-        let wrong = |expected: &[usize]| EncodeError::Shape {
-            found: found.to_vec(),
-            expected: expected.iter().map(|&length| length as i64).collect(),
-        };
-        let rows = out.chunks_exact_mut(self.config.dimensions);
-        let head = &self.config.head;
         let hidden = found.last().map_or(0, |&hidden| hidden as usize);
-        let expected: &[usize] = match self.config.output_kind {
-            OnnxOutput::TokenEmbeddings => &[shape[0], shape[1], hidden],
-            OnnxOutput::SentenceEmbedding => &[shape[0], hidden],
+        let expected: &[usize] = match &self.config.output_kind {
+            OnnxOutput::TokenEmbeddings(_) => &[shape[0], shape[1], hidden],
+            OnnxOutput::SentenceEmbedding => &[shape[0], self.config.dimensions],
         };
-        if found.len() != expected.len()
-            || found.iter().zip(expected).any(|(&found, &expected)| found != expected as i64)
-        {
-            return Err(wrong(expected));
+        if !found.iter().copied().eq(expected.iter().map(|&length| length as i64)) {
+            return Err(EncodeError::Shape {
+                found: found.to_vec(),
+                expected: expected.iter().map(|&length| length as i64).collect(),
+            });
         }
-        if head.check(hidden, self.config.dimensions).is_err() {
-            return Err(wrong(&[shape[0], self.config.dimensions]));
-        }
-        match self.config.output_kind {
-            OnnxOutput::TokenEmbeddings => {
-                let texts = values.chunks_exact(shape[1] * hidden).zip(batch.lengths());
-                for ((text, &length), row) in texts.zip(rows) {
-                    let tokens = ArrayView2::from_shape((shape[1], hidden), text)
-                        .map_err(|error| EncodeError::Other(error.to_string()))?;
-                    head.apply(tokens.split_at(Axis(0), length).0, row);
-                }
-            }
-            OnnxOutput::SentenceEmbedding => {
-                for (pooled, row) in values.chunks_exact(hidden).zip(rows) {
-                    head.project(pooled, row);
-                }
-            }
+        let OnnxOutput::TokenEmbeddings(head) = &self.config.output_kind else {
+            out.copy_from_slice(values);
+            return Ok(());
+        };
+        head.check(hidden, self.config.dimensions).map_err(|error| EncodeError::Other(error.to_string()))?;
+        let texts = values.chunks_exact(shape[1] * hidden).zip(batch.lengths());
+        for ((text, &length), row) in texts.zip(out.chunks_exact_mut(self.config.dimensions)) {
+            let tokens = ArrayView2::from_shape((shape[1], hidden), text)
+                .map_err(|error| EncodeError::Other(error.to_string()))?;
+            head.apply(tokens.split_at(Axis(0), length).0, row);
         }
         Ok(())
     }

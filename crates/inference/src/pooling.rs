@@ -3,7 +3,7 @@
 //! Definitions follow sentence-transformers (`models/Pooling.py`, `models/Dense.py`, `models/Normalize.py`),
 //! restated for a sequence without padding: every row is a real token.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
 use crate::StartError;
 
@@ -127,14 +127,9 @@ impl Head {
         if self.dense.is_empty() {
             return self.pooling.pool(tokens, out);
         }
-        let mut pooled = vec![0.0; tokens.len_of(Axis(1))];
+        let mut pooled = vec![0.0; tokens.ncols()];
         self.pooling.pool(tokens, &mut pooled);
-        self.project(&pooled, out);
-    }
-
-    /// The dense layers alone, for a graph that pools by itself.
-    pub(crate) fn project(&self, pooled: &[f32], out: &mut [f32]) {
-        let mut vector = Array1::from(pooled.to_vec());
+        let mut vector = Array1::from(pooled);
         for layer in &self.dense {
             vector = layer.apply(vector.view());
         }

@@ -102,12 +102,13 @@ impl Model {
             inputs: graph.inputs.iter().map(input).collect(),
             output: graph.output.name,
             output_kind: match graph.output.kind {
-                OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings,
+                OutputKind::TokenEmbeddings => {
+                    OnnxOutput::TokenEmbeddings(Head { pooling, dense: dense.collect() })
+                }
                 OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
             },
             provider,
             intra_threads,
-            head: Head { pooling, dense: dense.collect() },
             dimensions: folder.dimensions(),
         }
     }
