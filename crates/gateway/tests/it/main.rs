@@ -1,6 +1,8 @@
 //! The gateway from outside: every test starts the real server on a port of its own, with a fake encoder
 //! behind it, and speaks HTTP over a socket.
 
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
 mod app;
 mod auth;
 mod captures;
