@@ -5,9 +5,11 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
+mod bench;
 mod clients;
 mod process;
 mod serve;
+mod server;
 mod setup;
 mod test;
 mod tidy;
@@ -39,6 +41,8 @@ enum Command {
     },
     /// Set up, then run every test: Rust's, and real clients against the release binary
     Test(test::Options),
+    /// Measure the server beside a plain onnxruntime loop in Python
+    Bench(bench::Options),
     /// Check the house rules: crate arrows, file names, docs links
     Tidy,
 }
@@ -59,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup => setup::run(&workspace).map(|()| ExitCode::SUCCESS),
         Command::Serve { args } => serve::run(&workspace, &args),
         Command::Test(options) => test::run(&workspace, &options),
+        Command::Bench(options) => bench::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Tidy => tidy::run(&workspace),
     }
 }

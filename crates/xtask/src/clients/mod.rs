@@ -4,7 +4,6 @@
 //! is started as a user starts it and stopped as a supervisor stops it.
 
 mod environment;
-mod server;
 mod tap;
 
 use std::env;
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use self::environment::{Environments, Kind};
-use self::server::Server;
+use crate::server::Server;
 use crate::test::report::{Report, Suite};
 use crate::workspace::Workspace;
 
@@ -43,12 +42,13 @@ const SUITES: [(&str, Kind, &str); 9] = [
 /// The server does not start. What a client finds wrong is in the report instead.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let environments = Environments::prepare(workspace)?;
-    let server = Server::start(workspace)?;
+    let server = Server::start(workspace, &[])?;
+    let base_url = format!("{}/v1", server.origin());
     for (name, kind, script) in SUITES {
         println!("\n{name}");
         let mut suite = Suite::new(name);
         match environments.command(kind, script) {
-            Ok(mut command) => drive(&mut command, server.base_url(), workspace, &mut suite)?,
+            Ok(mut command) => drive(&mut command, &base_url, workspace, &mut suite)?,
             Err(reason) => suite.fail(reason),
         }
         report.suites.push(suite);

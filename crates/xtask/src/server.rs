@@ -1,4 +1,5 @@
-//! The release binary as the clients' server: started on a port of its own choosing, stopped by its id.
+//! The release binary as a server for clients and benchmarks: started on a port of its own choosing, stopped
+//! by its id.
 
 use std::env;
 use std::io::{BufRead, BufReader, PipeReader, pipe};
@@ -18,18 +19,19 @@ const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
 
 /// A running server.
-pub(super) struct Server {
+pub(crate) struct Server {
     child: Child,
-    base_url: String,
+    started: Instant,
+    origin: String,
     log: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Server {
-    /// Starts the server and waits until it says where it listens.
+    /// Starts the server with further `arguments` and waits until it says where it listens.
     ///
     /// # Errors
     /// It ends, or says nothing in time; the message carries its log.
-    pub(super) fn start(workspace: &Workspace) -> Result<Self> {
+    pub(crate) fn start(workspace: &Workspace, arguments: &[String]) -> Result<Self> {
         let (reader, writer) = pipe().context("cannot make a pipe")?;
         let mut command = Command::new(workspace.release_binary());
         for (name, _) in env::vars_os() {
@@ -39,18 +41,20 @@ impl Server {
         }
         command
             .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
             .current_dir(workspace.root())
             .stdin(Stdio::null())
             .stdout(writer.try_clone().context("cannot clone a pipe")?)
             .stderr(writer);
+        let started = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", process::line(&command)))?;
         drop(command); // Closes our copy of the pipe's end.
 
-        let (found, base_url) = mpsc::channel();
+        let (found, origin) = mpsc::channel();
         let log = thread::spawn(move || read_log(reader, &found));
-        let mut server = Self { child, base_url: String::new(), log: Some(log) };
-        match base_url.recv_timeout(START) {
-            Ok(origin) => server.base_url = format!("{origin}/v1"),
+        let mut server = Self { child, started, origin: String::new(), log: Some(log) };
+        match origin.recv_timeout(START) {
+            Ok(origin) => server.origin = origin,
             Err(_) => {
                 server.child.kill().context("cannot end the server")?;
                 bail!("the server did not start listening:\n{}", server.said());
@@ -59,15 +63,33 @@ impl Server {
         Ok(server)
     }
 
-    pub(super) fn base_url(&self) -> &str {
-        &self.base_url
+    /// `http://ADDRESS:PORT`.
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Time since the process was started.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Resident memory of the process, as Linux tells it.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub(crate) fn resident_megabytes(&self) -> Result<f64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        Ok(kilobytes.context("no VmRSS in the process's status")? / 1024.0)
     }
 
     /// Asks the server to end and expects exit code 0.
     ///
     /// # Errors
     /// It does not end in time, or with another status; the message carries its log.
-    pub(super) fn stop(mut self) -> Result<()> {
+    pub(crate) fn stop(mut self) -> Result<()> {
         if cfg!(not(unix)) {
             return self.child.kill().context("cannot end the server");
         }
