@@ -166,7 +166,7 @@ fn defaults() -> Vec<(&'static str, String)> {
 /// clap's ids of the flags whose values came from variables.
 fn from_environment(matches: &ArgMatches) -> BTreeSet<String> {
     let Some((_, matches)) = matches.subcommand() else { return BTreeSet::new() };
-    let ids = matches.ids().map(|id| id.as_str());
+    let ids = matches.ids().map(clap::Id::as_str);
     let from_variable = |id: &&str| {
         matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::EnvVariable)
     };

@@ -96,9 +96,11 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     for model in &listed {
         let number =
             |number: Option<usize>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-        let card = model.card.as_ref();
-        let dimensions = number(card.and_then(|card| card.dimensions));
-        let window = number(card.and_then(|card| card.window));
+        let (folder, card) = (ModelFolder::open(&model.path).ok(), model.card.as_ref());
+        let said = card.map_or((None, None), |card| (card.dimensions, card.window));
+        let (dimensions, window) =
+            folder.map_or(said, |folder| (Some(folder.dimensions()), Some(folder.window())));
+        let (dimensions, window) = (number(dimensions), number(window));
         let state = match &model.state {
             State::Ready => "ready".to_owned(),
             State::NotImported => format!("not imported: embedgate model import {}", model.path.display()),

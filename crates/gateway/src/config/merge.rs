@@ -134,7 +134,7 @@ impl<'a> Merge<'a> {
         };
         let (entries, source) = match (from_environment, self.file.api_keys.take()) {
             (Some(keys), _) => (keys, Source::Environment(API_KEYS_VARIABLE.to_owned())),
-            (None, Some(keys)) => (keys, self.from_file()),
+            (None, Some(keys)) => (keys, self.file_source()),
             (None, None) => (Vec::new(), Source::Default),
         };
         let keys = ApiKey::read_all(&entries).unwrap_or_else(|error| {
@@ -230,7 +230,7 @@ impl<'a> Merge<'a> {
 
     fn aliases(&mut self, ids: &[String], default_model: &str) -> BTreeMap<String, String> {
         let (aliases, source) = match (&self.flags.settings.aliases, self.file.aliases.take()) {
-            (Some(aliases), _) => (aliases.iter().cloned().collect(), self.from_outside("aliases")),
+            (Some(aliases), _) => (aliases.iter().cloned().collect(), self.outside_source("aliases")),
             (None, Some(mut aliases)) => {
                 if self.flags.settings.models.is_some() {
                     let lost = aliases.extract_if(.., |_, id| !ids.contains(id));
@@ -238,7 +238,7 @@ impl<'a> Merge<'a> {
                         format!("the alias `{alias}` of the file stands for `{id}`, which is not served now: left out")
                     }));
                 }
-                (aliases, self.from_file())
+                (aliases, self.file_source())
             }
             (None, None) => {
                 let mut aliases = openai_aliases(default_model);
@@ -261,7 +261,7 @@ impl<'a> Merge<'a> {
 
     fn model(&mut self, position: usize, id: String, entry: FileModel, limits: &LimitsConfig) -> ModelConfig {
         let table = Table::Model(position);
-        let named = if entry.id.is_some() { self.from_file() } else { self.model_source() };
+        let named = if entry.id.is_some() { self.file_source() } else { self.model_source() };
         let placed = self.model_source();
         self.note(table, "id", Shown::Toml(quote(&id)), named);
         self.note(table, "path", Shown::Toml(entry.path.to_toml()), placed);
@@ -313,8 +313,8 @@ impl<'a> Merge<'a> {
     /// The value of a key by precedence, noted with its source.
     fn pick<T: Value, S: Into<T>>(&mut self, key: Key, flag: Option<S>, file: Option<S>, builtin: T) -> T {
         let (value, source) = match (flag, file) {
-            (Some(value), _) => (value.into(), self.from_outside(key.arg)),
-            (None, Some(value)) => (value.into(), self.from_file()),
+            (Some(value), _) => (value.into(), self.outside_source(key.arg)),
+            (None, Some(value)) => (value.into(), self.file_source()),
             (None, None) => (builtin, Source::Default),
         };
         self.note_key(key, Shown::Toml(value.to_toml()), source);
@@ -365,23 +365,23 @@ impl<'a> Merge<'a> {
         processors
     }
 
-    fn from_file(&self) -> Source {
+    fn file_source(&self) -> Source {
         Source::File(self.path.clone())
     }
 
     /// Where the list of models came from.
     fn model_source(&self) -> Source {
         if self.flags.settings.models.is_some() {
-            self.from_outside("models")
+            self.outside_source("models")
         } else if self.models_in_file {
-            self.from_file()
+            self.file_source()
         } else {
             Source::Default
         }
     }
 
-    /// Whether a value that clap gave was a flag or a variable.
-    fn from_outside(&self, arg: &str) -> Source {
+    /// Where a value that clap gave came from: a flag or its variable.
+    fn outside_source(&self, arg: &str) -> Source {
         if self.flags.from_environment.contains(arg) {
             Source::Environment(super::settings::variable(arg))
         } else {

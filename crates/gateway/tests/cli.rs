@@ -1,0 +1,214 @@
+//! The program as a user meets it: help, exit codes, what it prints and where.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use insta::assert_snapshot;
+
+/// Runs the program in an empty folder, with nothing in its environment.
+fn run(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    run_in(folder.path(), arguments, &[])
+}
+
+fn run_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_embedgate"))
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// The first `lines` lines.
+fn head(text: &str, lines: usize) -> String {
+    text.lines().take(lines).collect::<Vec<_>>().join("\n")
+}
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
+}
+
+#[test]
+fn help_is_a_page() {
+    let help = run(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert_snapshot!(head(&out(&help), 11), @r"
+    Serves text embeddings over OpenAI's API.
+
+    Without a command, `serve` is meant.
+
+    Usage: embedgate <COMMAND>
+
+    Commands:
+      serve         Serve embeddings over HTTP (the default)
+      check-config  Show every setting with its source, or what is wrong with them
+      model         Import, list or verify model folders
+      help          Print this message or the help of the given subcommand(s)
+    ");
+    assert!(out(&help).contains("Examples:\n  embedgate  "), "{}", out(&help));
+}
+
+#[test]
+fn help_shows_variables_and_defaults_but_no_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = out(&run_in(folder.path(), &["serve", "--help"], &[("EMBEDGATE_LISTEN", "127.0.0.1:4711")]));
+    for part in
+        ["Main settings:", "Server:", "Limits of a request:", "Log:", "Examples:", "EMBEDGATE_API_KEYS"]
+    {
+        assert!(help.contains(part), "{part} is not in\n{help}");
+    }
+    let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("[default: 127.0.0.1:8080] [env: EMBEDGATE_LISTEN]"), "{words}");
+    assert!(words.contains("[default: 90s] [env: EMBEDGATE_KEEP_ALIVE]"), "{words}");
+    assert!(!help.contains("4711"));
+    // The short help leaves the finer settings out.
+    let short = out(&run(&["serve", "-h"]));
+    assert!(short.contains("--listen") && !short.contains("--keep-alive"), "{short}");
+}
+
+#[test]
+fn the_version_is_the_packages() {
+    let version = run(&["--version"]);
+    assert_eq!(out(&version), format!("embedgate {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_mistyped_command_line_is_code_2_and_names_what_was_meant() {
+    let output = run(&["serve", "--lisen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("--listen") && out(&output).is_empty(), "{}", err(&output));
+    assert_eq!(run(&["serv"]).status.code(), Some(2));
+    assert_eq!(run(&["--listen", "nowhere"]).status.code(), Some(2));
+    assert_eq!(run(&["model"]).status.code(), Some(2));
+}
+
+#[test]
+fn settings_that_cannot_work_are_code_2() {
+    let output = run(&["check-config", "--queue-tokens", "5"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_snapshot!(err(&output), @"error: `queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `queue_tokens` or lower `limits.max_request_tokens`");
+    let output = run(&["serve", "--config", "nowhere.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).starts_with("error: cannot read the settings file nowhere.toml\n  because: "));
+}
+
+#[test]
+fn a_server_that_cannot_start_is_code_1_and_says_why() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let output = run(&["serve", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains(&format!("cannot listen on {address}: ")), "{}", err(&output));
+
+    let output = run(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("cargo xtask setup"), "{}", err(&output));
+}
+
+#[test]
+fn without_a_command_it_serves() {
+    // Without ONNX Runtime it cannot, but it says so as `serve` does.
+    let flags = run(&["--listen", "127.0.0.1:0"]);
+    assert_eq!(flags.status.code(), Some(1));
+    let folder = tempfile::tempdir().unwrap();
+    let bare = run_in(folder.path(), &[], &[("EMBEDGATE_LISTEN", "127.0.0.1:0")]);
+    assert_eq!(bare.status.code(), Some(1));
+    for output in [flags, bare] {
+        assert!(err(&output).contains("ONNX Runtime"), "{}", err(&output));
+    }
+}
+
+#[test]
+fn check_config_shows_sources_and_hides_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [("EMBEDGATE_API_KEYS", "alice=sk-1,sk-2"), ("EMBEDGATE_THREADS", "3")];
+    let output = run_in(folder.path(), &["check-config", "--listen", "0.0.0.0:80"], &variables);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let printed = out(&output);
+    let line = |name: &str| {
+        let line = printed.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("listen"), "listen = \"0.0.0.0:80\" # flag");
+    assert_eq!(line("threads"), "threads = 3 # EMBEDGATE_THREADS");
+    assert_eq!(line("# api_keys"), "# api_keys: 2 (alice, key-2) # EMBEDGATE_API_KEYS");
+    assert!(line("http_workers").starts_with("http_workers = 0 # default, here "));
+    assert!(!printed.contains("sk-") && err(&output).is_empty());
+}
+
+#[test]
+fn check_config_warns_about_an_open_server() {
+    let output = run(&["check-config", "--listen", "0.0.0.0:80"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(err(&output).starts_with("warning: listening on 0.0.0.0:80 without API keys"));
+}
+
+#[test]
+fn lists_follow_the_same_precedence() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("config")).unwrap();
+    let file = "default_model = \"f\"\n[aliases]\nx = \"f\"\n[[models]]\npath = \"m/f\"\n";
+    std::fs::write(folder.path().join("config/embedgate.toml"), file).unwrap();
+    let variables =
+        [("EMBEDGATE_MODELS", "m/a,m/b"), ("EMBEDGATE_DEFAULT_MODEL", "b"), ("EMBEDGATE_ALIASES", "y=a,z=b")];
+    let lines = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let printed = out(&run_in(folder.path(), arguments, variables));
+        let wanted = |line: &&str| ["default_model", "\"", "id"].iter().any(|start| line.starts_with(start));
+        let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        printed.lines().filter(wanted).map(squeeze).collect::<Vec<_>>().join("\n")
+    };
+    assert_snapshot!(lines(&["check-config"], &[]), @r#"
+    default_model = "f" # config/embedgate.toml
+    "x" = "f" # config/embedgate.toml
+    id = "f" # config/embedgate.toml
+    "#);
+    assert_snapshot!(lines(&["check-config"], &variables), @r#"
+    default_model = "b" # EMBEDGATE_DEFAULT_MODEL
+    "y" = "a" # EMBEDGATE_ALIASES
+    "z" = "b" # EMBEDGATE_ALIASES
+    id = "a" # EMBEDGATE_MODELS
+    id = "b" # EMBEDGATE_MODELS
+    "#);
+    let flags = ["check-config", "--model", "m/c", "--default-model", "c", "--alias", "w=c"];
+    assert_snapshot!(lines(&flags, &variables), @r#"
+    default_model = "c" # flag
+    "w" = "c" # flag
+    id = "c" # flag
+    "#);
+}
+
+#[test]
+fn models_are_listed_with_what_they_lack() {
+    let output = run(&["model", "list", &models().to_string_lossy()]);
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let line = out(&output).lines().find(|line| line.starts_with("all-MiniLM-L6-v2 ")).map(str::to_owned);
+    let line = line.unwrap();
+    assert!(line.contains("384 dimensions") && line.contains("256"), "{line}");
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("models/empty")).unwrap();
+    let output = run_in(folder.path(), &["model", "list"], &[]);
+    assert!(out(&output).contains("incomplete: "), "{}", out(&output));
+}
+
+#[test]
+fn model_commands_on_a_folder_that_is_none_are_code_1() {
+    for command in ["import", "verify", "list"] {
+        let output = run(&["model", command, "nowhere"]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(err(&output).starts_with("error: ") && err(&output).contains("nowhere"), "{}", err(&output));
+        assert!(out(&output).is_empty());
+    }
+}

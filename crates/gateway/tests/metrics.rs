@@ -1,0 +1,263 @@
+//! The metrics as Prometheus reads them: names, types, what is there from the start, and the page of them.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use gateway::metrics::{Metrics, ModelInfo, Outcome, Rejection};
+use inference::{BatchReport, Load, Observer, Provider};
+
+const LOAD: Load = Load {
+    waiting_requests: 1,
+    running_requests: 2,
+    queued_tokens: 30,
+    tokens_in_flight: 40,
+    tokens_limit: 500,
+};
+
+fn metrics() -> Metrics {
+    Metrics::new(["m"])
+}
+
+fn scrape(metrics: &Metrics) -> String {
+    metrics.render(true, &[("m", LOAD)]).unwrap()
+}
+
+/// The value of one series.
+#[track_caller]
+fn value(text: &str, series: &str) -> f64 {
+    let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    found.unwrap_or_else(|| panic!("{series} is not in\n{text}")).parse().unwrap()
+}
+
+/// A family of an exposition.
+#[derive(Default)]
+struct Family {
+    help: String,
+    kind: String,
+    labels: BTreeSet<String>,
+    series: usize,
+}
+
+/// Takes an exposition apart; panics where it breaks the format.
+fn families(text: &str) -> BTreeMap<String, Family> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            let family = families.entry(name.to_owned()).or_default();
+            assert!(family.help.is_empty(), "two HELP lines for {name}");
+            family.help = help.to_owned();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            let family = families.entry(name.to_owned()).or_default();
+            assert!(family.kind.is_empty() && family.series == 0, "TYPE of {name} is late or double");
+            family.kind = kind.to_owned();
+        } else {
+            let (series, number) = line.rsplit_once(' ').unwrap();
+            number.parse::<f64>().unwrap();
+            assert!(seen.insert(series.to_owned()), "{series} occurs twice");
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let parts = ["_bucket", "_sum", "_count"];
+            let base = parts
+                .iter()
+                .find_map(|part| name.strip_suffix(part))
+                .filter(|base| families.get(*base).is_some_and(|family| family.kind == "histogram"));
+            let family =
+                families.get_mut(base.unwrap_or(name)).unwrap_or_else(|| panic!("{name} has no TYPE"));
+            family.series += 1;
+            let names = labels.trim_end_matches('}').split("\",").filter_map(|label| label.split_once('='));
+            family.labels.extend(names.map(|(label, _)| label.to_owned()).filter(|label| label != "le"));
+        }
+    }
+    families
+}
+
+/// Everything that can have a label has one.
+fn complete() -> Metrics {
+    let metrics = metrics();
+    metrics.runtime_loaded("1.32.0");
+    metrics.model_loaded(&ModelInfo {
+        model: "m",
+        revision: "abc",
+        dtype: "fp32",
+        provider: Provider::Cpu,
+        dimensions: 384,
+        max_tokens: 256,
+        load_time: Duration::from_millis(250),
+    });
+    metrics
+}
+
+#[test]
+fn the_exposition_keeps_prometheus_conventions() {
+    for (name, family) in families(&scrape(&complete())) {
+        assert!(!family.help.is_empty() && family.help.ends_with('.'), "{name} needs a sentence of help");
+        assert!(["counter", "gauge", "histogram"].contains(&family.kind.as_str()), "{name}: {}", family.kind);
+        assert_eq!(name.ends_with("_total"), family.kind == "counter", "{name} is a {}", family.kind);
+        assert!(name.starts_with("embedgate_") || name.starts_with("process_"), "{name}");
+        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        for wrong in ["milliseconds", "_ms", "_us", "_kb", "_info_", "_count", "_sum", "_bucket"] {
+            assert!(!name.ends_with(wrong), "{name} ends with {wrong}");
+        }
+        if name.contains("duration") || name.contains("wait_") {
+            assert!(name.ends_with("_seconds"), "{name} has no base unit");
+        }
+        assert_eq!(name.ends_with("_info"), name.contains("_info"), "{name}");
+    }
+}
+
+#[test]
+fn there_are_fewer_than_300_series_with_one_model() {
+    let series: usize = families(&scrape(&complete())).values().map(|family| family.series).sum();
+    assert!(series < 300, "{series} series");
+}
+
+#[test]
+fn what_can_be_known_is_there_from_the_start_at_zero() {
+    let text = scrape(&metrics());
+    for outcome in ["success", "client_error", "rejected", "error", "cancelled"] {
+        let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
+        assert_eq!(value(&text, &series), 0.0);
+    }
+    for reason in ["queue_full", "too_long", "auth", "draining", "timeout"] {
+        let series = format!("embedgate_requests_rejected_total{{model=\"m\",reason=\"{reason}\"}}");
+        assert_eq!(value(&text, &series), 0.0);
+    }
+    for counter in ["inputs", "input_tokens", "padding_tokens", "inputs_truncated", "inference_errors"] {
+        assert_eq!(value(&text, &format!("embedgate_{counter}_total{{model=\"m\"}}")), 0.0);
+    }
+    let answers = "embedgate_http_requests_total{code=\"200\",method=\"POST\",route=\"/v1/embeddings\"}";
+    assert_eq!(value(&text, answers), 0.0);
+}
+
+#[test]
+fn durations_have_the_boundaries_that_objectives_name() {
+    let text = scrape(&metrics());
+    let series = "embedgate_queue_wait_seconds_bucket{model=\"m\",le=\"";
+    let bounds: Vec<_> =
+        text.lines().filter_map(|line| line.strip_prefix(series)?.split('"').next()).collect();
+    assert_eq!(bounds.len(), 16);
+    assert_eq!((bounds[0], bounds[3], bounds[14], bounds[15]), ("0.00125", "0.01", "20.48", "+Inf"));
+}
+
+#[test]
+fn an_engine_is_observed_under_its_model() {
+    let metrics = metrics();
+    let model = metrics.model(Some("m"));
+    model.tokenized(&[3, 7, 64], 1, Duration::from_millis(2));
+    model.queue_wait(Duration::from_millis(4));
+    let elapsed = Duration::from_millis(8);
+    model.batch(&BatchReport { inputs: 3, tokens: 74, padding: 118, elapsed });
+    model.encoder_failed();
+    let text = scrape(&metrics);
+    let of_model = |name: &str| value(&text, &format!("embedgate_{name}{{model=\"m\"}}"));
+    assert_eq!(of_model("inputs_total"), 3.0);
+    assert_eq!(of_model("input_tokens_total"), 74.0);
+    assert_eq!(of_model("inputs_truncated_total"), 1.0);
+    assert_eq!(of_model("padding_tokens_total"), 118.0);
+    assert_eq!(of_model("inference_errors_total"), 1.0);
+    assert_eq!(of_model("input_length_tokens_sum"), 74.0);
+    assert_eq!(of_model("batch_inputs_sum"), 3.0);
+    assert_eq!(of_model("batch_tokens_sum"), 192.0);
+    assert_eq!(of_model("tokenize_duration_seconds_sum"), 0.002);
+    assert_eq!(of_model("queue_wait_seconds_sum"), 0.004);
+    assert_eq!(of_model("inference_duration_seconds_sum"), 0.008);
+}
+
+#[test]
+fn gauges_mirror_the_engine_at_the_scrape() {
+    let metrics = metrics();
+    let text = scrape(&metrics);
+    let of_model = |name: &str| value(&text, &format!("embedgate_{name}{{model=\"m\"}}"));
+    assert_eq!(of_model("requests_waiting"), 1.0);
+    assert_eq!(of_model("requests_running"), 2.0);
+    assert_eq!(of_model("queue_tokens"), 30.0);
+    assert_eq!(of_model("tokens_in_flight"), 40.0);
+    assert_eq!(of_model("tokens_in_flight_limit"), 500.0);
+    assert_eq!(value(&text, "embedgate_ready"), 1.0);
+    assert_eq!(value(&metrics.render(false, &[]).unwrap(), "embedgate_ready"), 0.0);
+}
+
+#[test]
+fn requests_are_counted_by_model_outcome_and_reason() {
+    let metrics = metrics();
+    metrics.model(Some("m")).request(Outcome::Success, Duration::from_millis(5));
+    metrics.model(Some("m")).rejected(Rejection::QueueFull);
+    for stranger in [None, Some("gpt-4\"}\n")] {
+        metrics.model(stranger).request(Outcome::ClientError, Duration::ZERO);
+        // Nothing of an engine is ever reported under the unknown model.
+        metrics.model(stranger).tokenized(&[1], 0, Duration::ZERO);
+    }
+    let text = scrape(&metrics);
+    let count = "embedgate_request_duration_seconds_count";
+    assert_eq!(value(&text, &format!("{count}{{model=\"m\",outcome=\"success\"}}")), 1.0);
+    assert_eq!(value(&text, &format!("{count}{{model=\"unknown\",outcome=\"client_error\"}}")), 2.0);
+    assert_eq!(value(&text, "embedgate_requests_rejected_total{model=\"m\",reason=\"queue_full\"}"), 1.0);
+    assert!(!text.contains("gpt-4") && !text.contains("embedgate_inputs_total{model=\"unknown\"}"));
+}
+
+#[test]
+fn a_made_up_method_gets_no_series_of_its_own() {
+    let metrics = metrics();
+    for method in ["BREW", "x\"y"] {
+        metrics.http("unmatched", method, 404);
+    }
+    let series = "embedgate_http_requests_total{code=\"404\",method=\"other\",route=\"unmatched\"}";
+    assert_eq!(value(&scrape(&metrics), series), 2.0);
+}
+
+#[test]
+fn build_and_model_are_described_once() {
+    let text = scrape(&complete());
+    let version = env!("CARGO_PKG_VERSION");
+    let builds: Vec<_> = text.lines().filter(|line| line.starts_with("embedgate_build_info{")).collect();
+    assert_eq!(builds.len(), 1);
+    assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
+    assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
+    let model = "embedgate_model_info{dimensions=\"384\",dtype=\"fp32\",max_tokens=\"256\",model=\"m\",\
+                 provider=\"cpu\",revision=\"abc\"}";
+    assert_eq!(value(&text, model), 1.0);
+    assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_process_is_described() {
+    let text = scrape(&metrics());
+    assert!(value(&text, "process_resident_memory_bytes") > 1e6);
+    assert!(value(&text, "process_open_fds") > 2.0);
+}
+
+#[test]
+fn the_page_of_metrics_is_up_to_date() {
+    let mut page = String::from(
+        "<!-- Generated by a test from crates/gateway/src/metrics/families.rs. -->\n\n# Metrics\n\n\
+         `GET /metrics` answers in Prometheus' text format, without a key and without touching the queue. \
+         The label `model` is a configured id, or `unknown` for requests that name no model in service; no \
+         label ever holds what a client sent. Duration buckets double from 1.25 ms to 20.48 s.\n\n\
+         | metric | type | labels | what |\n|---|---|---|---|\n",
+    );
+    for (name, family) in families(&scrape(&complete())) {
+        if !name.starts_with("process_") {
+            let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { "none".to_owned() } else { labels.join(", ") };
+            writeln!(page, "| `{name}` | {} | {labels} | {} |", family.kind, family.help).unwrap();
+        }
+    }
+    page.push_str(
+        "\nOn Linux, `process_cpu_seconds_total`, `process_resident_memory_bytes`, \
+         `process_virtual_memory_bytes`, `process_open_fds`, `process_max_fds`, `process_threads` and \
+         `process_start_time_seconds` describe the process, as everywhere.\n",
+    );
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/METRICS.md");
+    let stale = fs::read_to_string(&path).ok().as_deref() != Some(page.as_str());
+    if stale {
+        fs::write(&path, page).unwrap();
+    }
+    assert!(!stale, "docs/METRICS.md was stale and has been written anew: commit it");
+}
