@@ -35,8 +35,14 @@ pub enum CommandError {
     #[error(transparent)]
     Runtime(#[from] LoadError),
     /// The model cannot be started.
-    #[error(transparent)]
-    Model(#[from] ModelFault),
+    #[error("cannot run the model in {}", folder.display())]
+    Model {
+        /// The model's folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        fault: Box<ModelFault>,
+    },
     /// There is nothing to compare with.
     #[error(
         "{} has no golden vectors to verify against: its card {} is missing or holds none",
@@ -129,7 +135,8 @@ fn verify(
     let library = config.onnxruntime.as_deref().ok_or(LoadError::NoRuntime)?;
     let runtime = OnnxRuntime::load(library).map_err(LoadError::Runtime)?;
     let model = config.models.first().ok_or_else(no_golden)?;
-    let served = start(model, &folder, &runtime, Arc::new(()))?;
+    let served = start(model, &folder, &runtime, Arc::new(()))
+        .map_err(|fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) })?;
     writeln!(
         out,
         "{} · {} {} · ONNX Runtime {}",

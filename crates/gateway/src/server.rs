@@ -165,9 +165,6 @@ impl Services {
 
     /// Lets requests in, and says so.
     fn open(&self, registry: Registry, address: SocketAddr, elapsed: Duration) {
-        if !self.keys.required() && !address.ip().is_loopback() {
-            tracing::warn!(%address, "anyone who reaches this address may use it: no API key is configured");
-        }
         let describe = |served: &Served| {
             let Served { id, dimensions, provider, precision, .. } = served;
             format!("{id} · {dimensions} dimensions · {provider} {precision}")

@@ -1,0 +1,110 @@
+//! Flag over variable over file over default, for every key, by the program's own report.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::Command;
+
+use gateway::config::{Shown, defaults};
+use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
+
+use crate::folder;
+
+/// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
+const KEYS: [(&str, &str, &str, [&str; 3]); 24] = [
+    ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
+    ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
+    ("server", "http_workers", "http_workers", ["1", "2", "3"]),
+    ("server", "keep_alive", "keep_alive", ["\"81s\"", "\"82s\"", "\"83500ms\""]),
+    ("server", "client_timeout", "client_timeout", ["\"1s\"", "\"2s\"", "\"3s\""]),
+    ("server", "request_timeout", "request_timeout", ["\"4s\"", "\"5s\"", "\"6s\""]),
+    ("server", "max_connections", "max_connections", ["11", "12", "13"]),
+    ("server", "grace_pause", "grace_pause", ["\"7s\"", "\"8s\"", "\"9s\""]),
+    ("server", "drain_timeout", "drain_timeout", ["\"10s\"", "\"11s\"", "\"12s\""]),
+    ("limits", "max_inputs", "max_inputs", ["14", "15", "16"]),
+    ("limits", "max_request_tokens", "max_request_tokens", ["1001", "1002", "1003"]),
+    ("limits", "max_body_bytes", "max_body_bytes", ["2001", "2002", "2003"]),
+    ("log", "format", "log_format", ["\"json\"", "\"text\"", "\"json\""]),
+    ("log", "filter", "log", ["\"warn\"", "\"debug\"", "\"error\""]),
+    ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),
+    ("models", "threads", "threads", ["4", "5", "6"]),
+    ("models", "workers", "workers", ["7", "8", "9"]),
+    ("models", "overlong", "overlong", ["\"average\"", "\"error\"", "\"average\""]),
+    ("models", "token_ids", "token_ids", ["\"o200k_base\"", "\"native\"", "\"reject\""]),
+    ("models", "matryoshka", "matryoshka", ["[1]", "[2]", "[3]"]),
+    ("models", "batch_tokens", "batch_tokens", ["5001", "5002", "5003"]),
+    ("models", "batch_inputs", "batch_inputs", ["21", "22", "23"]),
+    ("models", "queue_tokens", "queue_tokens", ["700001", "700002", "700003"]),
+    ("models", "window", "window", ["101", "102", "103"]),
+];
+
+/// What `check-config` prints when each key is given by the sources in its mask (1 file, 2 variable, 4 flag).
+fn check_config(masks: &[u8]) -> String {
+    let mut tables: BTreeMap<&str, String> = BTreeMap::new();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_embedgate"));
+    program.arg("check-config").env_clear();
+    for ((table, name, arg, [file, variable, flag]), mask) in KEYS.into_iter().zip(masks) {
+        let plain = |toml: &str| toml.trim_matches(['"', '[', ']']).to_owned();
+        let text = tables.entry(table).or_default();
+        if mask & 1 != 0 {
+            writeln!(text, "{name} = {file}").unwrap();
+        }
+        if mask & 2 != 0 {
+            // The one list loses its brackets, the one address keeps them.
+            program.env(format!("EMBEDGATE_{}", arg.to_uppercase()), plain(variable));
+        }
+        if mask & 4 != 0 {
+            let value = if arg == "listen" { flag.trim_matches('"').to_owned() } else { plain(flag) };
+            program.arg(format!("--{}={value}", arg.replace('_', "-")));
+        }
+    }
+    let mut file = tables.remove("").unwrap_or_default();
+    for (table, text) in tables {
+        let heading = if table == "models" { "[[models]]\npath = \"m/a\"" } else { &format!("[{table}]") };
+        write!(file, "{heading}\n{text}").unwrap();
+    }
+    let folder = folder(&file);
+    let output = program.current_dir(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn assert_precedence(masks: &[u8]) {
+    let printed = check_config(masks);
+    let defaults = defaults();
+    for ((_, name, arg, [file, variable, flag]), mask) in KEYS.into_iter().zip(masks) {
+        let default = defaults.settings.iter().find(|setting| setting.arg == Some(arg)).unwrap();
+        let (value, source) = match (mask & 4 != 0, mask & 2 != 0, mask & 1 != 0) {
+            (true, ..) => (flag, "flag".to_owned()),
+            (_, true, _) => (variable, format!("EMBEDGATE_{}", arg.to_uppercase())),
+            (.., true) => (file, "config/embedgate.toml".to_owned()),
+            _ => match &default.value {
+                // Twice another key, which is among those that change.
+                _ if arg == "queue_tokens" => ("", "default".to_owned()),
+                Shown::Toml(value) => (value.as_str(), "default".to_owned()),
+                _ => continue,
+            },
+        };
+        let found = printed.lines().find(|line| {
+            line.starts_with(&format!("{name} = {value}")) && line.contains(&format!("# {source}"))
+        });
+        assert!(found.is_some(), "{name} should be {value} by {source} in\n{printed}");
+    }
+}
+
+#[test]
+fn each_source_alone_and_all_together() {
+    for mask in 0..8 {
+        assert_precedence(&[mask; KEYS.len()]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn flag_over_variable_over_file_over_default(
+        masks in proptest::collection::vec(any::<u8>().prop_map(|mask| mask % 8), KEYS.len())
+    ) {
+        assert_precedence(&masks);
+    }
+}

@@ -1,0 +1,134 @@
+//! What is refused, and how it is said.
+
+use std::path::PathBuf;
+
+use gateway::config::{ApiKeyError, ConfigError, FileProblem, Problem};
+
+use crate::resolve;
+
+/// Line and problem of each mistake in `file`.
+#[track_caller]
+fn mistakes(file: &str) -> Vec<(usize, FileProblem)> {
+    match resolve(file) {
+        Err(ConfigError::File(errors)) => {
+            errors.into_iter().map(|error| (error.line, error.problem)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn problems(file: &str) -> Vec<Problem> {
+    match resolve(file) {
+        Err(ConfigError::Problems(problems)) => problems,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_known_one() {
+    #[track_caller]
+    fn check(file: &str, at: usize, key: &str, nearest: Option<&str>) {
+        let nearest = nearest.map(str::to_owned);
+        assert_eq!(mistakes(file), [(at, FileProblem::UnknownKey { key: key.to_owned(), nearest })]);
+    }
+    check("\nlisten_on = 1", 2, "listen_on", Some("listen"));
+    check("[server]\nkeepalive = \"1s\"", 2, "server.keepalive", Some("server.keep_alive"));
+    check("[limit]\nmax_inputs = 1", 1, "limit", Some("limits"));
+    check("[[model]]\npath = \"a\"", 1, "model", Some("models"));
+    check("max_inputs = 1", 1, "max_inputs", Some("limits.max_inputs"));
+    check("threads = 1", 1, "threads", Some("models.threads"));
+    check("[[models]]\npath = \"a\"\nbatch_token = 1", 3, "models.batch_token", Some("models.batch_tokens"));
+    check("zzz = 1", 1, "zzz", None);
+}
+
+#[test]
+fn a_wrong_value_names_line_key_and_what_is_expected() {
+    #[track_caller]
+    fn check(file: &str, message: &str) {
+        let Err(error) = resolve(file) else { panic!("{file} was accepted") };
+        assert_eq!(error.to_string(), message);
+    }
+    check(
+        "[server]\n\nkeep_alive = \"soon\"",
+        "config/embedgate.toml:3: `server.keep_alive` is \"soon\"; \
+         expected a duration such as \"90s\", \"500ms\" or \"2m\"",
+    );
+    check(
+        "[limits]\nmax_inputs = 0",
+        "config/embedgate.toml:2: `limits.max_inputs` is 0; expected a whole number, at least 1",
+    );
+    check(
+        "[[models]]\npath = \"a\"\nprovider = \"cdua\"",
+        "config/embedgate.toml:3: `models.provider` is \"cdua\"; expected \"cpu\", \"cuda\" or \"cuda:1\"",
+    );
+    check("[[models]]\nid = \"a\"", "config/embedgate.toml:1: `models.path` is missing");
+    check(
+        "[models]\npath = \"a\"",
+        "config/embedgate.toml:1: `models` is no list of tables; expected a heading `[[models]]` for each model",
+    );
+    check("server = 1", "config/embedgate.toml:1: `server` is 1; expected a table");
+    check(
+        "[aliases]\na.b = \"c\"",
+        "config/embedgate.toml:2: `aliases.a` is of type table; expected a string in quotes",
+    );
+    // One mistake does not hide another.
+    assert_eq!(mistakes("listen = 1\n[server]\nkeep_alive = true\nfoo = 1").len(), 3);
+    assert!(matches!(mistakes("a = \n")[..], [(1, FileProblem::Syntax(_))]));
+}
+
+#[test]
+fn durations_are_read_in_every_unit() {
+    for (text, milliseconds) in [("\"90s\"", 90_000), ("\"500ms\"", 500), ("\"2m\"", 120_000), ("7", 7000)] {
+        let config = resolve(&format!("[server]\ngrace_pause = {text}")).unwrap().config;
+        assert_eq!(config.server.grace_pause.as_millis(), milliseconds, "{text}");
+    }
+    for text in ["\"\"", "\"s\"", "\"-1s\"", "\"1.5s\"", "\"1d\"", "\"99999999999999999h\"", "-1", "1.5"] {
+        assert_eq!(mistakes(&format!("[server]\ngrace_pause = {text}")).len(), 1, "{text}");
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    let model = |id: &str| format!("[[models]]\npath = \"m/{id}\"\n");
+    assert_eq!(problems("models = []"), [Problem::NoModel]);
+    assert_eq!(problems(&(model("a") + &model("a"))), [Problem::DuplicateModel { id: "a".to_owned() }]);
+    assert_eq!(problems("[[models]]\npath = \"..\""), [Problem::UnnamedModel { path: PathBuf::from("..") }]);
+    assert_eq!(
+        problems(&format!("default_model = \"b\"\naliases = {{}}\n{}", model("a"))),
+        [Problem::UnknownDefault { id: "b".to_owned(), models: "a".to_owned() }]
+    );
+    assert_eq!(
+        problems(&format!("[aliases]\nx = \"b\"\n{}", model("a"))),
+        [Problem::UnknownAlias { alias: "x".to_owned(), id: "b".to_owned(), models: "a".to_owned() }]
+    );
+    assert_eq!(
+        problems(&format!("[aliases]\na = \"a\"\n{}", model("a"))),
+        [Problem::ShadowingAlias { alias: "a".to_owned() }]
+    );
+    assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
+    assert!(matches!(problems("[log]\nfilter = \"info,,=x=y\"")[..], [Problem::LogFilter { .. }]));
+    assert_eq!(
+        problems("[auth]\napi_keys = [\"a=1\", \"a=2\"]"),
+        [Problem::ApiKey(ApiKeyError::DuplicateName { name: "a".to_owned() })]
+    );
+}
+
+#[test]
+fn every_legal_request_must_fit_the_queue() {
+    let with = |lines: &str| format!("[limits]\nmax_inputs = 10\n[[models]]\npath = \"a\"\n{lines}");
+    let small = |queue_tokens, needed| [Problem::SmallQueue { model: "a".to_owned(), queue_tokens, needed }];
+    assert_eq!(problems(&with("queue_tokens = 299999")), small(299_999, 300_000));
+    assert!(resolve(&with("queue_tokens = 300000")).is_ok());
+    // Ten texts, each cut at 100 tokens, are the most; unless all windows of a text are read.
+    assert!(resolve(&with("queue_tokens = 1000\nwindow = 100")).is_ok());
+    assert_eq!(problems(&with("queue_tokens = 999\nwindow = 100")), small(999, 1000));
+    let averaged = with("queue_tokens = 1000\nwindow = 100\noverlong = \"average\"");
+    assert_eq!(problems(&averaged), small(1000, 300_000));
+    assert_eq!(
+        problems(&with("batch_tokens = 99\nwindow = 100")),
+        [Problem::SmallBatch { model: "a".to_owned(), batch_tokens: 99, window: 100 }]
+    );
+    let grown = resolve("[limits]\nmax_request_tokens = 5000000").unwrap().config;
+    assert_eq!(grown.models[0].queue_tokens, 10_000_000);
+}

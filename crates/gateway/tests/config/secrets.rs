@@ -1,0 +1,56 @@
+//! API keys: hashed, named, never shown.
+
+use gateway::config::{ApiKey, ApiKeyError, Config, ConfigError, Flags, Problem, Secret};
+
+use crate::{folder, resolve, surroundings};
+
+#[test]
+fn keys_are_hashed_and_never_shown() {
+    const SECRETS: [&str; 3] = ["sk-first", "sk-second", "s=k,t"];
+    let mut around = surroundings(folder("").path());
+    around.api_keys = Some(Secret("alice=sk-first, sk-second".into()));
+    let flags = Flags::default();
+    let resolved = Config::resolve(&flags, &around).unwrap();
+    let keys = &resolved.config.auth.keys;
+    assert_eq!(keys[..], [ApiKey::new("alice", "sk-first"), ApiKey::new("key-2", "sk-second")]);
+    assert_ne!(keys[0].sha256, keys[1].sha256);
+    // SHA-256 of `sk-first`, by coreutils' sha256sum.
+    let hex: String = keys[0].sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "2a19f16bb2586edf26ab5186503c69b4b6e37edcd08ab5c98c97f5320c5ed5c5");
+
+    let file = "[auth]\napi_keys = [\"alice=sk-first\", \"sk-second\"]";
+    let from_file = resolve(file).unwrap();
+    assert_eq!(from_file.config.auth, resolved.config.auth);
+    let wrong = [
+        "[auth]\napi_keys = \"sk-first\"",
+        "auth = \"sk-first\"",
+        "[auth]\napi_keys = [\"sk-first\", 1]",
+        "[auth]\napi_keys = [\"sk-first\", \"sk-second\"",
+        "[auth]\napi_key = \"sk-first\"",
+        "[auth]\napi_keys = [\"a=sk-first\", \"a=sk-second\"]",
+    ];
+    let mut shown = vec![
+        format!("{around:?} {resolved:?} {from_file:?}"),
+        resolved.report.to_string(),
+        from_file.report.to_string(),
+    ];
+    shown.extend(wrong.map(|file| {
+        let error = resolve(file).unwrap_err();
+        format!("{error} {error:?}")
+    }));
+    for text in &shown {
+        assert!(!SECRETS.iter().any(|secret| text.contains(secret)), "{text}");
+    }
+    assert!(shown[1].contains("# api_keys: 2 (alice, key-2)"), "{}", shown[1]);
+}
+
+#[test]
+fn a_key_that_was_not_filled_in_is_refused() {
+    for keys in ["", ",", "a=1,", "alice=", "=secret", " "] {
+        let mut around = surroundings(folder("").path());
+        around.api_keys = Some(Secret(keys.into()));
+        let refused = Config::resolve(&Flags::default(), &around);
+        let Err(ConfigError::Problems(problems)) = refused else { panic!("{keys:?} was accepted") };
+        assert!(matches!(problems[..], [Problem::ApiKey(ApiKeyError::Empty { .. })]), "{keys:?}");
+    }
+}
