@@ -1,6 +1,7 @@
 //! `cargo xtask serve`: from a fresh clone to a listening server.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -33,7 +34,7 @@ pub(crate) fn build_and_import(workspace: &Workspace) -> Result<()> {
     process::run(
         Command::new(workspace.release_binary())
             .args(["model", "import"])
-            .arg(workspace.model(DEFAULT_MODEL))
+            .arg(Path::new("models").join(DEFAULT_MODEL))
             .current_dir(workspace.root()),
     )
 }
