@@ -192,8 +192,6 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), Model
     let too_long = model.matryoshka.iter().find(|&&size| size > dimensions);
     let reason = if window > largest {
         format!("window = {window}, but the model reads at most {largest} tokens")
-    } else if model.batch_tokens < window {
-        format!("batch_tokens = {}, but one text may have {window} tokens", model.batch_tokens)
     } else if let Some(size) = too_long {
         format!("matryoshka holds {size}, but its vectors have {dimensions} values")
     } else {

@@ -41,7 +41,8 @@ pub struct EngineConfig {
     pub workers: usize,
     /// Tokenizer threads.
     pub tokenizer_threads: usize,
-    /// Budget of one batch in tokens, as the encoder spends them (with padding if it pads).
+    /// Budget of one batch in tokens, as the encoder spends them (with padding if it pads); a longer sequence
+    /// runs alone.
     pub batch_tokens: usize,
     /// Most sequences in a batch.
     pub batch_inputs: usize,
@@ -55,6 +56,7 @@ impl EngineConfig {
             ("dimensions", self.dimensions),
             ("workers", self.workers),
             ("tokenizer_threads", self.tokenizer_threads),
+            ("batch_tokens", self.batch_tokens),
             ("batch_inputs", self.batch_inputs),
             ("queue_tokens", self.queue_tokens),
         ];
@@ -67,12 +69,6 @@ impl EngineConfig {
                 self.name,
                 self.window,
                 tokenizer.specials()
-            )));
-        }
-        if self.batch_tokens < self.window {
-            return Err(StartError::Config(format!(
-                "model {}: batch_tokens = {} cannot hold one text of {} tokens",
-                self.name, self.batch_tokens, self.window
             )));
         }
         Ok(())

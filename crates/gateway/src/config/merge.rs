@@ -301,12 +301,9 @@ impl<'a> Merge<'a> {
         let cut = model.window.filter(|_| model.overlong != Overlong::Average);
         let most = cut.map_or(usize::MAX, |window| window.saturating_mul(limits.max_inputs));
         let needed = limits.max_request_tokens.min(most);
-        let (id, queue_tokens, batch_tokens) = (model.id.clone(), model.queue_tokens, model.batch_tokens);
+        let queue_tokens = model.queue_tokens;
         if queue_tokens < needed {
-            self.problems.push(Problem::SmallQueue { model: id.clone(), queue_tokens, needed });
-        }
-        if let Some(window) = model.window.filter(|&window| batch_tokens < window) {
-            self.problems.push(Problem::SmallBatch { model: id, batch_tokens, window });
+            self.problems.push(Problem::SmallQueue { model: model.id.clone(), queue_tokens, needed });
         }
     }
 

@@ -132,7 +132,7 @@ pub struct ModelConfig {
     pub token_ids: TokenIds,
     /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
     pub matryoshka: Vec<usize>,
-    /// Tokens of one batch, padding included; at least the window, which is checked when the model loads.
+    /// Tokens of one batch, padding included; a longer text runs alone.
     pub batch_tokens: usize,
     /// Inputs of one batch.
     pub batch_inputs: usize,
@@ -203,7 +203,7 @@ impl ModelConfig {
             overlong: Overlong::Truncate,
             token_ids: TokenIds::Cl100kBase,
             matryoshka: Vec::new(),
-            batch_tokens: 4096,
+            batch_tokens: 1024,
             batch_inputs: 256,
             queue_tokens: default_queue_tokens(LimitsConfig::default().max_request_tokens),
             window: None,

@@ -98,16 +98,6 @@ pub enum Problem {
         /// The most that one request may need.
         needed: usize,
     },
-    /// A batch that could not hold one text.
-    #[error("`batch_tokens` of model `{model}` is {batch_tokens}, less than its `window` of {window}")]
-    SmallBatch {
-        /// The model.
-        model: String,
-        /// Its setting.
-        batch_tokens: usize,
-        /// Its window.
-        window: usize,
-    },
     /// No time for any request.
     #[error("`server.request_timeout` is zero: no request could be answered")]
     NoTime,

@@ -187,7 +187,7 @@ pub struct ModelSettings {
     )]
     pub matryoshka: Option<Vec<NonZeroUsize>>,
 
-    /// Tokens of one batch, padding included; at least the model's window.
+    /// Tokens of one batch, padding included; a longer text runs alone.
     #[arg(long, env = "EMBEDGATE_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
     pub batch_tokens: Option<NonZeroUsize>,
 

@@ -125,10 +125,6 @@ fn every_legal_request_must_fit_the_queue() {
     assert_eq!(problems(&with("queue_tokens = 999\nwindow = 100")), small(999, 1000));
     let averaged = with("queue_tokens = 1000\nwindow = 100\noverlong = \"average\"");
     assert_eq!(problems(&averaged), small(1000, 300_000));
-    assert_eq!(
-        problems(&with("batch_tokens = 99\nwindow = 100")),
-        [Problem::SmallBatch { model: "a".to_owned(), batch_tokens: 99, window: 100 }]
-    );
     let grown = resolve("[limits]\nmax_request_tokens = 5000000").unwrap().config;
     assert_eq!(grown.models[0].queue_tokens, 10_000_000);
 }

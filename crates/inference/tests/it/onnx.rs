@@ -67,7 +67,7 @@ impl Model {
             normalize: folder.normalize(),
             workers: 1,
             tokenizer_threads: 1,
-            batch_tokens: batch_tokens.max(folder.window()),
+            batch_tokens,
             batch_inputs: 64,
             queue_tokens: 1 << 20,
         };
