@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{capture, run};
+use crate::process::capture;
 use crate::workspace::Workspace;
 
 /// What a person without root installs, by distribution.
@@ -157,10 +157,12 @@ fn apt_install(packages: &[&str]) -> Result<bool> {
         return Ok(false);
     }
     eprintln!("installing {} with apt-get", packages.join(" "));
-    run(Command::new("apt-get").args(["update", "-qq"]))?;
-    run(Command::new("apt-get")
-        .args(["install", "-qq", "-y", "--no-install-recommends"])
-        .args(packages)
-        .env("DEBIAN_FRONTEND", "noninteractive"))?;
+    capture(Command::new("apt-get").args(["update", "-qq"]))?;
+    capture(
+        Command::new("apt-get")
+            .args(["install", "-qq", "-y", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )?;
     Ok(true)
 }
