@@ -170,13 +170,8 @@ impl Services {
             format!("{id} · {dimensions} dimensions · {provider} {precision}")
         };
         let models: Vec<_> = registry.models().map(describe).collect();
-        let seconds = elapsed.as_secs_f64();
-        tracing::info!("listening on http://{address} · {} · ready in {seconds:.1} s", models.join(" · "));
         let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
         let aliases: Vec<_> = registry.aliases().map(name).collect();
-        if !aliases.is_empty() {
-            tracing::info!("aliases: {}", aliases.join(", "));
-        }
         for served in registry.models() {
             self.metrics.model_loaded(&ModelInfo {
                 model: &served.id,
@@ -188,7 +183,13 @@ impl Services {
                 load_time: served.load_time,
             });
         }
+        // Before the line below: whoever waits for it may send at once.
         self.lifecycle.open(registry);
+        let seconds = elapsed.as_secs_f64();
+        tracing::info!("listening on http://{address} · {} · ready in {seconds:.1} s", models.join(" · "));
+        if !aliases.is_empty() {
+            tracing::info!("aliases: {}", aliases.join(", "));
+        }
     }
 
     /// Takes the models out of service and joins their threads.
