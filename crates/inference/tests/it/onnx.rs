@@ -175,6 +175,59 @@ fn tiny_models_give_the_reference_vectors() {
     assert!(models >= 2, "found {models} tiny models");
 }
 
+/// A folder with a ready-made graph beside its weights' external data, as an exporter leaves it.
+#[test]
+fn a_ready_made_graph_gives_the_reference_vectors() {
+    let source = crate::tiny_model("bert-mean");
+    let exported = Model::copy(&source);
+    let graph = model_import::import(&exported.folder, &mut |_| {}).unwrap().path;
+    let root = tempfile::tempdir().unwrap();
+    copy_folder(&source, root.path());
+    std::fs::remove_file(root.path().join("model.safetensors")).unwrap();
+    std::fs::create_dir(root.path().join("onnx")).unwrap();
+    std::fs::copy(&graph, root.path().join("onnx/model.onnx")).unwrap();
+    std::fs::copy(graph.with_extension("onnx.data"), root.path().join("onnx/embedgate.onnx.data")).unwrap();
+
+    let model = Model { folder: ModelFolder::open(root.path()).unwrap(), _root: root };
+    let reference = std::fs::read(source.join("reference.json")).unwrap();
+    let reference: Reference = serde_json::from_slice(&reference).unwrap();
+    let texts: Vec<&str> = reference.texts.iter().map(String::as_str).collect();
+    let found = embed(&model.engine(256, 1), &texts);
+    for ((row, expected), text) in found.vectors.chunks_exact(48).zip(&reference.vectors).zip(&texts) {
+        assert_close(row, expected, text);
+    }
+}
+
+/// A graph that pools by itself: the mean over the rows of a table in which row `i` holds sin(8i) … sin(8i + 7).
+#[test]
+fn a_graph_that_pools_is_taken_at_its_word() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
+    write("config.json", r#"{"model_type": "table", "hidden_size": 8, "max_position_embeddings": 64}"#);
+    write("sentence_bert_config.json", r#"{"max_seq_length": 64, "do_lower_case": false}"#);
+    let modules = r#"[{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
+    write("modules.json", modules);
+    std::fs::create_dir(root.path().join("1_Pooling")).unwrap();
+    write("1_Pooling/config.json", r#"{"word_embedding_dimension": 8, "pooling_mode_mean_tokens": true}"#);
+    let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
+    std::fs::copy(&tokenizer, root.path().join("tokenizer.json")).unwrap();
+    std::fs::write(root.path().join("model.onnx"), include_bytes!("pooled.onnx")).unwrap();
+
+    let model = Model { folder: ModelFolder::open(root.path()).unwrap(), _root: root };
+    let texts = ["I am so cold", "", "one"];
+    let found = embed(&model.engine(256, 1), &texts);
+    let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
+    for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
+        let mut ids = Vec::new();
+        tokenizer.frame(&tokenizer.encode(text).unwrap(), &mut ids);
+        let mean = |column: u32| {
+            ids.iter().map(|id| ((id * 8 + column) as f32).sin()).sum::<f32>() / ids.len() as f32
+        };
+        assert_close(row, &(0..8).map(mean).collect::<Vec<_>>(), text);
+    }
+}
+
 /// The real model's vectors, alone and in any company, under any batch budget.
 #[test]
 fn a_vector_does_not_depend_on_its_company() {
