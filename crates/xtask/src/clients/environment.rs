@@ -26,6 +26,8 @@ pub(super) enum Kind {
 }
 
 const NODE: &str = "node";
+/// What the pinned packages need.
+const OLDEST_PYTHON: (u32, u32) = (3, 11);
 const PYTHON: [&str; 3] = ["openai-1", "openai-3", "frameworks"];
 
 /// The environments that could be built, and why the others could not.
@@ -38,10 +40,17 @@ impl<'a> Environments<'a> {
     /// Builds what is missing, side by side. A failure is kept for the suites that need the environment.
     ///
     /// # Errors
-    /// There is no Python 3.
+    /// There is no Python 3, or it is too old.
     pub(super) fn prepare(workspace: &'a Workspace) -> Result<Self> {
         let python = Python::new(workspace);
         let (major, minor) = python.version()?;
+        if (major, minor) < OLDEST_PYTHON {
+            bail!(
+                "the clients need Python {}.{} or later; python3 is {major}.{minor}",
+                OLDEST_PYTHON.0,
+                OLDEST_PYTHON.1
+            );
+        }
         let version = format!("{major}.{minor}");
         let mut failed = BTreeMap::new();
         thread::scope(|scope| {
@@ -107,7 +116,7 @@ struct Environment {
     requirements: PathBuf,
     /// The tracked folder of the npm clients.
     npm: PathBuf,
-    /// SHA-256 over the pins and Python's version.
+    /// SHA-256 over the pins, Python's version and the folder, which an environment's programs name.
     stamp: String,
 }
 
@@ -115,14 +124,16 @@ impl Environment {
     fn open(workspace: &Workspace, name: &'static str, python_version: &str) -> Result<Self> {
         let requirements = workspace.clients().join("requirements").join(format!("{name}.txt"));
         let npm = workspace.clients().join("node");
+        let folder = folder_of(workspace, name);
         let mut pins = Sha256::new_with_prefix(python_version);
+        pins.update(folder.as_os_str().as_encoded_bytes());
         pins.update(read(&requirements)?);
         if name == NODE {
             pins.update(read(&npm.join("package.json"))?);
             pins.update(read(&npm.join("package-lock.json"))?);
         }
         let stamp = pins.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { name, folder: folder_of(workspace, name), requirements, npm, stamp })
+        Ok(Self { name, folder, requirements, npm, stamp })
     }
 
     /// Makes the virtual environment; `None` when its stamp says that it was made from these very pins.

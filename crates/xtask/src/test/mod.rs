@@ -28,7 +28,7 @@ pub(crate) struct Options {
     only: Option<Part>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// `cargo test --workspace`: unit, integration and end-to-end tests
     Rust,
@@ -46,11 +46,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     serve::build_and_import(workspace)?;
 
     let mut report = Report::default();
-    if options.only.is_none_or(|part| part == Part::Rust) {
-        rust(workspace, &mut report)?;
-    }
-    if options.only.is_none_or(|part| part == Part::Clients) {
-        clients::run(workspace, &mut report)?;
+    type Run = fn(&Workspace, &mut Report) -> Result<()>;
+    for (part, run) in [(Part::Rust, rust as Run), (Part::Clients, clients::run)] {
+        if options.only.is_some_and(|only| only != part) {
+            continue;
+        }
+        // What one part could not do must not hide what the other found.
+        if let Err(error) = run(workspace, &mut report) {
+            let mut suite = Suite::new(format!("{part:?}"));
+            suite.fail(format!("{error:#}"));
+            report.suites.push(suite);
+        }
     }
     print!("{report}");
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
