@@ -19,7 +19,7 @@ use inference::{
 };
 use model_import::{
     Card, DenseActivation, DenseLayer, Graph, GraphInput, ImportError, ModelFolder, OutputKind, PoolingMode,
-    Progress, Stage,
+    Precision, Progress, Stage,
 };
 use thiserror::Error;
 
@@ -29,12 +29,11 @@ use crate::{
     registry::{Registry, Served, UnknownModel},
 };
 
-/// Least cosine between a card's golden vector and the one that this machine computes. Rounding alone stays
-/// above 0.99999 in fp32; a wrong pooling, tokenizer or precision falls far below this.
-pub(crate) const GOLDEN_COSINE: f64 = 0.9999;
-
-/// The arithmetic of the graphs that the importer writes.
-const PRECISION: &str = "fp32";
+/// Least cosine between a card's golden vector and the one that this machine computes. In fp32 rounding alone
+/// stays far above; half precisions come close to theirs; a wrong pooling, tokenizer or provider does not.
+pub(crate) fn golden_cosine(precision: Precision) -> f64 {
+    if precision == Precision::Fp32 { 0.999_99 } else { 0.9999 }
+}
 
 /// A model could not be put into service.
 #[derive(Debug, Error)]
@@ -133,7 +132,7 @@ fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Resul
     let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
     let mut served = start(model, &folder, runtime, Arc::new(metrics.model(Some(&model.id))))?;
     if let Some(card) = folder.card() {
-        check_golden(&served.engine, card, served.window)
+        check_golden(&served, card)
             .map_err(|source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) })?;
     }
     served.load_time = started.elapsed();
@@ -176,7 +175,7 @@ pub(crate) fn start(
         created: modified(&graph.path),
         fingerprint: graph.fingerprint,
         provider: model.provider,
-        precision: PRECISION,
+        precision: graph.precision,
         load_time: started.elapsed(),
     })
 }
@@ -213,13 +212,13 @@ fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelFault
         .map_err(|source| ModelFault::Import { path: model.path.clone(), source: Box::new(source) })
 }
 
-fn check_golden(engine: &Engine, card: &Card, window: usize) -> Result<(), GoldenError> {
+fn check_golden(served: &Served, card: &Card) -> Result<(), GoldenError> {
     // A text that the card's window holds and a smaller one cuts has another vector by right.
-    let golden = card.golden.iter().filter(|golden| golden.tokens <= window);
+    let golden = card.golden.iter().filter(|golden| golden.tokens <= served.window);
     let texts: Vec<_> = golden
         .map(|golden| GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector })
         .collect();
-    let report = engine.check_golden(&texts, GOLDEN_COSINE)?;
+    let report = served.engine.check_golden(&texts, golden_cosine(served.precision))?;
     tracing::debug!(texts = texts.len(), worst_cosine = report.worst_cosine, "golden vectors reproduced");
     Ok(())
 }

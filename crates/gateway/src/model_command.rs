@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::cli::{ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, ModelSettings, Settings, Surroundings};
-use crate::load::{GOLDEN_COSINE, LoadError, ModelFault, start};
+use crate::load::{LoadError, ModelFault, golden_cosine, start};
 use crate::registry::Served;
 
 /// Whether what was to be checked is right.
@@ -142,7 +142,7 @@ fn verify(
         "{} · {} {} · ONNX Runtime {}",
         args.folder.display(),
         served.provider,
-        served.precision,
+        served.precision.name(),
         runtime.version()
     )?;
     compare(&served, &card.golden, out)
@@ -161,6 +161,7 @@ fn flags(args: &VerifyArgs) -> Flags {
 }
 
 fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let needed = golden_cosine(served.precision);
     let mut worst: f64 = 1.0;
     let mut wrong = 0;
     writeln!(out, "tokens     cosine  text")?;
@@ -172,7 +173,7 @@ fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Ve
             Ok(report) => {
                 let cosine = report.worst_cosine;
                 worst = worst.min(cosine);
-                wrong += usize::from(cosine < GOLDEN_COSINE);
+                wrong += usize::from(cosine < needed);
                 writeln!(out, "{:>6}  {cosine:.7}  {shown:?}", golden.tokens)?;
             }
             Err(error @ (GoldenError::Tokens { .. } | GoldenError::Dimensions { .. })) => {
@@ -187,7 +188,7 @@ fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Ve
         writeln!(out, "PASS: {texts} texts, worst cosine {worst:.7}")?;
         Ok(Verdict::Pass)
     } else {
-        writeln!(out, "FAIL: {wrong} of {texts} texts, worst cosine {worst:.7}, needed {GOLDEN_COSINE}")?;
+        writeln!(out, "FAIL: {wrong} of {texts} texts, worst cosine {worst:.7}, needed {needed}")?;
         Ok(Verdict::Fail)
     }
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use inference::{Engine, Overlong, Provider};
+use model_import::Precision;
 use thiserror::Error;
 
 use crate::config::TokenIds;
@@ -31,8 +32,8 @@ pub struct Served {
     pub fingerprint: String,
     /// Where it runs.
     pub provider: Provider,
-    /// The arithmetic it runs in, such as `fp32`.
-    pub precision: &'static str,
+    /// What its weights are stored in.
+    pub precision: Precision,
     /// From opening its folder until its vectors were checked.
     pub load_time: Duration,
 }

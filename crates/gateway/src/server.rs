@@ -167,7 +167,7 @@ impl Services {
     fn open(&self, registry: Registry, address: SocketAddr, elapsed: Duration) {
         let describe = |served: &Served| {
             let Served { id, dimensions, provider, precision, .. } = served;
-            format!("{id} · {dimensions} dimensions · {provider} {precision}")
+            format!("{id} · {dimensions} dimensions · {provider} {}", precision.name())
         };
         let models: Vec<_> = registry.models().map(describe).collect();
         let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
@@ -176,7 +176,7 @@ impl Services {
             self.metrics.model_loaded(&ModelInfo {
                 model: &served.id,
                 revision: &served.fingerprint,
-                dtype: served.precision,
+                dtype: served.precision.name(),
                 provider: served.provider,
                 dimensions: served.dimensions,
                 max_tokens: served.window,

@@ -38,6 +38,8 @@ pub struct Graph {
     pub inputs: Vec<GraphInput>,
     /// What to read.
     pub output: GraphOutput,
+    /// What its weights are stored in.
+    pub precision: Precision,
     /// Hexadecimal SHA-256 over weights, tokenizer, configuration and exporter version: equal fingerprints give
     /// equal vectors.
     pub fingerprint: String,
@@ -70,6 +72,34 @@ pub enum OutputKind {
     TokenEmbeddings,
     /// `[batch, dimensions]`: pooling and dense layers are part of the graph.
     SentenceEmbedding,
+}
+
+/// The type of most of a graph's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE single precision.
+    Fp32,
+    /// IEEE half precision.
+    Fp16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Integers of 8 bits.
+    Int8,
+    /// Anything else.
+    Other,
+}
+
+impl Precision {
+    /// The customary short name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// How far an import is.
@@ -144,6 +174,7 @@ fn ours(root: &Path, fingerprint: String) -> Graph {
         path: root.join(GRAPH),
         inputs: vec![GraphInput::InputIds, GraphInput::AttentionMask],
         output: GraphOutput { name: "last_hidden_state".to_owned(), kind: OutputKind::TokenEmbeddings },
+        precision: Precision::Fp32,
         fingerprint,
     }
 }

@@ -43,6 +43,6 @@ mod tests;
 pub use card::{Card, FileEntry, Golden, Source};
 pub use error::ImportError;
 pub use folder::ModelFolder;
-pub use import::{Graph, GraphInput, GraphOutput, OutputKind, Progress, Stage, import};
+pub use import::{Graph, GraphInput, GraphOutput, OutputKind, Precision, Progress, Stage, import};
 pub use list::{Listed, State, list};
 pub use pipeline::{DenseActivation, DenseLayer, PoolingMode};

@@ -157,13 +157,18 @@ pub(crate) struct Tensor {
     pub(crate) data_location: i32,
 }
 
-/// The element types that graphs of ours hold.
+/// The element types that graphs of ours hold, and those that tell a ready-made graph's precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub(crate) enum ElementType {
     Undefined = 0,
     Float = 1,
+    Uint8 = 2,
+    Int8 = 3,
     Int64 = 7,
+    Float16 = 10,
+    Double = 11,
+    Bfloat16 = 16,
 }
 
 /// Where a tensor's bytes lie.

@@ -1,7 +1,7 @@
 //! Ready-made ONNX graphs: found, checked and described, never rewritten.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -9,9 +9,9 @@ use std::{
 use prost::Message;
 
 use crate::{
-    Graph, GraphInput, GraphOutput, ImportError, ModelFolder, OutputKind, Progress, fingerprint, json,
-    mapped,
-    onnx::{DataLocation, ElementType, Entry, Model, Size, Value},
+    Graph, GraphInput, GraphOutput, ImportError, ModelFolder, OutputKind, Precision, Progress, fingerprint,
+    json, mapped,
+    onnx::{DataLocation, ElementType, Entry, Model, Size, Tensor, Value},
 };
 
 /// Where a graph may lie in a model folder, in order of preference.
@@ -129,7 +129,24 @@ pub(crate) fn inspect(
     }
     let output = GraphOutput { name: value.name.clone(), kind };
     let fingerprint = fingerprint::compute(folder, progress)?;
-    Ok(Graph { path: path.to_owned(), inputs, output, fingerprint })
+    Ok(Graph { path: path.to_owned(), inputs, output, precision: precision(&graph.initializer), fingerprint })
+}
+
+/// The type in which most weights are stored, by number of elements.
+fn precision(weights: &[Tensor]) -> Precision {
+    let mut elements: BTreeMap<i32, u64> = BTreeMap::new();
+    for tensor in weights.iter().filter(|tensor| tensor.data_type() != ElementType::Int64) {
+        let count = tensor.dims.iter().map(|&dim| u64::try_from(dim).unwrap_or(0)).product::<u64>();
+        *elements.entry(tensor.data_type).or_default() += count;
+    }
+    let most = elements.into_iter().max_by_key(|&(_, count)| count);
+    match most.and_then(|(kind, _)| ElementType::try_from(kind).ok()) {
+        Some(ElementType::Float) => Precision::Fp32,
+        Some(ElementType::Float16) => Precision::Fp16,
+        Some(ElementType::Bfloat16) => Precision::Bf16,
+        Some(ElementType::Int8 | ElementType::Uint8) => Precision::Int8,
+        _ => Precision::Other,
+    }
 }
 
 /// Whether an output is f32 of that rank, with a last dimension of `width` as far as the file says.

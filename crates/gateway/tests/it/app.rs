@@ -224,7 +224,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         created: 1_700_000_000,
         fingerprint: "0".repeat(64),
         provider: model.provider,
-        precision: "fp32",
+        precision: model_import::Precision::Fp32,
         load_time: Duration::ZERO,
     }
 }

@@ -6,9 +6,9 @@ use prost::Message;
 
 use super::fixture::{Folder, says};
 use crate::{
-    GraphInput, OutputKind,
+    GraphInput, OutputKind, Precision,
     graph::GraphBuilder,
-    onnx::{Dimension, ElementType, Value},
+    onnx::{Dimension, ElementType, Model, Tensor, Value},
 };
 
 /// A graph of one addition, with the given inputs and outputs, and a weight of 8 bytes beside it.
@@ -70,6 +70,29 @@ fn both_places_and_all_three_outputs_are_known() {
             assert_eq!((&found.output.name[..], found.output.kind), (name, kind));
             assert_eq!(found.fingerprint.len(), 64);
         }
+    }
+}
+
+#[test]
+fn the_precision_is_that_of_most_weights() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS]);
+    assert_eq!(folder.import().unwrap().precision, Precision::Fp32);
+    for (element, precision) in [
+        (ElementType::Float16, Precision::Fp16),
+        (ElementType::Bfloat16, Precision::Bf16),
+        (ElementType::Uint8, Precision::Int8),
+        (ElementType::Double, Precision::Other),
+    ] {
+        let path = folder.file("model.onnx");
+        let mut model = Model::decode(&fs::read(&path).unwrap()[..]).unwrap();
+        let weights = &mut model.graph.as_mut().unwrap().initializer;
+        let mut most = Tensor { name: "most".to_owned(), dims: vec![8, 48], ..Tensor::default() };
+        most.set_data_type(element);
+        weights.retain(|tensor| tensor.name != "most");
+        weights.push(most);
+        fs::write(&path, model.encode_to_vec()).unwrap();
+        assert_eq!(folder.import().unwrap().precision, precision, "{element:?}");
     }
 }
 
