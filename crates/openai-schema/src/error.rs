@@ -11,7 +11,8 @@ const ECHO_LIMIT: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The body is not JSON, or not UTF-8. `line` and `column` count from 1, columns in bytes.
+    /// The body is not JSON, or not UTF-8. `line` and `column` count from 1, columns in bytes; a body
+    /// that ends at the start of a line is at fault in its column 0.
     #[error(
         "We could not parse the JSON body of your request. (HINT: This likely means you aren't using \
          your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was \
