@@ -189,7 +189,7 @@ impl EmbeddingResponse<'_> {
         const FRAME: usize = 128;
         /// Everything around an `embedding`, with room for a 10-digit index.
         const ITEM: usize = 64;
-        /// Components of unit vectors were seen to take 11.5 to 12.5 characters, comma included.
+        /// Components of unit vectors of 384 dimensions take 12.3 characters in the mean, comma included.
         const NUMBER: usize = 13;
 
         let dimensions = self.vectors.dimensions();

@@ -1,0 +1,18 @@
+//! The fuzz target of the request parser.
+//!
+//! `cargo test` runs it on the corpus and a bounded number of random bodies. For coverage-guided
+//! fuzzing, with a nightly toolchain and `cargo install cargo-bolero`:
+//!
+//! ```console
+//! cargo +nightly bolero test -p openai-schema fuzz::request --engine libfuzzer -T 60s
+//! ```
+
+use crate::reference;
+
+/// Longer bodies reach no code that shorter ones do not.
+const MAX_LEN: usize = 4096;
+
+#[test]
+fn request() {
+    bolero::check!().with_max_len(MAX_LEN).with_iterations(2000).for_each(reference::check);
+}

@@ -1,0 +1,9 @@
+//! The wire format from outside: known bodies, known faults, and laws that hold for all of them.
+#![allow(clippy::unwrap_used)]
+
+mod captures;
+mod fuzz;
+mod laws;
+mod reference;
+mod request;
+mod response;

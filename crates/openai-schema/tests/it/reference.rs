@@ -1,0 +1,99 @@
+//! The request parser a second time, as plainly as it can be said: over a tree of JSON values.
+//!
+//! Too slow and too strict to serve (`serde_json` refuses lone surrogates, for one), but short
+//! enough to be checked against OpenAI's documentation by eye. Whatever it can read, the real parser
+//! must read to the same request or refuse for the same reason.
+
+use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, RequestError};
+use serde_json::Value;
+
+/// Parses `body` with both, and panics unless they agree and what was accepted is well formed.
+pub(crate) fn check(body: &[u8]) {
+    let parsed = EmbeddingRequest::from_json(body);
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => assert_eq!(parsed, request(&value), "{}", String::from_utf8_lossy(body)),
+        // What `serde_json` refuses may still be accepted: lone surrogates, and depth and numbers
+        // out of bounds in fields that are ignored.
+        Err(_) if parsed.is_ok() => assert!(str::from_utf8(body).is_ok()),
+        Err(_) => {}
+    }
+    if let Ok(request) = parsed {
+        well_formed(&request);
+    }
+}
+
+/// What [`EmbeddingRequest`] promises of its fields.
+fn well_formed(request: &EmbeddingRequest) {
+    assert!(!request.model.is_empty());
+    assert!(request.input.len() > 0);
+    assert_ne!(request.dimensions, Some(0));
+    match &request.input {
+        EmbeddingInput::Text(_) => {}
+        EmbeddingInput::Texts(texts) => assert!(texts.iter().all(|text| !text.is_empty())),
+        EmbeddingInput::Tokens(ids) => assert!(!ids.is_empty()),
+        EmbeddingInput::TokenArrays(arrays) => assert!(arrays.iter().all(|ids| !ids.is_empty())),
+    }
+}
+
+fn request(body: &Value) -> Result<EmbeddingRequest, RequestError> {
+    let object = body.as_object().ok_or(RequestError::NotAnObject)?;
+    let field = |name| object.get(name).filter(|value| !value.is_null());
+    let text = |name: &'static str| {
+        field(name)
+            .map(|value| value.as_str().map(str::to_owned).ok_or(RequestError::WrongType { param: name }))
+            .transpose()
+    };
+    Ok(EmbeddingRequest {
+        model: text("model")?.filter(|model| !model.is_empty()).ok_or(RequestError::MissingModel)?,
+        input: input(field("input").ok_or(RequestError::MissingInput)?)?,
+        encoding_format: match text("encoding_format")?.as_deref() {
+            None | Some("float") => EncodingFormat::Float,
+            Some("base64") => EncodingFormat::Base64,
+            Some(other) => return Err(RequestError::UnsupportedEncodingFormat { value: other.to_owned() }),
+        },
+        dimensions: field("dimensions").map(dimensions).transpose()?,
+    })
+}
+
+fn dimensions(value: &Value) -> Result<u32, RequestError> {
+    let value = value
+        .as_u64()
+        .map(i128::from)
+        .or(value.as_i64().map(i128::from))
+        .ok_or(RequestError::WrongType { param: "dimensions" })?;
+    match u32::try_from(value) {
+        Ok(value) if value > 0 => Ok(value),
+        _ => Err(RequestError::BadDimensions { value }),
+    }
+}
+
+fn input(value: &Value) -> Result<EmbeddingInput, RequestError> {
+    let wrong_type = RequestError::WrongType { param: "input" };
+    if let Some(text) = value.as_str() {
+        return Ok(EmbeddingInput::Text(text.to_owned()));
+    }
+    let items = value.as_array().ok_or(wrong_type.clone())?;
+    let not_empty = |empty: Option<usize>, input| match empty {
+        Some(index) => Err(RequestError::EmptyInput { index }),
+        None => Ok(input),
+    };
+    if items.is_empty() {
+        Err(RequestError::EmptyArray)
+    } else if let Some(texts) = all(items, |item| item.as_str().map(str::to_owned)) {
+        not_empty(texts.iter().position(String::is_empty), EmbeddingInput::Texts(texts))
+    } else if let Some(ids) = all(items, token) {
+        Ok(EmbeddingInput::Tokens(ids))
+    } else if let Some(arrays) = all(items, |item| all(item.as_array()?, token)) {
+        not_empty(arrays.iter().position(Vec::is_empty), EmbeddingInput::TokenArrays(arrays))
+    } else {
+        Err(wrong_type)
+    }
+}
+
+fn token(value: &Value) -> Option<u32> {
+    value.as_u64()?.try_into().ok()
+}
+
+fn all<T>(items: &[Value], read: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    items.iter().map(read).collect()
+}
