@@ -5,7 +5,7 @@
 //! must read to the same request or refuse for the same reason.
 
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, RequestError};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Parses `body` with both, and panics unless they agree and what was accepted is well formed.
 pub(crate) fn check(body: &[u8]) {
@@ -33,6 +33,27 @@ fn well_formed(request: &EmbeddingRequest) {
         EmbeddingInput::Tokens(ids) => assert!(!ids.is_empty()),
         EmbeddingInput::TokenArrays(arrays) => assert!(arrays.iter().all(|ids| !ids.is_empty())),
     }
+    // Also what only the real parser can read has a plain form, which means the same.
+    let again = EmbeddingRequest::from_json(written(request).to_string().as_bytes());
+    assert_eq!(again.as_ref(), Ok(request));
+}
+
+/// The body of `request`, every field written.
+fn written(request: &EmbeddingRequest) -> Value {
+    json!({
+        "model": request.model,
+        "input": match &request.input {
+            EmbeddingInput::Text(text) => json!(text),
+            EmbeddingInput::Texts(texts) => json!(texts),
+            EmbeddingInput::Tokens(ids) => json!(ids),
+            EmbeddingInput::TokenArrays(arrays) => json!(arrays),
+        },
+        "encoding_format": match request.encoding_format {
+            EncodingFormat::Float => "float",
+            EncodingFormat::Base64 => "base64",
+        },
+        "dimensions": request.dimensions,
+    })
 }
 
 fn request(body: &Value) -> Result<EmbeddingRequest, RequestError> {
