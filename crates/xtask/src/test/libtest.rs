@@ -3,20 +3,30 @@
 //! libtest has no stable machine-readable form, but its summary line has not changed in years. A binary that
 //! announces tests and then dies prints no summary: that is a failure, not nothing.
 
+use std::collections::BTreeMap;
+
 use super::report::Suite;
 
+/// File name of each test binary, and the package that it belongs to.
+pub(super) type Binaries = BTreeMap<String, String>;
+
 /// Fed line by line, in the order in which Cargo and the test binaries wrote.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Parser {
+    binaries: Binaries,
     suites: Vec<Suite>,
     /// Tests announced by "running N tests" whose summary has not come yet.
     open: Option<usize>,
 }
 
 impl Parser {
+    pub(super) fn new(binaries: Binaries) -> Self {
+        Self { binaries, suites: Vec::new(), open: None }
+    }
+
     pub(super) fn line(&mut self, line: &str) {
         let text = line.trim();
-        if let Some(name) = suite_name(text) {
+        if let Some(name) = self.suite_name(text) {
             self.close();
             self.suites.push(Suite::new(name));
         } else if let Some(count) = announced(text) {
@@ -37,6 +47,17 @@ impl Parser {
         // A crate without tests still has a binary; it says nothing worth a row.
         self.suites.retain(|suite| suite.passed + suite.failed + suite.skipped > 0);
         self.suites
+    }
+
+    /// Of `Running unittests src/lib.rs (target/debug/deps/inference-0123456789abcdef)` or `Doc-tests inference`.
+    fn suite_name(&self, text: &str) -> Option<String> {
+        if let Some(name) = text.strip_prefix("Doc-tests ") {
+            return Some(format!("{name} · documentation"));
+        }
+        let (source, binary) = text.strip_prefix("Running ")?.split_once(" (")?;
+        let binary = binary.strip_suffix(')')?.rsplit(['/', '\\']).next()?;
+        let package = self.binaries.get(binary).map_or(binary, String::as_str);
+        Some(format!("{package} · {}", source.strip_prefix("unittests ").unwrap_or(source)))
     }
 
     fn close(&mut self) {
@@ -71,17 +92,6 @@ impl Suite {
     }
 }
 
-/// `Running unittests src/lib.rs (target/debug/deps/inference-0123456789abcdef)` or `Doc-tests inference`.
-fn suite_name(text: &str) -> Option<String> {
-    if let Some(name) = text.strip_prefix("Doc-tests ") {
-        return Some(format!("{name} · documentation"));
-    }
-    let (source, binary) = text.strip_prefix("Running ")?.split_once(" (")?;
-    let binary = binary.strip_suffix(')')?.rsplit(['/', '\\']).next()?;
-    let name = binary.rsplit_once('-').map_or(binary, |(name, _)| name);
-    Some(format!("{name} · {}", source.strip_prefix("unittests ").unwrap_or(source)))
-}
-
 /// `running 5 tests`, `running 1 test`.
 fn announced(text: &str) -> Option<usize> {
     let (count, word) = text.strip_prefix("running ")?.split_once(' ')?;
@@ -96,7 +106,9 @@ mod tests {
     use super::*;
 
     fn parse(output: &str) -> Vec<Suite> {
-        let mut parser = Parser::default();
+        let packages = [("inference-0123456789abcdef", "inference"), ("e2e-0123456789abcdef", "gateway")];
+        let binaries = packages.map(|(binary, package)| (binary.to_owned(), package.to_owned()));
+        let mut parser = Parser::new(binaries.into());
         output.lines().for_each(|line| parser.line(line));
         parser.finish()
     }
@@ -133,7 +145,7 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
                     notes: vec!["failed pooling::mean".into()],
                     ..Suite::new("inference · src/lib.rs")
                 },
-                Suite { passed: 1, skipped: 1, ..Suite::new("e2e · tests/e2e/main.rs") },
+                Suite { passed: 1, skipped: 1, ..Suite::new("gateway · tests/e2e/main.rs") },
             ]
         );
     }

@@ -5,13 +5,14 @@ pub(crate) mod report;
 
 use std::env;
 use std::io::{BufRead, BufReader, pipe};
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 
-use self::libtest::Parser;
+use self::libtest::{Binaries, Parser};
 use self::report::{Report, Suite};
 use crate::workspace::Workspace;
 use crate::{clients, process, serve, setup};
@@ -64,8 +65,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
 /// Runs `cargo test`, showing its output as it comes and reading the counts out of it.
 fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
-    let mut cargo = process::cargo();
-    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]).current_dir(workspace.root());
+    let binaries = build(workspace)?;
+    let mut cargo = cargo_test(workspace);
+    cargo.arg("--no-fail-fast");
     let mut without_stsb = None;
     match stsb(workspace) {
         Some(path) => {
@@ -80,12 +82,11 @@ fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
 
     // Cargo names a test binary on standard error, the binary counts on standard output: one pipe keeps the order.
     let (reader, writer) = pipe().context("cannot make a pipe")?;
-    cargo.stdin(std::process::Stdio::null());
     cargo.stdout(writer.try_clone().context("cannot clone a pipe")?).stderr(writer);
     let mut child = cargo.spawn().context("cannot start cargo test")?;
     drop(cargo); // It holds the pipe's other end, and the loop below ends when nobody does.
 
-    let mut parser = Parser::default();
+    let mut parser = Parser::new(binaries);
     for line in BufReader::new(reader).split(b'\n') {
         let line = line.context("cannot read cargo test's output")?;
         let line = String::from_utf8_lossy(&line);
@@ -108,6 +109,38 @@ fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
     }
     report.suites.extend(suites);
     Ok(())
+}
+
+/// Compiles the tests, and learns which package each binary belongs to: running, Cargo names the binary alone.
+fn build(workspace: &Workspace) -> Result<Binaries> {
+    let mut cargo = cargo_test(workspace);
+    cargo.args(["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
+    let output = cargo.output().context("cannot start cargo test")?;
+    if !output.status.success() {
+        bail!("the tests do not compile");
+    }
+    let mut binaries = Binaries::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Message = serde_json::from_str(line).context("cannot read what Cargo built")?;
+        if let (Some(executable), Some(manifest)) = (message.executable, message.manifest_path) {
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            binaries.insert(name(&executable), name(manifest.parent().unwrap_or(&manifest)));
+        }
+    }
+    Ok(binaries)
+}
+
+/// The part that we read of Cargo's messages; the folder of a package has its name.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    manifest_path: Option<PathBuf>,
+}
+
+fn cargo_test(workspace: &Workspace) -> Command {
+    let mut cargo = process::cargo();
+    cargo.args(["test", "--workspace", "--locked"]).current_dir(workspace.root()).stdin(Stdio::null());
+    cargo
 }
 
 /// The benchmark may not be copied into the project, so it is looked for: first where the setting says.
