@@ -65,11 +65,64 @@ const PUNCTUATION: [(char, char); 42] = [
     ('\u{1e95e}', '\u{1e95f}'),
 ];
 
-/// Characters that only the newer tables decompose; matters where text is normalised by NFKC or NFKD.
-const COMPATIBILITY: [(char, char); 5] = [
+/// Characters that only the newer tables decompose, and combining marks that only they put in canonical order;
+/// matters where text is normalised by NFKC or NFKD.
+const COMPATIBILITY: [(char, char); 57] = [
+    ('\u{7fd}', '\u{7fd}'),
+    ('\u{897}', '\u{89f}'),
+    ('\u{8ca}', '\u{8d3}'),
+    ('\u{9fe}', '\u{9fe}'),
+    ('\u{c3c}', '\u{c3c}'),
+    ('\u{d3b}', '\u{d3c}'),
+    ('\u{eba}', '\u{eba}'),
+    ('\u{1715}', '\u{1715}'),
+    ('\u{1abf}', '\u{1add}'),
+    ('\u{1ae0}', '\u{1aeb}'),
+    ('\u{1df6}', '\u{1dfa}'),
     ('\u{a7f1}', '\u{a7f4}'),
+    ('\u{a82c}', '\u{a82c}'),
+    ('\u{10783}', '\u{10783}'),
+    ('\u{107a2}', '\u{107a2}'),
     ('\u{107a5}', '\u{107a5}'),
+    ('\u{10d24}', '\u{10d27}'),
+    ('\u{10d69}', '\u{10d6d}'),
+    ('\u{10eab}', '\u{10eac}'),
+    ('\u{10efa}', '\u{10efb}'),
+    ('\u{10efd}', '\u{10eff}'),
+    ('\u{10f46}', '\u{10f50}'),
+    ('\u{10f82}', '\u{10f85}'),
+    ('\u{11070}', '\u{11070}'),
+    ('\u{1133b}', '\u{1133b}'),
+    ('\u{113ce}', '\u{113d0}'),
+    ('\u{1145e}', '\u{1145e}'),
+    ('\u{11839}', '\u{1183a}'),
+    ('\u{1193d}', '\u{1193e}'),
+    ('\u{11943}', '\u{11943}'),
+    ('\u{119e0}', '\u{119e0}'),
+    ('\u{11a34}', '\u{11a34}'),
+    ('\u{11a47}', '\u{11a47}'),
+    ('\u{11a99}', '\u{11a99}'),
+    ('\u{11d42}', '\u{11d42}'),
+    ('\u{11d44}', '\u{11d45}'),
+    ('\u{11d97}', '\u{11d97}'),
+    ('\u{11f41}', '\u{11f42}'),
+    ('\u{1612f}', '\u{1612f}'),
+    ('\u{16ff0}', '\u{16ff1}'),
     ('\u{1ccd6}', '\u{1ccf9}'),
+    ('\u{1e033}', '\u{1e033}'),
+    ('\u{1e039}', '\u{1e039}'),
+    ('\u{1e054}', '\u{1e054}'),
+    ('\u{1e05a}', '\u{1e05a}'),
+    ('\u{1e08f}', '\u{1e08f}'),
+    ('\u{1e130}', '\u{1e136}'),
+    ('\u{1e2ae}', '\u{1e2ae}'),
+    ('\u{1e2ec}', '\u{1e2ef}'),
+    ('\u{1e4ec}', '\u{1e4ef}'),
+    ('\u{1e5ee}', '\u{1e5ef}'),
+    ('\u{1e6e3}', '\u{1e6e3}'),
+    ('\u{1e6e6}', '\u{1e6e6}'),
+    ('\u{1e6ee}', '\u{1e6ef}'),
+    ('\u{1e6f5}', '\u{1e6f5}'),
     ('\u{1f16c}', '\u{1f16c}'),
     ('\u{1fbf0}', '\u{1fbf9}'),
 ];
@@ -129,6 +182,8 @@ mod tests {
         assert!(matches!(bert.apply("plain, العربية \u{61c}\u{61e} 🚀 \u{fffd}"), Cow::Borrowed(_)));
         let bytes = OldTables::for_tokenizer(r#"{"pre_tokenizer": {"type": "ByteLevel"}}"#);
         assert_eq!(bytes.apply("\u{61d}"), "\u{61d}");
+        let nfkc = OldTables::for_tokenizer(r#"{"normalizer": {"type": "NFKC"}}"#);
+        assert_eq!(nfkc.apply("\u{7fd}\u{61d}"), "\u{a000}\u{61d}");
         for table in [&PUNCTUATION[..], &COMPATIBILITY] {
             assert!(table.windows(2).all(|pair| pair[0].1 < pair[1].0), "ranges must ascend");
         }
