@@ -4,8 +4,10 @@
 //! fuzzing, with a nightly toolchain and `cargo install cargo-bolero`:
 //!
 //! ```console
-//! cargo +nightly bolero test -p openai-schema fuzz::request --engine libfuzzer -T 60s
+//! cargo +nightly bolero test -p openai-schema fuzz::request --profile dev -T 60s
 //! ```
+//!
+//! What it finds worth keeping is added to the corpus under a name of its own.
 
 use crate::reference;
 
