@@ -21,9 +21,10 @@ impl Provider {
     /// Registers the provider; an error means that it is not in the library or that its device is absent.
     pub(crate) fn register(self, builder: SessionBuilder) -> ort::Result<SessionBuilder> {
         let provider = match self {
-            // The arena would keep the largest batch's activations for ever; without it the allocator gives
-            // them back, at no measurable cost for graphs of this size.
-            Self::Cpu => ep::CPU::default().with_arena_allocator(false).build(),
+            // With the arena a batch reuses the memory of the one before; what it keeps is bounded by the
+            // budget of a batch. Without it resident memory was larger, since freed blocks of many sizes
+            // stayed with the allocator.
+            Self::Cpu => ep::CPU::default().with_arena_allocator(true).build(),
             // TensorFloat-32 keeps ten bits of the mantissa: fast, but not the fp32 that was asked for.
             Self::Cuda { device } => ep::CUDA::default().with_device_id(device).with_tf32(false).build(),
         };
