@@ -226,16 +226,16 @@ fn stopping_without_grace_fails_what_waits() {
     let running = rig.occupy();
     let waiting = rig.submit(&[&[5]]);
     let stage = Arc::clone(&rig.stage);
-    let opener = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(30));
+    // The running batch ends only when the waiting job was failed.
+    let waiting = std::thread::spawn(move || {
+        let result = waiting.wait();
         stage.open_gate();
+        result
     });
     assert!(!rig.engine.stop(Duration::ZERO));
-    opener.join().unwrap();
-    // The batch that ran was finished; the one that waited was not.
-    assert!(running.wait().is_ok());
-    let error = waiting.wait().unwrap_err();
+    let error = waiting.join().unwrap().unwrap_err();
     assert!(matches!(error, EmbedError::Stopped), "{error:?}");
+    assert!(running.wait().is_ok());
 }
 
 #[test]
