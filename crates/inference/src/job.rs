@@ -215,24 +215,14 @@ impl Work {
 
     /// Ends the job with an error, unless it is over.
     pub(crate) fn fail(&self, error: EmbedError) {
-        self.over.store(true, Ordering::Release);
-        let mut progress = self.lock();
-        progress.reservation = None;
-        if let Some(answer) = progress.answer.take() {
-            // The receiver may have gone in this moment; then nobody waits for the error.
-            let _ = answer.send(Err(error));
-        }
+        self.end(&mut self.lock(), Err(error));
     }
 
     /// Answers a job without inputs.
     pub(crate) fn answer_empty(&self, dimensions: usize) {
-        self.over.store(true, Ordering::Release);
         let mut progress = self.lock();
         let embeddings = progress.embeddings(self.submitted, dimensions, false);
-        progress.reservation = None;
-        if let Some(answer) = progress.answer.take() {
-            let _ = answer.send(Ok(embeddings));
-        }
+        self.end(&mut progress, Ok(embeddings));
     }
 
     /// Takes the tokenizer's result. `sequences` holds each sequence's input and weight, in input order.
@@ -283,12 +273,18 @@ impl Work {
         }
         progress.remaining -= 1;
         if progress.remaining == 0 {
-            self.over.store(true, Ordering::Release);
             let embeddings = progress.embeddings(self.submitted, dimensions, normalized);
-            progress.reservation = None;
-            if let Some(answer) = progress.answer.take() {
-                let _ = answer.send(Ok(embeddings));
-            }
+            self.end(&mut progress, Ok(embeddings));
+        }
+    }
+
+    /// Gives the job's place back and sends its result, unless that was done.
+    fn end(&self, progress: &mut Progress, result: Result<Embeddings, EmbedError>) {
+        self.over.store(true, Ordering::Release);
+        progress.reservation = None;
+        if let Some(answer) = progress.answer.take() {
+            // The receiver may have gone in this moment; then nobody waits for the result.
+            let _ = answer.send(result);
         }
     }
 
