@@ -8,9 +8,10 @@ use toml::{Table, Value};
 use super::SourceFile;
 
 /// Crates of the workspace that a crate may depend on.
-const ARROWS: [(&str, &[&str]); 5] = [
+const ARROWS: [(&str, &[&str]); 6] = [
+    ("bert-cpu", &[]),
     ("gateway", &["inference", "model-import", "openai-schema"]),
-    ("inference", &[]),
+    ("inference", &["bert-cpu"]),
     ("model-import", &[]),
     ("openai-schema", &[]),
     ("xtask", &[]),

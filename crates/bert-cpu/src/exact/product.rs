@@ -1,0 +1,154 @@
+//! The matrix product: where nearly all the time goes.
+//!
+//! A tile of the result, `rows × two vectors`, stays in registers while one loop over the inputs adds to it. The
+//! right factor's panel stays in the first-level cache while all rows pass over it, and the left factor's block
+//! in the second-level cache while all panels do. A value of the result is always the same sum in the same order,
+//! whatever rows stand beside it.
+
+use std::ops::Range;
+
+use super::{math, panels::Panels};
+use crate::{
+    Activation,
+    lanes::{Kernel, Lanes},
+    matrix::Matrix,
+};
+
+/// Inputs of one pass: a panel of two vectors then takes 24 KiB (AVX2) or 48 KiB (AVX-512), about the first-level
+/// cache of the processors with each.
+const DEPTH: usize = 384;
+
+/// `out = activation(left · right + bias)`, or `out += left · right + bias`.
+pub(super) struct Product<'p> {
+    pub(super) left: Matrix,
+    pub(super) right: &'p Panels,
+    /// The panels to compute.
+    pub(super) panels: Range<usize>,
+    /// A value for each column of `right`.
+    pub(super) bias: &'p [f32],
+    pub(super) out: Matrix,
+    pub(super) then: Then,
+}
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// It replaces what was there.
+    Store,
+    /// It is added to what was there.
+    Add,
+    /// Its activation replaces what was there.
+    Activate(Activation),
+}
+
+impl Kernel for Product<'_> {
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { left, right, panels, bias, out, .. } = &self;
+        assert_eq!(right.width(), 2 * L::WIDTH, "panels are packed for another instruction set");
+        assert!(left.columns() >= right.inputs() && bias.len() >= right.columns());
+        assert!(out.rows() == left.rows() && out.columns() >= right.columns());
+        assert!(panels.end * right.width() <= right.columns());
+        for from in (0..right.inputs()).step_by(DEPTH) {
+            let inputs = from..right.inputs().min(from + DEPTH);
+            for panel in panels.clone() {
+                let mut row = 0;
+                while row < left.rows() {
+                    let rest = left.rows() - row;
+                    // SAFETY: rows up to `row + n` exist, and the assertions above hold the columns.
+                    row += unsafe {
+                        match rest {
+                            12.. if L::TILE_ROWS >= 12 => self.tile::<L, 12>(lanes, row, panel, &inputs),
+                            6.. => self.tile::<L, 6>(lanes, row, panel, &inputs),
+                            4.. => self.tile::<L, 4>(lanes, row, panel, &inputs),
+                            2.. => self.tile::<L, 2>(lanes, row, panel, &inputs),
+                            _ => self.tile::<L, 1>(lanes, row, panel, &inputs),
+                        }
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// One tile: `R` rows from `row` on, one panel, some of the inputs. Returns `R`.
+    ///
+    /// # Safety
+    /// Rows, panel and inputs must exist in `left`, `right` and `out`, and nobody else may access the tile in
+    /// `out`.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const R: usize>(
+        &self,
+        lanes: L,
+        row: usize,
+        panel: usize,
+        inputs: &Range<usize>,
+    ) -> usize {
+        let column = panel * 2 * L::WIDTH;
+        let out = self.out.row(row).wrapping_add(column);
+        let stride = self.out.stride();
+        let mut sums = [[lanes.splat(0.0); 2]; R];
+        // SAFETY: by the caller's promise everything read and written here lies within its matrix.
+        unsafe {
+            if inputs.start == 0 {
+                let bias = self.bias.as_ptr().add(column);
+                let bias = [lanes.load(bias), lanes.load(bias.add(L::WIDTH))];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    *sums = bias;
+                    if self.then == Then::Add {
+                        let out = out.add(row * stride);
+                        sums[0] = lanes.add(sums[0], lanes.load(out));
+                        sums[1] = lanes.add(sums[1], lanes.load(out.add(L::WIDTH)));
+                    }
+                }
+            } else {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let out = out.add(row * stride);
+                    *sums = [lanes.load(out), lanes.load(out.add(L::WIDTH))];
+                }
+            }
+            let left = self.left.row(row).add(inputs.start);
+            let right = self.right.rows(panel, inputs.start);
+            accumulate(lanes, (left, self.left.stride()), (right, 2 * L::WIDTH), inputs.len(), &mut sums);
+            let last = inputs.end == self.right.inputs();
+            for (row, [mut low, mut high]) in sums.into_iter().enumerate() {
+                if let (Then::Activate(activation), true) = (self.then, last) {
+                    low = math::activate(lanes, activation, low);
+                    high = math::activate(lanes, activation, high);
+                }
+                let out = out.add(row * stride);
+                lanes.store(out, low);
+                lanes.store(out.add(L::WIDTH), high);
+            }
+        }
+        R
+    }
+}
+
+/// `sums[r][v] += Σₖ left[r, k] · right[k, v]`, the terms in the order of k. Each factor is where it begins, and
+/// its stride in values.
+///
+/// # Safety
+/// `left` must be valid for `R` rows of `depth` values, `right` for `depth` rows of two vectors.
+#[inline(always)]
+pub(super) unsafe fn accumulate<L: Lanes, const R: usize>(
+    lanes: L,
+    (left, left_stride): (*const f32, usize),
+    (right, right_stride): (*const f32, usize),
+    depth: usize,
+    sums: &mut [[L::Vector; 2]; R],
+) {
+    for k in 0..depth {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let right = right.add(k * right_stride);
+            let (low, high) = (lanes.load(right), lanes.load(right.add(L::WIDTH)));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = lanes.splat(*left.add(row * left_stride + k));
+                sums[0] = lanes.mul_add(value, low, sums[0]);
+                sums[1] = lanes.mul_add(value, high, sums[1]);
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Which instructions this processor has, asked at run time.
+
+use std::{fmt, str::FromStr};
+
+/// A level of instructions that there are kernels for, each including those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// AVX2 and FMA: 8 values of f32 at a time.
+    Avx2,
+    /// AVX-512 F: 16 values of f32 at a time.
+    Avx512,
+}
+
+impl Isa {
+    /// Every level, lowest first.
+    pub const ALL: [Self; 2] = [Self::Avx2, Self::Avx512];
+
+    /// The best level of this processor, but no better than `cap`; `None` where even the lowest is missing.
+    pub fn best(cap: Option<Self>) -> Option<Self> {
+        let allowed = |isa: &Self| cap.is_none_or(|cap| *isa <= cap) && isa.is_present();
+        Self::ALL.into_iter().rev().find(allowed)
+    }
+
+    /// Whether this processor, and the operating system, have it.
+    pub fn is_present(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx512 => Self::Avx2.is_present() && is_x86_feature_detected!("avx512f"),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        })
+    }
+}
+
+impl FromStr for Isa {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|isa| isa.to_string() == text)
+            .ok_or_else(|| format!("unknown instruction set `{text}`: expected `avx2` or `avx512`"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_is_never_exceeded() {
+        for cap in Isa::ALL {
+            assert!(Isa::best(Some(cap)).is_none_or(|best| best <= cap && best.is_present()));
+            assert_eq!(cap.to_string().parse(), Ok(cap));
+        }
+        assert_eq!(Isa::best(None), Isa::ALL.into_iter().rev().find(|isa| isa.is_present()));
+        assert!("sse9".parse::<Isa>().is_err());
+    }
+}

@@ -1,0 +1,45 @@
+//! The forward pass of BERT and its relatives on an x86-64 processor: token ids in, hidden states out, without
+//! padding.
+//!
+//! A [`Model`] holds the weights, packed once for the instruction set that it was made for ([`Isa`]); an
+//! [`Encoder`] runs *blocks* of whole sequences through all layers. The same sequence gives the same bits
+//! whatever stands beside it in the block, and however many threads share the work.
+//!
+//! ```text
+//! ids, lengths ─▶ Steps (plan: which steps, each of how many tasks) ─▶ Team (threads take task after task)
+//!                                                                        │
+//!       embed ▸ { query·key·value ▸ attention ▸ projection ▸ norm ▸ up ▸ down ▸ norm } × layers ─▶ hidden
+//! ```
+//!
+//! * [`reference`] computes the same in plain scalar code, written for reading; every kernel is tested
+//!   against it.
+//! * `exact` computes in f32, with AVX2 or AVX-512: the same source, compiled for each, chosen at run time.
+//! * `lanes` is what those kernels know of an instruction set: a dozen operations on a vector of f32.
+//!
+//! This is the only crate of the workspace with `unsafe`, for three reasons: intrinsics, which need a processor
+//! that has them (proved by the token types in `lanes`); matrices that several threads write at once, each its
+//! own part (`matrix`); and aligned memory (`memory`).
+//!
+//! What this crate must never know: files, tokenizers, ONNX Runtime, HTTP.
+
+mod encoder;
+mod error;
+mod exact;
+mod isa;
+mod lanes;
+mod matrix;
+mod memory;
+mod model;
+mod plan;
+pub mod reference;
+mod shape;
+mod team;
+mod weights;
+
+pub use encoder::Encoder;
+pub use error::{EncodeError, ModelError};
+pub use isa::Isa;
+pub use model::Model;
+pub use shape::{Activation, Positions, Shape};
+pub use team::Team;
+pub use weights::{Linear, Norm, Part, WeightSource, Words};

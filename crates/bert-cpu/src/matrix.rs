@@ -1,0 +1,112 @@
+//! A matrix in a buffer that several threads share: bounds are checked when it is made, once for a task, so
+//! that the loops inside need not.
+
+use crate::memory::Buffer;
+
+/// Row-major values: row `r` begins at `r · stride`. Copied freely between threads; whoever makes one answers for
+/// who writes where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Matrix {
+    start: *mut f32,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+}
+
+impl Matrix {
+    /// A view of `rows × columns` that begins `offset` values into the buffer.
+    ///
+    /// # Panics
+    /// When it does not lie within the buffer.
+    pub(crate) fn of(buffer: &Buffer, offset: usize, [rows, columns]: [usize; 2], stride: usize) -> Self {
+        assert!(columns <= stride, "a row of {columns} in a stride of {stride}");
+        let end = if rows == 0 { offset } else { offset + (rows - 1) * stride + columns };
+        assert!(end <= buffer.len(), "a matrix up to {end} in a buffer of {}", buffer.len());
+        // SAFETY: `offset ≤ end ≤ len`.
+        let start = unsafe { buffer.pointer().add(offset) };
+        Self { start, rows, columns, stride }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Its rows from `first` on, `count` of them.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(crate) fn rows_from(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.rows, "rows {first} to {} of {}", first + count, self.rows);
+        // SAFETY: within the view, which lies within its buffer (a view of no rows stays at its start).
+        let start = if count == 0 { self.start } else { unsafe { self.start.add(first * self.stride) } };
+        Self { start, rows: count, ..self }
+    }
+
+    /// Its columns from `first` on, `count` of them.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub(crate) fn columns_from(self, first: usize, count: usize) -> Self {
+        assert!(first + count <= self.columns, "columns {first} to {} of {}", first + count, self.columns);
+        // SAFETY: as above; `first` is at most the last column of a row that exists.
+        let start = if self.rows == 0 || count == 0 { self.start } else { unsafe { self.start.add(first) } };
+        Self { start, columns: count, ..self }
+    }
+
+    /// Where row `row` begins. A kernel that reads or writes `columns` values from there, for any row below
+    /// `rows`, stays within the buffer.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> *mut f32 {
+        debug_assert!(row < self.rows, "row {row} of {}", self.rows);
+        self.start.wrapping_add(row * self.stride)
+    }
+
+    /// The values of one row.
+    ///
+    /// # Safety
+    /// Nothing else may access the row's columns of this view while the slice lives.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub(crate) unsafe fn row_mut<'b>(self, row: usize) -> &'b mut [f32] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the view lies within its buffer; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.row(row), self.columns) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_keep_to_their_part() {
+        let mut buffer = Buffer::zeroed(24);
+        buffer.as_mut_slice().iter_mut().enumerate().for_each(|(index, value)| *value = index as f32);
+        let matrix = Matrix::of(&buffer, 2, [3, 5], 7);
+        let part = matrix.rows_from(1, 2).columns_from(2, 3);
+        // SAFETY: nothing else accesses the buffer.
+        assert_eq!(unsafe { part.row_mut(1) }, [18.0, 19.0, 20.0]);
+    }
+
+    #[test]
+    fn out_of_bounds_panics() {
+        let buffer = Buffer::zeroed(20);
+        let panics = |make: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).is_err();
+        assert!(panics(&|| _ = Matrix::of(&buffer, 0, [3, 7], 7)));
+        assert!(panics(&|| _ = Matrix::of(&buffer, 0, [1, 8], 7)));
+        let matrix = Matrix::of(&buffer, 0, [2, 5], 10);
+        assert!(panics(&|| _ = matrix.rows_from(1, 2)));
+        assert!(panics(&|| _ = matrix.columns_from(3, 3)));
+        // SAFETY: panics before a slice exists.
+        assert!(panics(&|| _ = unsafe { matrix.row_mut(2) }));
+    }
+}

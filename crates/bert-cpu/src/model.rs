@@ -1,0 +1,209 @@
+//! A model in memory: its weights packed for one instruction set, behind one interface.
+
+use std::sync::Arc;
+
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
+use crate::{
+    EncodeError, Isa, ModelError, Shape, WeightSource, Words,
+    encoder::Block,
+    exact::Exact,
+    plan::{Plan, Task},
+    team::{Pass, Progress, Team},
+};
+
+/// Packed weights; shared by all encoders of the model.
+pub struct Model {
+    shape: Shape,
+    isa: Isa,
+    network: Box<dyn Runnable>,
+}
+
+impl Model {
+    /// Reads and packs the weights, on up to `threads` threads.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a shape that makes no sense, a weight that is missing or has the wrong size, an
+    /// instruction set that this processor lacks.
+    pub fn new(
+        shape: Shape,
+        source: &dyn WeightSource,
+        words: Words,
+        isa: Isa,
+        threads: usize,
+    ) -> Result<Self, ModelError> {
+        let shape = shape.checked()?;
+        let network = network(shape, source, words, isa, threads)?;
+        Ok(Self { shape, isa, network })
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    pub(crate) fn runner(&self) -> Box<dyn Runner> {
+        self.network.runner()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn network(
+    shape: Shape,
+    source: &dyn WeightSource,
+    words: Words,
+    isa: Isa,
+    threads: usize,
+) -> Result<Box<dyn Runnable>, ModelError> {
+    let lacking = ModelError::Isa(isa);
+    Ok(match isa {
+        Isa::Avx2 => {
+            let lanes = Avx2::detect().ok_or(lacking)?;
+            Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+        }
+        Isa::Avx512 => {
+            let lanes = Avx512::detect().ok_or(lacking)?;
+            Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+        }
+    })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn network(
+    _shape: Shape,
+    _source: &dyn WeightSource,
+    _words: Words,
+    isa: Isa,
+    _threads: usize,
+) -> Result<Box<dyn Runnable>, ModelError> {
+    Err(ModelError::Isa(isa))
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("shape", &self.shape).field("isa", &self.isa).finish_non_exhaustive()
+    }
+}
+
+/// The final states of a block's tokens, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Hidden<'s> {
+    values: &'s [f32],
+    stride: usize,
+    width: usize,
+}
+
+impl<'s> Hidden<'s> {
+    pub(crate) fn new(values: &'s [f32], stride: usize, width: usize) -> Self {
+        Self { values, stride, width }
+    }
+
+    /// Row-major values: token `t`'s state begins at `t · stride`.
+    pub fn values(&self) -> &'s [f32] {
+        self.values
+    }
+
+    /// Values from one row's beginning to the next one's; at least `width`.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Values of one state.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The state of one token.
+    pub fn row(&self, token: usize) -> &'s [f32] {
+        &self.values[token * self.stride..][..self.width]
+    }
+}
+
+/// A network's arithmetic.
+pub(crate) trait Network: Send + Sync + 'static {
+    /// Memory that the tasks of one pass share.
+    type States: Send + Sync;
+
+    fn shape(&self) -> &Shape;
+
+    /// Memory for blocks of up to `rows` tokens.
+    fn states(&self, rows: usize) -> Self::States;
+
+    /// Runs one task.
+    ///
+    /// # Safety
+    /// All tasks before `task.after` must be done, and no other call may run the same task of this pass.
+    /// Implementations let the tasks of one step write disjoint parts, and read only what earlier steps wrote.
+    unsafe fn run(&self, task: Task, block: &Block, states: &Self::States);
+
+    /// The result. Only when no task runs.
+    fn hidden<'s>(&self, block: &Block, states: &'s Self::States) -> Hidden<'s>;
+}
+
+/// A network whose type has been forgotten.
+trait Runnable: Send + Sync {
+    fn runner(&self) -> Box<dyn Runner>;
+}
+
+impl<N: Network> Runnable for Arc<N> {
+    fn runner(&self) -> Box<dyn Runner> {
+        Box::new(Run { network: Self::clone(self), states: None, block: Arc::default() })
+    }
+}
+
+/// A network with memory to run it in.
+pub(crate) trait Runner: Send {
+    fn run(&mut self, block: Block, team: &Team, helpers: usize) -> Result<Hidden<'_>, EncodeError>;
+}
+
+struct Run<N: Network> {
+    network: Arc<N>,
+    /// Memory of the largest block so far, and that block's rows.
+    states: Option<(usize, Arc<N::States>)>,
+    /// The last block: what the result refers to.
+    block: Arc<Block>,
+}
+
+impl<N: Network> Runner for Run<N> {
+    fn run(&mut self, block: Block, team: &Team, helpers: usize) -> Result<Hidden<'_>, EncodeError> {
+        let rows = block.rows();
+        let states = match self.states.take() {
+            Some((most, states)) if most >= rows => (most, states),
+            _ => (rows, Arc::new(self.network.states(rows))),
+        };
+        let (_, states) = self.states.insert(states);
+        self.block = Arc::new(block);
+        let helpers = helpers.min(team.helpers());
+        let progress = Progress::new(Plan::new(self.network.shape(), rows, helpers + 1));
+        let pass = Arc::new(SharedPass {
+            network: Arc::clone(&self.network),
+            states: Arc::clone(states),
+            block: Arc::clone(&self.block),
+            progress,
+        });
+        team.run(&(Arc::clone(&pass) as Arc<dyn Pass>), helpers);
+        pass.progress.result()?;
+        Ok(self.network.hidden(&self.block, states))
+    }
+}
+
+/// Everything that a thread needs to take part in a pass.
+struct SharedPass<N: Network> {
+    network: Arc<N>,
+    states: Arc<N::States>,
+    block: Arc<Block>,
+    progress: Progress,
+}
+
+impl<N: Network> Pass for SharedPass<N> {
+    fn work(&self) {
+        // SAFETY: `Progress` hands out each task once, and only when those of all earlier steps are done; the
+        // states belong to this pass until `Team::run` returns.
+        self.progress.work(|task| unsafe { self.network.run(task, &self.block, &self.states) });
+    }
+}

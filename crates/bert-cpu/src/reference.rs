@@ -1,0 +1,155 @@
+//! The same network in plain scalar code, in f64: slow, and written to be read. Every kernel is tested against it.
+
+use crate::{Activation, Linear, ModelError, Norm, Part, Shape, WeightSource, Words, weights::read};
+
+/// The final hidden states of one sequence, a row of `hidden` values for each token.
+///
+/// # Errors
+/// A weight that cannot be read.
+///
+/// # Panics
+/// When an id or a position has no row in its table.
+pub fn forward(
+    shape: &Shape,
+    source: &dyn WeightSource,
+    words: &Words,
+    ids: &[u32],
+) -> Result<Vec<Vec<f64>>, ModelError> {
+    let tensor = |part: Part| -> Result<Vec<f64>, ModelError> {
+        Ok(read(source, part, shape)?.iter().copied().map(f64::from).collect())
+    };
+    let linear = |layer: usize, linear: Linear, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
+        let (weight, bias) = (tensor(Part::Weight(layer, linear))?, tensor(Part::Bias(layer, linear))?);
+        Ok(rows.iter().map(|row| affine(row, &weight, &bias)).collect())
+    };
+    let norm = |norm: Norm, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
+        let (scale, shift) = (tensor(Part::Scale(norm))?, tensor(Part::Shift(norm))?);
+        Ok(rows.iter().map(|row| layer_norm(row, &scale, &shift, f64::from(shape.epsilon))).collect())
+    };
+
+    let positions = tensor(Part::Positions)?;
+    let mut state = Vec::with_capacity(ids.len());
+    let mut seen = 0;
+    for (place, &id) in ids.iter().enumerate() {
+        let mut word = vec![0.0; shape.hidden];
+        words(id, &mut word);
+        let row = shape.position_row(place, seen, id);
+        seen += usize::from(!shape.is_padding(id));
+        let position = &positions[row * shape.hidden..][..shape.hidden];
+        state.push(word.iter().zip(position).map(|(&word, position)| f64::from(word) + position).collect());
+    }
+    let mut state = norm(Norm::Embeddings, &state)?;
+    for layer in 0..shape.layers {
+        let [queries, keys, values] = [Linear::Query, Linear::Key, Linear::Value];
+        let (queries, keys, values) =
+            (linear(layer, queries, &state)?, linear(layer, keys, &state)?, linear(layer, values, &state)?);
+        let mixed = attention(shape, &queries, &keys, &values);
+        let projected = linear(layer, Linear::Projection, &mixed)?;
+        state = norm(Norm::Attention(layer), &sum(&state, &projected))?;
+        let mut wide = linear(layer, Linear::Up, &state)?;
+        for value in wide.iter_mut().flatten() {
+            *value = activate(shape.activation, *value);
+        }
+        let fed = linear(layer, Linear::Down, &wide)?;
+        state = norm(Norm::Output(layer), &sum(&state, &fed))?;
+    }
+    Ok(state)
+}
+
+/// `weight · row + bias`; the weight is `[outputs, inputs]`.
+pub fn affine(row: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    let outputs = weight.chunks_exact(row.len());
+    outputs
+        .zip(bias)
+        .map(|(weights, bias)| {
+            weights.iter().zip(row).map(|(weight, value)| weight * value).sum::<f64>() + bias
+        })
+        .collect()
+}
+
+/// `(x − mean) / √(variance + epsilon) · scale + shift`.
+pub fn layer_norm(row: &[f64], scale: &[f64], shift: &[f64], epsilon: f64) -> Vec<f64> {
+    let count = row.len() as f64;
+    let mean = row.iter().sum::<f64>() / count;
+    let variance = row.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    let deviation = (variance + epsilon).sqrt();
+    let affine = scale.iter().zip(shift);
+    row.iter().zip(affine).map(|(value, (scale, shift))| (value - mean) / deviation * scale + shift).collect()
+}
+
+/// softmax(queries · keysᵀ / √width) · values in each head; all `[tokens, hidden]`.
+fn attention(shape: &Shape, queries: &[Vec<f64>], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let (width, mut out) = (shape.head(), vec![vec![0.0; shape.hidden]; queries.len()]);
+    for head in 0..shape.heads {
+        let columns = head * width..(head + 1) * width;
+        for (query, out) in queries.iter().zip(&mut out) {
+            let score = |key: &Vec<f64>| {
+                let products = query[columns.clone()].iter().zip(&key[columns.clone()]);
+                products.map(|(query, key)| query * key).sum::<f64>() / (width as f64).sqrt()
+            };
+            let scores: Vec<f64> = keys.iter().map(score).collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let powers: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+            let total: f64 = powers.iter().sum();
+            for (power, value) in powers.iter().zip(values) {
+                for column in columns.clone() {
+                    out[column] += power / total * value[column];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The activation's value.
+pub fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Gelu => 0.5 * x * (1.0 + error_function(x / std::f64::consts::SQRT_2)),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Relu => x.max(0.0),
+    }
+}
+
+/// The error function by its Maclaurin series (DLMF 7.6.2, all terms positive); beyond 6 it is ±1 in f64.
+fn error_function(x: f64) -> f64 {
+    if x.abs() > 6.0 {
+        return x.signum();
+    }
+    let (mut term, mut sum, mut n) = (x, x, 0.0);
+    while (sum + term - sum).abs() > 0.0 && n < 500.0 {
+        n += 1.0;
+        term *= 2.0 * x * x / (2.0 * n + 1.0);
+        sum += term;
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp()
+}
+
+fn sum(a: &[Vec<f64>], b: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_function_has_its_known_values() {
+        // Abramowitz and Stegun, table 7.1.
+        for (x, expected) in
+            [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)]
+        {
+            assert!((error_function(x) - expected).abs() < 1e-10, "erf({x})");
+            assert!((error_function(-x) + expected).abs() < 1e-10, "erf(-{x})");
+        }
+        assert_eq!(error_function(7.0), 1.0);
+    }
+
+    #[test]
+    fn a_norm_by_hand() {
+        let normed = layer_norm(&[1.0, 3.0], &[2.0, 2.0], &[0.0, 1.0], 0.0);
+        assert_eq!(normed, [-2.0, 3.0]);
+    }
+}
