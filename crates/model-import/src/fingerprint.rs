@@ -2,17 +2,47 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     path::Path,
     time::UNIX_EPOCH,
 };
 
 use sha2::{Digest, Sha256};
 
-use crate::{ImportError, ModelFolder, Progress, Stage};
+use crate::{ImportError, ModelFolder, Progress, Stage, import::temporary};
 
 /// Part of every digest; raise it when the exporter writes another graph for the same folder.
 const EXPORTER: &str = "embedgate graph 1";
+
+/// Where a digest is remembered, with the stamp of the files that it was computed from.
+const FILE: &str = "embedgate.fingerprint";
+
+/// Hexadecimal SHA-256 over weights, tokenizer, configuration and exporter version: equal fingerprints give equal
+/// vectors. Remembered in the folder, so that a start need not read all weights; where the folder cannot be
+/// written, they are read each time.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn identify(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<String, ImportError> {
+    let (path, stamp) = (folder.root().join(FILE), stamp(folder)?);
+    let known = fs::read_to_string(&path).unwrap_or_default();
+    if let Some((fingerprint, of)) = known.split_once('\n')
+        && of == stamp
+    {
+        return Ok(fingerprint.to_owned());
+    }
+    let fingerprint = compute(folder, progress)?;
+    // Model folders are often read-only, in containers above all; that costs time at each start and nothing else.
+    let _ = remember(folder.root(), &path, &format!("{fingerprint}\n{stamp}"));
+    Ok(fingerprint)
+}
+
+fn remember(root: &Path, path: &Path, text: &str) -> io::Result<()> {
+    let mut file = temporary(root)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
 
 /// The exporter's version, and what a card may have said in the place of the folder's files.
 fn preamble(folder: &ModelFolder) -> String {

@@ -218,7 +218,7 @@ fn export(
 
 /// A file in `root` that is removed unless it is renamed. Readable by all, as far as the umask lets it: the
 /// server may run as another user than the importer.
-fn temporary(root: &Path) -> io::Result<NamedTempFile> {
+pub(crate) fn temporary(root: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".embedgate-").suffix(".partial");
     #[cfg(unix)]

@@ -18,12 +18,16 @@
 //! * It carries the digest of the files it was made from, and is made again only when they change.
 //! * The weights lie in a file of their own, each at a page boundary, for the runtime to map.
 //!
+//! A runtime that computes the network without a graph takes sizes and tensors from [`ModelFolder::encoder`]
+//! instead; [`identify`] gives the fingerprint for both.
+//!
 //! A new architecture is one file in `family` and one line in its list.
 //!
 //! What this crate must never know: ONNX Runtime, HTTP, OpenAI's schema, how files got here.
 #![deny(missing_docs)]
 
 mod card;
+mod encoder;
 mod error;
 mod family;
 mod fingerprint;
@@ -41,7 +45,10 @@ mod safetensors;
 mod tests;
 
 pub use card::{Card, FileEntry, Golden, Source};
+pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, WordTable};
 pub use error::ImportError;
+pub use family::post_norm::{Activation, Positions};
+pub use fingerprint::identify;
 pub use folder::ModelFolder;
 pub use import::{Graph, GraphInput, GraphOutput, OutputKind, Precision, Progress, Stage, import};
 pub use list::{Listed, State, list};

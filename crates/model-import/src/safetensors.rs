@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -120,26 +121,55 @@ impl Weights {
         expected: &[usize],
         sink: &mut dyn FnMut(&[f32]) -> Result<(), ImportError>,
     ) -> Result<(), ImportError> {
-        let Some((index, name)) = self.names.get(tensor) else {
-            let (path, tensor) = (self.path.clone(), tensor.to_owned());
-            return Err(ImportError::MissingTensor { path, tensor, expected: expected.to_vec() });
+        let stored = self.find(tensor, expected)?;
+        let bytes = &self.shards[stored.shard].map[stored.bytes];
+        match stored.element {
+            Element::F32 => convert(bytes, f32::from_le_bytes, sink),
+            Element::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32(), sink),
+            Element::Bf16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32(), sink),
+        }
+    }
+
+    /// Where a tensor lies, once its shape and type have been checked.
+    pub(crate) fn find(&self, tensor: &str, expected: &[usize]) -> Result<Stored, ImportError> {
+        let missing = |path: &Path, tensor: &str| ImportError::MissingTensor {
+            path: path.to_owned(),
+            tensor: tensor.to_owned(),
+            expected: expected.to_vec(),
         };
+        let Some((index, name)) = self.names.get(tensor) else { return Err(missing(&self.path, tensor)) };
         let shard = &self.shards[*index];
+        let Some(info) = shard.header.info(name) else { return Err(missing(&shard.path, name)) };
         let (path, tensor) = (shard.path.clone(), name.clone());
-        let Some(info) = shard.header.info(name) else {
-            return Err(ImportError::MissingTensor { path, tensor, expected: expected.to_vec() });
-        };
         if info.shape != expected {
             let found = info.shape.clone();
             return Err(ImportError::TensorShape { path, tensor, expected: expected.to_vec(), found });
         }
+        let element = match info.dtype {
+            Dtype::F32 => Element::F32,
+            Dtype::F16 => Element::F16,
+            Dtype::BF16 => Element::Bf16,
+            other => {
+                return Err(ImportError::TensorType { path, tensor, found: format!("{other:?}") });
+            }
+        };
         // In bounds: the header check proved that the offsets tile the data exactly.
-        let bytes = &shard.map[shard.data + info.data_offsets.0..shard.data + info.data_offsets.1];
-        match info.dtype {
-            Dtype::F32 => convert(bytes, f32::from_le_bytes, sink),
-            Dtype::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32(), sink),
-            Dtype::BF16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32(), sink),
-            other => Err(ImportError::TensorType { path, tensor, found: format!("{other:?}") }),
+        let bytes = shard.data + info.data_offsets.0..shard.data + info.data_offsets.1;
+        Ok(Stored { shard: *index, bytes, element })
+    }
+
+    /// Writes row `row` of a matrix of `out.len()` columns.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub(crate) fn row(&self, stored: &Stored, row: usize, out: &mut [f32]) {
+        let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];
+        let size = out.len() * stored.element.size();
+        let bytes = &bytes[row * size..(row + 1) * size];
+        match stored.element {
+            Element::F32 => decode(bytes, out, f32::from_le_bytes),
+            Element::F16 => decode(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Element::Bf16 => decode(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
         }
     }
 
@@ -152,6 +182,37 @@ impl Weights {
         })?;
         Ok(values)
     }
+}
+
+/// What a tensor's elements are stored in.
+#[derive(Debug, Clone, Copy)]
+enum Element {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Element {
+    /// Bytes of one.
+    fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// A tensor's place.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    shard: usize,
+    bytes: Range<usize>,
+    element: Element,
+}
+
+fn decode<const SIZE: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; SIZE]) -> f32) {
+    let (elements, _) = bytes.as_chunks::<SIZE>();
+    out.iter_mut().zip(elements).for_each(|(out, &element)| *out = decode(element));
 }
 
 fn convert<const SIZE: usize>(

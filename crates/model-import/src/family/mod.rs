@@ -2,11 +2,12 @@
 
 mod bert;
 mod distilbert;
-mod post_norm;
+pub(crate) mod post_norm;
 mod roberta;
 
 use std::{fmt, path::Path};
 
+use post_norm::PostNorm;
 use serde::Deserialize;
 
 use crate::{ImportError, graph::GraphBuilder, json, safetensors::Weights};
@@ -34,6 +35,9 @@ pub(crate) trait Architecture: fmt::Debug + Send + Sync {
 
     /// What may stand before the tensors' names, depending on the class the model was saved as.
     fn prefixes(&self) -> &'static [&'static str];
+
+    /// Sizes and names, if the encoder is one with norms after its residuals.
+    fn post_norm(&self) -> Option<PostNorm>;
 
     /// Adds the whole network: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, output
     /// `last_hidden_state`, f32 `[batch, sequence, hidden]`.

@@ -18,13 +18,20 @@ use crate::{
 /// so that a row with nothing but padding gives numbers and not NaN.
 const MASKED: f32 = -1e9;
 
+/// The word table.
+pub(crate) const WORDS: &str = "embeddings.word_embeddings.weight";
+const POSITIONS: &str = "embeddings.position_embeddings.weight";
+/// The norm after the embeddings' sum.
+pub(crate) const EMBEDDINGS_NORM: &str = "embeddings.LayerNorm";
+
 /// The non-linearity of the feed-forward part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
+pub enum Activation {
     /// With the error function.
     Gelu,
     /// The approximation by the hyperbolic tangent.
     GeluTanh,
+    /// max(x, 0).
     Relu,
 }
 
@@ -54,7 +61,7 @@ impl Activation {
 
 /// How a token's row in the position table is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Positions {
+pub enum Positions {
     /// The first token has row 0.
     FromZero,
     /// Tokens other than this padding id are counted; the first has the row after the id.
@@ -63,37 +70,37 @@ pub(super) enum Positions {
 
 /// What a layer's modules are called.
 #[derive(Debug)]
-pub(super) struct Names {
-    pub(super) layer: &'static str,
-    pub(super) query: &'static str,
-    pub(super) key: &'static str,
-    pub(super) value: &'static str,
-    pub(super) attention_output: &'static str,
-    pub(super) attention_norm: &'static str,
-    pub(super) up: &'static str,
-    pub(super) down: &'static str,
-    pub(super) output_norm: &'static str,
+pub(crate) struct Names {
+    pub(crate) layer: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) attention_output: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) output_norm: &'static str,
 }
 
 /// An encoder's sizes and names.
-#[derive(Debug)]
-pub(super) struct PostNorm {
-    pub(super) hidden: usize,
-    pub(super) heads: usize,
-    pub(super) layers: usize,
-    pub(super) intermediate: usize,
-    pub(super) vocabulary: usize,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PostNorm {
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) layers: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) vocabulary: usize,
     /// Rows of the position table.
-    pub(super) position_rows: usize,
-    pub(super) positions: Positions,
+    pub(crate) position_rows: usize,
+    pub(crate) positions: Positions,
     /// Rows of the segment table, where there is one. All tokens are of segment 0, whose row is added to the
     /// position table once and for all.
-    pub(super) segments: Option<usize>,
+    pub(crate) segments: Option<usize>,
     /// Of every layer norm.
-    pub(super) epsilon: f32,
-    pub(super) activation: Activation,
-    pub(super) names: &'static Names,
-    pub(super) prefixes: &'static [&'static str],
+    pub(crate) epsilon: f32,
+    pub(crate) activation: Activation,
+    pub(crate) names: &'static Names,
+    pub(crate) prefixes: &'static [&'static str],
 }
 
 impl PostNorm {
@@ -111,6 +118,19 @@ impl PostNorm {
             ));
         }
         Ok(self)
+    }
+
+    /// The position table, with the first segment's row added to each of its rows where there are segments: all
+    /// tokens are of that segment.
+    pub(crate) fn position_table(&self, weights: &Weights) -> Result<Vec<f32>, ImportError> {
+        let mut table = weights.tensor(POSITIONS, &[self.position_rows, self.hidden])?;
+        if let Some(rows) = self.segments {
+            let segments = weights.tensor("embeddings.token_type_embeddings.weight", &[rows, self.hidden])?;
+            for row in table.chunks_exact_mut(self.hidden) {
+                row.iter_mut().zip(&segments).for_each(|(value, segment)| *value += segment);
+            }
+        }
+        Ok(table)
     }
 
     /// `input · Wᵀ + b`, for one or several modules side by side, each with `outputs` columns and a factor that
@@ -155,20 +175,12 @@ impl PostNorm {
     /// Word, position and segment: `[batch, sequence]` → `[batch, sequence, hidden]`.
     fn embed(&self, step: &mut Step<'_, '_>, ids: &str) -> Result<String, ImportError> {
         let Step { weights, graph } = step;
-        let (name, shape) = ("embeddings.word_embeddings.weight", [self.vocabulary, self.hidden]);
-        let words = graph.weight_from(name, &shape, |sink| weights.stream(name, &shape, sink))?;
+        let shape = [self.vocabulary, self.hidden];
+        let words = graph.weight_from(WORDS, &shape, |sink| weights.stream(WORDS, &shape, sink))?;
         let words = graph.op("Gather", &[&words, ids], vec![]);
 
-        let name = "embeddings.position_embeddings.weight";
-        let shape = [self.position_rows, self.hidden];
-        let mut table = weights.tensor(name, &shape)?;
-        if let Some(rows) = self.segments {
-            let segments = weights.tensor("embeddings.token_type_embeddings.weight", &[rows, self.hidden])?;
-            for row in table.chunks_exact_mut(self.hidden) {
-                row.iter_mut().zip(&segments).for_each(|(value, segment)| *value += segment);
-            }
-        }
-        let table = graph.weight(name, &shape, &table)?;
+        let table = self.position_table(weights)?;
+        let table = graph.weight(POSITIONS, &[self.position_rows, self.hidden], &table)?;
         let positions = match self.positions {
             Positions::FromZero => {
                 let length = vec![Attribute::int("start", 1), Attribute::int("end", 2)];
@@ -189,7 +201,7 @@ impl PostNorm {
             }
         };
         let sum = graph.op("Add", &[&words, &positions], vec![]);
-        self.norm(step, &sum, "embeddings.LayerNorm")
+        self.norm(step, &sum, EMBEDDINGS_NORM)
     }
 
     /// Self-attention of layer `prefix`, without residual: `[batch, sequence, hidden]` both ways.
@@ -266,6 +278,10 @@ impl Architecture for PostNorm {
 
     fn prefixes(&self) -> &'static [&'static str] {
         self.prefixes
+    }
+
+    fn post_norm(&self) -> Option<PostNorm> {
+        Some(*self)
     }
 
     fn write(&self, weights: &Weights, graph: &mut GraphBuilder<'_>) -> Result<(), ImportError> {

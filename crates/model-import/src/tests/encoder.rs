@@ -1,0 +1,80 @@
+//! Tensors by their role, and the fingerprint of a folder without a graph.
+
+use super::fixture::Folder;
+use crate::{Linear, Norm, identify};
+
+#[test]
+fn every_tensor_of_every_family_is_found() {
+    for name in ["bert-mean", "roberta-mean", "xlm-roberta-mean", "distilbert-cls"] {
+        let folder = Folder::tiny(name);
+        let weights = folder.open().unwrap().encoder().unwrap().unwrap();
+        let sizes = weights.sizes();
+        assert_eq!((sizes.hidden, sizes.heads, sizes.layers, sizes.intermediate), (48, 4, 2, 96), "{name}");
+        for layer in 0..sizes.layers {
+            let maps = [
+                (Linear::Query, 48, 48),
+                (Linear::Key, 48, 48),
+                (Linear::Value, 48, 48),
+                (Linear::Projection, 48, 48),
+                (Linear::Up, 96, 48),
+                (Linear::Down, 48, 96),
+            ];
+            for (linear, outputs, inputs) in maps {
+                assert_eq!(
+                    weights.weight(layer, linear).unwrap().len(),
+                    outputs * inputs,
+                    "{name} {linear:?}"
+                );
+                assert_eq!(weights.bias(layer, linear).unwrap().len(), outputs, "{name} {linear:?}");
+            }
+            for norm in [Norm::Embeddings, Norm::Attention(layer), Norm::Output(layer)] {
+                assert_eq!(weights.scale(norm).unwrap().len(), 48, "{name} {norm:?}");
+                assert_eq!(weights.shift(norm).unwrap().len(), 48, "{name} {norm:?}");
+            }
+        }
+        assert_eq!(weights.positions().unwrap().len(), sizes.position_rows * 48, "{name}");
+        assert!(weights.weight(sizes.layers, Linear::Up).is_err(), "{name}: a layer too many");
+        let words = weights.into_words().unwrap();
+        let (mut first, mut last) = ([0.0; 48], [0.0; 48]);
+        words.row(0, &mut first);
+        words.row(sizes.vocabulary as u32 - 1, &mut last);
+        assert_ne!(first, last, "{name}");
+    }
+}
+
+#[test]
+fn a_word_is_the_tables_row() {
+    let folder = Folder::tiny("bert-mean");
+    let weights = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
+    let table = weights.tensor("embeddings.word_embeddings.weight", &[600, 48]).unwrap();
+    let words = folder.open().unwrap().encoder().unwrap().unwrap().into_words().unwrap();
+    for id in [0, 17, 599] {
+        let mut row = [0.0; 48];
+        words.row(id, &mut row);
+        assert_eq!(row, table[id as usize * 48..][..48]);
+    }
+}
+
+#[test]
+fn the_fingerprint_is_the_graphs_and_is_remembered() {
+    let folder = Folder::tiny("bert-mean");
+    let mut read = 0;
+    let mut count = |folder: &Folder| {
+        read = 0;
+        let fingerprint = identify(&folder.open().unwrap(), &mut |_| read += 1).unwrap();
+        (fingerprint, read > 0)
+    };
+    let (fingerprint, computed) = count(&folder);
+    assert!(computed);
+    assert_eq!(count(&folder), (fingerprint.clone(), false));
+    assert_eq!(folder.import().unwrap().fingerprint, fingerprint);
+
+    let mut bytes = folder.bytes("model.safetensors");
+    *bytes.last_mut().unwrap() ^= 1;
+    folder.write("model.safetensors", bytes);
+    let (changed, computed) = count(&folder);
+    assert!(computed && changed != fingerprint);
+    // What was remembered is no authority once it is damaged.
+    folder.write("embedgate.fingerprint", "nonsense");
+    assert_eq!(count(&folder), (changed, true));
+}
