@@ -2,6 +2,15 @@
 
 use std::{fmt, str::FromStr};
 
+/// What a network's products are computed in; sums are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// IEEE single precision.
+    Fp32,
+    /// The upper half of single precision.
+    Bf16,
+}
+
 /// A level of instructions that there are kernels for, each including those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -16,10 +25,19 @@ impl Isa {
     /// Every level, lowest first.
     pub const ALL: [Self; 2] = [Self::Avx2, Self::Avx512];
 
-    /// The best level of this processor, but no better than `cap`; `None` where even the lowest is missing.
-    pub fn best(cap: Option<Self>) -> Option<Self> {
-        let allowed = |isa: &Self| cap.is_none_or(|cap| *isa <= cap) && isa.is_present();
+    /// The best level of this processor for a precision, but no better than `cap`; `None` where there is none.
+    pub fn best(precision: Precision, cap: Option<Self>) -> Option<Self> {
+        let allowed = |isa: &Self| {
+            isa.precision() == precision && cap.is_none_or(|cap| *isa <= cap) && isa.is_present()
+        };
         Self::ALL.into_iter().rev().find(allowed)
+    }
+
+    /// What its kernels compute in.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Avx2 | Self::Avx512 => Precision::Fp32,
+        }
     }
 
     /// Whether this processor, and the operating system, have it.
@@ -60,11 +78,14 @@ mod tests {
 
     #[test]
     fn a_cap_is_never_exceeded() {
-        for cap in Isa::ALL {
-            assert!(Isa::best(Some(cap)).is_none_or(|best| best <= cap && best.is_present()));
-            assert_eq!(cap.to_string().parse(), Ok(cap));
+        for precision in [Precision::Fp32, Precision::Bf16] {
+            let fits = |isa: &Isa| isa.is_present() && isa.precision() == precision;
+            assert_eq!(Isa::best(precision, None), Isa::ALL.into_iter().rev().find(fits));
+            for cap in Isa::ALL {
+                assert!(Isa::best(precision, Some(cap)).is_none_or(|best| best <= cap && fits(&best)));
+                assert_eq!(cap.to_string().parse(), Ok(cap));
+            }
         }
-        assert_eq!(Isa::best(None), Isa::ALL.into_iter().rev().find(|isa| isa.is_present()));
         assert!("sse9".parse::<Isa>().is_err());
     }
 }

@@ -38,8 +38,8 @@ mod weights;
 
 pub use encoder::Encoder;
 pub use error::{EncodeError, ModelError};
-pub use isa::Isa;
-pub use model::Model;
+pub use isa::{Isa, Precision};
+pub use model::{Hidden, Model};
 pub use shape::{Activation, Positions, Shape};
 pub use team::Team;
 pub use weights::{Linear, Norm, Part, WeightSource, Words};

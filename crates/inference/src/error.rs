@@ -57,6 +57,9 @@ pub enum StartError {
         #[source]
         source: ort::Error,
     },
+    /// embedgate's own kernels cannot be set up.
+    #[error("embedgate's own kernels cannot run the model")]
+    Kernels(#[source] Box<bert_cpu::ModelError>),
     /// The graph lacks an input or output that the model folder promised.
     #[error("the graph {} has no {what} `{name}`; it has: {found}", graph.display())]
     Signature {

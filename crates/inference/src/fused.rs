@@ -1,0 +1,65 @@
+//! The encoder that computes BERT and its relatives with embedgate's own kernels, without padding and without
+//! ONNX Runtime: the only file that names `bert_cpu`.
+
+use std::sync::Arc;
+
+use bert_cpu::{Model, Team};
+use ndarray::{ArrayView2, ShapeBuilder};
+
+use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, StartError};
+
+/// Encoders over one copy of a model's weights; each runs on its worker's thread, and a batch too small for one
+/// core is shared with the cores of workers that have nothing to do.
+///
+/// # Errors
+/// [`StartError::Config`] when `head` does not turn the model's states into `dimensions` values;
+/// [`StartError::Thread`] when a helper thread cannot be started.
+pub fn fused_encoders(
+    model: Arc<Model>,
+    head: Head,
+    dimensions: usize,
+    workers: usize,
+) -> Result<EncoderFactory, StartError> {
+    head.check(model.shape().hidden, dimensions)?;
+    let team = Team::new(workers.saturating_sub(1)).map_err(|error| StartError::Kernels(Box::new(error)))?;
+    let (team, head) = (Arc::new(team), Arc::new(head));
+    Ok(Arc::new(move || {
+        let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&team));
+        Ok(Box::new(Fused { encoder, head: Arc::clone(&head), dimensions }))
+    }))
+}
+
+struct Fused {
+    encoder: bert_cpu::Encoder,
+    head: Arc<Head>,
+    dimensions: usize,
+}
+
+impl Encoder for Fused {
+    fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    fn pads(&self) -> bool {
+        false
+    }
+
+    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
+        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), 0).map_err(|error| match error {
+            // As a panic of the encoder's own: the worker then builds a new one.
+            bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),
+            error => EncodeError::Other(error.to_string()),
+        })?;
+        let (stride, width) = (hidden.stride(), hidden.width());
+        let mut first = 0;
+        for (&length, out) in batch.lengths().iter().zip(out.chunks_exact_mut(self.dimensions)) {
+            // The last row may end before its stride does.
+            let values = &hidden.values()[first * stride..];
+            let tokens = ArrayView2::from_shape((length, width).strides((stride, 1)), values);
+            let tokens = tokens.map_err(|error| EncodeError::Other(error.to_string()))?;
+            self.head.apply(tokens, out);
+            first += length;
+        }
+        Ok(())
+    }
+}
