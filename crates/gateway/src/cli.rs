@@ -8,7 +8,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use inference::Provider;
 
-use crate::config::{self, Flags, Settings, Shown, Source};
+use crate::config::{self, Flags, IsaCap, PrecisionWish, Settings, Shown, Source};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,6 +103,14 @@ pub struct VerifyArgs {
     /// What runs it: `cpu`, `cuda` or `cuda:1`
     #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
     pub provider: Option<Provider>,
+
+    /// What it is computed in: `auto`, `fp32` or `bf16`
+    #[arg(long, env = "EMBEDGATE_PRECISION", value_name = "PRECISION", hide_possible_values = true)]
+    pub precision: Option<PrecisionWish>,
+
+    /// Up to which instructions: `auto`, `avx512`, `avx2`; `none` for ONNX Runtime
+    #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA")]
+    pub isa: Option<IsaCap>,
 
     /// Threads; 0 for one a processor
     #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]

@@ -38,6 +38,6 @@ mod server;
 pub mod telemetry;
 mod vocabulary;
 
-pub use load::{LoadError, ModelFault, load};
+pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
 pub use registry::{Registry, Served, UnknownModel};
 pub use server::{RunError, run, run_with};

@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use inference::{GoldenError, GoldenText, OnnxRuntime};
+use inference::{GoldenError, GoldenText};
 use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
 use thiserror::Error;
 
 use crate::cli::{ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, ModelSettings, Settings, Surroundings};
-use crate::load::{LoadError, ModelFault, golden_cosine, start};
+use crate::load::{Choice, Choices, ModelFault, Runtime, choices, golden_cosine, start};
 use crate::registry::Served;
 
 /// Whether what was to be checked is right.
@@ -31,9 +31,6 @@ pub enum CommandError {
     /// The settings cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// ONNX Runtime cannot be loaded.
-    #[error(transparent)]
-    Runtime(#[from] LoadError),
     /// The model cannot be started.
     #[error("cannot run the model in {}", folder.display())]
     Model {
@@ -132,25 +129,30 @@ fn verify(
     let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
-    let library = config.onnxruntime.as_deref().ok_or(LoadError::NoRuntime)?;
-    let runtime = OnnxRuntime::load(library).map_err(LoadError::Runtime)?;
+    let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
     let model = config.models.first().ok_or_else(no_golden)?;
-    let served = start(model, &folder, &runtime, Arc::new(()))
-        .map_err(|fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) })?;
-    writeln!(
-        out,
-        "{} · {} {} · ONNX Runtime {}",
-        args.folder.display(),
-        served.provider,
-        served.precision.name(),
-        runtime.version()
-    )?;
-    compare(&served, &card.golden, out)
+    let fault = |fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) };
+    let Choices { first, otherwise } = choices(model, &folder).map_err(fault)?;
+    let mut verdict = Verdict::Fail;
+    for choice in std::iter::once(first).chain(otherwise) {
+        let served = start(model, &folder, choice, &runtime, Arc::new(())).map_err(fault)?;
+        let (provider, precision) = (served.provider, served.precision.name());
+        let version = runtime.version().map_or_else(String::new, |version| format!(" {version}"));
+        let Choice { kernels, why } = choice;
+        let folder = args.folder.display();
+        writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({})", why.words())?;
+        verdict = compare(&served, &card.golden, out)?;
+        if verdict == Verdict::Pass {
+            break;
+        }
+    }
+    Ok(verdict)
 }
 
 /// The settings that verify needs, the rest from where the server would have it.
 fn flags(args: &VerifyArgs) -> Flags {
-    let model = ModelSettings { provider: args.provider, threads: args.threads, ..ModelSettings::default() };
+    let VerifyArgs { provider, precision, isa, threads, .. } = *args;
+    let model = ModelSettings { provider, precision, isa, threads, ..ModelSettings::default() };
     let settings = Settings {
         models: Some(vec![args.folder.clone()]),
         onnxruntime: args.onnxruntime.clone(),

@@ -6,7 +6,7 @@ use inference::{Engine, Overlong, Provider};
 use model_import::Precision;
 use thiserror::Error;
 
-use crate::config::TokenIds;
+use crate::{config::TokenIds, load::Choice};
 
 /// One model in service.
 pub struct Served {
@@ -32,8 +32,10 @@ pub struct Served {
     pub fingerprint: String,
     /// Where it runs.
     pub provider: Provider,
-    /// What its weights are stored in.
+    /// What it is computed in.
     pub precision: Precision,
+    /// What computes it, and why.
+    pub choice: Choice,
     /// From opening its folder until its vectors were checked.
     pub load_time: Duration,
 }

@@ -29,7 +29,7 @@ use crate::{
     body::BodyLimits,
     config::Config,
     lifecycle::Lifecycle,
-    load::{LoadError, load},
+    load::{Choice, LoadError, load},
     metrics::{Metrics, ModelInfo},
     middleware::observe,
     registry::{Registry, Served},
@@ -166,8 +166,9 @@ impl Services {
     /// Lets requests in, and says so.
     fn open(&self, registry: Registry, address: SocketAddr, elapsed: Duration) {
         let describe = |served: &Served| {
-            let Served { id, dimensions, provider, precision, .. } = served;
-            format!("{id} · {dimensions} dimensions · {provider} {}", precision.name())
+            let Served { id, dimensions, provider, precision, choice, .. } = served;
+            let (precision, Choice { kernels, why }) = (precision.name(), choice);
+            format!("{id} · {dimensions} dimensions · {provider} {precision} {kernels} ({})", why.words())
         };
         let models: Vec<_> = registry.models().map(describe).collect();
         let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
@@ -178,6 +179,7 @@ impl Services {
                 revision: &served.fingerprint,
                 dtype: served.precision.name(),
                 provider: served.provider,
+                choice: served.choice,
                 dimensions: served.dimensions,
                 max_tokens: served.window,
                 load_time: served.load_time,

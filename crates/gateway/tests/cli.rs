@@ -119,14 +119,14 @@ fn a_server_that_cannot_start_is_code_1_and_says_why() {
 
 #[test]
 fn without_a_command_it_serves() {
-    // Without ONNX Runtime it cannot, but it says so as `serve` does.
+    // Without a model it cannot, but it says so as `serve` does.
     let flags = run(&["--listen", "127.0.0.1:0"]);
     assert_eq!(flags.status.code(), Some(1));
     let folder = tempfile::tempdir().unwrap();
     let bare = run_in(folder.path(), &[], &[("EMBEDGATE_LISTEN", "127.0.0.1:0")]);
     assert_eq!(bare.status.code(), Some(1));
     for output in [flags, bare] {
-        assert!(err(&output).contains("ONNX Runtime"), "{}", err(&output));
+        assert!(err(&output).contains("there is no such folder"), "{}", err(&output));
     }
 }
 

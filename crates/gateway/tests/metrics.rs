@@ -7,7 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use gateway::metrics::{Metrics, ModelInfo, Outcome, Rejection};
+use gateway::{
+    Choice, Kernels, Why,
+    metrics::{Metrics, ModelInfo, Outcome, Rejection},
+};
 use inference::{BatchReport, Load, Observer, Provider};
 
 const LOAD: Load = Load {
@@ -86,6 +89,7 @@ fn complete() -> Metrics {
         revision: "abc",
         dtype: "fp32",
         provider: Provider::Cpu,
+        choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Network },
         dimensions: 384,
         max_tokens: 256,
         load_time: Duration::from_millis(250),
@@ -219,8 +223,8 @@ fn build_and_model_are_described_once() {
     assert_eq!(builds.len(), 1);
     assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
     assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
-    let model = "embedgate_model_info{dimensions=\"384\",dtype=\"fp32\",max_tokens=\"256\",model=\"m\",\
-                 provider=\"cpu\",revision=\"abc\"}";
+    let model = "embedgate_model_info{dimensions=\"384\",dtype=\"fp32\",kernels=\"onnxruntime\",\
+                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"network\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
 }

@@ -131,13 +131,6 @@ impl<L: Lanes> Exact<L> {
         self.lanes.run(LayerNorm { rows, width, scale, shift, epsilon });
     }
 
-    /// `out` = or += `left` · map, this task's columns.
-    fn product(&self, task: Task, left: Matrix, map: &Map, out: Matrix, then: Then) {
-        let (right, bias) = (&map.weight, map.bias.as_slice());
-        let panels = task.share(right.columns() / right.width());
-        self.lanes.run(Product { left, right, panels, bias, out, then });
-    }
-
     fn attend(&self, block: &Block, states: &States, heads: Range<usize>) {
         let head = head::<L>(&self.shape);
         let width = self.shape.heads * head;
@@ -182,21 +175,26 @@ impl<L: Lanes> Network for Exact<L> {
             let range = task.share(rows);
             state.rows_from(range.start, range.len())
         };
+        // `out` = or += `left` · map, this task's columns.
+        let product = |left: Matrix, Map { weight: right, bias }: &Map, out: Matrix, then: Then| {
+            let panels = task.share(right.columns() / right.width());
+            self.lanes.run(Product { left, right, panels, bias, out, then });
+        };
         match task.step {
             Step::Embed => self.embed(block, states, task.share(rows)),
             Step::Mix(layer) => {
-                self.product(task, state, &self.layers[layer].mix, all(states.mixed), Then::Store);
+                product(state, &self.layers[layer].mix, all(states.mixed), Then::Store);
             }
             Step::Attend(_) => self.attend(block, states, task.share(self.shape.heads)),
             Step::Project(layer) => {
-                self.product(task, attended, &self.layers[layer].project, state, Then::Add);
+                product(attended, &self.layers[layer].project, state, Then::Add);
             }
             Step::NormAttention(layer) => self.norm(share(), &self.layers[layer].attention),
             Step::Up(layer) => {
                 let then = Then::Activate(self.shape.activation);
-                self.product(task, state, &self.layers[layer].up, wide, then);
+                product(state, &self.layers[layer].up, wide, then);
             }
-            Step::Down(layer) => self.product(task, wide, &self.layers[layer].down, state, Then::Add),
+            Step::Down(layer) => product(wide, &self.layers[layer].down, state, Then::Add),
             Step::NormOutput(layer) => self.norm(share(), &self.layers[layer].output),
         }
     }

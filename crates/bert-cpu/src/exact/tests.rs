@@ -1,4 +1,5 @@
 //! The f32 network against the reference, over shapes and lengths, for every instruction set that is there.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{borrow::Cow, sync::Arc};
 

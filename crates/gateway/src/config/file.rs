@@ -230,6 +230,8 @@ impl<'text> Reader<'text> {
     fn model_settings(&mut self, table: &mut Table<'text>) -> ModelSettings {
         ModelSettings {
             provider: self.take(table, "provider"),
+            precision: self.take(table, "precision"),
+            isa: self.take(table, "isa"),
             threads: self.take(table, "threads"),
             workers: self.take(table, "workers"),
             overlong: self.take(table, "overlong"),

@@ -275,16 +275,22 @@ impl<'a> Merge<'a> {
         };
         let key = |name| Key { table, name, arg: name };
         let provider = pick!(self, table, flags, file, builtin, provider);
+        let precision = pick!(self, table, flags, file, builtin, precision);
+        let isa = pick!(self, table, flags, file, builtin, isa);
         let threads = pick!(self, table, flags, file, builtin, threads);
         let threads = self.or_processors(threads);
         let model = ModelConfig {
             provider,
+            precision,
+            isa,
             threads,
             workers: pick!(self, table, flags, file, builtin, workers),
             overlong: pick!(self, table, flags, file, builtin, overlong),
             token_ids: pick!(self, table, flags, file, builtin, token_ids),
             matryoshka: ascending(&self.pick(key("matryoshka"), sizes, file.matryoshka, Vec::new())),
-            batch_tokens: pick!(self, table, flags, file, builtin, batch_tokens),
+            batch_tokens: self
+                .pick_optional(key("batch_tokens"), flags.batch_tokens, file.batch_tokens)
+                .map(NonZeroUsize::get),
             batch_inputs: pick!(self, table, flags, file, builtin, batch_inputs),
             queue_tokens: pick!(self, table, flags, file, builtin, queue_tokens),
             window: self.pick_optional(key("window"), flags.window, file.window).map(NonZeroUsize::get),

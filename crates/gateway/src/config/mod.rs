@@ -28,7 +28,7 @@ pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
-pub use value::{LogFormat, TokenIds};
+pub use value::{IsaCap, LogFormat, PrecisionWish, TokenIds};
 
 /// Where the file is looked for when no other is named: under the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
@@ -122,9 +122,13 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// What runs it. One that is not there is an error at start-up, never a silent fall-back.
     pub provider: Provider,
-    /// Threads of one session; at least 1.
+    /// What it is computed in.
+    pub precision: PrecisionWish,
+    /// Up to which instructions our own kernels may be used.
+    pub isa: IsaCap,
+    /// Processors that it may use; at least 1.
     pub threads: usize,
-    /// Sessions, each owned by one thread; at least 1.
+    /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
     pub workers: usize,
     /// What becomes of a text longer than the window.
     pub overlong: Overlong,
@@ -132,8 +136,8 @@ pub struct ModelConfig {
     pub token_ids: TokenIds,
     /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
     pub matryoshka: Vec<usize>,
-    /// Tokens of one batch, padding included; a longer text runs alone.
-    pub batch_tokens: usize,
+    /// Tokens of one batch, padding included; a longer text runs alone. Without it, what suits the kernels.
+    pub batch_tokens: Option<usize>,
     /// Inputs of one batch.
     pub batch_inputs: usize,
     /// Tokens that may wait; every legal request fits.
@@ -198,12 +202,14 @@ impl ModelConfig {
             id,
             path,
             provider: Provider::Cpu,
+            precision: PrecisionWish::Auto,
+            isa: IsaCap::Best,
             threads: cpus.max(1),
             workers: 1,
             overlong: Overlong::Truncate,
             token_ids: TokenIds::Cl100kBase,
             matryoshka: Vec::new(),
-            batch_tokens: 1024,
+            batch_tokens: None,
             batch_inputs: 256,
             queue_tokens: default_queue_tokens(LimitsConfig::default().max_request_tokens),
             window: None,

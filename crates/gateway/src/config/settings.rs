@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use inference::{Overlong, Provider};
 
-use super::value::{LogFormat, TokenIds, parse_duration};
+use super::value::{IsaCap, LogFormat, PrecisionWish, TokenIds, parse_duration};
 
 /// The command line's and the environment's part of the settings.
 #[derive(Clone, Debug, Default)]
@@ -153,11 +153,22 @@ pub struct ModelSettings {
     #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
     pub provider: Option<Provider>,
 
-    /// Threads of one session; 0 for one a processor that this process may use.
+    /// What the model is computed in: `auto` takes bf16 where the processor is fast at it and the model's golden
+    /// vectors hold, else fp32; `bf16` that or an error; `fp32`.
+    #[arg(long, env = "EMBEDGATE_PRECISION", value_name = "PRECISION", hide_possible_values = true)]
+    pub precision: Option<PrecisionWish>,
+
+    /// Up to which instructions embedgate's own kernels may be used: `auto` for the best that there are, `avx512`,
+    /// `avx2`; with `none` ONNX Runtime computes every model.
+    #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA", hide_short_help = true)]
+    pub isa: Option<IsaCap>,
+
+    /// Processors that the model may use; 0 for all that this process may.
     #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]
     pub threads: Option<usize>,
 
-    /// Sessions of a model, each with its own copy of the weights.
+    /// Sessions of ONNX Runtime, each with its own copy of the weights and with `threads` threads. embedgate's own
+    /// kernels share one copy.
     #[arg(long, env = "EMBEDGATE_WORKERS", value_name = "N", hide_short_help = true)]
     pub workers: Option<NonZeroUsize>,
 
@@ -187,7 +198,8 @@ pub struct ModelSettings {
     )]
     pub matryoshka: Option<Vec<NonZeroUsize>>,
 
-    /// Tokens of one batch, padding included; a longer text runs alone.
+    /// Tokens of one batch, padding included; a longer text runs alone. Without it, 256 for embedgate's own kernels
+    /// and 1024 for ONNX Runtime.
     #[arg(long, env = "EMBEDGATE_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
     pub batch_tokens: Option<NonZeroUsize>,
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use bert_cpu::Isa;
 use clap::ValueEnum;
 use inference::{Overlong, Provider};
 use toml::de::DeValue;
@@ -45,6 +46,53 @@ pub enum TokenIds {
     Native,
     /// They are refused.
     Reject,
+}
+
+/// What a model is computed in, as the settings ask for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionWish {
+    /// bf16 where the processor is fast at it and the model's golden vectors hold, else fp32.
+    Auto,
+    /// IEEE single precision, whatever the processor.
+    Fp32,
+    /// bf16, or an error.
+    Bf16,
+}
+
+/// Up to which instructions embedgate's own kernels may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsaCap {
+    /// The best that the processor has.
+    Best,
+    /// No better than this.
+    At(Isa),
+    /// None at all: ONNX Runtime computes every model.
+    None,
+}
+
+impl fmt::Display for IsaCap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("auto"),
+            Self::At(isa) => isa.fmt(f),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+impl FromStr for IsaCap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Best),
+            "none" => Ok(Self::None),
+            isa => isa.parse().map(Self::At).map_err(|_| {
+                let known: Vec<_> = Isa::ALL.iter().rev().map(|isa| format!("`{isa}`")).collect();
+                format!("unknown instruction set `{isa}`: expected `auto`, {} or `none`", known.join(", "))
+            }),
+        }
+    }
 }
 
 /// Reads a duration: a number and `ms`, `s`, `m` or `h`; without a unit, seconds.
@@ -181,6 +229,8 @@ string_values! {
     Overlong: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
+    PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
+    IsaCap: "\"auto\", \"avx512\", \"avx2\" or \"none\"",
 }
 
 /// `FromStr` and `Display` in the spelling of `clap::ValueEnum`, so that flag and file agree.
@@ -205,4 +255,17 @@ macro_rules! spelt_as_flag {
     )*};
 }
 
-spelt_as_flag!(LogFormat, TokenIds);
+spelt_as_flag!(LogFormat, PrecisionWish, TokenIds);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caps_survive_a_round_trip() {
+        for text in ["auto", "avx2", "avx512", "none"] {
+            assert_eq!(text.parse::<IsaCap>().unwrap().to_string(), text);
+        }
+        assert!("mmx".parse::<IsaCap>().unwrap_err().contains("`none`"));
+    }
+}

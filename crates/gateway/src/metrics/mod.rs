@@ -12,6 +12,8 @@ use std::time::Duration;
 use inference::{BatchReport, Load, Observer, Provider};
 use prometheus::{Histogram, IntCounter, Registry, TextEncoder};
 
+use crate::load::Choice;
+
 use families::{Families, register};
 
 /// The label of requests that name no model of ours.
@@ -95,6 +97,8 @@ pub struct ModelInfo<'a> {
     pub dtype: &'a str,
     /// Where it runs.
     pub provider: Provider,
+    /// What computes it, and why.
+    pub choice: Choice,
     /// Length of its vectors.
     pub dimensions: usize,
     /// Its window.
@@ -177,8 +181,9 @@ impl Metrics {
     /// Notes that a model was loaded.
     pub fn model_loaded(&self, info: &ModelInfo<'_>) {
         let (dimensions, window) = (info.dimensions.to_string(), info.max_tokens.to_string());
-        let provider = info.provider.to_string();
-        let labels = [info.model, info.revision, info.dtype, &provider, &dimensions, &window];
+        let (provider, kernels) = (info.provider.to_string(), info.choice.kernels.to_string());
+        let why = info.choice.why.label();
+        let labels = [info.model, info.revision, info.dtype, &provider, &kernels, why, &dimensions, &window];
         self.families.model_info.with_label_values(&labels).set(1);
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
     }

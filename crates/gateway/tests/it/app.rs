@@ -10,7 +10,7 @@ use std::{
 };
 
 use gateway::{
-    Registry, RunError, Served,
+    Choice, Kernels, Registry, RunError, Served, Why,
     config::{ApiKey, Config, ModelConfig},
     run_with,
 };
@@ -207,7 +207,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         normalize: true,
         workers: model.workers,
         tokenizer_threads: 1,
-        batch_tokens: model.batch_tokens,
+        batch_tokens: model.batch_tokens.unwrap_or(1024),
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
     };
@@ -225,6 +225,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         fingerprint: "0".repeat(64),
         provider: model.provider,
         precision: model_import::Precision::Fp32,
+        choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Asked },
         load_time: Duration::ZERO,
     }
 }

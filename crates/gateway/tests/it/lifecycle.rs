@@ -93,13 +93,3 @@ fn an_alias_of_no_model_is_a_start_up_error() {
     assert!(matches!(error, RunError::Load(LoadError::Alias(_))));
     assert_eq!(error.to_string(), "the alias `x` stands for `nobody`, which is not served; served are: tiny");
 }
-
-#[test]
-fn without_onnx_runtime_the_error_names_both_remedies() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut config = gateway::config::Config::builtin(1);
-    config.onnxruntime = None;
-    let run = gateway::run(config, listener, std::future::pending());
-    let error = actix_web::rt::System::new().block_on(run).unwrap_err().to_string();
-    assert!(error.contains("cargo xtask setup") && error.contains("ORT_DYLIB_PATH"), "{error}");
-}

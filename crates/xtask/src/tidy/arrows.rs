@@ -10,7 +10,7 @@ use super::SourceFile;
 /// Crates of the workspace that a crate may depend on.
 const ARROWS: [(&str, &[&str]); 6] = [
     ("bert-cpu", &[]),
-    ("gateway", &["inference", "model-import", "openai-schema"]),
+    ("gateway", &["bert-cpu", "inference", "model-import", "openai-schema"]),
     ("inference", &["bert-cpu"]),
     ("model-import", &[]),
     ("openai-schema", &[]),

@@ -1,11 +1,15 @@
 //! From settings to running engines: what happens between start and ready.
 //!
-//! For each model: open its folder, import its graph where that is missing or stale, start the engine (which
-//! warms it up), and have it reproduce its card's golden vectors on the very provider that will serve. What
-//! cannot be served is an error here, before the first request.
+//! For each model: open its folder, choose what computes it (`choice`: our own kernels or ONNX Runtime), start the
+//! engine (which warms it up), and have it reproduce its card's golden vectors on the very arithmetic that will
+//! serve. What cannot be served is an error here, before the first request.
+
+mod choice;
+mod kernels;
+mod onnx;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,21 +17,28 @@ use std::{
     time::{Instant, UNIX_EPOCH},
 };
 
+use bert_cpu::Isa;
 use inference::{
-    Activation, Dense, Engine, EngineConfig, GoldenError, GoldenText, Head, Observer, OnnxConfig, OnnxInput,
-    OnnxOutput, OnnxRuntime, Pooling, StartError, onnx_encoders,
+    Activation, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Head, Observer,
+    Pooling, StartError, fused_encoders,
 };
-use model_import::{
-    Card, DenseActivation, DenseLayer, Graph, GraphInput, ImportError, ModelFolder, OutputKind, PoolingMode,
-    Precision, Progress, Stage,
-};
+use model_import::{Card, DenseActivation, DenseLayer, ImportError, ModelFolder, PoolingMode, Precision};
 use thiserror::Error;
 
+pub use self::choice::{Choice, Kernels, Why};
+use self::choice::{Question, choose};
+pub(crate) use self::{choice::Choices, onnx::Runtime};
 use crate::{
     config::{Config, ModelConfig},
     metrics::Metrics,
     registry::{Registry, Served, UnknownModel},
 };
+
+/// Tokens of one batch in ONNX Runtime, unless the settings say otherwise.
+const GRAPH_BATCH: usize = 1024;
+/// As much for our own kernels: whole sequences that go through all layers on one core while their states stay in
+/// its caches. Larger blocks gained nothing (`cargo xtask bench engine`).
+const OWN_BATCH: usize = 256;
 
 /// Least cosine between a card's golden vector and the one that this machine computes. In fp32 rounding alone
 /// stays far above; half precisions come close to theirs; a wrong pooling, tokenizer or provider does not.
@@ -39,14 +50,6 @@ pub(crate) fn golden_cosine(precision: Precision) -> f64 {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// No ONNX Runtime library was named or found.
-    #[error(
-        "ONNX Runtime's library is not there: run `cargo xtask setup`, or name the library in ORT_DYLIB_PATH"
-    )]
-    NoRuntime,
-    /// ONNX Runtime does not load.
-    #[error(transparent)]
-    Runtime(StartError),
     /// A model cannot be served.
     #[error("cannot serve the model `{id}` from {}", path.display())]
     Model {
@@ -70,6 +73,23 @@ pub enum LoadError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModelFault {
+    /// No ONNX Runtime library was named or found, and the model needs one.
+    #[error(
+        "ONNX Runtime's library is not there: run `cargo xtask setup`, or name the library in ORT_DYLIB_PATH"
+    )]
+    NoRuntime,
+    /// ONNX Runtime does not load.
+    #[error(transparent)]
+    Runtime(StartError),
+    /// Our own kernels cannot be set up.
+    #[error("its weights cannot be prepared for embedgate's own kernels")]
+    Kernels(#[source] Box<bert_cpu::ModelError>),
+    /// There is no folder.
+    #[error(
+        "there is no such folder: `cargo xtask setup` fetches the default model into models/, `--model` or a \
+         settings file names others"
+    )]
+    NoFolder,
     /// The folder cannot be used.
     #[error("its folder cannot be used")]
     Folder(#[source] ImportError),
@@ -89,6 +109,9 @@ pub enum ModelFault {
     /// A setting contradicts the folder.
     #[error("its settings do not fit its folder: {0}")]
     Settings(String),
+    /// There are no kernels of our own for the network, although they were chosen.
+    #[error("there are no kernels for its network on {0}")]
+    Unknown(Isa),
     /// The engine does not start.
     #[error("its engine cannot start")]
     Start(#[from] StartError),
@@ -108,10 +131,7 @@ pub enum ModelFault {
 /// # Errors
 /// The first model that cannot be served; [`LoadError::Cancelled`] when `cancelled` was set meanwhile.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
-    let library = config.onnxruntime.as_deref().ok_or(LoadError::NoRuntime)?;
-    let runtime = OnnxRuntime::load(library).map_err(LoadError::Runtime)?;
-    metrics.runtime_loaded(runtime.version());
-    tracing::debug!(version = runtime.version(), library = %library.display(), "ONNX Runtime loaded");
+    let runtime = Runtime::new(config.onnxruntime.as_deref(), Some(metrics));
     let mut models = Vec::with_capacity(config.models.len());
     for model in &config.models {
         if cancelled.load(Ordering::Acquire) {
@@ -127,41 +147,71 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
 }
 
 /// Opens, starts and checks one model.
-fn serve(model: &ModelConfig, runtime: &OnnxRuntime, metrics: &Metrics) -> Result<Served, ModelFault> {
+fn serve(model: &ModelConfig, runtime: &Runtime<'_>, metrics: &Metrics) -> Result<Served, ModelFault> {
     let started = Instant::now();
-    let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
-    let mut served = start(model, &folder, runtime, Arc::new(metrics.model(Some(&model.id))))?;
-    if let Some(card) = folder.card() {
-        check_golden(&served, card)
-            .map_err(|source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) })?;
+    if !model.path.is_dir() {
+        return Err(ModelFault::NoFolder);
     }
+    let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
+    let attempt = |choice: Choice| {
+        let served = start(model, &folder, choice, runtime, Arc::new(metrics.model(Some(&model.id))))?;
+        let checked = folder.card().map_or(Ok(()), |card| check_golden(&served, card));
+        let missed = |source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) };
+        checked.map(|()| served).map_err(missed)
+    };
+    let Choices { first, otherwise } = choices(model, &folder)?;
+    let mut served = match (attempt(first), otherwise) {
+        (Err(ModelFault::Golden { source, .. }), Some(otherwise)) => {
+            let (model, kernels) = (&model.id, first.kernels.to_string());
+            tracing::warn!(model, kernels, error = %source, "the golden vectors are missed: with other kernels");
+            attempt(otherwise)?
+        }
+        (attempted, _) => attempted?,
+    };
     served.load_time = started.elapsed();
     Ok(served)
 }
 
-/// Imports a model where that is due and starts its engine, without looking at its vectors.
+/// The ways to compute a model on this machine.
+pub(crate) fn choices(model: &ModelConfig, folder: &ModelFolder) -> Result<Choices, ModelFault> {
+    let question = Question {
+        provider: model.provider,
+        precision: model.precision,
+        isa: model.isa,
+        known: kernels::knows(folder)?,
+        golden: folder.card().is_some_and(|card| !card.golden.is_empty()),
+    };
+    choose(question, Isa::best).map_err(ModelFault::Settings)
+}
+
+/// Starts a model's engine, without looking at its vectors.
 pub(crate) fn start(
     model: &ModelConfig,
     folder: &ModelFolder,
-    runtime: &OnnxRuntime,
+    choice: Choice,
+    runtime: &Runtime<'_>,
     observer: Arc<dyn Observer>,
 ) -> Result<Served, ModelFault> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let graph = import(model, folder)?;
+    let (encoders, precision) = encoders(model, folder, choice.kernels, runtime)?;
+    let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
+    let (workers, batch_tokens) = match choice.kernels {
+        Kernels::Own(_) => (model.threads, OWN_BATCH),
+        Kernels::OnnxRuntime => (model.workers, GRAPH_BATCH),
+    };
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: folder.tokenizer().to_owned(),
         window: window(model, folder),
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
-        workers: model.workers,
+        workers,
         tokenizer_threads: model.threads,
-        batch_tokens: model.batch_tokens,
+        batch_tokens: model.batch_tokens.unwrap_or(batch_tokens),
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
     };
-    let encoders = onnx_encoders(runtime, onnx(model, folder, &graph)?);
     let engine = Engine::start(config, &encoders, observer)?;
     Ok(Served {
         id: model.id.as_str().into(),
@@ -172,12 +222,30 @@ pub(crate) fn start(
         matryoshka: model.matryoshka.clone(),
         overlong: model.overlong,
         token_ids: model.token_ids,
-        created: modified(&graph.path),
-        fingerprint: graph.fingerprint,
+        created: modified(folder),
+        fingerprint,
         provider: model.provider,
-        precision: graph.precision,
+        precision,
+        choice,
         load_time: started.elapsed(),
     })
+}
+
+/// What computes the vectors, and in which precision.
+fn encoders(
+    model: &ModelConfig,
+    folder: &ModelFolder,
+    kernels: Kernels,
+    runtime: &Runtime<'_>,
+) -> Result<(EncoderFactory, Precision), ModelFault> {
+    let Kernels::Own(isa) = kernels else { return onnx::encoders(model, folder, runtime) };
+    let packed = kernels::model(folder, isa, model.threads)?.ok_or(ModelFault::Unknown(isa))?;
+    let encoders = fused_encoders(packed, head(folder)?, folder.dimensions(), model.threads)?;
+    let precision = match isa.precision() {
+        bert_cpu::Precision::Fp32 => Precision::Fp32,
+        bert_cpu::Precision::Bf16 => Precision::Bf16,
+    };
+    Ok((encoders, precision))
 }
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.
@@ -199,19 +267,6 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), Model
     Err(ModelFault::Settings(reason))
 }
 
-/// The folder's graph, written first where it is missing or stale.
-fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelFault> {
-    let mut writing = false;
-    let mut progress = |progress: Progress| {
-        if progress.stage == Stage::Writing && !writing {
-            writing = true;
-            tracing::info!(model = model.id, folder = %model.path.display(), "writing the model's graph");
-        }
-    };
-    model_import::import(folder, &mut progress)
-        .map_err(|source| ModelFault::Import { path: model.path.clone(), source: Box::new(source) })
-}
-
 fn check_golden(served: &Served, card: &Card) -> Result<(), GoldenError> {
     // A text that the card's window holds and a smaller one cuts has another vector by right.
     let golden = card.golden.iter().filter(|golden| golden.tokens <= served.window);
@@ -223,31 +278,12 @@ fn check_golden(served: &Served, card: &Card) -> Result<(), GoldenError> {
     Ok(())
 }
 
-fn onnx(model: &ModelConfig, folder: &ModelFolder, graph: &Graph) -> Result<OnnxConfig, StartError> {
-    let output_kind = match graph.output.kind {
-        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(Head {
-            pooling: pooling(folder.pooling()),
-            dense: folder.dense().iter().map(dense).collect::<Result<_, _>>()?,
-        }),
-        OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
-    };
-    Ok(OnnxConfig {
-        graph: graph.path.clone(),
-        inputs: graph.inputs.iter().copied().map(input).collect(),
-        output: graph.output.name.clone(),
-        output_kind,
-        provider: model.provider,
-        intra_threads: model.threads,
-        dimensions: folder.dimensions(),
+/// What turns token states into a vector.
+fn head(folder: &ModelFolder) -> Result<Head, StartError> {
+    Ok(Head {
+        pooling: pooling(folder.pooling()),
+        dense: folder.dense().iter().map(dense).collect::<Result<_, _>>()?,
     })
-}
-
-fn input(input: GraphInput) -> OnnxInput {
-    match input {
-        GraphInput::InputIds => OnnxInput::InputIds,
-        GraphInput::AttentionMask => OnnxInput::AttentionMask,
-        GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
-    }
 }
 
 fn pooling(mode: PoolingMode) -> Pooling {
@@ -269,9 +305,9 @@ fn dense(layer: &DenseLayer) -> Result<Dense, StartError> {
     Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
 }
 
-/// When `file` was last written, in seconds since 1970; 0 where the file system does not say.
-fn modified(file: &Path) -> u32 {
-    let time = file.metadata().and_then(|metadata| metadata.modified()).ok();
+/// When the model's tokenizer was last written, in seconds since 1970; 0 where the file system does not say.
+fn modified(folder: &ModelFolder) -> u32 {
+    let time = folder.tokenizer().metadata().and_then(|metadata| metadata.modified()).ok();
     let age = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     age.and_then(|age| u32::try_from(age.as_secs()).ok()).unwrap_or(0)
 }

@@ -1,0 +1,97 @@
+//! A model folder's tensors for embedgate's own kernels: `model_import` says where they are, `bert_cpu` what they
+//! are for.
+
+use std::{borrow::Cow, error::Error, sync::Arc};
+
+use bert_cpu::{Isa, Model, Part, Shape, WeightSource};
+use model_import::{EncoderWeights, ImportError, ModelFolder};
+
+use super::ModelFault;
+
+/// Reads and packs the weights of `folder` for `isa`, on up to `threads` threads. `None` where there are no
+/// kernels for its network.
+pub(super) fn model(
+    folder: &ModelFolder,
+    isa: Isa,
+    threads: usize,
+) -> Result<Option<Arc<Model>>, ModelFault> {
+    let Some(weights) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
+    let Some(shape) = shape(&weights) else { return Ok(None) };
+    // A map of its own for the words: the other one, with the pages that packing touched, is closed below.
+    let Some(words) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
+    let words = words.into_words().map_err(ModelFault::Folder)?;
+    let words = Arc::new(move |id: u32, out: &mut [f32]| words.row(id, out));
+    let model = Model::new(shape, &Source(&weights), words, isa, threads);
+    model.map(|model| Some(Arc::new(model))).map_err(|error| ModelFault::Kernels(Box::new(error)))
+}
+
+/// Whether there are kernels for the network of `folder`.
+pub(super) fn knows(folder: &ModelFolder) -> Result<bool, ModelFault> {
+    let weights = folder.encoder().map_err(ModelFault::Folder)?;
+    Ok(weights.as_ref().and_then(shape).is_some())
+}
+
+/// The sizes in the kernels' terms; `None` for what they cannot compute.
+fn shape(weights: &EncoderWeights) -> Option<Shape> {
+    let sizes = weights.sizes();
+    let shape = Shape {
+        hidden: sizes.hidden,
+        heads: sizes.heads,
+        layers: sizes.layers,
+        intermediate: sizes.intermediate,
+        vocabulary: sizes.vocabulary,
+        position_rows: sizes.position_rows,
+        positions: match sizes.positions {
+            model_import::Positions::FromZero => bert_cpu::Positions::FromZero,
+            model_import::Positions::AfterPadding(padding) => {
+                bert_cpu::Positions::AfterPadding(u32::try_from(padding).ok()?)
+            }
+        },
+        activation: match sizes.activation {
+            model_import::Activation::Gelu => bert_cpu::Activation::Gelu,
+            model_import::Activation::GeluTanh => bert_cpu::Activation::GeluTanh,
+            model_import::Activation::Relu => bert_cpu::Activation::Relu,
+        },
+        epsilon: sizes.epsilon,
+    };
+    shape.checked().ok()
+}
+
+struct Source<'w>(&'w EncoderWeights);
+
+impl WeightSource for Source<'_> {
+    fn read(&self, part: Part) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
+        Ok(Cow::Owned(self.tensor(part)?))
+    }
+}
+
+impl Source<'_> {
+    fn tensor(&self, part: Part) -> Result<Vec<f32>, ImportError> {
+        match part {
+            Part::Weight(layer, map) => self.0.weight(layer, linear(map)),
+            Part::Bias(layer, map) => self.0.bias(layer, linear(map)),
+            Part::Scale(of) => self.0.scale(norm(of)),
+            Part::Shift(of) => self.0.shift(norm(of)),
+            Part::Positions => self.0.positions(),
+        }
+    }
+}
+
+fn linear(linear: bert_cpu::Linear) -> model_import::Linear {
+    match linear {
+        bert_cpu::Linear::Query => model_import::Linear::Query,
+        bert_cpu::Linear::Key => model_import::Linear::Key,
+        bert_cpu::Linear::Value => model_import::Linear::Value,
+        bert_cpu::Linear::Projection => model_import::Linear::Projection,
+        bert_cpu::Linear::Up => model_import::Linear::Up,
+        bert_cpu::Linear::Down => model_import::Linear::Down,
+    }
+}
+
+fn norm(norm: bert_cpu::Norm) -> model_import::Norm {
+    match norm {
+        bert_cpu::Norm::Embeddings => model_import::Norm::Embeddings,
+        bert_cpu::Norm::Attention(layer) => model_import::Norm::Attention(layer),
+        bert_cpu::Norm::Output(layer) => model_import::Norm::Output(layer),
+    }
+}

@@ -1,0 +1,86 @@
+//! A model folder's graph for ONNX Runtime: written where it is missing or stale, and described.
+
+use std::{cell::OnceCell, path::Path};
+
+use inference::{EncoderFactory, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
+use model_import::{Graph, GraphInput, ModelFolder, OutputKind, Precision, Progress, Stage};
+
+use super::{ModelFault, head};
+use crate::{config::ModelConfig, metrics::Metrics};
+
+/// ONNX Runtime, loaded when the first model needs it.
+pub(crate) struct Runtime<'l> {
+    library: Option<&'l Path>,
+    metrics: Option<&'l Metrics>,
+    loaded: OnceCell<OnnxRuntime>,
+}
+
+impl<'l> Runtime<'l> {
+    /// The runtime in `library`; `metrics` are told its version.
+    pub(crate) fn new(library: Option<&'l Path>, metrics: Option<&'l Metrics>) -> Self {
+        Self { library, metrics, loaded: OnceCell::new() }
+    }
+
+    fn get(&self) -> Result<&OnnxRuntime, ModelFault> {
+        if let Some(runtime) = self.loaded.get() {
+            return Ok(runtime);
+        }
+        let library = self.library.ok_or(ModelFault::NoRuntime)?;
+        let runtime = OnnxRuntime::load(library).map_err(ModelFault::Runtime)?;
+        if let Some(metrics) = self.metrics {
+            metrics.runtime_loaded(runtime.version());
+        }
+        tracing::debug!(version = runtime.version(), library = %library.display(), "ONNX Runtime loaded");
+        Ok(self.loaded.get_or_init(|| runtime))
+    }
+
+    /// The version, once it is loaded.
+    pub(crate) fn version(&self) -> Option<&str> {
+        self.loaded.get().map(OnnxRuntime::version)
+    }
+}
+
+/// Encoders that run the folder's graph, and what its weights are stored in.
+pub(super) fn encoders(
+    model: &ModelConfig,
+    folder: &ModelFolder,
+    runtime: &Runtime<'_>,
+) -> Result<(EncoderFactory, Precision), ModelFault> {
+    let runtime = runtime.get()?;
+    let graph = import(model, folder)?;
+    let output_kind = match graph.output.kind {
+        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(head(folder)?),
+        OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
+    };
+    let config = OnnxConfig {
+        graph: graph.path,
+        inputs: graph.inputs.into_iter().map(input).collect(),
+        output: graph.output.name,
+        output_kind,
+        provider: model.provider,
+        intra_threads: model.threads,
+        dimensions: folder.dimensions(),
+    };
+    Ok((onnx_encoders(runtime, config), graph.precision))
+}
+
+/// The folder's graph, written first where it is missing or stale.
+fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelFault> {
+    let mut writing = false;
+    let mut progress = |progress: Progress| {
+        if progress.stage == Stage::Writing && !writing {
+            writing = true;
+            tracing::info!(model = model.id, folder = %model.path.display(), "writing the model's graph");
+        }
+    };
+    model_import::import(folder, &mut progress)
+        .map_err(|source| ModelFault::Import { path: model.path.clone(), source: Box::new(source) })
+}
+
+fn input(input: GraphInput) -> OnnxInput {
+    match input {
+        GraphInput::InputIds => OnnxInput::InputIds,
+        GraphInput::AttentionMask => OnnxInput::AttentionMask,
+        GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
+    }
+}

@@ -1,0 +1,145 @@
+//! Every way to compute a model that this machine has, from the model's folder to its vectors: the tiny models of
+//! four families, against what sentence-transformers computed for them.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+use bert_cpu::Isa;
+use gateway::{
+    Kernels, LoadError, Registry, Why,
+    config::{Config, IsaCap, ModelConfig, PrecisionWish},
+    load,
+    metrics::Metrics,
+};
+use inference::{Input, Job, Overlong};
+use serde::Deserialize;
+
+/// What sentence-transformers computed for a model.
+#[derive(Deserialize)]
+struct Reference {
+    texts: Vec<String>,
+    vectors: Vec<Vec<f32>>,
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A copy of a tiny model, in a folder of its own: loading may write beside the weights.
+fn tiny(name: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(&workspace().join("crates/model-import/tests/tiny-models").join(name), copy.path());
+    copy
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn config(folder: &Path, isa: IsaCap) -> Config {
+    let model = ModelConfig { isa, ..ModelConfig::builtin("tiny".to_owned(), folder.to_owned(), 2) };
+    let library = workspace().join(".runtime/onnxruntime/libonnxruntime.so");
+    Config {
+        models: vec![model],
+        aliases: BTreeMap::new(),
+        default_model: "tiny".to_owned(),
+        onnxruntime: library.exists().then_some(library),
+        ..Config::builtin(2)
+    }
+}
+
+fn served(config: &Config) -> Result<Registry, LoadError> {
+    load(config, &Metrics::new(["tiny"]), &AtomicBool::new(false))
+}
+
+fn embed(registry: &Registry, texts: &[String]) -> Vec<f32> {
+    let job = Job {
+        inputs: texts.iter().cloned().map(Input::Text).collect(),
+        overlong: Overlong::Truncate,
+        deadline: Instant::now() + Duration::from_secs(300),
+        max_tokens: usize::MAX,
+    };
+    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
+}
+
+/// Every cap under which this machine computes differently, and the kernels to expect.
+fn ways() -> Vec<(IsaCap, Kernels)> {
+    let own = Isa::ALL.into_iter().filter(|isa| {
+        let present = isa.is_present() && isa.precision() == bert_cpu::Precision::Fp32;
+        if !present {
+            println!("NOT RUN: {isa} is not here, or has tests of its own");
+        }
+        present
+    });
+    own.map(|isa| (IsaCap::At(isa), Kernels::Own(isa)))
+        .chain([(IsaCap::None, Kernels::OnnxRuntime)])
+        .collect()
+}
+
+#[test]
+fn tiny_models_give_the_reference_vectors_with_all_kernels() {
+    let models =
+        ["bert-cls", "bert-mean", "distilbert-cls", "distilbert-dense", "roberta-mean", "xlm-roberta-mean"];
+    for name in models {
+        let folder = tiny(name);
+        let reference = std::fs::read(folder.path().join("reference.json")).unwrap();
+        let reference: Reference = serde_json::from_slice(&reference).unwrap();
+        let expected = reference.vectors.concat();
+        for (cap, kernels) in ways() {
+            let registry = served(&config(folder.path(), cap)).unwrap();
+            assert_eq!(registry.find("tiny").unwrap().choice.kernels, kernels, "{name}");
+            let found = embed(&registry, &reference.texts);
+            assert_eq!(found.len(), expected.len());
+            let worst = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs());
+            let worst = worst.fold(0.0, f32::max);
+            // Some are not normalised, so their values reach 3.
+            assert!(worst < 6e-6, "{name} with {kernels}: off by {worst}");
+        }
+    }
+}
+
+#[test]
+fn our_own_kernels_need_neither_graph_nor_library() {
+    let folder = tiny("bert-mean");
+    let Some((cap, _)) = ways().into_iter().find(|(cap, _)| *cap != IsaCap::None) else {
+        return println!("NOT RUN: no kernels of our own for this processor");
+    };
+    let config = Config { onnxruntime: None, ..config(folder.path(), cap) };
+    let registry = served(&config).unwrap();
+    assert_eq!(registry.find("tiny").unwrap().choice.why, Why::NoBf16);
+    assert!(!folder.path().join("embedgate.onnx").exists());
+}
+
+#[test]
+fn what_cannot_be_had_is_an_error_that_says_what_to_do() {
+    let folder = tiny("bert-mean");
+    let message = |config: &Config| {
+        let error = served(config).err().unwrap();
+        let mut error: &dyn std::error::Error = &error;
+        let mut message = error.to_string();
+        while let Some(source) = error.source() {
+            error = source;
+            message += &format!(": {error}");
+        }
+        message
+    };
+    let without = Config { onnxruntime: None, ..config(folder.path(), IsaCap::None) };
+    let remedies = ["cargo xtask setup", "ORT_DYLIB_PATH"];
+    assert!(remedies.iter().all(|remedy| message(&without).contains(remedy)), "{}", message(&without));
+    let mut bf16 = config(folder.path(), IsaCap::None);
+    bf16.models[0].precision = PrecisionWish::Bf16;
+    assert!(message(&bf16).contains("precision = \"bf16\" cannot be had"), "{}", message(&bf16));
+}
