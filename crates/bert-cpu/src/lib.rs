@@ -27,6 +27,7 @@ mod error;
 mod exact;
 mod isa;
 mod lanes;
+mod layer;
 mod matrix;
 mod memory;
 mod model;
@@ -34,6 +35,8 @@ mod plan;
 pub mod reference;
 mod shape;
 mod team;
+#[cfg(test)]
+mod testing;
 mod weights;
 
 pub use encoder::Encoder;

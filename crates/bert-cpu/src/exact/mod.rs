@@ -20,18 +20,16 @@ use panels::Panels;
 use product::{Product, Then};
 
 use crate::{
-    Linear, ModelError, Norm, Part, Shape, WeightSource, Words,
+    ModelError, Norm, Part, Shape, WeightSource, Words,
     encoder::Block,
     lanes::Lanes,
+    layer::{Affine, Layer, Map, UNIT, Unpacked, read_layers},
     matrix::Matrix,
     memory::Buffer,
     model::{Hidden, Network},
     plan::{Step, Task},
     weights::read,
 };
-
-/// Columns of a state come in multiples of this: the widest panel.
-const UNIT: usize = 32;
 
 /// A model's weights, packed for the instruction set `L`.
 pub(crate) struct Exact<L> {
@@ -40,38 +38,12 @@ pub(crate) struct Exact<L> {
     words: Words,
     positions: Vec<f32>,
     embeddings: Affine,
-    layers: Vec<Layer>,
-}
-
-struct Layer {
-    mix: Map,
-    project: Map,
-    attention: Affine,
-    up: Map,
-    down: Map,
-    output: Affine,
-}
-
-/// A weight and its bias.
-struct Map {
-    weight: Panels,
-    bias: Vec<f32>,
-}
-
-/// A norm's scale and shift, padded.
-struct Affine {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
+    layers: Vec<Layer<Panels>>,
 }
 
 /// A head's width, padded to whole panels.
 fn head<L: Lanes>(shape: &Shape) -> usize {
     shape.head().next_multiple_of(2 * L::WIDTH)
-}
-
-fn pad(mut values: Vec<f32>) -> Vec<f32> {
-    values.resize(values.len().next_multiple_of(UNIT), 0.0);
-    values
 }
 
 impl<L: Lanes> Exact<L> {
@@ -86,28 +58,17 @@ impl<L: Lanes> Exact<L> {
         words: Words,
         threads: usize,
     ) -> Result<Self, ModelError> {
-        let share = shape.layers.div_ceil(threads.max(1)).max(1);
-        let layers = std::thread::scope(|scope| {
-            let starts = (0..shape.layers).step_by(share);
-            let handles: Vec<_> = starts
-                .map(|start| {
-                    let range = start..shape.layers.min(start + share);
-                    scope.spawn(move || range.map(|layer| Layer::read::<L>(&shape, source, layer)).collect())
-                })
-                .collect();
-            let results = handles.into_iter().map(|handle| match handle.join() {
-                Ok(layers) => layers,
-                Err(panic) => std::panic::resume_unwind(panic),
-            });
-            results.collect::<Result<Vec<Vec<Layer>>, ModelError>>()
-        })?;
+        let panel = 2 * L::WIDTH;
+        let pack =
+            |Unpacked { inputs, columns, column }: Unpacked<'_>| Panels::pack(panel, inputs, columns, column);
+        let layers = read_layers(&shape, source, head::<L>(&shape), threads, pack)?;
         Ok(Self {
             lanes,
             shape,
             words,
             positions: read(source, Part::Positions, &shape)?.into_owned(),
             embeddings: Affine::read(&shape, source, Norm::Embeddings)?,
-            layers: layers.into_iter().flatten().collect(),
+            layers,
         })
     }
 
@@ -176,7 +137,7 @@ impl<L: Lanes> Network for Exact<L> {
             state.rows_from(range.start, range.len())
         };
         // `out` = or += `left` · map, this task's columns.
-        let product = |left: Matrix, Map { weight: right, bias }: &Map, out: Matrix, then: Then| {
+        let product = |left: Matrix, Map { weight: right, bias }: &Map<Panels>, out: Matrix, then: Then| {
             let panels = task.share(right.columns() / right.width());
             self.lanes.run(Product { left, right, panels, bias, out, then });
         };
@@ -203,62 +164,6 @@ impl<L: Lanes> Network for Exact<L> {
         // SAFETY: asked when no task runs.
         let values = unsafe { states.buffers[0].as_slice() };
         Hidden::new(&values[..block.rows() * states.state.stride()], states.state.stride(), self.shape.hidden)
-    }
-}
-
-impl Layer {
-    fn read<L: Lanes>(shape: &Shape, source: &dyn WeightSource, layer: usize) -> Result<Self, ModelError> {
-        let Shape { hidden, heads, intermediate, .. } = *shape;
-        let (width, padded) = (shape.head(), head::<L>(shape));
-        let weight = |linear| read(source, Part::Weight(layer, linear), shape);
-        let bias = |linear| read(source, Part::Bias(layer, linear), shape);
-        // Where column or input `index` of the padded heads comes from.
-        let place = |index: usize| (index % padded < width).then(|| index / padded * width + index % padded);
-        let every = |count: usize| (0..count).map(Some).collect::<Vec<_>>();
-        let panel = 2 * L::WIDTH;
-
-        // softmax₂ takes powers of two, and the scores divided by the root of a head's width.
-        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
-        let linears = [(Linear::Query, scale), (Linear::Key, 1.0), (Linear::Value, 1.0)];
-        let weights = linears.map(|(linear, factor)| weight(linear).map(|weight| (weight, factor)));
-        let [query, key, value] = weights;
-        let weights = [query?, key?, value?];
-        let across = heads * padded;
-        let mix = Panels::pack(panel, &every(hidden), 3 * across, |column| {
-            let (weight, factor) = &weights[column / across];
-            place(column % across).map(|row| (&weight[row * hidden..][..hidden], *factor))
-        });
-        let mut mix_bias = vec![0.0; 3 * across];
-        for (which, (linear, factor)) in linears.into_iter().enumerate() {
-            let bias = bias(linear)?;
-            for (column, out) in mix_bias[which * across..][..across].iter_mut().enumerate() {
-                *out = place(column).map_or(0.0, |row| bias[row] * factor);
-            }
-        }
-
-        let map = |linear, inputs: &[Option<usize>], outputs: usize| -> Result<Map, ModelError> {
-            let (weight, length) = (weight(linear)?, Part::Weight(layer, linear).len(shape) / outputs);
-            let packed = Panels::pack(panel, inputs, outputs.next_multiple_of(UNIT), |column| {
-                (column < outputs).then(|| (&weight[column * length..][..length], 1.0))
-            });
-            Ok(Map { weight: packed, bias: pad(bias(linear)?.into_owned()) })
-        };
-        let inputs: Vec<_> = (0..across).map(place).collect();
-        Ok(Self {
-            mix: Map { weight: mix, bias: mix_bias },
-            project: map(Linear::Projection, &inputs, hidden)?,
-            attention: Affine::read(shape, source, Norm::Attention(layer))?,
-            up: map(Linear::Up, &every(hidden), intermediate)?,
-            down: map(Linear::Down, &every(intermediate), hidden)?,
-            output: Affine::read(shape, source, Norm::Output(layer))?,
-        })
-    }
-}
-
-impl Affine {
-    fn read(shape: &Shape, source: &dyn WeightSource, norm: Norm) -> Result<Self, ModelError> {
-        let scale = pad(read(source, Part::Scale(norm), shape)?.into_owned());
-        Ok(Self { scale, shift: pad(read(source, Part::Shift(norm), shape)?.into_owned()) })
     }
 }
 
