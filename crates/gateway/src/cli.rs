@@ -30,7 +30,7 @@ Examples:
 A setting is taken from its flag, else from its variable, else from the settings file, else its
 default holds. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that are let in,
 as name=key or key, separated by commas; ORT_DYLIB_PATH names ONNX Runtime's library, as elsewhere.
-TIME is a number with ms, s, m or h.";
+TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
 
 /// Serves text embeddings over OpenAI's API.
 ///

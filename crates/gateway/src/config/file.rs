@@ -11,7 +11,7 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::settings::{LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
+use super::settings::{CacheSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
 use super::value::Value;
 
 /// One mistake in the settings file.
@@ -124,6 +124,7 @@ impl<'text> Reader<'text> {
                 onnxruntime: self.take(&mut top, "onnxruntime"),
                 server: self.server(&mut top),
                 limits: self.limits(&mut top),
+                cache: self.cache(&mut top),
                 log: self.log(&mut top),
                 model: ModelSettings::default(),
             },
@@ -157,6 +158,13 @@ impl<'text> Reader<'text> {
             max_request_tokens: self.take(&mut table, "max_request_tokens"),
             max_body_bytes: self.take(&mut table, "max_body_bytes"),
         };
+        self.finish(table);
+        settings
+    }
+
+    fn cache(&mut self, top: &mut Table<'text>) -> CacheSettings {
+        let mut table = self.table(top, "cache");
+        let settings = CacheSettings { memory: self.take(&mut table, "memory") };
         self.finish(table);
         settings
     }

@@ -9,33 +9,33 @@ use inference::Overlong;
 use tracing_subscriber::EnvFilter;
 
 use super::file::{File, FileModel};
-use super::report::{Report, Setting, Shown, Source, Table};
+use super::report::{Report, Shown, Source, Table};
 use super::resolve::{ConfigError, Problem, Resolved};
 use super::settings::{Flags, ModelSettings};
 use super::surroundings::{API_KEYS_VARIABLE, ORT_VARIABLE, Surroundings};
 use super::value::{Value, format_duration, quote};
 use super::{
-    ApiKey, AuthConfig, Config, LimitsConfig, LogConfig, ModelConfig, SAFE_KEEP_ALIVE, ServerConfig,
-    default_queue_tokens, openai_aliases,
+    ApiKey, AuthConfig, CacheConfig, Config, LimitsConfig, LogConfig, ModelConfig, SAFE_KEEP_ALIVE,
+    ServerConfig, default_queue_tokens, openai_aliases,
 };
 
 pub(super) struct Merge<'a> {
-    flags: &'a Flags,
+    pub(super) flags: &'a Flags,
     file: File,
-    path: PathBuf,
-    surroundings: &'a Surroundings,
-    report: Report,
+    pub(super) path: PathBuf,
+    pub(super) surroundings: &'a Surroundings,
+    pub(super) report: Report,
     problems: Vec<Problem>,
     warnings: Vec<String>,
-    models_in_file: bool,
+    pub(super) models_in_file: bool,
 }
 
 /// A key of the file, and clap's id of its flag.
 #[derive(Clone, Copy)]
-struct Key {
-    table: Table,
-    name: &'static str,
-    arg: &'static str,
+pub(super) struct Key {
+    pub(super) table: Table,
+    pub(super) name: &'static str,
+    pub(super) arg: &'static str,
 }
 
 /// Resolves keys that have the same name in the file, as a flag, and in the resolved struct.
@@ -64,6 +64,7 @@ impl<'a> Merge<'a> {
         let onnxruntime = self.onnxruntime();
         let server = self.server(builtin.server);
         let limits = self.limits(&builtin.limits);
+        let cache = self.cache(&builtin.cache);
         let auth = self.auth();
         let log = self.log(builtin.log);
         let aliases = self.aliases(&ids, &default_model);
@@ -80,7 +81,7 @@ impl<'a> Merge<'a> {
             return Err(ConfigError::Problems(self.problems));
         }
         let config =
-            Config { listen, server, limits, auth, log, onnxruntime, default_model, aliases, models };
+            Config { listen, server, limits, cache, auth, log, onnxruntime, default_model, aliases, models };
         Ok(Resolved { config, report: self.report, warnings: self.warnings })
     }
 
@@ -119,6 +120,12 @@ impl<'a> Merge<'a> {
             max_request_tokens: pick!(self, table, flags, file, builtin, max_request_tokens),
             max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
         }
+    }
+
+    fn cache(&mut self, builtin: &CacheConfig) -> CacheConfig {
+        let (flags, file) = (&self.flags.settings.cache, self.file.settings.cache.clone());
+        let memory = Key { table: Table::Named("cache"), name: "memory", arg: "cache_memory" };
+        CacheConfig { memory: self.pick(memory, flags.memory, file.memory, builtin.memory) }
     }
 
     fn auth(&mut self) -> AuthConfig {
@@ -310,85 +317,6 @@ impl<'a> Merge<'a> {
         let queue_tokens = model.queue_tokens;
         if queue_tokens < needed {
             self.problems.push(Problem::SmallQueue { model: model.id.clone(), queue_tokens, needed });
-        }
-    }
-
-    /// The value of a key by precedence, noted with its source.
-    fn pick<T: Value, S: Into<T>>(&mut self, key: Key, flag: Option<S>, file: Option<S>, builtin: T) -> T {
-        let (value, source) = match (flag, file) {
-            (Some(value), _) => (value.into(), self.outside_source(key.arg)),
-            (None, Some(value)) => (value.into(), self.file_source()),
-            (None, None) => (builtin, Source::Default),
-        };
-        self.note_key(key, Shown::Toml(value.to_toml()), source);
-        value
-    }
-
-    /// As [`Self::pick`], for a key that has no default.
-    fn pick_optional<T: Value>(&mut self, key: Key, flag: Option<T>, file: Option<T>) -> Option<T> {
-        let Some(value) = flag.clone().or_else(|| file.clone()) else {
-            self.note_key(key, Shown::Unset, Source::Default);
-            return None;
-        };
-        Some(self.pick(key, flag, file, value))
-    }
-
-    fn note_key(&mut self, key: Key, value: Shown, source: Source) {
-        let Key { table, name, arg } = key;
-        self.report.settings.push(Setting {
-            table,
-            name: name.to_owned(),
-            arg: Some(arg),
-            value,
-            meaning: None,
-            source,
-        });
-    }
-
-    fn note(&mut self, table: Table, name: impl Into<String>, value: Shown, source: Source) {
-        self.report.settings.push(Setting {
-            table,
-            name: name.into(),
-            arg: None,
-            value,
-            meaning: None,
-            source,
-        });
-    }
-
-    /// One for each processor where the number that was noted last is 0; the note then tells.
-    fn or_processors(&mut self, number: usize) -> usize {
-        if number != 0 {
-            return number;
-        }
-        let processors = self.surroundings.processors.max(1);
-        if let Some(noted) = self.report.settings.last_mut() {
-            noted.meaning = Some(processors.to_string());
-        }
-        processors
-    }
-
-    fn file_source(&self) -> Source {
-        Source::File(self.path.clone())
-    }
-
-    /// Where the list of models came from.
-    fn model_source(&self) -> Source {
-        if self.flags.settings.models.is_some() {
-            self.outside_source("models")
-        } else if self.models_in_file {
-            self.file_source()
-        } else {
-            Source::Default
-        }
-    }
-
-    /// Where a value that clap gave came from: a flag or its variable.
-    fn outside_source(&self, arg: &str) -> Source {
-        if self.flags.from_environment.contains(arg) {
-            Source::Environment(super::settings::variable(arg))
-        } else {
-            Source::Flag
         }
     }
 }

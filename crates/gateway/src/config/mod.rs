@@ -9,6 +9,7 @@
 mod file;
 mod key;
 mod merge;
+mod pick;
 mod report;
 mod resolve;
 mod settings;
@@ -26,9 +27,11 @@ pub use file::{FileError, FileProblem};
 pub use key::{ApiKey, ApiKeyError};
 pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
-pub use settings::{Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
+pub use settings::{
+    CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
+};
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
-pub use value::{IsaCap, LogFormat, PrecisionWish, TokenIds};
+pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, TokenIds};
 
 /// Where the file is looked for when no other is named: under the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
@@ -53,6 +56,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// What one request may ask for.
     pub limits: LimitsConfig,
+    /// Which vectors are kept.
+    pub cache: CacheConfig,
     /// Who may ask.
     pub auth: AuthConfig,
     /// What is logged, and how.
@@ -95,6 +100,13 @@ pub struct LimitsConfig {
     pub max_request_tokens: usize,
     /// Bytes of one request's body.
     pub max_body_bytes: usize,
+}
+
+/// Which vectors are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CacheConfig {
+    /// Memory for the vectors of each model; with none, nothing is kept.
+    pub memory: Bytes,
 }
 
 /// Who may ask.
@@ -153,6 +165,7 @@ impl Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             server: ServerConfig::builtin(cpus),
             limits: LimitsConfig::default(),
+            cache: CacheConfig::default(),
             auth: AuthConfig::default(),
             log: LogConfig::default(),
             onnxruntime: None,
@@ -185,6 +198,14 @@ impl ServerConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self { max_inputs: 2048, max_request_tokens: 300_000, max_body_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        // Some 18,000 short texts with vectors of 384 values. It is filled by use only, and a third of the weights
+        // of the default model, so that the process does not grow beyond what it is measured by.
+        Self { memory: Bytes(32 * 1024 * 1024) }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use inference::{Overlong, Provider};
 
-use super::value::{IsaCap, LogFormat, PrecisionWish, TokenIds, parse_duration};
+use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, TokenIds, parse_duration};
 
 /// The command line's and the environment's part of the settings.
 #[derive(Clone, Debug, Default)]
@@ -71,6 +71,9 @@ pub struct Settings {
     /// The table `[limits]`.
     #[command(flatten)]
     pub limits: LimitsSettings,
+    /// The table `[cache]`.
+    #[command(flatten)]
+    pub cache: CacheSettings,
     /// The table `[log]`.
     #[command(flatten)]
     pub log: LogSettings,
@@ -128,6 +131,15 @@ pub struct LimitsSettings {
     /// Bytes of one request's body.
     #[arg(long, env = "EMBEDGATE_MAX_BODY_BYTES", value_name = "N", hide_short_help = true)]
     pub max_body_bytes: Option<NonZeroUsize>,
+}
+
+/// Which vectors are kept.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheSettings {
+    /// Memory in which each model keeps the vectors of texts that may come again, such as `256MiB`; 0 for none.
+    #[arg(id = "cache_memory", long = "cache-memory", env = "EMBEDGATE_CACHE_MEMORY", value_name = "SIZE")]
+    pub memory: Option<Bytes>,
 }
 
 /// What is logged, and how.

@@ -95,6 +95,55 @@ impl FromStr for IsaCap {
     }
 }
 
+/// A size in bytes, written with a binary unit such as `32MiB`, or as a plain number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub usize);
+
+impl Bytes {
+    /// The units, the largest first.
+    const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = |&&(_, size): &&(&str, usize)| self.0 >= size && self.0.is_multiple_of(size);
+        match Self::UNITS.iter().find(fits) {
+            Some((unit, size)) => write!(f, "{}{unit}", self.0 / size),
+            None => f.write_str("0"),
+        }
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let size = Self::UNITS.iter().find(|(name, _)| *name == unit.trim()).map(|(_, size)| size);
+        let (Ok(number), Some(size)) = (number.parse::<usize>(), size) else {
+            return Err(format!("expected {}", Self::EXPECTED));
+        };
+        number.checked_mul(*size).map(Self).ok_or_else(|| "too large".to_owned())
+    }
+}
+
+impl Value for Bytes {
+    const EXPECTED: &'static str = "a size such as \"32MiB\" or \"1GiB\", or a number of bytes";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        match value {
+            DeValue::Integer(_) => usize::from_toml(value).map(Self),
+            _ => value.as_str().and_then(|text| text.parse().ok()),
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        quote(&self.to_string())
+    }
+}
+
 /// Reads a duration: a number and `ms`, `s`, `m` or `h`; without a unit, seconds.
 ///
 /// # Errors
@@ -262,9 +311,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn caps_survive_a_round_trip() {
+    fn caps_and_sizes_survive_a_round_trip() {
         for text in ["auto", "avx2", "avx512", "none"] {
             assert_eq!(text.parse::<IsaCap>().unwrap().to_string(), text);
+        }
+        for (text, size) in
+            [("0", 0), ("1000", 1000), ("3KiB", 3072), ("1536MiB", 1536 << 20), ("2GiB", 2 << 30)]
+        {
+            assert_eq!((text.parse(), Bytes(size).to_string().as_str()), (Ok(Bytes(size)), text));
+        }
+        for text in ["", "MiB", "-1", "1.5GiB", "1MB", "99999999999999999999", "99999999999GiB"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
         assert!("mmx".parse::<IsaCap>().unwrap_err().contains("`none`"));
     }

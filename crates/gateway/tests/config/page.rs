@@ -17,7 +17,8 @@ fn the_page_of_settings_is_up_to_date() {
          (`config/embedgate.toml`, or the one that `--config` or `EMBEDGATE_CONFIG` names), else its default \
          holds. `embedgate check-config` shows what holds and where it comes from. Unknown keys and values \
          that cannot work are errors, with exit code 2.\n\n\
-         Durations are a number with `ms`, `s`, `m` or `h`. Lists are arrays in the file, and separated by \
+         Durations are a number with `ms`, `s`, `m` or `h`; sizes a number of bytes, or with `KiB`, `MiB` or \
+         `GiB`. Lists are arrays in the file, and separated by \
          commas in a variable; their flags may be repeated.\n",
     );
     let mut heading = String::new();

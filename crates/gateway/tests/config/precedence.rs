@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 26] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 27] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
     ("server", "http_workers", "http_workers", ["1", "2", "3"]),
@@ -23,6 +23,7 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 26] = [
     ("limits", "max_inputs", "max_inputs", ["14", "15", "16"]),
     ("limits", "max_request_tokens", "max_request_tokens", ["1001", "1002", "1003"]),
     ("limits", "max_body_bytes", "max_body_bytes", ["2001", "2002", "2003"]),
+    ("cache", "memory", "cache_memory", ["\"1MiB\"", "\"0\"", "\"3GiB\""]),
     ("log", "format", "log_format", ["\"json\"", "\"text\"", "\"json\""]),
     ("log", "filter", "log", ["\"warn\"", "\"debug\"", "\"error\""]),
     ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),
