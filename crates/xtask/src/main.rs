@@ -41,8 +41,8 @@ enum Command {
     },
     /// Set up, then run every test: Rust's, and real clients against the release binary
     Test(test::Options),
-    /// Measure the server beside a plain onnxruntime loop in Python
-    Bench(bench::Options),
+    /// Measure the server beside others, on this machine, in one run
+    Bench(Box<bench::Options>),
     /// Check the house rules: crate arrows, file names, docs links
     Tidy,
 }

@@ -1,5 +1,4 @@
-//! The release binary as a server for clients and benchmarks: started on a port of its own choosing, stopped
-//! by its id.
+//! The release binary as a server for the clients: started on a port of its own choosing, stopped by its id.
 
 use std::env;
 use std::io::{BufRead, BufReader, PipeReader, pipe};
@@ -21,7 +20,6 @@ const STOP: Duration = Duration::from_secs(60);
 /// A running server.
 pub(crate) struct Server {
     child: Child,
-    started: Instant,
     origin: String,
     log: Option<JoinHandle<Vec<String>>>,
 }
@@ -46,13 +44,12 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(writer.try_clone().context("cannot clone a pipe")?)
             .stderr(writer);
-        let started = Instant::now();
         let child = command.spawn().with_context(|| format!("cannot start {}", process::line(&command)))?;
         drop(command); // Closes our copy of the pipe's end.
 
         let (found, origin) = mpsc::channel();
         let log = thread::spawn(move || read_log(reader, &found));
-        let mut server = Self { child, started, origin: String::new(), log: Some(log) };
+        let mut server = Self { child, origin: String::new(), log: Some(log) };
         match origin.recv_timeout(START) {
             Ok(origin) => server.origin = origin,
             Err(_) => {
@@ -66,23 +63,6 @@ impl Server {
     /// `http://ADDRESS:PORT`.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
-    }
-
-    /// Time since the process was started.
-    pub(crate) fn age(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Resident memory of the process, as Linux tells it.
-    ///
-    /// # Errors
-    /// There is no `/proc`.
-    pub(crate) fn resident_megabytes(&self) -> Result<f64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
-        Ok(kilobytes.context("no VmRSS in the process's status")? / 1024.0)
     }
 
     /// Asks the server to end and expects exit code 0.

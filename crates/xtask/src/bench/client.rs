@@ -1,123 +1,57 @@
-//! Load over HTTP: a few lines of HTTP/1.1 with keep-alive, so that the client costs next to nothing on
-//! cores that it shares with the server.
+//! One connection to a server: a few lines of HTTP/1.1 with keep-alive, so that the client costs next to
+//! nothing on cores that it shares with the server.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::texts;
+use super::texts::Text;
 
-/// How long one answer may take before the run is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one answer may take before the profile is given up.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Characters of one vector in base64: 384 numbers of four bytes. A shorter answer would be no embedding.
+const VECTOR: usize = 384 * 4 * 4 / 3;
 
-/// What a run measured.
-pub(super) struct Measured {
-    pub(super) texts: usize,
-    pub(super) seconds: f64,
-    /// Each request's latency.
-    pub(super) milliseconds: Vec<f64>,
-}
-
-/// A server to load.
-pub(super) struct Target {
-    address: SocketAddr,
-}
-
-impl Target {
-    /// # Errors
-    /// `origin` is not `http://ADDRESS:PORT`.
-    pub(super) fn new(origin: &str) -> Result<Self> {
-        let address = origin.strip_prefix("http://").unwrap_or(origin);
-        Ok(Self { address: address.parse().with_context(|| format!("{origin} is no address"))? })
-    }
-
-    /// Polls `/readyz`.
-    pub(super) fn wait_until_ready(&self, patience: Duration) -> Result<()> {
-        let end = Instant::now() + patience;
-        while Connection::open(self.address)?.exchange("GET", "/readyz", "")?.0 != 200 {
-            ensure!(Instant::now() < end, "the server was not ready within {} s", patience.as_secs());
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-
-    /// Embeds one text.
-    pub(super) fn embed(&self, text: &str) -> Result<()> {
-        Connection::open(self.address)?.embed(text)
-    }
-
-    /// `clients` connections, each sending `requests` requests of one short text, one after the other.
-    pub(super) fn load(&self, clients: usize, requests: usize, round: usize) -> Result<Measured> {
-        let started = Instant::now();
-        let latencies: Result<Vec<Vec<f64>>> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..clients)
-                .map(|client| {
-                    scope.spawn(move || self.one_client(requests, (round * clients + client) * requests))
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a client panicked")))
-                .collect()
-        });
-        let milliseconds = latencies?.concat();
-        Ok(Measured { texts: milliseconds.len(), seconds: started.elapsed().as_secs_f64(), milliseconds })
-    }
-
-    fn one_client(&self, requests: usize, first: usize) -> Result<Vec<f64>> {
-        let mut connection = Connection::open(self.address)?;
-        (0..requests)
-            .map(|n| {
-                let text = texts::short(first + n);
-                let started = Instant::now();
-                connection.embed(&text)?;
-                Ok(started.elapsed().as_secs_f64() * 1e3)
-            })
-            .collect()
-    }
-}
-
-struct Connection {
+/// A connection that is kept.
+pub(super) struct Connection {
     stream: BufReader<TcpStream>,
+    answer: Vec<u8>,
 }
 
 impl Connection {
-    fn open(address: SocketAddr) -> Result<Self> {
+    pub(super) fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), answer: Vec::new() })
     }
 
-    /// As the OpenAI SDKs do it: base64.
-    fn embed(&mut self, text: &str) -> Result<()> {
-        let body = format!(
-            r#"{{"model":"all-MiniLM-L6-v2","input":{},"encoding_format":"base64"}}"#,
-            serde_json::to_string(text)?
-        );
-        let (status, answer) = self.exchange("POST", "/v1/embeddings", &body)?;
-        ensure!(status == 200, "status {status}: {}", String::from_utf8_lossy(&answer));
-        // 384 f32 in base64 are 2,048 characters: a shorter answer would be no embedding.
-        ensure!(answer.len() > 2048, "the answer has only {} bytes", answer.len());
+    /// Sends one request made by [`request`] and reads the answer to its end.
+    ///
+    /// # Errors
+    /// The connection fails, or the answer is not 200 with vectors for `texts` inputs.
+    pub(super) fn embed(&mut self, request: &[u8], texts: usize) -> Result<()> {
+        self.stream.get_mut().write_all(request)?;
+        let status = self.read_answer()?;
+        if status != 200 {
+            let said: String = String::from_utf8_lossy(&self.answer).chars().take(200).collect();
+            bail!("status {status}: {said}");
+        }
+        let bytes = self.answer.len();
+        ensure!(bytes > texts * VECTOR, "the answer to {texts} texts has only {bytes} bytes");
         Ok(())
     }
 
-    fn exchange(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>)> {
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        self.stream.get_mut().write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
+    fn read_answer(&mut self) -> Result<u16> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.with_context(|| format!("not an HTTP status line: {line:?}"))?;
-        let mut length = 0;
+        let mut length = None;
         loop {
             line.clear();
             self.stream.read_line(&mut line)?;
@@ -128,11 +62,90 @@ impl Connection {
             if let Some((name, value)) = header.split_once(':')
                 && name.eq_ignore_ascii_case("content-length")
             {
-                length = value.trim().parse()?;
+                length = Some(value.trim().parse()?);
             }
         }
-        let mut answer = vec![0; length];
-        self.stream.read_exact(&mut answer)?;
-        Ok((status, answer))
+        self.answer.resize(length.context("the answer has no content-length")?, 0);
+        self.stream.read_exact(&mut self.answer)?;
+        Ok(status)
+    }
+}
+
+/// The bytes of a request as OpenAI's Python SDK makes it: one text alone or a list, base64 asked for.
+pub(super) fn request(texts: &[Text]) -> Vec<u8> {
+    // The texts are lower-case words and spaces: nothing to escape.
+    let quoted: Vec<String> = texts.iter().map(|text| format!("\"{}\"", text.text)).collect();
+    let input = match quoted.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(",")),
+    };
+    let body = format!(r#"{{"input":{input},"model":"all-MiniLM-L6-v2","encoding_format":"base64"}}"#);
+    format!(
+        "POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\
+         content-type: application/json\r\nauthorization: Bearer none\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread};
+
+    use super::*;
+    use crate::bench::texts::{Kind, text};
+
+    /// Answers one request with `answer`, and yields what was asked.
+    fn serve(answer: String) -> (SocketAddr, thread::JoinHandle<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let thread = thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"}") {
+                let mut piece = [0; 1024];
+                let read = stream.read(&mut piece).unwrap();
+                assert!(read > 0, "the client went away");
+                asked.extend_from_slice(&piece[..read]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            asked
+        });
+        (address, thread)
+    }
+
+    fn ask(answer: String) -> (Result<()>, Vec<u8>) {
+        let (address, server) = serve(answer);
+        let result = Connection::open(address).unwrap().embed(&request(&[text(Kind::Short, 0, 0)]), 1);
+        (result, server.join().unwrap())
+    }
+
+    #[test]
+    fn an_answer_is_read_to_its_end_and_judged() {
+        let answer = |status: &str, body: &str| {
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nx: y\r\n\r\n{body}", body.len())
+        };
+        let (result, asked) = ask(answer("200 OK", &"A".repeat(VECTOR + 1)));
+        result.unwrap();
+        let asked = String::from_utf8(asked).unwrap();
+        let (head, body) = asked.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!((&body["encoding_format"], body["input"].is_string()), (&"base64".into(), true));
+
+        let said = |answer| ask(answer).0.unwrap_err().to_string();
+        assert_eq!(said(answer("503 Full", "no room")), "status 503: no room");
+        assert!(said(answer("200 OK", "{}")).contains("only 2 bytes"));
+        assert!(said("HTTP/1.1 200 OK\r\n\r\n".into()).contains("no content-length"));
+        assert!(said("what\r\n\r\n".into()).contains("not an HTTP status line"));
+    }
+
+    #[test]
+    fn several_texts_are_a_list() {
+        let request = request(&[text(Kind::Short, 0, 0), text(Kind::Long, 0, 1)]);
+        let request = String::from_utf8(request).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(body["input"].as_array().unwrap().len(), 2);
     }
 }

@@ -1,144 +1,245 @@
 //! `cargo xtask bench`: the figures of the documentation, measured again on this machine.
 //!
-//! Rivals run in turn within one run, on the same texts, so that the ratios hold when the machine's speed
-//! drifts; absolute figures are this machine's of this moment. Medians over the rounds are quoted.
+//! Servers and libraries run one after the other within one run, on the same texts and bodies, round after
+//! round, so that the ratios hold when the machine's speed drifts; absolute figures are this machine's of this
+//! moment. Nothing is left out silently: what cannot be run is listed with its reason.
 
+mod chart;
 mod client;
-mod plain;
-mod table;
+mod document;
+mod engine;
+mod in_process;
+mod load;
+mod machine;
+mod measure;
+mod number;
+mod profile;
+mod results;
+mod rivals;
+mod running;
+mod stats;
 mod texts;
+mod usage;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result};
-use clap::Args;
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand, ValueEnum};
 
 use self::{
-    client::{Measured, Target},
-    plain::Plain,
-    table::{Row, Table},
+    machine::Machine,
+    measure::Plan,
+    profile::PROFILES,
+    results::{Entry, Results},
+    rivals::{Binaries, Name, Rival},
+    usage::Size,
 };
-use crate::{serve, server::Server, setup, workspace::Workspace};
+use crate::{serve, setup, workspace::Workspace};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench                                     everything, three rounds; leave the machine alone
+  cargo xtask bench --write                             the same, and write docs/benchmarks.md
+  cargo xtask bench --rivals embedgate,infinity         two of them
+  cargo xtask bench --rivals embedgate --profiles one,together
+  cargo xtask bench --quick --rivals embedgate          does it run at all?
+  cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
+  cargo xtask bench --rivals embedgate -- --workers 2   with settings of `embedgate serve`
+  cargo xtask bench engine                              the encoders alone
+
+Rivals are installed into .runtime/bench when they are first run: torch brings about 3 GB of packages. The
+record is kept in .runtime/bench/results.json; `--from` prints and writes it again without measuring.";
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// Rounds; the rivals take turns within each
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// Requests of one client in one round
-    #[arg(long, default_value_t = 300)]
-    requests: usize,
-    /// Write the table to docs/benchmarks.md
-    #[arg(long)]
-    write: bool,
-    /// Passed on to `embedgate serve`, to compare settings
-    #[arg(last = true)]
-    serve: Vec<String>,
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    compare: Compare,
 }
 
-/// Requests after which resident memory is read again.
-const SOAK: usize = 10_000;
+#[derive(Subcommand)]
+enum Mode {
+    /// The encoders alone, without server or tokenizer: tokens a second by shape
+    Engine(engine::Options),
+}
+
+#[derive(Args)]
+struct Compare {
+    /// Who is measured, separated by commas; without it, everybody
+    #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
+    rivals: Vec<Name>,
+    /// What is measured, by the profiles' names, separated by commas; without it, everything
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = profile_name)]
+    profiles: Vec<String>,
+    /// Rounds, of which medians are taken; the rivals take turns in each
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// Seconds of each profile
+    #[arg(long, default_value_t = 5.0, value_parser = positive)]
+    seconds: f64,
+    /// One round of 0.2 s a profile: shows that everything runs; its figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "write"])]
+    quick: bool,
+    /// Write the page and its charts below this folder
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "docs")]
+    write: Option<PathBuf>,
+    /// Measure nothing; take an earlier run's record
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    #[command(flatten)]
+    binaries: Binaries,
+    /// Passed on to `embedgate serve`, to compare settings
+    #[arg(last = true, value_name = "SERVE FLAGS")]
+    serve: Vec<String>,
+}
 
 /// Sets up, builds, measures and prints.
 ///
 /// # Errors
-/// Something could not be built, started or reached; a figure is never made up.
+/// Set-up or the build fails, or a file cannot be written. A rival that fails is part of the result.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if let Some(Mode::Engine(options)) = &options.mode {
+        return engine::run(workspace, options);
+    }
+    let options = &options.compare;
+    let record = workspace.runtime().join("bench/results.json");
+    let results = match &options.from {
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?
+        }
+        None => {
+            let results = compare(workspace, options)?;
+            write(&record, &serde_json::to_string_pretty(&results)?)?;
+            results
+        }
+    };
+    println!("{}{}", document::machine(&results), document::tables(&results));
+    if let Some(folder) = &options.write {
+        for (path, text) in document::files(&results) {
+            write(&workspace.root().join(folder).join(path), &text)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(workspace: &Workspace, options: &Compare) -> Result<Results> {
     setup::run(workspace)?;
     serve::build_and_import(workspace)?;
-    let plain = Plain::prepare(workspace)?;
+    check_texts(workspace)?;
+    let names = if options.rivals.is_empty() { Name::value_variants() } else { &options.rivals };
+    let rivals: Vec<Rival> = names
+        .iter()
+        .map(|&name| rivals::prepare(workspace, name, &options.binaries, &options.serve))
+        .collect();
 
-    let mut table = Table::default();
-    let (mut cold, mut idle) = (Vec::new(), Vec::new());
-    for _ in 0..options.rounds {
-        let server = Server::start(workspace, &options.serve)?;
-        let target = Target::new(server.origin())?;
-        target.wait_until_ready(Duration::from_secs(120))?;
-        target.embed(&texts::short(0))?;
-        cold.push(server.age().as_secs_f64() * 1e3);
-        idle.push(server.resident_megabytes()?);
-        server.stop()?;
+    let (rounds, seconds) = if options.quick { (1, 0.2) } else { (options.rounds, options.seconds) };
+    let mut entries: Vec<Entry> = rivals
+        .iter()
+        .map(|rival| {
+            let mut entry = Entry::new(rival.name, rival.versions.clone(), rival.size);
+            entry.not_run = rival.ready.as_ref().err().cloned();
+            entry
+        })
+        .collect();
+    let machine = Machine::read(workspace);
+    let plan = Plan { workspace, seconds, profiles: &options.profiles };
+    for round in 1..=rounds {
+        for (rival, entry) in rivals.iter().zip(&mut entries).filter(|(rival, _)| rival.ready.is_ok()) {
+            let load = machine::load().map_or_else(|| "unknown".into(), |load| format!("{load:.2}"));
+            eprintln!("round {round} of {rounds}: {} (load average {load})", rival.name.label());
+            plan.round(rival, entry);
+        }
     }
-    table.figure("cold start to the first answer, ms", &cold);
-    table.figure("resident memory at idle, MB", &idle);
-
-    let server = Server::start(workspace, &options.serve)?;
-    let target = Target::new(server.origin())?;
-    target.wait_until_ready(Duration::from_secs(120))?;
-    measure_rounds(options, &target, &plain, &mut table)?;
-    target.load(32, SOAK / 32 + 1, 0)?;
-    table.figure("resident memory after 10,000 requests, MB", &[server.resident_megabytes()?]);
-    server.stop()?;
-
-    println!("{table}");
-    if options.write {
-        let path = workspace.root().join("docs/benchmarks.md");
-        fs::write(&path, table.document()).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    Ok(Results {
+        machine,
+        seconds,
+        rounds: rounds.into(),
+        model_megabytes: model_megabytes(workspace),
+        rivals: entries,
+    })
 }
 
-fn measure_rounds(options: &Options, target: &Target, plain: &Plain<'_>, table: &mut Table) -> Result<()> {
-    let (mut one, mut many, mut loop_one, mut loop_batch) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    target.load(1, 50, 0)?; // Warm, as the loop in Python is before it measures.
-    for round in 0..options.rounds {
-        one.push(target.load(1, options.requests, round)?);
-        loop_one.push(plain.measure(1, options.requests, round)?);
-        many.push(target.load(32, options.requests.div_ceil(4), round)?);
-        loop_batch.push(plain.measure(32, options.requests.div_ceil(4), round)?);
-        eprintln!("round {} of {} done", round + 1, options.rounds);
-    }
-    table.row(Row::new("embedgate, 1 client over HTTP", &one));
-    table.row(Row::new("plain onnxruntime in Python, 1 text at a time", &loop_one));
-    table.row(Row::new("embedgate, 32 clients over HTTP", &many));
-    table.row(Row::new("plain onnxruntime in Python, padded batches of 32", &loop_batch));
-    table.ratio("texts a second, 1 client against the Python loop", &one, &loop_one);
-    table.ratio("texts a second, 32 clients against Python's batches of 32", &many, &loop_batch);
-    Ok(())
+/// The texts' numbers of tokens hold for the vocabulary of the very model that is served.
+fn check_texts(workspace: &Workspace) -> Result<()> {
+    let path = rivals::model(workspace).join("vocab.txt");
+    let vocabulary = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    texts::check(&vocabulary)
 }
 
-/// The middle of `values`; of an even number, the mean of the middle two.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length.is_multiple_of(2) => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
+/// One copy of the weights and what else a server reads.
+fn model_megabytes(workspace: &Workspace) -> f64 {
+    let mut size = Size::default();
+    for file in ["model.safetensors", "tokenizer.json", "config.json"] {
+        size.add(&rivals::model(workspace).join(file));
     }
+    size.megabytes
 }
 
-/// The value below which `share` (0 to 1) of the sorted `values` lie, by the nearest-rank method.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Texts a second, and the latencies in milliseconds.
-impl Measured {
-    fn throughput(&self) -> f64 {
-        self.texts as f64 / self.seconds
-    }
+fn positive(text: &str) -> Result<f64> {
+    let seconds: f64 = text.parse().context("not a number")?;
+    ensure!(seconds.is_finite() && seconds > 0.0, "must be above 0");
+    Ok(seconds)
+}
 
-    fn latency(&self, share: f64) -> f64 {
-        let mut sorted = self.milliseconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        percentile(&sorted, share)
+fn profile_name(text: &str) -> Result<String> {
+    if PROFILES.iter().any(|profile| profile.id == text) {
+        return Ok(text.to_owned());
     }
+    let known: Vec<&str> = PROFILES.iter().map(|profile| profile.id).collect();
+    bail!("one of {}", known.join(", "))
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(line: &str) -> Result<Options, clap::Error> {
+        Line::try_parse_from(line.split(' ')).map(|line| line.options)
+    }
+
     #[test]
-    fn medians_and_percentiles_by_hand() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!((percentile(&hundred, 0.5), percentile(&hundred, 0.99)), (50.0, 99.0));
-        assert_eq!(percentile(&[7.0], 0.99), 7.0);
-        assert!(percentile(&[], 0.5).is_nan());
+    fn the_command_line_selects_rivals_profiles_and_modes() {
+        let options = parse("bench --rivals embedgate,tei --profiles one,together --write -- --workers 2");
+        let Compare { rivals, profiles, write, serve, .. } = options.unwrap().compare;
+        assert_eq!(rivals, [Name::Embedgate, Name::Tei]);
+        assert_eq!(profiles, ["one", "together"]);
+        assert_eq!(write.as_deref(), Some(Path::new("docs")));
+        assert_eq!(serve, ["--workers", "2"]);
+        assert!(matches!(parse("bench engine --isa avx2,avx512").unwrap().mode, Some(Mode::Engine(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for line in [
+            "bench --profiles none",
+            "bench --rivals none",
+            "bench --seconds 0",
+            "bench --rounds 0",
+            "bench --quick --write",
+            "bench --llama llama-server",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 }

@@ -1,43 +1,103 @@
-//! The benchmark's texts: made by rule, so that every run and every rival reads the same.
+//! The benchmark's texts: made by rule, so that every run and every rival reads the same, and none comes twice.
+//!
+//! Each word of the list is one token of the model's vocabulary, so a text's tokens are known without a
+//! tokenizer, whatever a server counts. Numbers of words follow a seeded generator; the first three words spell
+//! the text's index, which makes all texts of one run different.
 
-const WHO: [&str; 8] = [
-    "A young man",
-    "The old captain",
-    "My neighbour",
-    "Two children",
-    "A woman in red",
-    "The new teacher",
-    "Somebody",
-    "Our guide",
-];
-const DOES: [&str; 7] = [
-    "is slicing",
-    "carefully repairs",
-    "was looking for",
-    "has forgotten",
-    "talks about",
-    "would never sell",
-    "is drawing",
-];
-const WHAT: [&str; 9] = [
-    "a ripe tomato",
-    "the garden fence",
-    "an interesting book",
-    "the wooden boat",
-    "their little dog",
-    "a bottle of milk",
-    "the morning train",
-    "this quiet village",
-    "a game of chess",
-];
-const WHERE: [&str; 5] =
-    ["near the river", "in the kitchen", "behind the station", "on a rainy day", "before the winter comes"];
+use std::sync::LazyLock;
 
-/// The `n`th short text: 12 to 17 tokens, of 2,520 different ones.
-pub(super) fn short(n: usize) -> String {
-    let pick = |words: &[&'static str], stride: usize| words[(n / stride) % words.len()];
-    let who = WHO[n % WHO.len()];
-    format!("{who} {} {} {}.", pick(&DOES, 1), pick(&WHAT, 1), pick(&WHERE, 1))
+use anyhow::{Result, ensure};
+
+static WORDS: LazyLock<Vec<&'static str>> =
+    LazyLock::new(|| include_str!("words.txt").split_whitespace().collect());
+
+/// `[CLS]` and `[SEP]`, which the model puts around each text.
+const SPECIAL: usize = 2;
+/// Words of the list, as a power of two; three of them spell an index.
+const WORD_BITS: u32 = 9;
+/// Bits of an index within its series.
+const INDEX_BITS: u32 = 22;
+
+/// How long texts are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// 12 to 16 tokens, 14 on average: a sentence.
+    Short,
+    /// Log-normal (median 37 tokens, mean about 51), cut to 6 to 250 tokens: what a chat or a search index sends.
+    Mixed,
+    /// 256 tokens: the model's whole window.
+    Long,
+    /// So many tokens exactly; at least 5.
+    Exactly(usize),
+}
+
+/// A text and how many tokens the model reads in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) tokens: usize,
+}
+
+/// The text `index` of `series` (below 32). Texts of different series or indices (below 2²²) differ.
+pub(super) fn text(kind: Kind, series: u32, index: u32) -> Text {
+    let id = ((series % 32) << INDEX_BITS) | (index % (1 << INDEX_BITS));
+    let mut random = SplitMix(u64::from(id));
+    let tokens = match kind {
+        Kind::Short => 12 + (random.next() % 5) as usize,
+        Kind::Mixed => (3.61 + 0.8 * random.normal()).exp().clamp(6.0, 250.0) as usize,
+        Kind::Long => 256,
+        Kind::Exactly(tokens) => tokens,
+    };
+    let words = &*WORDS;
+    let bits = WORD_BITS * 3;
+    // An odd factor permutes the indices, so that neighbours do not begin alike.
+    let spelt = id.wrapping_mul(0x9e37_79b1) & ((1 << bits) - 1);
+    let mut text = String::with_capacity(tokens * 7);
+    for place in 0..tokens.saturating_sub(SPECIAL) {
+        let word = match place {
+            0..3 => (spelt >> (WORD_BITS * place as u32)) as usize % words.len(),
+            _ => random.next() as usize % words.len(),
+        };
+        if place > 0 {
+            text.push(' ');
+        }
+        text.push_str(words[word]);
+    }
+    Text { text, tokens }
+}
+
+/// Says whether each word is one token in `vocabulary` (`vocab.txt`), without which the counts would be wrong.
+///
+/// # Errors
+/// A word is not in it.
+pub(super) fn check(vocabulary: &str) -> Result<()> {
+    let known: std::collections::HashSet<&str> = vocabulary.lines().collect();
+    let unknown: Vec<&str> = WORDS.iter().filter(|word| !known.contains(**word)).copied().collect();
+    ensure!(unknown.is_empty(), "the model's vocabulary lacks words of the benchmark: {unknown:?}");
+    Ok(())
+}
+
+/// Steele, Lea and Flood's generator (2014): one addition and a finaliser, the same everywhere.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Above 0, at most 1.
+    fn unit(&mut self) -> f64 {
+        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Mean 0, variance 1 (Box and Muller).
+    fn normal(&mut self) -> f64 {
+        (-2.0 * self.unit().ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos()
+    }
 }
 
 #[cfg(test)]
@@ -45,11 +105,55 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::bench::stats::median;
 
     #[test]
-    fn all_2520_texts_differ() {
-        let texts: HashSet<String> = (0..2520).map(short).collect();
-        assert_eq!(texts.len(), 2520);
-        assert_eq!(short(0), short(2520));
+    fn the_list_has_512_different_words() {
+        assert_eq!(WORDS.len(), 1 << WORD_BITS);
+        assert_eq!(WORDS.iter().collect::<HashSet<_>>().len(), WORDS.len());
+        assert!(WORDS.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
+        check(&WORDS.join("\n")).unwrap();
+        assert!(check("the\nof").unwrap_err().to_string().contains("vocabulary lacks"));
+    }
+
+    #[test]
+    fn no_text_comes_twice_even_when_only_the_index_differs() {
+        // Five tokens are the three words of the index alone: the hardest case.
+        let mut seen = HashSet::new();
+        for series in [0, 1, 31] {
+            for index in (0..20_000).chain((1 << INDEX_BITS) - 20_000..1 << INDEX_BITS) {
+                assert!(seen.insert(text(Kind::Exactly(5), series, index).text), "{series}/{index}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_the_same_every_time() {
+        assert_eq!(text(Kind::Mixed, 3, 77), text(Kind::Mixed, 3, 77));
+    }
+
+    #[test]
+    fn tokens_are_words_and_two_more() {
+        for kind in [Kind::Short, Kind::Mixed, Kind::Long, Kind::Exactly(32)] {
+            for index in 0..200 {
+                let Text { text, tokens } = text(kind, 1, index);
+                assert_eq!(text.split(' ').count() + SPECIAL, tokens, "{kind:?} {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_distributed_as_promised() {
+        let lengths = |kind| (0..20_000).map(|n| text(kind, 0, n).tokens as f64).collect::<Vec<_>>();
+        let mean = |lengths: &[f64]| lengths.iter().sum::<f64>() / lengths.len() as f64;
+        let short = lengths(Kind::Short);
+        assert!((mean(&short) - 14.0).abs() < 0.1, "{}", mean(&short));
+        assert!(short.iter().all(|length| (12.0..=16.0).contains(length)));
+        let mixed = lengths(Kind::Mixed);
+        assert!((median(&mixed) - 37.0).abs() <= 1.0, "{}", median(&mixed));
+        assert!((48.0..54.0).contains(&mean(&mixed)), "{}", mean(&mixed));
+        assert!(mixed.iter().all(|length| (6.0..=250.0).contains(length)));
+        assert!(mixed.iter().any(|&length| length < 8.0) && mixed.iter().any(|&length| length > 200.0));
+        assert!(lengths(Kind::Long).iter().all(|&length| length == 256.0));
     }
 }

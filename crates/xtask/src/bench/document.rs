@@ -1,0 +1,364 @@
+//! The page of the documentation: tables, charts, and what a reader needs to measure it all again.
+
+use std::fmt::Write as _;
+
+use super::{
+    chart::{self, Bar},
+    number::shown,
+    profile::{JOBS, PROFILES, Profile, Quote},
+    results::{Entry, Figure, Results, Round},
+    rivals::Name,
+    stats::spread,
+};
+
+/// A file of the page: its path below `docs`, and its text.
+pub(super) type File = (String, String);
+
+/// The page and its charts.
+pub(super) fn files(results: &Results) -> Vec<File> {
+    let mut page = opening(results);
+    let mut files = Vec::new();
+    page.push_str("## Over HTTP\n\n");
+    for profile in measured_profiles(results) {
+        let path = format!("benchmarks/{}.svg", profile.id);
+        let _ = writeln!(page, "![{}]({path})\n", profile.title);
+        files.push((path, profile_chart(results, profile)));
+    }
+    page.push_str(&tables(results));
+    page.push_str(&closing(results));
+    files.insert(0, ("benchmarks.md".into(), page));
+    files
+}
+
+/// All tables, for the terminal and the page.
+pub(super) fn tables(results: &Results) -> String {
+    let mut text = String::new();
+    http_table(results, &mut text);
+    ratio_table(results, &mut text);
+    in_process_table(results, &mut text);
+    cost_table(results, &mut text);
+    failures(results, &mut text);
+    text
+}
+
+/// The profiles that any server was measured in.
+fn measured_profiles(results: &Results) -> impl Iterator<Item = &'static Profile> {
+    let measured = |profile: &&Profile| {
+        let servers = results.rivals.iter().filter(|rival| rival.name.is_server());
+        servers.flat_map(|rival| &rival.rounds).any(|round| round.figures.contains_key(profile.id))
+    };
+    PROFILES.iter().filter(measured).collect::<Vec<_>>().into_iter()
+}
+
+/// The machine as one sentence for each fact.
+pub(super) fn machine(results: &Results) -> String {
+    let machine = &results.machine;
+    let flags = if machine.flags.is_empty() { "none known".into() } else { machine.flags.join(" ") };
+    let governor = machine.governor.as_deref().unwrap_or("not readable");
+    let loads = results.rivals.iter().flat_map(|rival| &rival.rounds).filter_map(|round| round.load);
+    let busiest = loads.fold(None, |most: Option<f64>, load| Some(most.map_or(load, |most| most.max(load))));
+    format!(
+        "| | |\n|---|---|\n| processor | {} |\n| cores | {} |\n| instruction sets | {flags} |\n\
+         | memory | {:.0} GB |\n| system | {} |\n| frequency governor | {governor} |\n\
+         | highest load average before a rival's start | {} |\n| date | {} |\n| commit | {} |\n\
+         | rounds × seconds of a profile | {} × {} |\n\n",
+        machine.processor,
+        machine.cores,
+        machine.memory_gigabytes,
+        machine.system,
+        shown(busiest),
+        machine.date,
+        machine.commit,
+        results.rounds,
+        results.seconds,
+    )
+}
+
+fn opening(results: &Results) -> String {
+    format!(
+        "# Benchmarks\n\n<!-- Written by `cargo xtask bench --write`; do not edit. -->\n\n\
+         all-MiniLM-L6-v2 on one machine, measured in one run: each rival is started, loaded with the same \
+         texts and\nbodies, and stopped; then the next; then all again. Figures are medians over the rounds. \
+         Ratios are taken\nround by round. Compare ratios: absolute figures are this machine's.\n\n\
+         ```sh\ncargo xtask bench            # measure everything and print it\n\
+         cargo xtask bench --write    # and write this page\n```\n\n\
+         The first run installs the rivals from the Python package index into `.runtime/bench`, about 12 GB in \
+         all, as\ntorch brings CUDA's libraries. Leave the machine alone meanwhile. `--rivals` and `--profiles` \
+         measure a part,\n`--help` says what else there is. text-embeddings-inference and llama.cpp take part \
+         when `--tei`, `--llama` and\n`--gguf` name them.\n\n## The machine\n\n{}",
+        machine(results)
+    )
+}
+
+fn http_table(results: &Results, text: &mut String) {
+    let profiles: Vec<&Profile> = measured_profiles(results).collect();
+    let servers: Vec<&Entry> = results.rivals.iter().filter(|rival| rival.name.is_server()).collect();
+    if servers.is_empty() {
+        return;
+    }
+    text.push_str("| over HTTP |");
+    for profile in &profiles {
+        let unit = if profile.quote == Quote::Latency { "p50 / p99, ms" } else { "texts/s" };
+        let _ = write!(text, " {}, {unit} |", profile.title);
+    }
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(profiles.len()));
+    for server in servers {
+        let _ = write!(text, "| {} |", server.name.label());
+        for profile in &profiles {
+            let _ = write!(text, " {} |", cell(server, profile));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+}
+
+fn cell(server: &Entry, profile: &Profile) -> String {
+    let median = |figure: &dyn Fn(&Figure) -> Option<f64>| server.median_of(profile.id, figure);
+    if median(&|figure| figure.quoted(profile.quote)).is_none() {
+        let why = if server.not_run.is_some() { "not run" } else { "failed" };
+        return if server.failure(profile.id).is_some() { why.into() } else { "–".into() };
+    }
+    match profile.quote {
+        Quote::Texts => shown(median(&|figure| Some(figure.texts_per_second))),
+        Quote::Latency => {
+            format!("{} / {}", shown(median(&|figure| figure.p50)), shown(median(&|figure| figure.p99)))
+        }
+    }
+}
+
+fn ratio_table(results: &Results, text: &mut String) {
+    let Some(ours) = results.rivals.iter().find(|rival| rival.name == Name::Embedgate) else { return };
+    let others: Vec<&Entry> =
+        results.rivals.iter().filter(|rival| rival.name.is_server() && rival.name != ours.name).collect();
+    let others: Vec<&Entry> = others.into_iter().filter(|rival| rival.not_run.is_none()).collect();
+    if others.is_empty() {
+        return;
+    }
+    text.push_str(
+        "How many times as many texts, or how many times as quick, embedgate is:\n\n| embedgate against |",
+    );
+    let profiles: Vec<&Profile> = measured_profiles(results).collect();
+    for profile in &profiles {
+        let _ = write!(text, " {} |", profile.title);
+    }
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(profiles.len()));
+    for other in others {
+        let _ = write!(text, "| {} |", other.name.label());
+        for profile in &profiles {
+            let ratio = ours.better_than(other, profile.id, profile.quote);
+            let _ =
+                write!(text, " {} |", ratio.map_or("–".into(), |ratio| format!("{}×", shown(Some(ratio)))));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    let idle = ours.rounds_of("one", |figure| figure.p50);
+    let beside = ours.rounds_of("together", |figure| figure.p50);
+    if let Some(slower) = super::stats::ratio(&beside, &idle) {
+        let _ = writeln!(
+            text,
+            "Beside a bulk client, embedgate's median is {}× its idle one.\n",
+            shown(Some(slower))
+        );
+    }
+}
+
+fn in_process_table(results: &Results, text: &mut String) {
+    let libraries: Vec<&Entry> = results.rivals.iter().filter(|rival| !rival.name.is_server()).collect();
+    if libraries.is_empty() {
+        return;
+    }
+    text.push_str("| in process, without a server |");
+    for job in &JOBS {
+        let unit = if job.single { "p50, ms" } else { "texts/s (tokens/s)" };
+        let _ = write!(text, " {}, {unit} |", job.title);
+    }
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(JOBS.len()));
+    let ours = results.rivals.iter().filter(|rival| rival.name.is_ours() && rival.not_run.is_none());
+    for rival in libraries.into_iter().chain(ours) {
+        let note = if rival.note.is_empty() { String::new() } else { format!(", {}", rival.note) };
+        let where_ = if rival.name.is_server() { ", over HTTP" } else { "" };
+        let _ = write!(text, "| {}{note}{where_} |", rival.name.label());
+        for job in &JOBS {
+            let id = if rival.name.is_server() { job.beside } else { job.id };
+            let median = |figure: &dyn Fn(&Figure) -> Option<f64>| rival.median_of(id, figure);
+            let cell = match median(&|figure| Some(figure.texts_per_second)) {
+                None => if rival.failure(id).is_some() { "not run" } else { "–" }.to_owned(),
+                Some(_) if job.single => shown(median(&|figure| figure.p50)),
+                texts => {
+                    format!("{} ({})", shown(texts), shown(median(&|figure| Some(figure.tokens_per_second))))
+                }
+            };
+            let _ = write!(text, " {cell} |");
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+}
+
+fn cost_table(results: &Results, text: &mut String) {
+    text.push_str(
+        "| what it costs | first answer, ms | idle, MB | afterwards, MB | peak, MB | CPU s per million tokens, \
+         mixed | on disk, MB | without CUDA, MB |\n|---|---:|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for rival in &results.rivals {
+        let round = |figure: &dyn Fn(&Round) -> Option<f64>| shown(rival.median_round(figure));
+        let disk = rival.megabytes.map(|(all, cuda)| (all, all - cuda));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            rival.name.label(),
+            round(&|round| round.cold_milliseconds),
+            round(&|round| round.idle_megabytes),
+            round(&|round| round.after_megabytes),
+            round(&|round| round.peak_megabytes),
+            shown(rival.median_of("mixed", |figure| figure.cpu_per_million)),
+            shown(disk.map(|(all, _)| all)),
+            shown(disk.map(|(_, rest)| rest)),
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nEach needs a copy of the model besides: {} MB.\n",
+        shown(Some(results.model_megabytes))
+    );
+}
+
+fn failures(results: &Results, text: &mut String) {
+    for rival in &results.rivals {
+        if let Some(reason) = &rival.not_run {
+            let _ = writeln!(text, "* {}: not run: {}", rival.name.label(), one_line(reason));
+            continue;
+        }
+        for id in PROFILES.iter().map(|profile| profile.id).chain(JOBS.iter().map(|job| job.id)) {
+            if let Some(reason) = rival.failure(id) {
+                let _ = writeln!(text, "* {}, {id}: failed: {}", rival.name.label(), one_line(reason));
+            }
+        }
+    }
+    let spreads = results.rivals.iter().filter(|rival| rival.name.is_server()).flat_map(|rival| {
+        PROFILES.iter().map(move |profile| {
+            let rounds = rival.rounds_of(profile.id, |figure| figure.quoted(profile.quote));
+            (spread(&rounds.into_iter().flatten().collect::<Vec<_>>()), rival, profile)
+        })
+    });
+    if let Some((worst, rival, profile)) = spreads.max_by(|a, b| a.0.total_cmp(&b.0)) {
+        let _ = writeln!(
+            text,
+            "* Rounds differ by up to {:.0} % ((largest − smallest) / median): {}, {}.\n",
+            worst * 100.0,
+            rival.name.label(),
+            profile.title
+        );
+    }
+}
+
+/// A reason without line ends and bars, which would break a table or list, and not longer than a line or two.
+fn one_line(reason: &str) -> String {
+    let words: Vec<&str> = reason.split_whitespace().collect();
+    words.join(" ").replace('|', "/").chars().take(240).collect()
+}
+
+fn closing(results: &Results) -> String {
+    let mut text = String::from("## What each profile means\n\n");
+    for profile in &PROFILES {
+        let _ = writeln!(
+            text,
+            "* **{}.** {} `cargo xtask bench --profiles {}`",
+            profile.title, profile.meaning, profile.id
+        );
+    }
+    text.push_str(include_str!("rules.md"));
+    text.push_str("\n## Versions\n\n");
+    for rival in results.rivals.iter().filter(|rival| !rival.versions.is_empty()) {
+        let _ = writeln!(text, "* {}: {}", rival.name.label(), rival.versions);
+    }
+    text
+}
+
+fn profile_chart(results: &Results, profile: &Profile) -> String {
+    let (note, unit) = match profile.quote {
+        Quote::Texts => ("texts a second; longer is better", ""),
+        Quote::Latency => ("median latency in milliseconds; shorter is better", " ms"),
+    };
+    let bars: Vec<Bar> = results
+        .rivals
+        .iter()
+        .filter(|rival| rival.name.is_server())
+        .map(|rival| {
+            let value = rival.median_of(profile.id, |figure| figure.quoted(profile.quote));
+            let label = match value {
+                Some(_) => format!("{}{unit}", shown(value)),
+                None => cell(rival, profile),
+            };
+            Bar { name: rival.name.label().into(), value, label, ours: rival.name.is_ours() }
+        })
+        .collect();
+    chart::svg(profile.title, note, &bars)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::{Outcome, tests::entry};
+    use super::*;
+
+    fn results() -> Results {
+        let ours = entry(Name::Embedgate, &[(3000.0, 2.0), (2000.0, 2.5), (2500.0, 2.25)]);
+        let mut theirs = entry(Name::Infinity, &[(300.0, 20.0), (200.0, 25.0), (250.0, 22.5)]);
+        for round in &mut theirs.rounds {
+            round.figures.insert("long".into(), Outcome::Failed("status 500: a | b\nc".into()));
+        }
+        let mut absent = entry(Name::Tei, &[]);
+        absent.not_run = Some("no binary was named with --tei".into());
+        let mut library = entry(Name::Openvino, &[(700.0, 3.0)]);
+        library.note = "bf16".into();
+        let figure = library.rounds[0].figures["one"].clone();
+        library.rounds[0].figures = ["single", "short"].map(|id| (id.to_owned(), figure.clone())).into();
+        Results { rounds: 3, seconds: 5.0, rivals: vec![ours, theirs, absent, library], ..Results::default() }
+    }
+
+    #[test]
+    fn tables_show_medians_ratios_and_what_did_not_run() {
+        let text = tables(&results());
+        for line in [
+            "| embedgate | 2.25 / 4.50 | 2,500 | – |",
+            "| infinity | 22.5 / 45.0 | 250 | failed |",
+            "| text-embeddings-inference | not run | not run | not run |",
+            "| infinity | 10.0× | 10.0× | – |",
+            "| OpenVINO, bf16 | 3.00 | 700 (9,800) | – | – |",
+            "* text-embeddings-inference: not run: no binary was named with --tei",
+            "* infinity, long: failed: status 500: a / b c",
+            "* Rounds differ by up to 40 % ((largest − smallest) / median):",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn rows_of_a_table_have_as_many_cells_as_its_head() {
+        let mut width = None;
+        for line in tables(&results()).lines() {
+            let cells = line.starts_with('|').then(|| line.matches('|').count());
+            if let (Some(width), Some(cells)) = (width, cells) {
+                assert_eq!(width, cells, "{line}");
+            }
+            width = cells;
+        }
+    }
+
+    #[test]
+    fn the_page_shows_every_chart_that_is_written() {
+        let files = files(&results());
+        let (path, page) = &files[0];
+        assert_eq!(path, "benchmarks.md");
+        let charts: Vec<&str> = files[1..].iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(charts, ["benchmarks/one.svg", "benchmarks/clients-32.svg", "benchmarks/long.svg"]);
+        for chart in charts {
+            assert!(page.contains(&format!("]({chart})")), "{chart}");
+        }
+        for profile in &PROFILES {
+            assert!(page.contains(&format!("`cargo xtask bench --profiles {}`", profile.id)));
+        }
+        assert!(files[1].1.contains("2.25 ms") && files[1].1.contains("not run"));
+    }
+}

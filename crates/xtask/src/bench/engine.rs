@@ -1,0 +1,183 @@
+//! `cargo xtask bench engine`: the encoders alone, in tokens a second, without server or tokenizer.
+
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{
+    in_process::{self, Done, Job},
+    machine,
+    number::shown,
+    results::Figure,
+    rivals::{self, Binaries, Name, Ready},
+    running::log_of,
+    texts::Kind,
+};
+use crate::{process::capture, serve, setup, workspace::Workspace};
+
+/// embedgate's own command for this: it takes the model's folder and the same file of jobs as `in_process.py`,
+/// and prints the same lines.
+const OWN: &str = "bench-encoder";
+
+#[derive(Args)]
+pub(super) struct Options {
+    /// Instruction sets that embedgate's encoder is held to, in turn; without it, the machine's best
+    #[arg(long, value_name = "ISA", value_delimiter = ',')]
+    isa: Vec<String>,
+    /// Seconds of each shape
+    #[arg(long, default_value_t = 5.0, value_parser = super::positive)]
+    seconds: f64,
+}
+
+struct Shape {
+    id: &'static str,
+    title: &'static str,
+    kind: Kind,
+    batch: Option<usize>,
+    single: bool,
+}
+
+const SHAPES: [Shape; 4] = [
+    Shape {
+        id: "32x32",
+        title: "32 × 32 tokens, tokens/s",
+        kind: Kind::Exactly(32),
+        batch: Some(32),
+        single: false,
+    },
+    Shape {
+        id: "8x256",
+        title: "8 × 256 tokens, tokens/s",
+        kind: Kind::Exactly(256),
+        batch: Some(8),
+        single: false,
+    },
+    Shape { id: "mixed", title: "mixed lengths, tokens/s", kind: Kind::Mixed, batch: None, single: false },
+    Shape {
+        id: "one",
+        title: "one text of 14 tokens, p50 in ms",
+        kind: Kind::Exactly(14),
+        batch: None,
+        single: true,
+    },
+];
+
+/// Measures and prints.
+///
+/// # Errors
+/// Set-up or the build fails; an engine that cannot be run has its reason in the table.
+pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    setup::run(workspace)?;
+    serve::build_and_import(workspace)?;
+    super::check_texts(workspace)?;
+    let jobs: Vec<Job> = SHAPES
+        .iter()
+        .zip(20..)
+        .map(|(shape, series)| {
+            Job::new(shape.id, shape.kind, series, 512, options.seconds)
+                .single(shape.single)
+                .batch(shape.batch)
+                .encoder_alone()
+        })
+        .collect();
+
+    let mut table = String::from("| encoder alone |");
+    for shape in &SHAPES {
+        table += &format!(" {} |", shape.title);
+    }
+    table += &format!("\n|---|{}\n", "---:|".repeat(SHAPES.len()));
+    for (name, command) in engines(workspace, options) {
+        eprintln!("{name} …");
+        let log = log_of(&workspace.runtime(), &format!("engine-{}", name.replace([' ', ','], "-")));
+        let done = command.and_then(|command| in_process::run(command, &jobs, &log));
+        table += &row(&name, &done);
+    }
+    let results = super::results::Results {
+        machine: machine::Machine::read(workspace),
+        seconds: options.seconds,
+        rounds: 1,
+        ..Default::default()
+    };
+    println!("{}{table}", super::document::machine(&results));
+    Ok(())
+}
+
+/// Every engine with its command, or why it has none.
+fn engines(workspace: &Workspace, options: &Options) -> Vec<(String, Result<Command>)> {
+    let isas: Vec<Option<&String>> =
+        if options.isa.is_empty() { vec![None] } else { options.isa.iter().map(Some).collect() };
+    let mut engines = Vec::new();
+    for isa in isas {
+        let name = isa.map_or_else(|| "embedgate".to_owned(), |isa| format!("embedgate, {isa}"));
+        engines.push((name, own(workspace, isa)));
+    }
+    for name in [Name::Onnxruntime, Name::Openvino] {
+        let rival = rivals::prepare(workspace, name, &Binaries::default(), &[]);
+        let command = match rival.ready {
+            Ok(Ready::InProcess { python, library }) => Ok(in_process::python(
+                &python,
+                &rivals::sources(workspace).join("in_process.py"),
+                library,
+                &rivals::model(workspace),
+            )),
+            Ok(Ready::Server { .. }) => Err(anyhow::anyhow!("is a server")),
+            Err(reason) => Err(anyhow::anyhow!(reason)),
+        };
+        engines.push((format!("{} {}", name.label(), rival.versions), command));
+    }
+    engines
+}
+
+/// embedgate's encoder, where the program can run it alone.
+fn own(workspace: &Workspace, isa: Option<&String>) -> Result<Command> {
+    let binary = workspace.release_binary();
+    if capture(Command::new(&binary).args([OWN, "--help"])).is_err() {
+        anyhow::bail!("this build has no `embedgate {OWN}`");
+    }
+    let mut command = Command::new(binary);
+    command.arg(OWN).args(isa.map(|isa| format!("--isa={isa}"))).arg(rivals::model(workspace));
+    Ok(command)
+}
+
+fn row(name: &str, done: &Result<Done>) -> String {
+    let mut row = match done {
+        Ok(done) => format!("| {name}, {} |", done.note),
+        Err(error) => format!("| {name} | not run: {error:#} |"),
+    };
+    for shape in &SHAPES {
+        let Ok(done) = done else { break };
+        let job = done.jobs.iter().find(|(id, ..)| id == shape.id);
+        let figure = job.map(|(_, measured, cpu)| Figure::new(measured, Some(*cpu)));
+        let value =
+            figure.and_then(|figure| if shape.single { figure.p50 } else { Some(figure.tokens_per_second) });
+        row += &format!(" {} |", shown(value));
+    }
+    row + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::load::Measured;
+
+    #[test]
+    fn a_row_has_a_cell_for_each_shape_or_a_reason() {
+        let measured = |tokens| Measured {
+            texts: 1,
+            tokens,
+            seconds: 2.0,
+            milliseconds: vec![3.0],
+            ..Measured::default()
+        };
+        let jobs = vec![
+            ("32x32".to_owned(), measured(2000), 1.0),
+            ("one".to_owned(), measured(28), 1.0),
+            ("mixed".to_owned(), measured(500), 1.0),
+        ];
+        let done = Done { note: "fp32".into(), jobs, ..Done::default() };
+        assert_eq!(row("x", &Ok(done)), "| x, fp32 | 1,000 | – | 250 | 3.00 |\n");
+        let failed = Err(anyhow::anyhow!("no"));
+        assert_eq!(row("x", &failed), "| x | not run: no |\n");
+    }
+}

@@ -1,0 +1,61 @@
+//! The machine's state: what a reader must know before comparing the figures with any others.
+
+use std::{fs, process::Command, thread};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{process::capture, workspace::Workspace};
+
+/// Instruction sets that decide how fast a model runs on a processor, as `/proc/cpuinfo` names them.
+const FLAGS: [&str; 8] =
+    ["avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"];
+
+/// What the figures were measured on.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(super) struct Machine {
+    pub(super) date: String,
+    pub(super) processor: String,
+    /// Those that this process may use.
+    pub(super) cores: usize,
+    pub(super) flags: Vec<String>,
+    pub(super) memory_gigabytes: f64,
+    /// Kernel and its release.
+    pub(super) system: String,
+    /// How the clock follows the load, where the kernel says so.
+    pub(super) governor: Option<String>,
+    pub(super) commit: String,
+}
+
+impl Machine {
+    pub(super) fn read(workspace: &Workspace) -> Self {
+        let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |name: &str| {
+            let line = info.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
+        };
+        let known: Vec<&str> = field("flags").split(' ').collect();
+        let say = |program: &str, arguments: &[&str]| {
+            let said = capture(Command::new(program).args(arguments).current_dir(workspace.root()));
+            said.map_or_else(|_| "unknown".into(), |said| said.trim().to_owned())
+        };
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kilobytes = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kilobytes = kilobytes.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        let governor = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
+        Self {
+            date: say("date", &["-u", "+%Y-%m-%d"]),
+            processor: field("model name").to_owned(),
+            cores: thread::available_parallelism().map_or(0, usize::from),
+            flags: FLAGS.iter().filter(|flag| known.contains(flag)).map(ToString::to_string).collect(),
+            memory_gigabytes: kilobytes.unwrap_or(0.0) * 1024.0 / 1e9,
+            system: say("uname", &["-srm"]),
+            governor: fs::read_to_string(governor).ok().map(|name| name.trim().to_owned()),
+            commit: say("git", &["describe", "--always", "--dirty"]),
+        }
+    }
+}
+
+/// The load average over the last minute: runnable processes. `None` where the kernel does not say.
+pub(super) fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}

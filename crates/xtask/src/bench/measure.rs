@@ -1,0 +1,165 @@
+//! One round of one rival: start it, ask all that is asked, see what it used, end it.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+
+use super::{
+    in_process::{self, Job},
+    load, machine,
+    profile::{JOBS, Load, PROFILES, Profile},
+    results::{Entry, Figure, Outcome, Round},
+    rivals::{self, Ready, Rival, launch::Launch},
+    running::{Running, log_of},
+    usage::Usage,
+};
+use crate::workspace::Workspace;
+
+/// Different texts of one job in process; they come again when all were embedded.
+const JOB_TEXTS: u32 = 2048;
+
+/// What is measured, of all that can be.
+pub(super) struct Plan<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) seconds: f64,
+    /// Profiles' ids; empty for all.
+    pub(super) profiles: &'a [String],
+}
+
+impl Plan<'_> {
+    fn wants(&self, profile: &str) -> bool {
+        self.profiles.is_empty() || self.profiles.iter().any(|wanted| wanted == profile)
+    }
+
+    /// Measures `rival` once more and adds the round to `entry`. A rival that cannot be started is marked so and
+    /// not tried again.
+    pub(super) fn round(&self, rival: &Rival, entry: &mut Entry) {
+        let Ok(ready) = &rival.ready else { return };
+        if entry.not_run.is_some() {
+            return;
+        }
+        let first = entry.rounds.is_empty();
+        let round = match ready {
+            Ready::Server { launch, cached } => self.server(rival, launch, cached.as_ref(), first),
+            Ready::InProcess { python, library } => self.in_process(python, library, entry),
+        };
+        match round {
+            Ok(round) => entry.rounds.push(round),
+            Err(error) => {
+                eprintln!("  not run: {error:#}");
+                entry.not_run = Some(format!("{error:#}"));
+            }
+        }
+    }
+
+    fn start(&self, rival: &Rival, launch: &Launch) -> Result<Running> {
+        let log = log_of(&self.workspace.runtime(), rival.name.label());
+        let model = rivals::model(self.workspace);
+        Running::start(
+            |port| {
+                let mut command = launch.command(&model, port);
+                command.current_dir(self.workspace.root());
+                command
+            },
+            &log,
+        )
+    }
+
+    fn server(&self, rival: &Rival, launch: &Launch, cached: Option<&Launch>, first: bool) -> Result<Round> {
+        if first {
+            // Brings the files into the page cache, compiles Python's.
+            self.start(rival, launch)?.stop();
+        }
+        let load = machine::load();
+        let running = self.start(rival, launch)?;
+        let idle = running.usage();
+        let mut figures = BTreeMap::new();
+        for (series, profile) in (0..).zip(&PROFILES) {
+            let again = matches!(profile.load, Load::Again { .. });
+            if self.wants(profile.id) && !(again && cached.is_some()) {
+                figures.insert(profile.id.to_owned(), self.profile(&running, profile, series));
+            }
+        }
+        let after = running.usage();
+        let cold_milliseconds = Some(running.cold.as_secs_f64() * 1e3);
+        running.stop();
+
+        if let Some(cached) = cached {
+            let again =
+                (0..).zip(&PROFILES).filter(|(_, profile)| matches!(profile.load, Load::Again { .. }));
+            for (series, profile) in again.filter(|(_, profile)| self.wants(profile.id)) {
+                let running = self.start(rival, cached)?;
+                figures.insert(profile.id.to_owned(), self.profile(&running, profile, series));
+                running.stop();
+            }
+        }
+        Ok(Round {
+            load,
+            cold_milliseconds,
+            idle_megabytes: idle.map(|usage| usage.resident_megabytes),
+            after_megabytes: after.map(|usage| usage.resident_megabytes),
+            peak_megabytes: after.map(|usage| usage.peak_megabytes),
+            figures,
+        })
+    }
+
+    fn profile(&self, running: &Running, profile: &Profile, series: u32) -> Outcome {
+        let before = running.usage();
+        let measured = load::run(running.address, profile.load, series, self.seconds);
+        let after = running.usage();
+        match measured {
+            Ok(measured) => {
+                let figure = Figure::new(&measured, cpu_between(before, after));
+                eprintln!(
+                    "  {:34} {:9.1} texts/s  p50 {:8.2} ms  p99 {:8.2} ms",
+                    profile.title,
+                    figure.texts_per_second,
+                    figure.p50.unwrap_or(f64::NAN),
+                    figure.p99.unwrap_or(f64::NAN)
+                );
+                Outcome::Measured(figure)
+            }
+            Err(error) => {
+                eprintln!("  {:34} failed: {error:#}", profile.title);
+                Outcome::Failed(format!("{error:#}"))
+            }
+        }
+    }
+
+    fn in_process(&self, python: &Path, library: &str, entry: &mut Entry) -> Result<Round> {
+        let jobs: Vec<Job> = (10..)
+            .zip(&JOBS)
+            .filter(|(_, job)| self.wants(job.beside))
+            .map(|(series, job)| {
+                Job::new(job.id, job.kind, series, JOB_TEXTS, self.seconds).single(job.single)
+            })
+            .collect();
+        let log = log_of(&self.workspace.runtime(), library);
+        let script = rivals::sources(self.workspace).join("in_process.py");
+        let command = || in_process::python(python, &script, library, &rivals::model(self.workspace));
+        if entry.rounds.is_empty() {
+            in_process::run(command(), &[], &log)?;
+        }
+        let load = machine::load();
+        let done = in_process::run(command(), &jobs, &log)?;
+        entry.note.clone_from(&done.note);
+        let mut figures = BTreeMap::new();
+        for (id, measured, cpu_seconds) in &done.jobs {
+            let figure = Figure::new(measured, Some(*cpu_seconds));
+            eprintln!("  {id:34} {:9.1} texts/s", figure.texts_per_second);
+            figures.insert(id.clone(), Outcome::Measured(figure));
+        }
+        Ok(Round {
+            load,
+            cold_milliseconds: Some(done.cold_milliseconds),
+            idle_megabytes: done.idle_megabytes,
+            after_megabytes: None,
+            peak_megabytes: done.peak_megabytes,
+            figures,
+        })
+    }
+}
+
+fn cpu_between(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
+    Some(after?.cpu_seconds - before?.cpu_seconds)
+}

@@ -1,0 +1,223 @@
+"""Measures a library in process, without a server.
+
+Usage: in_process.py onnxruntime|openvino|sentence-transformers MODEL_FOLDER JOBS.json
+
+A job is {"id", "texts", "tokens", "seconds", "single", "batch", "encoder"}: texts with their numbers of tokens;
+`single` embeds them one at a time; `batch` fixes the batch's size, else the fastest of a few is taken; `encoder`
+tokenizes before the clock starts. Prints one line of JSON when the first text is embedded, one for each job, and
+one at the end.
+"""
+
+import json
+import resource
+import sys
+import time
+
+WINDOW = 256  # Tokens, as the model's own settings say.
+CHUNK = 4096  # Tokens of the texts that are sorted by length together.
+BATCHES = (8, 16, 32)
+
+
+class Onnx:
+    """The imported graph in ONNX Runtime, fp32."""
+
+    note = "fp32"
+
+    def __init__(self, folder):
+        import onnxruntime
+
+        self.tokenizer = load_tokenizer(folder, 1)
+        self.session = onnxruntime.InferenceSession(
+            f"{folder}/embedgate.onnx", providers=["CPUExecutionProvider"]
+        )
+
+    def encode(self, texts):
+        return encode(self.tokenizer, texts)
+
+    def single(self, encoded):
+        return self.many([encoded])[0]
+
+    def many(self, batches):
+        vectors = []
+        for ids, mask in batches:
+            hidden = self.session.run(["last_hidden_state"], {"input_ids": ids, "attention_mask": mask})[0]
+            vectors.append(pool(hidden, mask))
+        return vectors
+
+
+class OpenVino:
+    """The imported graph in OpenVINO: one stream for one text, a stream a core or as it likes for many."""
+
+    def __init__(self, folder):
+        import openvino
+
+        core = openvino.Core()
+        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.note = "bf16" if bf16 else "fp32, as this processor has no bf16"
+        # Lengths in steps of eight: OpenVINO prepares its kernels for each shape that it meets.
+        self.tokenizer = load_tokenizer(folder, 8)
+        model = core.read_model(f"{folder}/embedgate.onnx")
+
+        def compiled(hint):
+            settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+            return core.compile_model(model, "CPU", settings)
+
+        self.one = compiled("LATENCY").create_infer_request()
+        self.queue = openvino.AsyncInferQueue(compiled("THROUGHPUT"))
+        self.queue.set_callback(self.keep)
+        self.vectors = []
+
+    def encode(self, texts):
+        return encode(self.tokenizer, texts)
+
+    def single(self, encoded):
+        ids, mask = encoded
+        return pool(self.one.infer({"input_ids": ids, "attention_mask": mask})[0], mask)
+
+    def keep(self, request, mask):
+        self.vectors.append(pool(request.get_output_tensor(0).data, mask))
+
+    def many(self, batches):
+        self.vectors.clear()
+        for ids, mask in batches:
+            self.queue.start_async({"input_ids": ids, "attention_mask": mask}, mask)
+        self.queue.wait_all()
+        return self.vectors
+
+
+class SentenceTransformers:
+    """sentence-transformers with torch, fp32."""
+
+    note = "fp32"
+
+    def __init__(self, folder):
+        from sentence_transformers import SentenceTransformer
+
+        self.model = SentenceTransformer(folder, device="cpu")
+
+    def encode(self, texts):
+        return texts  # The model's own `encode` tokenizes.
+
+    def single(self, texts):
+        return self.many([texts])[0]
+
+    def many(self, batches):
+        encode = self.model.encode
+        return [encode(texts, batch_size=len(texts), show_progress_bar=False) for texts in batches]
+
+
+def load_tokenizer(folder, step):
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    tokenizer.enable_truncation(WINDOW)
+    tokenizer.enable_padding(pad_to_multiple_of=step)
+    return tokenizer
+
+
+def encode(tokenizer, texts):
+    import numpy
+
+    encoded = tokenizer.encode_batch(texts)
+    ids = numpy.array([text.ids for text in encoded], dtype=numpy.int64)
+    return ids, numpy.array([text.attention_mask for text in encoded], dtype=numpy.int64)
+
+
+def pool(hidden, mask):
+    import numpy
+
+    summed = numpy.einsum("bth,bt->bh", hidden, mask.astype(numpy.float32), optimize=True)
+    return summed / numpy.linalg.norm(summed, axis=1, keepdims=True)
+
+
+def batches_of(chunk, size):
+    """Batches of nearly equal lengths, so that little is padding."""
+    texts = [text for text, _ in sorted(chunk, key=lambda pair: pair[1])]
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+
+def best_batch(library, chunk):
+    def seconds(size):
+        batches = batches_of(chunk, size)
+        library.many(map(library.encode, batches))  # Once to meet the shapes.
+        started = time.perf_counter()
+        library.many(map(library.encode, batches))
+        return time.perf_counter() - started
+
+    return min(BATCHES, key=seconds)
+
+
+def chunks_of(pairs, tokens):
+    chunks, room = [], 0
+    for pair in pairs:
+        if pair[1] > room:
+            chunks.append([])
+            room = tokens
+        chunks[-1].append(pair)
+        room -= pair[1]
+    return chunks[:-1] or chunks  # The last may be all but empty.
+
+
+def measure(library, job):
+    pairs = list(zip(job["texts"], job["tokens"]))
+    if size := 1 if job["single"] else job["batch"]:
+        chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    else:
+        chunks = chunks_of(pairs, CHUNK)
+        size = best_batch(library, chunks[-1])
+
+    # Lazily: a library that works in the background has the next batch tokenized meanwhile.
+    work = [batches_of(chunk, size) for chunk in chunks]
+    encode = library.encode
+    if job["encoder"]:
+        work, encode = [list(map(encode, batches)) for batches in work], lambda encoded: encoded
+
+    def embed(batches):
+        if job["single"]:
+            library.single(encode(batches[0]))
+        else:
+            library.many(map(encode, batches))
+
+    for batches in work[-16:] if job["single"] else work[-1:]:
+        embed(batches)
+    texts = tokens = 0
+    milliseconds = []
+    cpu = time.process_time()
+    started = time.perf_counter()
+    while not texts or time.perf_counter() - started < job["seconds"]:
+        at = len(milliseconds) % len(chunks)
+        begun = time.perf_counter()
+        embed(work[at])
+        milliseconds.append((time.perf_counter() - begun) * 1e3)
+        texts += len(chunks[at])
+        tokens += sum(length for _, length in chunks[at])
+    seconds = time.perf_counter() - started
+    return {
+        "id": job["id"],
+        "texts": texts,
+        "tokens": tokens,
+        "seconds": seconds,
+        "milliseconds": milliseconds if job["single"] else [],
+        "cpu_seconds": time.process_time() - cpu,
+        "batch": size,
+    }
+
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+
+def main():
+    kinds = {"onnxruntime": Onnx, "openvino": OpenVino, "sentence-transformers": SentenceTransformers}
+    library = kinds[sys.argv[1]](sys.argv[2])
+    library.single(library.encode(["the first text"]))
+    say(ready=True, note=library.note)
+    with open(sys.argv[3], encoding="utf-8") as file:
+        jobs = json.load(file)
+    for job in jobs:
+        say(**measure(library, job))
+    # Kilobytes on Linux.
+    say(peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+main()

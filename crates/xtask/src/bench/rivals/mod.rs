@@ -1,0 +1,270 @@
+//! Who is compared: what each one needs to be installed, how it is started, what of it lies on disk.
+
+pub(super) mod install;
+pub(super) mod launch;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use self::{install::Packages, launch::Launch};
+use super::usage::Size;
+use crate::{
+    process::capture,
+    workspace::{DEFAULT_MODEL, Workspace},
+};
+
+/// A rival's name, on the command line and in the record.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Name {
+    /// This project's release build, as it comes, its cache switched off
+    Embedgate,
+    /// The same, told to compute in fp32
+    EmbedgateFp32,
+    /// The server infinity-emb with torch
+    Infinity,
+    /// A minimal FastAPI server around sentence-transformers
+    Fastapi,
+    /// Hugging Face's text-embeddings-inference; needs `--tei`
+    Tei,
+    /// llama.cpp's server; needs `--llama` and `--gguf`
+    Llama,
+    /// onnxruntime in a Python process
+    Onnxruntime,
+    /// OpenVINO in a Python process, bf16 where the processor has it
+    Openvino,
+    /// sentence-transformers in a Python process
+    SentenceTransformers,
+}
+
+impl Name {
+    /// As tables and charts show it.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Embedgate => "embedgate",
+            Self::EmbedgateFp32 => "embedgate, fp32",
+            Self::Infinity => "infinity",
+            Self::Fastapi => "FastAPI + sentence-transformers",
+            Self::Tei => "text-embeddings-inference",
+            Self::Llama => "llama.cpp server",
+            Self::Onnxruntime => "onnxruntime",
+            Self::Openvino => "OpenVINO",
+            Self::SentenceTransformers => "sentence-transformers",
+        }
+    }
+
+    pub(super) fn is_server(self) -> bool {
+        !matches!(self, Self::Onnxruntime | Self::Openvino | Self::SentenceTransformers)
+    }
+
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::Embedgate | Self::EmbedgateFp32)
+    }
+}
+
+/// Binaries that no package index has, by where the user says they are.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(super) struct Binaries {
+    /// text-embeddings-router, the binary of text-embeddings-inference
+    #[arg(long, value_name = "PATH")]
+    tei: Option<PathBuf>,
+    /// llama.cpp's llama-server
+    #[arg(long, value_name = "PATH", requires = "gguf")]
+    llama: Option<PathBuf>,
+    /// all-MiniLM-L6-v2 converted for llama.cpp
+    #[arg(long, value_name = "PATH")]
+    gguf: Option<PathBuf>,
+}
+
+/// What can be measured.
+#[derive(Debug)]
+pub(super) enum Ready {
+    Server {
+        launch: Launch,
+        /// How it is started to answer the same texts again, where that differs.
+        cached: Option<Launch>,
+    },
+    InProcess {
+        python: PathBuf,
+        /// As the script knows it.
+        library: &'static str,
+    },
+}
+
+/// A rival that was looked for.
+#[derive(Debug)]
+pub(super) struct Rival {
+    pub(super) name: Name,
+    pub(super) versions: String,
+    /// What must be on disk to serve, without the model; `None` before it is installed.
+    pub(super) size: Option<Size>,
+    /// Ready to run, or why it cannot be.
+    pub(super) ready: Result<Ready, String>,
+}
+
+const INFINITY: Packages = Packages {
+    name: "infinity",
+    pins: include_str!("requirements/infinity.txt"),
+    gigabytes: 9.0,
+    quoted: &["infinity_emb", "torch", "transformers"],
+};
+const SENTENCE_TRANSFORMERS: Packages = Packages {
+    name: "sentence-transformers",
+    pins: include_str!("requirements/sentence-transformers.txt"),
+    gigabytes: 10.0,
+    quoted: &["sentence-transformers", "torch", "fastapi"],
+};
+const ONNXRUNTIME: Packages = Packages {
+    name: "onnxruntime",
+    pins: include_str!("requirements/onnxruntime.txt"),
+    gigabytes: 0.5,
+    quoted: &["onnxruntime", "tokenizers"],
+};
+const OPENVINO: Packages = Packages {
+    name: "openvino",
+    pins: include_str!("requirements/openvino.txt"),
+    gigabytes: 1.0,
+    quoted: &["openvino", "tokenizers"],
+};
+
+/// Installs a rival and says how to run it. What fails is kept as the reason that the page shows.
+pub(super) fn prepare(
+    workspace: &Workspace,
+    name: Name,
+    binaries: &Binaries,
+    serve_flags: &[String],
+) -> Rival {
+    let mut rival = Rival { name, versions: String::new(), size: None, ready: Err(String::new()) };
+    rival.ready = match find(workspace, &mut rival, binaries, serve_flags) {
+        Ok(ready) => Ok(ready),
+        Err(error) => {
+            let reason = format!("{error:#}");
+            eprintln!("{}: not run: {reason}", name.label());
+            Err(reason)
+        }
+    };
+    rival
+}
+
+fn find(
+    workspace: &Workspace,
+    rival: &mut Rival,
+    binaries: &Binaries,
+    serve_flags: &[String],
+) -> Result<Ready> {
+    let server = |launch| Ready::Server { launch, cached: None };
+    match rival.name {
+        Name::Embedgate | Name::EmbedgateFp32 => embedgate(workspace, rival, serve_flags),
+        Name::Infinity => {
+            let bin = packaged(workspace, rival, &INFINITY)?;
+            Ok(server(Launch::Infinity { program: bin.join("infinity_emb") }))
+        }
+        Name::Fastapi => {
+            let bin = packaged(workspace, rival, &SENTENCE_TRANSFORMERS)?;
+            let script = sources(workspace).join("fastapi_server.py");
+            Ok(server(Launch::Fastapi { python: bin.join("python"), script }))
+        }
+        Name::Tei => {
+            let program = binaries.tei.as_deref().context("no binary was named with --tei")?;
+            Ok(server(Launch::Tei { program: binary(rival, program)? }))
+        }
+        Name::Llama => {
+            let program = binaries.llama.as_deref().context("no binary was named with --llama")?;
+            let gguf = binaries.gguf.clone().context("no model was named with --gguf")?;
+            ensure!(gguf.is_file(), "{} is not a file", gguf.display());
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            Ok(server(Launch::Llama { program: binary(rival, program)?, gguf, cores }))
+        }
+        Name::Onnxruntime => in_process(workspace, rival, &ONNXRUNTIME),
+        Name::Openvino => in_process(workspace, rival, &OPENVINO),
+        Name::SentenceTransformers => in_process(workspace, rival, &SENTENCE_TRANSFORMERS),
+    }
+}
+
+fn embedgate(workspace: &Workspace, rival: &mut Rival, serve_flags: &[String]) -> Result<Ready> {
+    let program = binary(rival, &workspace.release_binary())?;
+    let mut library = Size::default();
+    library.add(&workspace.runtime().join("onnxruntime"));
+    if let Some(size) = &mut rival.size {
+        size.megabytes += library.megabytes;
+    }
+    let help = capture(Command::new(&program).args(["serve", "--help"]))?;
+    let mut flags = serve_flags.to_vec();
+    if rival.name == Name::EmbedgateFp32 {
+        flags.extend(launch::in_fp32(&help).context("this build computes in fp32 anyway: see embedgate")?);
+    }
+    let off = launch::cache_off(&help)?;
+    let cached =
+        (!off.is_empty()).then(|| Launch::Embedgate { program: program.clone(), flags: flags.clone() });
+    flags.extend(off);
+    Ok(Ready::Server { launch: Launch::Embedgate { program, flags }, cached })
+}
+
+fn in_process(workspace: &Workspace, rival: &mut Rival, packages: &'static Packages) -> Result<Ready> {
+    let bin = packaged(workspace, rival, packages)?;
+    Ok(Ready::InProcess { python: bin.join("python"), library: packages.name })
+}
+
+/// Installs `packages` and yields the folder of their programs.
+fn packaged(workspace: &Workspace, rival: &mut Rival, packages: &Packages) -> Result<PathBuf> {
+    rival.versions = packages.versions();
+    let venv = packages.install(workspace)?;
+    let mut size = Size::default();
+    size.add(&packages.folder(workspace));
+    rival.size = Some(size);
+    Ok(venv.bin())
+}
+
+/// Checks that `program` runs, and notes its version and size.
+fn binary(rival: &mut Rival, program: &Path) -> Result<PathBuf> {
+    let program = std::path::absolute(program).context("there is no working directory")?;
+    let said = capture(Command::new(&program).arg("--version"))?;
+    rival.versions = said.lines().next().unwrap_or("version unknown").trim().to_owned();
+    let mut size = Size::default();
+    size.add(&program);
+    rival.size = Some(size);
+    Ok(program)
+}
+
+/// Where the rivals' scripts lie.
+pub(super) fn sources(workspace: &Workspace) -> PathBuf {
+    workspace.root().join("crates/xtask/src/bench/rivals")
+}
+
+/// The folder that every rival serves.
+pub(super) fn model(workspace: &Workspace) -> PathBuf {
+    workspace.model(DEFAULT_MODEL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_pinned_and_what_is_quoted_is_among_it() {
+        for packages in [&INFINITY, &SENTENCE_TRANSFORMERS, &ONNXRUNTIME, &OPENVINO] {
+            for line in packages.pins.lines().filter(|line| !line.starts_with('#')) {
+                let version = line.split_once("==").map(|(_, version)| version);
+                assert!(version.is_some_and(|version| !version.is_empty()), "{}: {line}", packages.name);
+            }
+            assert!(!packages.versions().contains("unpinned"), "{}", packages.versions());
+        }
+    }
+
+    #[test]
+    fn what_is_not_named_or_not_there_is_a_reason() {
+        let workspace = Workspace::locate().unwrap();
+        let reason = |name, binaries| prepare(&workspace, name, &binaries, &[]).ready.unwrap_err();
+        assert_eq!(reason(Name::Tei, Binaries::default()), "no binary was named with --tei");
+        assert_eq!(reason(Name::Llama, Binaries::default()), "no binary was named with --llama");
+        let missing = Binaries { tei: Some("no/such/router".into()), ..Binaries::default() };
+        assert!(reason(Name::Tei, missing).contains("cannot start"));
+    }
+}
