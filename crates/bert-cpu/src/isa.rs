@@ -19,11 +19,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F: 16 values of f32 at a time.
     Avx512,
+    /// AMX for bf16, and AVX-512 with bf16.
+    AmxBf16,
 }
 
 impl Isa {
     /// Every level, lowest first.
-    pub const ALL: [Self; 2] = [Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 3] = [Self::Avx2, Self::Avx512, Self::AmxBf16];
 
     /// The best level of this processor for a precision, but no better than `cap`; `None` where there is none.
     pub fn best(precision: Precision, cap: Option<Self>) -> Option<Self> {
@@ -37,6 +39,7 @@ impl Isa {
     pub fn precision(self) -> Precision {
         match self {
             Self::Avx2 | Self::Avx512 => Precision::Fp32,
+            Self::AmxBf16 => Precision::Bf16,
         }
     }
 
@@ -46,6 +49,7 @@ impl Isa {
         match self {
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             Self::Avx512 => Self::Avx2.is_present() && is_x86_feature_detected!("avx512f"),
+            Self::AmxBf16 => crate::amx::Amx::detect().is_some(),
         }
         #[cfg(not(target_arch = "x86_64"))]
         false
@@ -57,6 +61,7 @@ impl fmt::Display for Isa {
         f.write_str(match self {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::AmxBf16 => "amx",
         })
     }
 }
@@ -68,7 +73,7 @@ impl FromStr for Isa {
         Self::ALL
             .into_iter()
             .find(|isa| isa.to_string() == text)
-            .ok_or_else(|| format!("unknown instruction set `{text}`: expected `avx2` or `avx512`"))
+            .ok_or_else(|| format!("unknown instruction set `{text}`: expected `avx2`, `avx512` or `amx`"))
     }
 }
 

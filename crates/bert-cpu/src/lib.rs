@@ -14,7 +14,8 @@
 //! * [`reference`] computes the same in plain scalar code, written for reading; every kernel is tested
 //!   against it.
 //! * `exact` computes in f32, with AVX2 or AVX-512: the same source, compiled for each, chosen at run time.
-//! * `lanes` is what those kernels know of an instruction set: a dozen operations on a vector of f32.
+//! * `amx` computes in bf16 on AMX, in a layout of its own.
+//! * `lanes` is what the kernels of `exact` know of an instruction set: a dozen operations on a vector of f32.
 //!
 //! This is the only crate of the workspace with `unsafe`, for three reasons: intrinsics, which need a processor
 //! that has them (proved by the token types in `lanes`); matrices that several threads write at once, each its
@@ -22,6 +23,8 @@
 //!
 //! What this crate must never know: files, tokenizers, ONNX Runtime, HTTP.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod encoder;
 mod error;
 mod exact;

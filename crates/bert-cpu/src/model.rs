@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-#[cfg(target_arch = "x86_64")]
-use crate::lanes::{Avx2, Avx512};
 use crate::{
     EncodeError, Isa, ModelError, Shape, WeightSource, Words,
     encoder::Block,
     exact::Exact,
     plan::{Plan, Task},
     team::{Pass, Progress, Team},
+};
+#[cfg(target_arch = "x86_64")]
+use crate::{
+    amx::{Amx, Bf16},
+    lanes::{Avx2, Avx512},
 };
 
 /// Packed weights; shared by all encoders of the model.
@@ -69,6 +72,10 @@ fn network(
         Isa::Avx512 => {
             let lanes = Avx512::detect().ok_or(lacking)?;
             Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+        }
+        Isa::AmxBf16 => {
+            let amx = Amx::detect().ok_or(lacking)?;
+            Box::new(Arc::new(Bf16::new(amx, shape, source, words, threads)?))
         }
     })
 }

@@ -12,7 +12,8 @@ use crate::{
 pub(crate) struct Made(pub(crate) Shape);
 
 impl Made {
-    fn value(salt: u64, index: usize) -> f32 {
+    /// From −½ to ½.
+    pub(crate) fn value(salt: u64, index: usize) -> f32 {
         // SplitMix64's finaliser (Steele, Lea and Flood 2014): any bit of the input moves every bit of the output.
         let mut z = (salt << 32).wrapping_add(index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,0 +1,325 @@
+//! The network in bf16 on AMX: products of bf16 with sums in f32, the residual stream and the norms in f32.
+//!
+//! ```text
+//!  state f32 ──norm──▶ narrow ──mix──▶ strips of q, k, v ──attend──▶ attended ──project──▶ state +=
+//!     ▲                tiles           lines                         tiles
+//!     └─norm── state += ◀──down── wide ◀──up, activation── narrow ◀──norm── state
+//!                                 tiles                    tiles
+//! ```
+//!
+//! Whoever finishes a value writes it in the layout in which the next product reads it (`layout`), so nothing is
+//! rearranged in between. A norm leaves the next product's bias in the state, so that the product only adds.
+//! Widths are padded with zeros to multiples of 32, a head's too; zeros stay zeros through every step. Rows are
+//! padded to whole tiles with whatever is there: a row of a product depends on that row of its left factor alone,
+//! so what stands in the others cannot be seen.
+
+mod attention;
+mod layout;
+mod norm;
+mod pack;
+mod product;
+mod tile;
+mod vector;
+
+use std::{
+    arch::x86_64::_mm512_add_ps,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
+
+use attention::{Attention, Scratch};
+use layout::{Line, Strips, Tiled};
+use norm::LayerNorm;
+use pack::Panels;
+use product::{Product, Sums};
+pub(crate) use tile::Amx;
+use tile::{TILE, Tiles, UNIT};
+use vector::{activate, load, round, store_line};
+
+use crate::{
+    ModelError, Norm, Part, Shape, WeightSource, Words,
+    encoder::Block,
+    layer::{Affine, Layer, Map, Unpacked, read_layers},
+    matrix::Matrix,
+    memory::Buffer,
+    model::{Hidden, Network},
+    plan::{Step, Task},
+    weights::read,
+};
+
+/// A model's weights in bf16.
+pub(crate) struct Bf16 {
+    amx: Amx,
+    shape: Shape,
+    words: Words,
+    positions: Vec<f32>,
+    embeddings: Affine,
+    layers: Vec<Layer<Panels>>,
+    /// Zeros: what the last norm adds to the state.
+    nothing: Vec<f32>,
+}
+
+impl Bf16 {
+    /// Reads and packs the weights; the layers are shared out over `threads` threads.
+    ///
+    /// # Errors
+    /// The first weight that cannot be read or has the wrong size.
+    pub(crate) fn new(
+        amx: Amx,
+        shape: Shape,
+        source: &dyn WeightSource,
+        words: Words,
+        threads: usize,
+    ) -> Result<Self, ModelError> {
+        let head = shape.head().next_multiple_of(UNIT);
+        let pack = |Unpacked { inputs, columns, column }: Unpacked<'_>| Panels::pack(inputs, columns, column);
+        let layers = read_layers(&shape, source, head, threads, pack)?;
+        Ok(Self {
+            amx,
+            words,
+            positions: read(source, Part::Positions, &shape)?.into_owned(),
+            embeddings: Affine::read(&shape, source, Norm::Embeddings)?,
+            layers,
+            nothing: vec![0.0; shape.hidden.next_multiple_of(UNIT)],
+            shape,
+        })
+    }
+
+    fn sizes(&self, rows: usize) -> Sizes {
+        let parts = self.shape.head().div_ceil(UNIT);
+        let depth = |width: usize| width.div_ceil(UNIT);
+        let (hidden, wide) = (depth(self.shape.hidden), depth(self.shape.intermediate));
+        Sizes { rows, parts, hidden, heads: self.shape.heads * parts, wide }
+    }
+
+    /// Writes word + position into the state's rows, and normalises them.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn embed(&self, views: &Views<'_>, rows: Range<usize>) {
+        let (hidden, block) = (self.shape.hidden, views.block);
+        let state = views.state.rows_from(rows.start, rows.len());
+        for (index, token) in rows.clone().enumerate() {
+            // SAFETY: this task's rows.
+            let (row, padding) = unsafe { state.row_mut(index) }.split_at_mut(hidden);
+            (self.words)(block.ids()[token], row);
+            padding.fill(0.0);
+            let position = block.position_rows()[token] * hidden;
+            let position = &self.positions[position..position + hidden];
+            row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+        }
+        let bias = self.layers.first().map_or(&self.nothing, |layer| &layer.project.bias);
+        self.norm(views, rows, &self.embeddings, bias);
+    }
+
+    /// Normalises rows of the state, and adds the bias of the next product that is added to them.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    fn norm(&self, views: &Views<'_>, rows: Range<usize>, Affine { scale, shift }: &Affine, bias: &[f32]) {
+        let Shape { hidden: width, epsilon, .. } = self.shape;
+        let norm = LayerNorm { width, scale, shift, epsilon, bias };
+        for index in rows {
+            // SAFETY: this task's rows.
+            unsafe { norm.run(views.state.row_mut(index), views.narrow, index) };
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    fn attend(&self, tiles: &Tiles, views: &Views<'_>, heads: Range<usize>, scratch: &mut Scratch) {
+        let Sizes { parts, heads: all, .. } = views.sizes;
+        let mut row = 0;
+        for &tokens in views.block.lengths() {
+            for head in heads.clone() {
+                let column = head * parts;
+                let strips = |part: usize| {
+                    let strip = column + part;
+                    [strip, all + strip, 2 * all + strip]
+                        .map(|strip| views.strips.sequence(strip, row, tokens))
+                };
+                let parts: Vec<_> = (0..parts).map(strips).collect();
+                let attention = Attention { tokens, parts: &parts, out: views.attended, row, column };
+                // SAFETY: nobody writes strips in this step, and the head's columns are this task's.
+                unsafe { attention.run(tiles, scratch) };
+            }
+            row += tokens;
+        }
+    }
+
+    /// Runs one task.
+    ///
+    /// # Safety
+    /// As [`Network::run`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    unsafe fn task<'m>(&'m self, task: Task, block: &Block, states: &States) {
+        let rows = block.rows();
+        let views = states.views(block, self.sizes(rows));
+        let mut memory = states.memory();
+        let tiles = Tiles::configure(self.amx);
+        let product = |left: Tiled, right: &'m Panels| -> Product<'m> {
+            Product { left, rows, right, panels: task.share(right.panels()) }
+        };
+        // Adds a product's bias to a row of it.
+        let biased = |[low, high]: [vector::Floats; 2], bias: &[f32], panel: usize| {
+            let bias = bias[panel * UNIT..][..UNIT].as_chunks::<TILE>().0;
+            [_mm512_add_ps(low, load(&bias[0])), _mm512_add_ps(high, load(&bias[1]))]
+        };
+        // The tasks of a step share panels, heads or rows out, and write only what belongs to theirs; what they
+        // read, earlier steps wrote.
+        match task.step {
+            Step::Embed => self.embed(&views, task.share(rows)),
+            Step::Mix(layer) => {
+                let Map { weight, bias } = &self.layers[layer].mix;
+                // SAFETY: this step only reads `narrow`; the panels' strips are this task's.
+                unsafe {
+                    product(views.narrow, weight).each(&tiles, &mut memory.sums, |panel, row, values| {
+                        let [low, high] = biased(values, bias, panel);
+                        store_line(views.strips.line(panel, row), round(low, high));
+                    });
+                }
+            }
+            Step::Attend(_) => {
+                let heads = task.share(self.shape.heads);
+                self.attend(&tiles, &views, heads, &mut memory.attention);
+            }
+            Step::Project(layer) => {
+                let product = product(views.attended, &self.layers[layer].project.weight);
+                // SAFETY: this step only reads `attended`; the panels' columns of the state are this task's.
+                unsafe { product.add(&tiles, views.state) };
+            }
+            Step::NormAttention(layer) => {
+                let layer = &self.layers[layer];
+                self.norm(&views, task.share(rows), &layer.attention, &layer.down.bias);
+            }
+            Step::Up(layer) => {
+                let activation = self.shape.activation;
+                let Map { weight, bias } = &self.layers[layer].up;
+                // SAFETY: this step only reads `narrow`; the panels' lines of `wide` are this task's.
+                unsafe {
+                    product(views.narrow, weight).each(&tiles, &mut memory.sums, |panel, row, values| {
+                        let [low, high] = biased(values, bias, panel).map(|x| activate(activation, x));
+                        store_line(views.wide.line(row, panel), round(low, high));
+                    });
+                }
+            }
+            Step::Down(layer) => {
+                let product = product(views.wide, &self.layers[layer].down.weight);
+                // SAFETY: this step only reads `wide`; the panels' columns of the state are this task's.
+                unsafe { product.add(&tiles, views.state) };
+            }
+            Step::NormOutput(layer) => {
+                let bias = self.layers.get(layer + 1).map_or(&self.nothing, |next| &next.project.bias);
+                self.norm(&views, task.share(rows), &self.layers[layer].output, bias);
+            }
+        }
+        drop(tiles);
+        states.keep(memory);
+    }
+}
+
+impl Network for Bf16 {
+    type States = States;
+
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn states(&self, rows: usize) -> States {
+        States::new(self.sizes(rows))
+    }
+
+    unsafe fn run(&self, task: Task, block: &Block, states: &States) {
+        // SAFETY: `amx` proves that the instructions are there; the rest is the caller's promise.
+        unsafe { self.task(task, block, states) }
+    }
+
+    fn hidden<'s>(&self, block: &Block, states: &'s States) -> Hidden<'s> {
+        let stride = self.sizes(0).hidden * UNIT;
+        // SAFETY: asked when no task runs.
+        let values = unsafe { states.state.as_slice() };
+        Hidden::new(&values[..block.rows() * stride], stride, self.shape.hidden)
+    }
+}
+
+/// Sizes of a block's matrices, all but the rows in units of 32 columns.
+#[derive(Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    /// One head.
+    parts: usize,
+    hidden: usize,
+    /// All heads.
+    heads: usize,
+    wide: usize,
+}
+
+/// What the steps of one pass hand on.
+pub(crate) struct States {
+    state: Buffer,
+    narrow: Buffer,
+    strips: Buffer,
+    attended: Buffer,
+    wide: Buffer,
+    /// Memory of each thread that ever ran a task at the same time as others.
+    memory: Mutex<Vec<Memory>>,
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct Memory {
+    sums: Sums,
+    attention: Scratch,
+}
+
+/// The states of one block, each checked to lie in its buffer.
+struct Views<'b> {
+    block: &'b Block,
+    sizes: Sizes,
+    /// `[rows, hidden]` in f32: the residual stream, with the next product's bias.
+    state: Matrix,
+    /// The same in bf16, without the bias.
+    narrow: Tiled,
+    /// Queries, keys and values, each head by head.
+    strips: Strips,
+    /// Attention's result.
+    attended: Tiled,
+    /// The feed-forward part's.
+    wide: Tiled,
+}
+
+impl States {
+    fn new(Sizes { rows, hidden, heads, wide, .. }: Sizes) -> Self {
+        let lines = |count: usize| Buffer::zeroed(count * Line::VALUES);
+        Self {
+            state: Buffer::zeroed(rows.next_multiple_of(TILE) * hidden * UNIT),
+            narrow: lines(Tiled::lines(rows, hidden)),
+            strips: lines(Strips::lines(3 * heads, rows)),
+            attended: lines(Tiled::lines(rows, heads)),
+            wide: lines(Tiled::lines(rows, wide)),
+            memory: Mutex::default(),
+        }
+    }
+
+    fn views<'b>(&self, block: &'b Block, sizes: Sizes) -> Views<'b> {
+        let Sizes { rows, hidden, heads, wide, .. } = sizes;
+        let width = hidden * UNIT;
+        Views {
+            block,
+            sizes,
+            state: Matrix::of(&self.state, 0, [rows.next_multiple_of(TILE), width], width),
+            narrow: Tiled::of(&self.narrow, rows, hidden),
+            strips: Strips::of(&self.strips, 3 * heads, rows),
+            attended: Tiled::of(&self.attended, rows, heads),
+            wide: Tiled::of(&self.wide, rows, wide),
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn keep(&self, memory: Memory) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
+}
+
+#[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
+mod tests;

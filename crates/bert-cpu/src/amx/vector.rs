@@ -1,0 +1,326 @@
+//! What the kernels do with sixteen f32 at a time beside the tiles: rounding to bf16, powers of two, activations.
+//!
+//! Results go into bf16, whose unit is 2⁻⁷ of the value, so these are shorter polynomials than the f32 network's.
+//! Each was fitted by Remez's exchange in f64; tests compare with f64.
+
+use std::arch::x86_64::*;
+
+use super::layout::Line;
+use crate::Activation;
+
+/// A vector of f32.
+pub(super) type Floats = __m512;
+
+/// Least exponent that `exp2` looks at: 2⁻⁶⁴ is nothing beside the 1 in every sum of a softmax, and products
+/// with it stay clear of denormal numbers, which are slow.
+const LEAST_EXPONENT: f32 = -64.0;
+
+/// Coefficients of 2ᶠ for f in [0, 1), constant first; relative error 7.5e-5.
+const EXP2: [f32; 4] = [0.999_925_2, 0.695_833_5, 0.226_067_16, 0.078_024_52];
+
+/// An odd function of x that is −½ below −`edge` and ½ above `edge`, and in between x · Σ cₖ x²ᵏ. The error was
+/// fitted with the weight x, since x will be multiplied with it; then the last digits were moved so that ±½ at the
+/// edges comes out to 5e-7 in f32, since x may be large there.
+struct Step {
+    edge: f32,
+    coefficients: [f32; 9],
+}
+
+/// Φ(x) − ½, with the normal distribution's Φ; x times the error is at most 2.5e-5, before f32's own rounding.
+const NORMAL: Step = Step {
+    edge: 4.4,
+    coefficients: [
+        3.987_616_3e-1,
+        -6.607_643e-2,
+        9.643_028_5e-3,
+        -1.054_992_6e-3,
+        8.429_303e-5,
+        -4.724_869_5e-6,
+        1.740_847_9e-7,
+        -3.754_050_4e-9,
+        3.569_430_5e-11,
+    ],
+};
+
+/// ½ tanh(√(2/π) (x + 0.044715 x³)); x times the error is at most 2.1e-5, as above.
+const TANH: Step = Step {
+    edge: 4.25,
+    coefficients: [
+        3.987_877_4e-1,
+        -6.645_299_5e-2,
+        9.904_833e-3,
+        -1.128_650_7e-3,
+        9.547_256e-5,
+        -5.722_225e-6,
+        2.264_720_7e-7,
+        -5.253_930_6e-9,
+        5.374_708_7e-11,
+    ],
+};
+
+/// 2ˣ for x ≤ 127; for less than −64, 2⁻⁶⁴.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) fn exp2(x: Floats) -> Floats {
+    let x = _mm512_max_ps(x, _mm512_set1_ps(LEAST_EXPONENT));
+    // x − ⌊x⌋; `scalef` multiplies with 2^⌊x⌋.
+    let rest = _mm512_reduce_ps::<_MM_FROUND_TO_NEG_INF>(x);
+    let mut sum = _mm512_set1_ps(EXP2[3]);
+    for index in (0..3).rev() {
+        sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(EXP2[index]));
+    }
+    _mm512_scalef_ps(sum, x)
+}
+
+/// The activation's value.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) fn activate(activation: Activation, x: Floats) -> Floats {
+    match activation {
+        Activation::Gelu => gate(&NORMAL, x),
+        Activation::GeluTanh => gate(&TANH, x),
+        Activation::Relu => _mm512_max_ps(x, _mm512_setzero_ps()),
+    }
+}
+
+/// x · (½ + step(x)).
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn gate(step: &Step, x: Floats) -> Floats {
+    /// The smaller magnitude, with the sign of the first.
+    const NEARER_TO_ZERO: i32 = 0b0010;
+    let clamped = _mm512_range_ps::<NEARER_TO_ZERO>(x, _mm512_set1_ps(step.edge));
+    let square = _mm512_mul_ps(clamped, clamped);
+    let mut sum = _mm512_set1_ps(step.coefficients[8]);
+    for index in (0..8).rev() {
+        sum = _mm512_fmadd_ps(sum, square, _mm512_set1_ps(step.coefficients[index]));
+    }
+    _mm512_mul_ps(x, _mm512_fmadd_ps(sum, clamped, _mm512_set1_ps(0.5)))
+}
+
+/// Two vectors in bf16, one after the other; to the nearest, ties to even, denormal numbers to zero.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn round(first: Floats, second: Floats) -> __m512i {
+    // SAFETY: both types are 64 bytes without invariants.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
+}
+
+/// The lanes first, second, first + 1, second + 1, …
+const fn alternate(first: i16, second: i16) -> [i16; 32] {
+    let mut lanes = [0; 32];
+    let mut index = 0;
+    while index < 16 {
+        lanes[2 * index] = first + index as i16;
+        lanes[2 * index + 1] = second + index as i16;
+        index += 1;
+    }
+    lanes
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lanes(lanes: &[i16; 32]) -> __m512i {
+    // SAFETY: a reference to 64 bytes.
+    unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
+}
+
+/// As [`round`], but the values alternate: pairs, as the right factor of a product has them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn round_pairs(first: Floats, second: Floats) -> __m512i {
+    const PAIRS: [i16; 32] = alternate(0, 16);
+    _mm512_permutexvar_epi16(lanes(&PAIRS), round(first, second))
+}
+
+/// Two lines of 32 values as pairs of the values in the same place: places 0–15, and 16–31.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn zip(first: __m512i, second: __m512i) -> [__m512i; 2] {
+    const LOW: [i16; 32] = alternate(0, 32);
+    const HIGH: [i16; 32] = alternate(16, 48);
+    [&LOW, &HIGH].map(|places| _mm512_permutex2var_epi16(first, lanes(places), second))
+}
+
+/// Transposes 16 × 16 values of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    let mut pairs = rows;
+    for index in 0..8 {
+        let (a, b) = (rows[2 * index], rows[2 * index + 1]);
+        pairs[2 * index] = _mm512_unpacklo_epi32(a, b);
+        pairs[2 * index + 1] = _mm512_unpackhi_epi32(a, b);
+    }
+    // Now each quarter of a vector holds four rows of one column: quads[4·i + c] those of rows 4·i to 4·i + 3 in
+    // columns c, c + 4, c + 8 and c + 12.
+    let mut quads = pairs;
+    for index in (0..16).step_by(4) {
+        let [a, b, c, d] = [pairs[index], pairs[index + 1], pairs[index + 2], pairs[index + 3]];
+        quads[index] = _mm512_unpacklo_epi64(a, c);
+        quads[index + 1] = _mm512_unpackhi_epi64(a, c);
+        quads[index + 2] = _mm512_unpacklo_epi64(b, d);
+        quads[index + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    let mut columns = quads;
+    for index in 0..4 {
+        // 0x88 takes the quarters 0 and 2 of each, 0xdd the quarters 1 and 3.
+        let (a, b, c, d) = (quads[index], quads[index + 4], quads[index + 8], quads[index + 12]);
+        let (upper, lower) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d));
+        columns[index] = _mm512_shuffle_i32x4::<0x88>(upper, lower);
+        columns[index + 8] = _mm512_shuffle_i32x4::<0xdd>(upper, lower);
+        let (upper, lower) = (_mm512_shuffle_i32x4::<0xdd>(a, b), _mm512_shuffle_i32x4::<0xdd>(c, d));
+        columns[index + 4] = _mm512_shuffle_i32x4::<0x88>(upper, lower);
+        columns[index + 12] = _mm512_shuffle_i32x4::<0xdd>(upper, lower);
+    }
+    columns
+}
+
+/// Sixteen values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load(values: &[f32; 16]) -> Floats {
+    // SAFETY: a reference to 64 bytes.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+/// Writes sixteen values.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store(values: &mut [f32; 16], vector: Floats) {
+    // SAFETY: a reference to 64 bytes.
+    unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
+}
+
+/// Reads a line.
+///
+/// # Safety
+/// `line` must be valid for reading.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn load_line(line: *const Line) -> __m512i {
+    // SAFETY: by the caller's promise; a line is aligned.
+    unsafe { _mm512_load_si512(line.cast()) }
+}
+
+/// Writes a line.
+///
+/// # Safety
+/// `line` must be valid for writing.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store_line(line: *mut Line, values: __m512i) {
+    // SAFETY: by the caller's promise; a line is aligned.
+    unsafe { _mm512_store_si512(line.cast(), values) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        amx::{kernel_tests::amx, pack::bf16},
+        reference,
+    };
+
+    fn values(from: f32, to: f32) -> impl Iterator<Item = [f32; 16]> {
+        let at = move |index: usize| from + (to - from) * index as f32 / 20_000.0;
+        (0..20_000).step_by(16).map(move |first| std::array::from_fn(|lane| at(first + lane)))
+    }
+
+    /// Applies `function` to a range of arguments and compares with f64, which also says what error is allowed.
+    fn sweep(from: f32, to: f32, function: impl Fn(Floats) -> Floats, expected: impl Fn(f64) -> (f64, f64)) {
+        for arguments in values(from, to) {
+            let mut found = [0.0; 16];
+            // SAFETY: asked only where there is AMX, and so AVX-512.
+            unsafe { store(&mut found, function(load(&arguments))) };
+            for (x, found) in arguments.into_iter().zip(found) {
+                let (expected, allowed) = expected(f64::from(x));
+                let error = (f64::from(found) - expected).abs();
+                assert!(error <= allowed, "f({x}) = {found}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn powers_of_two_are_near_enough_for_bf16() {
+        if amx().is_none() {
+            return;
+        }
+        // SAFETY: as in `sweep`, here and below.
+        let exp2 = |x| unsafe { exp2(x) };
+        sweep(-63.99, 0.0, exp2, |x| (x.exp2(), 8e-5 * x.exp2()));
+        sweep(-1.0, 126.0, exp2, |x| (x.exp2(), 8e-5 * x.exp2()));
+        sweep(-1e30, -64.0, exp2, |_| (2f64.powi(-64), 2f64.powi(-77)));
+    }
+
+    #[test]
+    fn activations_are_near_their_definitions() {
+        if amx().is_none() {
+            return;
+        }
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let expected = |x: f64| (reference::activate(activation, x), 3.8e-5 + 6e-7 * x.abs());
+            // SAFETY: as in `sweep`.
+            let activate = |x| unsafe { activate(activation, x) };
+            for edge in [6.0, 1000.0] {
+                sweep(-edge, edge, activate, expected);
+            }
+        }
+    }
+
+    fn halves(vector: __m512i) -> [u16; 32] {
+        // SAFETY: both are 64 bytes without invariants.
+        unsafe { std::mem::transmute(vector) }
+    }
+
+    fn words(vector: __m512i) -> [u32; 16] {
+        // SAFETY: as above.
+        unsafe { std::mem::transmute(vector) }
+    }
+
+    #[test]
+    fn rounding_is_the_scalar_one() {
+        if amx().is_none() {
+            return;
+        }
+        // Ties, both ways, and their neighbours; infinities; values all over the range.
+        let bits = (0..40_000u32).map(|index| match index % 4 {
+            0 => 0x3f80_8000 | (index / 4) << 16,
+            1 => 0x3f80_7fff | (index / 4) << 16,
+            2 => 0x3f80_8001 | (index / 4) << 16,
+            _ => index.wrapping_mul(0x9e37_79b9),
+        });
+        let numbers: Vec<f32> =
+            bits.map(f32::from_bits).filter(|value| value.is_normal() || value.is_infinite()).collect();
+        for values in numbers.as_chunks::<32>().0 {
+            let [first, second] = values.as_chunks::<16>().0 else { unreachable!("32 are twice 16") };
+            // SAFETY: there is AMX, and so the features.
+            let (found, pairs) =
+                unsafe { (round(load(first), load(second)), round_pairs(load(first), load(second))) };
+            assert_eq!(halves(found), values.map(bf16));
+            assert_eq!(halves(pairs), std::array::from_fn(|lane| bf16(values[lane / 2 + lane % 2 * 16])));
+        }
+    }
+
+    #[test]
+    fn lanes_go_where_they_belong() {
+        if amx().is_none() {
+            return;
+        }
+        // SAFETY: as above; arrays of 64 bytes.
+        unsafe {
+            let rows: [[u32; 16]; 16] =
+                std::array::from_fn(|row| std::array::from_fn(|column| (row * 16 + column) as u32));
+            let transposed = transpose(rows.map(|row| _mm512_loadu_si512(row.as_ptr().cast())));
+            for (column, found) in transposed.into_iter().enumerate() {
+                assert_eq!(words(found), std::array::from_fn(|row| rows[row][column]));
+            }
+            let lines: [[u16; 32]; 2] =
+                std::array::from_fn(|which| std::array::from_fn(|lane| (which * 32 + lane) as u16));
+            let [first, second] = lines.map(|line| _mm512_loadu_si512(line.as_ptr().cast()));
+            let [low, high] = zip(first, second);
+            assert_eq!(halves(low), std::array::from_fn(|lane| lines[lane % 2][lane / 2]));
+            assert_eq!(halves(high), std::array::from_fn(|lane| lines[lane % 2][16 + lane / 2]));
+        }
+    }
+}
