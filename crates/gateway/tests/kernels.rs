@@ -80,7 +80,7 @@ fn ways() -> Vec<(IsaCap, Kernels)> {
     let own = Isa::ALL.into_iter().filter(|isa| {
         let present = isa.is_present() && isa.precision() == bert_cpu::Precision::Fp32;
         if !present {
-            println!("NOT RUN: {isa} is not here, or has tests of its own");
+            println!("NOT RUN IN PART: {isa} is not here, or has tests of its own");
         }
         present
     });

@@ -13,11 +13,11 @@ use crate::{
 pub(crate) fn on_every_isa<K: Kernel>(kernel: impl Fn() -> K) {
     match Avx2::detect() {
         Some(lanes) => lanes.run(kernel()),
-        None => println!("NOT RUN: no AVX2 here"),
+        None => println!("NOT RUN IN PART: no AVX2 here"),
     }
     match Avx512::detect() {
         Some(lanes) => lanes.run(kernel()),
-        None => println!("NOT RUN: no AVX-512 here"),
+        None => println!("NOT RUN IN PART: no AVX-512 here"),
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! libtest has no stable machine-readable form, but its summary line has not changed in years. A binary that
 //! announces tests and then dies prints no summary: that is a failure, not nothing.
+//!
+//! A test that finds that this machine cannot run it prints `NOT RUN: why` and returns. libtest takes it for passed;
+//! here it is counted as skipped. `NOT RUN IN PART: why` is a test that ran, but not for everything that it knows.
 
 use std::collections::BTreeMap;
 
@@ -17,15 +20,59 @@ pub(super) struct Parser {
     suites: Vec<Suite>,
     /// Tests announced by "running N tests" whose summary has not come yet.
     open: Option<usize>,
+    /// Inside what passed tests printed: the test, once its heading came.
+    output: Option<String>,
+    /// Tests of the binary at hand that said they did not run.
+    not_run: usize,
 }
+
+/// How a test says that it could not run.
+const NOT_RUN: &str = "NOT RUN: ";
+/// How it says that it ran, but not for everything.
+const NOT_RUN_IN_PART: &str = "NOT RUN IN PART: ";
 
 impl Parser {
     pub(super) fn new(binaries: Binaries) -> Self {
-        Self { binaries, suites: Vec::new(), open: None }
+        Self { binaries, suites: Vec::new(), open: None, output: None, not_run: 0 }
     }
 
-    pub(super) fn line(&mut self, line: &str) {
+    /// Takes a line; tells whether it is worth showing. What passed tests print is not.
+    pub(super) fn line(&mut self, line: &str) -> bool {
         let text = line.trim();
+        if line == "successes:" {
+            self.output = Some(String::new());
+        } else if self.output.is_some() && line != "failures:" && !line.starts_with("test result: ") {
+            self.printed(text);
+        } else {
+            self.output = None;
+            self.count(text);
+            return true;
+        }
+        false
+    }
+
+    /// A line of what passed tests printed.
+    fn printed(&mut self, text: &str) {
+        let heading = text.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(test) = heading {
+            self.output = Some(test.to_owned());
+            return;
+        }
+        let test = self.output.clone().unwrap_or_default();
+        let (note, whole) = match (text.strip_prefix(NOT_RUN), text.strip_prefix(NOT_RUN_IN_PART)) {
+            (Some(why), _) => (format!("skipped {test}: {why}"), true),
+            (_, Some(why)) => (format!("skipped parts of {test}: {why}"), false),
+            _ => return,
+        };
+        // A test may come to the same end in several of its cases.
+        let notes = &mut self.current().notes;
+        if !notes.contains(&note) {
+            notes.push(note);
+            self.not_run += usize::from(whole);
+        }
+    }
+
+    fn count(&mut self, text: &str) {
         if let Some(name) = self.suite_name(text) {
             self.close();
             self.suites.push(Suite::new(name));
@@ -34,7 +81,11 @@ impl Parser {
             self.open = Some(count);
         } else if let Some(summary) = text.strip_prefix("test result: ") {
             self.open = None;
-            self.current().add(summary);
+            let not_run = std::mem::take(&mut self.not_run);
+            let suite = self.current();
+            suite.add(summary);
+            suite.passed = suite.passed.saturating_sub(not_run);
+            suite.skipped += not_run;
         } else if let Some(test) =
             text.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
@@ -109,7 +160,9 @@ mod tests {
         let packages = [("inference-0123456789abcdef", "inference"), ("e2e-0123456789abcdef", "gateway")];
         let binaries = packages.map(|(binary, package)| (binary.to_owned(), package.to_owned()));
         let mut parser = Parser::new(binaries.into());
-        output.lines().for_each(|line| parser.line(line));
+        for line in output.lines() {
+            parser.line(line);
+        }
         parser.finish()
     }
 
@@ -168,6 +221,39 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert_eq!((suites[0].passed, suites[0].failed), (0, 1));
         assert!(suites[0].notes[0].contains("2 tests and ended without a summary"), "{:?}", suites[0].notes);
         assert_eq!((suites[1].passed, suites[1].failed), (1, 0));
+    }
+
+    #[test]
+    fn what_could_not_run_has_not_passed() {
+        let output = "     Running unittests src/lib.rs (target/debug/deps/inference-0123456789abcdef)
+running 3 tests
+test a ... ok
+test b ... ok
+test c ... ok
+
+successes:
+
+---- a stdout ----
+NOT RUN: no such processor
+NOT RUN: no such processor
+---- b stdout ----
+NOT RUN IN PART: no AVX-512
+
+successes:
+    a
+    b
+    c
+
+test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.02s
+";
+        let notes = ["skipped a: no such processor", "skipped parts of b: no AVX-512"];
+        let expected = Suite {
+            passed: 2,
+            skipped: 1,
+            notes: notes.map(str::to_owned).to_vec(),
+            ..Suite::new("inference · src/lib.rs")
+        };
+        assert_eq!(parse(output), [expected]);
     }
 
     #[test]
