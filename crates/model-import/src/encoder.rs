@@ -1,6 +1,6 @@
 //! A network as numbers, for a runtime that computes it without a graph: sizes, and tensors by their role.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     Activation, ImportError, ModelFolder, Positions,
@@ -100,34 +100,34 @@ impl EncoderWeights {
     ///
     /// # Errors
     /// When the tensor is missing or has another shape or an unknown type; as for the other tensors.
-    pub fn weight(&self, layer: usize, linear: Linear) -> Result<Vec<f32>, ImportError> {
+    pub fn weight(&self, layer: usize, linear: Linear) -> Result<Cow<'_, [f32]>, ImportError> {
         let (module, shape) = self.module(layer, linear);
-        self.weights.tensor(&format!("{module}.weight"), &shape)
+        self.weights.view(&format!("{module}.weight"), &shape)
     }
 
     /// Its bias, `[outputs]`.
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
-    pub fn bias(&self, layer: usize, linear: Linear) -> Result<Vec<f32>, ImportError> {
+    pub fn bias(&self, layer: usize, linear: Linear) -> Result<Cow<'_, [f32]>, ImportError> {
         let (module, [outputs, _]) = self.module(layer, linear);
-        self.weights.tensor(&format!("{module}.bias"), &[outputs])
+        self.weights.view(&format!("{module}.bias"), &[outputs])
     }
 
     /// A norm's scale, `[hidden]`.
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
-    pub fn scale(&self, norm: Norm) -> Result<Vec<f32>, ImportError> {
-        self.weights.tensor(&format!("{}.weight", self.norm(norm)), &[self.network.hidden])
+    pub fn scale(&self, norm: Norm) -> Result<Cow<'_, [f32]>, ImportError> {
+        self.weights.view(&format!("{}.weight", self.norm(norm)), &[self.network.hidden])
     }
 
     /// A norm's shift, `[hidden]`.
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
-    pub fn shift(&self, norm: Norm) -> Result<Vec<f32>, ImportError> {
-        self.weights.tensor(&format!("{}.bias", self.norm(norm)), &[self.network.hidden])
+    pub fn shift(&self, norm: Norm) -> Result<Cow<'_, [f32]>, ImportError> {
+        self.weights.view(&format!("{}.bias", self.norm(norm)), &[self.network.hidden])
     }
 
     /// The position table, `[position_rows, hidden]`, with the first segment's row added where there are segments.
@@ -143,6 +143,7 @@ impl EncoderWeights {
     /// # Errors
     /// As [`weight`](Self::weight).
     pub fn into_words(self) -> Result<WordTable, ImportError> {
+        self.weights.scattered()?;
         let stored = self.weights.find(WORDS, &[self.network.vocabulary, self.network.hidden])?;
         Ok(WordTable { inner: Arc::new((self.weights, stored)) })
     }

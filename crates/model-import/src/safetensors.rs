@@ -1,6 +1,7 @@
 //! Weights by name, as f32, out of one or several safetensors files, without holding them in memory.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     ops::Range,
     path::{Path, PathBuf},
@@ -156,6 +157,27 @@ impl Weights {
         // In bounds: the header check proved that the offsets tile the data exactly.
         let bytes = shard.data + info.data_offsets.0..shard.data + info.data_offsets.1;
         Ok(Stored { shard: *index, bytes, element })
+    }
+
+    /// A whole tensor, row-major: as it lies in the file where that is possible.
+    pub(crate) fn view(&self, tensor: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, ImportError> {
+        let stored = self.find(tensor, expected)?;
+        let bytes = &self.shards[stored.shard].map[stored.bytes];
+        match (stored.element, bytemuck::try_cast_slice(bytes)) {
+            (Element::F32, Ok(values)) if cfg!(target_endian = "little") => Ok(Cow::Borrowed(values)),
+            _ => self.tensor(tensor, expected).map(Cow::Owned),
+        }
+    }
+
+    /// Tells the system that rows will be read here and there. By default it maps a page's neighbours, too, which
+    /// would come to count as resident memory.
+    pub(crate) fn scattered(&self) -> Result<(), ImportError> {
+        #[cfg(unix)]
+        for shard in &self.shards {
+            let advised = shard.map.advise(memmap2::Advice::Random);
+            advised.map_err(|source| ImportError::Read { path: shard.path.clone(), source })?;
+        }
+        Ok(())
     }
 
     /// Writes row `row` of a matrix of `out.len()` columns.

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, error::Error, sync::Arc};
 
 use bert_cpu::{Isa, Model, Part, Shape, WeightSource};
-use model_import::{EncoderWeights, ImportError, ModelFolder};
+use model_import::{EncoderWeights, ModelFolder};
 
 use super::ModelFault;
 
@@ -61,19 +61,13 @@ struct Source<'w>(&'w EncoderWeights);
 
 impl WeightSource for Source<'_> {
     fn read(&self, part: Part) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
-        Ok(Cow::Owned(self.tensor(part)?))
-    }
-}
-
-impl Source<'_> {
-    fn tensor(&self, part: Part) -> Result<Vec<f32>, ImportError> {
-        match part {
-            Part::Weight(layer, map) => self.0.weight(layer, linear(map)),
-            Part::Bias(layer, map) => self.0.bias(layer, linear(map)),
-            Part::Scale(of) => self.0.scale(norm(of)),
-            Part::Shift(of) => self.0.shift(norm(of)),
-            Part::Positions => self.0.positions(),
-        }
+        Ok(match part {
+            Part::Weight(layer, map) => self.0.weight(layer, linear(map))?,
+            Part::Bias(layer, map) => self.0.bias(layer, linear(map))?,
+            Part::Scale(of) => self.0.scale(norm(of))?,
+            Part::Shift(of) => self.0.shift(norm(of))?,
+            Part::Positions => Cow::Owned(self.0.positions()?),
+        })
     }
 }
 
