@@ -242,6 +242,8 @@ fn failures(results: &Results, text: &mut String) {
             (spread(&rounds.into_iter().flatten().collect::<Vec<_>>()), rival, profile)
         })
     });
+    // One round differs from no other.
+    let spreads = spreads.filter(|(spread, ..)| *spread > 0.0);
     if let Some((worst, rival, profile)) = spreads.max_by(|a, b| a.0.total_cmp(&b.0)) {
         let _ = writeln!(
             text,
@@ -271,7 +273,8 @@ fn closing(results: &Results) -> String {
     text.push_str(include_str!("rules.md"));
     text.push_str("\n## Versions\n\n");
     for rival in results.rivals.iter().filter(|rival| !rival.versions.is_empty()) {
-        let _ = writeln!(text, "* {}: {}", rival.name.label(), rival.versions);
+        let note = if rival.note.is_empty() { String::new() } else { format!(" ({})", rival.note) };
+        let _ = writeln!(text, "* {}: {}{note}", rival.name.label(), rival.versions);
     }
     text
 }

@@ -1,6 +1,6 @@
 //! One round of one rival: start it, ask all that is asked, see what it used, end it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::Result;
 
@@ -40,7 +40,9 @@ impl Plan<'_> {
         }
         let first = entry.rounds.is_empty();
         let round = match ready {
-            Ready::Server { launch, cached } => self.server(rival, launch, cached.as_ref(), first),
+            Ready::Server { launch, cached } => {
+                self.server(rival, (launch, cached.as_ref()), &mut entry.note, first)
+            }
             Ready::InProcess { python, library } => self.in_process(python, library, entry),
         };
         match round {
@@ -65,13 +67,21 @@ impl Plan<'_> {
         )
     }
 
-    fn server(&self, rival: &Rival, launch: &Launch, cached: Option<&Launch>, first: bool) -> Result<Round> {
+    fn server(
+        &self,
+        rival: &Rival,
+        (launch, cached): (&Launch, Option<&Launch>),
+        note: &mut String,
+        first: bool,
+    ) -> Result<Round> {
         if first {
             // Brings the files into the page cache, compiles Python's.
             self.start(rival, launch)?.stop();
         }
         let load = machine::load();
         let running = self.start(rival, launch)?;
+        let log = log_of(&self.workspace.runtime(), rival.name.label());
+        *note = fs::read_to_string(log).ok().as_deref().and_then(precision).unwrap_or_default();
         let idle = running.usage();
         let mut figures = BTreeMap::new();
         for (series, profile) in (0..).zip(&PROFILES) {
@@ -162,4 +172,22 @@ impl Plan<'_> {
 
 fn cpu_between(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
     Some(after?.cpu_seconds - before?.cpu_seconds)
+}
+
+/// What embedgate says of its provider and precision when it listens: `… 384 dimensions · cpu fp32 · ready in …`.
+fn precision(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once(" dimensions · ")?;
+    rest.split_once(" · ready").map(|(said, _)| said.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_precision_is_read_from_the_start_up_line() {
+        let log = "loading\nINFO listening on http://127.0.0.1:1 · m · 384 dimensions · cpu bf16 amx · ready in 0.5 s\n";
+        assert_eq!(precision(log).as_deref(), Some("cpu bf16 amx"));
+        assert_eq!(precision("Uvicorn running"), None);
+    }
 }

@@ -85,6 +85,9 @@ struct Compare {
     /// One round of 0.2 s a profile: shows that everything runs; its figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "write"])]
     quick: bool,
+    /// Measure the release binary and the imported model as they lie there, without building first
+    #[arg(long)]
+    no_build: bool,
     /// Write the page and its charts below this folder
     #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "docs")]
     write: Option<PathBuf>,
@@ -130,7 +133,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 fn compare(workspace: &Workspace, options: &Compare) -> Result<Results> {
     setup::run(workspace)?;
-    serve::build_and_import(workspace)?;
+    if !options.no_build {
+        serve::build_and_import(workspace)?;
+    }
     check_texts(workspace)?;
     let names = if options.rivals.is_empty() { Name::value_variants() } else { &options.rivals };
     let rivals: Vec<Rival> = names

@@ -1,7 +1,7 @@
 //! How each server is started: its command line, on a port that is given.
 //!
 //! All of them serve the same folder, on the loopback interface, with a thread for each core, which is every
-//! one's default. What a request writes to a log is switched off where it can be: ours writes nothing either.
+//! one's default. Nobody writes a line for each request to a log.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Result, ensure};
 
 /// The flag that sizes embedgate's cache; 0 switches it off.
-const CACHE: &str = "--cache-bytes";
+const CACHE: &str = "--cache-memory";
 /// The flag that sets the precision in which embedgate computes.
 const PRECISION: &str = "--precision";
 
@@ -57,6 +57,10 @@ impl Launch {
                     }
                 }
                 command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--model"]).arg(model);
+                // The start-up line stays: it says in what precision the model is computed.
+                if !flags.iter().any(|flag| flag.starts_with("--log")) {
+                    command.args(["--log", "info,actix_server=warn,gateway::middleware=warn"]);
+                }
                 command.args(flags);
             }
             Self::Infinity { program } => {
@@ -143,7 +147,11 @@ mod tests {
                 name == "HF_HUB_OFFLINE" && value.is_some_and(|value| value == "1")
             }));
         }
-        assert_eq!(line(&launches[0]), "prog serve --listen 127.0.0.1:4321 --model models/m --workers 2");
+        assert_eq!(
+            line(&launches[0]),
+            "prog serve --listen 127.0.0.1:4321 --model models/m --log \
+             info,actix_server=warn,gateway::middleware=warn --workers 2"
+        );
         assert_eq!(
             line(&launches[3]),
             "prog --hostname 127.0.0.1 --port 4321 --auto-truncate --max-client-batch-size 2048 \
@@ -162,7 +170,7 @@ mod tests {
     #[test]
     fn flags_are_used_only_where_the_program_has_them() {
         assert_eq!(cache_off("  --workers <N>").unwrap(), Vec::<String>::new());
-        assert_eq!(cache_off("  --cache-bytes <BYTES>  Size").unwrap(), ["--cache-bytes", "0"]);
+        assert_eq!(cache_off("  --cache-memory <SIZE>  Size").unwrap(), ["--cache-memory", "0"]);
         assert!(cache_off("  --cache-size <BYTES>").unwrap_err().to_string().contains("launch.rs"));
         assert_eq!(in_fp32("  --precision <P>").unwrap(), ["--precision", "fp32"]);
         assert_eq!(in_fp32("  --precision-of <P>"), None);
