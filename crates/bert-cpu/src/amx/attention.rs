@@ -112,7 +112,7 @@ impl Attention<'_> {
     /// # Safety
     /// Nobody else may access the room.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn transpose_values(&self, room: &Room) {
         let zero = _mm512_setzero_si512();
         for (part, [_, _, values]) in self.parts.iter().enumerate() {
@@ -145,7 +145,7 @@ impl Attention<'_> {
     /// # Safety
     /// As [`transpose_values`](Self::transpose_values), and `first` must be a query's number and divisible by 32.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn transpose_queries(&self, first: usize, room: &Room) {
         for (part, [queries, ..]) in self.parts.iter().enumerate() {
             for half in 0..2 {
@@ -167,7 +167,7 @@ impl Attention<'_> {
     /// # Safety
     /// As [`transpose_values`](Self::transpose_values); the queries must have been transposed.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn score(&self, tiles: &Tiles, room: &Room) {
         for key in (0..self.tokens).step_by(2 * TILE) {
             let out = room.scores.at(key * ROW).cast();
@@ -250,7 +250,9 @@ impl Attention<'_> {
             }
         }
         let [even, odd] = sums;
-        [0, 1].map(|half| _mm512_div_ps(_mm512_set1_ps(1.0), _mm512_add_ps(even[half], odd[half])))
+        let one = _mm512_set1_ps(1.0);
+        let low = _mm512_div_ps(one, _mm512_add_ps(even[0], odd[0]));
+        [low, _mm512_div_ps(one, _mm512_add_ps(even[1], odd[1]))]
     }
 
     /// Sums up the values with the powers, and writes the results of the queries from `first` on.
@@ -259,7 +261,7 @@ impl Attention<'_> {
     /// As [`transpose_values`](Self::transpose_values); the room must hold values and powers; nobody else may
     /// access these queries' lines in `out`.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn mix(&self, tiles: &Tiles, first: usize, scale: [Floats; 2], room: &Room) {
         let padded = self.tokens.next_multiple_of(UNIT);
         for part in 0..self.parts.len() {

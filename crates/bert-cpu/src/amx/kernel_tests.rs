@@ -70,7 +70,7 @@ fn check_product(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usiz
     let places: Vec<_> = (0..inputs).map(Some).collect();
     let packed = Panels::pack(&places, panels * UNIT, |column| Some((weights[column].as_slice(), 1.0)));
 
-    let product = Product { left: tiled, rows, right: &packed, panels: share.clone() };
+    let product = Product { left: tiled, rows, right: &packed, inputs: 0..depth, panels: share.clone() };
     let tiles = Tiles::configure(amx);
     let mut handed = vec![vec![None; panels * UNIT]; rows];
     let out = Buffer::zeroed(rows.next_multiple_of(TILE) * panels * UNIT);
@@ -164,7 +164,7 @@ fn a_rows_sums_do_not_depend_on_its_place() {
         let buffer = lines(Tiled::lines(rows, 16));
         let tiled = Tiled::of(&buffer, rows, 16);
         (0..rows).for_each(|index| write(&row[0], |k| tiled.line(index, k)));
-        let product = Product { left: tiled, rows, right: &packed, panels: 0..1 };
+        let product = Product { left: tiled, rows, right: &packed, inputs: 0..16, panels: 0..1 };
         // SAFETY: the buffers are this test's own.
         unsafe {
             product.each(&Tiles::configure(amx), &mut Sums::default(), |_, _, values| {

@@ -93,6 +93,25 @@ impl Tiled {
         Self { lines: Lines::of(buffer, 0, Self::lines(rows, depth)), rows, depth }
     }
 
+    /// Its rows from `first` on, `count` of them; `first` is a tile's first row.
+    ///
+    /// # Panics
+    /// When there are fewer, or `first` is within a tile.
+    pub(super) fn rows_from(self, first: usize, count: usize) -> Self {
+        assert!(first.is_multiple_of(TILE), "row {first} is within a tile");
+        let lines = self.lines.part(first * self.depth, Self::lines(count, self.depth));
+        Self { lines, rows: count.next_multiple_of(TILE), ..self }
+    }
+
+    /// The memory of the first of its lines as another matrix.
+    ///
+    /// # Panics
+    /// When that takes more lines.
+    pub(super) fn recut(self, rows: usize, depth: usize) -> Self {
+        let lines = self.lines.part(0, Self::lines(rows, depth));
+        Self { lines, rows: rows.next_multiple_of(TILE), depth }
+    }
+
     /// Rows, a multiple of 16.
     pub(super) fn rows(&self) -> usize {
         self.rows
@@ -166,6 +185,10 @@ mod tests {
         assert_eq!((tiled.rows(), tiled.depth()), (32, 3));
         let index = |row, k| (tiled.line(row, k).addr() - buffer.pointer().addr()) / size_of::<Line>();
         assert_eq!([index(0, 0), index(15, 0), index(0, 1), index(16, 0), index(17, 2)], [0, 15, 16, 48, 81]);
+        let lower = tiled.rows_from(16, 3);
+        assert_eq!((lower.rows(), lower.line(1, 2)), (16, tiled.line(17, 2)));
+        let other = tiled.recut(30, 2);
+        assert_eq!((other.rows(), other.depth(), other.line(16, 0)), (32, 2, tiled.line(0, 2)));
     }
 
     #[test]
@@ -175,6 +198,10 @@ mod tests {
         assert!(panics(&|| _ = Lines::of(&buffer, 1, 64)));
         assert!(panics(&|| _ = Lines::of(&buffer, 0, 64).part(60, 5)));
         assert!(panics(&|| _ = Tiled::of(&buffer, 17, 3)));
+        let tiled = Tiled::of(&buffer, 20, 2);
+        assert!(panics(&|| _ = tiled.rows_from(16, 17)));
+        assert!(panics(&|| _ = tiled.rows_from(4, 1)));
+        assert!(panics(&|| _ = tiled.recut(33, 2)));
         assert!(panics(&|| _ = Strips::of(&buffer, 2, 1)));
         let strips = Strips::of(&buffer, 1, 32);
         assert!(panics(&|| _ = strips.sequence(0, 30, 3)));

@@ -31,13 +31,13 @@ use attention::{Attention, Scratch};
 use layout::{Line, Strips, Tiled};
 use norm::LayerNorm;
 use pack::Panels;
-use product::{Product, Sums};
+use product::{DEPTH, GROUP, Product, Sums, shares};
 pub(crate) use tile::Amx;
 use tile::{TILE, Tiles, UNIT};
-use vector::{activate, load, round, store_line};
+use vector::{Floats, activate, load, round, store_line};
 
 use crate::{
-    ModelError, Norm, Part, Shape, WeightSource, Words,
+    Activation, ModelError, Norm, Part, Shape, WeightSource, Words,
     encoder::Block,
     layer::{Affine, Layer, Map, Unpacked, read_layers},
     matrix::Matrix,
@@ -93,7 +93,7 @@ impl Bf16 {
     }
 
     /// Writes word + position into the state's rows, and normalises them.
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     fn embed(&self, views: &Views<'_>, rows: Range<usize>) {
         let (hidden, block) = (self.shape.hidden, views.block);
         let state = views.state.rows_from(rows.start, rows.len());
@@ -111,7 +111,7 @@ impl Bf16 {
     }
 
     /// Normalises rows of the state, and adds the bias of the next product that is added to them.
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     fn norm(&self, views: &Views<'_>, rows: Range<usize>, Affine { scale, shift }: &Affine, bias: &[f32]) {
         let Shape { hidden: width, epsilon, .. } = self.shape;
         let norm = LayerNorm { width, scale, shift, epsilon, bias };
@@ -151,14 +151,10 @@ impl Bf16 {
         let rows = block.rows();
         let views = states.views(block, self.sizes(rows));
         let mut memory = states.memory();
-        let tiles = Tiles::configure(self.amx);
+        let tiles = || Tiles::configure(self.amx);
         let product = |left: Tiled, right: &'m Panels| -> Product<'m> {
-            Product { left, rows, right, panels: task.share(right.panels()) }
-        };
-        // Adds a product's bias to a row of it.
-        let biased = |[low, high]: [vector::Floats; 2], bias: &[f32], panel: usize| {
-            let bias = bias[panel * UNIT..][..UNIT].as_chunks::<TILE>().0;
-            [_mm512_add_ps(low, load(&bias[0])), _mm512_add_ps(high, load(&bias[1]))]
+            let (inputs, panels) = (0..right.depth(), task.share(right.panels()));
+            Product { left, rows, right, inputs, panels }
         };
         // The tasks of a step share panels, heads or rows out, and write only what belongs to theirs; what they
         // read, earlier steps wrote.
@@ -168,48 +164,77 @@ impl Bf16 {
                 let Map { weight, bias } = &self.layers[layer].mix;
                 // SAFETY: this step only reads `narrow`; the panels' strips are this task's.
                 unsafe {
-                    product(views.narrow, weight).each(&tiles, &mut memory.sums, |panel, row, values| {
+                    product(views.narrow, weight).each(&tiles(), &mut memory.sums, |panel, row, values| {
                         let [low, high] = biased(values, bias, panel);
                         store_line(views.strips.line(panel, row), round(low, high));
                     });
                 }
             }
             Step::Attend(_) => {
-                let heads = task.share(self.shape.heads);
-                self.attend(&tiles, &views, heads, &mut memory.attention);
+                self.attend(&tiles(), &views, task.share(self.shape.heads), &mut memory.attention);
             }
             Step::Project(layer) => {
                 let product = product(views.attended, &self.layers[layer].project.weight);
                 // SAFETY: this step only reads `attended`; the panels' columns of the state are this task's.
-                unsafe { product.add(&tiles, views.state) };
+                unsafe { product.add(&tiles(), views.state) };
             }
             Step::NormAttention(layer) => {
                 let layer = &self.layers[layer];
                 self.norm(&views, task.share(rows), &layer.attention, &layer.down.bias);
             }
+            // The plan cuts both steps into the same number of tasks.
+            // SAFETY: both steps are this task's alone.
+            Step::Up(layer) if task.parts == 1 => unsafe {
+                self.feed(&tiles(), &views, &self.layers[layer], &mut memory.sums);
+            },
+            Step::Down(_) if task.parts == 1 => {}
             Step::Up(layer) => {
-                let activation = self.shape.activation;
                 let Map { weight, bias } = &self.layers[layer].up;
                 // SAFETY: this step only reads `narrow`; the panels' lines of `wide` are this task's.
                 unsafe {
-                    product(views.narrow, weight).each(&tiles, &mut memory.sums, |panel, row, values| {
-                        let [low, high] = biased(values, bias, panel).map(|x| activate(activation, x));
-                        store_line(views.wide.line(row, panel), round(low, high));
-                    });
+                    let activated = activated(self.shape.activation, bias, views.wide, 0);
+                    product(views.narrow, weight).each(&tiles(), &mut memory.sums, activated);
                 }
             }
             Step::Down(layer) => {
                 let product = product(views.wide, &self.layers[layer].down.weight);
                 // SAFETY: this step only reads `wide`; the panels' columns of the state are this task's.
-                unsafe { product.add(&tiles, views.state) };
+                unsafe { product.add(&tiles(), views.state) };
             }
             Step::NormOutput(layer) => {
                 let bias = self.layers.get(layer + 1).map_or(&self.nothing, |next| &next.project.bias);
                 self.norm(&views, task.share(rows), &self.layers[layer].output, bias);
             }
         }
-        drop(tiles);
         states.keep(memory);
+    }
+
+    /// The whole feed-forward part on one thread: some rows, and some of the wide state, at a time, so that the
+    /// wide state never leaves the nearer caches. The sums are the same as in two steps, in the same order.
+    ///
+    /// # Safety
+    /// Nobody else may access the views.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    unsafe fn feed(&self, tiles: &Tiles, views: &Views<'_>, layer: &Layer<Panels>, sums: &mut Sums) {
+        let Sizes { rows: all, hidden, .. } = views.sizes;
+        let Layer { up, down, .. } = layer;
+        for first in (0..all).step_by(GROUP * TILE) {
+            let rows = (GROUP * TILE).min(all - first);
+            let left = views.narrow.rows_from(first, rows);
+            let state = views.state.rows_from(first, rows.next_multiple_of(TILE));
+            for panels in shares(0..up.weight.panels(), DEPTH) {
+                let wide = views.wide.recut(rows, panels.len());
+                let (inputs, outputs) = (panels.clone(), 0..down.weight.panels());
+                let into = Product { left, rows, right: &up.weight, inputs: 0..hidden, panels };
+                let out_of = Product { left: wide, rows, right: &down.weight, inputs, panels: outputs };
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    let first = into.panels.start;
+                    into.each(tiles, sums, activated(self.shape.activation, &up.bias, wide, first));
+                    out_of.add(tiles, state);
+                }
+            }
+        }
     }
 }
 
@@ -234,6 +259,36 @@ impl Network for Bf16 {
         // SAFETY: asked when no task runs.
         let values = unsafe { states.state.as_slice() };
         Hidden::new(&values[..block.rows() * stride], stride, self.shape.hidden)
+    }
+}
+
+/// A row of a panel of a product, with the bias added.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+fn biased([low, high]: [Floats; 2], bias: &[f32], panel: usize) -> [Floats; 2] {
+    let bias = bias[panel * UNIT..][..UNIT].as_chunks::<TILE>().0;
+    [_mm512_add_ps(low, load(&bias[0])), _mm512_add_ps(high, load(&bias[1]))]
+}
+
+/// What becomes of rows on their way into the feed-forward part: bias, activation, and their place in `out`, whose
+/// first columns are panel `first`.
+///
+/// # Safety
+/// Whoever calls the result does so with a row of `out` and a panel whose columns are in it, and nobody else
+/// accesses those.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+unsafe fn activated(
+    activation: Activation,
+    bias: &[f32],
+    out: Tiled,
+    first: usize,
+) -> impl FnMut(usize, usize, [Floats; 2]) {
+    move |panel, row, values| {
+        let [low, high] = biased(values, bias, panel);
+        let line = round(activate(activation, low), activate(activation, high));
+        // SAFETY: by the caller's promise.
+        unsafe { store_line(out.line(row, panel - first), line) };
     }
 }
 

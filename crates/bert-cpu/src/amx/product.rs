@@ -17,19 +17,28 @@ use super::{
 use crate::{matrix::Matrix, memory::Buffer};
 
 /// Inputs of one pass over the rows, in units of 32: 24 KiB of a panel, half a first-level cache.
-const DEPTH: usize = 12;
+pub(super) const DEPTH: usize = 12;
 
 /// Rows that pass over the panels together, in tiles: in a group, 384 inputs are 240 KiB, and 1536 are 960 KiB.
-const GROUP: usize = 20;
+pub(super) const GROUP: usize = 20;
 
-/// `left · right`, in some panels of `right`.
+/// `left · right`, in some panels of `right`, over some of its inputs.
 pub(super) struct Product<'p> {
     /// `[rows, inputs]`.
     pub(super) left: Tiled,
     /// Rows that matter; those after them, up to a whole tile, are computed for nobody.
     pub(super) rows: usize,
     pub(super) right: &'p Panels,
+    /// Which inputs of `right` those of `left` are, in units of 32.
+    pub(super) inputs: Range<usize>,
     pub(super) panels: Range<usize>,
+}
+
+/// Shares of at most `most` of `range`, as equal as can be; in order.
+pub(super) fn shares(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let (start, count) = (range.start, range.len());
+    let shares = count.div_ceil(most);
+    (0..shares).map(move |share| start + count * share / shares..start + count * (share + 1) / shares)
 }
 
 /// Where the sums of a group wait for the next inputs: memory of one thread.
@@ -72,7 +81,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// When a size does not fit.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     pub(super) unsafe fn add(&self, tiles: &Tiles, out: Matrix) {
         assert!(out.columns() >= self.right.columns() && out.rows() >= self.rows.next_multiple_of(TILE));
         // SAFETY: by the caller's promise; the sizes were checked.
@@ -86,7 +95,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// When a size does not fit.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     pub(super) unsafe fn each(
         &self,
         tiles: &Tiles,
@@ -101,10 +110,10 @@ impl Product<'_> {
     /// Nobody else may access the panels' columns of the matrix in `then`, nor write `left`. Where sums are added
     /// to the matrix, it must have every column of `right` and every row of `left`'s tiles; otherwise a group's
     /// rows and 32 columns.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn compute<F: FnMut(usize, usize, [Floats; 2])>(&self, tiles: &Tiles, then: Then<F>) {
-        assert!(self.left.depth() == self.right.depth() && self.left.rows() >= self.rows);
-        assert!(self.panels.end <= self.right.panels());
+        assert!(self.left.depth() == self.inputs.len() && self.left.rows() >= self.rows);
+        assert!(self.panels.end <= self.right.panels() && self.inputs.end <= self.right.depth());
         // SAFETY: by the caller's promise, and the sizes were checked.
         unsafe {
             if self.rows > 2 * TILE {
@@ -118,23 +127,25 @@ impl Product<'_> {
 
     /// # Safety
     /// As [`compute`](Self::compute), and the sizes must fit together.
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn stream<F: FnMut(usize, usize, [Floats; 2]), const STREAM: bool>(
         &self,
         tiles: &Tiles,
         mut then: Then<F>,
     ) {
-        let (last, depth) = (self.rows.div_ceil(TILE), self.right.depth());
-        let passes = depth.div_ceil(DEPTH);
+        let last = self.rows.div_ceil(TILE);
         let mut block = Block([[[0.0; 16]; 2]; 2 * TILE]);
         let mut finished = Finished::default();
         for group in (0..last).step_by(GROUP) {
             let end = last.min(group + GROUP);
             for panel in self.panels.clone() {
-                for pass in 0..passes {
-                    let inputs = depth * pass / passes..depth * (pass + 1) / passes;
-                    // The weights of the next pass, spread over this one's steps.
-                    let mut next = self.right.at(panel, inputs.end);
+                for inputs in shares(self.inputs.clone(), DEPTH) {
+                    let (begins, ends) = (inputs.start == self.inputs.start, inputs.end == self.inputs.end);
+                    // The weights of the next pass are fetched during this one's steps.
+                    let mut next = match ends && panel + 1 < self.right.panels() {
+                        true => self.right.at(panel + 1, self.inputs.start),
+                        false => self.right.at(panel, inputs.end),
+                    };
                     let steps = (end - group).div_ceil(2);
                     let ahead = (inputs.len() * 32).div_ceil(steps * inputs.len());
                     let rows = (2 * TILE).div_ceil(inputs.len());
@@ -145,11 +156,11 @@ impl Product<'_> {
                                 (sums, out.stride(), Begin::Load)
                             }
                             Then::Hand(sums, _) => {
-                                let begin = if pass == 0 { Begin::Zero } else { Begin::Load };
+                                let begin = if begins { Begin::Zero } else { Begin::Load };
                                 (sums.row((tile - group) * TILE), sums.stride(), begin)
                             }
                         };
-                        let complete = pass + 1 == passes && matches!(then, Then::Hand(..));
+                        let complete = ends && matches!(then, Then::Hand(..));
                         let step = || {
                             for _ in 0..ahead {
                                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
@@ -212,8 +223,9 @@ impl Product<'_> {
                 Begin::Load => tiles.load::<PAIR>(place.sums, place.stride),
             }
             for k in place.inputs {
-                let upper = self.left.line(row, k).cast_const();
-                let lower = if PAIR { self.left.line(row + TILE, k).cast_const() } else { upper };
+                let left = k - self.inputs.start;
+                let upper = self.left.line(row, left).cast_const();
+                let lower = if PAIR { self.left.line(row + TILE, left).cast_const() } else { upper };
                 let right = self.right.at(place.panel, k);
                 tiles.multiply::<PAIR, STREAM>(upper.cast(), lower.cast(), right);
                 step();
@@ -244,7 +256,7 @@ enum Begin {
 impl Finished {
     /// Hands on the next `count` rows, or as many as there still are.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     fn hand_on(&mut self, block: &Block, count: usize, then: &mut impl FnMut(usize, usize, [Floats; 2])) {
         for index in self.rows.by_ref().take(count) {
             let [low, high] = &block.0[index];

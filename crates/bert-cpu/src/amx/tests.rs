@@ -64,6 +64,18 @@ fn states_of_a_text_of_two_groups_of_rows_do() {
     );
 }
 
+/// On one thread the feed-forward part is one step, in shares of the wide state; on several it is two.
+#[test]
+fn one_thread_and_several_give_the_same_bits() {
+    if amx().is_none() {
+        return;
+    }
+    let shape = Shape { hidden: 64, intermediate: 1000, position_rows: 512, ..SMALL };
+    let sequences = sequences(&shape, &[200, 17, 130]);
+    let mut encoder = encoder(shape, Isa::AmxBf16, 2);
+    assert!(states(&mut encoder, &sequences, 0) == states(&mut encoder, &sequences, 2));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

@@ -19,9 +19,10 @@
 //! A left tile is 1 KiB in one piece, 64 bytes a row. A right tile's rows are 128 bytes apart: the rows of the
 //! two column tiles alternate, so that a panel of 32 columns is simply `[pairs, 32 columns, 2]`.
 //!
-//! `tdpbf16ps` adds, for each pair, first one product and then the other to an f32 sum, rounds to nearest and
-//! takes denormal numbers for zero, whatever MXCSR says (Intel's Architecture Instruction Set Extensions
-//! reference, 319433). One row of sums depends on one row of the left factor alone.
+//! `tdpbf16ps` sums the products of the even inputs and those of the odd ones apart, each with one rounding a term,
+//! and adds both to the f32 sum; it rounds to nearest and takes denormal numbers for zero, whatever MXCSR says
+//! (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2). One row of sums depends on one row of
+//! the left factor alone.
 
 use std::{arch::asm, marker::PhantomData, sync::OnceLock};
 
@@ -251,6 +252,60 @@ impl Drop for Tiles {
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nomem, nostack, preserves_flags));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::amx::kernel_tests::amx;
+
+    /// Which of the tiles' two states are in use on this thread.
+    fn in_use() -> u32 {
+        let (low, _high): (u32, u32);
+        // SAFETY: there is AMX, and so XGETBV with ECX = 1; it reads the in-use bits alone.
+        unsafe {
+            asm!("xgetbv", in("ecx") 1, out("eax") low, out("edx") _high,
+                options(nomem, nostack, preserves_flags));
+        }
+        low >> 17 & 0b11
+    }
+
+    #[test]
+    fn tiles_are_given_up_when_dropped() {
+        let Some(amx) = amx() else { return };
+        assert_eq!(in_use(), 0);
+        let tiles = Tiles::configure(amx);
+        tiles.clear::<true>();
+        assert_eq!(in_use() & 1, 1);
+        drop(tiles);
+        assert_eq!(in_use(), 0);
+    }
+
+    #[test]
+    fn sums_go_in_and_out_unchanged() {
+        let Some(amx) = amx() else { return };
+        const STRIDE: usize = 40;
+        let from: Vec<f32> = (0..32 * STRIDE).map(|index| index as f32).collect();
+        for pair in [false, true] {
+            let mut to = vec![-1.0; from.len()];
+            let tiles = Tiles::configure(amx);
+            // SAFETY: 32 rows of 40 values.
+            unsafe {
+                if pair {
+                    tiles.load::<true>(from.as_ptr(), STRIDE);
+                    tiles.store::<true>(to.as_mut_ptr(), STRIDE);
+                } else {
+                    tiles.load::<false>(from.as_ptr(), STRIDE);
+                    tiles.store::<false>(to.as_mut_ptr(), STRIDE);
+                }
+            }
+            for (index, found) in to.into_iter().enumerate() {
+                let (row, column) = (index / STRIDE, index % STRIDE);
+                let stored = column < 32 && (pair || row < 16);
+                assert_eq!(found, if stored { from[index] } else { -1.0 }, "({row}, {column})");
+            }
         }
     }
 }

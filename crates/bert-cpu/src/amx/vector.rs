@@ -60,7 +60,7 @@ const TANH: Step = Step {
 
 /// 2ˣ for x ≤ 127; for less than −64, 2⁻⁶⁴.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn exp2(x: Floats) -> Floats {
     let x = _mm512_max_ps(x, _mm512_set1_ps(LEAST_EXPONENT));
     // x − ⌊x⌋; `scalef` multiplies with 2^⌊x⌋.
@@ -74,7 +74,7 @@ pub(super) fn exp2(x: Floats) -> Floats {
 
 /// The activation's value.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn activate(activation: Activation, x: Floats) -> Floats {
     match activation {
         Activation::Gelu => gate(&NORMAL, x),
@@ -85,7 +85,7 @@ pub(super) fn activate(activation: Activation, x: Floats) -> Floats {
 
 /// x · (½ + step(x)).
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 fn gate(step: &Step, x: Floats) -> Floats {
     /// The smaller magnitude, with the sign of the first.
     const NEARER_TO_ZERO: i32 = 0b0010;
@@ -100,7 +100,7 @@ fn gate(step: &Step, x: Floats) -> Floats {
 
 /// Two vectors in bf16, one after the other; to the nearest, ties to even, denormal numbers to zero.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn round(first: Floats, second: Floats) -> __m512i {
     // SAFETY: both types are 64 bytes without invariants.
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
@@ -119,7 +119,7 @@ const fn alternate(first: i16, second: i16) -> [i16; 32] {
 }
 
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 fn lanes(lanes: &[i16; 32]) -> __m512i {
     // SAFETY: a reference to 64 bytes.
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
@@ -127,7 +127,7 @@ fn lanes(lanes: &[i16; 32]) -> __m512i {
 
 /// As [`round`], but the values alternate: pairs, as the right factor of a product has them.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn round_pairs(first: Floats, second: Floats) -> __m512i {
     const PAIRS: [i16; 32] = alternate(0, 16);
     _mm512_permutexvar_epi16(lanes(&PAIRS), round(first, second))
@@ -135,16 +135,17 @@ pub(super) fn round_pairs(first: Floats, second: Floats) -> __m512i {
 
 /// Two lines of 32 values as pairs of the values in the same place: places 0–15, and 16–31.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn zip(first: __m512i, second: __m512i) -> [__m512i; 2] {
     const LOW: [i16; 32] = alternate(0, 32);
     const HIGH: [i16; 32] = alternate(16, 48);
-    [&LOW, &HIGH].map(|places| _mm512_permutex2var_epi16(first, lanes(places), second))
+    let low = _mm512_permutex2var_epi16(first, lanes(&LOW), second);
+    [low, _mm512_permutex2var_epi16(first, lanes(&HIGH), second)]
 }
 
 /// Transposes 16 × 16 values of 32 bits.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     let mut pairs = rows;
     for index in 0..8 {
@@ -178,7 +179,7 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
 
 /// Sixteen values.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn load(values: &[f32; 16]) -> Floats {
     // SAFETY: a reference to 64 bytes.
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
@@ -186,7 +187,7 @@ pub(super) fn load(values: &[f32; 16]) -> Floats {
 
 /// Writes sixteen values.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) fn store(values: &mut [f32; 16], vector: Floats) {
     // SAFETY: a reference to 64 bytes.
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
@@ -197,7 +198,7 @@ pub(super) fn store(values: &mut [f32; 16], vector: Floats) {
 /// # Safety
 /// `line` must be valid for reading.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) unsafe fn load_line(line: *const Line) -> __m512i {
     // SAFETY: by the caller's promise; a line is aligned.
     unsafe { _mm512_load_si512(line.cast()) }
@@ -208,7 +209,7 @@ pub(super) unsafe fn load_line(line: *const Line) -> __m512i {
 /// # Safety
 /// `line` must be valid for writing.
 #[inline]
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
 pub(super) unsafe fn store_line(line: *mut Line, values: __m512i) {
     // SAFETY: by the caller's promise; a line is aligned.
     unsafe { _mm512_store_si512(line.cast(), values) }
