@@ -55,18 +55,22 @@ pub(super) fn machine(results: &Results) -> String {
     let machine = &results.machine;
     let flags = if machine.flags.is_empty() { "none known".into() } else { machine.flags.join(" ") };
     let governor = machine.governor.as_deref().unwrap_or("not readable");
-    let loads = results.rivals.iter().flat_map(|rival| &rival.rounds).filter_map(|round| round.load);
-    let busiest = loads.fold(None, |most: Option<f64>, load| Some(most.map_or(load, |most| most.max(load))));
+    let most = |figure: &dyn Fn(&Round) -> Option<f64>| {
+        let rounds = results.rivals.iter().flat_map(|rival| &rival.rounds);
+        shown(rounds.filter_map(figure).reduce(f64::max))
+    };
     format!(
         "| | |\n|---|---|\n| processor | {} |\n| cores | {} |\n| instruction sets | {flags} |\n\
          | memory | {:.0} GB |\n| system | {} |\n| frequency governor | {governor} |\n\
-         | highest load average before a rival's start | {} |\n| date | {} |\n| commit | {} |\n\
+         | highest load average before a rival's start, which remembers the rival before | {} |\n\
+         | most cores busy with something else before a rival's start | {} |\n| date | {} |\n| commit | {} |\n\
          | rounds × seconds of a profile | {} × {} |\n\n",
         machine.processor,
         machine.cores,
         machine.memory_gigabytes,
         machine.system,
-        shown(busiest),
+        most(&|round| round.load),
+        most(&|round| round.busy_cores),
         machine.date,
         machine.commit,
         results.rounds,

@@ -1,6 +1,11 @@
 //! The machine's state: what a reader must know before comparing the figures with any others.
 
-use std::{fs, process::Command, thread};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,4 +63,33 @@ impl Machine {
 /// The load average over the last minute: runnable processes. `None` where the kernel does not say.
 pub(super) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// How many cores others keep busy: processor time over one second in which nothing of ours runs, in seconds.
+///
+/// The load average cannot say it, as it remembers the rival before. `None` where there is no `/proc/stat`.
+pub(super) fn busy_cores() -> Option<f64> {
+    let ticks = || busy_ticks(&fs::read_to_string("/proc/stat").ok()?);
+    let (before, started) = (ticks()?, Instant::now());
+    thread::sleep(Duration::from_secs(1));
+    Some((ticks()? - before) / super::usage::TICKS / started.elapsed().as_secs_f64())
+}
+
+/// Of the line `cpu user nice system idle iowait irq softirq steal …`, all but idle and iowait (proc(5)).
+fn busy_ticks(stat: &str) -> Option<f64> {
+    let ticks: Vec<f64> =
+        stat.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = *ticks.first_chunk()?;
+    Some(user + nice + system + irq + softirq + steal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_waiting_are_not_busy() {
+        assert_eq!(busy_ticks("cpu  1 2 3 1000 5000 4 5 6 0 0\ncpu0 9 9\n"), Some(21.0));
+        assert_eq!(busy_ticks("cpu 1 2"), None);
+    }
 }

@@ -78,7 +78,7 @@ impl Plan<'_> {
             // Brings the files into the page cache, compiles Python's.
             self.start(rival, launch)?.stop();
         }
-        let load = machine::load();
+        let (load, busy_cores) = (machine::load(), machine::busy_cores());
         let running = self.start(rival, launch)?;
         let log = log_of(&self.workspace.runtime(), rival.name.label());
         *note = fs::read_to_string(log).ok().as_deref().and_then(precision).unwrap_or_default();
@@ -105,6 +105,7 @@ impl Plan<'_> {
         }
         Ok(Round {
             load,
+            busy_cores,
             cold_milliseconds,
             idle_megabytes: idle.map(|usage| usage.resident_megabytes),
             after_megabytes: after.map(|usage| usage.resident_megabytes),
@@ -150,7 +151,7 @@ impl Plan<'_> {
         if entry.rounds.is_empty() {
             in_process::run(command(), &[], &log)?;
         }
-        let load = machine::load();
+        let (load, busy_cores) = (machine::load(), machine::busy_cores());
         let done = in_process::run(command(), &jobs, &log)?;
         entry.note.clone_from(&done.note);
         let mut figures = BTreeMap::new();
@@ -161,6 +162,7 @@ impl Plan<'_> {
         }
         Ok(Round {
             load,
+            busy_cores,
             cold_milliseconds: Some(done.cold_milliseconds),
             idle_megabytes: done.idle_megabytes,
             after_megabytes: None,

@@ -43,6 +43,8 @@ pub(super) struct Entry {
 pub(super) struct Round {
     /// The machine's load average before the start.
     pub(super) load: Option<f64>,
+    /// Cores that others kept busy before the start.
+    pub(super) busy_cores: Option<f64>,
     pub(super) cold_milliseconds: Option<f64>,
     /// Resident memory after the first answer, after the last, and the most in between.
     pub(super) idle_megabytes: Option<f64>,
@@ -177,6 +179,7 @@ pub(super) mod tests {
                 let figures = ["one", "clients-32"].map(|id| (id.to_owned(), Outcome::Measured(figure)));
                 Round {
                     load: Some(0.1),
+                    busy_cores: Some(0.02),
                     cold_milliseconds: Some(400.0),
                     idle_megabytes: Some(100.0),
                     figures: figures.into(),

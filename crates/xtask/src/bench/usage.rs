@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Clock ticks a second in `/proc/PID/stat`: `USER_HZ`, which is 100 on every Linux that programs see.
-const TICKS: f64 = 100.0;
+pub(super) const TICKS: f64 = 100.0;
 const MEGABYTE: f64 = 1e6;
 
 /// Memory and time of a process with all its descendants.

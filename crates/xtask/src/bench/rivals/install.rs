@@ -100,7 +100,7 @@ fn watch(command: &mut Command, log: &Path, name: &str) -> Result<()> {
         if shown.elapsed() > SIGN_OF_LIFE {
             shown = Instant::now();
             let said = fs::read_to_string(log).unwrap_or_default();
-            let last = said.lines().last().unwrap_or_default().trim();
+            let last: String = said.lines().last().unwrap_or_default().trim().chars().take(100).collect();
             eprintln!("{name}: {:4.0} s  {last}", begun.elapsed().as_secs_f64());
         }
         thread::sleep(Duration::from_millis(100));
