@@ -101,14 +101,14 @@ fn http_table(results: &Results, text: &mut String) {
         return;
     }
     text.push_str("| over HTTP |");
-    for profile in &profiles {
-        let unit = if profile.quote == Quote::Latency { "p50 / p99, ms" } else { "texts/s" };
-        let _ = write!(text, " {}, {unit} |", profile.title);
+    for server in &servers {
+        let _ = write!(text, " {} |", server.name.label());
     }
-    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(profiles.len()));
-    for server in servers {
-        let _ = write!(text, "| {} |", server.name.label());
-        for profile in &profiles {
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(servers.len()));
+    for profile in profiles {
+        let unit = if profile.quote == Quote::Latency { "p50 / p99, ms" } else { "texts/s" };
+        let _ = write!(text, "| {}, {unit} |", profile.title);
+        for server in &servers {
             let _ = write!(text, " {} |", cell(server, profile));
         }
         text.push('\n');
@@ -132,23 +132,21 @@ fn cell(server: &Entry, profile: &Profile) -> String {
 
 fn ratio_table(results: &Results, text: &mut String) {
     let Some(ours) = results.rivals.iter().find(|rival| rival.name == Name::Embedgate) else { return };
-    let others: Vec<&Entry> =
-        results.rivals.iter().filter(|rival| rival.name.is_server() && rival.name != ours.name).collect();
-    let others: Vec<&Entry> = others.into_iter().filter(|rival| rival.not_run.is_none()).collect();
+    let servers = results.rivals.iter().filter(|rival| rival.name.is_server() && rival.not_run.is_none());
+    let others: Vec<&Entry> = servers.filter(|rival| rival.name != ours.name).collect();
     if others.is_empty() {
         return;
     }
     text.push_str(
         "How many times as many texts, or how many times as quick, embedgate is:\n\n| embedgate against |",
     );
-    let profiles: Vec<&Profile> = measured_profiles(results).collect();
-    for profile in &profiles {
-        let _ = write!(text, " {} |", profile.title);
+    for other in &others {
+        let _ = write!(text, " {} |", other.name.label());
     }
-    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(profiles.len()));
-    for other in others {
-        let _ = write!(text, "| {} |", other.name.label());
-        for profile in &profiles {
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(others.len()));
+    for profile in measured_profiles(results) {
+        let _ = write!(text, "| {} |", profile.title);
+        for other in &others {
             let ratio = ours.better_than(other, profile.id, profile.quote);
             let _ =
                 write!(text, " {} |", ratio.map_or("–".into(), |ratio| format!("{}×", shown(Some(ratio)))));
@@ -328,10 +326,12 @@ mod tests {
     fn tables_show_medians_ratios_and_what_did_not_run() {
         let text = tables(&results());
         for line in [
-            "| embedgate | 2.25 / 4.50 | 2,500 | – |",
-            "| infinity | 22.5 / 45.0 | 250 | failed |",
-            "| text-embeddings-inference | not run | not run | not run |",
-            "| infinity | 10.0× | 10.0× | – |",
+            "| over HTTP | embedgate | infinity | text-embeddings-inference |",
+            "| 1 short text, 1 client, p50 / p99, ms | 2.25 / 4.50 | 22.5 / 45.0 | not run |",
+            "| 1 short text, 32 clients, texts/s | 2,500 | 250 | not run |",
+            "| 16 × 256 tokens, 2 clients, texts/s | – | failed | not run |",
+            "| 1 short text, 32 clients | 10.0× |",
+            "| 16 × 256 tokens, 2 clients | – |",
             "| OpenVINO, bf16 | 3.00 | 700 (9,800) | – | – |",
             "* text-embeddings-inference: not run: no binary was named with --tei",
             "* infinity, long: failed: status 500: a / b c",
