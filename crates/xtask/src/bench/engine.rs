@@ -28,6 +28,9 @@ pub(super) struct Options {
     /// Seconds of each shape
     #[arg(long, default_value_t = 5.0, value_parser = super::positive)]
     seconds: f64,
+    /// Measure the release binary and the imported model as they lie there, without building first
+    #[arg(long)]
+    no_build: bool,
 }
 
 struct Shape {
@@ -69,7 +72,9 @@ const SHAPES: [Shape; 4] = [
 /// Set-up or the build fails; an engine that cannot be run has its reason in the table.
 pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     setup::run(workspace)?;
-    serve::build_and_import(workspace)?;
+    if !options.no_build {
+        serve::build_and_import(workspace)?;
+    }
     super::check_texts(workspace)?;
     let jobs: Vec<Job> = SHAPES
         .iter()
@@ -124,7 +129,7 @@ fn engines(workspace: &Workspace, options: &Options) -> Vec<(String, Result<Comm
             Ok(Ready::Server { .. }) => Err(anyhow::anyhow!("is a server")),
             Err(reason) => Err(anyhow::anyhow!(reason)),
         };
-        engines.push((format!("{} {}", name.label(), rival.versions), command));
+        engines.push((rival.versions, command));
     }
     engines
 }
