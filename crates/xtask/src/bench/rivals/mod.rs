@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use self::{install::Packages, launch::Launch};
 use super::usage::Size;
 use crate::{
-    process::capture,
+    process::{self, capture},
     workspace::{DEFAULT_MODEL, Workspace},
 };
 
@@ -225,8 +225,14 @@ fn packaged(workspace: &Workspace, rival: &mut Rival, packages: &Packages) -> Re
 /// Checks that `program` runs, and notes its version and size.
 fn binary(rival: &mut Rival, program: &Path) -> Result<PathBuf> {
     let program = std::path::absolute(program).context("there is no working directory")?;
-    let said = capture(Command::new(&program).arg("--version"))?;
-    rival.versions = said.lines().next().unwrap_or("version unknown").trim().to_owned();
+    let mut command = Command::new(&program);
+    command.arg("--version");
+    let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
+    let said = process::said(&process::line(&command), &output)?;
+    // llama.cpp says it on standard error.
+    let also = String::from_utf8_lossy(&output.stderr).into_owned();
+    let first = said.lines().chain(also.lines()).find(|line| !line.trim().is_empty());
+    rival.versions = first.unwrap_or("version unknown").trim().to_owned();
     let mut size = Size::default();
     size.add(&program);
     rival.size = Some(size);
