@@ -20,7 +20,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    layout::{Line, Lines, Tiled},
+    layout::{Line, Lines, Strips, Tiled},
     tile::{TILE, Tiles, UNIT},
     vector::{Floats, exp2, load_line, round_pairs, store_line, transpose, zip},
 };
@@ -49,15 +49,25 @@ impl Scratch {
 
 /// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of two: the factor log₂ e / √width is
 /// in the queries already.
-pub(super) struct Attention<'s> {
-    /// Tokens of the sequence.
-    pub(super) tokens: usize,
-    /// For each 32 columns of the head: the sequence's queries, keys and values, and lines up to whole tiles.
-    pub(super) parts: &'s [[Lines; 3]],
-    pub(super) out: Tiled,
-    /// Where the sequence's first token goes in `out`, and the head's first 32 columns.
+pub(super) struct Attention {
+    /// The sequence's first row in the block.
     pub(super) row: usize,
+    /// Its tokens.
+    pub(super) tokens: usize,
+    /// The queries of all heads, then the keys, then the values.
+    pub(super) strips: Strips,
+    pub(super) out: Tiled,
+    /// The head's first columns, and how many they are, in units of 32.
     pub(super) column: usize,
+    pub(super) parts: usize,
+}
+
+/// Three kinds of strips, in their order.
+#[derive(Clone, Copy)]
+enum Kind {
+    Queries,
+    Keys,
+    Values,
 }
 
 /// What the kernel works in; sizes for `parts` and `tokens`.
@@ -72,7 +82,7 @@ struct Room {
     result: Lines,
 }
 
-impl Attention<'_> {
+impl Attention {
     /// # Safety
     /// Nobody else may write the strips, nor access the sequence's lines in the head's columns of `out`.
     ///
@@ -83,8 +93,7 @@ impl Attention<'_> {
         if self.tokens == 0 {
             return;
         }
-        let (count, padded) = (self.parts.len(), self.tokens.next_multiple_of(UNIT));
-        assert!(self.parts.iter().flatten().all(|lines| lines.count() >= padded));
+        let (count, padded) = (self.parts, self.tokens.next_multiple_of(UNIT));
         assert!(self.row + self.tokens <= self.out.rows() && self.column + count <= self.out.depth());
         let (values, queries) = (count * padded, count * RIGHT);
         let (scores, result) = (padded * ROW, UNIT * ROW);
@@ -107,6 +116,18 @@ impl Attention<'_> {
         }
     }
 
+    /// The sequence's lines of one kind in the head's columns from 32 · `part` on, up to a multiple of 32.
+    ///
+    /// # Panics
+    /// When there are none such.
+    #[inline]
+    fn lines(&self, kind: Kind, part: usize) -> Lines {
+        let strip = kind as usize * self.out.depth() + self.column + part;
+        let lines = self.strips.sequence(strip, self.row, self.tokens);
+        assert!(lines.count() >= self.tokens.next_multiple_of(UNIT));
+        lines
+    }
+
     /// Writes the values as left tiles, columns down and keys across; zeros after the last key.
     ///
     /// # Safety
@@ -115,7 +136,8 @@ impl Attention<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn transpose_values(&self, room: &Room) {
         let zero = _mm512_setzero_si512();
-        for (part, [_, _, values]) in self.parts.iter().enumerate() {
+        for part in 0..self.parts {
+            let values = self.lines(Kind::Values, part);
             for first in (0..self.tokens).step_by(UNIT) {
                 let (mut low, mut high) = ([zero; 16], [zero; 16]);
                 for pair in 0..TILE {
@@ -147,7 +169,8 @@ impl Attention<'_> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn transpose_queries(&self, first: usize, room: &Room) {
-        for (part, [queries, ..]) in self.parts.iter().enumerate() {
+        for part in 0..self.parts {
+            let queries = self.lines(Kind::Queries, part);
             for half in 0..2 {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (index, row) in rows.iter_mut().enumerate() {
@@ -191,8 +214,8 @@ impl Attention<'_> {
     #[inline(always)]
     unsafe fn score_keys<const PAIR: bool>(&self, tiles: &Tiles, key: usize, room: &Room) {
         tiles.clear::<PAIR>();
-        for (part, [_, keys, _]) in self.parts.iter().enumerate() {
-            let upper = keys.at(key).cast_const();
+        for part in 0..self.parts {
+            let upper = self.lines(Kind::Keys, part).at(key).cast_const();
             let lower = upper.wrapping_add(TILE);
             let right = room.queries.at(part * RIGHT).cast_const();
             // SAFETY: 16 lines each from the keys, 32 of queries; see `score`.
@@ -264,7 +287,7 @@ impl Attention<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     unsafe fn mix(&self, tiles: &Tiles, first: usize, scale: [Floats; 2], room: &Room) {
         let padded = self.tokens.next_multiple_of(UNIT);
-        for part in 0..self.parts.len() {
+        for part in 0..self.parts {
             tiles.clear::<true>();
             for key in (0..self.tokens).step_by(UNIT) {
                 let upper = room.values.at(part * padded + key).cast_const();

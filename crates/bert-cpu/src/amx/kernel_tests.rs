@@ -184,19 +184,18 @@ fn a_rows_sums_do_not_depend_on_its_place() {
 fn check_attention(amx: Amx, [tokens, first, parts]: [usize; 3], every: usize) {
     let rows = first + tokens;
     let inputs = [1, 2, 3].map(|salt| noise(salt, tokens, parts * UNIT));
-    let (strips, out) = (lines(Strips::lines(3 * parts, rows)), lines(Tiled::lines(rows, parts + 1)));
-    poison(Lines::of(&strips, 0, Strips::lines(3 * parts, rows)));
-    poison(Lines::of(&out, 0, Tiled::lines(rows, parts + 1)));
-    let (strips, out) = (Strips::of(&strips, 3 * parts, rows), Tiled::of(&out, rows, parts + 1));
+    // Of two heads the second, the first being as wide as one part.
+    let across = parts + 1;
+    let (strips, out) = (lines(Strips::lines(3 * across, rows)), lines(Tiled::lines(rows, across)));
+    poison(Lines::of(&strips, 0, Strips::lines(3 * across, rows)));
+    poison(Lines::of(&out, 0, Tiled::lines(rows, across)));
+    let (strips, out) = (Strips::of(&strips, 3 * across, rows), Tiled::of(&out, rows, across));
     for (which, matrix) in inputs.iter().enumerate() {
         for (token, values) in matrix.iter().enumerate() {
-            write(values, |part| strips.line(which * parts + part, first + token));
+            write(values, |part| strips.line(which * across + 1 + part, first + token));
         }
     }
-    let views: Vec<_> = (0..parts)
-        .map(|part| [0, 1, 2].map(|which| strips.sequence(which * parts + part, first, tokens)))
-        .collect();
-    let attention = Attention { tokens, parts: &views, out, row: first, column: 1 };
+    let attention = Attention { row: first, tokens, strips, out, column: 1, parts };
     // SAFETY: the buffers are this test's own.
     unsafe { attention.run(&Tiles::configure(amx), &mut Scratch::default()) };
 

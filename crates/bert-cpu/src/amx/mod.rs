@@ -123,18 +123,12 @@ impl Bf16 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
     fn attend(&self, tiles: &Tiles, views: &Views<'_>, heads: Range<usize>, scratch: &mut Scratch) {
-        let Sizes { parts, heads: all, .. } = views.sizes;
+        let parts = views.sizes.parts;
         let mut row = 0;
         for &tokens in views.block.lengths() {
             for head in heads.clone() {
-                let column = head * parts;
-                let strips = |part: usize| {
-                    let strip = column + part;
-                    [strip, all + strip, 2 * all + strip]
-                        .map(|strip| views.strips.sequence(strip, row, tokens))
-                };
-                let parts: Vec<_> = (0..parts).map(strips).collect();
-                let attention = Attention { tokens, parts: &parts, out: views.attended, row, column };
+                let (strips, out, column) = (views.strips, views.attended, head * parts);
+                let attention = Attention { row, tokens, strips, out, column, parts };
                 // SAFETY: nobody writes strips in this step, and the head's columns are this task's.
                 unsafe { attention.run(tiles, scratch) };
             }
@@ -162,6 +156,7 @@ impl Bf16 {
             Step::Embed => self.embed(&views, task.share(rows)),
             Step::Mix(layer) => {
                 let Map { weight, bias } = &self.layers[layer].mix;
+                assert_eq!(weight.panels(), 3 * views.sizes.heads);
                 // SAFETY: this step only reads `narrow`; the panels' strips are this task's.
                 unsafe {
                     product(views.narrow, weight).each(&tiles(), &mut memory.sums, |panel, row, values| {
@@ -190,6 +185,7 @@ impl Bf16 {
             Step::Down(_) if task.parts == 1 => {}
             Step::Up(layer) => {
                 let Map { weight, bias } = &self.layers[layer].up;
+                assert_eq!(weight.panels(), views.wide.depth());
                 // SAFETY: this step only reads `narrow`; the panels' lines of `wide` are this task's.
                 unsafe {
                     let activated = activated(self.shape.activation, bias, views.wide, 0);

@@ -76,6 +76,19 @@ fn one_thread_and_several_give_the_same_bits() {
     assert!(states(&mut encoder, &sequences, 0) == states(&mut encoder, &sequences, 2));
 }
 
+#[test]
+fn nothing_is_a_block_too() {
+    if amx().is_none() {
+        return;
+    }
+    let mut encoder = encoder(SMALL, Isa::AmxBf16, 1);
+    for helpers in [0, 1] {
+        assert_eq!(states(&mut encoder, &[], helpers), Vec::<Vec<f32>>::new());
+        let some = states(&mut encoder, &[vec![], vec![1, 2], vec![]], helpers);
+        assert_eq!([some[0].len(), some[1].len(), some[2].len()], [0, 2 * SMALL.hidden, 0]);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
