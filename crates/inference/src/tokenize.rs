@@ -1,8 +1,8 @@
 //! Text to token ids, exactly as sentence-transformers does it.
 //!
 //! The library's own truncation, padding and post-processing are switched off: an input is encoded without
-//! special tokens, and the caller cuts it and frames it ([`Tokenizer::frame`]). So no text allocates more
-//! than its ids, and the policies for long texts all start from the whole text.
+//! special tokens, and the caller cuts it and frames it ([`Tokenizer::frame`]). So nothing is allocated for what
+//! nobody reads, such as offsets and masks, and the policies for long texts all start from the whole text.
 
 use std::path::Path;
 
@@ -94,6 +94,52 @@ fn strip(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Allocations that `tokenizer` makes for `texts` in a buffer that has room, once it has read them.
+    fn allocations(tokenizer: &Tokenizer, texts: &[String]) -> u64 {
+        let mut ids = Vec::with_capacity(1 << 16);
+        let mut read = || {
+            for text in texts {
+                tokenizer.encode_into(text, &mut ids).unwrap();
+            }
+        };
+        read();
+        allocation_counter::measure(read).count_total
+    }
+
+    /// Whatever the text's length: byte-level models make none; BERT's make one, the copy that is lower-case and
+    /// without accents, and one more where the marks of a letter are many; unigram models make their lattice.
+    #[test]
+    fn a_text_allocates_what_its_model_must() {
+        let texts = [
+            "the quick brown fox, unbelievable embeddings 42 https://a.org/b?c=d ",
+            "The quick brown Fox; déjà vu à Zürich: cafe\u{301} naïve Ångström ",
+            "Привет мир, Καλημέρα, السَّلَامُ, नमस्ते, 東京都, 한국어, 👩\u{200d}👩 ",
+        ];
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/tiny-models");
+        let (bert, bytes, unigram) = ([0, 1, 2], [0, 0, 0], [12, 20, 12]);
+        for (name, limits) in [
+            ("bert-mean", bert),
+            ("bert-cls", bert),
+            ("distilbert-cls", bert),
+            ("mpnet-mean", bytes),
+            ("roberta-mean", bytes),
+            ("modernbert-mean", bytes),
+            ("qwen3-last", bytes),
+            ("xlm-roberta-mean", unigram),
+            ("albert-mean", unigram),
+        ] {
+            let tokenizer = Tokenizer::load(&models.join(name).join("tokenizer.json")).unwrap();
+            for (text, limit) in texts.iter().zip(limits) {
+                for times in [1, 20] {
+                    let texts: Vec<String> =
+                        (0..100).map(|number| format!("{}{number}", text.repeat(times))).collect();
+                    let found = allocations(&tokenizer, &texts);
+                    assert!(found <= limit * 100, "{name}: {found} allocations for 100 times {text:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn strip_is_pythons() {

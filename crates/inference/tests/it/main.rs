@@ -5,6 +5,7 @@
 mod engine;
 mod onnx;
 mod rig;
+mod texts;
 mod tokenizer;
 
 use std::path::PathBuf;
