@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::cli::{ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, ModelSettings, Settings, Surroundings};
-use crate::load::{Choice, Choices, ModelFault, Runtime, choices, golden_cosine, start};
+use crate::load::{Cache, Choice, Choices, Common, ModelFault, Runtime, choices, golden_cosine, start};
 use crate::registry::Served;
 
 /// Whether what was to be checked is right.
@@ -130,14 +130,15 @@ fn verify(
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
     let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
+    let common = Common { runtime, cache: Cache::default() };
     let model = config.models.first().ok_or_else(no_golden)?;
     let fault = |fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) };
     let Choices { first, otherwise } = choices(model, &folder).map_err(fault)?;
     let mut verdict = Verdict::Fail;
     for choice in std::iter::once(first).chain(otherwise) {
-        let served = start(model, &folder, choice, &runtime, Arc::new(())).map_err(fault)?;
+        let served = start(model, &folder, choice, &common, Arc::new(())).map_err(fault)?;
         let (provider, precision) = (served.provider, served.precision.name());
-        let version = runtime.version().map_or_else(String::new, |version| format!(" {version}"));
+        let version = common.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
         let Choice { kernels, why } = choice;
         let folder = args.folder.display();
         writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({})", why.words())?;

@@ -11,7 +11,7 @@ use gateway::{
     Choice, Kernels, Why,
     metrics::{Metrics, ModelInfo, Outcome, Rejection},
 };
-use inference::{BatchReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 
 const LOAD: Load = Load {
     waiting_requests: 1,
@@ -19,6 +19,9 @@ const LOAD: Load = Load {
     queued_tokens: 30,
     tokens_in_flight: 40,
     tokens_limit: 500,
+    cache_bytes: 6000,
+    cache_entries: 7,
+    cache_evictions: 8,
 };
 
 fn metrics() -> Metrics {
@@ -132,8 +135,24 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
         let series = format!("embedgate_requests_rejected_total{{model=\"m\",reason=\"{reason}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
-    for counter in ["inputs", "input_tokens", "padding_tokens", "inputs_truncated", "inference_errors"] {
+    let counters = [
+        "inputs",
+        "input_tokens",
+        "padding_tokens",
+        "inputs_truncated",
+        "inference_errors",
+        "inputs_deduplicated",
+    ];
+    for counter in counters {
         assert_eq!(value(&text, &format!("embedgate_{counter}_total{{model=\"m\"}}")), 0.0);
+    }
+    for result in ["hit", "tier_hit", "miss"] {
+        let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
+        assert_eq!(value(&text, &series), 0.0);
+    }
+    let unasked = metrics().render(true, &[]).unwrap();
+    for series in ["cache_bytes", "cache_entries", "cache_evictions_total"] {
+        assert_eq!(value(&unasked, &format!("embedgate_{series}{{model=\"m\"}}")), 0.0);
     }
     let answers = "embedgate_http_requests_total{code=\"200\",method=\"POST\",route=\"/v1/embeddings\"}";
     assert_eq!(value(&text, answers), 0.0);
@@ -158,6 +177,9 @@ fn an_engine_is_observed_under_its_model() {
     let elapsed = Duration::from_millis(8);
     model.batch(&BatchReport { inputs: 3, tokens: 74, padding: 118, elapsed });
     model.encoder_failed();
+    for _ in 0..2 {
+        model.cache(&CacheReport { hits: 1, tier_hits: 2, misses: 3, deduplicated: 4 });
+    }
     let text = scrape(&metrics);
     let of_model = |name: &str| value(&text, &format!("embedgate_{name}{{model=\"m\"}}"));
     assert_eq!(of_model("inputs_total"), 3.0);
@@ -165,6 +187,11 @@ fn an_engine_is_observed_under_its_model() {
     assert_eq!(of_model("inputs_truncated_total"), 1.0);
     assert_eq!(of_model("padding_tokens_total"), 118.0);
     assert_eq!(of_model("inference_errors_total"), 1.0);
+    assert_eq!(of_model("inputs_deduplicated_total"), 8.0);
+    for (result, count) in [("hit", 2.0), ("tier_hit", 4.0), ("miss", 6.0)] {
+        let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
+        assert_eq!(value(&text, &series), count);
+    }
     assert_eq!(of_model("input_length_tokens_sum"), 74.0);
     assert_eq!(of_model("batch_inputs_sum"), 3.0);
     assert_eq!(of_model("batch_tokens_sum"), 192.0);
@@ -183,6 +210,12 @@ fn gauges_mirror_the_engine_at_the_scrape() {
     assert_eq!(of_model("queue_tokens"), 30.0);
     assert_eq!(of_model("tokens_in_flight"), 40.0);
     assert_eq!(of_model("tokens_in_flight_limit"), 500.0);
+    assert_eq!(of_model("cache_bytes"), 6000.0);
+    assert_eq!(of_model("cache_entries"), 7.0);
+    assert_eq!(of_model("cache_evictions_total"), 8.0);
+    // A counter, though it is read off: a second scrape does not count again.
+    let later = metrics.render(true, &[("m", Load { cache_evictions: 11, ..LOAD })]).unwrap();
+    assert_eq!(value(&later, "embedgate_cache_evictions_total{model=\"m\"}"), 11.0);
     assert_eq!(value(&text, "embedgate_ready"), 1.0);
     assert_eq!(value(&metrics.render(false, &[]).unwrap(), "embedgate_ready"), 0.0);
 }

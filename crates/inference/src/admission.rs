@@ -83,13 +83,13 @@ impl Admission {
         whole_seconds(self.time_for(self.tokens() / 2))
     }
 
-    /// A worker ran `tokens` in `elapsed`, as one of `workers`.
-    pub(crate) fn observe_pace(&self, tokens: usize, elapsed: Duration, workers: usize) {
+    /// Somebody ran `tokens` in `elapsed`, while there was room for `alike` to do so.
+    pub(crate) fn observe_pace(&self, tokens: usize, elapsed: Duration, alike: f64) {
         let seconds = elapsed.as_secs_f64();
         if tokens == 0 || seconds <= 0.0 {
             return;
         }
-        let now = tokens as f64 / seconds * workers as f64;
+        let now = tokens as f64 / seconds * alike;
         let before = f64::from_bits(self.pace.load(Ordering::Relaxed));
         let pace = if before > 0.0 { before + (now - before) * PACE_WEIGHT } else { now };
         // Two workers may overwrite each other's sample; the average does not need every one.
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn a_hopeless_deadline_is_refused_at_once() {
         let admission = Admission::new(100_000);
-        admission.observe_pace(1_000, Duration::from_secs(1), 1);
+        admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
         // Five jobs with 5,000 tokens each: 25 s of work.
         let patient = Instant::now() + Duration::from_secs(3600);
         let held: Vec<_> = (0..5).map(|_| admission.reserve(5_000, patient).unwrap()).collect();

@@ -11,6 +11,35 @@ pub(crate) struct Budget {
     pub(crate) pads: bool,
 }
 
+/// A batch is not cut below so many tokens in order to share work out: smaller ones use a core badly.
+pub(crate) const LEAST_SHARE: usize = 32;
+/// How many times what fits a padded batch the planner chooses from.
+const LOOKAHEAD: usize = 8;
+
+impl Budget {
+    /// This budget where `waiting` tokens are to be shared by `workers` that are free: none of them takes so much
+    /// that another one finds nothing. For an encoder that pads it stays as it is; its batches are too dear to cut.
+    pub(crate) fn share(self, waiting: usize, workers: usize) -> Self {
+        if self.pads {
+            return self;
+        }
+        let share = waiting.div_ceil(workers.max(1)).max(LEAST_SHARE);
+        Self { tokens: share.min(self.tokens), ..self }
+    }
+
+    /// Whether `count` candidates with `sum` tokens in all, of which the first has `anchor`, are choice enough for
+    /// [`plan`].
+    pub(crate) fn has_choice(self, count: usize, sum: usize, anchor: usize) -> bool {
+        if self.pads {
+            let fitting = (self.tokens / anchor.max(1)).clamp(1, self.inputs);
+            count >= LOOKAHEAD.saturating_mul(fitting)
+        } else {
+            // Whatever comes next fits, so a second helping makes up for those that do not.
+            sum >= self.tokens.saturating_mul(2) || count >= self.inputs.saturating_mul(2)
+        }
+    }
+}
+
 /// A shorter sequence joins a padded batch if at least half of its padded length is its own …
 const LEAST_FILL: usize = 2;
 /// … or if no more than this many tokens are padding: a run of its own would cost more.
@@ -78,7 +107,36 @@ mod tests {
         assert!(plan(&[], budget(256, true)).is_empty());
     }
 
+    #[test]
+    fn the_last_block_is_shared_out() {
+        let share = |waiting, workers| budget(256, false).share(waiting, workers).tokens;
+        assert_eq!([share(4096, 4), share(400, 4), share(100, 4), share(20, 4)], [256, 100, 32, 32]);
+        assert_eq!(budget(16, false).share(400, 4).tokens, 16, "never more than the budget");
+        assert_eq!(budget(256, true).share(100, 4).tokens, 256);
+    }
+
     proptest! {
+        /// However many are free, each finds a share: what all but one take leaves something for the last, unless
+        /// there is too little for so many.
+        #[test]
+        fn shares_leave_no_worker_without(
+            lengths in prop::collection::vec(1usize..40, 1..300),
+            workers in 1usize..32,
+            tokens in 1usize..1024,
+        ) {
+            let whole = Budget { tokens, inputs: usize::MAX, pads: false };
+            let mut left = lengths;
+            let enough = left.iter().sum::<usize>() >= workers * (LEAST_SHARE + 40);
+            for free in (1..=workers).rev() {
+                prop_assert!(!enough || !left.is_empty());
+                let share = whole.share(left.iter().sum(), free);
+                prop_assert!(share.tokens <= tokens);
+                for index in plan(&left, share).into_iter().rev() {
+                    left.remove(index);
+                }
+            }
+        }
+
         #[test]
         fn never_over_budget_never_empty_never_twice(
             lengths in prop::collection::vec(1usize..600, 1..200),

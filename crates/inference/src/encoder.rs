@@ -16,10 +16,13 @@ pub trait Encoder: Send {
     /// Writes one vector for each sequence of `batch` into `out`: row-major, `batch.len() × dimensions()`,
     /// pooled, not normalised. A sequence's vector must not depend on the other sequences.
     ///
+    /// `spare_workers` is the number of other workers that had nothing to do when the batch was taken: a batch too
+    /// small to fill one core well may use that many further threads. One that needs none ignores it.
+    ///
     /// # Errors
     /// The batch's jobs fail with what is returned; the encoder is used again afterwards. After a panic it is
     /// dropped and a new one is built.
-    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError>;
+    fn encode(&mut self, batch: &Batch, spare_workers: usize, out: &mut [f32]) -> Result<(), EncodeError>;
 }
 
 /// Builds an encoder: once for each worker at start, and again after a panic.

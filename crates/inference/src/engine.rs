@@ -12,11 +12,14 @@ use std::{
 use crossbeam_channel::Sender;
 
 use crate::{
-    Batch, Encoder, EncoderFactory, Input, Job, Observer, Overlong, StartError, SubmitError, Ticket,
-    Tokenizer,
+    Batch, CacheConfig, Encoder, EncoderFactory, Input, Job, Observer, Overlong, StartError, SubmitError,
+    Ticket, Tokenizer,
     admission::Admission,
-    intake::{self, Intake, Portion},
-    job::Work,
+    cache::{Keys, Memory},
+    flights::Flights,
+    intake::{self, Intake, Portion, Purpose, Wish},
+    job::{Shape, Tokens, Work},
+    lookup::{self, Errands},
     queue::Queue,
     worker,
 };
@@ -48,9 +51,15 @@ pub struct EngineConfig {
     pub batch_inputs: usize,
     /// Tokens that may be admitted at a time, waiting and running.
     pub queue_tokens: usize,
+    /// Whether and where vectors are kept; without it none is, and only equal texts in flight share theirs.
+    pub cache: Option<CacheConfig>,
 }
 
 impl EngineConfig {
+    pub(crate) fn shape(&self) -> Shape {
+        Shape { dimensions: self.dimensions, normalized: self.normalize }
+    }
+
     fn check(&self, tokenizer: &Tokenizer) -> Result<(), StartError> {
         let zero = [
             ("dimensions", self.dimensions),
@@ -88,6 +97,12 @@ pub struct Load {
     pub tokens_in_flight: usize,
     /// Capacity for tokens in flight.
     pub tokens_limit: usize,
+    /// Bytes of the vectors in memory, with their keys and overhead.
+    pub cache_bytes: usize,
+    /// Number of these vectors.
+    pub cache_entries: usize,
+    /// Vectors that had to make room for others since the start.
+    pub cache_evictions: u64,
 }
 
 /// What the engine's threads share.
@@ -96,6 +111,9 @@ pub(crate) struct Shared {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) errands: Option<Errands>,
     pub(crate) queue: Queue,
     pub(crate) heartbeat: Heartbeat,
 }
@@ -128,6 +146,8 @@ pub struct Engine {
     /// `None` once the engine is stopped.
     portions: Mutex<Option<Sender<Portion>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The thread that asks the second tier; it ends after all others.
+    lookup: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
@@ -146,9 +166,21 @@ impl Engine {
             .map(|_| warm_encoder(encoders, &config, &tokenizer))
             .collect::<Result<_, _>>()?;
         let admission = Admission::new(config.queue_tokens);
-        let queue = Queue::new(Arc::clone(&admission));
+        let flights = Arc::new(Flights::default());
+        let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights));
+        let cache = config.cache.clone();
+        let memory = cache.as_ref().and_then(|cache| Memory::new(cache.bytes, config.dimensions));
+        let tier = cache.and_then(|cache| Some((cache.tier?, Keys::new(&cache.fingerprint))));
+        let (errands, receiver) = crossbeam_channel::unbounded();
+        let errands = tier.is_some().then(|| Errands::new(errands));
+        let heartbeat = Heartbeat::new();
         let shared =
-            Arc::new(Shared { config, tokenizer, observer, admission, queue, heartbeat: Heartbeat::new() });
+            Shared { config, tokenizer, observer, admission, flights, memory, errands, queue, heartbeat };
+        let shared = Arc::new(shared);
+        let lookup = tier.map(|(tier, keys)| {
+            let shared = Arc::clone(&shared);
+            spawn("lookup", move || lookup::run(&shared, &*tier, &keys, &receiver))
+        });
 
         let (sender, receiver) = crossbeam_channel::unbounded();
         let engine = Self {
@@ -156,6 +188,7 @@ impl Engine {
             draining: AtomicBool::new(false),
             portions: Mutex::new(Some(sender)),
             threads: Mutex::default(),
+            lookup: Mutex::new(lookup.transpose()?),
         };
         for encoder in built {
             let (shared, encoders) = (Arc::clone(&shared), Arc::clone(encoders));
@@ -169,9 +202,15 @@ impl Engine {
     }
 
     fn spawn(&self, role: &str, body: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
-        let thread = thread::Builder::new().name(role.to_owned()).spawn(body).map_err(StartError::Thread)?;
+        let thread = spawn(role, body)?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
+    }
+
+    fn join(&self, thread: JoinHandle<()>) {
+        if thread.join().is_err() {
+            tracing::error!(model = self.shared.config.name, "a thread of the engine panicked");
+        }
     }
 
     /// Admits a job as a whole, or refuses it before any work is done. Never blocks for long.
@@ -179,6 +218,10 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`]: the queue is full, the deadline hopeless, the job too large, or the engine draining.
     pub fn submit(&self, job: Job) -> Result<Ticket, SubmitError> {
+        self.submit_for(Purpose::Serve, job)
+    }
+
+    pub(crate) fn submit_for(&self, purpose: Purpose, job: Job) -> Result<Ticket, SubmitError> {
         let sender = self.portions.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(sender) = sender.filter(|_| !self.draining.load(Ordering::Acquire)) else {
             return Err(SubmitError::Draining);
@@ -192,9 +235,10 @@ impl Engine {
         let (work, result) = Work::new(job.deadline, reservation);
         let ticket = Ticket { result, work: Arc::clone(&work) };
         if job.inputs.is_empty() {
-            work.answer_empty(self.shared.config.dimensions);
+            work.tokenized(Tokens::default(), self.shared.config.shape());
         }
-        for portion in Intake::split(work, job.inputs, job.overlong, job.max_tokens) {
+        let Job { inputs, overlong, max_tokens, .. } = job;
+        for portion in Intake::split(work, Wish { inputs, overlong, max_tokens, purpose }) {
             if sender.send(portion).is_err() {
                 return Err(SubmitError::Draining);
             }
@@ -224,12 +268,16 @@ impl Engine {
     pub fn load(&self) -> Load {
         let admission = &self.shared.admission;
         let running = admission.running();
+        let memory = self.shared.memory.as_ref();
         Load {
             waiting_requests: admission.jobs().saturating_sub(running),
             running_requests: running,
             queued_tokens: self.shared.queue.tokens(),
             tokens_in_flight: admission.tokens(),
             tokens_limit: admission.limit(),
+            cache_bytes: memory.map_or(0, Memory::bytes),
+            cache_entries: memory.map_or(0, Memory::entries),
+            cache_evictions: memory.map_or(0, Memory::evictions),
         }
     }
 
@@ -256,12 +304,19 @@ impl Engine {
         self.shared.queue.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!(model = self.shared.config.name, "a thread of the engine panicked");
-            }
+            self.join(thread);
+        }
+        // Now nobody is left who could have an errand.
+        if let Some(thread) = self.lookup.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.shared.errands.iter().for_each(Errands::stop);
+            self.join(thread);
         }
         finished
     }
+}
+
+fn spawn(role: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    thread::Builder::new().name(role.to_owned()).spawn(body).map_err(StartError::Thread)
 }
 
 impl Drop for Engine {
@@ -301,7 +356,9 @@ fn warm_encoder(
     for length in [frame.len().max(1), config.window] {
         let mut batch = Batch::new();
         batch.push(&vec![filler; length]);
-        encoder.encode(&batch, &mut vec![0.0; config.dimensions]).map_err(StartError::Warmup)?;
+        encoder
+            .encode(&batch, config.workers - 1, &mut vec![0.0; config.dimensions])
+            .map_err(StartError::Warmup)?;
     }
     Ok(encoder)
 }

@@ -44,8 +44,9 @@ impl Encoder for Fused {
         false
     }
 
-    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
-        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), 0).map_err(|error| match error {
+    fn encode(&mut self, batch: &Batch, spare_workers: usize, out: &mut [f32]) -> Result<(), EncodeError> {
+        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), spare_workers);
+        let hidden = hidden.map_err(|error| match error {
             // As a panic of the encoder's own: the worker then builds a new one.
             bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),
             error => EncodeError::Other(error.to_string()),

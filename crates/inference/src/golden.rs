@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{EmbedError, Embeddings, Engine, Input, Job, Overlong, SubmitError, pooling::cosine};
+use crate::{
+    EmbedError, Embeddings, Engine, Input, Job, Overlong, SubmitError, intake::Purpose, pooling::cosine,
+};
 
 /// Time that a golden check may take: generous, for it runs on machines that are busy starting.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -78,7 +80,8 @@ pub enum GoldenError {
 }
 
 impl Engine {
-    /// Embeds `golden` through the whole engine and compares. Blocks; not for async threads.
+    /// Embeds `golden` through the whole engine and compares. Blocks; not for async threads. Every text is computed
+    /// here and now: no cache answers for it, and none keeps its vector.
     ///
     /// # Errors
     /// The first difference found, or the engine's own error.
@@ -93,7 +96,7 @@ impl Engine {
             deadline: Instant::now() + DEADLINE,
             max_tokens: usize::MAX,
         };
-        compare(golden, &self.submit(job)?.wait()?, min_cosine)
+        compare(golden, &self.submit_for(Purpose::Check, job)?.wait()?, min_cosine)
     }
 }
 

@@ -11,26 +11,48 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use crossbeam_channel::Receiver;
 use tokenizers::pipeline::PipelineToken;
 
 use crate::{
-    EmbedError, Input, Overlong,
+    CacheReport, EmbedError, Input, Overlong,
     engine::Shared,
-    job::{Sequence, Work},
+    flights::Joined,
+    item::Item,
+    job::{Sequence, Tokens, Work},
 };
 
 /// Inputs in one portion: enough to outweigh a thread's wake-up, few enough to spread 2,048 over many cores.
 const PORTION: usize = 64;
 
-/// A job that is being tokenized.
-pub(crate) struct Intake {
-    pub(crate) work: Arc<Work>,
+/// Sequences that are looked up under one lock: few enough that others need not wait long for it.
+const LOOKED_UP_AT_ONCE: usize = 64;
+
+/// What a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be answered, from wherever the vectors come.
+    Serve,
+    /// To prove what the encoder computes: nothing is taken from a cache or from another job, nothing is kept, and
+    /// nothing is reported.
+    Check,
+}
+
+/// What is asked of a job.
+pub(crate) struct Wish {
     pub(crate) inputs: Vec<Input>,
     pub(crate) overlong: Overlong,
     pub(crate) max_tokens: usize,
+    pub(crate) purpose: Purpose,
+}
+
+/// A job that is being tokenized.
+pub(crate) struct Intake {
+    work: Arc<Work>,
+    wish: Wish,
     done: Mutex<Vec<Done>>,
     left: AtomicUsize,
 }
@@ -42,28 +64,23 @@ pub(crate) struct Portion {
 }
 
 /// A finished portion: where it starts, and its inputs or the first error among them.
-type Done = (usize, Result<Vec<Tokenized>, EmbedError>);
+type Done = (usize, Result<Tokenized, EmbedError>);
 
-/// One input after tokenizing.
+/// The inputs of a portion after tokenizing.
+#[derive(Default)]
 struct Tokenized {
-    /// What the encoder will read: one sequence, or one for each window.
-    windows: Vec<Vec<u32>>,
-    /// Whether its end was cut off.
-    cut: bool,
+    /// The ids of all sequences, one after the other.
+    ids: Vec<u32>,
+    tokens: Tokens,
 }
 
 impl Intake {
     /// Cuts a job into portions.
-    pub(crate) fn split(
-        work: Arc<Work>,
-        inputs: Vec<Input>,
-        overlong: Overlong,
-        max_tokens: usize,
-    ) -> Vec<Portion> {
-        let count = inputs.len();
+    pub(crate) fn split(work: Arc<Work>, wish: Wish) -> Vec<Portion> {
+        let count = wish.inputs.len();
         let portions = count.div_ceil(PORTION);
         let (done, left) = (Mutex::new(Vec::with_capacity(portions)), AtomicUsize::new(portions));
-        let intake = Arc::new(Self { work, inputs, overlong, max_tokens, done, left });
+        let intake = Arc::new(Self { work, wish, done, left });
         (0..count)
             .step_by(PORTION)
             .map(|start| Portion { intake: Arc::clone(&intake), range: start..count.min(start + PORTION) })
@@ -93,13 +110,13 @@ fn tokenize(
     intake: &Intake,
     range: Range<usize>,
     scratch: &mut Vec<PipelineToken>,
-) -> Result<Vec<Tokenized>, EmbedError> {
-    let mut tokenized = Vec::with_capacity(range.len());
+) -> Result<Tokenized, EmbedError> {
+    let mut tokenized = Tokenized::default();
     for index in range {
         if intake.work.is_over() {
             break;
         }
-        let content = match &intake.inputs[index] {
+        let content = match &intake.wish.inputs[index] {
             Input::Text(text) => {
                 shared.tokenizer.encode_into(text, scratch).map_err(EmbedError::Tokenizer)?;
                 PipelineToken::cast_slice(scratch)
@@ -111,65 +128,121 @@ fn tokenize(
                 ids
             }
         };
-        tokenized.push(frame(shared, content, intake.overlong, index)?);
+        tokenized.add(shared, content, intake.wish.overlong, index)?;
     }
     Ok(tokenized)
 }
 
-/// Cuts `content` to the window and puts the special tokens around it.
-fn frame(
-    shared: &Shared,
-    content: &[u32],
-    overlong: Overlong,
-    index: usize,
-) -> Result<Tokenized, EmbedError> {
-    let (window, specials) = (shared.config.window, shared.tokenizer.specials());
-    let room = window - specials;
-    let fits = content.len() <= room;
-    if !fits && overlong == Overlong::Error {
-        return Err(EmbedError::Overlong { index, tokens: content.len() + specials, window });
+impl Tokenized {
+    /// Cuts an input to the window and puts the special tokens around it.
+    fn add(
+        &mut self,
+        shared: &Shared,
+        content: &[u32],
+        overlong: Overlong,
+        index: usize,
+    ) -> Result<(), EmbedError> {
+        let (window, specials) = (shared.config.window, shared.tokenizer.specials());
+        let room = window - specials;
+        let fits = content.len() <= room;
+        if !fits && overlong == Overlong::Error {
+            return Err(EmbedError::Overlong { index, tokens: content.len() + specials, window });
+        }
+        let first = self.ids.len();
+        if fits || overlong == Overlong::Truncate {
+            self.frame(shared, &content[..content.len().min(room)], index);
+            self.tokens.truncated += usize::from(!fits);
+        } else {
+            for part in content.chunks(room) {
+                self.frame(shared, part, index);
+            }
+        }
+        self.tokens.lengths.push((self.ids.len() - first) as u32);
+        Ok(())
     }
-    let framed = |part: &[u32]| {
-        let mut ids = Vec::new();
-        shared.tokenizer.frame(part, &mut ids);
-        ids
-    };
-    if fits || overlong == Overlong::Truncate {
-        let windows = vec![framed(&content[..content.len().min(room)])];
-        return Ok(Tokenized { windows, cut: !fits });
+
+    fn frame(&mut self, shared: &Shared, part: &[u32], index: usize) {
+        let first = self.ids.len();
+        shared.tokenizer.frame(part, &mut self.ids);
+        let tokens = (self.ids.len() - first) as u32;
+        let sequence = Sequence { input: index as u32, tokens, weight: part.len() as u32 };
+        self.tokens.sequences.push(sequence);
     }
-    Ok(Tokenized { windows: content.chunks(room).map(framed).collect(), cut: false })
+
+    /// Appends the portion that comes after this one.
+    fn append(&mut self, next: Self) {
+        if self.tokens.lengths.is_empty() {
+            *self = next;
+            return;
+        }
+        self.ids.extend(next.ids);
+        self.tokens.sequences.extend(next.tokens.sequences);
+        self.tokens.lengths.extend(next.tokens.lengths);
+        self.tokens.truncated += next.tokens.truncated;
+    }
 }
 
-/// All portions are there: decides on the job as a whole, and queues it.
+/// All portions are there: decides on the job as a whole, finds what need not be computed, and queues the rest.
 fn finish(shared: &Shared, intake: &Intake) {
     let mut done = std::mem::take(&mut *intake.done.lock().unwrap_or_else(PoisonError::into_inner));
     done.sort_by_key(|&(start, _)| start);
-    // The first error in input order, so that the answer does not depend on the threads' timing.
-    let tokenized: Result<Vec<_>, _> = done.into_iter().map(|(_, result)| result).collect();
-    let inputs: Vec<Tokenized> = match tokenized {
-        Ok(portions) => portions.into_iter().flatten().collect(),
-        Err(error) => return intake.work.fail(error),
-    };
-    if intake.work.is_over() {
+    let (work, wish) = (&intake.work, &intake.wish);
+    let mut job = Tokenized::default();
+    for (_, result) in done {
+        match result {
+            Ok(portion) => job.append(portion),
+            // The first error in input order, so that the answer does not depend on the threads' timing.
+            Err(error) => return work.fail(error),
+        }
+    }
+    if work.is_over() {
         return;
     }
-    let lengths: Vec<u32> =
-        inputs.iter().map(|input| input.windows.iter().map(|ids| ids.len() as u32).sum()).collect();
-    let total = lengths.iter().map(|&length| length as usize).sum();
-    if total > intake.max_tokens {
-        return intake.work.fail(EmbedError::TooManyTokens { tokens: total, limit: intake.max_tokens });
+    let Tokenized { ids, tokens } = job;
+    if ids.len() > wish.max_tokens {
+        return work.fail(EmbedError::TooManyTokens { tokens: ids.len(), limit: wish.max_tokens });
     }
-    let truncated = inputs.iter().filter(|input| input.cut).count();
-    let specials = shared.tokenizer.specials() as u32;
-    let sequences: Vec<Sequence> = inputs
-        .into_iter()
-        .enumerate()
-        .flat_map(|(input, tokenized)| tokenized.windows.into_iter().map(move |ids| Sequence { ids, input }))
-        .collect();
-    let weights =
-        sequences.iter().map(|sequence| (sequence.input, sequence.ids.len() as u32 - specials)).collect();
-    shared.observer.tokenized(&lengths, truncated, intake.work.submitted.elapsed());
-    intake.work.tokenized(weights, lengths, truncated, shared.config.dimensions);
-    shared.queue.push(Arc::clone(&intake.work), sequences);
+    if wish.purpose == Purpose::Serve {
+        shared.observer.tokenized(&tokens.lengths, tokens.truncated, work.submitted.elapsed());
+    }
+    let lengths: Vec<u32> = tokens.sequences.iter().map(|sequence| sequence.tokens).collect();
+    work.tokenized(tokens, shared.config.shape());
+    let mut rest = ids.as_slice();
+    let sequences = lengths.into_iter().map(|length| {
+        let (sequence, tail) = rest.split_at(length as usize);
+        rest = tail;
+        sequence
+    });
+    // One without tokens has its vector already.
+    let sequences = sequences.enumerate().filter(|(_, ids)| !ids.is_empty());
+    match wish.purpose {
+        Purpose::Serve => serve(shared, work, &sequences.collect::<Vec<_>>()),
+        Purpose::Check => {
+            let items =
+                sequences.map(|(position, ids)| Item::new(ids.into(), work, position, true)).collect();
+            shared.queue.push(Arc::clone(work), items);
+        }
+    }
+}
+
+/// Answers what is known, joins what is in flight, and sends the rest on: to the second tier where there is one,
+/// else into the queue.
+fn serve(shared: &Shared, work: &Arc<Work>, sequences: &[(usize, &[u32])]) {
+    let mut joined = Joined::default();
+    for part in sequences.chunks(LOOKED_UP_AT_ONCE) {
+        shared.flights.join(part.iter().copied(), work, shared.memory.as_ref(), &mut joined);
+    }
+    let Joined { hits, items, new, shared: deduplicated, running } = joined;
+    // What the second tier does not hold either is only known when it has answered.
+    let misses = if shared.errands.is_none() && shared.memory.is_some() { new } else { 0 };
+    shared.observer.cache(&CacheReport { hits: hits.len(), tier_hits: 0, misses, deduplicated });
+    if running && let Some(waited) = work.start(Instant::now()) {
+        shared.observer.queue_wait(waited);
+    }
+    work.complete(hits.iter().map(|(position, vector)| (*position, &**vector)));
+    match &shared.errands {
+        _ if items.is_empty() => {}
+        Some(errands) => errands.find(Arc::clone(work), items),
+        None => shared.queue.push(Arc::clone(work), items),
+    }
 }

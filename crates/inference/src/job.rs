@@ -143,13 +143,34 @@ impl Drop for Ticket {
     }
 }
 
-/// A sequence that the encoder is to read: an input, or a window of one.
-#[derive(Debug)]
+/// What the tokenizer made of a job.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    /// The sequences that the encoder is to read, in input order: an input, or a window of one.
+    pub(crate) sequences: Vec<Sequence>,
+    /// Tokens of each input, over all its windows.
+    pub(crate) lengths: Vec<u32>,
+    /// Number of inputs of which the end was cut off.
+    pub(crate) truncated: usize,
+}
+
+/// One sequence; its ids stand elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sequence {
-    /// Its ids, special tokens included.
-    pub(crate) ids: Vec<u32>,
     /// The input that it belongs to.
-    pub(crate) input: usize,
+    pub(crate) input: u32,
+    /// Its tokens, special tokens included.
+    pub(crate) tokens: u32,
+    /// Its weight in an average: its tokens without special ones.
+    pub(crate) weight: u32,
+}
+
+/// How vectors are made and put together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) dimensions: usize,
+    /// Whether they have norm 1.
+    pub(crate) normalized: bool,
 }
 
 /// A job as the engine's threads share it.
@@ -167,13 +188,12 @@ struct Progress {
     answer: Option<oneshot::Sender<Result<Embeddings, EmbedError>>>,
     /// The job's share of the queue; given back when the job is over.
     reservation: Option<Reservation>,
-    /// Which input each sequence belongs to, ascending, and its weight in an average.
-    sequences: Vec<(usize, u32)>,
+    tokens: Tokens,
+    shape: Shape,
     /// One vector for each sequence.
     vectors: Vec<f32>,
+    /// Sequences whose vectors are not there yet.
     remaining: usize,
-    tokens: Vec<u32>,
-    truncated: usize,
     tokenized: Instant,
     started: Option<Instant>,
 }
@@ -188,11 +208,10 @@ impl Work {
         let progress = Progress {
             answer: Some(answer),
             reservation: Some(reservation),
-            sequences: Vec::new(),
+            tokens: Tokens::default(),
+            shape: Shape { dimensions: 0, normalized: false },
             vectors: Vec::new(),
             remaining: 0,
-            tokens: Vec::new(),
-            truncated: 0,
             tokenized: submitted,
             started: None,
         };
@@ -218,32 +237,22 @@ impl Work {
         self.end(&mut self.lock(), Err(error));
     }
 
-    /// Answers a job without inputs.
-    pub(crate) fn answer_empty(&self, dimensions: usize) {
+    /// Takes the tokenizer's result, and answers where there is nothing to compute: a sequence without tokens has
+    /// a vector of zeros, and no encoder need know that case.
+    pub(crate) fn tokenized(&self, tokens: Tokens, shape: Shape) {
         let mut progress = self.lock();
-        let embeddings = progress.embeddings(self.submitted, dimensions, false);
-        self.end(&mut progress, Ok(embeddings));
-    }
-
-    /// Takes the tokenizer's result. `sequences` holds each sequence's input and weight, in input order.
-    pub(crate) fn tokenized(
-        &self,
-        sequences: Vec<(usize, u32)>,
-        tokens: Vec<u32>,
-        truncated: usize,
-        dimensions: usize,
-    ) {
-        let mut progress = self.lock();
-        let total = tokens.iter().map(|&tokens| tokens as usize).sum();
+        let total = tokens.lengths.iter().map(|&tokens| tokens as usize).sum();
         if let Some(reservation) = &mut progress.reservation {
             reservation.settle(total);
         }
-        progress.vectors = vec![0.0; sequences.len() * dimensions];
-        progress.remaining = sequences.len();
-        progress.sequences = sequences;
+        progress.vectors = vec![0.0; tokens.sequences.len() * shape.dimensions];
+        progress.remaining = tokens.sequences.iter().filter(|sequence| sequence.tokens > 0).count();
         progress.tokens = tokens;
-        progress.truncated = truncated;
+        progress.shape = shape;
         progress.tokenized = Instant::now();
+        if progress.remaining == 0 {
+            self.answer(&mut progress);
+        }
     }
 
     /// Notes that a sequence reached the encoder; tells how long the job waited if it was the first.
@@ -259,23 +268,25 @@ impl Work {
         Some(now.saturating_duration_since(progress.tokenized))
     }
 
-    /// Takes the vector of one sequence, and answers when it was the last.
-    pub(crate) fn complete(&self, sequence: usize, vector: &[f32], normalized: bool) {
+    /// Takes the final vectors of sequences by their positions, and answers when they were the last.
+    pub(crate) fn complete<'vector>(&self, vectors: impl IntoIterator<Item = (usize, &'vector [f32])>) {
         let mut progress = self.lock();
         if progress.answer.is_none() {
             return;
         }
-        let dimensions = vector.len();
-        let row = &mut progress.vectors[sequence * dimensions..(sequence + 1) * dimensions];
-        row.copy_from_slice(vector);
-        if normalized {
-            normalize(row);
+        for (position, vector) in vectors {
+            let start = position * vector.len();
+            progress.vectors[start..start + vector.len()].copy_from_slice(vector);
+            progress.remaining -= 1;
         }
-        progress.remaining -= 1;
         if progress.remaining == 0 {
-            let embeddings = progress.embeddings(self.submitted, dimensions, normalized);
-            self.end(&mut progress, Ok(embeddings));
+            self.answer(&mut progress);
         }
+    }
+
+    fn answer(&self, progress: &mut Progress) {
+        let embeddings = progress.embeddings(self.submitted);
+        self.end(progress, Ok(embeddings));
     }
 
     /// Gives the job's place back and sends its result, unless that was done.
@@ -295,18 +306,19 @@ impl Work {
 }
 
 impl Progress {
-    fn embeddings(&mut self, submitted: Instant, dimensions: usize, normalized: bool) -> Embeddings {
+    fn embeddings(&mut self, submitted: Instant) -> Embeddings {
         let now = Instant::now();
         let started = self.started.unwrap_or(now);
         let mut vectors = std::mem::take(&mut self.vectors);
-        if self.sequences.len() > self.tokens.len() {
-            vectors = average(&vectors, &self.sequences, dimensions, normalized);
+        let Tokens { sequences, lengths, truncated } = std::mem::take(&mut self.tokens);
+        if sequences.len() > lengths.len() {
+            vectors = average(&vectors, &sequences, self.shape);
         }
         Embeddings {
-            dimensions,
+            dimensions: self.shape.dimensions,
             vectors,
-            tokens: std::mem::take(&mut self.tokens),
-            truncated: self.truncated,
+            tokens: lengths,
+            truncated,
             timings: Timings {
                 tokenize: self.tokenized.saturating_duration_since(submitted),
                 queue: started.saturating_duration_since(self.tokenized),
@@ -318,9 +330,10 @@ impl Progress {
 
 /// Averages the windows of each input by their weights. Windows are summed in text order, so the result does
 /// not depend on the order in which they were computed.
-fn average(windows: &[f32], sequences: &[(usize, u32)], dimensions: usize, normalized: bool) -> Vec<f32> {
+fn average(windows: &[f32], sequences: &[Sequence], shape: Shape) -> Vec<f32> {
+    let Shape { dimensions, normalized } = shape;
     let mut vectors = Vec::new();
-    for (group, vector) in sequences.chunk_by(|a, b| a.0 == b.0).scan(0, |start, group| {
+    for (group, vector) in sequences.chunk_by(|a, b| a.input == b.input).scan(0, |start, group| {
         let first = *start;
         *start += group.len();
         Some((group, &windows[first * dimensions..*start * dimensions]))
@@ -329,12 +342,13 @@ fn average(windows: &[f32], sequences: &[(usize, u32)], dimensions: usize, norma
             vectors.extend_from_slice(vector);
             continue;
         }
-        let total: f64 = group.iter().map(|&(_, weight)| f64::from(weight)).sum();
+        let total: f64 = group.iter().map(|sequence| f64::from(sequence.weight)).sum();
         let row = vectors.len();
         vectors.extend((0..dimensions).map(|dimension| {
             let weighted = group.iter().zip(vector.chunks_exact(dimensions));
-            let sum: f64 =
-                weighted.map(|((_, weight), window)| f64::from(*weight) * f64::from(window[dimension])).sum();
+            let sum: f64 = weighted
+                .map(|(sequence, window)| f64::from(sequence.weight) * f64::from(window[dimension]))
+                .sum();
             (sum / total) as f32
         }));
         if normalized {
@@ -359,9 +373,11 @@ mod tests {
     #[test]
     fn windows_are_averaged_by_weight() {
         let windows = [1.0, 0.0, /* second input: */ 1.0, 0.0, 0.0, 1.0];
-        let sequences = [(0, 5), (1, 3), (1, 1)];
-        assert_eq!(average(&windows, &sequences, 2, false), [1.0, 0.0, 0.75, 0.25]);
-        let unit = average(&windows, &sequences, 2, true);
+        let sequences =
+            [(0, 5), (1, 3), (1, 1)].map(|(input, weight)| Sequence { input, tokens: weight + 2, weight });
+        let average = |normalized| average(&windows, &sequences, Shape { dimensions: 2, normalized });
+        assert_eq!(average(false), [1.0, 0.0, 0.75, 0.25]);
+        let unit = average(true);
         assert!((unit[2] - 0.948_683_3).abs() < 1e-6 && (unit[3] - 0.316_227_8).abs() < 1e-6);
     }
 }

@@ -6,14 +6,16 @@
 //!
 //! ```text
 //! submit ─ admission (tokens, all or nothing) ─▶ tokenizer threads ─▶ queue ─▶ worker threads ─▶ ticket
-//!                                                                      │          │
-//!                                                         batch::plan ─┘          └─ Encoder, owned by value
+//!                                                       │              │          │
+//!                                       flights, cache ─┘ batch::plan ─┘          └─ Encoder, owned by value
 //! ```
 //!
 //! * Between tokenizer and encoder everything is *ragged*: ids in one run plus lengths ([`Batch`]). Padding
 //!   is the private business of an encoder that needs it.
 //! * The [`Encoder`] trait is the seam: the ONNX Runtime encoder ([`onnx_encoders`]) stands behind it, and
 //!   so does the deterministic fake with which everything above is tested without a library.
+//! * Nothing is computed twice: equal sequences in flight are one item with many subscribers (`flights`), and a
+//!   cache keeps vectors by their ids; behind it may stand a [`CacheTier`] that processes share.
 //! * Metrics stay outside: an [`Observer`] is told what happened.
 //!
 //! What this crate must never know: HTTP, OpenAI's schema, where a model's files came from.
@@ -21,30 +23,36 @@
 
 mod admission;
 mod batch;
+mod cache;
 mod encoder;
 mod engine;
 mod error;
+mod flights;
 mod fused;
 mod golden;
 mod intake;
+mod item;
 mod job;
+mod lookup;
 mod observer;
 mod onnx;
 mod pooling;
 mod provider;
 mod queue;
+mod shape;
 mod tier;
 mod tokenize;
 mod unicode;
 mod worker;
 
+pub use cache::CacheConfig;
 pub use encoder::{Batch, EncodeError, Encoder, EncoderFactory};
 pub use engine::{Engine, EngineConfig, Load};
 pub use error::{EmbedError, StartError, SubmitError};
 pub use fused::fused_encoders;
 pub use golden::{GoldenError, GoldenReport, GoldenText};
 pub use job::{Embeddings, Input, Job, Overlong, Ticket, Timings};
-pub use observer::{BatchReport, Observer};
+pub use observer::{BatchReport, CacheReport, Observer};
 pub use onnx::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
 pub use pooling::{Activation, Dense, Head, Pooling, shorten};
 pub use provider::Provider;

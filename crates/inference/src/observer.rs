@@ -11,6 +11,12 @@ pub trait Observer: Send + Sync {
         let _ = (lengths, truncated, elapsed);
     }
 
+    /// Sequences that need not be computed, or that the cache was asked for in vain. An input is one sequence, or
+    /// one for each of its windows where all of them are embedded.
+    fn cache(&self, report: &CacheReport) {
+        let _ = report;
+    }
+
     /// One job's first sequence left the queue after waiting this long.
     fn queue_wait(&self, waited: Duration) {
         let _ = waited;
@@ -39,4 +45,18 @@ pub struct BatchReport {
     pub padding: usize,
     /// Time in the encoder.
     pub elapsed: Duration,
+}
+
+/// What became of sequences on their way to an encoder. A sequence counts once: what another one in flight stands
+/// for is not looked up. Without a cache only `deduplicated` is ever other than 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheReport {
+    /// Found in memory.
+    pub hits: usize,
+    /// Found in the second tier.
+    pub tier_hits: usize,
+    /// Found nowhere.
+    pub misses: usize,
+    /// Equal to one in flight, of this job or of another, whose vector they share.
+    pub deduplicated: usize,
 }

@@ -15,7 +15,7 @@ use ort::{
     value::{Outlet, TensorRef},
 };
 
-use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, Provider, StartError};
+use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, Provider, StartError, shape};
 
 /// ONNX Runtime, loaded into the process. Cheap to clone; a process has one.
 #[derive(Clone)]
@@ -141,6 +141,8 @@ pub struct OnnxConfig {
     pub provider: Provider,
     /// Threads that share one run.
     pub intra_threads: usize,
+    /// Tokens of the longest sequence that the graph takes; padding stays below it.
+    pub window: usize,
     /// Length of a vector.
     pub dimensions: usize,
 }
@@ -165,7 +167,7 @@ fn open(runtime: &OnnxRuntime, config: &OnnxConfig) -> Result<Session, StartErro
     let builder = Session::builder(&runtime.environment).map_err(failed)?;
     let builder = config
         .provider
-        .register(builder)
+        .register(builder, config.intra_threads)
         .map_err(|error| StartError::Provider { provider: config.provider, source: error })?;
     let mut builder = configure(builder, config.intra_threads).map_err(failed)?;
     let session = builder.commit_from_file(&config.graph).map_err(failed)?;
@@ -208,10 +210,15 @@ struct OnnxEncoder {
 }
 
 impl OnnxEncoder {
-    /// Lays the batch out as `[batch, longest]`, padded with id 0, which the mask hides.
-    fn pad(&mut self, batch: &Batch) {
-        let longest = batch.longest();
-        let cells = batch.len() * longest;
+    /// Lays the batch out as `[batch, longest]`, padded with id 0, which the mask hides, and returns the shape: for
+    /// some providers a larger one with rows that belong to no text.
+    fn pad(&mut self, batch: &Batch) -> [usize; 2] {
+        let mut shape = [batch.len(), batch.longest()];
+        if self.config.provider.prepares_shapes() {
+            shape = shape::bucket(shape[0], shape[1], self.config.window);
+        }
+        let [rows, longest] = shape;
+        let cells = rows * longest;
         self.types.resize(cells, 0);
         for buffer in [&mut self.ids, &mut self.mask] {
             buffer.clear();
@@ -224,6 +231,11 @@ impl OnnxEncoder {
             }
             self.mask[start..start + sequence.len()].fill(1);
         }
+        // A row of which the mask hides everything would be a division by zero.
+        for row in batch.len()..rows {
+            self.mask[row * longest] = 1;
+        }
+        shape
     }
 }
 
@@ -236,9 +248,8 @@ impl Encoder for OnnxEncoder {
         true
     }
 
-    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
-        self.pad(batch);
-        let shape = [batch.len(), batch.longest()];
+    fn encode(&mut self, batch: &Batch, _: usize, out: &mut [f32]) -> Result<(), EncodeError> {
+        let shape = self.pad(batch);
         let mut inputs = Vec::with_capacity(self.config.inputs.len());
         for input in &self.config.inputs {
             let buffer = match input {
@@ -263,7 +274,7 @@ impl Encoder for OnnxEncoder {
             });
         }
         let OnnxOutput::TokenEmbeddings(head) = &self.config.output_kind else {
-            out.copy_from_slice(values);
+            out.copy_from_slice(&values[..out.len()]);
             return Ok(());
         };
         head.check(hidden, self.config.dimensions).map_err(|error| EncodeError::Other(error.to_string()))?;

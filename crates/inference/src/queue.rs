@@ -2,43 +2,54 @@
 //!
 //! Jobs take turns: each batch is anchored by a sequence of the job at the front, which then goes to the
 //! back. So a single text waits for at most one batch of every job ahead of it, however large those are.
-//! Nobody lingers: a worker that is free takes what is there.
+//! Nobody lingers: a worker that is free takes what is there, and no more than leaves something for the others
+//! that are free. What a turn costs depends on what it takes, not on how many jobs wait: those that are over are
+//! dropped when they are met, a few more at each turn.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use crate::{
     EmbedError,
     admission::Admission,
-    batch::{Budget, plan},
-    job::{Sequence, Work},
+    batch::{Budget, LEAST_SHARE, plan},
+    flights::Flights,
+    item::Item,
+    job::Work,
 };
 
-/// How many candidates the planner sees, as a multiple of the sequences of one batch.
-const LOOKAHEAD: usize = 8;
+/// Jobs that a turn looks at, beyond those it takes from, for whether they are over.
+const SWEPT: usize = 8;
 
-/// A sequence on its way into a batch.
+/// What a worker is to run.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pub(crate) work: Arc<Work>,
-    /// Position among the job's sequences.
-    pub(crate) index: usize,
-    pub(crate) ids: Vec<u32>,
+    /// At least one.
+    pub(crate) items: Vec<Arc<Item>>,
+    /// Other workers for whom nothing was left.
+    pub(crate) spare_workers: usize,
 }
 
+/// A job's references to items.
 #[derive(Debug)]
 struct Pending {
     work: Arc<Work>,
     /// Longest first: like lengths stand together, and the last batch of a job is a small one.
-    sequences: VecDeque<(usize, Vec<u32>)>,
+    items: VecDeque<Arc<Item>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     jobs: VecDeque<Pending>,
+    /// Tokens of the items that wait, each once; those of jobs that are over count until they are met.
+    tokens: usize,
+    /// Workers that wait for work.
+    idle: usize,
+    turn: u64,
+    swept: usize,
     stopped: bool,
 }
 
@@ -46,47 +57,79 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Queue {
     admission: Arc<Admission>,
+    flights: Arc<Flights>,
     state: Mutex<State>,
-    changed: Condvar,
+    /// There is work.
+    work: Condvar,
+    /// The queue is stopped.
+    stopping: Condvar,
 }
 
 impl Queue {
-    pub(crate) fn new(admission: Arc<Admission>) -> Self {
-        Self { admission, state: Mutex::default(), changed: Condvar::new() }
+    pub(crate) fn new(admission: Arc<Admission>, flights: Arc<Flights>) -> Self {
+        let (work, stopping) = Default::default();
+        Self { admission, flights, state: Mutex::default(), work, stopping }
     }
 
-    /// Adds a job's sequences.
-    pub(crate) fn push(&self, work: Arc<Work>, sequences: Vec<Sequence>) {
-        let mut sequences: Vec<_> = sequences.into_iter().map(|sequence| sequence.ids).enumerate().collect();
-        sequences.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
+    /// Adds a job's references.
+    pub(crate) fn push(&self, work: Arc<Work>, mut items: Vec<Arc<Item>>) {
+        items.sort_by_key(|item| std::cmp::Reverse(item.tokens()));
         let mut state = self.lock();
         if state.stopped {
             work.fail(EmbedError::Stopped);
             return;
         }
-        state.jobs.push_back(Pending { work, sequences: sequences.into() });
+        for item in &items {
+            if item.notes.references.fetch_add(1, Ordering::Relaxed) == 0 && !item.is_taken() {
+                state.tokens += item.tokens();
+            }
+        }
+        state.jobs.push_back(Pending { work, items: items.into() });
+        let useful = state.tokens.div_ceil(LEAST_SHARE).clamp(1, state.idle.max(1));
         drop(state);
-        self.changed.notify_one();
+        for _ in 0..useful {
+            self.work.notify_one();
+        }
     }
 
     /// Waits for work and takes the next batch; `None` once the queue is stopped.
-    pub(crate) fn take(&self, budget: Budget) -> Option<Vec<Taken>> {
+    pub(crate) fn take(&self, budget: Budget) -> Option<Taken> {
         let mut state = self.lock();
+        let mut orphans = Vec::new();
         loop {
             if state.stopped {
                 return None;
             }
-            self.sweep(&mut state);
-            if !state.jobs.is_empty() {
-                let taken = state.take(budget);
-                let more = !state.jobs.is_empty();
+            let now = Instant::now();
+            let is_over = |work: &Work| {
+                if work.deadline <= now {
+                    work.fail(EmbedError::Deadline { retry_after: self.admission.retry_after() });
+                }
+                work.is_over()
+            };
+            state.sweep(is_over, &mut orphans);
+            let budget = budget.share(state.tokens, state.idle + 1);
+            let items = state.take(budget, is_over, &mut orphans);
+            if !items.is_empty() {
+                let (more, busy) = (!state.jobs.is_empty(), state.tokens.div_ceil(budget.tokens));
+                let spare_workers = state.idle.saturating_sub(busy);
                 drop(state);
                 if more {
-                    self.changed.notify_one();
+                    self.work.notify_one();
                 }
-                return Some(taken);
+                self.flights.release(&orphans);
+                return Some(Taken { items, spare_workers });
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if orphans.is_empty() {
+                state.idle += 1;
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            } else {
+                drop(state);
+                self.flights.release(&orphans);
+                orphans.clear();
+                state = self.lock();
+            }
         }
     }
 
@@ -94,35 +137,25 @@ impl Queue {
     pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
+        state.tokens = 0;
         for pending in state.jobs.drain(..) {
             pending.work.fail(EmbedError::Stopped);
         }
         drop(state);
-        self.changed.notify_all();
+        self.work.notify_all();
+        self.stopping.notify_all();
     }
 
     /// Waits until the queue is stopped, but no longer than `pause`; tells whether it is.
     pub(crate) fn stopped_within(&self, pause: Duration) -> bool {
         let state = self.lock();
-        let waited = self.changed.wait_timeout_while(state, pause, |state| !state.stopped);
+        let waited = self.stopping.wait_timeout_while(state, pause, |state| !state.stopped);
         waited.unwrap_or_else(PoisonError::into_inner).0.stopped
     }
 
     /// Tokens that wait for a worker.
     pub(crate) fn tokens(&self) -> usize {
-        let state = self.lock();
-        state.jobs.iter().flat_map(|pending| &pending.sequences).map(|(_, ids)| ids.len()).sum()
-    }
-
-    /// Removes jobs whose caller left, and fails those that are too late.
-    fn sweep(&self, state: &mut State) {
-        let now = Instant::now();
-        state.jobs.retain(|pending| {
-            if pending.work.deadline <= now {
-                pending.work.fail(EmbedError::Deadline { retry_after: self.admission.retry_after() });
-            }
-            !pending.work.is_over()
-        });
+        self.lock().tokens
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,129 +163,142 @@ impl Queue {
     }
 }
 
+/// A reference that a turn has drawn, and the position of its job.
+struct Drawn {
+    job: usize,
+    item: Arc<Item>,
+}
+
+/// What a turn has drawn so far.
+struct Draw {
+    budget: Budget,
+    drawn: Vec<Drawn>,
+    /// Tokens of all.
+    sum: usize,
+}
+
+impl Draw {
+    fn push(&mut self, job: usize, item: Arc<Item>) {
+        self.sum += item.tokens();
+        self.drawn.push(Drawn { job, item });
+    }
+
+    fn is_enough(&self) -> bool {
+        let anchor = self.drawn.first().map(|drawn| drawn.item.tokens());
+        anchor.is_some_and(|anchor| self.budget.has_choice(self.drawn.len(), self.sum, anchor))
+    }
+}
+
 impl State {
-    fn take(&mut self, budget: Budget) -> Vec<Taken> {
-        let candidates = self.candidates(budget.inputs.saturating_mul(LOOKAHEAD));
-        let lengths: Vec<usize> =
-            candidates.iter().map(|&(job, place)| self.jobs[job].sequences[place].1.len()).collect();
-        let mut places: Vec<_> = plan(&lengths, budget).into_iter().map(|index| candidates[index]).collect();
-        // From the back, so that earlier places stay valid while later ones are removed.
-        places.sort_unstable_by(|a, b| b.cmp(a));
-        let mut taken = Vec::with_capacity(places.len());
-        for (job, place) in places {
-            let pending = &mut self.jobs[job];
-            if let Some((index, ids)) = pending.sequences.remove(place) {
-                taken.push(Taken { work: Arc::clone(&pending.work), index, ids });
+    /// The items to run next; `orphans` gets those that lost their last reference. Empty when nothing waits.
+    fn take(
+        &mut self,
+        budget: Budget,
+        is_over: impl Fn(&Work) -> bool,
+        orphans: &mut Vec<Arc<Item>>,
+    ) -> Vec<Arc<Item>> {
+        let (drawn, reach) = self.draw(budget, is_over, orphans);
+        // A sequence that two jobs refer to is one candidate.
+        self.turn += 1;
+        let turn = self.turn;
+        let is_first = |drawn: &&Drawn| drawn.item.notes.turn.swap(turn, Ordering::Relaxed) != turn;
+        let candidates: Vec<&Drawn> = drawn.iter().filter(is_first).collect();
+        let lengths: Vec<usize> = candidates.iter().map(|drawn| drawn.item.tokens()).collect();
+        let chosen = plan(&lengths, budget).into_iter().map(|index| Arc::clone(&candidates[index].item));
+        let taken: Vec<Arc<Item>> = chosen.filter(|item| item.take()).collect();
+        self.tokens -= taken.iter().map(|item| item.tokens()).sum::<usize>();
+        // The rest goes back to where it stood.
+        for Drawn { job, item } in drawn.into_iter().rev() {
+            if item.is_taken() {
+                item.notes.references.fetch_sub(1, Ordering::Relaxed);
+            } else {
+                self.jobs[job].items.push_front(item);
             }
         }
-        self.jobs.rotate_left(1);
-        self.jobs.retain(|pending| !pending.sequences.is_empty());
+        let mut met: VecDeque<Pending> = self.jobs.drain(..reach).collect();
+        let anchor = met.pop_front();
+        for pending in met.into_iter().rev().filter(|pending| !pending.items.is_empty()) {
+            self.jobs.push_front(pending);
+        }
+        self.jobs.extend(anchor.filter(|pending| !pending.items.is_empty()));
         taken
     }
 
-    /// The first `limit` sequences in the order of their turns, as (job, place in the job): every job's next,
-    /// then every job's next but one, …
-    fn candidates(&self, limit: usize) -> Vec<(usize, usize)> {
-        let rounds = self.jobs.iter().map(|pending| pending.sequences.len()).max().unwrap_or(0);
-        (0..rounds)
-            .flat_map(|place| {
-                let has = move |(job, pending): (usize, &Pending)| {
-                    (place < pending.sequences.len()).then_some((job, place))
-                };
-                self.jobs.iter().enumerate().filter_map(has)
-            })
-            .take(limit)
-            .collect()
+    /// Draws candidates in the order of their turns: every job's next, then every job's next but one, … until
+    /// there is choice enough. Tells how many jobs it met.
+    fn draw(
+        &mut self,
+        budget: Budget,
+        is_over: impl Fn(&Work) -> bool,
+        orphans: &mut Vec<Arc<Item>>,
+    ) -> (Vec<Drawn>, usize) {
+        self.drop_front(&is_over, orphans);
+        let mut drawn = Draw { budget, drawn: Vec::new(), sum: 0 };
+        let mut round = Vec::new();
+        let mut reach = 0;
+        while reach < self.jobs.len() && !drawn.is_enough() {
+            if reach > 0 && is_over(&self.jobs[reach].work) {
+                self.discard(reach, orphans);
+            } else if let Some(item) = self.next(reach) {
+                drawn.push(reach, item);
+                round.push(reach);
+            }
+            reach += 1;
+        }
+        while !round.is_empty() && !drawn.is_enough() {
+            round.retain(|&job| {
+                let item = if drawn.is_enough() { None } else { self.next(job) };
+                item.map(|item| drawn.push(job, item)).is_some()
+            });
+        }
+        (drawn.drawn, reach)
+    }
+
+    /// A job's next reference to an item that waits; drops those to items that others have taken.
+    fn next(&mut self, job: usize) -> Option<Arc<Item>> {
+        let items = &mut self.jobs[job].items;
+        while let Some(item) = items.pop_front() {
+            if !item.is_taken() {
+                return Some(item);
+            }
+            item.notes.references.fetch_sub(1, Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// Makes sure that the job at the front is live and has something to run, so that it can be the anchor.
+    fn drop_front(&mut self, is_over: impl Fn(&Work) -> bool, orphans: &mut Vec<Arc<Item>>) {
+        while let Some(front) = self.jobs.front() {
+            if is_over(&front.work) {
+                self.discard(0, orphans);
+            } else if let Some(item) = self.next(0) {
+                self.jobs[0].items.push_front(item);
+                return;
+            }
+            self.jobs.pop_front();
+        }
+    }
+
+    /// Looks at a few jobs that may be far from their turns, and empties those that are over.
+    fn sweep(&mut self, is_over: impl Fn(&Work) -> bool, orphans: &mut Vec<Arc<Item>>) {
+        for _ in 0..SWEPT.min(self.jobs.len()) {
+            self.swept = (self.swept + 1) % self.jobs.len();
+            if is_over(&self.jobs[self.swept].work) {
+                self.discard(self.swept, orphans);
+            }
+        }
+    }
+
+    /// Drops a job's references; the empty job goes when it is met.
+    fn discard(&mut self, job: usize, orphans: &mut Vec<Arc<Item>>) {
+        for item in std::mem::take(&mut self.jobs[job].items) {
+            if item.notes.references.fetch_sub(1, Ordering::Relaxed) == 1 && !item.is_taken() {
+                self.tokens -= item.tokens();
+                orphans.push(item);
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const BUDGET: Budget = Budget { tokens: 64, inputs: 4, pads: false };
-
-    struct Fixture {
-        queue: Queue,
-        admission: Arc<Admission>,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let admission = Admission::new(1 << 20);
-            Self { queue: Queue::new(Arc::clone(&admission)), admission }
-        }
-
-        /// Queues a job of the given lengths; its ids are all `name`.
-        fn push(&self, name: u32, lengths: &[usize]) -> Arc<Work> {
-            self.push_until(name, lengths, Instant::now() + Duration::from_secs(60))
-        }
-
-        fn push_until(&self, name: u32, lengths: &[usize], deadline: Instant) -> Arc<Work> {
-            let reservation = self.admission.reserve(1, Instant::now()).unwrap();
-            let (work, _) = Work::new(deadline, reservation);
-            let sequences = lengths
-                .iter()
-                .enumerate()
-                .map(|(input, &length)| Sequence { ids: vec![name; length], input });
-            self.queue.push(Arc::clone(&work), sequences.collect());
-            work
-        }
-
-        /// The next batch, as (job, position) pairs.
-        fn take(&self) -> Vec<(u32, usize)> {
-            let mut taken: Vec<_> = self
-                .queue
-                .take(BUDGET)
-                .unwrap()
-                .into_iter()
-                .map(|taken| (taken.ids[0], taken.index))
-                .collect();
-            taken.sort_unstable();
-            taken
-        }
-    }
-
-    #[test]
-    fn a_single_text_overtakes_a_long_job() {
-        let fixture = Fixture::new();
-        fixture.push(1, &[16; 100]);
-        assert_eq!(fixture.take(), [(1, 0), (1, 1), (1, 2), (1, 3)]);
-        fixture.push(2, &[60]);
-        // The long job's turn comes first, the single text's right after.
-        assert_eq!(fixture.take().len(), 4);
-        assert_eq!(fixture.take(), [(2, 0)]);
-        assert_eq!(fixture.queue.tokens(), 16 * 92);
-    }
-
-    #[test]
-    fn jobs_share_a_batch() {
-        let fixture = Fixture::new();
-        fixture.push(1, &[10, 10]);
-        fixture.push(2, &[10]);
-        fixture.push(3, &[10]);
-        assert_eq!(fixture.take(), [(1, 0), (1, 1), (2, 0), (3, 0)]);
-    }
-
-    #[test]
-    fn the_departed_and_the_late_are_skipped() {
-        let fixture = Fixture::new();
-        let departed = fixture.push(1, &[10]);
-        departed.fail(EmbedError::Stopped);
-        let late = fixture.push_until(2, &[10], Instant::now());
-        fixture.push(3, &[10]);
-        assert_eq!(fixture.take(), [(3, 0)]);
-        assert!(late.is_over());
-        drop((departed, late));
-    }
-
-    #[test]
-    fn stopping_fails_what_waits_and_ends_the_workers() {
-        let fixture = Fixture::new();
-        let work = fixture.push(1, &[10]);
-        fixture.queue.stop();
-        assert!(work.is_over());
-        assert!(fixture.queue.take(BUDGET).is_none());
-        assert!(fixture.push(2, &[10]).is_over());
-    }
-}
+mod tests;

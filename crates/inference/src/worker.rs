@@ -11,6 +11,8 @@ use crate::{
     batch::Budget,
     encoder::{Batch, EncodeError},
     engine::Shared,
+    item::Item,
+    pooling::normalize,
     queue::Taken,
 };
 
@@ -26,31 +28,25 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
         inputs: shared.config.batch_inputs,
         pads: encoder.pads(),
     };
-    while let Some(taken) = shared.queue.take(budget) {
+    while let Some(Taken { items, spare_workers }) = shared.queue.take(budget) {
         shared.heartbeat.beat();
-        fill(&mut batch, &taken, shared);
+        fill(&mut batch, &items, shared);
         vectors.clear();
         vectors.resize(batch.len() * shared.config.dimensions, 0.0);
         let started = Instant::now();
-        let encode =
-            AssertUnwindSafe(|| if batch.is_empty() { Ok(()) } else { encoder.encode(&batch, &mut vectors) });
+        let encode = AssertUnwindSafe(|| encoder.encode(&batch, spare_workers, &mut vectors));
         let result = catch_unwind(encode);
         let elapsed = started.elapsed();
         shared.heartbeat.beat();
         match result {
             Ok(Ok(())) => {
-                let spent = if encoder.pads() { batch.longest() * batch.len() } else { batch.tokens() };
-                if !batch.is_empty() {
-                    shared.admission.observe_pace(batch.tokens(), elapsed, shared.config.workers);
-                    let padding = spent - batch.tokens();
-                    shared.observer.batch(&BatchReport {
-                        inputs: batch.len(),
-                        tokens: batch.tokens(),
-                        padding,
-                        elapsed,
-                    });
+                // Those without work may have helped, so there was room for fewer that are as fast.
+                let alike = shared.config.workers as f64 / (spare_workers + 1) as f64;
+                shared.admission.observe_pace(batch.tokens(), elapsed, alike);
+                if items.iter().any(|item| !item.private) {
+                    report(shared, &batch, budget.pads, elapsed);
                 }
-                deliver(shared, taken, &vectors);
+                deliver(shared, items, &mut vectors);
             }
             Ok(Err(error)) => {
                 tracing::error!(
@@ -59,11 +55,11 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
                     "a batch failed"
                 );
                 let error = Arc::new(error);
-                fail(shared, taken, || EmbedError::Encoder(Arc::clone(&error)));
+                fail(shared, &items, || EmbedError::Encoder(Arc::clone(&error)));
             }
             Err(_) => {
                 tracing::error!(model = shared.config.name, "the encoder panicked; building a new one");
-                fail(shared, taken, || EmbedError::Panicked);
+                fail(shared, &items, || EmbedError::Panicked);
                 // Whatever state the panic left behind goes with the old encoder.
                 drop(encoder);
                 match rebuild(shared, factory) {
@@ -75,44 +71,84 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
     }
 }
 
-/// Gathers what was taken into a batch. A sequence without tokens stays out: no encoder need know that case,
-/// and its vector is zero.
-fn fill(batch: &mut Batch, taken: &[Taken], shared: &Shared) {
+/// Gathers what was taken into a batch.
+fn fill(batch: &mut Batch, items: &[Arc<Item>], shared: &Shared) {
     batch.clear();
     let now = Instant::now();
-    for taken in taken {
-        if let Some(waited) = taken.work.start(now) {
-            shared.observer.queue_wait(waited);
-        }
-        if !taken.ids.is_empty() {
-            batch.push(&taken.ids);
-        }
+    for item in items {
+        batch.push(item.ids());
+        item.start(now, |waited| {
+            if !item.private {
+                shared.observer.queue_wait(waited);
+            }
+        });
     }
 }
 
-fn deliver(shared: &Shared, taken: Vec<Taken>, vectors: &[f32]) {
-    let zero = vec![0.0; shared.config.dimensions];
-    let mut rows = vectors.chunks_exact(shared.config.dimensions);
-    for Taken { work, index, ids } in taken {
-        let vector = if ids.is_empty() { None } else { rows.next() }.unwrap_or(&zero);
-        if vector.iter().all(|value| value.is_finite()) {
-            work.complete(index, vector, shared.config.normalize);
+fn report(shared: &Shared, batch: &Batch, pads: bool, elapsed: Duration) {
+    let tokens = batch.tokens();
+    let spent = if pads { batch.longest() * batch.len() } else { tokens };
+    shared.observer.batch(&BatchReport { inputs: batch.len(), tokens, padding: spent - tokens, elapsed });
+}
+
+/// Keeps the vectors, and hands each to all who wait for it.
+fn deliver(shared: &Shared, items: Vec<Arc<Item>>, vectors: &mut [f32]) {
+    let rows = vectors.chunks_exact_mut(shared.config.dimensions);
+    let (mut sound, mut unsound) = (Vec::with_capacity(items.len()), Vec::new());
+    for (item, row) in items.into_iter().zip(rows) {
+        if row.iter().all(|value| value.is_finite()) {
+            if shared.config.normalize {
+                normalize(row);
+            }
+            sound.push((item, &*row));
         } else {
             tracing::error!(
                 model = shared.config.name,
-                tokens = ids.len(),
+                tokens = item.tokens(),
                 "a vector holds NaN or an infinity"
             );
-            shared.observer.encoder_failed();
-            work.fail(EmbedError::Encoder(Arc::new(EncodeError::NotFinite)));
+            unsound.push(item);
         }
+    }
+    keep(shared, &sound);
+    shared.flights.land(sound.iter().map(|(item, _)| item));
+    for (item, row) in sound {
+        for subscriber in item.close() {
+            subscriber.work.complete([(subscriber.position, row)]);
+        }
+    }
+    if !unsound.is_empty() {
+        let error = Arc::new(EncodeError::NotFinite);
+        fail(shared, &unsound, || EmbedError::Encoder(Arc::clone(&error)));
     }
 }
 
-fn fail(shared: &Shared, taken: Vec<Taken>, error: impl Fn() -> EmbedError) {
+/// Puts vectors into the cache and sends them to the second tier, before their sequences can be begun again.
+fn keep(shared: &Shared, sound: &[(Arc<Item>, &[f32])]) {
+    if shared.memory.is_none() && shared.errands.is_none() {
+        return;
+    }
+    let mut kept = Vec::new();
+    for (item, row) in sound.iter().filter(|(item, _)| !item.private) {
+        let vector: Arc<[f32]> = (*row).into();
+        if shared.errands.is_some() {
+            kept.push((Arc::clone(item.ids()), Arc::clone(&vector)));
+        }
+        if let Some(memory) = &shared.memory {
+            memory.insert(Arc::clone(item.ids()), vector);
+        }
+    }
+    if let Some(errands) = shared.errands.as_ref().filter(|_| !kept.is_empty()) {
+        errands.keep(kept);
+    }
+}
+
+/// Fails all who wait for `items`; whoever asks again begins anew.
+fn fail(shared: &Shared, items: &[Arc<Item>], error: impl Fn() -> EmbedError) {
     shared.observer.encoder_failed();
-    for taken in taken {
-        taken.work.fail(error());
+    shared.flights.land(items);
+    for subscriber in items.iter().flat_map(|item| item.close()) {
+        subscriber.work.fail(error());
     }
 }
 

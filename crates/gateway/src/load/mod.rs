@@ -19,8 +19,8 @@ use std::{
 
 use bert_cpu::Isa;
 use inference::{
-    Activation, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Head, Observer,
-    Pooling, StartError, fused_encoders,
+    Activation, CacheConfig, CacheTier, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText,
+    Head, Observer, Pooling, StartError, fused_encoders,
 };
 use model_import::{Card, DenseActivation, DenseLayer, ImportError, ModelFolder, PoolingMode, Precision};
 use thiserror::Error;
@@ -126,18 +126,45 @@ pub enum ModelFault {
     },
 }
 
+/// Where vectors are kept: nowhere by default.
+#[derive(Clone, Default)]
+pub(crate) struct Cache {
+    /// Memory for each model, in bytes.
+    memory: usize,
+    /// A second tier, for all models.
+    tier: Option<Arc<dyn CacheTier>>,
+}
+
+impl Cache {
+    /// For a model whose vectors depend on its files, of this `fingerprint`, and on how they are computed.
+    fn of_model(&self, fingerprint: &str, choice: Choice, precision: Precision) -> Option<CacheConfig> {
+        let Self { memory, tier } = self.clone();
+        let fingerprint = format!("{fingerprint} {} {}", precision.name(), choice.kernels);
+        (memory > 0 || tier.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, tier })
+    }
+}
+
+/// What all models have in common.
+pub(crate) struct Common<'a> {
+    pub(crate) runtime: Runtime<'a>,
+    pub(crate) cache: Cache,
+}
+
 /// Puts every configured model into service. Blocks while files are read and engines warm up.
 ///
 /// # Errors
 /// The first model that cannot be served; [`LoadError::Cancelled`] when `cancelled` was set meanwhile.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
-    let runtime = Runtime::new(config.onnxruntime.as_deref(), Some(metrics));
+    let common = Common {
+        runtime: Runtime::new(config.onnxruntime.as_deref(), Some(metrics)),
+        cache: Cache { memory: config.cache.memory.0, tier: None },
+    };
     let mut models = Vec::with_capacity(config.models.len());
     for model in &config.models {
         if cancelled.load(Ordering::Acquire) {
             return Err(LoadError::Cancelled);
         }
-        models.push(serve(model, &runtime, metrics).map_err(|fault| LoadError::Model {
+        models.push(serve(model, &common, metrics).map_err(|fault| LoadError::Model {
             id: model.id.clone(),
             path: model.path.clone(),
             fault: Box::new(fault),
@@ -147,14 +174,14 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
 }
 
 /// Opens, starts and checks one model.
-fn serve(model: &ModelConfig, runtime: &Runtime<'_>, metrics: &Metrics) -> Result<Served, ModelFault> {
+fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<Served, ModelFault> {
     let started = Instant::now();
     if !model.path.is_dir() {
         return Err(ModelFault::NoFolder);
     }
     let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
     let attempt = |choice: Choice| {
-        let served = start(model, &folder, choice, runtime, Arc::new(metrics.model(Some(&model.id))))?;
+        let served = start(model, &folder, choice, common, Arc::new(metrics.model(Some(&model.id))))?;
         let checked = folder.card().map_or(Ok(()), |card| check_golden(&served, card));
         let missed = |source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) };
         checked.map(|()| served).map_err(missed)
@@ -189,12 +216,12 @@ pub(crate) fn start(
     model: &ModelConfig,
     folder: &ModelFolder,
     choice: Choice,
-    runtime: &Runtime<'_>,
+    common: &Common<'_>,
     observer: Arc<dyn Observer>,
 ) -> Result<Served, ModelFault> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let (encoders, precision) = encoders(model, folder, choice.kernels, runtime)?;
+    let (encoders, precision) = encoders(model, folder, choice.kernels, &common.runtime)?;
     let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
     let (workers, batch_tokens) = match choice.kernels {
         Kernels::Own(_) => (model.threads, OWN_BATCH),
@@ -211,6 +238,7 @@ pub(crate) fn start(
         batch_tokens: model.batch_tokens.unwrap_or(batch_tokens),
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
+        cache: common.cache.of_model(&fingerprint, choice, precision),
     };
     let engine = Engine::start(config, &encoders, observer)?;
     Ok(Served {

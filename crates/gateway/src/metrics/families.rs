@@ -2,7 +2,7 @@
 
 use inference::Load;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector, exponential_buckets,
 };
 
@@ -42,6 +42,11 @@ pub(super) struct Families {
     pub(super) padding_tokens: IntCounterVec,
     pub(super) truncated: IntCounterVec,
     pub(super) inference_errors: IntCounterVec,
+    pub(super) cache_requests: IntCounterVec,
+    pub(super) deduplicated: IntCounterVec,
+    cache_bytes: IntGaugeVec,
+    cache_entries: IntGaugeVec,
+    cache_evictions: IntCounterVec,
     pub(super) ready: IntGauge,
     pub(super) load_duration: GaugeVec,
     pub(super) model_info: IntGaugeVec,
@@ -112,6 +117,27 @@ impl Families {
                 &["model"],
             ),
             inference_errors: declare.counters("inference_errors_total", "Batches that failed.", &["model"]),
+            cache_requests: declare.counters(
+                "cache_requests_total",
+                "Inputs that the cache was asked for, by result: hit (in memory), tier_hit (in the second tier), miss. \
+                 An input that is embedded window by window counts once for each.",
+                &["model", "result"],
+            ),
+            deduplicated: declare.counters(
+                "inputs_deduplicated_total",
+                "Inputs that shared the vector of an equal one in flight, and so were not asked for.",
+                &["model"],
+            ),
+            cache_bytes: declare.gauges(
+                "cache_bytes",
+                "Memory of the vectors in the cache, with their keys and overhead.",
+            ),
+            cache_entries: declare.gauges("cache_entries", "Vectors in the cache's memory."),
+            cache_evictions: declare.counters(
+                "cache_evictions_total",
+                "Vectors that had to make room for others in the cache's memory.",
+                &["model"],
+            ),
             ready: declare.gauge(
                 "ready",
                 "Whether requests are taken: 1 when every model is loaded and the server is not draining.",
@@ -140,8 +166,21 @@ impl Families {
     }
 
     /// The gauges that repeat what an engine says of itself.
-    pub(super) fn mirrors(&self) -> [&IntGaugeVec; 5] {
-        [&self.waiting, &self.running, &self.queue_tokens, &self.in_flight, &self.in_flight_limit]
+    pub(super) fn mirrors(&self) -> [&IntGaugeVec; 7] {
+        [
+            &self.waiting,
+            &self.running,
+            &self.queue_tokens,
+            &self.in_flight,
+            &self.in_flight_limit,
+            &self.cache_bytes,
+            &self.cache_entries,
+        ]
+    }
+
+    /// The counter that repeats what a cache says of itself.
+    pub(super) fn evictions(&self, id: &str) -> IntCounter {
+        self.cache_evictions.with_label_values(&[id])
     }
 
     pub(super) fn mirror(&self, id: &str, load: &Load) {
@@ -151,10 +190,14 @@ impl Families {
             load.queued_tokens,
             load.tokens_in_flight,
             load.tokens_limit,
+            load.cache_bytes,
+            load.cache_entries,
         ];
         for (gauges, value) in self.mirrors().into_iter().zip(values) {
             gauges.with_label_values(&[id]).set(i64::try_from(value).unwrap_or(i64::MAX));
         }
+        let evictions = self.evictions(id);
+        evictions.inc_by(load.cache_evictions.saturating_sub(evictions.get()));
     }
 }
 

@@ -9,7 +9,7 @@ mod families;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inference::{BatchReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 use prometheus::{Histogram, IntCounter, Registry, TextEncoder};
 
 use crate::load::Choice;
@@ -137,6 +137,10 @@ struct EngineMetrics {
     padding_tokens: IntCounter,
     truncated: IntCounter,
     inference_errors: IntCounter,
+    cache_hits: IntCounter,
+    cache_tier_hits: IntCounter,
+    cache_misses: IntCounter,
+    deduplicated: IntCounter,
 }
 
 impl Metrics {
@@ -213,6 +217,8 @@ impl ModelMetrics {
         for gauges in families.mirrors() {
             gauges.with_label_values(&[id]);
         }
+        families.evictions(id);
+        let cache = |result| families.cache_requests.with_label_values(&[id, result]);
         let engine = EngineMetrics {
             queue_wait: families.queue_wait.with_label_values(&[id]),
             tokenize: families.tokenize.with_label_values(&[id]),
@@ -225,6 +231,10 @@ impl ModelMetrics {
             padding_tokens: families.padding_tokens.with_label_values(&[id]),
             truncated: families.truncated.with_label_values(&[id]),
             inference_errors: families.inference_errors.with_label_values(&[id]),
+            cache_hits: cache("hit"),
+            cache_tier_hits: cache("tier_hit"),
+            cache_misses: cache("miss"),
+            deduplicated: families.deduplicated.with_label_values(&[id]),
         };
         Self { label: id.into(), families: Arc::clone(families), engine: Some(Arc::new(engine)) }
     }
@@ -262,6 +272,14 @@ impl Observer for ModelMetrics {
         engine.inputs.inc_by(lengths.len() as u64);
         engine.input_tokens.inc_by(lengths.iter().map(|&length| u64::from(length)).sum());
         engine.truncated.inc_by(truncated as u64);
+    }
+
+    fn cache(&self, report: &CacheReport) {
+        let Some(engine) = &self.engine else { return };
+        engine.cache_hits.inc_by(report.hits as u64);
+        engine.cache_tier_hits.inc_by(report.tier_hits as u64);
+        engine.cache_misses.inc_by(report.misses as u64);
+        engine.deduplicated.inc_by(report.deduplicated as u64);
     }
 
     fn queue_wait(&self, waited: Duration) {

@@ -210,6 +210,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         batch_tokens: model.batch_tokens.unwrap_or(1024),
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
+        cache: None,
     };
     let observer = Arc::new(metrics.model(Some(&model.id)));
     Served {

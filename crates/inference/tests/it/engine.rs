@@ -224,7 +224,7 @@ fn draining_finishes_what_was_admitted_and_nothing_else() {
 fn stopping_without_grace_fails_what_waits() {
     let rig = Rig::default();
     let running = rig.occupy();
-    let waiting = rig.submit(&[&[5]]);
+    let waiting = rig.submit(&[&[6]]);
     let stage = Arc::clone(&rig.stage);
     // The running batch ends only when the waiting job was failed.
     let waiting = std::thread::spawn(move || {
@@ -277,7 +277,7 @@ fn a_failing_warm_up_does_not_start() {
         fn pads(&self) -> bool {
             false
         }
-        fn encode(&mut self, _: &inference::Batch, _: &mut [f32]) -> Result<(), EncodeError> {
+        fn encode(&mut self, _: &inference::Batch, _: usize, _: &mut [f32]) -> Result<(), EncodeError> {
             Err(EncodeError::Other("no".to_owned()))
         }
     }

@@ -70,6 +70,7 @@ impl Model {
             batch_tokens,
             batch_inputs: 64,
             queue_tokens: 1 << 20,
+            cache: None,
         };
         let encoders = onnx_encoders(runtime(), self.onnx(threads, Provider::Cpu));
         Engine::start(config, &encoders, Arc::new(())).unwrap()
@@ -109,6 +110,7 @@ impl Model {
             },
             provider,
             intra_threads,
+            window: folder.window(),
             dimensions: folder.dimensions(),
         }
     }

@@ -71,7 +71,7 @@ impl Encoder for Fake {
         self.pads
     }
 
-    fn encode(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
+    fn encode(&mut self, batch: &Batch, _: usize, out: &mut [f32]) -> Result<(), EncodeError> {
         let gate = self.stage.gate.lock().unwrap();
         drop(self.stage.opened.wait_while(gate, |closed| *closed).unwrap());
         self.stage.seen.lock().unwrap().extend(batch.sequences().map(<[u32]>::to_vec));
@@ -138,6 +138,7 @@ pub(crate) fn config() -> EngineConfig {
         batch_tokens: 64,
         batch_inputs: 8,
         queue_tokens: 1 << 20,
+        cache: None,
     }
 }
 

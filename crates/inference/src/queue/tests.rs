@@ -1,0 +1,153 @@
+//! Turns and shares, without threads.
+
+use super::*;
+
+const BUDGET: Budget = Budget { tokens: 64, inputs: 4, pads: false };
+
+struct Fixture {
+    queue: Queue,
+    admission: Arc<Admission>,
+    flights: Arc<Flights>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (admission, flights) = (Admission::new(1 << 20), Arc::new(Flights::default()));
+        Self { queue: Queue::new(Arc::clone(&admission), Arc::clone(&flights)), admission, flights }
+    }
+
+    /// Queues a job of sequences that no other job has: each is its name, its position, and the length's worth of
+    /// zeros.
+    fn push(&self, name: u32, lengths: &[usize]) -> Arc<Work> {
+        self.push_until(name, lengths, Instant::now() + Duration::from_secs(60))
+    }
+
+    fn push_until(&self, name: u32, lengths: &[usize], deadline: Instant) -> Arc<Work> {
+        let sequences = lengths.iter().enumerate().map(|(position, &length)| {
+            let mut ids = vec![0; length];
+            ids[..2].copy_from_slice(&[name, position as u32]);
+            ids
+        });
+        self.push_ids(&sequences.collect::<Vec<_>>(), deadline)
+    }
+
+    fn push_ids(&self, sequences: &[Vec<u32>], deadline: Instant) -> Arc<Work> {
+        let reservation = self.admission.reserve(1, Instant::now()).unwrap();
+        let (work, _) = Work::new(deadline, reservation);
+        let mut joined = crate::flights::Joined::default();
+        let sequences = sequences.iter().map(Vec::as_slice).enumerate();
+        self.flights.join(sequences, &work, None, &mut joined);
+        self.queue.push(Arc::clone(&work), joined.items);
+        work
+    }
+
+    /// The next batch, as (job, position) pairs.
+    fn take(&self) -> Vec<(u32, u32)> {
+        let taken = self.queue.take(BUDGET).unwrap();
+        self.flights.land(&taken.items);
+        let mut taken: Vec<_> = taken.items.iter().map(|item| (item.ids()[0], item.ids()[1])).collect();
+        taken.sort_unstable();
+        taken
+    }
+}
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+#[test]
+fn a_single_text_overtakes_a_long_job() {
+    let fixture = Fixture::new();
+    fixture.push(1, &[16; 100]);
+    assert_eq!(fixture.take(), [(1, 0), (1, 1), (1, 2), (1, 3)]);
+    fixture.push(2, &[60]);
+    // The long job's turn comes first, the single text's right after.
+    assert_eq!(fixture.take().len(), 4);
+    assert_eq!(fixture.take(), [(2, 0)]);
+    assert_eq!(fixture.queue.tokens(), 16 * 92);
+}
+
+#[test]
+fn jobs_share_a_batch() {
+    let fixture = Fixture::new();
+    fixture.push(1, &[10, 10]);
+    fixture.push(2, &[10]);
+    fixture.push(3, &[10]);
+    assert_eq!(fixture.take(), [(1, 0), (1, 1), (2, 0), (3, 0)]);
+    assert_eq!(fixture.queue.tokens(), 0);
+}
+
+#[test]
+fn what_does_not_fit_keeps_its_place() {
+    let fixture = Fixture::new();
+    fixture.push(1, &[40, 30, 20]);
+    fixture.push(2, &[30, 10]);
+    // The longest of each do not fit together; the next turn is the second job's.
+    assert_eq!(fixture.take(), [(1, 0), (2, 1)]);
+    assert_eq!(fixture.take(), [(1, 1), (2, 0)]);
+    assert_eq!(fixture.take(), [(1, 2)]);
+    assert_eq!(fixture.queue.tokens(), 0);
+}
+
+#[test]
+fn the_departed_and_the_late_are_skipped() {
+    let fixture = Fixture::new();
+    let departed = fixture.push(1, &[10]);
+    departed.fail(EmbedError::Stopped);
+    let late = fixture.push_until(2, &[10], Instant::now());
+    fixture.push(3, &[10]);
+    assert_eq!(fixture.take(), [(3, 0)]);
+    assert!(late.is_over());
+    assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (0, 0));
+}
+
+#[test]
+fn departed_jobs_far_from_their_turns_are_found() {
+    let fixture = Fixture::new();
+    fixture.push(0, &[60; 40]);
+    for name in 1..=100 {
+        fixture.push(name, &[60, 60]).fail(EmbedError::Stopped);
+    }
+    fixture.push(101, &[60]);
+    let turns = (0..).take_while(|_| fixture.take() != [(101, 0)]).count();
+    assert!(turns <= 1, "{turns}");
+    for _ in 0..100 / SWEPT {
+        fixture.take();
+    }
+    let left = 39 - turns - 100 / SWEPT + 1;
+    assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (60 * left, left));
+}
+
+#[test]
+fn equal_sequences_are_taken_once_by_whoever_comes_first() {
+    let fixture = Fixture::new();
+    let common = vec![7; 20];
+    let first = fixture.push_ids(&[vec![1; 30], common.clone()], later());
+    let second = fixture.push_ids(&[common.clone(), vec![2; 30], common.clone()], later());
+    assert_eq!(fixture.queue.tokens(), 80);
+    // Four references are two candidates and the common one.
+    assert_eq!(fixture.take(), [(1, 1), (2, 2)]);
+    first.fail(EmbedError::Stopped);
+    // The first left; the second's own reference is still there.
+    assert_eq!(fixture.take(), [(7, 7)]);
+    assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (0, 0));
+    // What nobody waits for any more is forgotten.
+    let third = fixture.push_ids(std::slice::from_ref(&common), later());
+    let fourth = fixture.push_ids(&[common], later());
+    third.fail(EmbedError::Stopped);
+    fourth.fail(EmbedError::Stopped);
+    fixture.push(5, &[10]);
+    assert_eq!(fixture.take(), [(5, 0)]);
+    assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (0, 0));
+    drop(second);
+}
+
+#[test]
+fn stopping_fails_what_waits_and_ends_the_workers() {
+    let fixture = Fixture::new();
+    let work = fixture.push(1, &[10]);
+    fixture.queue.stop();
+    assert!(work.is_over());
+    assert!(fixture.queue.take(BUDGET).is_none());
+    assert!(fixture.push(2, &[10]).is_over());
+}
