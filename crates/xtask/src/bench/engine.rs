@@ -14,11 +14,7 @@ use super::{
     running::log_of,
     texts::Kind,
 };
-use crate::{process::capture, serve, setup, workspace::Workspace};
-
-/// embedgate's own command for this: it takes the model's folder and the same file of jobs as `in_process.py`,
-/// and prints the same lines.
-const OWN: &str = "bench-encoder";
+use crate::{serve, setup, workspace::Workspace};
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -95,7 +91,10 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     for (name, command) in engines(workspace, options) {
         eprintln!("{name} …");
         let log = log_of(&workspace.runtime(), &format!("engine-{}", name.replace([' ', ','], "-")));
-        let done = command.and_then(|command| in_process::run(command, &jobs, &log));
+        let done = command.and_then(|engine| match engine {
+            Engine::Own(command) => in_process::follow(command, options.seconds, &log),
+            Engine::Python(command) => in_process::run(command, &jobs, &log),
+        });
         table += &row(&name, &done);
     }
     let results = super::results::Results {
@@ -108,24 +107,32 @@ pub(super) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// How an engine is run.
+enum Engine {
+    /// embedgate's own command, which knows the shapes.
+    Own(Command),
+    /// The script that is told them.
+    Python(Command),
+}
+
 /// Every engine with its command, or why it has none.
-fn engines(workspace: &Workspace, options: &Options) -> Vec<(String, Result<Command>)> {
+fn engines(workspace: &Workspace, options: &Options) -> Vec<(String, Result<Engine>)> {
     let isas: Vec<Option<&String>> =
         if options.isa.is_empty() { vec![None] } else { options.isa.iter().map(Some).collect() };
     let mut engines = Vec::new();
     for isa in isas {
         let name = isa.map_or_else(|| "embedgate".to_owned(), |isa| format!("embedgate, {isa}"));
-        engines.push((name, own(workspace, isa)));
+        engines.push((name, Ok(Engine::Own(own(workspace, options.seconds, isa)))));
     }
     for name in [Name::Onnxruntime, Name::Openvino] {
         let rival = rivals::prepare(workspace, name, &Binaries::default(), &[]);
         let command = match rival.ready {
-            Ok(Ready::InProcess { python, library }) => Ok(in_process::python(
+            Ok(Ready::InProcess { python, library }) => Ok(Engine::Python(in_process::python(
                 &python,
                 &rivals::sources(workspace).join("in_process.py"),
                 library,
                 &rivals::model(workspace),
-            )),
+            ))),
             Ok(Ready::Server { .. }) => Err(anyhow::anyhow!("is a server")),
             Err(reason) => Err(anyhow::anyhow!(reason)),
         };
@@ -134,15 +141,13 @@ fn engines(workspace: &Workspace, options: &Options) -> Vec<(String, Result<Comm
     engines
 }
 
-/// embedgate's encoder, where the program can run it alone.
-fn own(workspace: &Workspace, isa: Option<&String>) -> Result<Command> {
-    let binary = workspace.release_binary();
-    if capture(Command::new(&binary).args([OWN, "--help"])).is_err() {
-        anyhow::bail!("this build has no `embedgate {OWN}`");
-    }
-    let mut command = Command::new(binary);
-    command.arg(OWN).args(isa.map(|isa| format!("--isa={isa}"))).arg(rivals::model(workspace));
-    Ok(command)
+/// `embedgate model bench`, with lines for programs.
+fn own(workspace: &Workspace, seconds: f64, isa: Option<&String>) -> Command {
+    let mut command = Command::new(workspace.release_binary());
+    command.args(["model", "bench", "--json"]).arg(format!("--seconds={seconds}"));
+    command.args(isa.map(|isa| format!("--isa={isa}"))).arg(rivals::model(workspace));
+    command.current_dir(workspace.root());
+    command
 }
 
 fn row(name: &str, done: &Result<Done>) -> String {

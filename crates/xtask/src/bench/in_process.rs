@@ -89,10 +89,16 @@ enum Line {
         tokens: usize,
         seconds: f64,
         milliseconds: Vec<f64>,
+        #[serde(default)]
         cpu_seconds: f64,
     },
     End {
         peak_megabytes: f64,
+    },
+    /// The end of a program that leaves its memory to others to measure.
+    Over {
+        #[serde(rename = "over")]
+        _over: bool,
     },
 }
 
@@ -109,18 +115,28 @@ pub(super) fn python(python: &Path, script: &Path, library: &str, model: &Path) 
 /// # Errors
 /// The process fails or takes too long; the message carries the end of its log.
 pub(super) fn run(mut command: Command, jobs: &[Job], log: &Path) -> Result<Done> {
-    let errors = create(log)?;
     let input = log.with_extension("jobs.json");
+    fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
     fs::write(&input, serde_json::to_string(jobs)?)
         .with_context(|| format!("cannot write {}", input.display()))?;
-    command.arg(&input).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+    command.arg(&input);
+    let longest = jobs.iter().map(|job| job.seconds).fold(0.0, f64::max);
+    follow(command, longest, log)
+}
+
+/// Runs `command` and reads what it prints; no measurement takes longer than `longest` seconds, give or take.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn follow(mut command: Command, longest: f64, log: &Path) -> Result<Done> {
+    let errors = create(log)?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let started = Instant::now();
     let child = grouped(&mut command).spawn();
     let mut child = Group(child.with_context(|| format!("cannot start `{}`", process::line(&command)))?);
     let lines = read_lines(child.0.stdout.take().context("the script has no output")?);
 
     let mut done = Done::default();
-    let longest = jobs.iter().map(|job| job.seconds).fold(0.0, f64::max);
     let patience = Duration::from_secs_f64(longest) + SLACK;
     loop {
         let Ok(line) = lines.recv_timeout(patience) else {
@@ -140,6 +156,7 @@ pub(super) fn run(mut command: Command, jobs: &[Job], log: &Path) -> Result<Done
                 done.peak_megabytes = Some(peak_megabytes);
                 return Ok(done);
             }
+            Line::Over { .. } => return Ok(done),
         }
     }
 }
