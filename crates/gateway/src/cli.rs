@@ -100,7 +100,7 @@ pub struct VerifyArgs {
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 
-    /// What runs it: `cpu`, `cuda` or `cuda:1`
+    /// What runs it: `cpu`, `openvino`, `cuda` or `cuda:1`
     #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
     pub provider: Option<Provider>,
 

@@ -160,8 +160,8 @@ pub struct LogSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Models (for all that are served)")]
 pub struct ModelSettings {
-    /// What runs the model: `cpu`, `cuda`, or `cuda:1` for the second device. One that is not there is an
-    /// error at start-up.
+    /// What runs the model: `cpu`, `cuda`, `cuda:1` for the second device, or `openvino` for ONNX Runtime's build
+    /// with it. One that is not there is an error at start-up.
     #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
     pub provider: Option<Provider>,
 

@@ -274,7 +274,7 @@ macro_rules! string_values {
 string_values! {
     String: "a string in quotes",
     SocketAddr: "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"",
-    Provider: "\"cpu\", \"cuda\" or \"cuda:1\"",
+    Provider: "\"cpu\", \"openvino\", \"cuda\" or \"cuda:1\"",
     Overlong: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",

@@ -59,6 +59,7 @@ pub(super) fn encoders(
         output_kind,
         provider: model.provider,
         intra_threads: model.threads,
+        window: folder.window(),
         dimensions: folder.dimensions(),
     };
     Ok((onnx_encoders(runtime, config), graph.precision))

@@ -60,7 +60,7 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
     );
     check(
         "[[models]]\npath = \"a\"\nprovider = \"cdua\"",
-        "config/embedgate.toml:3: `models.provider` is \"cdua\"; expected \"cpu\", \"cuda\" or \"cuda:1\"",
+        "config/embedgate.toml:3: `models.provider` is \"cdua\"; expected \"cpu\", \"openvino\", \"cuda\" or \"cuda:1\"",
     );
     check("[[models]]\nid = \"a\"", "config/embedgate.toml:1: `models.path` is missing");
     check(
