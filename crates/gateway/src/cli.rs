@@ -91,6 +91,10 @@ pub enum ModelAction {
     ///
     /// Prints each text's tokens and cosine. Exit code 1 when one of them is wrong.
     Verify(VerifyArgs),
+    /// Measure how fast this machine computes a model
+    ///
+    /// The model alone: no server, no tokenizer, no cache. Close what else is running first.
+    Bench(BenchArgs),
 }
 
 /// What to verify, and on what.
@@ -119,6 +123,28 @@ pub struct VerifyArgs {
     /// ONNX Runtime's shared library
     #[arg(long, env = "EMBEDGATE_ONNXRUNTIME", value_name = "FILE")]
     pub onnxruntime: Option<PathBuf>,
+}
+
+/// What to measure, on what, and for how long.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// What runs, and on what
+    #[command(flatten)]
+    pub on: VerifyArgs,
+
+    /// Seconds for each measurement
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = parse_seconds)]
+    pub seconds: f64,
+
+    /// A JSON object a line, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads a positive number of seconds, at most an hour.
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 3600.0);
+    seconds.ok_or_else(|| "expected a number of seconds above 0".to_owned())
 }
 
 /// Reads the command line, the program's name first. Without a command it is that of `serve`.

@@ -30,6 +30,7 @@ mod lifecycle;
 mod load;
 pub mod metrics;
 mod middleware;
+pub mod model_bench;
 pub mod model_command;
 mod registry;
 mod request;

@@ -3,14 +3,19 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use inference::{GoldenError, GoldenText};
+use inference::{GoldenError, GoldenText, Tokenizer};
 use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
 use thiserror::Error;
 
-use crate::cli::{ModelAction, VerifyArgs};
+use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, ModelSettings, Settings, Surroundings};
-use crate::load::{Cache, Choice, Choices, Common, ModelFault, Runtime, choices, golden_cosine, start};
+use crate::load::{
+    Cache, Choice, Choices, Common, Encoders, ModelFault, Runtime, choices, encoders, golden_cosine, start,
+    window,
+};
+use crate::model_bench::{self, BenchError, Drive};
 use crate::registry::Served;
 
 /// Whether what was to be checked is right.
@@ -53,6 +58,9 @@ pub enum CommandError {
     /// The engine refused or failed on a text.
     #[error("cannot embed the golden texts")]
     Golden(#[source] Box<GoldenError>),
+    /// The model could not be measured.
+    #[error("cannot measure the model")]
+    Bench(#[from] BenchError),
     /// The result cannot be printed.
     #[error("cannot write the result")]
     Print(#[from] io::Error),
@@ -71,6 +79,7 @@ pub fn run(
         ModelAction::Import { folder } => import(folder, out),
         ModelAction::List { folder } => list(folder, out),
         ModelAction::Verify(args) => verify(args, surroundings, out),
+        ModelAction::Bench(args) => bench(args, surroundings, out),
     }
 }
 
@@ -150,7 +159,30 @@ fn verify(
     Ok(verdict)
 }
 
-/// The settings that verify needs, the rest from where the server would have it.
+/// Measures the kernels that the server would take, or those that the flags ask for.
+fn bench(
+    args: &BenchArgs,
+    surroundings: &Surroundings,
+    out: &mut dyn Write,
+) -> Result<Verdict, CommandError> {
+    let config = Config::resolve(&flags(&args.on), surroundings)?.config;
+    let folder = ModelFolder::open(&args.on.folder)?;
+    let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
+    let fault = |fault| CommandError::Model { folder: args.on.folder.clone(), fault: Box::new(fault) };
+    let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;
+    let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
+    let encoders = encoders(model, &folder, kernels, &runtime).map_err(fault)?;
+    let tokenizer = Tokenizer::load(folder.tokenizer()).map_err(|error| fault(error.into()))?;
+    let Encoders { factory, precision, workers, batch_tokens } = encoders;
+    let (precision, threads) = (precision.name(), model.threads);
+    let title = format!("{precision} · {kernels} ({}) · {threads} threads", why.words());
+    let window = window(model, &folder);
+    let drive = Drive { workers, batch_tokens, window, time: Duration::from_secs_f64(args.seconds) };
+    model_bench::run(&factory, &tokenizer, drive, (&title, args.json), out)?;
+    Ok(Verdict::Pass)
+}
+
+/// The settings that a command needs, the rest from where the server would have it.
 fn flags(args: &VerifyArgs) -> Flags {
     let VerifyArgs { provider, precision, isa, threads, .. } = *args;
     let model = ModelSettings { provider, precision, isa, threads, ..ModelSettings::default() };

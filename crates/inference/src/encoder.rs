@@ -13,6 +13,12 @@ pub trait Encoder: Send {
     /// `sequences × longest` and puts texts of like length together.
     fn pads(&self) -> bool;
 
+    /// Whether the first runs are slower than those after them: a graph is compiled, memory planned. The engine then
+    /// runs the encoder before anyone waits for it.
+    fn needs_warm_up(&self) -> bool {
+        true
+    }
+
     /// Writes one vector for each sequence of `batch` into `out`: row-major, `batch.len() × dimensions()`,
     /// pooled, not normalised. A sequence's vector must not depend on the other sequences.
     ///

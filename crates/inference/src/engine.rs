@@ -32,8 +32,8 @@ const DRAIN_TICK: Duration = Duration::from_millis(2);
 pub struct EngineConfig {
     /// Name of the model, for logs and thread names.
     pub name: String,
-    /// The model's `tokenizer.json`.
-    pub tokenizer: std::path::PathBuf,
+    /// The model's tokenizer.
+    pub tokenizer: Tokenizer,
     /// Most tokens that the model reads at once, special tokens included.
     pub window: usize,
     /// Length of a vector.
@@ -60,7 +60,7 @@ impl EngineConfig {
         Shape { dimensions: self.dimensions, normalized: self.normalize }
     }
 
-    fn check(&self, tokenizer: &Tokenizer) -> Result<(), StartError> {
+    fn check(&self) -> Result<(), StartError> {
         let zero = [
             ("dimensions", self.dimensions),
             ("workers", self.workers),
@@ -72,12 +72,11 @@ impl EngineConfig {
         if let Some((name, _)) = zero.iter().find(|(_, value)| *value == 0) {
             return Err(StartError::Config(format!("model {}: {name} must be at least 1", self.name)));
         }
-        if self.window <= tokenizer.specials() {
+        let specials = self.tokenizer.specials();
+        if self.window <= specials {
             return Err(StartError::Config(format!(
-                "model {}: a window of {} tokens has no room beside {} special tokens",
-                self.name,
-                self.window,
-                tokenizer.specials()
+                "model {}: a window of {} tokens has no room beside {specials} special tokens",
+                self.name, self.window
             )));
         }
         Ok(())
@@ -108,7 +107,6 @@ pub struct Load {
 /// What the engine's threads share.
 pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
-    pub(crate) tokenizer: Tokenizer,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) flights: Arc<Flights>,
@@ -151,7 +149,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads the tokenizer, builds and warms up an encoder for each worker, and starts the threads. Blocks.
+    /// Builds and warms up an encoder for each worker, and starts the threads. Blocks.
     ///
     /// # Errors
     /// [`StartError`]: what is missing or contradictory, and what to do.
@@ -160,11 +158,9 @@ impl Engine {
         encoders: &EncoderFactory,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        let tokenizer = Tokenizer::load(&config.tokenizer)?;
-        config.check(&tokenizer)?;
-        let built: Vec<Box<dyn Encoder>> = (0..config.workers)
-            .map(|_| warm_encoder(encoders, &config, &tokenizer))
-            .collect::<Result<_, _>>()?;
+        config.check()?;
+        let built: Vec<Box<dyn Encoder>> =
+            (0..config.workers).map(|_| warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
         let admission = Admission::new(config.queue_tokens);
         let flights = Arc::new(Flights::default());
         let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights));
@@ -174,8 +170,7 @@ impl Engine {
         let (errands, receiver) = crossbeam_channel::unbounded();
         let errands = tier.is_some().then(|| Errands::new(errands));
         let heartbeat = Heartbeat::new();
-        let shared =
-            Shared { config, tokenizer, observer, admission, flights, memory, errands, queue, heartbeat };
+        let shared = Shared { config, observer, admission, flights, memory, errands, queue, heartbeat };
         let shared = Arc::new(shared);
         let lookup = tier.map(|(tier, keys)| {
             let shared = Arc::clone(&shared);
@@ -249,7 +244,7 @@ impl Engine {
     /// Upper estimate of a job's tokens before tokenizing: a token has at least one byte (save where
     /// normalisation lengthens a text), and no input is read beyond its window.
     fn estimate(&self, job: &Job) -> usize {
-        let (window, specials) = (self.shared.config.window, self.shared.tokenizer.specials());
+        let (window, specials) = (self.shared.config.window, self.shared.config.tokenizer.specials());
         let estimate = job.inputs.iter().map(|input| {
             let content = match input {
                 Input::Text(text) => text.len(),
@@ -334,13 +329,9 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// Builds an encoder and runs it on a short and a full-length sequence, so that whatever is allocated,
-/// compiled or paged in on first use is so before the first request.
-fn warm_encoder(
-    factory: &EncoderFactory,
-    config: &EngineConfig,
-    tokenizer: &Tokenizer,
-) -> Result<Box<dyn Encoder>, StartError> {
+/// Builds an encoder and, if it needs that, runs it on a short and a full-length sequence, so that whatever is
+/// allocated, compiled or paged in on first use is so before the first request.
+fn warm_encoder(factory: &EncoderFactory, config: &EngineConfig) -> Result<Box<dyn Encoder>, StartError> {
     let mut encoder = factory()?;
     if encoder.dimensions() != config.dimensions {
         return Err(StartError::Config(format!(
@@ -350,8 +341,11 @@ fn warm_encoder(
             config.dimensions
         )));
     }
+    if !encoder.needs_warm_up() {
+        return Ok(encoder);
+    }
     let mut frame = Vec::new();
-    tokenizer.frame(&[], &mut frame);
+    config.tokenizer.frame(&[], &mut frame);
     let filler = frame.first().copied().unwrap_or(0);
     for length in [frame.len().max(1), config.window] {
         let mut batch = Batch::new();

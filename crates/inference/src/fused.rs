@@ -44,6 +44,10 @@ impl Encoder for Fused {
         false
     }
 
+    fn needs_warm_up(&self) -> bool {
+        false
+    }
+
     fn encode(&mut self, batch: &Batch, spare_workers: usize, out: &mut [f32]) -> Result<(), EncodeError> {
         let hidden = self.encoder.encode(batch.ids(), batch.lengths(), spare_workers);
         let hidden = hidden.map_err(|error| match error {

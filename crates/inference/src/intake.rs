@@ -118,11 +118,11 @@ fn tokenize(
         }
         let content = match &intake.wish.inputs[index] {
             Input::Text(text) => {
-                shared.tokenizer.encode_into(text, scratch).map_err(EmbedError::Tokenizer)?;
+                shared.config.tokenizer.encode_into(text, scratch).map_err(EmbedError::Tokenizer)?;
                 PipelineToken::cast_slice(scratch)
             }
             Input::Tokens(ids) => {
-                if let Some(&id) = ids.iter().find(|&&id| !shared.tokenizer.knows(id)) {
+                if let Some(&id) = ids.iter().find(|&&id| !shared.config.tokenizer.knows(id)) {
                     return Err(EmbedError::UnknownToken { index, id });
                 }
                 ids
@@ -142,7 +142,7 @@ impl Tokenized {
         overlong: Overlong,
         index: usize,
     ) -> Result<(), EmbedError> {
-        let (window, specials) = (shared.config.window, shared.tokenizer.specials());
+        let (window, specials) = (shared.config.window, shared.config.tokenizer.specials());
         let room = window - specials;
         let fits = content.len() <= room;
         if !fits && overlong == Overlong::Error {
@@ -163,7 +163,7 @@ impl Tokenized {
 
     fn frame(&mut self, shared: &Shared, part: &[u32], index: usize) {
         let first = self.ids.len();
-        shared.tokenizer.frame(part, &mut self.ids);
+        shared.config.tokenizer.frame(part, &mut self.ids);
         let tokens = (self.ids.len() - first) as u32;
         let sequence = Sequence { input: index as u32, tokens, weight: part.len() as u32 };
         self.tokens.sequences.push(sequence);

@@ -14,13 +14,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Instant, UNIX_EPOCH},
 };
 
 use bert_cpu::Isa;
 use inference::{
     Activation, CacheConfig, CacheTier, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText,
-    Head, Observer, Pooling, StartError, fused_encoders,
+    Head, Observer, Pooling, StartError, Tokenizer, fused_encoders,
 };
 use model_import::{Card, DenseActivation, DenseLayer, ImportError, ModelFolder, PoolingMode, Precision};
 use thiserror::Error;
@@ -136,10 +137,9 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// For a model whose vectors depend on its files, of this `fingerprint`, and on how they are computed.
-    fn of_model(&self, fingerprint: &str, choice: Choice, precision: Precision) -> Option<CacheConfig> {
+    /// For a model whose vectors depend on nothing but its ids and what `fingerprint` names.
+    fn of_model(&self, fingerprint: String) -> Option<CacheConfig> {
         let Self { memory, tier } = self.clone();
-        let fingerprint = format!("{fingerprint} {} {}", precision.name(), choice.kernels);
         (memory > 0 || tier.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, tier })
     }
 }
@@ -221,26 +221,30 @@ pub(crate) fn start(
 ) -> Result<Served, ModelFault> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let (encoders, precision) = encoders(model, folder, choice.kernels, &common.runtime)?;
     let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
-    let (workers, batch_tokens) = match choice.kernels {
-        Kernels::Own(_) => (model.threads, OWN_BATCH),
-        Kernels::OnnxRuntime => (model.workers, GRAPH_BATCH),
-    };
+    // Both take about as long, and neither needs the other.
+    let (encoders, tokenizer) = thread::scope(|scope| {
+        let tokenizer = scope.spawn(|| Tokenizer::load(folder.tokenizer()));
+        let encoders = encoders(model, folder, choice.kernels, &common.runtime);
+        (encoders, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let Encoders { factory, precision, workers, batch_tokens } = encoders?;
+    let (provider, kernels) = (model.provider, choice.kernels);
+    let computed = format!("{fingerprint} on {provider} in {} by {kernels}", precision.name());
     let config = EngineConfig {
         name: model.id.clone(),
-        tokenizer: folder.tokenizer().to_owned(),
+        tokenizer: tokenizer?,
         window: window(model, folder),
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
         workers,
         tokenizer_threads: model.threads,
-        batch_tokens: model.batch_tokens.unwrap_or(batch_tokens),
+        batch_tokens,
         batch_inputs: model.batch_inputs,
         queue_tokens: model.queue_tokens,
-        cache: common.cache.of_model(&fingerprint, choice, precision),
+        cache: common.cache.of_model(computed),
     };
-    let engine = Engine::start(config, &encoders, observer)?;
+    let engine = Engine::start(config, &factory, observer)?;
     Ok(Served {
         id: model.id.as_str().into(),
         hub_id: folder.card().and_then(|card| card.hub_id.clone()),
@@ -259,25 +263,40 @@ pub(crate) fn start(
     })
 }
 
-/// What computes the vectors, and in which precision.
-fn encoders(
+/// What computes a model's vectors, and how it is to be driven.
+pub(crate) struct Encoders {
+    pub(crate) factory: EncoderFactory,
+    pub(crate) precision: Precision,
+    /// Encoders at work at the same time.
+    pub(crate) workers: usize,
+    /// Tokens of one batch.
+    pub(crate) batch_tokens: usize,
+}
+
+pub(crate) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
     kernels: Kernels,
     runtime: &Runtime<'_>,
-) -> Result<(EncoderFactory, Precision), ModelFault> {
-    let Kernels::Own(isa) = kernels else { return onnx::encoders(model, folder, runtime) };
-    let packed = kernels::model(folder, isa, model.threads)?.ok_or(ModelFault::Unknown(isa))?;
-    let encoders = fused_encoders(packed, head(folder)?, folder.dimensions(), model.threads)?;
+) -> Result<Encoders, ModelFault> {
+    let batch_tokens = |suitable| model.batch_tokens.unwrap_or(suitable);
+    let Kernels::Own(isa) = kernels else {
+        let (factory, precision) = onnx::encoders(model, folder, runtime)?;
+        let (workers, batch_tokens) = (model.workers, batch_tokens(GRAPH_BATCH));
+        return Ok(Encoders { factory, precision, workers, batch_tokens });
+    };
+    let (workers, batch_tokens) = (model.threads, batch_tokens(OWN_BATCH));
+    let packed = kernels::model(folder, isa, workers)?.ok_or(ModelFault::Unknown(isa))?;
+    let factory = fused_encoders(packed, head(folder)?, folder.dimensions(), workers)?;
     let precision = match isa.precision() {
         bert_cpu::Precision::Fp32 => Precision::Fp32,
         bert_cpu::Precision::Bf16 => Precision::Bf16,
     };
-    Ok((encoders, precision))
+    Ok(Encoders { factory, precision, workers, batch_tokens })
 }
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.
-fn window(model: &ModelConfig, folder: &ModelFolder) -> usize {
+pub(crate) fn window(model: &ModelConfig, folder: &ModelFolder) -> usize {
     model.window.unwrap_or_else(|| folder.window())
 }
 

@@ -14,7 +14,7 @@ use gateway::{
     config::{ApiKey, Config, ModelConfig},
     run_with,
 };
-use inference::{Engine, EngineConfig};
+use inference::{Engine, EngineConfig, Tokenizer};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -197,11 +197,11 @@ impl Builder {
 fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metrics::Metrics) -> Served {
     let config = EngineConfig {
         name: model.id.clone(),
-        tokenizer: concat!(
+        tokenizer: Tokenizer::load(std::path::Path::new(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../model-import/tests/tiny-models/bert-mean/tokenizer.json"
-        )
-        .into(),
+        )))
+        .unwrap(),
         window: WINDOW,
         dimensions: DIMENSIONS,
         normalize: true,

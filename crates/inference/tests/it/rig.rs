@@ -10,8 +10,8 @@ use std::{
 };
 
 use inference::{
-    Batch, BatchReport, EncodeError, Encoder, Engine, EngineConfig, Input, Job, Observer, Overlong,
-    StartError, Ticket,
+    Batch, BatchReport, CacheReport, EmbedError, Embeddings, EncodeError, Encoder, Engine, EngineConfig,
+    Input, Job, Observer, Overlong, StartError, Ticket, Tokenizer,
 };
 
 pub(crate) const DIMENSIONS: usize = 4;
@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     pub(crate) built: AtomicUsize,
     /// Every sequence that reached an encoder, special tokens included.
     pub(crate) seen: Mutex<Vec<Vec<u32>>>,
+    /// Every batch that came to the gate, and the spare workers that it was told of.
+    pub(crate) arrived: Mutex<Vec<(Batch, usize)>>,
     gate: Mutex<bool>,
     opened: Condvar,
 }
@@ -44,7 +46,16 @@ impl Stage {
     }
 
     pub(crate) fn saw(&self, id: u32) -> bool {
-        self.seen.lock().unwrap().iter().any(|ids| ids.contains(&id))
+        self.count(id) > 0
+    }
+
+    /// How many sequences with this id were computed.
+    pub(crate) fn count(&self, id: u32) -> usize {
+        self.seen.lock().unwrap().iter().filter(|ids| ids.contains(&id)).count()
+    }
+
+    pub(crate) fn arrivals(&self) -> usize {
+        self.arrived.lock().unwrap().len()
     }
 }
 
@@ -71,7 +82,8 @@ impl Encoder for Fake {
         self.pads
     }
 
-    fn encode(&mut self, batch: &Batch, _: usize, out: &mut [f32]) -> Result<(), EncodeError> {
+    fn encode(&mut self, batch: &Batch, spare: usize, out: &mut [f32]) -> Result<(), EncodeError> {
+        self.stage.arrived.lock().unwrap().push((batch.clone(), spare));
         let gate = self.stage.gate.lock().unwrap();
         drop(self.stage.opened.wait_while(gate, |closed| *closed).unwrap());
         self.stage.seen.lock().unwrap().extend(batch.sequences().map(<[u32]>::to_vec));
@@ -98,6 +110,17 @@ pub(crate) struct Counts {
     pub(crate) waits: AtomicUsize,
     pub(crate) batches: Mutex<Vec<BatchReport>>,
     pub(crate) failures: AtomicUsize,
+    pub(crate) cache: Mutex<CacheReport>,
+    /// Jobs of which it is known what has to be computed.
+    pub(crate) joined: AtomicUsize,
+}
+
+impl Counts {
+    /// Hits, hits in the second tier, misses, and inputs that shared a vector in flight.
+    pub(crate) fn cache(&self) -> [usize; 4] {
+        let CacheReport { hits, tier_hits, misses, deduplicated } = *self.cache.lock().unwrap();
+        [hits, tier_hits, misses, deduplicated]
+    }
 }
 
 impl Observer for Counts {
@@ -105,6 +128,15 @@ impl Observer for Counts {
         self.inputs.fetch_add(lengths.len(), Ordering::SeqCst);
         self.tokens.fetch_add(lengths.iter().sum::<u32>() as usize, Ordering::SeqCst);
         self.truncated.fetch_add(truncated, Ordering::SeqCst);
+    }
+
+    fn cache(&self, report: &CacheReport) {
+        let mut sum = self.cache.lock().unwrap();
+        sum.hits += report.hits;
+        sum.tier_hits += report.tier_hits;
+        sum.misses += report.misses;
+        sum.deduplicated += report.deduplicated;
+        self.joined.fetch_add(1, Ordering::SeqCst);
     }
 
     fn queue_wait(&self, _: Duration) {
@@ -129,7 +161,7 @@ pub(crate) struct Rig {
 pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         name: "fake".to_owned(),
-        tokenizer: crate::tiny_model("bert-mean").join("tokenizer.json"),
+        tokenizer: Tokenizer::load(&crate::tiny_model("bert-mean").join("tokenizer.json")).unwrap(),
         window: WINDOW,
         dimensions: DIMENSIONS,
         normalize: false,
@@ -156,6 +188,7 @@ impl Rig {
         });
         let engine = Engine::start(config, &(encoders as _), Arc::clone(&counts) as _)?;
         stage.seen.lock().unwrap().clear();
+        stage.arrived.lock().unwrap().clear();
         Ok(Self { engine, stage, counts })
     }
 
@@ -170,14 +203,34 @@ impl Rig {
     /// Occupies the worker with a batch that waits at the gate, which is closed.
     pub(crate) fn occupy(&self) -> Ticket {
         self.stage.close_gate();
+        let before = self.stage.arrivals();
         let ticket = self.submit(&[&[5]]);
-        let end = Instant::now() + Duration::from_secs(10);
-        while self.engine.load().running_requests == 0 {
-            assert!(Instant::now() < end, "the worker did not take the batch");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("the worker takes the batch", || self.stage.arrivals() > before);
         ticket
     }
+
+    /// Submits a job, and waits until its sequences are among those in flight.
+    pub(crate) fn join(&self, job: Job) -> Ticket {
+        let before = self.counts.joined.load(Ordering::SeqCst);
+        let ticket = self.engine.submit(job).unwrap();
+        wait_until("the job joins", || self.counts.joined.load(Ordering::SeqCst) > before);
+        ticket
+    }
+}
+
+/// Waits for something that must come; panics when it does not.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A ticket's result; panics instead of waiting for ever.
+pub(crate) fn answer(ticket: Ticket) -> Result<Embeddings, EmbedError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), ticket).await }).unwrap()
 }
 
 pub(crate) fn job(inputs: &[&[u32]]) -> Job {

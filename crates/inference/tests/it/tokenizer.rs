@@ -153,3 +153,9 @@ fn hostile_texts_are_read() {
         pair.check(&text);
     }
 }
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Tokenizer::load(std::path::Path::new("nowhere/tokenizer.json")).err().unwrap().to_string();
+    assert!(error.contains("nowhere/tokenizer.json"), "{error}");
+}
