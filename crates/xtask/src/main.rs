@@ -32,7 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Fetch ONNX Runtime and the model's weights; does nothing, offline, once they are there
-    Setup,
+    Setup(setup::Extras),
     /// Set up, build the release binary, import the model and serve it
     Serve {
         /// Passed on to `embedgate serve`, for example `--listen 0.0.0.0:8080`
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     match command {
-        Command::Setup => setup::run(&workspace).map(|()| ExitCode::SUCCESS),
+        Command::Setup(extras) => setup::run_with(&workspace, &extras).map(|()| ExitCode::SUCCESS),
         Command::Serve { args } => serve::run(&workspace, &args),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options).map(|()| ExitCode::SUCCESS),

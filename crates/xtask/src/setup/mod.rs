@@ -6,6 +6,7 @@
 
 mod model;
 mod onnxruntime;
+mod openvino;
 pub(crate) mod python;
 mod wheel;
 
@@ -16,11 +17,27 @@ use anyhow::{Context, Result};
 use self::python::Python;
 use crate::workspace::Workspace;
 
+/// What is fetched only on request.
+#[derive(clap::Args)]
+pub(crate) struct Extras {
+    /// ONNX Runtime's build with OpenVINO, too, into .runtime/openvino (84 MB; Linux on x86_64)
+    #[arg(long)]
+    openvino: bool,
+}
+
 /// Fetches what is missing or damaged.
 ///
 /// # Errors
 /// No usable Python, a refused or damaged download, an unsupported platform, a file that cannot be written.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    run_with(workspace, &Extras { openvino: false })
+}
+
+/// Fetches what is missing or damaged, and `extras`.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn run_with(workspace: &Workspace, extras: &Extras) -> Result<()> {
     let runtime = workspace.runtime();
     fs::create_dir_all(&runtime).with_context(|| format!("cannot create {}", runtime.display()))?;
     // Two terminals may set up at once; the second waits, then finds nothing to do.
@@ -30,5 +47,8 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 
     let python = Python::new(workspace);
     onnxruntime::install(workspace, &python)?;
+    if extras.openvino {
+        openvino::install(workspace, &python)?;
+    }
     model::install(workspace, &python)
 }

@@ -136,7 +136,7 @@ pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> 
 
 /// Makes `link` point at `file` beside it, as library packages do.
 #[cfg(unix)]
-fn link(link: &Path, file: &str) -> Result<()> {
+pub(super) fn link(link: &Path, file: &str) -> Result<()> {
     if std::fs::read_link(link).is_ok_and(|target| target == Path::new(file)) {
         return Ok(());
     }
@@ -148,6 +148,6 @@ fn link(link: &Path, file: &str) -> Result<()> {
 
 /// Elsewhere the library is stored under the name that programs look for.
 #[cfg(not(unix))]
-fn link(link: &Path, _: &str) -> Result<()> {
+pub(super) fn link(link: &Path, _: &str) -> Result<()> {
     link.metadata().map(drop).with_context(|| format!("{} is missing", link.display()))
 }
