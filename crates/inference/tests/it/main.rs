@@ -4,9 +4,12 @@
 
 mod engine;
 mod onnx;
+mod reuse;
 mod rig;
 mod texts;
+mod tier;
 mod tokenizer;
+mod turns;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,117 @@
+//! Whose turn it is, counted in batches.
+
+use inference::{Batch, EngineConfig};
+
+use crate::rig::{Rig, answer, config, framed, job, vector_of, wait_until};
+
+fn holds(batch: &Batch, id: u32) -> bool {
+    batch.ids().contains(&id)
+}
+
+/// Inputs that no other job has: `id` and two that count.
+fn long_job(id: u32, texts: u32) -> Vec<[u32; 3]> {
+    (0..texts).map(|n| [id, 10 + n / 50, 100 + n % 50]).collect()
+}
+
+/// Which text of a [`long_job`] a sequence is.
+fn number(sequence: &[u32]) -> Option<usize> {
+    (sequence[1] == 501).then(|| (sequence[2] as usize - 10) * 50 + sequence[3] as usize - 100)
+}
+
+#[test]
+fn a_single_text_waits_for_at_most_one_batch_of_each_worker() {
+    for workers in 1..4 {
+        let rig = Rig::start(EngineConfig { workers, ..config() }).unwrap();
+        rig.stage.close_gate();
+        let long = long_job(501, 2048);
+        let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
+        let large = rig.submit(&long);
+        wait_until("every worker is at the gate", || rig.stage.arrivals() == workers);
+        let queued = rig.engine.load().queued_tokens;
+        let single = rig.submit(&[&[502]]);
+        wait_until("the text is queued", || rig.engine.load().queued_tokens == queued + 3);
+        rig.stage.open_gate();
+        answer(single).unwrap();
+        answer(large).unwrap();
+        let arrived = rig.stage.arrived.lock().unwrap();
+        let (batch, _) = arrived.iter().find(|(batch, _)| holds(batch, 502)).unwrap();
+        // The long job's texts are taken in order, so those that it shares a batch with tell how many went before.
+        let before = batch.sequences().filter_map(number).min().unwrap();
+        // Those at the gate were there first; of those after them, each worker may have taken one.
+        assert!(before <= 2 * workers * 8, "{workers} workers: after {before} texts");
+        let texts: usize = arrived.iter().map(|(batch, _)| batch.len()).sum();
+        assert_eq!(texts, 2049);
+    }
+}
+
+#[test]
+fn jobs_of_one_text_come_in_order_and_together() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let tickets: Vec<_> = (100..500).map(|id| rig.join(job(&[&[id]]))).collect();
+    wait_until("all are queued", || rig.engine.load().queued_tokens == 400 * 3);
+    rig.stage.open_gate();
+    answer(running).unwrap();
+    for (ticket, id) in tickets.into_iter().zip(100..) {
+        assert_eq!(answer(ticket).unwrap().vectors, vector_of(&framed(&[id])));
+    }
+    // Eight at a time, after the one at the gate.
+    assert_eq!(rig.stage.arrivals(), 1 + 400 / 8);
+    assert_eq!(rig.engine.load().queued_tokens, 0);
+}
+
+#[test]
+fn what_is_left_of_a_long_job_whose_caller_left_is_not_computed() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let long = long_job(501, 500);
+    let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
+    let large = rig.submit(&long);
+    wait_until("the job is queued", || rig.engine.load().queued_tokens == 500 * 5);
+    let single = rig.join(job(&[&[502]]));
+    drop(large);
+    rig.stage.open_gate();
+    answer(single).unwrap();
+    answer(running).unwrap();
+    assert!(!rig.stage.saw(501));
+    assert_eq!(rig.engine.load().queued_tokens, 0);
+}
+
+/// An engine of three workers of which at least two wait for work.
+fn idle_workers() -> Rig {
+    let rig =
+        Rig::start(EngineConfig { workers: 3, batch_tokens: 512, batch_inputs: 512, ..config() }).unwrap();
+    let spare = || rig.stage.arrived.lock().unwrap().last().map(|(_, spare)| *spare);
+    let mut ids = 10..500;
+    wait_until("two workers wait while one works", || {
+        answer(rig.submit(&[&[ids.next().unwrap()]])).unwrap();
+        spare() == Some(2)
+    });
+    rig.stage.arrived.lock().unwrap().clear();
+    rig
+}
+
+#[test]
+fn a_lone_text_is_told_of_the_workers_without_work() {
+    let rig = idle_workers();
+    answer(rig.submit(&[&[501]])).unwrap();
+    let arrived = rig.stage.arrived.lock().unwrap();
+    assert!((1..=2).contains(&arrived[0].1), "{} spare workers", arrived[0].1);
+}
+
+#[test]
+fn the_last_block_leaves_work_for_who_is_idle() {
+    let rig = idle_workers();
+    rig.stage.close_gate();
+    let inputs = long_job(501, 60);
+    let inputs: Vec<&[u32]> = inputs.iter().map(<[u32; 3]>::as_slice).collect();
+    let ticket = rig.submit(&inputs);
+    wait_until("nothing waits", || {
+        let arrived = rig.stage.arrived.lock().unwrap();
+        arrived.iter().map(|(batch, _)| batch.len()).sum::<usize>() == 60
+    });
+    // 300 tokens would fit one batch, but at least one other worker waited.
+    assert!(rig.stage.arrived.lock().unwrap().iter().all(|(batch, _)| batch.tokens() <= 150));
+    rig.stage.open_gate();
+    answer(ticket).unwrap();
+}
