@@ -19,7 +19,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F: 16 values of f32 at a time.
     Avx512,
-    /// AMX for bf16, and AVX-512 with bf16.
+    /// AMX for bf16, and AVX-512 with bf16. The first to ask for it asks the operating system for permission, for
+    /// the whole process.
     AmxBf16,
 }
 
