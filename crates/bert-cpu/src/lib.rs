@@ -11,15 +11,15 @@
 //!       embed ▸ { query·key·value ▸ attention ▸ projection ▸ norm ▸ up ▸ down ▸ norm } × layers ─▶ hidden
 //! ```
 //!
-//! * [`reference`] computes the same in plain scalar code, written for reading; every kernel is tested
+//! * [`mod@reference`] computes the same in plain scalar code, written for reading; every kernel is tested
 //!   against it.
 //! * `exact` computes in f32, with AVX2 or AVX-512: the same source, compiled for each, chosen at run time.
 //! * `amx` computes in bf16 on AMX, in a layout of its own.
 //! * `lanes` is what the kernels of `exact` know of an instruction set: a dozen operations on a vector of f32.
 //!
-//! This is the only crate of the workspace with `unsafe`, for three reasons: intrinsics and, for AMX, assembly, which
-//! need a processor that has them (proved by the token types in `lanes` and `amx`); matrices that several threads write at once, each its
-//! own part (`matrix`); and aligned memory (`memory`).
+//! This is the only crate of the workspace with `unsafe`, for three reasons: intrinsics and, for AMX, assembly,
+//! which need a processor that has them (proved by the token types in `lanes` and `amx`); matrices that several
+//! threads write at once, each its own part (`matrix`); and aligned memory (`memory`).
 //!
 //! What this crate must never know: files, tokenizers, ONNX Runtime, HTTP.
 
