@@ -230,6 +230,8 @@ impl Work {
         let mut progress = self.lock();
         progress.answer = None;
         progress.reservation = None;
+        // The queue may hold this job until it meets it; its memory is free now.
+        progress.vectors = Vec::new();
     }
 
     /// Ends the job with an error, unless it is over.
@@ -241,6 +243,9 @@ impl Work {
     /// a vector of zeros, and no encoder need know that case.
     pub(crate) fn tokenized(&self, tokens: Tokens, shape: Shape) {
         let mut progress = self.lock();
+        if progress.answer.is_none() {
+            return;
+        }
         let total = tokens.lengths.iter().map(|&tokens| tokens as usize).sum();
         if let Some(reservation) = &mut progress.reservation {
             reservation.settle(total);
@@ -293,6 +298,7 @@ impl Work {
     fn end(&self, progress: &mut Progress, result: Result<Embeddings, EmbedError>) {
         self.over.store(true, Ordering::Release);
         progress.reservation = None;
+        progress.vectors = Vec::new();
         if let Some(answer) = progress.answer.take() {
             // The receiver may have gone in this moment; then nobody waits for the result.
             let _ = answer.send(result);
