@@ -170,8 +170,8 @@ pub struct ModelSettings {
     #[arg(long, env = "EMBEDGATE_PRECISION", value_name = "PRECISION", hide_possible_values = true)]
     pub precision: Option<PrecisionWish>,
 
-    /// Up to which instructions embedgate's own kernels may be used: `auto` for the best that there are, `avx512`,
-    /// `avx2`; with `none` ONNX Runtime computes every model.
+    /// Up to which instructions embedgate's own kernels may be used: `auto` for the best that there are, `amx`,
+    /// `avx512`, `avx2`; with `none` ONNX Runtime computes every model.
     #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA", hide_short_help = true)]
     pub isa: Option<IsaCap>,
 

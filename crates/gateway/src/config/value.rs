@@ -279,7 +279,7 @@ string_values! {
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
-    IsaCap: "\"auto\", \"avx512\", \"avx2\" or \"none\"",
+    IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\" or \"none\"",
 }
 
 /// `FromStr` and `Display` in the spelling of `clap::ValueEnum`, so that flag and file agree.
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn caps_and_sizes_survive_a_round_trip() {
-        for text in ["auto", "avx2", "avx512", "none"] {
+        for text in ["auto", "avx2", "avx512", "amx", "none"] {
             assert_eq!(text.parse::<IsaCap>().unwrap().to_string(), text);
         }
         for (text, size) in
