@@ -33,6 +33,8 @@ pub(crate) struct Options {
 enum Part {
     /// `cargo test --workspace`: unit, integration and end-to-end tests
     Rust,
+    /// The crate with `unsafe` once more, under AddressSanitizer
+    Sanitizer,
     /// OpenAI's and other SDKs against the release binary
     Clients,
 }
@@ -48,7 +50,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
     let mut report = Report::default();
     type Run = fn(&Workspace, &mut Report) -> Result<()>;
-    for (part, run) in [(Part::Rust, rust as Run), (Part::Clients, clients::run)] {
+    let parts = [(Part::Rust, rust as Run), (Part::Sanitizer, sanitizer), (Part::Clients, clients::run)];
+    for (part, run) in parts {
         if options.only.is_some_and(|only| only != part) {
             continue;
         }
@@ -65,7 +68,6 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
 /// Runs `cargo test`, showing its output as it comes and reading the counts out of it.
 fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
-    let binaries = build(workspace)?;
     let mut cargo = cargo_test(workspace);
     cargo.arg("--no-fail-fast");
     let mut without_stsb = None;
@@ -80,6 +82,49 @@ fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
         }
     }
 
+    let mut suites = count(cargo, build(cargo_test(workspace))?)?;
+    // libtest says how many it left out, never which; only one is left out on purpose.
+    for suite in &mut suites {
+        let said = |note: &&String| note.starts_with("skipped ") && !note.starts_with("skipped parts of ");
+        if suite.skipped > suite.notes.iter().filter(said).count() {
+            let reason = without_stsb.take().unwrap_or_else(|| "left out by libtest".into());
+            suite.notes.push(format!("skipped {reason}"));
+        }
+    }
+    report.suites.extend(suites);
+    Ok(())
+}
+
+/// Runs the kernels' tests with every access to memory checked. The sanitizer is an unstable flag of the compiler,
+/// which `RUSTC_BOOTSTRAP` opens on a stable one; what it builds lies apart, so that nothing else is built again.
+fn sanitizer(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu")) {
+        let mut suite = Suite::new("bert-cpu · AddressSanitizer");
+        suite.skip(format!("only set up for {TARGET}"));
+        report.suites.push(suite);
+        return Ok(());
+    }
+    let command = || {
+        let mut cargo = process::cargo();
+        cargo.args(["test", "--package=bert-cpu", "--lib", "--locked", "--target", TARGET]);
+        // A target of its own keeps the flag away from build scripts and procedural macros.
+        cargo.env("RUSTFLAGS", "-Zsanitizer=address").env("RUSTC_BOOTSTRAP", "1");
+        cargo.env("CARGO_TARGET_DIR", workspace.root().join("target/sanitizer"));
+        cargo.current_dir(workspace.root()).stdin(Stdio::null());
+        cargo
+    };
+    let mut cargo = command();
+    cargo.args(["--", "--show-output"]);
+    for mut suite in count(cargo, build(command())?)? {
+        suite.name += " · AddressSanitizer";
+        report.suites.push(suite);
+    }
+    Ok(())
+}
+
+/// Runs `cargo test`, showing its output as it comes, and reads the counts out of it.
+fn count(mut cargo: Command, binaries: Binaries) -> Result<Vec<Suite>> {
     // Cargo names a test binary on standard error, the binary counts on standard output: one pipe keeps the order.
     let (reader, writer) = pipe().context("cannot make a pipe")?;
     cargo.stdout(writer.try_clone().context("cannot clone a pipe")?).stderr(writer);
@@ -101,21 +146,11 @@ fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
         suite.fail(format!("`cargo test` ended with {status}, and no test said why"));
         suites.push(suite);
     }
-    // libtest says how many it left out, never which; only one is left out on purpose.
-    for suite in &mut suites {
-        let said = |note: &&String| note.starts_with("skipped ") && !note.starts_with("skipped parts of ");
-        if suite.skipped > suite.notes.iter().filter(said).count() {
-            let reason = without_stsb.take().unwrap_or_else(|| "left out by libtest".into());
-            suite.notes.push(format!("skipped {reason}"));
-        }
-    }
-    report.suites.extend(suites);
-    Ok(())
+    Ok(suites)
 }
 
 /// Compiles the tests, and learns which package each binary belongs to: running, Cargo names the binary alone.
-fn build(workspace: &Workspace) -> Result<Binaries> {
-    let mut cargo = cargo_test(workspace);
+fn build(mut cargo: Command) -> Result<Binaries> {
     cargo.args(["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
     let output = cargo.output().context("cannot start cargo test")?;
     if !output.status.success() {
