@@ -22,8 +22,11 @@ fn long() -> Vec<&'static Example> {
     examples
 }
 
-fn texts(examples: &[&Example]) -> Vec<String> {
-    examples.iter().map(|example| example.text.clone()).collect()
+/// The texts of `examples`, and three long ones that nobody else sends: what all send is computed once, and
+/// would be answered before a signal could come.
+fn texts(examples: &[&Example], sender: &str) -> Vec<String> {
+    let own = (0..3).map(|number| format!("{sender} {number}{}", " and so on".repeat(80)));
+    examples.iter().map(|example| example.text.clone()).chain(own).collect()
 }
 
 /// Clients behave as those behind a load balancer do: they go on until `/readyz` says no, heed
@@ -38,9 +41,13 @@ fn sigterm_under_load_loses_no_request() {
             let (server, examples, answered, leave) = (&server, &examples, &answered, &leave);
             scope.spawn(move || {
                 let mut kept = None;
-                while !leave.load(Ordering::SeqCst) {
+                for round in (0..).take_while(|_| !leave.load(Ordering::SeqCst)) {
                     let mut client = kept.take().unwrap_or_else(|| server.connect());
-                    client.send("POST", "/v1/embeddings", &body(texts(examples)));
+                    client.send(
+                        "POST",
+                        "/v1/embeddings",
+                        &body(texts(examples, &format!("{client_number} {round}"))),
+                    );
                     let reply = client.receive();
                     assert_eq!(reply.status, 200, "{}", reply.text());
                     for (vector, example) in vectors(&reply).0.iter().zip(examples) {
@@ -79,8 +86,8 @@ fn sigterm_waits_for_everything_that_was_accepted() {
     // Seconds of work in all, so that hardly any of it is done when the signal comes.
     let examples: Vec<_> = long().into_iter().cycle().take(12).collect();
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
-    for client in &mut clients {
-        client.send("POST", "/v1/embeddings", &body(texts(&examples)));
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send("POST", "/v1/embeddings", &body(texts(&examples, &number.to_string())));
     }
     let mut observer = server.connect();
     let unanswered = loop {
