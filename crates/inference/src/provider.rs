@@ -87,12 +87,9 @@ mod tests {
 
     #[test]
     fn names_survive_a_round_trip() {
-        for provider in [
-            Provider::Cpu,
-            Provider::OpenVino,
-            Provider::Cuda { device: 0 },
-            Provider::Cuda { device: 3 },
-        ] {
+        for provider in
+            [Provider::Cpu, Provider::OpenVino, Provider::Cuda { device: 0 }, Provider::Cuda { device: 3 }]
+        {
             assert_eq!(provider.to_string().parse(), Ok(provider));
         }
         for wrong in ["", "CPU", "cuda:", "cuda:-1", "cpu:0", "openvino:GPU", "tensorrt"] {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod engine;
+mod model;
 mod onnx;
 mod reuse;
 mod rig;

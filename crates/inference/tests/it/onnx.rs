@@ -2,27 +2,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    sync::OnceLock,
 };
 
-use inference::{
-    Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
-    OnnxRuntime, Overlong, Pooling, Provider, StartError, onnx_encoders,
+use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, onnx_encoders};
+
+use crate::model::{
+    Model, Reference, assert_close, copy_folder, embed, tiny_models_give_the_reference_vectors, workspace,
 };
-use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode};
-use serde::Deserialize;
-
-/// What sentence-transformers computed for a model.
-#[derive(Deserialize)]
-struct Reference {
-    texts: Vec<String>,
-    vectors: Vec<Vec<f32>>,
-}
-
-fn workspace() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// The default model's folder.
 pub(crate) fn real_model() -> PathBuf {
@@ -44,137 +31,13 @@ fn runtime() -> &'static OnnxRuntime {
     })
 }
 
-/// A copy of a model folder, so that tests that import do not meet in one folder.
-struct Model {
-    _root: tempfile::TempDir,
-    folder: ModelFolder,
+fn engine(model: &Model, batch_tokens: usize, threads: usize) -> Engine {
+    model.engine(runtime(), model.onnx(threads, Provider::Cpu), batch_tokens)
 }
 
-impl Model {
-    fn copy(from: &Path) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        copy_folder(from, root.path());
-        Self { folder: ModelFolder::open(root.path()).unwrap(), _root: root }
-    }
-
-    fn engine(&self, batch_tokens: usize, threads: usize) -> Engine {
-        let folder = &self.folder;
-        let config = EngineConfig {
-            name: folder.family().to_owned(),
-            tokenizer: folder.tokenizer().to_owned(),
-            window: folder.window(),
-            dimensions: folder.dimensions(),
-            normalize: folder.normalize(),
-            workers: 1,
-            tokenizer_threads: 1,
-            batch_tokens,
-            batch_inputs: 64,
-            queue_tokens: 1 << 20,
-            cache: None,
-        };
-        let encoders = onnx_encoders(runtime(), self.onnx(threads, Provider::Cpu));
-        Engine::start(config, &encoders, Arc::new(())).unwrap()
-    }
-
-    fn onnx(&self, intra_threads: usize, provider: Provider) -> OnnxConfig {
-        let folder = &self.folder;
-        let graph = model_import::import(folder, &mut |_| {}).unwrap();
-        let input = |input: &GraphInput| match input {
-            GraphInput::InputIds => OnnxInput::InputIds,
-            GraphInput::AttentionMask => OnnxInput::AttentionMask,
-            GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
-        };
-        let pooling = match folder.pooling() {
-            PoolingMode::Mean => Pooling::Mean,
-            PoolingMode::Cls => Pooling::Cls,
-            PoolingMode::LastToken => Pooling::LastToken,
-            other => panic!("no tiny model pools by {other:?}"),
-        };
-        let dense = folder.dense().iter().map(|layer| {
-            let activation = match layer.activation {
-                DenseActivation::Identity => Activation::Identity,
-                DenseActivation::Tanh => Activation::Tanh,
-            };
-            Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
-                .unwrap()
-        });
-        OnnxConfig {
-            graph: graph.path,
-            inputs: graph.inputs.iter().map(input).collect(),
-            output: graph.output.name,
-            output_kind: match graph.output.kind {
-                OutputKind::TokenEmbeddings => {
-                    OnnxOutput::TokenEmbeddings(Head { pooling, dense: dense.collect() })
-                }
-                OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
-            },
-            provider,
-            intra_threads,
-            window: folder.window(),
-            dimensions: folder.dimensions(),
-        }
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else if !entry.file_name().to_string_lossy().starts_with("embedgate.") {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
-    let job = Job {
-        inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
-        overlong: Overlong::Truncate,
-        deadline: Instant::now() + Duration::from_secs(300),
-        max_tokens: usize::MAX,
-    };
-    engine.submit(job).unwrap().wait().unwrap()
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-#[track_caller]
-fn assert_close(found: &[f32], expected: &[f32], context: &str) {
-    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert_eq!(found.len(), expected.len(), "{context}");
-    assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: {largest} off");
-}
-
-/// Tiny models of every family that can be imported, against sentence-transformers: scale included, since
-/// some do not normalise.
 #[test]
-fn tiny_models_give_the_reference_vectors() {
-    let tests = crate::tiny_model("");
-    let mut models = 0;
-    for entry in std::fs::read_dir(&tests).unwrap() {
-        let source = entry.unwrap().path();
-        if !source.join("config.json").exists() {
-            continue; // Only its tokenizer is kept.
-        }
-        let name = source.file_name().unwrap().to_string_lossy().into_owned();
-        let reference = std::fs::read(source.join("reference.json")).unwrap();
-        let reference: Reference = serde_json::from_slice(&reference).unwrap();
-        let engine = Model::copy(&source).engine(256, 2);
-        let texts: Vec<&str> = reference.texts.iter().map(String::as_str).collect();
-        let found = embed(&engine, &texts);
-        let rows = found.vectors.chunks_exact(found.dimensions);
-        for ((row, expected), text) in rows.zip(&reference.vectors).zip(&texts) {
-            assert_close(row, expected, &format!("{name}: {text:?}"));
-        }
-        models += 1;
-    }
-    assert!(models >= 2, "found {models} tiny models");
+fn tiny_models_on_the_processor() {
+    tiny_models_give_the_reference_vectors(runtime(), Provider::Cpu);
 }
 
 /// A folder with a ready-made graph beside its weights' external data, as an exporter leaves it.
@@ -190,11 +53,10 @@ fn a_ready_made_graph_gives_the_reference_vectors() {
     std::fs::copy(&graph, root.path().join("onnx/model.onnx")).unwrap();
     std::fs::copy(graph.with_extension("onnx.data"), root.path().join("onnx/embedgate.onnx.data")).unwrap();
 
-    let model = Model { folder: ModelFolder::open(root.path()).unwrap(), _root: root };
-    let reference = std::fs::read(source.join("reference.json")).unwrap();
-    let reference: Reference = serde_json::from_slice(&reference).unwrap();
+    let model = Model::at(root);
+    let reference = Reference::of(&source);
     let texts: Vec<&str> = reference.texts.iter().map(String::as_str).collect();
-    let found = embed(&model.engine(256, 1), &texts);
+    let found = embed(&engine(&model, 256, 1), &texts);
     for ((row, expected), text) in found.vectors.chunks_exact(48).zip(&reference.vectors).zip(&texts) {
         assert_close(row, expected, text);
     }
@@ -216,9 +78,9 @@ fn a_graph_that_pools_is_taken_at_its_word() {
     std::fs::copy(&tokenizer, root.path().join("tokenizer.json")).unwrap();
     std::fs::write(root.path().join("model.onnx"), include_bytes!("pooled.onnx")).unwrap();
 
-    let model = Model { folder: ModelFolder::open(root.path()).unwrap(), _root: root };
+    let model = Model::at(root);
     let texts = ["I am so cold", "", "one"];
-    let found = embed(&model.engine(256, 1), &texts);
+    let found = embed(&engine(&model, 256, 1), &texts);
     let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
     for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
         let mut ids = Vec::new();
@@ -236,10 +98,10 @@ fn a_vector_does_not_depend_on_its_company() {
     let model = Model::copy(&real_model());
     let long = "the quick brown fox jumps over the lazy dog ".repeat(20);
     let texts = ["hello", "", "naïve café, 東京 🚀", &long, "A man is eating food.", "hello"];
-    let alone = model.engine(256, 1);
+    let alone = engine(&model, 256, 1);
     let expected: Vec<Vec<f32>> = texts.iter().map(|text| embed(&alone, &[text]).vectors).collect();
     for (batch_tokens, threads) in [(256, 1), (600, 2), (16_384, 2)] {
-        let engine = model.engine(batch_tokens, threads);
+        let engine = engine(&model, batch_tokens, threads);
         let found = embed(&engine, &texts);
         for ((row, expected), text) in found.vectors.chunks_exact(384).zip(&expected).zip(texts) {
             let context = format!("{text:.20?} with a budget of {batch_tokens} tokens on {threads} threads");
@@ -270,16 +132,17 @@ fn a_process_has_one_library() {
     assert!(matches!(other, StartError::Config(_)), "{other:?}");
 }
 
-/// The library of the set-up has no CUDA: asking for it must fail, not fall back.
+/// The library of the set-up has no CUDA and no OpenVINO: asking for one must fail, not fall back.
 #[test]
 fn an_absent_provider_is_an_error() {
     let model = Model::copy(&crate::tiny_model("bert-mean"));
-    let encoders = onnx_encoders(runtime(), model.onnx(1, Provider::Cuda { device: 0 }));
-    let error = encoders().err().unwrap();
-    assert!(
-        matches!(error, StartError::Provider { provider: Provider::Cuda { device: 0 }, .. }),
-        "{error:?}"
-    );
+    for absent in [Provider::Cuda { device: 0 }, Provider::OpenVino] {
+        let error = onnx_encoders(runtime(), model.onnx(1, absent))().err().unwrap();
+        assert!(matches!(error, StartError::Provider { provider, .. } if provider == absent), "{error:?}");
+        let message = error.to_string();
+        assert!(message.starts_with(&format!("execution provider `{absent}` is not available")), "{message}");
+        assert!(message.contains("set provider = \"cpu\""), "{message}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! ONNX Runtime's build with OpenVINO, out of the wheel that Intel publishes for Python: only on request.
+//! ONNX Runtime's build with OpenVINO, out of the wheel `onnxruntime-openvino`: only on request.
 //!
 //! Only what a processor needs is taken: OpenVINO's plug-ins for Intel's graphics and NPUs, and its C and Python
 //! interfaces, stay in the wheel.
@@ -12,7 +12,7 @@ use super::python::Python;
 use super::wheel::{Member, Wheel, install as install_members};
 use crate::workspace::Workspace;
 
-/// The last version on PyPI; OpenVINO's is 2025.4.1.
+/// ONNX Runtime's; the OpenVINO in it is 2025.4.1.
 const VERSION: &str = "1.24.1";
 const WHEEL: (&str, u64) = ("3007c803634cc69c6d52af1dea7ce729d9bb62b9a11070fd2f959119199007a8", 84_430_935);
 

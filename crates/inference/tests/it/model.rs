@@ -1,0 +1,168 @@
+//! Model folders and what runs them, for the tests that load an ONNX Runtime.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use inference::{
+    Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
+    OnnxRuntime, Overlong, Pooling, Provider, Tokenizer, onnx_encoders,
+};
+use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode};
+use serde::Deserialize;
+
+/// What sentence-transformers computed for a model.
+#[derive(Deserialize)]
+pub(crate) struct Reference {
+    pub(crate) texts: Vec<String>,
+    pub(crate) vectors: Vec<Vec<f32>>,
+}
+
+impl Reference {
+    pub(crate) fn of(folder: &Path) -> Self {
+        serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap()
+    }
+}
+
+pub(crate) fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A copy of a model folder, so that tests that import do not meet in one folder.
+pub(crate) struct Model {
+    _root: tempfile::TempDir,
+    pub(crate) folder: ModelFolder,
+}
+
+impl Model {
+    pub(crate) fn copy(from: &Path) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        copy_folder(from, root.path());
+        Self::at(root)
+    }
+
+    pub(crate) fn at(root: tempfile::TempDir) -> Self {
+        Self { folder: ModelFolder::open(root.path()).unwrap(), _root: root }
+    }
+
+    /// An engine with one worker.
+    pub(crate) fn engine(&self, runtime: &OnnxRuntime, onnx: OnnxConfig, batch_tokens: usize) -> Engine {
+        let folder = &self.folder;
+        let config = EngineConfig {
+            name: folder.family().to_owned(),
+            tokenizer: Tokenizer::load(folder.tokenizer()).unwrap(),
+            window: folder.window(),
+            dimensions: folder.dimensions(),
+            normalize: folder.normalize(),
+            workers: 1,
+            tokenizer_threads: 1,
+            batch_tokens,
+            batch_inputs: 64,
+            queue_tokens: 1 << 20,
+            cache: None,
+        };
+        let encoders = onnx_encoders(runtime, onnx);
+        Engine::start(config, &encoders, Arc::new(())).unwrap()
+    }
+
+    pub(crate) fn onnx(&self, intra_threads: usize, provider: Provider) -> OnnxConfig {
+        let folder = &self.folder;
+        let graph = model_import::import(folder, &mut |_| {}).unwrap();
+        let input = |input: &GraphInput| match input {
+            GraphInput::InputIds => OnnxInput::InputIds,
+            GraphInput::AttentionMask => OnnxInput::AttentionMask,
+            GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
+        };
+        let pooling = match folder.pooling() {
+            PoolingMode::Mean => Pooling::Mean,
+            PoolingMode::Cls => Pooling::Cls,
+            PoolingMode::LastToken => Pooling::LastToken,
+            other => panic!("no tiny model pools by {other:?}"),
+        };
+        let dense = folder.dense().iter().map(|layer| {
+            let activation = match layer.activation {
+                DenseActivation::Identity => Activation::Identity,
+                DenseActivation::Tanh => Activation::Tanh,
+            };
+            Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
+                .unwrap()
+        });
+        OnnxConfig {
+            graph: graph.path,
+            inputs: graph.inputs.iter().map(input).collect(),
+            output: graph.output.name,
+            output_kind: match graph.output.kind {
+                OutputKind::TokenEmbeddings => {
+                    OnnxOutput::TokenEmbeddings(Head { pooling, dense: dense.collect() })
+                }
+                OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
+            },
+            provider,
+            intra_threads,
+            window: folder.window(),
+            dimensions: folder.dimensions(),
+        }
+    }
+}
+
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else if !entry.file_name().to_string_lossy().starts_with("embedgate.") {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
+    let job = Job {
+        inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
+        overlong: Overlong::Truncate,
+        deadline: Instant::now() + Duration::from_secs(300),
+        max_tokens: usize::MAX,
+    };
+    engine.submit(job).unwrap().wait().unwrap()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[track_caller]
+pub(crate) fn assert_close(found: &[f32], expected: &[f32], context: &str) {
+    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert_eq!(found.len(), expected.len(), "{context}");
+    assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: {largest} off");
+}
+
+/// Runs the tiny models of every family that can be imported on `provider`, and compares with sentence-transformers:
+/// scale included, since some do not normalise.
+pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, provider: Provider) {
+    let tests = workspace().join("crates/model-import/tests/tiny-models");
+    let mut models = 0;
+    for entry in std::fs::read_dir(&tests).unwrap() {
+        let source = entry.unwrap().path();
+        if !source.join("config.json").exists() {
+            continue; // Only its tokenizer is kept.
+        }
+        let name = source.file_name().unwrap().to_string_lossy().into_owned();
+        let reference = Reference::of(&source);
+        let model = Model::copy(&source);
+        let engine = model.engine(runtime, model.onnx(2, provider), 256);
+        let texts: Vec<&str> = reference.texts.iter().map(String::as_str).collect();
+        let found = embed(&engine, &texts);
+        let rows = found.vectors.chunks_exact(found.dimensions);
+        for ((row, expected), text) in rows.zip(&reference.vectors).zip(&texts) {
+            assert_close(row, expected, &format!("{name}: {text:?}"));
+        }
+        models += 1;
+    }
+    assert!(models >= 2, "found {models} tiny models");
+}
