@@ -1,6 +1,6 @@
 //! The ONNX encoder on OpenVINO. A test binary of its own, since a process can load only one ONNX Runtime, and OpenVINO
 //! needs another build: `cargo xtask setup --openvino` fetches it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "it/model.rs"]
 mod model;
