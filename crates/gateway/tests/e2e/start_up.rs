@@ -23,7 +23,7 @@ fn refused(folder: &Path, arguments: &[&str], said: &[&str]) -> Ended {
 fn a_missing_library_names_the_command_to_run() {
     refused(
         &root(),
-        &["--onnxruntime", "nowhere/libonnxruntime.so"],
+        &["--isa", "none", "--onnxruntime", "nowhere/libonnxruntime.so"],
         &["nowhere/libonnxruntime.so", "cargo xtask setup"],
     );
 }
@@ -35,7 +35,7 @@ fn a_library_that_is_none_names_the_file() {
     fs::write(&library, "not a library").unwrap();
     refused(
         &root(),
-        &["--onnxruntime", library.to_str().unwrap()],
+        &["--isa", "none", "--onnxruntime", library.to_str().unwrap()],
         &[library.to_str().unwrap(), "cargo xtask setup"],
     );
 }
