@@ -156,11 +156,23 @@ fn ratio_table(results: &Results, text: &mut String) {
     text.push('\n');
     let idle = ours.rounds_of("one", |figure| figure.p50);
     let beside = ours.rounds_of("together", |figure| figure.p50);
-    if let Some(slower) = super::stats::ratio(&beside, &idle) {
+    let slowest = ours.rounds_of("together", |figure| figure.p99);
+    let ratios = (super::stats::ratio(&beside, &idle), super::stats::ratio(&slowest, &idle));
+    if let (Some(slower), Some(slowest)) = ratios {
         let _ = writeln!(
             text,
-            "Beside a bulk client, embedgate's median is {}× its idle one.\n",
-            shown(Some(slower))
+            "Beside a bulk client, embedgate's median is {}× its idle one, its 99th percentile {}×.\n",
+            shown(Some(slower)),
+            shown(Some(slowest))
+        );
+    }
+    let busiest = "clients-512";
+    if let Some(outside) = ours.median_of(busiest, |figure| figure.outside) {
+        let _ = writeln!(
+            text,
+            "Of embedgate's processor time with 512 clients, {:.1} % went outside the model: HTTP, parsing, \
+             tokenizing, queueing, formatting.\n",
+            outside * 100.0
         );
     }
 }

@@ -120,7 +120,10 @@ impl Plan<'_> {
         let after = running.usage();
         match measured {
             Ok(measured) => {
-                let figure = Figure::new(&measured, cpu_between(before, after));
+                let figure = Figure {
+                    outside: outside(before, after),
+                    ..Figure::new(&measured, cpu_between(before, after))
+                };
                 eprintln!(
                     "  {:34} {:9.1} texts/s  p50 {:8.2} ms  p99 {:8.2} ms",
                     profile.title,
@@ -174,6 +177,13 @@ impl Plan<'_> {
 
 fn cpu_between(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
     Some(after?.cpu_seconds - before?.cpu_seconds)
+}
+
+/// Share of the time in between that threads other than the model's took; `None` where no thread is the model's.
+fn outside(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
+    let (before, after) = (before?, after?);
+    let model = after.model_seconds - before.model_seconds;
+    (model > 0.0).then(|| 1.0 - model / (after.cpu_seconds - before.cpu_seconds))
 }
 
 /// What embedgate says of its provider and precision when it listens: `… 384 dimensions · cpu fp32 · ready in …`.

@@ -73,6 +73,9 @@ pub(super) struct Figure {
     pub(super) p99: Option<f64>,
     /// Processor seconds of the rival for a million tokens.
     pub(super) cpu_per_million: Option<f64>,
+    /// Share of embedgate's processor time that its model's threads did not take.
+    #[serde(default)]
+    pub(super) outside: Option<f64>,
 }
 
 impl Figure {
@@ -90,6 +93,7 @@ impl Figure {
             p99: latency(0.99),
             cpu_per_million: cpu_seconds
                 .map(|seconds| seconds * 1e6 / (measured.tokens + measured.warm_tokens) as f64),
+            outside: None,
         }
     }
 
@@ -175,6 +179,7 @@ pub(super) mod tests {
                     p50: Some(p50),
                     p99: Some(p50 * 2.0),
                     cpu_per_million: Some(9.0),
+                    outside: Some(0.125),
                 };
                 let figures = ["one", "clients-32"].map(|id| (id.to_owned(), Outcome::Measured(figure)));
                 Round {

@@ -13,7 +13,12 @@ pub(super) struct Usage {
     /// The most that was ever resident, each process's own peak added up.
     pub(super) peak_megabytes: f64,
     pub(super) cpu_seconds: f64,
+    /// Of these, what the threads took that compute vectors in embedgate; none in another server.
+    pub(super) model_seconds: f64,
 }
+
+/// What embedgate calls the threads that compute vectors.
+const MODEL_THREADS: [&str; 2] = ["worker", "helper"];
 
 /// Reads `/proc`; `None` where there is none, or when the process is gone.
 pub(super) fn of(process: u32) -> Option<Usage> {
@@ -34,8 +39,15 @@ pub(super) fn of(process: u32) -> Option<Usage> {
         let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
         usage.resident_megabytes += megabytes(&status, "VmRSS:");
         usage.peak_megabytes += megabytes(&status, "VmHWM:");
+        usage.model_seconds += model_seconds(id);
     }
     Some(usage)
+}
+
+fn model_seconds(id: u32) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().filter_map(Result::ok);
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    stats.filter_map(|line| stat(&line)).filter(|stat| stat.is_model).map(|stat| stat.ticks / TICKS).sum()
 }
 
 #[derive(Debug, PartialEq)]
@@ -43,15 +55,17 @@ struct Stat {
     parent: u32,
     /// In user and kernel mode, with children that have ended and were waited for.
     ticks: f64,
+    is_model: bool,
 }
 
 /// Fields 4 and 14 to 17 of `/proc/PID/stat` (proc(5)); the name in field 2 may hold spaces and parentheses.
 fn stat(line: &str) -> Option<Stat> {
-    let (_, rest) = line.rsplit_once(')')?;
+    let (start, rest) = line.rsplit_once(')')?;
+    let (_, name) = start.split_once('(')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let parent = fields.get(1)?.parse().ok()?;
     let ticks = fields.get(11..15)?.iter().filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
-    Some(Stat { parent, ticks })
+    Some(Stat { parent, ticks, is_model: MODEL_THREADS.contains(&name) })
 }
 
 fn megabytes(status: &str, name: &str) -> f64 {
@@ -100,7 +114,8 @@ mod tests {
     #[test]
     fn a_line_of_proc_stat_is_read_despite_its_name() {
         let line = "7 (a) b (c) S 3 7 7 0 -1 4194560 10 20 0 0 150 50 7 3 20 0 2 0 99 1 2";
-        assert_eq!(stat(line), Some(Stat { parent: 3, ticks: 210.0 }));
+        assert_eq!(stat(line), Some(Stat { parent: 3, ticks: 210.0, is_model: false }));
+        assert!(stat(&line.replace("a) b (c", "worker")).unwrap().is_model);
         assert_eq!(stat("7 (a) S"), None);
     }
 
