@@ -32,6 +32,7 @@ pub mod metrics;
 mod middleware;
 pub mod model_bench;
 pub mod model_command;
+pub mod redis_tier;
 mod registry;
 mod request;
 mod routes;

@@ -164,7 +164,12 @@ impl<'text> Reader<'text> {
 
     fn cache(&mut self, top: &mut Table<'text>) -> CacheSettings {
         let mut table = self.table(top, "cache");
-        let settings = CacheSettings { memory: self.take(&mut table, "memory") };
+        let settings = CacheSettings {
+            memory: self.take(&mut table, "memory"),
+            redis_url: self.take(&mut table, "redis_url"),
+            redis_timeout: self.take(&mut table, "redis_timeout"),
+            redis_ttl: self.take(&mut table, "redis_ttl"),
+        };
         self.finish(table);
         settings
     }

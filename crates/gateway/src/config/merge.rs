@@ -124,8 +124,22 @@ impl<'a> Merge<'a> {
 
     fn cache(&mut self, builtin: &CacheConfig) -> CacheConfig {
         let (flags, file) = (&self.flags.settings.cache, self.file.settings.cache.clone());
-        let memory = Key { table: Table::Named("cache"), name: "memory", arg: "cache_memory" };
-        CacheConfig { memory: self.pick(memory, flags.memory, file.memory, builtin.memory) }
+        let table = Table::Named("cache");
+        let memory = Key { table, name: "memory", arg: "cache_memory" };
+        let url = Key { table, name: "redis_url", arg: "redis_url" };
+        let cache = CacheConfig {
+            memory: self.pick(memory, flags.memory, file.memory, builtin.memory),
+            redis_url: self.pick_optional(url, flags.redis_url.clone(), file.redis_url.clone()),
+            redis_timeout: pick!(self, table, flags, file, builtin, redis_timeout),
+            redis_ttl: pick!(self, table, flags, file, builtin, redis_ttl),
+        };
+        if cache.redis_url.as_ref().is_some_and(|url| !url.is_valid()) {
+            self.problems.push(Problem::RedisUrl);
+        }
+        if cache.redis_timeout.is_zero() || cache.redis_ttl.as_secs() == 0 {
+            self.problems.push(Problem::RedisTimes);
+        }
+        cache
     }
 
     fn auth(&mut self) -> AuthConfig {

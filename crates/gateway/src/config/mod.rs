@@ -31,7 +31,7 @@ pub use settings::{
     CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
 };
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
-pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, TokenIds};
+pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds};
 
 /// Where the file is looked for when no other is named: under the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
@@ -107,6 +107,12 @@ pub struct LimitsConfig {
 pub struct CacheConfig {
     /// Memory for the vectors of each model; with none, nothing is kept.
     pub memory: Bytes,
+    /// A second tier in Redis or Valkey.
+    pub redis_url: Option<RedisUrl>,
+    /// How long a request may wait for it; above zero.
+    pub redis_timeout: Duration,
+    /// How long it keeps a vector; at least a second.
+    pub redis_ttl: Duration,
 }
 
 /// Who may ask.
@@ -205,7 +211,13 @@ impl Default for CacheConfig {
     fn default() -> Self {
         // Some 18,000 short texts with vectors of 384 values. It is filled by use only, and a third of the weights
         // of the default model, so that the process does not grow beyond what it is measured by.
-        Self { memory: Bytes(32 * 1024 * 1024) }
+        Self {
+            memory: Bytes(32 * 1024 * 1024),
+            redis_url: None,
+            // On one network an answer takes well below a millisecond; a text takes several to compute.
+            redis_timeout: Duration::from_millis(5),
+            redis_ttl: Duration::from_secs(7 * 24 * 60 * 60),
+        }
     }
 }
 

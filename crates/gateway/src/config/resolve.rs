@@ -101,6 +101,14 @@ pub enum Problem {
     /// No time for any request.
     #[error("`server.request_timeout` is zero: no request could be answered")]
     NoTime,
+    /// An address that is none; it is not quoted, for it may hold a password.
+    #[error(
+        "`cache.redis_url` is no address of a Redis server: write redis://host:6379/0 or redis+unix:///path"
+    )]
+    RedisUrl,
+    /// No time to ask, or to keep what was answered.
+    #[error("`cache.redis_timeout` must be above zero, `cache.redis_ttl` at least a second")]
+    RedisTimes,
     /// An API key that cannot be used.
     #[error(transparent)]
     ApiKey(#[from] ApiKeyError),

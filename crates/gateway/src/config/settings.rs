@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use inference::{Overlong, Provider};
 
-use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, TokenIds, parse_duration};
+use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, parse_duration};
 
 /// The command line's and the environment's part of the settings.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +140,31 @@ pub struct CacheSettings {
     /// Memory in which each model keeps the vectors of texts that may come again, such as `256MiB`; 0 for none.
     #[arg(id = "cache_memory", long = "cache-memory", env = "EMBEDGATE_CACHE_MEMORY", value_name = "SIZE")]
     pub memory: Option<Bytes>,
+
+    /// A Redis or Valkey server that keeps vectors for several servers, such as `redis://host:6379/0`. A password is
+    /// better given in the variable than in the flag.
+    #[arg(long, env = "EMBEDGATE_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    pub redis_url: Option<RedisUrl>,
+
+    /// How long a request may wait for that server.
+    #[arg(
+        long,
+        env = "EMBEDGATE_REDIS_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        hide_short_help = true
+    )]
+    pub redis_timeout: Option<Duration>,
+
+    /// How long that server keeps a vector.
+    #[arg(
+        long,
+        env = "EMBEDGATE_REDIS_TTL",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        hide_short_help = true
+    )]
+    pub redis_ttl: Option<Duration>,
 }
 
 /// What is logged, and how.

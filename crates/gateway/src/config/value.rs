@@ -144,6 +144,53 @@ impl Value for Bytes {
     }
 }
 
+/// Where a Redis or Valkey server is. It may hold a password, which is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(String);
+
+impl RedisUrl {
+    /// The address with its password.
+    pub(crate) fn secret(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it can be understood.
+    pub(super) fn is_valid(&self) -> bool {
+        redis::parse_redis_url(&self.0).is_some()
+    }
+}
+
+impl From<&str> for RedisUrl {
+    fn from(url: &str) -> Self {
+        Self(url.to_owned())
+    }
+}
+
+impl FromStr for RedisUrl {
+    /// What is wrong with an address is said elsewhere: an error from here would be shown with the value.
+    type Err = std::convert::Infallible;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        Ok(url.into())
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    /// Without name and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => write!(f, "{scheme}://…@{place}"),
+            _ => f.write_str(&self.0),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Reads a duration: a number and `ms`, `s`, `m` or `h`; without a unit, seconds.
 ///
 /// # Errors
@@ -278,6 +325,7 @@ string_values! {
     Overlong: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
+    RedisUrl: "an address such as \"redis://host:6379/0\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
     IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\" or \"none\"",
 }

@@ -32,6 +32,7 @@ pub(crate) use self::{choice::Choices, onnx::Runtime};
 use crate::{
     config::{Config, ModelConfig},
     metrics::Metrics,
+    redis_tier::RedisTier,
     registry::{Registry, Served, UnknownModel},
 };
 
@@ -51,6 +52,9 @@ pub(crate) fn golden_cosine(precision: Precision) -> f64 {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// The cache's second tier cannot be set up.
+    #[error("the cache's second tier cannot be set up: {0}")]
+    Tier(String),
     /// A model cannot be served.
     #[error("cannot serve the model `{id}` from {}", path.display())]
     Model {
@@ -155,9 +159,11 @@ pub(crate) struct Common<'a> {
 /// # Errors
 /// The first model that cannot be served; [`LoadError::Cancelled`] when `cancelled` was set meanwhile.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
+    let tier = RedisTier::new(&config.cache, metrics.tier()).map_err(LoadError::Tier)?;
+    let tier = tier.map(|tier| Arc::new(tier) as Arc<dyn CacheTier>);
     let common = Common {
         runtime: Runtime::new(config.onnxruntime.as_deref(), Some(metrics)),
-        cache: Cache { memory: config.cache.memory.0, tier: None },
+        cache: Cache { memory: config.cache.memory.0, tier },
     };
     let mut models = Vec::with_capacity(config.models.len());
     for model in &config.models {

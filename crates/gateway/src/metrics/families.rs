@@ -47,6 +47,9 @@ pub(super) struct Families {
     cache_bytes: IntGaugeVec,
     cache_entries: IntGaugeVec,
     cache_evictions: IntCounterVec,
+    pub(super) tier_up: IntGauge,
+    pub(super) tier_errors: IntCounterVec,
+    pub(super) tier_dropped: IntCounterVec,
     pub(super) ready: IntGauge,
     pub(super) load_duration: GaugeVec,
     pub(super) model_info: IntGaugeVec,
@@ -137,6 +140,21 @@ impl Families {
                 "cache_evictions_total",
                 "Vectors that had to make room for others in the cache's memory.",
                 &["model"],
+            ),
+            tier_up: declare.gauge(
+                "cache_tier_up",
+                "Whether the cache's second tier answers; 0 also where there is none.",
+            ),
+            tier_errors: declare.counters(
+                "cache_tier_errors_total",
+                "Failed attempts to ask, fill or reach the cache's second tier, by kind: timeout, connection, other. \
+                 Requests go on without it.",
+                &["kind"],
+            ),
+            tier_dropped: declare.counters(
+                "cache_tier_dropped_total",
+                "Vectors that were not written to the cache's second tier: it was away or too slow.",
+                &[],
             ),
             ready: declare.gauge(
                 "ready",

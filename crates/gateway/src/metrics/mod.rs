@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inference::{BatchReport, CacheReport, Load, Observer, Provider};
-use prometheus::{Histogram, IntCounter, Registry, TextEncoder};
+use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::load::Choice;
 
@@ -124,6 +124,21 @@ pub struct ModelMetrics {
     engine: Option<Arc<EngineMetrics>>,
 }
 
+/// What the cache's second tier reports.
+#[derive(Clone)]
+pub struct TierMetrics {
+    /// Whether it answers.
+    pub up: IntGauge,
+    /// Answers that came too late.
+    pub timeouts: IntCounter,
+    /// Connections that could not be opened, or broke.
+    pub connections: IntCounter,
+    /// Other errors, such as a wrong password.
+    pub others: IntCounter,
+    /// Vectors that were not written.
+    pub dropped: IntCounter,
+}
+
 /// What one model's engine reports, with the label looked up once: observations come at every batch.
 struct EngineMetrics {
     queue_wait: Histogram,
@@ -155,6 +170,10 @@ impl Metrics {
                 families.http_requests.with_label_values(&[route, method, &status.to_string()]);
             }
         }
+        for kind in ["timeout", "connection", "other"] {
+            families.tier_errors.with_label_values(&[kind]);
+        }
+        families.tier_dropped.with_label_values::<&str>(&[]);
         families.build("");
         let models = models.into_iter().map(|id| ModelMetrics::configured(id, &families)).collect();
         let unknown = ModelMetrics::unknown(&families);
@@ -165,6 +184,18 @@ impl Metrics {
     pub fn model(&self, id: Option<&str>) -> ModelMetrics {
         let known = self.models.iter().find(|model| Some(&*model.label) == id);
         known.unwrap_or(&self.unknown).clone()
+    }
+
+    /// What a second tier of the cache counts in.
+    pub fn tier(&self) -> TierMetrics {
+        let errors = |kind| self.families.tier_errors.with_label_values(&[kind]);
+        TierMetrics {
+            up: self.families.tier_up.clone(),
+            timeouts: errors("timeout"),
+            connections: errors("connection"),
+            others: errors("other"),
+            dropped: self.families.tier_dropped.with_label_values::<&str>(&[]),
+        }
     }
 
     /// Counts an answer. `route` is a route's pattern, never the path that a client asked for.

@@ -64,9 +64,10 @@ fn the_shipped_file_changes_nothing() {
 #[test]
 fn the_shipped_file_shows_every_key_with_its_default() {
     let resolved = resolve(&uncommented()).unwrap();
-    // Three keys have no default; what the file shows for them is an example.
+    // Four keys have no default; what the file shows for them is an example.
     let mut config = resolved.config;
     config.onnxruntime = None;
+    config.cache.redis_url = None;
     config.models[0].window = None;
     config.models[0].batch_tokens = None;
     assert_eq!(config, Config::builtin(3));

@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 27] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 30] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
     ("server", "http_workers", "http_workers", ["1", "2", "3"]),
@@ -24,6 +24,9 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 27] = [
     ("limits", "max_request_tokens", "max_request_tokens", ["1001", "1002", "1003"]),
     ("limits", "max_body_bytes", "max_body_bytes", ["2001", "2002", "2003"]),
     ("cache", "memory", "cache_memory", ["\"1MiB\"", "\"0\"", "\"3GiB\""]),
+    ("cache", "redis_url", "redis_url", ["\"redis://a:1\"", "\"redis://b:2\"", "\"redis://c:3\""]),
+    ("cache", "redis_timeout", "redis_timeout", ["\"1ms\"", "\"2ms\"", "\"3ms\""]),
+    ("cache", "redis_ttl", "redis_ttl", ["\"41s\"", "\"42s\"", "\"43s\""]),
     ("log", "format", "log_format", ["\"json\"", "\"text\"", "\"json\""]),
     ("log", "filter", "log", ["\"warn\"", "\"debug\"", "\"error\""]),
     ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),

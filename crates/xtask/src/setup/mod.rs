@@ -8,6 +8,7 @@ mod model;
 mod onnxruntime;
 mod openvino;
 pub(crate) mod python;
+pub(crate) mod redis;
 mod wheel;
 
 use std::fs::{self, File};

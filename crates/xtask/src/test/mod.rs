@@ -68,6 +68,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
 /// Runs `cargo test`, showing its output as it comes and reading the counts out of it.
 fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    if cfg!(unix) {
+        setup::redis::install(workspace)?;
+    }
     let mut cargo = cargo_test(workspace);
     cargo.arg("--no-fail-fast");
     let mut without_stsb = None;

@@ -25,7 +25,16 @@ const OWNED: [(&str, &[&str]); 4] = [
     ("inference", &["ort", "ort-sys", "ndarray", "tokenizers"]),
     (
         "gateway",
-        &["actix-web", "actix-http", "actix-rt", "prometheus", "tiktoken-rs", "tracing-subscriber", "subtle"],
+        &[
+            "actix-web",
+            "actix-http",
+            "actix-rt",
+            "prometheus",
+            "tiktoken-rs",
+            "tracing-subscriber",
+            "subtle",
+            "redis",
+        ],
     ),
     ("model-import", &["prost", "safetensors", "memmap2", "half"]),
     ("xtask", &["anyhow", "indicatif", "zip"]),

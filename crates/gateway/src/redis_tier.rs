@@ -1,0 +1,226 @@
+//! The cache's second tier in Redis or Valkey: shared between servers, and never in their way.
+//!
+//! A lookup happens on a connection that is there, within a timeout of milliseconds, or it does not happen: any
+//! error closes the connection, and until another one is open every lookup finds nothing at once. Connecting,
+//! which may be slow, and writing are the business of one thread in the background. Whatever goes wrong is counted
+//! and, when the server goes or comes, logged once; no request fails by it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use inference::{CacheKey, CacheTier};
+use redis::{Client, Connection, RedisError, RedisResult};
+
+use crate::{config::CacheConfig, metrics::TierMetrics};
+
+/// Before each key, so that a server may be shared; the number changes with the format of what is stored.
+const PREFIX: &[u8] = b"embedgate:1:";
+/// Batches of vectors that wait to be written; what comes while they do is dropped.
+const WAITING: usize = 256;
+/// Longest time for connecting, and for writing one batch.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause after a failed attempt to connect, doubled with each one.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+type Entries = Vec<(CacheKey, Vec<f32>)>;
+
+/// Vectors in a Redis or Valkey server: 32-bit floats, little-endian, under a prefix and the key.
+pub struct RedisTier {
+    shared: Arc<Shared>,
+    /// `None` once the tier is being dropped.
+    entries: Option<SyncSender<Entries>>,
+    background: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    client: Client,
+    timeout: Duration,
+    ttl: Duration,
+    metrics: TierMetrics,
+    /// For lookups; `None` while the server is away.
+    reader: Mutex<Option<Connection>>,
+    stopping: AtomicBool,
+}
+
+impl RedisTier {
+    /// A tier by the settings; `None` where they name no server. The server need not be there.
+    ///
+    /// # Errors
+    /// An address that cannot be understood, or a thread that cannot be started, in words.
+    pub fn new(config: &CacheConfig, metrics: TierMetrics) -> Result<Option<Self>, String> {
+        let Some(url) = &config.redis_url else { return Ok(None) };
+        // The error could quote the address, and with it a password.
+        let client =
+            Client::open(url.secret()).map_err(|_| format!("{url} is no address of a Redis server"))?;
+        let shared = Arc::new(Shared {
+            client,
+            timeout: config.redis_timeout,
+            ttl: config.redis_ttl,
+            metrics,
+            reader: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let (entries, receiver) = sync_channel(WAITING);
+        let body = {
+            let shared = Arc::clone(&shared);
+            move || shared.run(&receiver)
+        };
+        let background = thread::Builder::new().name("redis".into()).spawn(body);
+        let background = background.map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Some(Self { shared, entries: Some(entries), background: Some(background) }))
+    }
+
+    /// Whether lookups are answered at present.
+    pub fn is_up(&self) -> bool {
+        self.shared.reader().is_some()
+    }
+}
+
+impl CacheTier for RedisTier {
+    fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>> {
+        let mut reader = self.shared.reader();
+        let Some(connection) = reader.as_mut() else { return vec![None; keys.len()] };
+        let mut command = redis::cmd("MGET");
+        for key in keys {
+            command.arg(name(key));
+        }
+        match command.query::<Vec<Option<Vec<u8>>>>(connection) {
+            Ok(values) if values.len() == keys.len() => {
+                values.into_iter().map(|value| value.as_deref().and_then(floats)).collect()
+            }
+            Ok(_) => vec![None; keys.len()],
+            Err(error) => {
+                *reader = None;
+                self.shared.lost(&error);
+                vec![None; keys.len()]
+            }
+        }
+    }
+
+    fn put(&self, entries: Entries) {
+        let Some(sender) = &self.entries else { return };
+        if let Err(TrySendError::Full(entries) | TrySendError::Disconnected(entries)) =
+            sender.try_send(entries)
+        {
+            self.shared.metrics.dropped.inc_by(entries.len() as u64);
+        }
+    }
+}
+
+impl Drop for RedisTier {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        // The closed channel wakes the thread.
+        self.entries = None;
+        if let Some(Err(_)) = self.background.take().map(JoinHandle::join) {
+            tracing::error!("the thread of the cache's second tier panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn reader(&self) -> MutexGuard<'_, Option<Connection>> {
+        // Nothing panics halfway through a change.
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Body of the background thread: keeps connections open and writes what comes.
+    fn run(&self, entries: &Receiver<Entries>) {
+        let mut writer: Option<Connection> = None;
+        let (mut pause, mut next_attempt) = (FIRST_PAUSE, Instant::now());
+        while !self.stopping.load(Ordering::Acquire) {
+            if self.reader().is_none() {
+                writer = None;
+            }
+            if writer.is_none() && Instant::now() >= next_attempt {
+                match self.connect() {
+                    Ok((reader, fresh)) => {
+                        *self.reader() = Some(reader);
+                        writer = Some(fresh);
+                        pause = FIRST_PAUSE;
+                        self.metrics.up.set(1);
+                        tracing::info!("the cache's second tier is there");
+                    }
+                    Err(error) => {
+                        self.lost(&error);
+                        next_attempt = Instant::now() + pause;
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                }
+            }
+            match entries.recv_timeout(FIRST_PAUSE) {
+                Ok(entries) => self.write(&mut writer, &entries),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Opens a connection for lookups and one for writing, and sees that the server answers on both.
+    fn connect(&self) -> RedisResult<(Connection, Connection)> {
+        let open = |timeout| {
+            let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
+            connection.set_read_timeout(Some(PATIENCE))?;
+            redis::cmd("PING").exec(&mut connection)?;
+            connection.set_read_timeout(Some(timeout))?;
+            connection.set_write_timeout(Some(timeout))?;
+            RedisResult::Ok(connection)
+        };
+        Ok((open(self.timeout)?, open(PATIENCE)?))
+    }
+
+    fn write(&self, writer: &mut Option<Connection>, entries: &Entries) {
+        let Some(connection) = writer else {
+            self.metrics.dropped.inc_by(entries.len() as u64);
+            return;
+        };
+        let mut pipeline = redis::pipe();
+        for (key, vector) in entries {
+            let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
+            pipeline.cmd("SET").arg(name(key)).arg(bytes).arg("EX").arg(self.ttl.as_secs()).ignore();
+        }
+        if let Err(error) = pipeline.exec(connection) {
+            self.metrics.dropped.inc_by(entries.len() as u64);
+            // Both connections lead to the same server.
+            *self.reader() = None;
+            *writer = None;
+            self.lost(&error);
+        }
+    }
+
+    /// Counts an error; the first one after the server was there is logged. The error's text is not: it could hold
+    /// what was sent.
+    fn lost(&self, error: &RedisError) {
+        let kind = if error.is_timeout() {
+            &self.metrics.timeouts
+        } else if error.is_io_error() || error.is_connection_dropped() {
+            &self.metrics.connections
+        } else {
+            &self.metrics.others
+        };
+        kind.inc();
+        if self.metrics.up.get() != 0 {
+            self.metrics.up.set(0);
+            let code = error.code().unwrap_or_else(|| error.category());
+            tracing::warn!(error = code, "the cache's second tier is away; going on without it");
+        }
+    }
+}
+
+fn name(key: &CacheKey) -> Vec<u8> {
+    [PREFIX, key].concat()
+}
+
+/// A stored vector; `None` for what is no whole number of floats.
+fn floats(bytes: &[u8]) -> Option<Vec<f32>> {
+    let (values, rest) = bytes.as_chunks::<4>();
+    rest.is_empty().then(|| values.iter().copied().map(f32::from_le_bytes).collect())
+}

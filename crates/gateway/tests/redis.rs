@@ -1,0 +1,279 @@
+//! The cache's second tier on a real Redis: what it keeps, and that nothing it does is in anybody's way.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::{Duration, Instant},
+};
+
+use gateway::{
+    Registry,
+    config::{CacheConfig, Config, ModelConfig},
+    load,
+    metrics::Metrics,
+    redis_tier::RedisTier,
+};
+use inference::{CacheKey, CacheTier, Input, Job, Overlong};
+
+/// Bound of everything that is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server of our own on a socket in a folder of its own.
+struct Server {
+    child: Child,
+    folder: Arc<tempfile::TempDir>,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), arguments)
+    }
+
+    fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Self {
+        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/redis/redis-server");
+        assert!(binary.exists(), "`cargo xtask test` installs a Redis server: no {binary:?}");
+        let socket = socket(&folder);
+        // What is left of a server that was killed.
+        let _ = std::fs::remove_file(&socket);
+        let mut command = Command::new(binary);
+        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
+        command.arg("--dir").arg(folder.path()).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        let server = Self { child, folder };
+        wait("the server listens", || socket.exists());
+        server
+    }
+
+    fn config(&self, password: &str) -> CacheConfig {
+        config(&self.folder, password)
+    }
+
+    fn client(&self) -> redis::Connection {
+        let url = format!("redis+unix://{}", socket(&self.folder).display());
+        redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+
+    /// Ends it at once, as a crash would.
+    fn kill(mut self) -> Arc<tempfile::TempDir> {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Arc::clone(&self.folder)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn socket(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("redis.sock")
+}
+
+fn config(folder: &tempfile::TempDir, password: &str) -> CacheConfig {
+    let password = if password.is_empty() { String::new() } else { format!("?pass={password}") };
+    let url = format!("redis+unix://{}{password}", socket(folder).display());
+    // Generous: machines that run tests are busy, and only the tests below are about time.
+    CacheConfig {
+        redis_url: Some(url.as_str().into()),
+        redis_timeout: Duration::from_secs(5),
+        ..CacheConfig::default()
+    }
+}
+
+fn wait(what: &str, mut until: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !until() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn tier(config: &CacheConfig) -> (RedisTier, Metrics) {
+    let metrics = Metrics::new(["m"]);
+    (RedisTier::new(config, metrics.tier()).unwrap().unwrap(), metrics)
+}
+
+fn up(config: &CacheConfig) -> (RedisTier, Metrics) {
+    let (tier, metrics) = tier(config);
+    wait("the tier is up", || tier.is_up());
+    (tier, metrics)
+}
+
+fn key(number: u8) -> CacheKey {
+    [number; 32]
+}
+
+#[test]
+fn without_an_address_there_is_no_tier() {
+    assert!(RedisTier::new(&CacheConfig::default(), Metrics::new(["m"]).tier()).unwrap().is_none());
+}
+
+#[test]
+fn what_one_server_puts_another_gets_until_it_expires() {
+    let server = Server::start(&[]);
+    let (one, _) = up(&server.config(""));
+    let (other, metrics) = up(&server.config(""));
+    assert_eq!(metrics.tier().up.get(), 1);
+    let vectors = [vec![1.5, -0.0, f32::MIN_POSITIVE], vec![2.5]];
+    one.put(vec![(key(1), vectors[0].clone()), (key(2), vectors[1].clone())]);
+    wait("both are there", || other.get(&[key(1), key(2)]).iter().all(Option::is_some));
+    let found = other.get(&[key(2), key(3), key(1)]);
+    assert_eq!(found, [Some(vectors[1].clone()), None, Some(vectors[0].clone())]);
+    assert!(other.get(&[]).is_empty());
+
+    let mut client = server.client();
+    let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
+    assert!(names.iter().all(|name| name.starts_with(b"embedgate:1:")), "{names:?}");
+    let left: i64 = redis::cmd("TTL").arg(&names[0]).query(&mut client).unwrap();
+    let most = CacheConfig::default().redis_ttl.as_secs() as i64;
+    assert!(left > most - 3600 && left <= most, "{left} s left of {most}");
+}
+
+#[test]
+fn a_value_that_is_no_vector_is_nothing() {
+    let server = Server::start(&[]);
+    let (tier, _) = up(&server.config(""));
+    let name = [b"embedgate:1:".as_slice(), &key(1)].concat();
+    redis::cmd("SET").arg(name).arg(b"12345").exec(&mut server.client()).unwrap();
+    assert_eq!(tier.get(&[key(1)]), [None]);
+    assert!(tier.is_up());
+}
+
+#[test]
+fn a_server_that_goes_is_missed_by_nobody_and_found_again() {
+    let server = Server::start(&[]);
+    let (tier, metrics) = up(&server.config(""));
+    tier.put(vec![(key(1), vec![1.0])]);
+    wait("it is there", || tier.get(&[key(1)])[0].is_some());
+    let folder = server.kill();
+    assert_eq!(tier.get(&[key(1), key(2)]), [None, None]);
+    // From here on nothing touches the network in a lookup.
+    assert!(!tier.is_up());
+    assert_eq!(tier.get(&[key(1)]), [None]);
+    assert_eq!(metrics.tier().up.get(), 0);
+    assert!(metrics.tier().connections.get() > 0);
+    // Nobody takes these off our hands, and nobody waits for that.
+    for _ in 0..1_000 {
+        tier.put(vec![(key(3), vec![0.0; 384])]);
+    }
+    wait("some were dropped", || metrics.tier().dropped.get() > 0);
+
+    let server = Server::start_in(folder, &[]);
+    wait("it is found again", || tier.is_up());
+    assert_eq!(metrics.tier().up.get(), 1);
+    tier.put(vec![(key(4), vec![4.0])]);
+    wait("it keeps again", || tier.get(&[key(4)]) == [Some(vec![4.0])]);
+    drop(server);
+}
+
+#[test]
+fn a_wrong_password_leaves_the_tier_away() {
+    let server = Server::start(&["--requirepass", "right"]);
+    let (tier, metrics) = tier(&server.config("wrong"));
+    wait("the refusal is counted", || metrics.tier().others.get() + metrics.tier().connections.get() > 0);
+    assert!(!tier.is_up());
+    assert_eq!(tier.get(&[key(1)]), [None]);
+    up(&server.config("right"));
+}
+
+/// A stranger that accepts and never answers: the tier is never up, a lookup never waits, dropping ends.
+#[test]
+fn a_silent_server_costs_nothing() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}/0", silent.local_addr().unwrap());
+    let config = CacheConfig { redis_url: Some(url.as_str().into()), ..CacheConfig::default() };
+    let (tier, metrics) = tier(&config);
+    assert_eq!(tier.get(&[key(1)]), [None]);
+    wait("the silence is counted", || metrics.tier().timeouts.get() > 0);
+    assert!(!tier.is_up());
+}
+
+/// A server that answers its first questions and then no more: one lookup waits for the timeout, the next does not.
+#[test]
+fn a_server_that_falls_silent_is_asked_once() {
+    let server = Server::start(&[]);
+    let config = CacheConfig { redis_timeout: Duration::from_millis(5), ..server.config("") };
+    let (tier, metrics) = up(&config);
+    // Every command but this one waits from here on.
+    redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.client()).unwrap();
+    assert_eq!(tier.get(&[key(1)]), [None]);
+    assert!(!tier.is_up());
+    assert_eq!(metrics.tier().timeouts.get(), 1);
+}
+
+/// Two gateways with one second tier: what the first computed, the second need not.
+#[test]
+fn servers_share_what_they_computed() {
+    let server = Server::start(&[]);
+    let model = tempfile::tempdir().unwrap();
+    copy(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/tiny-models/bert-mean"),
+        model.path(),
+    );
+    let config = Config {
+        models: vec![ModelConfig::builtin("tiny".to_owned(), model.path().to_owned(), 2)],
+        aliases: Default::default(),
+        default_model: "tiny".to_owned(),
+        cache: server.config(""),
+        onnxruntime: library(),
+        ..Config::builtin(2)
+    };
+    let start = || {
+        let metrics = Metrics::new(["tiny"]);
+        let registry = load(&config, &metrics, &AtomicBool::new(false)).unwrap();
+        wait("the tier is up", || metrics.tier().up.get() == 1);
+        (registry, metrics)
+    };
+    let (first, _) = start();
+    let computed = embed(&first, "shared between servers");
+    let mut client = server.client();
+    wait("it is written", || redis::cmd("DBSIZE").query::<u64>(&mut client).unwrap() == 1);
+
+    let (second, metrics) = start();
+    assert_eq!(embed(&second, "shared between servers"), computed);
+    let text = metrics.render(true, &[]).unwrap();
+    let hit = "embedgate_cache_requests_total{model=\"tiny\",result=\"tier_hit\"} 1";
+    assert!(text.contains(hit), "no {hit:?} in:\n{text}");
+
+    server.kill();
+    for number in 0..20 {
+        embed(&second, &format!("without the second tier {number}"));
+    }
+}
+
+fn embed(registry: &Registry, text: &str) -> Vec<f32> {
+    let job = Job {
+        inputs: vec![Input::Text(text.to_owned())],
+        overlong: Overlong::Truncate,
+        deadline: Instant::now() + PATIENCE,
+        max_tokens: usize::MAX,
+    };
+    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
+}
+
+/// Needed where this processor has no kernels of our own.
+fn library() -> Option<PathBuf> {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/onnxruntime/libonnxruntime.so");
+    library.exists().then_some(library)
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
