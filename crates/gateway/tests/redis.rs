@@ -36,7 +36,7 @@ impl Server {
 
     fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Self {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/redis/redis-server");
-        assert!(binary.exists(), "`cargo xtask test` installs a Redis server: no {binary:?}");
+        assert!(binary.exists(), "run `cargo xtask setup --redis` first: no {binary:?}");
         let socket = socket(&folder);
         // What is left of a server that was killed.
         let _ = std::fs::remove_file(&socket);

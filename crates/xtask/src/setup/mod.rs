@@ -24,6 +24,9 @@ pub(crate) struct Extras {
     /// ONNX Runtime's build with OpenVINO, too, into .runtime/openvino (84 MB; Linux on x86_64)
     #[arg(long)]
     openvino: bool,
+    /// A Redis server for the tests, too, which `cargo xtask test` sees to by itself
+    #[arg(long)]
+    redis: bool,
 }
 
 /// Fetches what is missing or damaged.
@@ -31,7 +34,7 @@ pub(crate) struct Extras {
 /// # Errors
 /// No usable Python, a refused or damaged download, an unsupported platform, a file that cannot be written.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    run_with(workspace, &Extras { openvino: false })
+    run_with(workspace, &Extras { openvino: false, redis: false })
 }
 
 /// Fetches what is missing or damaged, and `extras`.
@@ -50,6 +53,9 @@ pub(crate) fn run_with(workspace: &Workspace, extras: &Extras) -> Result<()> {
     onnxruntime::install(workspace, &python)?;
     if extras.openvino {
         openvino::install(workspace, &python)?;
+    }
+    if extras.redis {
+        redis::install(workspace)?;
     }
     model::install(workspace, &python)
 }
