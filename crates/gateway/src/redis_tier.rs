@@ -26,7 +26,7 @@ const PREFIX: &[u8] = b"embedgate:1:";
 const WAITING: usize = 256;
 /// Longest time for connecting, and for writing one batch.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Pause after a failed attempt to connect, doubled with each one.
+/// Pause between an error and the next attempt to connect, doubled with each error.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -47,7 +47,17 @@ struct Shared {
     metrics: TierMetrics,
     /// For lookups; `None` while the server is away.
     reader: Mutex<Option<Connection>>,
+    /// When to connect again.
+    attempts: Mutex<Attempts>,
     stopping: AtomicBool,
+}
+
+/// Attempts to connect: the pause before the next one doubles with every error, until a lookup succeeds.
+struct Attempts {
+    next: Instant,
+    pause: Duration,
+    /// Whether it was logged that the server is away.
+    said: bool,
 }
 
 impl RedisTier {
@@ -66,6 +76,7 @@ impl RedisTier {
             ttl: config.redis_ttl,
             metrics,
             reader: Mutex::default(),
+            attempts: Mutex::new(Attempts { next: Instant::now(), pause: FIRST_PAUSE, said: false }),
             stopping: AtomicBool::new(false),
         });
         let (entries, receiver) = sync_channel(WAITING);
@@ -86,6 +97,9 @@ impl RedisTier {
 
 impl CacheTier for RedisTier {
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>> {
+        if keys.is_empty() {
+            return Vec::new();
+        }
         let mut reader = self.shared.reader();
         let Some(connection) = reader.as_mut() else { return vec![None; keys.len()] };
         let mut command = redis::cmd("MGET");
@@ -94,11 +108,14 @@ impl CacheTier for RedisTier {
         }
         match command.query::<Vec<Option<Vec<u8>>>>(connection) {
             Ok(values) if values.len() == keys.len() => {
+                self.shared.answered();
                 values.into_iter().map(|value| value.as_deref().and_then(floats)).collect()
             }
             Ok(_) => vec![None; keys.len()],
             Err(error) => {
                 *reader = None;
+                self.shared.metrics.up.set(0);
+                drop(reader);
                 self.shared.lost(&error);
                 vec![None; keys.len()]
             }
@@ -135,25 +152,19 @@ impl Shared {
     /// Body of the background thread: keeps connections open and writes what comes.
     fn run(&self, entries: &Receiver<Entries>) {
         let mut writer: Option<Connection> = None;
-        let (mut pause, mut next_attempt) = (FIRST_PAUSE, Instant::now());
         while !self.stopping.load(Ordering::Acquire) {
             if self.reader().is_none() {
                 writer = None;
             }
-            if writer.is_none() && Instant::now() >= next_attempt {
+            if writer.is_none() && Instant::now() >= self.attempts().next {
                 match self.connect() {
-                    Ok((reader, fresh)) => {
-                        *self.reader() = Some(reader);
-                        writer = Some(fresh);
-                        pause = FIRST_PAUSE;
+                    Ok((fresh, other)) => {
+                        writer = Some(other);
+                        let mut reader = self.reader();
+                        *reader = Some(fresh);
                         self.metrics.up.set(1);
-                        tracing::info!("the cache's second tier is there");
                     }
-                    Err(error) => {
-                        self.lost(&error);
-                        next_attempt = Instant::now() + pause;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                    }
+                    Err(error) => self.lost(&error),
                 }
             }
             match entries.recv_timeout(FIRST_PAUSE) {
@@ -164,14 +175,14 @@ impl Shared {
         }
     }
 
-    /// Opens a connection for lookups and one for writing, and sees that the server answers on both.
+    /// Opens a connection for lookups and one for writing, and sees that the server answers on both, as quickly as
+    /// it will have to.
     fn connect(&self) -> RedisResult<(Connection, Connection)> {
         let open = |timeout| {
             let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
-            connection.set_read_timeout(Some(PATIENCE))?;
-            redis::cmd("PING").exec(&mut connection)?;
             connection.set_read_timeout(Some(timeout))?;
             connection.set_write_timeout(Some(timeout))?;
+            redis::cmd("PING").exec(&mut connection)?;
             RedisResult::Ok(connection)
         };
         Ok((open(self.timeout)?, open(PATIENCE)?))
@@ -187,17 +198,35 @@ impl Shared {
             let bytes: Vec<u8> = vector.iter().flat_map(|value| value.to_le_bytes()).collect();
             pipeline.cmd("SET").arg(name(key)).arg(bytes).arg("EX").arg(self.ttl.as_secs()).ignore();
         }
-        if let Err(error) = pipeline.exec(connection) {
-            self.metrics.dropped.inc_by(entries.len() as u64);
+        let Err(error) = pipeline.exec(connection) else { return };
+        self.metrics.dropped.inc_by(entries.len() as u64);
+        if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
             // Both connections lead to the same server.
             *self.reader() = None;
+            self.metrics.up.set(0);
             *writer = None;
             self.lost(&error);
+        } else {
+            // It answered: full, or a replica that takes no writes. What it holds can still be looked up.
+            self.metrics.others.inc();
         }
     }
 
-    /// Counts an error; the first one after the server was there is logged. The error's text is not: it could hold
-    /// what was sent.
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lookup succeeded: the server is as good as new.
+    fn answered(&self) {
+        let mut attempts = self.attempts();
+        attempts.pause = FIRST_PAUSE;
+        if std::mem::take(&mut attempts.said) {
+            tracing::info!("the cache's second tier answers again");
+        }
+    }
+
+    /// Counts an error and puts the next attempt off; only the first error since the last good lookup is logged.
+    /// Its text is not: it could hold what was sent.
     fn lost(&self, error: &RedisError) {
         let kind = if error.is_timeout() {
             &self.metrics.timeouts
@@ -207,8 +236,10 @@ impl Shared {
             &self.metrics.others
         };
         kind.inc();
-        if self.metrics.up.get() != 0 {
-            self.metrics.up.set(0);
+        let mut attempts = self.attempts();
+        attempts.next = Instant::now() + attempts.pause;
+        attempts.pause = (attempts.pause * 2).min(LONGEST_PAUSE);
+        if !std::mem::replace(&mut attempts.said, true) {
             let code = error.code().unwrap_or_else(|| error.category());
             tracing::warn!(error = code, "the cache's second tier is away; going on without it");
         }

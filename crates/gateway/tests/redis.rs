@@ -128,7 +128,7 @@ fn what_one_server_puts_another_gets_until_it_expires() {
     wait("both are there", || other.get(&[key(1), key(2)]).iter().all(Option::is_some));
     let found = other.get(&[key(2), key(3), key(1)]);
     assert_eq!(found, [Some(vectors[1].clone()), None, Some(vectors[0].clone())]);
-    assert!(other.get(&[]).is_empty());
+    assert!(other.get(&[]).is_empty() && other.is_up());
 
     let mut client = server.client();
     let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
@@ -208,6 +208,41 @@ fn a_server_that_falls_silent_is_asked_once() {
     assert_eq!(tier.get(&[key(1)]), [None]);
     assert!(!tier.is_up());
     assert_eq!(metrics.tier().timeouts.get(), 1);
+}
+
+/// A server that is full says so to every vector. It is not away for that: what it holds is still found.
+#[test]
+fn a_full_server_is_still_asked() {
+    let server = Server::start(&[]);
+    let (tier, metrics) = up(&server.config(""));
+    tier.put(vec![(key(1), vec![1.0])]);
+    wait("it is there", || tier.get(&[key(1)])[0].is_some());
+    let mut client = server.client();
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec(&mut client).unwrap();
+    for number in 2..5 {
+        tier.put(vec![(key(number), vec![2.0])]);
+    }
+    wait("all are dropped", || metrics.tier().dropped.get() == 3);
+    assert!(tier.is_up());
+    assert_eq!(tier.get(&[key(1), key(2)]), [Some(vec![1.0]), None]);
+    assert_eq!((metrics.tier().connections.get(), metrics.tier().timeouts.get()), (0, 0));
+}
+
+/// One that can be reached but is too slow is left alone for longer and longer: the pauses double until a lookup
+/// succeeds, whatever is to be written meanwhile.
+#[test]
+fn a_slow_server_is_left_alone() {
+    let server = Server::start(&[]);
+    let config = CacheConfig { redis_timeout: Duration::from_millis(20), ..server.config("") };
+    let (tier, metrics) = up(&config);
+    redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.client()).unwrap();
+    for number in 0..200 {
+        assert_eq!(tier.get(&[key(1)]), [None]);
+        tier.put(vec![(key(number), vec![1.0])]);
+    }
+    // One lookup, and what can have been attempted since: after one second, after two more, …
+    let errors = metrics.tier().timeouts.get() + metrics.tier().connections.get();
+    assert!((1..=5).contains(&errors), "{errors} errors in 200 lookups");
 }
 
 /// Two gateways with one second tier: what the first computed, the second need not.

@@ -235,8 +235,8 @@ pub struct ModelSettings {
     )]
     pub matryoshka: Option<Vec<NonZeroUsize>>,
 
-    /// Tokens of one batch, padding included; a longer text runs alone. Without it, 256 for embedgate's own kernels
-    /// and 1024 for ONNX Runtime.
+    /// Tokens of one batch, padding included; a longer text runs alone. Without it, 48 for embedgate's own kernels
+    /// (in bf16 256) and 1024 for ONNX Runtime.
     #[arg(long, env = "EMBEDGATE_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
     pub batch_tokens: Option<NonZeroUsize>,
 

@@ -176,11 +176,16 @@ impl FromStr for RedisUrl {
 }
 
 impl fmt::Display for RedisUrl {
-    /// Without name and password.
+    /// Scheme and place alone: a name and a password may stand before `@` or in the query. Of what is no address,
+    /// nothing.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, place))) => write!(f, "{scheme}://…@{place}"),
-            _ => f.write_str(&self.0),
+        let Some((scheme, rest)) = self.0.split_once("://").filter(|_| self.is_valid()) else {
+            return f.write_str("…");
+        };
+        let (place, query) = rest.split_once('?').map_or((rest, ""), |(place, _)| (place, "?…"));
+        match place.rsplit_once('@') {
+            Some((_, place)) => write!(f, "{scheme}://…@{place}{query}"),
+            None => write!(f, "{scheme}://{place}{query}"),
         }
     }
 }

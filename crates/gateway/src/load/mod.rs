@@ -38,9 +38,16 @@ use crate::{
 
 /// Tokens of one batch in ONNX Runtime, unless the settings say otherwise.
 const GRAPH_BATCH: usize = 1024;
-/// As much for our own kernels: whole sequences that go through all layers on one core while their states stay in
-/// its caches. Larger blocks gained nothing (`cargo xtask bench engine`).
-const OWN_BATCH: usize = 256;
+/// As much for our own kernels: whole sequences that go through all layers on one core. A block is what a newcomer
+/// waits for, and a lone text's latency the measure for that: in fp32 larger blocks gain a few hundredths of
+/// throughput (`EMBEDGATE_BATCH_TOKENS=256 embedgate model bench`) and cost their time in latency; in bf16 a block
+/// must be larger to be worth the weights that it reads.
+fn own_batch(precision: bert_cpu::Precision) -> usize {
+    match precision {
+        bert_cpu::Precision::Fp32 => 48,
+        bert_cpu::Precision::Bf16 => 256,
+    }
+}
 
 /// Least cosine between a card's golden vector and the one that this machine computes. In fp32 rounding alone
 /// stays far above; half precisions come close to theirs; a wrong pooling, tokenizer or provider does not.
@@ -291,7 +298,7 @@ pub(crate) fn encoders(
         let (workers, batch_tokens) = (model.workers, batch_tokens(GRAPH_BATCH));
         return Ok(Encoders { factory, precision, workers, batch_tokens });
     };
-    let (workers, batch_tokens) = (model.threads, batch_tokens(OWN_BATCH));
+    let (workers, batch_tokens) = (model.threads, batch_tokens(own_batch(isa.precision())));
     let packed = kernels::model(folder, isa, workers)?.ok_or(ModelFault::Unknown(isa))?;
     let factory = fused_encoders(packed, head(folder)?, folder.dimensions(), workers)?;
     let precision = match isa.precision() {

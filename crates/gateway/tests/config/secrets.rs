@@ -54,3 +54,22 @@ fn a_key_that_was_not_filled_in_is_refused() {
         assert!(matches!(problems[..], [Problem::ApiKey(ApiKeyError::Empty { .. })]), "{keys:?}");
     }
 }
+
+#[test]
+fn a_redis_password_is_never_shown() {
+    const SECRETS: [&str; 5] = [
+        "redis://:hunter2@host:6379/0",
+        "redis://name:hunter2@host",
+        "redis+unix:///run/redis.sock?pass=hunter2",
+        "redis+unix:///run/redis.sock?db=1&pass=hunter2&user=name",
+        "host:hunter2",
+    ];
+    for url in SECRETS {
+        let file = format!("[cache]\nredis_url = \"{url}\"");
+        let shown = match resolve(&file) {
+            Ok(resolved) => format!("{resolved:?}\n{}", resolved.report),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
