@@ -116,6 +116,7 @@ impl Plan {
             overlong: overlong.unwrap_or(served.overlong),
             deadline: Instant::now() + limits.time,
             max_tokens: limits.limits.max_request_tokens,
+            caller: 0,
         };
         Ok(Self { served, model: request.model, format: request.encoding_format, cut, bare, job })
     }

@@ -71,6 +71,7 @@ fn embed(registry: &Registry, texts: &[String]) -> Vec<f32> {
         overlong: Overlong::Truncate,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
+        caller: 0,
     };
     registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
 }

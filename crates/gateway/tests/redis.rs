@@ -291,6 +291,7 @@ fn embed(registry: &Registry, text: &str) -> Vec<f32> {
         overlong: Overlong::Truncate,
         deadline: Instant::now() + PATIENCE,
         max_tokens: usize::MAX,
+        caller: 0,
     };
     registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
 }

@@ -2,10 +2,13 @@
 //!
 //! A job reserves an upper estimate of its tokens before any work is done on it, all or nothing, and settles
 //! for the exact number once it is tokenized. A reservation is given back when it is dropped.
+//!
+//! A caller with a name cannot fill the queue: its last quarter is for those who hold little of it.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -16,11 +19,16 @@ use crate::SubmitError;
 /// Weight of the newest batch in the moving average of the pace.
 const PACE_WEIGHT: f64 = 0.1;
 
+/// The part of the capacity, one in so many, that is kept for callers who hold at most half as much.
+const KEPT: usize = 4;
+
 /// Shared counters of one engine.
 #[derive(Debug)]
 pub(crate) struct Admission {
     limit: usize,
     tokens: AtomicUsize,
+    /// Tokens of each caller with a name, where there are any.
+    held: Mutex<HashMap<u64, usize>>,
     jobs: AtomicUsize,
     running: AtomicUsize,
     /// Tokens a second over all workers, as the bits of an f64; 0 until the first batch.
@@ -32,15 +40,17 @@ impl Admission {
         Arc::new(Self {
             limit,
             tokens: AtomicUsize::new(0),
+            held: Mutex::default(),
             jobs: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             pace: AtomicU64::new(0),
         })
     }
 
-    /// Reserves `tokens`, or says why not.
+    /// Reserves `tokens` for `caller`, or says why not.
     pub(crate) fn reserve(
         self: &Arc<Self>,
+        caller: u64,
         tokens: usize,
         deadline: Instant,
     ) -> Result<Reservation, SubmitError> {
@@ -52,14 +62,46 @@ impl Admission {
         if wait > left {
             return Err(SubmitError::TooLate { retry_after: whole_seconds(wait.saturating_sub(left)) });
         }
+        // Nobody's jobs are not counted one by one.
+        let mut held = (caller != 0).then(|| self.held());
+        let own = held.as_ref().and_then(|held| held.get(&caller)).copied().unwrap_or(0);
+        let kept = self.limit / KEPT;
+        let limit = if caller == 0 || own + tokens <= kept / 2 { self.limit } else { self.limit - kept };
         let reserved = self.tokens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
-            taken.checked_add(tokens).filter(|&sum| sum <= self.limit)
+            // One request may always be as large as the queue, if it has the queue for itself.
+            taken.checked_add(tokens).filter(|&sum| sum <= limit || taken == 0)
         });
         if reserved.is_err() {
             return Err(SubmitError::Full { retry_after: self.retry_after() });
         }
+        if let Some(held) = &mut held {
+            held.insert(caller, own + tokens);
+        }
         self.jobs.fetch_add(1, Ordering::AcqRel);
-        Ok(Reservation { admission: Arc::clone(self), tokens, running: false })
+        Ok(Reservation { admission: Arc::clone(self), caller, tokens, running: false })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
+        // Nothing here panics halfway through a change.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job of `caller` that held `before` tokens now holds `after`.
+    fn change(&self, caller: u64, before: usize, after: usize) {
+        if after >= before {
+            self.tokens.fetch_add(after - before, Ordering::AcqRel);
+        } else {
+            self.tokens.fetch_sub(before - after, Ordering::AcqRel);
+        }
+        if caller != 0 {
+            let mut held = self.held();
+            let own = held.get(&caller).copied().unwrap_or(0) + after - before;
+            if own == 0 {
+                held.remove(&caller);
+            } else {
+                held.insert(caller, own);
+            }
+        }
     }
 
     /// Expected wait of a job of `tokens`. Jobs take turns, so those ahead cost it no more than either all
@@ -125,6 +167,7 @@ fn whole_seconds(wait: Duration) -> Duration {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     admission: Arc<Admission>,
+    caller: u64,
     tokens: usize,
     running: bool,
 }
@@ -133,11 +176,7 @@ impl Reservation {
     /// Replaces the estimate by the exact number, which is nearly always smaller. Where it is larger (text
     /// that grows in normalisation) the account follows, beyond the limit if need be: the job is admitted.
     pub(crate) fn settle(&mut self, tokens: usize) {
-        if tokens >= self.tokens {
-            self.admission.tokens.fetch_add(tokens - self.tokens, Ordering::AcqRel);
-        } else {
-            self.admission.tokens.fetch_sub(self.tokens - tokens, Ordering::AcqRel);
-        }
+        self.admission.change(self.caller, self.tokens, tokens);
         self.tokens = tokens;
     }
 
@@ -151,7 +190,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.admission.tokens.fetch_sub(self.tokens, Ordering::AcqRel);
+        self.admission.change(self.caller, self.tokens, 0);
         if self.running {
             self.admission.running.fetch_sub(1, Ordering::AcqRel);
         }
@@ -170,14 +209,14 @@ mod tests {
     #[test]
     fn all_or_nothing_and_given_back() {
         let admission = Admission::new(100);
-        let first = admission.reserve(60, soon()).unwrap();
-        assert!(matches!(admission.reserve(41, soon()), Err(SubmitError::Full { .. })));
+        let first = admission.reserve(0, 60, soon()).unwrap();
+        assert!(matches!(admission.reserve(0, 41, soon()), Err(SubmitError::Full { .. })));
         assert_eq!((admission.tokens(), admission.jobs()), (60, 1));
-        let second = admission.reserve(40, soon()).unwrap();
+        let second = admission.reserve(0, 40, soon()).unwrap();
         drop((first, second));
         assert_eq!((admission.tokens(), admission.jobs()), (0, 0));
         assert_eq!(
-            admission.reserve(101, soon()).unwrap_err(),
+            admission.reserve(0, 101, soon()).unwrap_err(),
             SubmitError::TooLarge { tokens: 101, limit: 100 }
         );
     }
@@ -185,7 +224,7 @@ mod tests {
     #[test]
     fn settling_follows_the_exact_number() {
         let admission = Admission::new(100);
-        let mut reservation = admission.reserve(60, soon()).unwrap();
+        let mut reservation = admission.reserve(0, 60, soon()).unwrap();
         reservation.settle(10);
         assert_eq!(admission.tokens(), 10);
         reservation.settle(120);
@@ -203,10 +242,10 @@ mod tests {
         admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
         // Five jobs with 5,000 tokens each: 25 s of work.
         let patient = Instant::now() + Duration::from_secs(3600);
-        let held: Vec<_> = (0..5).map(|_| admission.reserve(5_000, patient).unwrap()).collect();
+        let held: Vec<_> = (0..5).map(|_| admission.reserve(0, 5_000, patient).unwrap()).collect();
         // A small job takes its turn and is done long before.
-        assert!(admission.reserve(100, soon()).is_ok());
-        let refused = admission.reserve(5_000, soon()).unwrap_err();
+        assert!(admission.reserve(0, 100, soon()).is_ok());
+        let refused = admission.reserve(0, 5_000, soon()).unwrap_err();
         assert!(
             matches!(refused, SubmitError::TooLate { retry_after } if (15..=16).contains(&retry_after.as_secs())),
             "{refused:?}"
@@ -214,5 +253,23 @@ mod tests {
         assert_eq!(admission.retry_after(), Duration::from_secs(13));
         drop(held);
         assert_eq!(admission.retry_after(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_last_quarter_is_for_those_who_hold_little() {
+        let admission = Admission::new(800);
+        let mut held: Vec<_> = (0..6).map(|_| admission.reserve(1, 100, soon()).unwrap()).collect();
+        assert!(matches!(admission.reserve(1, 100, soon()), Err(SubmitError::Full { .. })));
+        // Others find room, as much as is kept for the like of them.
+        held.push(admission.reserve(2, 100, soon()).unwrap());
+        assert!(matches!(admission.reserve(2, 100, soon()), Err(SubmitError::Full { .. })));
+        held.push(admission.reserve(3, 100, soon()).unwrap());
+        assert!(matches!(admission.reserve(4, 1, soon()), Err(SubmitError::Full { .. })), "it is full");
+        drop(held);
+        assert_eq!((admission.tokens(), admission.held().len()), (0, 0));
+        // What has the queue for itself may fill it, and so may those without a name.
+        drop(admission.reserve(1, 800, soon()).unwrap());
+        let _half = admission.reserve(0, 400, soon()).unwrap();
+        assert!(admission.reserve(0, 400, soon()).is_ok());
     }
 }

@@ -163,7 +163,7 @@ impl Engine {
             (0..config.workers).map(|_| warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
         let admission = Admission::new(config.queue_tokens);
         let flights = Arc::new(Flights::default());
-        let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights));
+        let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights), config.batch_tokens);
         let cache = config.cache.clone();
         let memory = cache.as_ref().and_then(|cache| Memory::new(cache.bytes, config.dimensions));
         let tier = cache.and_then(|cache| Some((cache.tier?, Keys::new(&cache.fingerprint))));
@@ -226,8 +226,8 @@ impl Engine {
             // The silence so far was for want of work.
             self.shared.heartbeat.beat();
         }
-        let reservation = self.shared.admission.reserve(tokens, job.deadline)?;
-        let (work, result) = Work::new(job.deadline, reservation);
+        let reservation = self.shared.admission.reserve(job.caller, tokens, job.deadline)?;
+        let (work, result) = Work::new(job.caller, job.deadline, reservation);
         let ticket = Ticket { result, work: Arc::clone(&work) };
         if job.inputs.is_empty() {
             work.tokenized(Tokens::default(), self.shared.config.shape());

@@ -95,6 +95,7 @@ impl Engine {
             overlong: Overlong::Truncate,
             deadline: Instant::now() + DEADLINE,
             max_tokens: usize::MAX,
+            caller: 0,
         };
         compare(golden, &self.submit_for(Purpose::Check, job)?.wait()?, min_cosine)
     }

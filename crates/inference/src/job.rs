@@ -29,6 +29,8 @@ pub struct Job {
     pub deadline: Instant,
     /// Most tokens that the model may read for this job, special tokens included.
     pub max_tokens: usize,
+    /// Whose it is. Callers take turns, and one of them cannot fill the queue; 0 is nobody in particular.
+    pub caller: u64,
 }
 
 /// One input.
@@ -176,6 +178,7 @@ pub(crate) struct Shape {
 /// A job as the engine's threads share it.
 #[derive(Debug)]
 pub(crate) struct Work {
+    pub(crate) caller: u64,
     pub(crate) submitted: Instant,
     pub(crate) deadline: Instant,
     /// Set when nobody waits for the result any more: answered, failed, or the caller left.
@@ -200,6 +203,7 @@ struct Progress {
 
 impl Work {
     pub(crate) fn new(
+        caller: u64,
         deadline: Instant,
         reservation: Reservation,
     ) -> (Arc<Self>, oneshot::Receiver<Result<Embeddings, EmbedError>>) {
@@ -215,7 +219,8 @@ impl Work {
             tokenized: submitted,
             started: None,
         };
-        let work = Self { submitted, deadline, over: AtomicBool::new(false), progress: Mutex::new(progress) };
+        let (over, progress) = (AtomicBool::new(false), Mutex::new(progress));
+        let work = Self { caller, submitted, deadline, over, progress };
         (Arc::new(work), result)
     }
 

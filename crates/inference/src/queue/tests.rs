@@ -1,6 +1,6 @@
 //! Turns and shares, without threads.
 
-use super::*;
+use super::{lane::SWEPT, *};
 
 const BUDGET: Budget = Budget { tokens: 64, inputs: 4, pads: false };
 
@@ -13,27 +13,31 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let (admission, flights) = (Admission::new(1 << 20), Arc::new(Flights::default()));
-        Self { queue: Queue::new(Arc::clone(&admission), Arc::clone(&flights)), admission, flights }
+        Self {
+            queue: Queue::new(Arc::clone(&admission), Arc::clone(&flights), BUDGET.tokens),
+            admission,
+            flights,
+        }
     }
 
     /// Queues a job of sequences that no other job has: each is its name, its position, and the length's worth of
     /// zeros.
     fn push(&self, name: u32, lengths: &[usize]) -> Arc<Work> {
-        self.push_until(name, lengths, Instant::now() + Duration::from_secs(60))
+        self.push_until(name, lengths, later())
+    }
+
+    /// The same for a caller with a name.
+    fn push_of(&self, caller: u64, name: u32, lengths: &[usize]) -> Arc<Work> {
+        self.push_ids(caller, &sequences(name, lengths), later())
     }
 
     fn push_until(&self, name: u32, lengths: &[usize], deadline: Instant) -> Arc<Work> {
-        let sequences = lengths.iter().enumerate().map(|(position, &length)| {
-            let mut ids = vec![0; length];
-            ids[..2].copy_from_slice(&[name, position as u32]);
-            ids
-        });
-        self.push_ids(&sequences.collect::<Vec<_>>(), deadline)
+        self.push_ids(0, &sequences(name, lengths), deadline)
     }
 
-    fn push_ids(&self, sequences: &[Vec<u32>], deadline: Instant) -> Arc<Work> {
-        let reservation = self.admission.reserve(1, Instant::now()).unwrap();
-        let (work, _) = Work::new(deadline, reservation);
+    fn push_ids(&self, caller: u64, sequences: &[Vec<u32>], deadline: Instant) -> Arc<Work> {
+        let reservation = self.admission.reserve(caller, 1, Instant::now()).unwrap();
+        let (work, _) = Work::new(caller, deadline, reservation);
         let mut joined = crate::flights::Joined::default();
         let sequences = sequences.iter().map(Vec::as_slice).enumerate();
         self.flights.join(sequences, &work, None, &mut joined);
@@ -51,6 +55,15 @@ impl Fixture {
     }
 }
 
+fn sequences(name: u32, lengths: &[usize]) -> Vec<Vec<u32>> {
+    let sequence = |(position, &length): (usize, &usize)| {
+        let mut ids = vec![0; length];
+        ids[..2].copy_from_slice(&[name, position as u32]);
+        ids
+    };
+    lengths.iter().enumerate().map(sequence).collect()
+}
+
 fn later() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
@@ -60,11 +73,51 @@ fn a_single_text_overtakes_a_long_job() {
     let fixture = Fixture::new();
     fixture.push(1, &[16; 100]);
     assert_eq!(fixture.take(), [(1, 0), (1, 1), (1, 2), (1, 3)]);
-    fixture.push(2, &[60]);
-    // The long job's turn comes first, the single text's right after.
-    assert_eq!(fixture.take().len(), 4);
+    fixture.push(2, &[10]);
+    // Alone, although there is room: what fills the batch would delay it.
     assert_eq!(fixture.take(), [(2, 0)]);
-    assert_eq!(fixture.queue.tokens(), 16 * 92);
+    assert_eq!(fixture.queue.tokens(), 16 * 96);
+}
+
+#[test]
+fn a_long_job_is_overtaken_once_in_a_turn() {
+    let fixture = Fixture::new();
+    fixture.push(1, &[16; 100]);
+    for name in 2..6 {
+        fixture.push(name, &[60]);
+    }
+    let turns: Vec<u32> = (0..8).map(|_| fixture.take()[0].0).collect();
+    // One goes before it, then its own turn comes; after that it stands behind those that were there.
+    assert_eq!(turns, [2, 1, 3, 4, 5, 1, 1, 1]);
+    // Now that one comes at a time, it is every second's turn.
+    let turns = (6..9).flat_map(|name| {
+        fixture.push(name, &[60]);
+        fixture.push(name + 10, &[60]);
+        [fixture.take()[0].0, fixture.take()[0].0, fixture.take()[0].0]
+    });
+    assert_eq!(turns.collect::<Vec<_>>(), [6, 1, 16, 7, 1, 17, 8, 1, 18]);
+}
+
+#[test]
+fn long_jobs_run_in_small_pieces_while_short_ones_come() {
+    let fixture = Fixture::new();
+    fixture.push(1, &[16; 1000]);
+    fixture.push(2, &[10]);
+    let sizes: Vec<usize> = (0..200).map(|_| fixture.take().len()).collect();
+    let small = sizes.iter().filter(|&&size| size == 2).count();
+    assert_eq!((sizes[0], sizes[1], sizes[199], small), (1, 2, 4, ALERT as usize - 2));
+}
+
+#[test]
+fn callers_take_turns_however_many_jobs_they_have() {
+    let fixture = Fixture::new();
+    for name in 10..20 {
+        fixture.push_of(1, name, &[60]);
+    }
+    fixture.push_of(2, 30, &[60]);
+    fixture.push_of(2, 31, &[60]);
+    let turns: Vec<u32> = (0..6).map(|_| fixture.take()[0].0).collect();
+    assert_eq!(turns, [10, 30, 11, 31, 12, 13]);
 }
 
 #[test]
@@ -80,12 +133,15 @@ fn jobs_share_a_batch() {
 #[test]
 fn what_does_not_fit_keeps_its_place() {
     let fixture = Fixture::new();
-    fixture.push(1, &[40, 30, 20]);
-    fixture.push(2, &[30, 10]);
+    fixture.push(1, &[40, 20]);
+    fixture.push(2, &[30, 20, 10]);
     // The longest of each do not fit together; the next turn is the second job's.
-    assert_eq!(fixture.take(), [(1, 0), (2, 1)]);
-    assert_eq!(fixture.take(), [(1, 1), (2, 0)]);
-    assert_eq!(fixture.take(), [(1, 2)]);
+    assert_eq!(fixture.take(), [(1, 0), (1, 1)]);
+    assert_eq!(fixture.take(), [(2, 0), (2, 1), (2, 2)]);
+    fixture.push(3, &[30]);
+    fixture.push(4, &[40, 10]);
+    assert_eq!(fixture.take(), [(3, 0), (4, 1)]);
+    assert_eq!(fixture.take(), [(4, 0)]);
     assert_eq!(fixture.queue.tokens(), 0);
 }
 
@@ -122,8 +178,8 @@ fn departed_jobs_far_from_their_turns_are_found() {
 fn equal_sequences_are_taken_once_by_whoever_comes_first() {
     let fixture = Fixture::new();
     let common = vec![7; 20];
-    let first = fixture.push_ids(&[vec![1; 30], common.clone()], later());
-    let second = fixture.push_ids(&[common.clone(), vec![2; 30], common.clone()], later());
+    let first = fixture.push_ids(0, &[vec![1; 30], common.clone()], later());
+    let second = fixture.push_ids(0, &[common.clone(), vec![2; 30], common.clone()], later());
     assert_eq!(fixture.queue.tokens(), 80);
     // Four references are two candidates and the common one.
     assert_eq!(fixture.take(), [(1, 1), (2, 2)]);
@@ -132,8 +188,8 @@ fn equal_sequences_are_taken_once_by_whoever_comes_first() {
     assert_eq!(fixture.take(), [(7, 7)]);
     assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (0, 0));
     // What nobody waits for any more is forgotten.
-    let third = fixture.push_ids(std::slice::from_ref(&common), later());
-    let fourth = fixture.push_ids(&[common], later());
+    let third = fixture.push_ids(0, std::slice::from_ref(&common), later());
+    let fourth = fixture.push_ids(0, &[common], later());
     third.fail(EmbedError::Stopped);
     fourth.fail(EmbedError::Stopped);
     fixture.push(5, &[10]);

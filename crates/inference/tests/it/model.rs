@@ -126,6 +126,7 @@ pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
         overlong: Overlong::Truncate,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
+        caller: 0,
     };
     engine.submit(job).unwrap().wait().unwrap()
 }

@@ -30,18 +30,32 @@ pub(crate) struct Stage {
     pub(crate) seen: Mutex<Vec<Vec<u32>>>,
     /// Every batch that came to the gate, and the spare workers that it was told of.
     pub(crate) arrived: Mutex<Vec<(Batch, usize)>>,
-    gate: Mutex<bool>,
+    gate: Mutex<Gate>,
     opened: Condvar,
+}
+
+/// Where encoders wait before a batch.
+#[derive(Default)]
+struct Gate {
+    closed: bool,
+    /// Batches that may pass although it is closed.
+    passes: usize,
 }
 
 impl Stage {
     /// Encoders wait before their next batch until the gate opens.
     pub(crate) fn close_gate(&self) {
-        *self.gate.lock().unwrap() = true;
+        self.gate.lock().unwrap().closed = true;
     }
 
     pub(crate) fn open_gate(&self) {
-        *self.gate.lock().unwrap() = false;
+        self.gate.lock().unwrap().closed = false;
+        self.opened.notify_all();
+    }
+
+    /// One batch passes the closed gate.
+    pub(crate) fn let_one_through(&self) {
+        self.gate.lock().unwrap().passes += 1;
         self.opened.notify_all();
     }
 
@@ -85,7 +99,9 @@ impl Encoder for Fake {
     fn encode(&mut self, batch: &Batch, spare: usize, out: &mut [f32]) -> Result<(), EncodeError> {
         self.stage.arrived.lock().unwrap().push((batch.clone(), spare));
         let gate = self.stage.gate.lock().unwrap();
-        drop(self.stage.opened.wait_while(gate, |closed| *closed).unwrap());
+        let mut gate = self.stage.opened.wait_while(gate, |gate| gate.closed && gate.passes == 0).unwrap();
+        gate.passes = gate.passes.saturating_sub(1);
+        drop(gate);
         self.stage.seen.lock().unwrap().extend(batch.sequences().map(<[u32]>::to_vec));
         assert!(!batch.ids().contains(&PANIC), "told to panic");
         if batch.ids().contains(&FAIL) {
@@ -239,6 +255,7 @@ pub(crate) fn job(inputs: &[&[u32]]) -> Job {
         overlong: Overlong::Truncate,
         deadline: Instant::now() + Duration::from_secs(60),
         max_tokens: usize::MAX,
+        caller: 0,
     }
 }
 
