@@ -1,0 +1,72 @@
+{{/*
+Values that cannot work together, each refused with the names of its keys. What one key may hold is the schema's
+business.
+*/}}
+{{- define "embedgate.validate" -}}
+{{- $v := .Values -}}
+{{- if and $v.autoscaling.enabled $v.keda.enabled -}}
+{{- fail "autoscaling.enabled and keda.enabled: choose one, for both would set the number of pods" -}}
+{{- end -}}
+{{- if and $v.autoscaling.enabled (not $v.autoscaling.targetCPUUtilizationPercentage) (not $v.autoscaling.targetTokensInFlight) -}}
+{{- fail "autoscaling: set targetCPUUtilizationPercentage or targetTokensInFlight" -}}
+{{- end -}}
+{{- if and $v.autoscaling.enabled (gt (int64 $v.autoscaling.minReplicas) (int64 $v.autoscaling.maxReplicas)) -}}
+{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- if and $v.keda.enabled (gt (int64 $v.keda.minReplicas) (int64 $v.keda.maxReplicas)) -}}
+{{- fail "keda.minReplicas is above keda.maxReplicas" -}}
+{{- end -}}
+{{- if and $v.keda.enabled (not $v.keda.query) (not $v.metrics.serviceMonitor.enabled) (not $v.metrics.podMonitor.enabled) -}}
+{{- fail "keda.query: without metrics.serviceMonitor or metrics.podMonitor the chart does not know your series' labels" -}}
+{{- end -}}
+{{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled -}}
+{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: choose one, or every series is counted twice" -}}
+{{- end -}}
+{{- if and $v.auth.existingSecret $v.auth.keys -}}
+{{- fail "auth.existingSecret and auth.keys: choose one" -}}
+{{- end -}}
+{{- range $name, $redis := dict "limits.redis" $v.limits.redis "cache.redis" $v.cache.redis -}}
+{{- if and $redis.existingSecret $redis.url -}}
+{{- fail (printf "%s.existingSecret and %s.url: choose one" $name $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or $v.limits.requestsPerMinute $v.limits.tokensPerMinute) (not $v.auth.existingSecret) (not $v.auth.keys) -}}
+{{- fail "limits: requestsPerMinute and tokensPerMinute are counted by API key; set auth.existingSecret" -}}
+{{- end -}}
+{{- if and (eq $v.model.source "imageVolume") (not $v.model.imageVolume.reference) -}}
+{{- fail "model.imageVolume.reference is needed by model.source imageVolume" -}}
+{{- end -}}
+{{- if and (eq $v.model.source "imageVolume") (semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "model.source imageVolume needs Kubernetes 1.31 or later; this is %s" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- if and (eq $v.model.source "pvc") (not $v.model.pvc.existingClaim) -}}
+{{- fail "model.pvc.existingClaim is needed by model.source pvc" -}}
+{{- end -}}
+{{- if and (eq $v.model.source "download") (not (and $v.model.download.url $v.model.download.sha256)) -}}
+{{- fail "model.download.url and model.download.sha256 are needed by model.source download" -}}
+{{- end -}}
+{{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
+{{- range $name, $used := dict
+  "limits.redis" (or $v.limits.redis.existingSecret $v.limits.redis.url)
+  "cache.redis" (or $v.cache.redis.existingSecret $v.cache.redis.url)
+  "tracing.otlpEndpoint" $v.tracing.otlpEndpoint
+  "model.source download" (eq $v.model.source "download")
+-}}
+{{- if $used -}}
+{{- fail (printf "networkPolicy.egress is empty, which stops %s: add a rule that lets it out" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $v.ingress.enabled (not $v.ingress.hosts) -}}
+{{- fail "ingress.hosts is empty" -}}
+{{- end -}}
+{{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.parentRefs is empty: name the Gateway that the route belongs to" -}}
+{{- end -}}
+{{- if and $v.metrics.dashboard.enabled (not (.Files.Glob "dashboards/*.json")) -}}
+{{- fail "metrics.dashboard.enabled: this copy of the chart holds no dashboards/*.json" -}}
+{{- end -}}
+{{- if and $v.metrics.prometheusRule.enabled (not (.Files.Glob "rules/*.yaml")) -}}
+{{- fail "metrics.prometheusRule.enabled: this copy of the chart holds no rules/*.yaml" -}}
+{{- end -}}
+{{- end -}}
