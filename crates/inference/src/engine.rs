@@ -9,15 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::Sender;
-
 use crate::{
     Batch, CacheConfig, Encoder, EncoderFactory, Input, Job, Observer, Overlong, StartError, SubmitError,
     Ticket, Tokenizer,
     admission::Admission,
     cache::{Keys, Memory},
     flights::Flights,
-    intake::{self, Intake, Portion, Purpose, Wish},
+    intake::{self, Desk, Purpose, Wish},
     job::{Shape, Tokens, Work},
     lookup::{self, Errands},
     queue::Queue,
@@ -142,7 +140,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     draining: AtomicBool,
     /// `None` once the engine is stopped.
-    portions: Mutex<Option<Sender<Portion>>>,
+    desk: Mutex<Option<Arc<Desk>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The thread that asks the second tier; it ends after all others.
     lookup: Mutex<Option<JoinHandle<()>>>,
@@ -177,11 +175,11 @@ impl Engine {
             spawn("lookup", move || lookup::run(&shared, &*tier, &keys, &receiver))
         });
 
-        let (sender, receiver) = crossbeam_channel::unbounded();
+        let (desk, pile) = Desk::new();
         let engine = Self {
             shared: Arc::clone(&shared),
             draining: AtomicBool::new(false),
-            portions: Mutex::new(Some(sender)),
+            desk: Mutex::new(Some(Arc::new(desk))),
             threads: Mutex::default(),
             lookup: Mutex::new(lookup.transpose()?),
         };
@@ -190,8 +188,8 @@ impl Engine {
             engine.spawn("worker", move || worker::run(&shared, encoder, &encoders))?;
         }
         for _ in 0..shared.config.tokenizer_threads {
-            let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
-            engine.spawn("tokenizer", move || intake::run(&shared, &receiver))?;
+            let (shared, pile) = (Arc::clone(&shared), pile.clone());
+            engine.spawn("tokenizer", move || intake::run(&shared, &pile))?;
         }
         Ok(engine)
     }
@@ -217,8 +215,8 @@ impl Engine {
     }
 
     pub(crate) fn submit_for(&self, purpose: Purpose, job: Job) -> Result<Ticket, SubmitError> {
-        let sender = self.portions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(sender) = sender.filter(|_| !self.draining.load(Ordering::Acquire)) else {
+        let desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(desk) = desk.filter(|_| !self.draining.load(Ordering::Acquire)) else {
             return Err(SubmitError::Draining);
         };
         let tokens = self.estimate(&job);
@@ -233,11 +231,7 @@ impl Engine {
             work.tokenized(Tokens::default(), self.shared.config.shape());
         }
         let Job { inputs, overlong, max_tokens, .. } = job;
-        for portion in Intake::split(work, Wish { inputs, overlong, max_tokens, purpose }) {
-            if sender.send(portion).is_err() {
-                return Err(SubmitError::Draining);
-            }
-        }
+        desk.put(work, Wish { inputs, overlong, max_tokens, purpose });
         Ok(ticket)
     }
 
@@ -295,7 +289,7 @@ impl Engine {
             thread::sleep(DRAIN_TICK);
         }
         let finished = self.shared.admission.jobs() == 0;
-        self.portions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.queue.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

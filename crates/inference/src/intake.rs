@@ -2,7 +2,7 @@
 //! inputs.
 //!
 //! A large job is cut into portions that the tokenizer threads share; whoever finishes the last portion
-//! decides on the whole job and queues it.
+//! decides on the whole job and queues it. What is one portion by itself does not wait behind the many of another.
 
 use std::{
     ops::Range,
@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use tokenizers::pipeline::PipelineToken;
 
 use crate::{
@@ -50,7 +50,7 @@ pub(crate) struct Wish {
 }
 
 /// A job that is being tokenized.
-pub(crate) struct Intake {
+struct Intake {
     work: Arc<Work>,
     wish: Wish,
     done: Mutex<Vec<Done>>,
@@ -58,9 +58,51 @@ pub(crate) struct Intake {
 }
 
 /// One tokenizer thread's share of a job.
-pub(crate) struct Portion {
+struct Portion {
     intake: Arc<Intake>,
     range: Range<usize>,
+}
+
+/// Where portions wait for the tokenizer threads.
+pub(crate) struct Desk {
+    /// Jobs of one portion.
+    whole: Sender<Portion>,
+    /// Portions of larger jobs.
+    parts: Sender<Portion>,
+}
+
+/// A tokenizer thread's side of the [`Desk`].
+#[derive(Clone)]
+pub(crate) struct Pile {
+    whole: Receiver<Portion>,
+    parts: Receiver<Portion>,
+}
+
+impl Desk {
+    pub(crate) fn new() -> (Self, Pile) {
+        let ((whole, whole_pile), (parts, parts_pile)) = (unbounded(), unbounded());
+        (Self { whole, parts }, Pile { whole: whole_pile, parts: parts_pile })
+    }
+
+    /// Hands a job in.
+    pub(crate) fn put(&self, work: Arc<Work>, wish: Wish) {
+        let portions = Intake::split(work, wish);
+        let pile = if portions.len() > 1 { &self.parts } else { &self.whole };
+        for portion in portions {
+            // The threads only end when this side is gone.
+            let _ = pile.send(portion);
+        }
+    }
+}
+
+impl Pile {
+    /// Waits for the next portion; `None` when the desk is gone and nothing is left.
+    fn next(&self) -> Option<Portion> {
+        select_biased! {
+            recv(self.whole) -> portion => portion.or_else(|_| self.parts.recv()).ok(),
+            recv(self.parts) -> portion => portion.or_else(|_| self.whole.recv()).ok(),
+        }
+    }
 }
 
 /// A finished portion: where it starts, and its inputs or the first error among them.
@@ -76,7 +118,7 @@ struct Tokenized {
 
 impl Intake {
     /// Cuts a job into portions.
-    pub(crate) fn split(work: Arc<Work>, wish: Wish) -> Vec<Portion> {
+    fn split(work: Arc<Work>, wish: Wish) -> Vec<Portion> {
         let count = wish.inputs.len();
         let portions = count.div_ceil(PORTION);
         let (done, left) = (Mutex::new(Vec::with_capacity(portions)), AtomicUsize::new(portions));
@@ -88,10 +130,10 @@ impl Intake {
     }
 }
 
-/// Body of a tokenizer thread: works until the channel is closed.
-pub(crate) fn run(shared: &Shared, portions: &Receiver<Portion>) {
+/// Body of a tokenizer thread: works until the desk is gone.
+pub(crate) fn run(shared: &Shared, pile: &Pile) {
     let mut scratch = Vec::new();
-    for Portion { intake, range } in portions {
+    while let Some(Portion { intake, range }) = pile.next() {
         if intake.work.is_over() {
             continue;
         }
@@ -244,5 +286,35 @@ fn serve(shared: &Shared, work: &Arc<Work>, sequences: &[(usize, &[u32])]) {
         _ if items.is_empty() => {}
         Some(errands) => errands.find(Arc::clone(work), items),
         None => shared.queue.push(Arc::clone(work), items),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admission::Admission;
+
+    #[test]
+    fn what_is_one_portion_does_not_wait_behind_a_large_job() {
+        let (desk, pile) = Desk::new();
+        let admission = Admission::new(1 << 20);
+        let put = |inputs: usize| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let (work, _) = Work::new(0, deadline, admission.reserve(0, 1, deadline).unwrap());
+            let inputs = vec![Input::Tokens(vec![1]); inputs];
+            desk.put(
+                work,
+                Wish { inputs, overlong: Overlong::Error, max_tokens: 1, purpose: Purpose::Serve },
+            );
+        };
+        put(PORTION * 3);
+        put(1);
+        put(2);
+        drop(desk);
+        let lengths: Vec<usize> =
+            std::iter::from_fn(|| pile.next()).map(|portion| portion.range.len()).collect();
+        assert_eq!(lengths, [1, 2, PORTION, PORTION, PORTION]);
     }
 }
