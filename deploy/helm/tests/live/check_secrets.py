@@ -1,0 +1,131 @@
+"""Keys and certificates from Secrets, and their rotation while requests are under way; settings from ConfigMaps."""
+
+import http.client
+import shutil
+import ssl
+import subprocess
+import time
+
+import check_pod
+from stage import Stage
+from traffic import Traffic, post
+
+KEYS, CERTIFICATE = "team-keys", "team-certificate"
+MOST_INPUTS, MOST_TOKENS = 7, 100
+VALUES = {
+    "auth": {"existingSecret": KEYS},
+    "tls": {"existingSecret": CERTIFICATE},
+    "config": f"[limits]\nmax_inputs = {MOST_INPUTS}\n",
+    "extraEnv": [
+        {
+            "name": "EMBEDGATE_MAX_REQUEST_TOKENS",
+            "valueFrom": {"configMapKeyRef": {"name": "team-settings", "key": "tokens"}},
+        },
+    ],
+}
+OLD, NEW = "sk-old-0123456789abcdef", "sk-new-0123456789abcdef"
+# The program looks at its files every second or so.
+SEEN_WITHIN = 20
+
+
+def checks(tap, bench):
+    """Plays a release with keys and TLS, and changes both under load."""
+    if shutil.which("openssl") is None:
+        tap.skip("keys and certificates from Secrets", "openssl is not installed")
+        return
+    release = bench.render(VALUES)
+    with Stage(bench, release) as stage:
+        first, second = (_certificate(stage.folder / name) for name in ("first", "second"))
+        authority = stage.folder / "authority.pem"
+        authority.write_bytes(first["tls.crt"] + second["tls.crt"])
+        stage.cluster.secrets |= {KEYS: _keys(("old", OLD)), CERTIFICATE: first}
+        stage.cluster.config_maps["team-settings"] = {"tokens": str(MOST_TOKENS).encode()}
+        (pod,) = stage.start(1)
+        tap.check("keys and TLS: `helm test` passes with the key of the Secret", check_pod.hook, stage)
+        tap.check("keys and TLS: without a key the answer is 401", _refused, stage, authority, None)
+        tap.check("settings: those of the ConfigMap and of a variable from another one hold", _settings, stage, authority)
+        with Traffic(stage.service.address, key=OLD, authority=authority) as traffic:
+            traffic.wait_answered(50)
+            tap.check("keys and TLS: a new key in the Secret is let in", _rotated_in, stage, authority)
+            traffic.key = NEW
+            # Requests that took the old key are answered by then.
+            traffic.wait_answered(50)
+            tap.check("keys and TLS: a key that left the Secret is refused", _rotated_out, stage, authority)
+            stage.update_secret(CERTIFICATE, second)
+            tap.check("keys and TLS: a new certificate in the Secret is served",
+                      _served, stage, second["tls.crt"].decode())
+            traffic.wait_answered(50)
+        tap.check(f"keys and TLS: no request of {traffic.answered} failed through all that", traffic.complaints)
+        tap.check("keys and TLS: no key is in the log", _no_key, pod)
+
+
+def _certificate(folder):
+    """A certificate for the loopback interface, as the data of a Secret of type kubernetes.io/tls."""
+    folder.mkdir()
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command += ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    command += ["-subj", f"/CN={folder.name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return {name: (folder / name).read_bytes() for name in ("tls.key", "tls.crt")}
+
+
+def _keys(*keys):
+    return {"keys": "".join(f"{name}={key}\n" for name, key in keys).encode()}
+
+
+def _settings(stage, authority):
+    few = ["text"] * MOST_INPUTS
+    for what, texts, wanted in (
+        ("as many inputs as are allowed", few, 200),
+        ("one input more", few + ["text"], 400),
+        ("too many tokens", ["word " * MOST_TOKENS], 400),
+    ):
+        found = _status(stage, authority, OLD, texts)
+        if found != wanted:
+            yield f"{what}: the answer is {found}, not {wanted}"
+
+
+def _status(stage, authority, key, texts="Who is there?"):
+    host, port = stage.service.address.split(":")
+    context = ssl.create_default_context(cafile=authority)
+    connection = http.client.HTTPSConnection(host, int(port), timeout=30, context=context)
+    try:
+        return post(connection, texts, key, keep_alive=False)[0]
+    finally:
+        connection.close()
+
+
+def _refused(stage, authority, key):
+    """Complaints while a request with this key is not refused within the time for changes."""
+    yield from _becomes(lambda: _status(stage, authority, key), 401)
+
+
+def _rotated_in(stage, authority):
+    stage.update_secret(KEYS, _keys(("old", OLD), ("new", NEW)))
+    yield from _becomes(lambda: _status(stage, authority, NEW), 200)
+
+
+def _rotated_out(stage, authority):
+    stage.update_secret(KEYS, _keys(("new", NEW)))
+    yield from _refused(stage, authority, OLD)
+
+
+def _served(stage, wanted):
+    host, port = stage.service.address.split(":")
+    body = lambda pem: "".join(pem.split())
+    yield from _becomes(lambda: body(ssl.get_server_certificate((host, int(port)))), body(wanted))
+
+
+def _becomes(value, wanted):
+    end = time.monotonic() + SEEN_WITHIN
+    while (found := value()) != wanted:
+        if time.monotonic() > end:
+            yield f"after {SEEN_WITHIN} s it is still {found}"
+            return
+        time.sleep(0.2)
+
+
+def _no_key(pod):
+    for key in (OLD, NEW):
+        if key in pod.log():
+            yield f"{key} is in the log"

@@ -1,0 +1,238 @@
+"""Turns one rendered pod into processes of this machine, and ends them as the kubelet does.
+
+What differs from a node: paths of the image and of volumes are moved below a temporary folder, ports to free ones
+of the loopback interface, and names of Services to addresses. Everything else is taken from the pod as it stands.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import fields
+from fields import Unsupported
+from probes import Prober
+from volumes import Volumes
+
+ROOT_USER = os.geteuid() == 0
+
+
+class Pod:
+    """A pod and the process of its one container. The times are of the monotonic clock, in seconds."""
+
+    def __init__(self, name, template, cluster, folder):
+        """`template` has `metadata` and `spec`; volumes are made in `folder`, which must not exist."""
+        fields.pod(template["spec"])
+        self.name = name
+        self.metadata = template["metadata"]
+        self.spec = template["spec"]
+        if len(self.spec["containers"]) != 1:
+            raise Unsupported("more than one container")
+        (self.container,) = self.spec["containers"]
+        self._cluster = cluster
+        self._folder = folder
+        security = self.spec.get("securityContext", {})
+        self._group = security.get("fsGroup") if ROOT_USER else None
+        folder.mkdir(mode=0o755, parents=True)
+        self._volumes = Volumes(self.spec.get("volumes", []), cluster, folder / "volumes", self._group)
+        # This machine's ports by the container's, by name and number.
+        self.ports = {}
+        for port in self.container.get("ports", []):
+            self.ports[port["containerPort"]] = self.ports[port["name"]] = free_port()
+        self.grace = self.spec.get("terminationGracePeriodSeconds", 30)
+        self.ready = False
+        # When the deletion began, when SIGTERM was sent, when the process had ended.
+        self.deleted_at = self.signalled_at = self.ended_at = None
+        # What the kubelet would have killed the container for.
+        self.deaths = []
+        self.status = None
+        self._process = None
+        self.prober = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        # On the way of an error nothing may be left behind.
+        if self.prober:
+            self.prober.end()
+        if self._process and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder)
+
+    def start(self):
+        """Runs the init containers to their ends, starts the container and its probes.
+
+        Raises RuntimeError when an init container fails.
+        """
+        for container in self.spec.get("initContainers", []):
+            done = self._launch(container, "init.log")
+            if done.wait(timeout=60) != 0:
+                raise RuntimeError(f"init container {container['name']}: {self.log('init.log')}")
+        self._process = self._launch(self.container, "log")
+        self.prober = Prober(self.container, self.ports, self._become_ready, self.deaths.append)
+        self.prober.begin()
+        return self
+
+    def wait_ready(self, seconds=60):
+        """Raises RuntimeError when the pod is not ready within that time, or never will be."""
+        end = time.monotonic() + seconds
+        while not self.ready:
+            if self._process.poll() is not None or self.deaths or time.monotonic() > end:
+                raise RuntimeError(f"{self.name} is not ready: {self.deaths or self._process.poll()}\n{self.log()}")
+            time.sleep(0.01)
+
+    def run(self, seconds=60):
+        """Runs a pod that ends by itself; yields its exit status and what it printed."""
+        process = self._launch(self.container, "log")
+        try:
+            return process.wait(timeout=seconds), self.log()
+        finally:
+            process.kill()
+            process.wait()
+
+    def sync(self):
+        """Takes over changed Secrets and ConfigMaps, as the kubelet does within a minute or so."""
+        self._volumes.refresh()
+
+    def begin_deletion(self):
+        """Deletes the pod on a thread of its own, which is returned."""
+        thread = threading.Thread(target=self.delete, daemon=True)
+        thread.start()
+        return thread
+
+    def delete(self):
+        """preStop, SIGTERM, and SIGKILL when the grace is over, which counts from the beginning."""
+        self.deleted_at = time.monotonic()
+        self.prober.terminating()
+        time.sleep(self.pre_stop)
+        self.signalled_at = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self.status = self._process.wait(timeout=self.grace - self.pre_stop)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self.status = self._process.wait()
+        self.ended_at = time.monotonic()
+        self.prober.end()
+
+    @property
+    def pre_stop(self):
+        """Seconds between the beginning of the deletion and SIGTERM."""
+        return self.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+
+    @property
+    def running(self):
+        return self._process is not None and self._process.poll() is None
+
+    def kernel_status(self):
+        """What /proc says of the process: lists of words by name."""
+        with open(f"/proc/{self._process.pid}/status", encoding="ascii") as file:
+            return {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
+
+    def log(self, name="log"):
+        """What the container has printed."""
+        return (self._folder / name).read_text(encoding="utf-8", errors="replace")
+
+    def _become_ready(self, ready):
+        self.ready = ready
+        return False
+
+    def _launch(self, container, log):
+        image = self._cluster.images[container["image"]]
+        words = container.get("command", image.entrypoint) + container.get("args", [])
+        variables = dict(image.environment)
+        for source in container.get("envFrom", []):
+            variables.update(self._all_of(source))
+        for variable in container.get("env", []):
+            value = self._value(variable)
+            variables[variable["name"]] = _expand(value, variables)
+        words = [self._local(_expand(word, variables), container, image) for word in words]
+        variables = {name: self._local(value, container, image) for name, value in variables.items()}
+        for mount in container.get("volumeMounts", []):
+            if mount["mountPath"] == "/tmp":
+                # The path itself is the machine's.
+                variables["TMPDIR"] = str(self._mounted(mount))
+        with open(self._folder / log, "wb") as file:
+            return subprocess.Popen(
+                self._security(container, image) + words, env=variables, cwd="/", stdin=subprocess.DEVNULL,
+                stdout=file, stderr=subprocess.STDOUT,
+            )
+
+    def _security(self, container, image):
+        """The program that puts both security contexts into force; without root, as far as it can."""
+        context = self.spec.get("securityContext", {}) | container.get("securityContext", {})
+        if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
+            raise RuntimeError("runAsNonRoot, and runAsUser is 0")
+        words = [shutil.which("setpriv")]
+        if not context.get("allowPrivilegeEscalation", True):
+            words.append("--no-new-privs")
+        if drop := context.get("capabilities", {}).get("drop"):
+            if drop != ["ALL"]:
+                raise Unsupported(f"capabilities.drop: {drop}")
+            if ROOT_USER:
+                words += ["--bounding-set=-all", "--inh-caps=-all"]
+        if ROOT_USER and image.any_user:
+            words += [f"--reuid={context['runAsUser']}", f"--regid={context['runAsGroup']}", f"--groups={self._group}"]
+        return words + ["--"]
+
+    def _value(self, variable):
+        if "value" in variable:
+            return variable["value"]
+        ((kind, source),) = variable.get("valueFrom", {"value": ""}).items()
+        if kind == "value":
+            return source
+        if kind == "secretKeyRef":
+            return self._cluster.secrets[source["name"]][source["key"]].decode()
+        if kind == "configMapKeyRef":
+            return self._cluster.config_maps[source["name"]][source["key"]].decode()
+        paths = {
+            "metadata.name": self.name,
+            "metadata.namespace": self._cluster.namespace,
+            "status.podIP": "127.0.0.1",
+            "status.hostIP": "127.0.0.1",
+        }
+        if kind == "fieldRef" and source["fieldPath"] in paths:
+            return paths[source["fieldPath"]]
+        raise Unsupported(f"env {variable['name']}: {source}")
+
+    def _all_of(self, source):
+        fields.known("envFrom", source, ("secretRef", "configMapRef", "prefix"))
+        if "secretRef" in source:
+            data = self._cluster.secrets[source["secretRef"]["name"]]
+        else:
+            data = self._cluster.config_maps[source["configMapRef"]["name"]]
+        return {source.get("prefix", "") + key: value.decode() for key, value in data.items()}
+
+    def _local(self, text, container, image):
+        """`text` with a path, a listening address or the name of a Service as they are on this machine."""
+        if match := re.fullmatch(r"0\.0\.0\.0:(\d+)", text):
+            return f"127.0.0.1:{self.ports[int(match[1])]}"
+        places = [(mount["mountPath"], self._mounted(mount)) for mount in container.get("volumeMounts", [])]
+        for path, folder in sorted(places, key=lambda place: -len(place[0])):
+            if text == path or text.startswith(path.rstrip("/") + "/"):
+                return str(folder) + text[len(path.rstrip("/")) :]
+        if image.root and (image.root / text.lstrip("/")).exists() and text.startswith("/"):
+            return str(image.root) + text
+        return self._cluster.resolve(text)
+
+    def _mounted(self, mount):
+        return self._volumes.folders[mount["name"]] / mount.get("subPath", "")
+
+
+def _expand(text, variables):
+    """`$(NAME)` by its value, where there is one; `$$` is one dollar sign."""
+    value = lambda match: "$" if match[0] == "$$" else variables.get(match[1], match[0])
+    return re.sub(r"\$\$|\$\((\w+)\)", value, text)
+
+
+def free_port():
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

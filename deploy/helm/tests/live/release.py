@@ -1,0 +1,51 @@
+"""What Helm renders of the chart for a set of values."""
+
+import subprocess
+
+import yaml
+
+NAME = "live"
+NAMESPACE = "embeddings"
+# Any supported version: the test of the rendered text goes through them.
+KUBERNETES = "1.33.0"
+
+
+class Release:
+    """The objects of one rendering."""
+
+    def __init__(self, objects):
+        self.objects = objects
+
+    def one(self, kind, hook=False):
+        """The only object of this kind that is, or is not, a hook; ValueError when there are more or none."""
+        is_hook = lambda item: "helm.sh/hook" in item["metadata"].get("annotations", {})
+        (item,) = [item for item in self.objects if item["kind"] == kind and is_hook(item) == hook]
+        return item
+
+    def kind(self, kind):
+        return [item for item in self.objects if item["kind"] == kind]
+
+    def service_of(self, port):
+        """The Service that leads to the pods' port of this name, and its own number for it."""
+        ((service, number),) = [
+            (service, one["port"])
+            for service in self.kind("Service")
+            for one in service["spec"]["ports"]
+            if one["targetPort"] == port
+        ]
+        return service["metadata"]["name"], number
+
+
+def render(helm, chart, values, files=()):
+    """Renders with the values of `files`, which are the chart's own, and then with `values`.
+
+    Raises RuntimeError with Helm's words when it refuses.
+    """
+    command = [str(helm), "template", NAME, str(chart), "--namespace", NAMESPACE, "--kube-version", KUBERNETES]
+    for file in files:
+        command += ["--values", str(chart / "ci" / f"{file}-values.yaml")]
+    command += ["--values", "-"]
+    done = subprocess.run(command, input=yaml.safe_dump(values), capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
+    return Release([item for item in yaml.safe_load_all(done.stdout) if item])

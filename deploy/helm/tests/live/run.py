@@ -1,0 +1,56 @@
+"""Runs what the chart renders: `run.py --helm PROGRAM --binary PROGRAM --prometheus FOLDER [--chart FOLDER]`.
+
+Each pod is a process of this machine that is started, asked and ended as a kubelet would, behind a stand-in for its
+Service. Prints the Test Anything Protocol; the exit status says whether all passed.
+"""
+
+import argparse
+import pathlib
+import sys
+import traceback
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+# The protocol is printed by one module for both kinds of checks.
+sys.path.append(str(TESTS / "static"))
+
+import check_models
+import check_pod
+import check_rolling
+import check_secrets
+from kubelet import ROOT_USER
+from stage import bench
+from tap import Tap
+
+SCENARIOS = {
+    "default": check_pod.checks,
+    "control": check_pod.control,
+    "secrets": check_secrets.checks,
+    "models": check_models.checks,
+    "rolling": check_rolling.checks,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--helm", type=pathlib.Path, required=True, help="Helm's program")
+    parser.add_argument("--binary", type=pathlib.Path, required=True, help="the release build of embedgate")
+    parser.add_argument("--prometheus", type=pathlib.Path, required=True, help="folder of prometheus and promtool")
+    parser.add_argument("--chart", type=pathlib.Path, default=TESTS.parent / "embedgate", help="the chart's folder")
+    parser.add_argument("--only", choices=SCENARIOS, help="one scenario alone")
+    options = parser.parse_args()
+
+    tap = Tap()
+    print("# pods are run as processes of this machine, without a container runtime", flush=True)
+    if not ROOT_USER:
+        print("# not root: pods run as the present user, in place of the rendered one", flush=True)
+    with bench(options.binary, options.helm, options.chart, options.prometheus) as tools:
+        for name, scenario in SCENARIOS.items():
+            if options.only in (None, name):
+                try:
+                    scenario(tap, tools)
+                except Exception:
+                    tap.check(f"{name}: to the end", traceback.format_exc().splitlines)
+    tap.end()
+
+
+main()
