@@ -30,14 +30,15 @@ def checks(tap, bench):
             stage.deployment.roll(update.one("Deployment"))
             took = time.monotonic() - begun
             traffic.wait_answered(100)
-            _tell(stage, prometheus)
             tap.check(f"rolling update of {replicas} pods in {took:.1f} s: no request of {traffic.answered} failed",
                       traffic.complaints)
             tap.check("rolling update: every old pod ended with exit code 0 within its grace",
                       lambda: [text for pod in old for text in check_pod.ended_well(pod)])
             tap.check("rolling update: every pod, old and new, got connections", _shared, stage)
             # Under load still, so that there is something in flight.
-            _scraped(tap, bench, stage, prometheus, replicas)
+            _tell(stage, prometheus)
+            _scraped(tap, bench, stage, prometheus)
+            _scraped_by_pod(tap, bench, stage)
 
 
 def _tell(stage, prometheus):
@@ -53,15 +54,31 @@ def _shared(stage):
         yield f"{stage.service.connections['']} connections found no pod"
 
 
-def _scraped(tap, bench, stage, prometheus, replicas):
+def _scraped_by_pod(tap, bench, stage):
+    """The same by a PodMonitor, in a Prometheus of its own."""
+    release = bench.render({"metrics": {"podMonitor": INTERVAL}}, ("podmonitor",))
+    with Prometheus(bench.prometheus, stage.folder / "prometheus-by-pod") as prometheus:
+        _tell(stage, prometheus)
+        prometheus.start(monitor.scrape_configs(release.one("PodMonitor"), prometheus.targets), [])
+        tap.check("the PodMonitor finds each pod once, and Prometheus can scrape it",
+                  _up, prometheus, stage.deployment.pods)
+        for query in _queries(release):
+            tap.check("KEDA's query by the PodMonitor's labels yields exactly one element, above zero under load",
+                      _one_element, prometheus, query)
+
+
+def _queries(release):
+    return [trigger["metadata"]["query"] for trigger in release.one("ScaledObject")["spec"]["triggers"]]
+
+
+def _scraped(tap, bench, stage, prometheus):
     metrics = {"metrics": {"serviceMonitor": {"enabled": True}}}
-    keda = bench.render(files=("keda",)).one("ScaledObject")
+    keda = bench.render(files=("keda",))
     hpa = bench.render(metrics, files=("autoscaling",)).one("HorizontalPodAutoscaler")
     tap.check("the ServiceMonitor finds each pod once, and Prometheus can scrape it",
               _up, prometheus, stage.deployment.pods)
     tap.check("the PrometheusRule's rules are evaluated without an error", _rules, prometheus, stage.release)
-    for trigger in keda["spec"]["triggers"]:
-        query = trigger["metadata"]["query"]
+    for query in _queries(keda):
         tap.check("KEDA's query yields exactly one element, above zero under load", _one_element, prometheus, query)
     for metric in hpa["spec"]["metrics"]:
         if metric["type"] == "Pods":

@@ -43,7 +43,8 @@ def checks(tap, bench):
         (pod,) = stage.start(1)
         tap.check("keys and TLS: `helm test` passes with the key of the Secret", check_pod.hook, stage)
         tap.check("keys and TLS: without a key the answer is 401", _refused, stage, authority, None)
-        tap.check("settings: those of the ConfigMap and of a variable from another one hold", _settings, stage, authority)
+        tap.check("settings: those of the ConfigMap and of a variable from another one hold",
+                  _settings, stage, authority)
         with Traffic(stage.service.address, key=OLD, authority=authority) as traffic:
             traffic.wait_answered(50)
             tap.check("keys and TLS: a new key in the Secret is let in", _rotated_in, stage, authority)
@@ -62,8 +63,8 @@ def checks(tap, bench):
 def _certificate(folder):
     """A certificate for the loopback interface, as the data of a Secret of type kubernetes.io/tls."""
     folder.mkdir()
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    command += ["-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-days", "2"]
+    command += ["-nodes", "-keyout", folder / "tls.key", "-out", folder / "tls.crt"]
     command += ["-subj", f"/CN={folder.name}", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return {name: (folder / name).read_bytes() for name in ("tls.key", "tls.crt")}
