@@ -4,6 +4,13 @@ business.
 */}}
 {{- define "embedgate.validate" -}}
 {{- $v := .Values -}}
+{{- range $name, $labels := dict "commonLabels" $v.commonLabels "podLabels" $v.podLabels -}}
+{{- range $key, $_ := $labels -}}
+{{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "helm.sh/" $key) -}}
+{{- fail (printf "%s: %s is the chart's own" $name $key) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.autoscaling.enabled $v.keda.enabled -}}
 {{- fail "autoscaling.enabled and keda.enabled: choose one, for both would set the number of pods" -}}
 {{- end -}}

@@ -1,0 +1,109 @@
+"""What the chart promises of every pod it makes: hardening, an end in time, no secret in the open, real settings."""
+
+import base64
+import re
+
+# Variables by which the program is given a secret in the environment, for it takes no file for them.
+SECRET_VARIABLES = {"EMBEDGATE_LIMITS_REDIS_URL", "EMBEDGATE_REDIS_URL"}
+
+
+def check(objects, settings, own_containers):
+    """All rules; `settings` is docs/CONFIG.md, `own_containers` the names of containers that the chart makes."""
+    yield from _hardening(objects, own_containers)
+    yield from _ending(objects)
+    yield from _probes(objects)
+    yield from _settings(objects, settings)
+    yield from _secrets(objects)
+
+
+def _hardening(objects, own_containers):
+    for what, _, spec in objects.pods():
+        pod = spec.get("securityContext", {})
+        for field, found, expected in (
+            ("automountServiceAccountToken", spec.get("automountServiceAccountToken"), False),
+            ("enableServiceLinks", spec.get("enableServiceLinks"), False),
+            ("securityContext.runAsNonRoot", pod.get("runAsNonRoot"), True),
+            ("securityContext.seccompProfile", pod.get("seccompProfile"), {"type": "RuntimeDefault"}),
+        ):
+            if found != expected:
+                yield f"{what}: {field} is {found}, not {expected}"
+        if pod.get("runAsUser", 0) == 0:
+            yield f"{what} runs as root"
+        for field in ("hostNetwork", "hostPID", "hostIPC"):
+            if spec.get(field):
+                yield f"{what} shares {field}"
+        for container in spec.get("initContainers", []) + spec["containers"]:
+            if container["name"] not in own_containers:
+                continue
+            at = f"{what}, container {container['name']}"
+            context = container.get("securityContext", {})
+            for field, expected in (
+                ("allowPrivilegeEscalation", False),
+                ("readOnlyRootFilesystem", True),
+                ("runAsNonRoot", True),
+                ("capabilities", {"drop": ["ALL"]}),
+            ):
+                if context.get(field) != expected:
+                    yield f"{at}: {field} is {context.get(field)}, not {expected}"
+            name = container["image"].rpartition("/")[2]
+            if name.endswith(":latest") or not re.search(r"[:@]", name):
+                yield f"{at}: the image {container['image']} has no fixed tag"
+
+
+def _gateway(objects):
+    spec = objects.deployment()["spec"]["template"]["spec"]
+    return spec, next(one for one in spec["containers"] if one["name"] == "embedgate")
+
+
+def _ending(objects):
+    """The kubelet kills after the grace period, of which preStop takes its share."""
+    spec, container = _gateway(objects)
+    variables = {one["name"]: one.get("value", "") for one in container["env"]}
+    pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    wanted = pause
+    for name in ("EMBEDGATE_GRACE_PAUSE", "EMBEDGATE_DRAIN_TIMEOUT"):
+        if name not in variables:
+            yield f"{name} is left to the program's default, on which the grace period cannot rely"
+            return
+        wanted += int(variables[name].removesuffix("s"))
+    if spec["terminationGracePeriodSeconds"] <= wanted:
+        yield f"{spec['terminationGracePeriodSeconds']} s of grace for {wanted} s of preStop and drain"
+
+
+def _probes(objects):
+    _, container = _gateway(objects)
+    for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
+        found = container[probe]["httpGet"]
+        if (found["path"], found["port"]) != (path, "ops"):
+            yield f"{probe} asks {found}"
+
+
+def _settings(objects, settings):
+    """A variable that the program does not know would be a setting that does nothing."""
+    _, container = _gateway(objects)
+    known = set(re.findall(r"`(EMBEDGATE_[A-Z0-9_]+)`", settings))
+    for variable in container["env"]:
+        name = variable["name"]
+        if name.startswith("EMBEDGATE_") and name not in known:
+            yield f"the container's {name} is no setting in docs/CONFIG.md"
+        if "valueFrom" in variable and name.startswith("EMBEDGATE_") and name not in SECRET_VARIABLES:
+            yield f"{name} comes from a Secret's key; a file can be re-read, a variable cannot"
+    names = [variable["name"] for variable in container["env"]]
+    for name in {name for name in names if names.count(name) > 1}:
+        yield f"{name} stands twice in the container's environment"
+
+
+def _secrets(objects):
+    """What is in a Secret of the release is in no other object."""
+    hidden = set()
+    for item in objects.kind("Secret"):
+        for value in item.get("data", {}).values():
+            text = base64.b64decode(value).decode()
+            hidden |= {part for line in text.splitlines() for part in [line, line.partition("=")[2]] if part}
+    for item in objects.all:
+        if item["kind"] == "Secret":
+            continue
+        text = str(item)
+        for value in hidden:
+            if value in text:
+                yield f"{item['kind']} {item['metadata']['name']} shows what is in a Secret"
