@@ -6,11 +6,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
 mod bench;
+mod chart;
 mod clients;
 mod process;
+mod sbom;
 mod serve;
 mod server;
 mod setup;
+mod survive;
+mod tap;
 mod test;
 mod tidy;
 mod workspace;
@@ -43,6 +47,10 @@ enum Command {
     Test(test::Options),
     /// Measure the server beside others, on this machine, in one run
     Bench(Box<bench::Options>),
+    /// Put the release binary on trial: overload, long load, faults
+    Survive(survive::Options),
+    /// List what is inside the binary, as a CycloneDX document
+    Sbom(sbom::Options),
     /// Check the house rules: crate arrows, file names, docs links
     Tidy,
 }
@@ -64,6 +72,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Serve { args } => serve::run(&workspace, &args),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
+        Command::Survive(options) => survive::run(&workspace, &options),
+        Command::Sbom(options) => sbom::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Tidy => tidy::run(&workspace),
     }
 }

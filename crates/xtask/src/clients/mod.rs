@@ -4,19 +4,15 @@
 //! is started as a user starts it and stopped as a supervisor stops it.
 
 mod environment;
-mod tap;
 
-use std::env;
-use std::io::{BufRead, BufReader, pipe};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use self::environment::{Environments, Kind};
 use crate::server::Server;
+use crate::tap;
 use crate::test::report::{Report, Suite};
 use crate::workspace::Workspace;
 
@@ -48,7 +44,10 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
         println!("\n{name}");
         let mut suite = Suite::new(name);
         match environments.command(kind, script) {
-            Ok(mut command) => drive(&mut command, &base_url, workspace, &mut suite)?,
+            Ok(mut command) => {
+                command.arg(&base_url).arg(reference(workspace)).current_dir(workspace.root());
+                tap::drive(&mut command, LIMIT, &mut suite)?;
+            }
             Err(reason) => suite.fail(reason),
         }
         report.suites.push(suite);
@@ -61,59 +60,6 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     }
     report.suites.push(suite);
     Ok(())
-}
-
-/// Runs one script, showing its lines and counting its checks.
-fn drive(command: &mut Command, base_url: &str, workspace: &Workspace, suite: &mut Suite) -> Result<()> {
-    let (reader, writer) = pipe().context("cannot make a pipe")?;
-    forget_settings(command);
-    command
-        .arg(base_url)
-        .arg(reference(workspace))
-        .current_dir(workspace.root())
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone().context("cannot clone a pipe")?)
-        .stderr(writer);
-    let mut child =
-        command.spawn().with_context(|| format!("cannot start {}", crate::process::line(command)))?;
-    // The parent's copies of the pipe's end must go, or the reader below would never see the end.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-
-    let lines = thread::spawn(move || {
-        let mut parser = tap::Parser::default();
-        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            println!("  {line}");
-            parser.line(&line);
-        }
-        parser
-    });
-    let deadline = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().context("cannot wait for a client")? {
-            break Some(status);
-        }
-        if Instant::now() > deadline {
-            child.kill().context("cannot end a client")?;
-            child.wait().context("cannot wait for a client")?;
-            break None;
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
-    let parser = lines.join().map_err(|_| anyhow::anyhow!("the reader of a client's output panicked"))?;
-    parser.finish(status, suite);
-    Ok(())
-}
-
-/// What the user's own account with a provider says must not reach a test.
-fn forget_settings(command: &mut Command) {
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy().to_ascii_uppercase();
-        let own = ["OPENAI_", "EMBEDGATE_", "LITELLM_", "LANGCHAIN_", "LANGSMITH_", "HAYSTACK_"];
-        if own.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
-            command.env_remove(name);
-        }
-    }
 }
 
 /// The reference texts and vectors, which the Rust tests read too.

@@ -4,6 +4,7 @@
 //! or damaged fetch is seen and mended by the next run. When every hash holds, nothing is printed and nothing
 //! is asked of the network.
 
+pub(crate) mod environment;
 mod model;
 mod onnxruntime;
 mod openvino;

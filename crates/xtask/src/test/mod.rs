@@ -15,7 +15,7 @@ use serde::Deserialize;
 use self::libtest::{Binaries, Parser};
 use self::report::{Report, Suite};
 use crate::workspace::Workspace;
-use crate::{clients, process, serve, setup};
+use crate::{chart, clients, process, serve, setup, survive};
 
 /// The setting that names the English STS benchmark's test set.
 const STSB: &str = "EMBEDGATE_STSB";
@@ -37,6 +37,10 @@ enum Part {
     Sanitizer,
     /// OpenAI's and other SDKs against the release binary
     Clients,
+    /// The Helm chart: rendered, checked, and run
+    Chart,
+    /// Overload, long load and faults against the release binary
+    Survival,
 }
 
 /// Sets up, runs the parts and prints the report; the exit code says whether all passed.
@@ -50,7 +54,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
 
     let mut report = Report::default();
     type Run = fn(&Workspace, &mut Report) -> Result<()>;
-    let parts = [(Part::Rust, rust as Run), (Part::Sanitizer, sanitizer), (Part::Clients, clients::run)];
+    let parts = [
+        (Part::Rust, rust as Run),
+        (Part::Sanitizer, sanitizer),
+        (Part::Clients, clients::run),
+        (Part::Chart, chart::run),
+        (Part::Survival, survive::short),
+    ];
     for (part, run) in parts {
         if options.only.is_some_and(|only| only != part) {
             continue;

@@ -1,15 +1,71 @@
-//! Counts the checks of a client script, which prints the Test Anything Protocol.
+//! Runs a script that prints the Test Anything Protocol, and counts its checks.
 //!
 //! `ok 1 - name`, `not ok 2 - name`, `ok 3 - name # SKIP reason`, and at the end the plan `1..3`. A script
 //! that ends early prints no plan, and that is a failure.
 
-use std::process::ExitStatus;
+use std::env;
+use std::io::{BufRead, BufReader, pipe};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
+
+use crate::process::line;
 use crate::test::report::Suite;
+
+/// Runs one script, showing its lines and counting its checks; past `limit` it is ended, and that is a failure.
+///
+/// # Errors
+/// The script cannot be started or waited for. What it finds wrong is in `suite` instead.
+pub(crate) fn drive(command: &mut Command, limit: Duration, suite: &mut Suite) -> Result<()> {
+    let (reader, writer) = pipe().context("cannot make a pipe")?;
+    forget_settings(command);
+    command.stdin(Stdio::null()).stdout(writer.try_clone().context("cannot clone a pipe")?).stderr(writer);
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", line(command)))?;
+    // The parent's copies of the pipe's end must go, or the reader below would never see the end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+
+    let lines = thread::spawn(move || {
+        let mut parser = Parser::default();
+        for line in BufReader::new(reader).split(b'\n').map_while(std::result::Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            println!("  {line}");
+            parser.line(&line);
+        }
+        parser
+    });
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait().context("cannot wait for a script")? {
+            break Some(status);
+        }
+        if Instant::now() > deadline {
+            child.kill().context("cannot end a script")?;
+            child.wait().context("cannot wait for a script")?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let parser = lines.join().map_err(|_| anyhow::anyhow!("the reader of a script's output panicked"))?;
+    parser.finish(status, suite);
+    Ok(())
+}
+
+/// What the user's own account with a provider says must not reach a test.
+fn forget_settings(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy().to_ascii_uppercase();
+        let own = ["OPENAI_", "EMBEDGATE_", "LITELLM_", "LANGCHAIN_", "LANGSMITH_", "HAYSTACK_"];
+        if own.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
+            command.env_remove(name);
+        }
+    }
+}
 
 /// Fed line by line.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
+struct Parser {
     suite: Suite,
     plan: Option<usize>,
     /// The last line, for a script that dies.
@@ -17,7 +73,7 @@ pub(super) struct Parser {
 }
 
 impl Parser {
-    pub(super) fn line(&mut self, line: &str) {
+    fn line(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("not ok ") {
             self.suite.fail(name(rest));
         } else if let Some(rest) = line.strip_prefix("ok ") {
@@ -34,7 +90,7 @@ impl Parser {
     }
 
     /// Adds the counts to `suite`; no status means that the script ran past its time.
-    pub(super) fn finish(self, status: Option<ExitStatus>, suite: &mut Suite) {
+    fn finish(self, status: Option<ExitStatus>, suite: &mut Suite) {
         let counted = self.suite.passed + self.suite.failed + self.suite.skipped;
         let ended_well = status.is_some_and(|status| status.success());
         suite.passed += self.suite.passed;
