@@ -188,6 +188,7 @@ fn export(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(), ImportError> {
     let weights = Weights::open(weights, architecture.prefixes())?;
+    sweep(root);
     let total = weights.bytes();
     let (graph_path, data_path) = (root.join(GRAPH), root.join(DATA));
     let mut data = temporary(root).map_err(ImportError::write(&data_path))?;
@@ -216,12 +217,38 @@ fn export(
     Ok(())
 }
 
+const PREFIX: &str = ".embedgate-";
+const SUFFIX: &str = ".partial";
+
 /// A file in `root` that is removed unless it is renamed. Readable by all, as far as the umask lets it: the
 /// server may run as another user than the importer.
+///
+/// It is locked for as long as its writer lives, which tells it from what a killed one left behind.
 pub(crate) fn temporary(root: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".embedgate-").suffix(".partial");
+    builder.prefix(PREFIX).suffix(SUFFIX);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(root)
+    loop {
+        let file = builder.tempfile_in(root)?;
+        // Where files cannot be locked, nobody sweeps either. Whoever sweeps may have come first.
+        if file.as_file().lock().is_err() || file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// Removes the temporary files in `root` that nobody is writing any more: a process that was killed could not, and
+/// each has the size of the weights. What cannot be removed now may be next time.
+fn sweep(root: &Path) {
+    for path in fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let ours = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
+        if ours
+            && let Ok(file) = fs::File::open(&path)
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(&path);
+        }
+    }
 }

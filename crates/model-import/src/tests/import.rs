@@ -118,6 +118,18 @@ fn a_failed_import_keeps_the_earlier_graph() {
     assert!(folder.file("embedgate.onnx").exists());
 }
 
+/// A process that was killed could not remove what it was writing; one that is still writing holds a lock.
+#[test]
+fn what_a_killed_import_left_is_removed_and_what_another_writes_is_not() {
+    let folder = Folder::tiny("bert-mean");
+    folder.write(".embedgate-orphan.partial", "half");
+    folder.write("my.partial", "not ours");
+    let other = crate::import::temporary(folder.path()).unwrap();
+    folder.import().unwrap();
+    assert!(!folder.file(".embedgate-orphan.partial").exists());
+    assert!(other.path().exists() && folder.file("my.partial").exists());
+}
+
 #[test]
 fn progress_reaches_its_total_in_each_stage() {
     let folder = Folder::tiny("bert-mean");

@@ -4,6 +4,7 @@ mod card;
 mod encoder;
 mod fixture;
 mod folder;
+mod fuzz;
 mod graph;
 mod import;
 mod network;
