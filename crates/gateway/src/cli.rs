@@ -49,6 +49,8 @@ pub enum Request {
     Serve(Flags),
     /// Show the resolved settings.
     CheckConfig(Flags),
+    /// Ask a running server whether it is ready.
+    Health(Flags),
     /// Work on model folders.
     Model(ModelAction),
 }
@@ -62,6 +64,11 @@ enum Action {
     ///
     /// Takes the flags of `serve`. The output is a settings file; API keys are counted, not shown.
     CheckConfig(Settings),
+    /// Ask a running server whether it is ready, for containers
+    ///
+    /// Takes the flags of `serve` and asks /readyz where they say that it listens. Exit code 0 when it is ready,
+    /// 1 when it is loading, draining or not there.
+    Health(Settings),
     /// Import, list or verify model folders
     Model {
         #[command(subcommand)]
@@ -166,6 +173,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
     Ok(match cli.action {
         Action::Serve(settings) => Request::Serve(flags(settings)),
         Action::CheckConfig(settings) => Request::CheckConfig(flags(settings)),
+        Action::Health(settings) => Request::Health(flags(settings)),
         Action::Model { action } => Request::Model(action),
     })
 }
@@ -183,7 +191,8 @@ pub fn command() -> Command {
             })
         })
     };
-    Cli::command().mut_subcommand("serve", with_defaults).mut_subcommand("check-config", with_defaults)
+    let taking_settings = ["serve", "check-config", "health"];
+    taking_settings.into_iter().fold(Cli::command(), |cli, name| cli.mut_subcommand(name, with_defaults))
 }
 
 /// The default of each setting that has one, by clap's id, as a flag would be written.

@@ -26,6 +26,7 @@ mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod health;
 mod lifecycle;
 mod load;
 pub mod metrics;

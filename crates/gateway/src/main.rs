@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use gateway::cli::{self, Request};
 use gateway::config::{Config, ConfigError, Flags, Resolved, Surroundings};
+use gateway::health;
 use gateway::model_command::{self, Verdict};
 use gateway::telemetry;
 
@@ -44,6 +45,12 @@ fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
                 writeln!(io::stderr(), "warning: {warning}")?;
             }
             write!(io::stdout(), "{report}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Request::Health(flags) => {
+            let Resolved { config, .. } = Config::resolve(&flags, &surroundings)?;
+            health::check(&config)?;
+            writeln!(io::stdout(), "ready")?;
             Ok(ExitCode::SUCCESS)
         }
         Request::Model(action) => {

@@ -1,6 +1,7 @@
 //! The program as a user meets it: help, exit codes, what it prints and where.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -44,7 +45,7 @@ fn models() -> PathBuf {
 fn help_is_a_page() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    assert_snapshot!(head(&out(&help), 11), @r"
+    assert_snapshot!(head(&out(&help), 12), @r"
     Serves text embeddings over OpenAI's API.
 
     Without a command, `serve` is meant.
@@ -54,6 +55,7 @@ fn help_is_a_page() {
     Commands:
       serve         Serve embeddings over HTTP (the default)
       check-config  Show every setting with its source, or what is wrong with them
+      health        Ask a running server whether it is ready, for containers
       model         Import, list or verify model folders
       help          Print this message or the help of the given subcommand(s)
     ");
@@ -187,6 +189,35 @@ fn lists_follow_the_same_precedence() {
     "w" = "c" # flag
     id = "c" # flag
     "#);
+}
+
+#[test]
+fn health_asks_where_the_settings_say() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        for answer in ["200 OK\r\n\r\nok\n", "503 Service Unavailable\r\n\r\nloading\n"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = [0; 512];
+            let count = stream.read(&mut asked).unwrap();
+            assert!(asked[..count].starts_with(b"GET /readyz "));
+            stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let ready = run_in(folder.path(), &["health"], &[("EMBEDGATE_LISTEN", &address)]);
+    assert_eq!((ready.status.code(), out(&ready).as_str()), (Some(0), "ready\n"));
+    let loading = run(&["health", "--listen", &address]);
+    assert_eq!(loading.status.code(), Some(1));
+    assert_eq!(err(&loading), format!("error: {address} is not ready: 503 loading\n"));
+    server.join().unwrap();
+    let gone = run(&["health", "--listen", &address]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(
+        err(&gone).starts_with(&format!("error: no answer from {address}\n  because: ")),
+        "{}",
+        err(&gone)
+    );
 }
 
 #[test]
