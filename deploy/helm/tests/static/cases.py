@@ -28,7 +28,7 @@ class Case:
 
     def values(self):
         """What the file sets, without the chart's defaults."""
-        return yaml.safe_load(self.path.read_text(encoding="utf-8")) if self.path else {}
+        return yaml.load(self.path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) if self.path else {}
 
     def versions(self):
         """The versions of Kubernetes that these values are for."""

@@ -29,7 +29,7 @@ class Row:
 
 def rows(text):
     """The documented keys of a values file, in its order, and complaints about keys without a description."""
-    values = yaml.safe_load(text)
+    values = yaml.load(text, Loader=yaml.CSafeLoader)
     found, complaints, stack, description = [], [], [], None
     for number, line in enumerate(text.splitlines(), 1):
         comment = re.fullmatch(r" *# -- (.+)", line)
@@ -62,7 +62,7 @@ def check(chart):
     found, complaints = rows(text)
     schema = json.loads((chart / "values.schema.json").read_text(encoding="utf-8"))
     jsonschema.Draft7Validator.check_schema(schema)
-    values = yaml.safe_load(text)
+    values = yaml.load(text, Loader=yaml.CSafeLoader)
     for error in jsonschema.Draft7Validator(schema).iter_errors(values):
         yield f"values.yaml does not keep to the schema: {'.'.join(map(str, error.absolute_path))}: {error.message}"
     complaints += _same_keys(schema, schema, values, (), {row.path for row in found})

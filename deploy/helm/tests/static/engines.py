@@ -22,7 +22,7 @@ class RenderError(Exception):
 
 def parse(text):
     """The objects in a stream of YAML documents, without empty ones."""
-    return [item for item in yaml.safe_load_all(text) if item]
+    return [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]
 
 
 def by_identity(objects):

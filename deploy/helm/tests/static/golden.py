@@ -74,4 +74,4 @@ def _shortened(item):
 
 
 def _groups(path):
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["groups"]

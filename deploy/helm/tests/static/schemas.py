@@ -6,7 +6,7 @@ import yaml
 
 from cases import HERE
 
-_CUSTOM = yaml.safe_load((HERE / "custom_resources.yaml").read_text(encoding="utf-8"))["kinds"]
+_CUSTOM = yaml.load((HERE / "custom_resources.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["kinds"]
 
 
 def is_custom(item):
