@@ -2,6 +2,7 @@
 
 use std::env;
 use std::io::{BufRead, BufReader, PipeReader, pipe};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -63,6 +64,20 @@ impl Server {
     /// `http://ADDRESS:PORT`.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The origin that it logged holds no address.
+    pub(crate) fn address(&self) -> Result<SocketAddr> {
+        let address = self.origin.trim_start_matches("http://");
+        address.parse().with_context(|| format!("{} holds no address", self.origin))
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks the server to end and expects exit code 0.

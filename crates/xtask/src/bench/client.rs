@@ -16,14 +16,22 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// Characters of one vector in base64: 384 numbers of four bytes. A shorter answer would be no embedding.
 const VECTOR: usize = 384 * 4 * 4 / 3;
 
+/// The head of an answer, as far as anybody here looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// Whole seconds.
+    pub(crate) retry_after: Option<u64>,
+}
+
 /// A connection that is kept.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     answer: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) fn open(address: SocketAddr) -> Result<Self> {
+    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -34,24 +42,49 @@ impl Connection {
     ///
     /// # Errors
     /// The connection fails, or the answer is not 200 with vectors for `texts` inputs.
-    pub(super) fn embed(&mut self, request: &[u8], texts: usize) -> Result<()> {
-        self.stream.get_mut().write_all(request)?;
-        let status = self.read_answer()?;
+    pub(crate) fn embed(&mut self, request: &[u8], texts: usize) -> Result<()> {
+        let Head { status, .. } = self.ask(request)?;
         if status != 200 {
-            let said: String = String::from_utf8_lossy(&self.answer).chars().take(200).collect();
-            bail!("status {status}: {said}");
+            bail!("status {status}: {}", self.said());
         }
         let bytes = self.answer.len();
         ensure!(bytes > texts * VECTOR, "the answer to {texts} texts has only {bytes} bytes");
         Ok(())
     }
 
-    fn read_answer(&mut self) -> Result<u16> {
+    /// Sends any request and reads the answer to its end, whatever it is.
+    ///
+    /// # Errors
+    /// The connection fails, or what comes is not an answer with its length.
+    pub(crate) fn ask(&mut self, request: &[u8]) -> Result<Head> {
+        self.send(request)?;
+        self.read_answer()
+    }
+
+    /// Sends any bytes, for one who does not wait for the answer.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub(crate) fn send(&mut self, request: &[u8]) -> Result<()> {
+        Ok(self.stream.get_mut().write_all(request)?)
+    }
+
+    /// The beginning of the last answer's body.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&self.answer).chars().take(200).collect()
+    }
+
+    /// The whole body of the last answer.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.answer
+    }
+
+    fn read_answer(&mut self) -> Result<Head> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.with_context(|| format!("not an HTTP status line: {line:?}"))?;
-        let mut length = None;
+        let (mut length, mut retry_after) = (None, None);
         loop {
             line.clear();
             self.stream.read_line(&mut line)?;
@@ -59,20 +92,21 @@ impl Connection {
             if header.is_empty() {
                 break;
             }
-            if let Some((name, value)) = header.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
+            let Some((name, value)) = header.split_once(':') else { continue };
+            if name.eq_ignore_ascii_case("content-length") {
                 length = Some(value.trim().parse()?);
+            } else if name.eq_ignore_ascii_case("retry-after") {
+                retry_after = Some(value.trim().parse()?);
             }
         }
         self.answer.resize(length.context("the answer has no content-length")?, 0);
         self.stream.read_exact(&mut self.answer)?;
-        Ok(status)
+        Ok(Head { status, retry_after })
     }
 }
 
 /// The bytes of a request as OpenAI's Python SDK makes it: one text alone or a list, base64 asked for.
-pub(super) fn request(texts: &[Text]) -> Vec<u8> {
+pub(crate) fn request(texts: &[Text]) -> Vec<u8> {
     // The texts are lower-case words and spaces: nothing to escape.
     let quoted: Vec<String> = texts.iter().map(|text| format!("\"{}\"", text.text)).collect();
     let input = match quoted.as_slice() {

@@ -5,7 +5,7 @@
 //! moment. Nothing is left out silently: what cannot be run is listed with its reason.
 
 mod chart;
-mod client;
+pub(crate) mod client;
 mod document;
 mod engine;
 mod in_process;
@@ -17,8 +17,8 @@ mod profile;
 mod results;
 mod rivals;
 mod running;
-mod stats;
-mod texts;
+pub(crate) mod stats;
+pub(crate) mod texts;
 mod usage;
 
 use std::{

@@ -1,7 +1,7 @@
 //! The few statistics that figures are quoted with: medians, percentiles, ratios and spreads.
 
 /// The middle of `values`; of an even number, the mean of the middle two; NaN of none.
-pub(super) fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -15,7 +15,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 /// The value at or below which `share` (0 to 1) of `values` lie, by the nearest-rank method; NaN of none.
 ///
 /// Of fewer than 100 values, the 99th percentile is therefore the largest.
-pub(super) fn percentile(values: &[f64], share: f64) -> f64 {
+pub(crate) fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (share * sorted.len() as f64).ceil() as usize;

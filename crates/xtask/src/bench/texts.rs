@@ -20,7 +20,7 @@ const INDEX_BITS: u32 = 22;
 
 /// How long texts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// 12 to 16 tokens, 14 on average: a sentence.
     Short,
     /// Log-normal (median 37 tokens, mean about 51), cut to 6 to 250 tokens: what a chat or a search index sends.
@@ -33,13 +33,13 @@ pub(super) enum Kind {
 
 /// A text and how many tokens the model reads in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Text {
-    pub(super) text: String,
-    pub(super) tokens: usize,
+pub(crate) struct Text {
+    pub(crate) text: String,
+    pub(crate) tokens: usize,
 }
 
 /// The text `index` of `series` (below 32). Texts of different series or indices (below 2²²) differ.
-pub(super) fn text(kind: Kind, series: u32, index: u32) -> Text {
+pub(crate) fn text(kind: Kind, series: u32, index: u32) -> Text {
     let id = ((series % 32) << INDEX_BITS) | (index % (1 << INDEX_BITS));
     let mut random = SplitMix(u64::from(id));
     let tokens = match kind {

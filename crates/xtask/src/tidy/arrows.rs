@@ -20,6 +20,9 @@ const ARROWS: [(&str, &[&str]); 6] = [
 /// Arrows for tests alone: the engine is tested on graphs that the importer wrote.
 const DEV_ARROWS: [(&str, &str); 1] = [("inference", "model-import")];
 
+/// The crate that has lints of its own: it alone may be unsafe.
+const OWN_LINTS: &str = "bert-cpu";
+
 /// Packages that only one crate may know, because knowing them is that crate's reason to exist.
 const OWNED: [(&str, &[&str]); 4] = [
     ("inference", &["ort", "ort-sys", "ndarray", "tokenizers"]),
@@ -60,6 +63,11 @@ pub(super) fn check(files: &[SourceFile]) -> Result<Vec<String>> {
             continue;
         };
         seen.insert(*name);
+        let lints = manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(Value::as_bool);
+        if lints != Some(true) && *name != OWN_LINTS {
+            complaints
+                .push(format!("{}: the workspace's lints must hold, for they deny `unsafe`", file.path));
+        }
         let runtime = dependencies(&manifest, &["dependencies", "build-dependencies"]);
         let dev = dependencies(&manifest, &["dev-dependencies"]);
         for other in runtime.iter().filter(|other| is_ours(other) && !allowed.contains(&other.as_str())) {
@@ -116,7 +124,7 @@ mod tests {
 
     #[test]
     fn new_arrows_are_found_wherever_they_hide() {
-        let package = "[package]\nname = \"inference\"\n";
+        let package = "[package]\nname = \"inference\"\n[lints]\nworkspace = true\n";
         for (table, wrong) in [
             ("[dependencies]\nopenai-schema.workspace = true", "inference must not know openai-schema"),
             ("[dependencies]\nmodel-import.workspace = true", "inference must not know model-import"),
@@ -134,6 +142,8 @@ mod tests {
             "{package}[dependencies]\nort = \"2\"\n[dev-dependencies]\nmodel-import.workspace = true\n"
         );
         assert_eq!(complaints("crates/inference/Cargo.toml", &fine), Vec::<String>::new());
+        let lax = complaints("crates/inference/Cargo.toml", "[package]\nname = \"inference\"\n");
+        assert!(lax.len() == 1 && lax[0].contains("deny `unsafe`"), "{lax:?}");
     }
 
     #[test]
