@@ -52,6 +52,9 @@ business.
 {{- if and (eq $v.model.source "download") (not (and $v.model.download.url $v.model.download.sha256)) -}}
 {{- fail "model.download.url and model.download.sha256 are needed by model.source download" -}}
 {{- end -}}
+{{- if and (ne $v.model.source "image") (contains "[[models]]" $v.config) -}}
+{{- fail (printf "config: its [[models]] would give way to the model of model.source %s; leave one of them out" $v.model.source) -}}
+{{- end -}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
 {{- range $name, $used := dict
   "limits.redis" (or $v.limits.redis.existingSecret $v.limits.redis.url)
