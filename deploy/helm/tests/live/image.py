@@ -1,6 +1,6 @@
-"""The gateway's image without a container runtime: its files in a folder, its ENTRYPOINT and its ENV.
+"""The gateway's image without a container runtime: its files in a folder, its ENTRYPOINT, ENV and WORKDIR.
 
-Both are read from the Dockerfile, so that what the chart leaves to the image is what the image really says.
+All are read from the Dockerfile, so that what the chart leaves to the image is what the image really says.
 """
 
 import json
@@ -10,17 +10,14 @@ import re
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fields import Unsupported
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
+STAGE = "cpu"
 MODEL = ROOT / "models/all-MiniLM-L6-v2"
-ONNXRUNTIME = ROOT / ".runtime/onnxruntime"
-
-# The variables of the image that name files, and what lies there in the checkout.
-FILES = {"EMBEDGATE_MODELS": MODEL, "EMBEDGATE_ONNXRUNTIME": ONNXRUNTIME / "libonnxruntime.so"}
 
 
 @dataclass
@@ -30,59 +27,66 @@ class Image:
     `any_user` says whether those can be started by every user.
     """
 
-    entrypoint: list
-    environment: dict
+    entrypoint: list = field(default_factory=list)
+    environment: dict = field(default_factory=dict)
+    folder: str = "/"
     root: pathlib.Path | None = None
     any_user: bool = True
 
 
 def system():
     """An image that is nothing but this machine's packaged programs."""
-    return Image([], {"PATH": "/usr/bin:/bin"})
+    return Image(environment={"PATH": "/usr/bin:/bin"})
 
 
 def python():
     """An image that is nothing but this Python, which may lie in somebody's home."""
-    return Image([], {"PATH": os.path.dirname(sys.executable)}, any_user=False)
+    return Image(environment={"PATH": os.path.dirname(sys.executable)}, any_user=False)
 
 
-def unpack(binary, folder):
-    """Lays the gateway's image out in `folder`, readable for every user, as an image's files are.
+def unpack(binary, root):
+    """Lays the gateway's image out in `root`, readable for every user, as an image's files are.
 
-    Raises Unsupported when the Dockerfile names a file that is not known here.
+    Raises Unsupported when the Dockerfile takes something from its build stage that is not known here.
     """
-    entrypoint, environment = _dockerfile(DOCKERFILE.read_text(encoding="utf-8"))
-    _copy(binary, folder, entrypoint[0])
-    for name, value in environment.items():
-        if name in FILES:
-            _copy(FILES[name], folder, value)
-        elif value.startswith("/") and name != "PATH":
-            raise Unsupported(f"{DOCKERFILE.name}: ENV {name}={value} names a file that is not known here")
-    return Image(entrypoint, environment, folder)
+    image = Image(root=root)
+    for word, rest in _instructions():
+        if word == "ENV":
+            image.environment.update(pair.split("=", 1) for pair in shlex.split(rest))
+        elif word == "ENTRYPOINT":
+            image.entrypoint = json.loads(rest)
+        elif word == "WORKDIR":
+            image.folder = rest
+        elif word == "COPY" and rest.startswith("--from=build "):
+            target = root / rest.split()[-1].strip("/")
+            target.mkdir(parents=True)
+            _fill(target, binary)
+    return image
 
 
-def _copy(source, root, path):
-    target = root / path.lstrip("/")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copyfile(source, target)
-        target.chmod(0o755)
+def _fill(target, binary):
+    """Puts the checkout's files into a folder of the image, by its name."""
+    if target.name == "bin":
+        shutil.copyfile(binary, target / "embedgate")
+        (target / "embedgate").chmod(0o755)
+    elif target.name == "models":
+        shutil.copytree(MODEL, target / MODEL.name)
+    elif target.name == "lib":
+        for path in (ROOT / ".runtime/onnxruntime").glob("lib*.so"):
+            shutil.copyfile(path, target / path.name)
+    elif target.name == "config":
+        shutil.copytree(ROOT / "config", target, dirs_exist_ok=True)
+    elif target.name != "share":  # Licences, which nobody reads here.
+        raise Unsupported(f"{DOCKERFILE.name}: {target.name}")
 
 
-def _dockerfile(text):
-    """ENTRYPOINT and ENV of the stage called `runtime` and of the stages that it is made from."""
-    stages, stage = {}, None
-    for line in re.sub(r"\\\n", " ", text).splitlines():
+def _instructions():
+    """The instructions of the stage that is shipped, with their arguments."""
+    stage = None
+    text = "".join(line for line in DOCKERFILE.open(encoding="utf-8") if not line.startswith("#"))
+    for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.strip().partition(" ")
-        if word.upper() == "FROM":
-            base, _, name = re.sub(r"--\S+\s+", "", rest).partition(" ")
-            name = re.sub(r"(?i)^\s*as\s+", "", name).strip()
-            entrypoint, environment = stages.get(base, ([], {}))
-            stage = stages[name] = (list(entrypoint), dict(environment))
-        elif word.upper() == "ENV":
-            stage[1].update(pair.split("=", 1) for pair in shlex.split(rest))
-        elif word.upper() == "ENTRYPOINT":
-            stage[0][:] = json.loads(rest)
-    return stages["runtime"]
+        if word == "FROM":
+            stage = re.search(r"(?i)\sas\s+(\S+)$", rest)[1]
+        elif word and stage == STAGE:
+            yield word, rest.strip()

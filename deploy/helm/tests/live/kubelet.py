@@ -158,9 +158,10 @@ class Pod:
             if mount["mountPath"] == "/tmp":
                 # The path itself is the machine's.
                 variables["TMPDIR"] = str(self._mounted(mount))
+        folder = self._local(image.folder, container, image)
         with open(self._folder / log, "wb") as file:
             return subprocess.Popen(
-                self._security(container, image) + words, env=variables, cwd="/", stdin=subprocess.DEVNULL,
+                self._security(container, image) + words, env=variables, cwd=folder, stdin=subprocess.DEVNULL,
                 stdout=file, stderr=subprocess.STDOUT,
             )
 
