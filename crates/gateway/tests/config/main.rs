@@ -1,6 +1,7 @@
 //! Settings: where they come from and what they become.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod fuzz;
 mod page;
 mod precedence;
 mod refused;

@@ -23,7 +23,9 @@ pub(super) enum Kind {
 const NODE: &str = "node";
 /// What the pinned packages need.
 const OLDEST_PYTHON: (u32, u32) = (3, 11);
-const PYTHON: [&str; 3] = ["openai-1", "openai-3", "frameworks"];
+const PYTHON: [&str; 4] = ["openai-1", "openai-3", "frameworks", SCHEMATHESIS];
+/// Its requirements carry a hash for every file.
+const SCHEMATHESIS: &str = "schemathesis";
 
 /// The environments that could be built, and why the others could not.
 pub(super) struct Environments<'a> {
@@ -106,7 +108,7 @@ fn pins(workspace: &Workspace, name: &str) -> Pins {
         what: format!("the clients of {name}"),
         folder: folder_of(workspace, name),
         requirements: workspace.clients().join("requirements").join(format!("{name}.txt")),
-        hashes: false,
+        hashes: name == SCHEMATHESIS,
         npm: (name == NODE).then(|| workspace.clients().join("node")),
     }
 }

@@ -20,7 +20,7 @@ use crate::workspace::Workspace;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Name in the report, environment, script.
-const SUITES: [(&str, Kind, &str); 9] = [
+const SUITES: [(&str, Kind, &str); 10] = [
     ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
     ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
     ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
@@ -30,6 +30,7 @@ const SUITES: [(&str, Kind, &str); 9] = [
     ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
     ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
     ("@langchain/openai (npm) 1.6.0", Kind::Node, "check_langchain.mjs"),
+    ("schemathesis 4.32.5, docs/openapi.yaml", Kind::Python("schemathesis"), "check_openapi.py"),
 ];
 
 /// Installs what is missing, then runs every client against one server.

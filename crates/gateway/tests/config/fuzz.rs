@@ -1,0 +1,56 @@
+//! The fuzz target of the settings file: whatever it holds, it is read or refused, and what was read can work.
+//!
+//! `cargo test` runs it on the corpus and a bounded number of random files; docs/fuzzing.md says how to let a
+//! coverage-guided fuzzer at it.
+
+use std::{collections::BTreeSet, fs, sync::LazyLock};
+
+use gateway::config::{Config, ConfigError, Flags, Resolved};
+use tempfile::TempDir;
+
+use crate::{folder, surroundings};
+
+const MAX_LEN: usize = 4096;
+
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| folder(""));
+
+#[test]
+fn settings() {
+    bolero::check!().with_max_len(MAX_LEN).with_iterations(2000).for_each(check);
+}
+
+fn check(file: &[u8]) {
+    fs::write(FOLDER.path().join("config/embedgate.toml"), file).unwrap();
+    match Config::resolve(&Flags::default(), &surroundings(FOLDER.path())) {
+        Ok(resolved) => can_work(&resolved),
+        Err(ConfigError::Read { .. }) => assert!(str::from_utf8(file).is_err(), "a text cannot be read"),
+        Err(error @ ConfigError::File(_)) => {
+            let ConfigError::File(mistakes) = &error else { unreachable!() };
+            let lines = file.iter().filter(|byte| **byte == b'\n').count() + 1;
+            assert!(
+                !mistakes.is_empty() && mistakes.iter().all(|mistake| (1..=lines).contains(&mistake.line))
+            );
+            assert!(!error.to_string().is_empty());
+        }
+        Err(ConfigError::Problems(problems)) => assert!(!problems.is_empty()),
+    }
+}
+
+/// What a configuration promises to the rest of the program.
+fn can_work(resolved: &Resolved) {
+    let config = &resolved.config;
+    let ids: BTreeSet<&str> = config.models.iter().map(|model| model.id.as_str()).collect();
+    assert!(!ids.is_empty() && ids.len() == config.models.len());
+    assert!(ids.contains(config.default_model.as_str()), "{}", config.default_model);
+    for (alias, model) in &config.aliases {
+        assert!(ids.contains(model.as_str()), "{alias}");
+    }
+    for model in &config.models {
+        assert!(model.threads > 0 && model.workers > 0 && model.batch_inputs > 0, "{model:?}");
+        assert!(model.queue_tokens >= config.limits.max_request_tokens, "a legal request has no room");
+        assert!(model.batch_tokens != Some(0) && model.window != Some(0), "{model:?}");
+    }
+    assert!(config.limits.max_inputs > 0 && config.limits.max_body_bytes > 0);
+    assert!(config.server.http_workers > 0 && config.server.max_connections > 0);
+    assert!(!resolved.report.to_string().is_empty());
+}
