@@ -84,6 +84,15 @@ def lint(helm, chart):
         yield f"program: {done.stdout}{done.stderr}"
 
 
+def package(helm, chart, folder):
+    """The chart as an archive in `folder`, as it would be published."""
+    done = _start([helm, "package", chart, f"--destination={folder}"])
+    if done.returncode != 0:
+        raise RenderError(done.stderr)
+    (archive,) = folder.glob("*.tgz")
+    return archive
+
+
 def _render(chart, values):
     try:
         with helm_python.Chart.load(chart) as loaded:

@@ -41,6 +41,7 @@ def main():
     tap.check("both engines lint the chart", engines.lint, options.helm, cases.CHART)
     for case in cases.load():
         rendered(tap, options.helm, case)
+    tap.check("packed, the chart renders the same", packed, options.helm)
     fetched(tap)
     tap.check("no golden file is left over", golden.left_over, cases.load())
     refused = yaml.load((cases.HERE / "rejected.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
@@ -98,6 +99,15 @@ def same(helm, case, found):
         for key in modern.keys() & old.keys():
             if modern[key] != old[key]:
                 yield f"Kubernetes {version}: {key} differs:\n{modern[key]}\n{old[key]}"
+
+
+def packed(helm):
+    """An archive without a file that the templates embed would only fail at the user's."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = engines.package(helm, cases.CHART, pathlib.Path(folder))
+        for case in cases.load():
+            if engines.library(archive, case) != engines.library(cases.CHART, case):
+                yield f"{case.name} differs"
 
 
 def rejected(helm, entry):
