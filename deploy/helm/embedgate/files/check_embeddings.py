@@ -19,7 +19,8 @@ if "KEYS_FILE" in os.environ:
     with open(os.environ["KEYS_FILE"], encoding="utf-8") as file:
         lines = [line.strip() for line in file]
     first = next(line for line in lines if line and not line.startswith("#"))
-    request.add_header("authorization", "Bearer " + first.partition("=")[2] if "=" in first else "Bearer " + first)
+    key = first.partition("=")[2].strip() or first  # `name=key`, or a key alone
+    request.add_header("authorization", f"Bearer {key}")
 
 # The certificate is for the name that clients use, which need not be the Service's.
 context = ssl._create_unverified_context() if request.type == "https" else None
