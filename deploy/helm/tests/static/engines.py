@@ -50,6 +50,14 @@ def notes(chart, case):
     return _render(chart, case.values())["embedgate/templates/NOTES.txt"]
 
 
+def texts(chart, values):
+    """What the library makes of each template, unread; none where it refuses the values."""
+    try:
+        return _render(chart, values)
+    except RenderError:
+        return None
+
+
 def program(helm, chart, case, version=MIDDLE):
     """The objects by the program `helm`, for a cluster of `version`. Raises RenderError with the engine's words."""
     return _program(helm, chart, [f"--values={case.path}"] if case.path else [], version)

@@ -14,6 +14,7 @@ import broken
 import cases
 import documentation
 import download
+import effects
 import engines
 import golden
 import notes
@@ -41,6 +42,7 @@ def main():
     tap.check("both engines lint the chart", engines.lint, options.helm, cases.CHART)
     for case in cases.load():
         rendered(tap, options.helm, case)
+    tap.check("every value does something", effects.check, cases.CHART, cases.load())
     tap.check("packed, the chart renders the same", packed, options.helm)
     fetched(tap)
     tap.check("no golden file is left over", golden.left_over, cases.load())
