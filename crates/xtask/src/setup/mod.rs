@@ -4,10 +4,12 @@
 //! or damaged fetch is seen and mended by the next run. When every hash holds, nothing is printed and nothing
 //! is asked of the network.
 
+mod cuda;
 pub(crate) mod environment;
 mod model;
 mod onnxruntime;
 mod openvino;
+pub(crate) mod prometheus;
 pub(crate) mod python;
 pub(crate) mod redis;
 mod wheel;
@@ -20,14 +22,17 @@ use self::python::Python;
 use crate::workspace::Workspace;
 
 /// What is fetched only on request.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Extras {
+    /// ONNX Runtime's build with CUDA 13, too, into .runtime/cuda (256 MB; Linux on x86_64)
+    #[arg(long)]
+    pub(crate) cuda: bool,
     /// ONNX Runtime's build with OpenVINO, too, into .runtime/openvino (84 MB; Linux on x86_64)
     #[arg(long)]
-    openvino: bool,
+    pub(crate) openvino: bool,
     /// A Redis server for the tests, too, which `cargo xtask test` sees to by itself
     #[arg(long)]
-    redis: bool,
+    pub(crate) redis: bool,
 }
 
 /// Fetches what is missing or damaged.
@@ -35,7 +40,7 @@ pub(crate) struct Extras {
 /// # Errors
 /// No usable Python, a refused or damaged download, an unsupported platform, a file that cannot be written.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    run_with(workspace, &Extras { openvino: false, redis: false })
+    run_with(workspace, &Extras::default())
 }
 
 /// Fetches what is missing or damaged, and `extras`.
@@ -52,6 +57,9 @@ pub(crate) fn run_with(workspace: &Workspace, extras: &Extras) -> Result<()> {
 
     let python = Python::new(workspace);
     onnxruntime::install(workspace, &python)?;
+    if extras.cuda {
+        cuda::install(workspace, &python)?;
+    }
     if extras.openvino {
         openvino::install(workspace, &python)?;
     }

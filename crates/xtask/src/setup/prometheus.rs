@@ -1,0 +1,61 @@
+//! A Prometheus for the tests: the one in Debian's packages, unpacked without being installed, so that no service
+//! starts and no root is needed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{process::capture, workspace::Workspace};
+
+/// Server and tool, both in one folder.
+const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
+const HINT: &str = "no Prometheus for the tests: install prometheus and promtool";
+
+/// Makes sure that there is a Prometheus, and yields the folder that holds `prometheus` and `promtool`: one of the
+/// search path, or `.runtime/prometheus/usr/bin`.
+///
+/// # Errors
+/// There is none, and Debian's package cannot be had.
+pub(crate) fn install(workspace: &Workspace) -> Result<PathBuf> {
+    let root = workspace.runtime().join("prometheus");
+    let own = root.join("usr/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(folder) = std::env::split_paths(&path).chain([own.clone()]).find(|folder| runs(folder)) {
+        return Ok(folder);
+    }
+    println!("unpacking Debian's prometheus for the tests …");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+    }
+    fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+    let download = || {
+        let mut apt = Command::new("apt-get");
+        capture(apt.args(["--quiet", "download", "prometheus"]).current_dir(&root))
+    };
+    if download().is_err() {
+        // The lists of packages may be missing, or older than what the mirror still has.
+        capture(Command::new("apt-get").args(["--quiet", "update"])).context(HINT)?;
+        download().context(HINT)?;
+    }
+    let packages = fs::read_dir(&root).with_context(|| format!("cannot list {}", root.display()))?;
+    for entry in packages {
+        let package = entry.with_context(|| format!("cannot list {}", root.display()))?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            capture(Command::new("dpkg").arg("--extract").arg(&package).arg(&root))?;
+            fs::remove_file(&package).with_context(|| format!("cannot remove {}", package.display()))?;
+        }
+    }
+    if !runs(&own) {
+        bail!(HINT);
+    }
+    Ok(own)
+}
+
+fn runs(folder: &Path) -> bool {
+    PROGRAMS.iter().all(|name| {
+        let program = folder.join(name);
+        program.is_file() && capture(Command::new(program).arg("--version")).is_ok()
+    })
+}
