@@ -8,7 +8,10 @@ use anyhow::{Context, Result};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     /// Resident memory in megabytes (10⁶ bytes).
-    pub(super) megabytes: f64,
+    pub(super) resident: f64,
+    /// Of these, what the process itself allocated. The rest is pages of mapped files, which the system takes back
+    /// when it needs them: of the weights, as many as texts have asked for.
+    pub(super) allocated: f64,
     pub(super) descriptors: usize,
     pub(super) threads: usize,
 }
@@ -27,8 +30,10 @@ pub(super) fn look(id: u32) -> Result<Sample> {
     };
     let open = format!("/proc/{id}/fd");
     let descriptors = fs::read_dir(&open).with_context(|| format!("cannot list {open}"))?.count();
+    let megabytes = |name| number(name).map(|kibibytes| kibibytes as f64 * 1024.0 / 1e6);
     Ok(Sample {
-        megabytes: number("VmRSS:")? as f64 * 1024.0 / 1e6,
+        resident: megabytes("VmRSS:")?,
+        allocated: megabytes("RssAnon:")?,
         descriptors,
         threads: number("Threads:")?,
     })
@@ -77,7 +82,7 @@ mod tests {
         let before = look(std::process::id()).unwrap();
         let files: Vec<_> = (0..50).map(|_| fs::File::open("/dev/null").unwrap()).collect();
         let after = look(std::process::id()).unwrap();
-        assert!(before.megabytes > 0.5 && before.threads > 0);
+        assert!(before.allocated > 0.1 && before.resident > before.allocated && before.threads > 0);
         assert!(after.descriptors >= before.descriptors.saturating_sub(20) + files.len());
         assert!(look(u32::MAX).is_err());
         assert!(!catches_sigterm(std::process::id()).unwrap());

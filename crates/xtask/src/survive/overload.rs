@@ -223,14 +223,14 @@ impl Verdict {
     fn judge_server(&self, suite: &mut Suite) {
         let Watch { samples, ready } = &self.watch;
         let third = samples.len() / 3;
-        let peak = |samples: &[Sample]| samples.iter().map(|sample| sample.megabytes).fold(0.0, f64::max);
+        let peak = |samples: &[Sample]| samples.iter().map(|sample| sample.allocated).fold(0.0, f64::max);
         let (middle, end) = (peak(&samples[third..2 * third]), peak(&samples[2 * third..]));
         judge(
             suite,
             end - middle <= FLAT,
             format!(
-                "memory {:.0} MB at the start, at most {middle:.0} MB in the middle third and {end:.0} MB in the last",
-                samples.first().map_or(f64::NAN, |sample| sample.megabytes)
+                "{:.0} MB allocated at the start, at most {middle:.0} MB in the middle third and {end:.0} MB in the last",
+                samples.first().map_or(f64::NAN, |sample| sample.allocated)
             ),
         );
         let slowest = percentile(ready, 1.0);

@@ -22,10 +22,10 @@ const WARM_UP: Duration = Duration::from_secs(60);
 const PULSE: Duration = Duration::from_secs(1);
 /// How long closed connections and idle threads may take to go.
 const SETTLE: Duration = Duration::from_secs(15);
-/// Megabytes a minute that a line through two minutes of samples may rise by: the noise of a short run.
-const SHORT_SLOPE: f64 = 6.0;
+/// Megabytes a minute by which a line through two minutes of samples may rise: the noise of a short run.
+const SHORT_SLOPE: f64 = 3.0;
 /// As much of a run of twenty minutes.
-const LONG_SLOPE: f64 = 0.5;
+const LONG_SLOPE: f64 = 0.2;
 const LONG: Duration = Duration::from_secs(15 * 60);
 
 /// Loads a server for `span`, warm-up included, and judges what it held.
@@ -39,27 +39,37 @@ pub(super) fn run(workspace: &Workspace, span: Duration, suite: &mut Suite) -> R
     let (warm, _) = load(id, address, warm_up, 8)?;
     let before = settled(id, None)?;
     println!(
-        "  after {:.0} s of warm-up and {warm} requests: {:.0} MB, {} descriptors, {} threads",
+        "  after {:.0} s of warm-up and {warm} requests: {:.0} MB, of which {:.0} allocated; {} descriptors, {} threads",
         warm_up.as_secs_f64(),
-        before.megabytes,
+        before.resident,
+        before.allocated,
         before.descriptors,
         before.threads
     );
 
     let (sent, samples) = load(id, address, span.saturating_sub(warm_up), 16)?;
-    let points: Vec<(f64, f64)> =
-        samples.iter().map(|(at, sample)| (at.as_secs_f64() / 60.0, sample.megabytes)).collect();
-    let slope = gauge::slope(&points);
+    let slope = |of: fn(&Sample) -> f64| {
+        let point = |(at, sample): &(Duration, Sample)| (at.as_secs_f64() / 60.0, of(sample));
+        gauge::slope(&samples.iter().map(point).collect::<Vec<_>>())
+    };
+    let range = |of: fn(&Sample) -> f64| {
+        let values = samples.iter().map(|(_, sample)| of(sample));
+        let (low, high) =
+            values.fold((f64::INFINITY, 0.0), |(low, high), value| (value.min(low), value.max(high)));
+        format!("{low:.1} to {high:.1} MB")
+    };
     let bound = if span >= LONG { LONG_SLOPE } else { SHORT_SLOPE };
-    let memory = samples.iter().map(|(_, sample)| sample.megabytes);
     judge(suite, sent > 0, format!("{sent} requests, each with the status that was due to it"));
+    let allocated = slope(|sample| sample.allocated);
     judge(
         suite,
-        slope <= bound,
+        allocated <= bound,
         format!(
-            "memory {:.1} to {:.1} MB, slope {slope:+.2} MB a minute (at most {bound})",
-            memory.clone().fold(f64::INFINITY, f64::min),
-            memory.fold(0.0, f64::max)
+            "{} allocated, slope {allocated:+.2} MB a minute (at most {bound}); with the pages of the model's files {}, \
+             slope {:+.2}",
+            range(|sample| sample.allocated),
+            range(|sample| sample.resident),
+            slope(|sample| sample.resident)
         ),
     );
     let most = |of: fn(&Sample) -> usize| samples.iter().map(|(_, sample)| of(sample)).max().unwrap_or(0);
