@@ -39,6 +39,7 @@ mod request;
 mod routes;
 mod server;
 pub mod telemetry;
+mod trace;
 mod vocabulary;
 
 pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};

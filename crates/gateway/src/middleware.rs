@@ -23,13 +23,14 @@ use actix_web::{
     middleware::Next,
     web,
 };
-use tracing::Instrument;
+use tracing::{Instrument, Span, field::display};
 use uuid::Uuid;
 
 use crate::{
     error::{ApiError, Code},
     lifecycle::Lifecycle,
     metrics::{Metrics, Outcome, Rejection},
+    trace::{Trace, Tracing},
 };
 
 /// What is known of one request so far. Handlers add to it; the middleware reports it.
@@ -41,10 +42,11 @@ pub(crate) struct Record {
     inputs: Cell<usize>,
     tokens: Cell<u64>,
     truncated: Cell<usize>,
+    trace: Trace,
 }
 
 impl Record {
-    fn new(headers: &HeaderMap) -> Self {
+    fn new(headers: &HeaderMap, trace: Trace) -> Self {
         Self {
             id: format!("req_{}", Uuid::now_v7().simple()),
             client_id: client_id(headers),
@@ -53,13 +55,14 @@ impl Record {
             inputs: Cell::new(0),
             tokens: Cell::new(0),
             truncated: Cell::new(0),
+            trace,
         }
     }
 
     /// The record of `request`.
     pub(crate) fn of(request: &HttpRequest) -> Rc<Self> {
         let known = request.extensions().get::<Rc<Self>>().cloned();
-        known.unwrap_or_else(|| Rc::new(Self::new(request.headers())))
+        known.unwrap_or_else(|| Rc::new(Self::new(request.headers(), Trace::default())))
     }
 
     /// Notes the name of the key that let the request in.
@@ -83,6 +86,11 @@ impl Record {
         self.truncated.set(truncated);
     }
 
+    /// The request's trace.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     fn model(&self) -> Option<&str> {
         self.model.get().map(|id| &**id)
     }
@@ -92,15 +100,17 @@ impl Record {
 pub(crate) async fn observe(
     metrics: web::Data<Metrics>,
     lifecycle: web::Data<Lifecycle>,
+    tracing: web::Data<Tracing>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let record = Rc::new(Record::new(request.headers()));
+    let record = Rc::new(Record::new(request.headers(), tracing.begin(&request)));
     request.extensions_mut().insert(Rc::clone(&record));
     let watch = Watch {
         embeds: matches!(request.path(), "/v1/embeddings" | "/embeddings"),
         method: request.method().clone(),
         started: Instant::now(),
+        span: span(&record),
         record,
         metrics,
         answered: false,
@@ -108,8 +118,7 @@ pub(crate) async fn observe(
     // A client that offers to upgrade (Java's does, to h2c) is answered in HTTP/1.1. The framework then closes the
     // connection, but would not say so.
     let upgrade = request.head().connection_type() == ConnectionType::Upgrade;
-    let span = tracing::info_span!("request", id = watch.record.id);
-    let mut response = next.call(request).instrument(span).await?;
+    let mut response = next.call(request).instrument(watch.span.clone()).await?;
     watch.finish(&mut response);
     // While draining, the client's next request should find another server.
     if upgrade || lifecycle.draining() {
@@ -124,6 +133,8 @@ struct Watch {
     embeds: bool,
     method: Method,
     started: Instant,
+    /// What every line of the request in the log is marked with.
+    span: Span,
     record: Rc<Record>,
     metrics: web::Data<Metrics>,
     answered: bool,
@@ -132,18 +143,20 @@ struct Watch {
 impl Watch {
     fn finish(mut self, response: &mut ServiceResponse<impl MessageBody>) {
         self.answered = true;
+        let _inside = self.span.clone().entered();
         let elapsed = self.started.elapsed();
         let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
         let status = response.status().as_u16();
         let error = response.response().error().and_then(|error| error.as_error::<ApiError>());
         if let Some(source) = error.and_then(StdError::source) {
-            tracing::error!(request = self.record.id, error = chain(source), "request failed");
+            tracing::error!(error = chain(source), "request failed");
         }
         let code = error.map(ApiError::code);
         self.metrics.http(&route, self.method.as_str(), status);
         if self.embeds {
             self.count(outcome(status, code), code, elapsed);
         }
+        self.record.trace.answered(&self.record.id, response.request(), status, code);
         self.log(&route, status, elapsed);
         self.stamp(response.headers_mut(), elapsed);
     }
@@ -165,17 +178,16 @@ impl Watch {
         let truncated = record.truncated.get();
         let inputs = self.embeds.then(|| record.inputs.get());
         let tokens = self.embeds.then(|| record.tokens.get());
-        if matches!(route, "/startupz" | "/readyz" | "/livez" | "/metrics") {
-            tracing::debug!(request = record.id, method = %self.method, route, status, ms, "answered");
+        if is_probe(route) {
+            tracing::debug!(method = %self.method, route, status, ms, "answered");
             return;
         }
         tracing::info!(
-            request = record.id, client_id, key, method = %self.method, route, status, model = record.model(),
+            client_id, key, method = %self.method, route, status, model = record.model(),
             inputs, tokens, ms, "answered"
         );
         if truncated > 0 {
             tracing::warn!(
-                request = record.id,
                 model = record.model(),
                 inputs,
                 truncated,
@@ -201,14 +213,15 @@ impl Drop for Watch {
         if self.answered {
             return;
         }
+        let _inside = self.span.clone().entered();
         let elapsed = self.started.elapsed();
         let panicked = std::thread::panicking();
         if self.embeds {
             let outcome = if panicked { Outcome::Error } else { Outcome::Cancelled };
             self.count(outcome, None, elapsed);
         }
+        self.record.trace.abandoned(&self.record.id, if panicked { "panic" } else { "cancelled" });
         tracing::info!(
-            request = self.record.id,
             client_id = self.record.client_id.as_deref(),
             key = self.record.key.get(),
             model = self.record.model(),
@@ -218,6 +231,17 @@ impl Drop for Watch {
             if panicked { "the request panicked" } else { "the client hung up" }
         );
     }
+}
+
+/// The span that marks the lines of a request. It is there whatever is logged, for an error's line needs it, too.
+fn span(record: &Record) -> Span {
+    let trace_id = record.trace.id().map(display);
+    tracing::error_span!("request", request = record.id, trace_id)
+}
+
+/// Whether a path, or a route, is one that comes every few seconds and is of no interest.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/startupz" | "/readyz" | "/livez" | "/metrics")
 }
 
 fn outcome(status: u16, code: Option<Code>) -> Outcome {

@@ -18,6 +18,7 @@ use actix_web::{
     middleware::{NormalizePath, from_fn},
     web::{Data, ServiceConfig},
 };
+use opentelemetry_otlp::ExporterBuildError;
 use thiserror::Error;
 use tokio::{
     task::{JoinError, spawn_blocking},
@@ -35,6 +36,7 @@ use crate::{
     registry::{Registry, Served},
     request::RequestLimits,
     routes,
+    trace::Tracing,
 };
 
 /// A connection that was accepted just before the listener closed may still be on its way to a worker, which
@@ -54,6 +56,9 @@ pub enum RunError {
     /// Loading panicked.
     #[error("loading the models panicked")]
     LoadPanicked(#[source] JoinError),
+    /// Traces cannot be sent.
+    #[error("cannot send traces")]
+    Trace(#[source] ExporterBuildError),
     /// The HTTP server ended by itself.
     #[error("the HTTP server ended unexpectedly")]
     Ended(#[source] Option<io::Error>),
@@ -88,7 +93,7 @@ where
 {
     let started = Instant::now();
     let address = listener.local_addr().map_err(RunError::Listen)?;
-    let services = Services::new(&config);
+    let services = Services::new(&config)?;
     let server = http_server(&config, listener, services.clone()).map_err(RunError::Listen)?;
     let handle = server.handle();
     let mut serving = pin!(tokio::spawn(server));
@@ -140,18 +145,20 @@ struct Services {
     requests: Data<RequestLimits>,
     lifecycle: Data<Lifecycle>,
     metrics: Data<Metrics>,
+    tracing: Data<Tracing>,
 }
 
 impl Services {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config) -> Result<Self, RunError> {
         let time = config.server.request_timeout;
-        Self {
+        Ok(Self {
             keys: Data::new(Keys::new(config.auth.keys.clone())),
             body: Data::new(BodyLimits { bytes: config.limits.max_body_bytes, time }),
             requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(Metrics::new(config.models.iter().map(|model| model.id.as_str()))),
-        }
+            tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
+        })
     }
 
     fn configure(&self, app: &mut ServiceConfig) {
@@ -159,7 +166,8 @@ impl Services {
             .app_data(self.body.clone())
             .app_data(self.requests.clone())
             .app_data(self.lifecycle.clone())
-            .app_data(self.metrics.clone());
+            .app_data(self.metrics.clone())
+            .app_data(self.tracing.clone());
         routes::configure(app);
     }
 
@@ -199,6 +207,10 @@ impl Services {
         let Some(registry) = self.lifecycle.close() else { return };
         if let Err(error) = spawn_blocking(move || registry.stop()).await {
             tracing::error!(%error, "an engine panicked while it stopped");
+        }
+        let tracing = self.tracing.clone();
+        if let Err(error) = spawn_blocking(move || tracing.shutdown()).await {
+            tracing::error!(%error, "sending the last traces panicked");
         }
     }
 }

@@ -1,15 +1,24 @@
 //! The log: `tracing` events as lines for people or as JSON objects, on standard error.
 //!
-//! What is logged is decided where it is logged; the rule there is that no input text and no secret ever is.
+//! What is logged is decided where it is logged; the rule there is that no input text and no secret ever is. A line that
+//! cannot be written, for the disk is full or the reader gone, is lost, and the request that it speaks of goes on.
+
+mod json;
 
 use std::io::{self, IsTerminal};
 
 use thiserror::Error;
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, filter::ParseError, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::ParseError,
+    fmt::{self, format::JsonFields},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
 use crate::config::{LogConfig, LogFormat};
+
+use json::JsonLines;
 
 /// The log could not be set up.
 #[derive(Debug, Error)]
@@ -37,12 +46,14 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
         .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.format {
         LogFormat::Text => {
-            let lines = fmt::layer().compact().with_target(false).with_writer(io::stderr);
+            let lines =
+                fmt::layer().compact().with_target(false).with_writer(io::stderr).log_internal_errors(false);
             // On a terminal the library's own choice stands, which honours NO_COLOR.
             if io::stderr().is_terminal() { lines.boxed() } else { lines.with_ansi(false).boxed() }
         }
         LogFormat::Json => {
-            fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(io::stderr).boxed()
+            let lines = fmt::layer().fmt_fields(JsonFields::new()).event_format(JsonLines);
+            lines.with_writer(io::stderr).log_internal_errors(false).boxed()
         }
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;

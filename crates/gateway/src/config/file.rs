@@ -11,7 +11,9 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::settings::{CacheSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings};
+use super::settings::{
+    CacheSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings, TraceSettings,
+};
 use super::value::Value;
 
 /// One mistake in the settings file.
@@ -126,6 +128,7 @@ impl<'text> Reader<'text> {
                 limits: self.limits(&mut top),
                 cache: self.cache(&mut top),
                 log: self.log(&mut top),
+                trace: self.trace(&mut top),
                 model: ModelSettings::default(),
             },
             api_keys: self.api_keys(&mut top),
@@ -178,6 +181,16 @@ impl<'text> Reader<'text> {
         let mut table = self.table(top, "log");
         let settings =
             LogSettings { format: self.take(&mut table, "format"), filter: self.take(&mut table, "filter") };
+        self.finish(table);
+        settings
+    }
+
+    fn trace(&mut self, top: &mut Table<'text>) -> TraceSettings {
+        let mut table = self.table(top, "trace");
+        let settings = TraceSettings {
+            otlp_endpoint: self.take(&mut table, "otlp_endpoint"),
+            sample_ratio: self.take(&mut table, "sample_ratio"),
+        };
         self.finish(table);
         settings
     }

@@ -21,11 +21,11 @@ use super::{
 
 pub(super) struct Merge<'a> {
     pub(super) flags: &'a Flags,
-    file: File,
+    pub(super) file: File,
     pub(super) path: PathBuf,
     pub(super) surroundings: &'a Surroundings,
     pub(super) report: Report,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
     warnings: Vec<String>,
     pub(super) models_in_file: bool,
 }
@@ -67,6 +67,7 @@ impl<'a> Merge<'a> {
         let cache = self.cache(&builtin.cache);
         let auth = self.auth();
         let log = self.log(builtin.log);
+        let trace = self.trace(&builtin.trace);
         let aliases = self.aliases(&ids, &default_model);
         let models = entries.into_iter().enumerate();
         let models = models.map(|(position, (id, entry))| self.model(position, id, entry, &limits)).collect();
@@ -80,8 +81,19 @@ impl<'a> Merge<'a> {
         if !self.problems.is_empty() {
             return Err(ConfigError::Problems(self.problems));
         }
-        let config =
-            Config { listen, server, limits, cache, auth, log, onnxruntime, default_model, aliases, models };
+        let config = Config {
+            listen,
+            server,
+            limits,
+            cache,
+            auth,
+            log,
+            trace,
+            onnxruntime,
+            default_model,
+            aliases,
+            models,
+        };
         Ok(Resolved { config, report: self.report, warnings: self.warnings })
     }
 

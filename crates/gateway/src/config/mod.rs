@@ -14,6 +14,7 @@ mod report;
 mod resolve;
 mod settings;
 mod surroundings;
+mod trace;
 mod value;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use settings::{
     CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
 };
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
+pub use trace::{CollectorFault, CollectorUrl, Ratio};
 pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds};
 
 /// Where the file is looked for when no other is named: under the working directory.
@@ -62,6 +64,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Which requests are traced, and where to.
+    pub trace: TraceConfig,
     /// ONNX Runtime's shared library, where one was named or found.
     pub onnxruntime: Option<PathBuf>,
     /// Id of one of `models`: what the shipped aliases stand for.
@@ -131,6 +135,15 @@ pub struct LogConfig {
     pub filter: String,
 }
 
+/// Which requests are traced, and where to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceConfig {
+    /// The collector; without one nothing is traced.
+    pub otlp_endpoint: Option<CollectorUrl>,
+    /// Share of the requests that are traced, of those whose caller has not decided it.
+    pub sample_ratio: Ratio,
+}
+
 /// One model to serve.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -174,6 +187,7 @@ impl Config {
             cache: CacheConfig::default(),
             auth: AuthConfig::default(),
             log: LogConfig::default(),
+            trace: TraceConfig::default(),
             onnxruntime: None,
             default_model: DEFAULT_MODEL.to_owned(),
             aliases: openai_aliases(DEFAULT_MODEL),
@@ -225,6 +239,12 @@ impl Default for LogConfig {
     fn default() -> Self {
         // The HTTP library reports each of its threads.
         Self { format: LogFormat::Text, filter: "info,actix_server=warn".to_owned() }
+    }
+}
+
+impl Default for TraceConfig {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: Ratio::ALL }
     }
 }
 

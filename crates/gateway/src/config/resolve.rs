@@ -10,6 +10,7 @@ use super::merge::Merge;
 use super::report::Report;
 use super::settings::Flags;
 use super::surroundings::{API_KEYS_VARIABLE, Surroundings};
+use super::trace::CollectorFault;
 use super::{ApiKeyError, Config, DEFAULT_FILE};
 
 /// A configuration, and how it came about.
@@ -115,6 +116,9 @@ pub enum Problem {
     /// Bytes that no HTTP client could send.
     #[error("{API_KEYS_VARIABLE} is not UTF-8")]
     ApiKeysNotText,
+    /// Traces cannot be sent there; the address is not quoted, for it may hold a password.
+    #[error("`trace.otlp_endpoint` {0}")]
+    OtlpEndpoint(CollectorFault),
     /// The log filter means nothing.
     #[error("the log filter `{filter}` is not understood ({reason}); write a level, or `info,gateway=debug`")]
     LogFilter {
@@ -151,6 +155,7 @@ pub fn defaults() -> Report {
         processors: 1,
         api_keys: None,
         ort_dylib_path: None,
+        otlp_endpoint: None,
     };
     let flags = Flags::default();
     let merge = Merge::new(&flags, File::default(), PathBuf::new(), &surroundings);

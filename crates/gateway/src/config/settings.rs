@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use inference::{Overlong, Provider};
 
+use super::trace::{CollectorUrl, Ratio};
 use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, parse_duration};
 
 /// The command line's and the environment's part of the settings.
@@ -77,6 +78,9 @@ pub struct Settings {
     /// The table `[log]`.
     #[command(flatten)]
     pub log: LogSettings,
+    /// The table `[trace]`.
+    #[command(flatten)]
+    pub trace: TraceSettings,
     /// For every model, over what its entry in the file says.
     #[command(flatten)]
     pub model: ModelSettings,
@@ -179,6 +183,31 @@ pub struct LogSettings {
     /// `info,gateway=debug`.
     #[arg(id = "log", long = "log", env = "EMBEDGATE_LOG", value_name = "FILTER")]
     pub filter: Option<String>,
+}
+
+/// Which requests are traced, and where to.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Traces")]
+pub struct TraceSettings {
+    /// A collector that takes OTLP over plain HTTP, such as `http://127.0.0.1:4318`. Without one nothing is traced.
+    #[arg(
+        long,
+        env = "EMBEDGATE_OTLP_ENDPOINT",
+        value_name = "URL",
+        hide_short_help = true,
+        hide_env_values = true
+    )]
+    pub otlp_endpoint: Option<CollectorUrl>,
+
+    /// Share of the requests that are traced, of those whose caller has not decided it (`traceparent`).
+    #[arg(
+        id = "trace_sample_ratio",
+        long = "trace-sample-ratio",
+        env = "EMBEDGATE_TRACE_SAMPLE_RATIO",
+        value_name = "0..1",
+        hide_short_help = true
+    )]
+    pub sample_ratio: Option<Ratio>,
 }
 
 /// How a model is run.

@@ -5,11 +5,16 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::{env, fmt, io, thread};
 
+use super::trace::CollectorUrl;
+
 /// Variable that holds the API keys: they have no flag, for a command line can be read by other users.
 pub const API_KEYS_VARIABLE: &str = "EMBEDGATE_API_KEYS";
 
 /// Variable by which other programs, too, find ONNX Runtime.
 pub(super) const ORT_VARIABLE: &str = "ORT_DYLIB_PATH";
+
+/// Variable by which other programs, too, find their collector of traces.
+pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// What the process finds around itself; everything that [`Config::resolve`] may look at besides the flags
 /// and the file.
@@ -25,6 +30,8 @@ pub struct Surroundings {
     pub api_keys: Option<Secret>,
     /// Value of `ORT_DYLIB_PATH`.
     pub ort_dylib_path: Option<PathBuf>,
+    /// Value of `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub otlp_endpoint: Option<CollectorUrl>,
 }
 
 /// A text that `Debug` does not show.
@@ -49,6 +56,9 @@ impl Surroundings {
             processors: thread::available_parallelism().map_or(1, NonZeroUsize::get),
             api_keys: env::var_os(API_KEYS_VARIABLE).map(Secret),
             ort_dylib_path: env::var_os(ORT_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from),
+            otlp_endpoint: env::var_os(OTLP_VARIABLE)
+                .filter(|url| !url.is_empty())
+                .map(|url| CollectorUrl::from(&*url.to_string_lossy())),
         })
     }
 

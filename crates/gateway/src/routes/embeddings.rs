@@ -29,7 +29,8 @@ pub(crate) async fn create(
     let overlong = request::overlong(http.headers())?;
     let mut plan = Plan::new(served, request, &limits, overlong).await?;
     record.set_inputs(plan.inputs());
-    let embeddings = plan.embed().await?;
+    let span = record.trace().embeddings(&plan);
+    let embeddings = span.end(plan.embed().await)?;
     record.set_tokens(embeddings.total_tokens(), embeddings.truncated);
     answer(plan, embeddings).await
 }

@@ -32,6 +32,7 @@ fn surroundings(folder: &Path) -> Surroundings {
         processors: 3,
         api_keys: None,
         ort_dylib_path: None,
+        otlp_endpoint: None,
     }
 }
 
@@ -65,10 +66,11 @@ fn the_shipped_file_changes_nothing() {
 #[test]
 fn the_shipped_file_shows_every_key_with_its_default() {
     let resolved = resolve(&uncommented()).unwrap();
-    // Four keys have no default; what the file shows for them is an example.
+    // Some keys have no default; what the file shows for them is an example.
     let mut config = resolved.config;
     config.onnxruntime = None;
     config.cache.redis_url = None;
+    config.trace.otlp_endpoint = None;
     config.models[0].window = None;
     config.models[0].batch_tokens = None;
     assert_eq!(config, Config::builtin(3));
@@ -136,6 +138,21 @@ fn onnxruntime_is_found_where_it_is_put() {
     assert_eq!(library, folder.path().join("app/bin/../lib").join(name));
     around.ort_dylib_path = Some("elsewhere.so".into());
     assert_eq!(found(&around), Some("elsewhere.so".into()));
+}
+
+#[test]
+fn a_collector_is_found_where_other_programs_find_it() {
+    let folder = folder("[trace]\notlp_endpoint = \"http://file:1\"");
+    let mut around = surroundings(folder.path());
+    let mut flags = Flags::default();
+    let collector = |flags: &Flags, around: &Surroundings| {
+        Config::resolve(flags, around).unwrap().config.trace.otlp_endpoint.unwrap().to_string()
+    };
+    assert_eq!(collector(&flags, &around), "http://file:1");
+    around.otlp_endpoint = Some("http://standard:2".into());
+    assert_eq!(collector(&flags, &around), "http://standard:2");
+    flags.settings.trace.otlp_endpoint = Some("http://flag:3".into());
+    assert_eq!(collector(&flags, &around), "http://flag:3");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 30] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 32] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
     ("server", "http_workers", "http_workers", ["1", "2", "3"]),
@@ -29,6 +29,8 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 30] = [
     ("cache", "redis_ttl", "redis_ttl", ["\"41s\"", "\"42s\"", "\"43s\""]),
     ("log", "format", "log_format", ["\"json\"", "\"text\"", "\"json\""]),
     ("log", "filter", "log", ["\"warn\"", "\"debug\"", "\"error\""]),
+    ("trace", "otlp_endpoint", "otlp_endpoint", ["\"http://a:1\"", "\"http://b:2\"", "\"http://c:3\""]),
+    ("trace", "sample_ratio", "trace_sample_ratio", ["0.25", "0.5", "0.75"]),
     ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),
     ("models", "precision", "precision", ["\"fp32\"", "\"bf16\"", "\"fp32\""]),
     ("models", "isa", "isa", ["\"avx2\"", "\"none\"", "\"avx512\""]),

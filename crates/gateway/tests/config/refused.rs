@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gateway::config::{ApiKeyError, ConfigError, FileProblem, Problem};
+use gateway::config::{ApiKeyError, CollectorFault, ConfigError, FileProblem, Problem};
 
 use crate::resolve;
 
@@ -107,6 +107,16 @@ fn what_cannot_work_is_refused() {
         [Problem::ShadowingAlias { alias: "a".to_owned() }]
     );
     assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
+    for (url, fault) in [
+        ("https://otel:4318", CollectorFault::Https),
+        ("otel:4317", CollectorFault::NotAnAddress),
+        ("http://user:hunter2@otel", CollectorFault::NotAnAddress),
+    ] {
+        let found = problems(&format!("[trace]\notlp_endpoint = \"{url}\""));
+        assert_eq!(found, [Problem::OtlpEndpoint(fault)]);
+        assert!(!found[0].to_string().contains("hunter2"), "{}", found[0]);
+    }
+    assert_eq!(mistakes("[trace]\nsample_ratio = 1.5").len(), 1);
     assert!(matches!(problems("[log]\nfilter = \"info,,=x=y\"")[..], [Problem::LogFilter { .. }]));
     assert_eq!(
         problems("[auth]\napi_keys = [\"a=1\", \"a=2\"]"),

@@ -1,0 +1,186 @@
+//! A stand-in for a collector of traces: HTTP and protobuf for real, and manners that no real one could be asked for.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{KeyValue, any_value::Value as Any},
+    trace::v1::Span,
+};
+use prost::Message;
+use serde_json::Value;
+
+/// What it does with what it gets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Takes,
+    Refuses,
+    /// Accepts connections and never answers.
+    Hangs,
+}
+
+/// A running collector; dropping it ends it.
+pub(crate) struct Collector {
+    pub(crate) address: SocketAddr,
+    received: Arc<Mutex<Vec<Vec<u8>>>>,
+    tried: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    pub(crate) fn start(manner: Manner) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), manner)
+    }
+
+    /// On a socket that was bound before.
+    pub(crate) fn on(listener: TcpListener, manner: Manner) -> Self {
+        let address = listener.local_addr().unwrap();
+        let (received, tried, over) = <(Arc<Mutex<Vec<_>>>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
+        let (bodies, count, ended) = (Arc::clone(&received), Arc::clone(&tried), Arc::clone(&over));
+        let serve = move || {
+            let mut held = Vec::new();
+            for stream in listener.incoming().map(Result::unwrap) {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                match manner {
+                    Manner::Hangs => held.push(stream),
+                    Manner::Refuses => drop(answer(stream, "503 Service Unavailable")),
+                    Manner::Takes => bodies.lock().unwrap().extend(answer(stream, "200 OK")),
+                }
+            }
+        };
+        Self { address, received, tried, over, thread: Some(thread::spawn(serve)) }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Connections so far.
+    pub(crate) fn tried(&self) -> usize {
+        self.tried.load(Ordering::SeqCst)
+    }
+
+    /// What came, as bytes: whatever is not to be sent must not be among them.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.received.lock().unwrap().concat()
+    }
+
+    /// The spans that came, by their trace.
+    pub(crate) fn traces(&self) -> BTreeMap<String, Vec<Seen>> {
+        let mut traces: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
+        for body in &*self.received.lock().unwrap() {
+            for group in ExportTraceServiceRequest::decode(&body[..]).unwrap().resource_spans {
+                let resource = attributes(&group.resource.unwrap().attributes);
+                for span in group.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+                    let seen =
+                        Seen { resource: resource.clone(), attributes: attributes(&span.attributes), span };
+                    traces.entry(hex(&seen.span.trace_id)).or_default().push(seen);
+                }
+            }
+        }
+        traces
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Wakes it; it may have failed and be gone.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || thread::panicking(), "the collector failed");
+        }
+    }
+}
+
+/// Reads one request and answers it; its body.
+fn answer(stream: TcpStream, status: &str) -> Option<Vec<u8>> {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        if line.trim_end().is_empty() {
+            break;
+        }
+        lines.push(line.trim_end().to_ascii_lowercase());
+    }
+    assert_eq!(lines[0], "post /v1/traces http/1.1");
+    assert!(lines.iter().any(|line| line == "content-type: application/x-protobuf"), "{lines:?}");
+    let length = lines.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    reader.read_exact(&mut body).unwrap();
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    reader.get_mut().write_all(answer.as_bytes()).unwrap();
+    Some(body)
+}
+
+/// A span as it came.
+pub(crate) struct Seen {
+    pub(crate) resource: BTreeMap<String, Value>,
+    pub(crate) attributes: BTreeMap<String, Value>,
+    pub(crate) span: Span,
+}
+
+impl Seen {
+    pub(crate) fn id(&self) -> String {
+        hex(&self.span.span_id)
+    }
+
+    pub(crate) fn parent(&self) -> String {
+        hex(&self.span.parent_span_id)
+    }
+
+    /// From when to when, since 1970.
+    pub(crate) fn times(&self) -> (Duration, Duration) {
+        let (start, end) = (self.span.start_time_unix_nano, self.span.end_time_unix_nano);
+        (Duration::from_nanos(start), Duration::from_nanos(end))
+    }
+}
+
+/// The time now as spans have it.
+pub(crate) fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
+}
+
+fn attributes(pairs: &[KeyValue]) -> BTreeMap<String, Value> {
+    let value = |pair: &KeyValue| {
+        pair.value.as_ref().and_then(|value| value.value.as_ref()).map_or(Value::Null, json)
+    };
+    pairs.iter().map(|pair| (pair.key.clone(), value(pair))).collect()
+}
+
+fn json(value: &Any) -> Value {
+    match value {
+        Any::StringValue(text) => text.as_str().into(),
+        Any::IntValue(number) => (*number).into(),
+        Any::BoolValue(truth) => (*truth).into(),
+        Any::DoubleValue(number) => (*number).into(),
+        Any::ArrayValue(array) => {
+            array.values.iter().map(|value| value.value.as_ref().map_or(Value::Null, json)).collect()
+        }
+        other => panic!("{other:?} is none of ours"),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

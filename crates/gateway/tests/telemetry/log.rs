@@ -1,0 +1,59 @@
+//! The lines of a request in the log: each with the request's id, and with its trace's where there is one.
+
+use serde_json::Value;
+
+use crate::program::Server;
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Makes a request that is logged at three levels or more, from the middleware and from below it; its id and the log.
+fn logged(format: &str, filter: &str) -> (String, String) {
+    let server = Server::start(&[("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG", filter)]);
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-00");
+    let reply = server.embed(&[("traceparent", &traceparent)], "cut at the window ".repeat(400));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(reply.header("x-embedgate-truncated").is_some());
+    let id = reply.header("x-request-id").unwrap().to_owned();
+    (id, server.stop().log)
+}
+
+#[test]
+fn a_request_is_found_by_its_id_and_by_its_trace_though_nothing_is_traced() {
+    let (id, log) = logged("text", "info");
+    let found = |what: &str| log.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
+    let lines = found(&format!("request=\"{id}\""));
+    assert_eq!(lines, found(&format!("trace_id={TRACE}")));
+    let said = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((said("answered"), said("inputs were cut"), lines.len()), (1, 1, 2), "{log}");
+}
+
+#[test]
+fn in_json_both_ids_stand_beside_the_message() {
+    let (id, log) = logged("json", "info");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ours: Vec<_> = lines.iter().filter(|line| line["request"] == id.as_str()).collect();
+    assert_eq!(ours.len(), 2, "{log}");
+    for line in &ours {
+        assert_eq!(line["trace_id"], TRACE);
+    }
+    let answered = ours.iter().find(|line| line["message"] == "answered").unwrap();
+    assert_eq!((answered["level"].as_str(), answered["status"].as_u64()), (Some("INFO"), Some(200)));
+    assert_eq!(
+        (answered["target"].as_str(), answered["inputs"].as_u64()),
+        (Some("gateway::middleware"), Some(1))
+    );
+    assert!(answered["ms"].as_f64().is_some() && answered["timestamp"].as_str().is_some());
+    assert!(answered.get("key").is_none(), "nobody's key is no key");
+    // Lines that are no request's have no such field.
+    assert!(lines.iter().any(|line| line.get("request").is_none()));
+}
+
+/// The ids belong to a line, not to its level.
+#[test]
+fn a_warning_has_its_ids_where_only_warnings_are_logged() {
+    let (id, log) = logged("json", "warn,gateway::server=info");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ours: Vec<_> = lines.iter().filter(|line| line["request"] == id.as_str()).collect();
+    let [line] = ours[..] else { panic!("{log}") };
+    assert_eq!((line["level"].as_str(), line["trace_id"].as_str()), (Some("WARN"), Some(TRACE)));
+}
