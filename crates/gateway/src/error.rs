@@ -44,6 +44,10 @@ pub enum Code {
     SlowBody,
     /// The body is larger than allowed.
     BodyTooLarge,
+    /// The caller's requests of this minute are used up.
+    TooManyRequests,
+    /// The caller's tokens of this minute are used up.
+    TooManyTokens,
     /// The model's queue holds as many tokens as it may.
     QueueFull,
     /// The request cannot be answered before its deadline, or was not.
@@ -52,6 +56,8 @@ pub enum Code {
     Loading,
     /// The server is shutting down.
     Draining,
+    /// Nobody can say whether the caller's limits allow the request.
+    LimitsAway,
     /// Something of ours broke; the same request may succeed next time.
     Internal,
     /// Something of ours broke, and will again for this request.
@@ -78,13 +84,15 @@ pub enum Retry {
     ByStatus,
     /// `retry-after`, in whole seconds from 1 to 60.
     After,
+    /// The same, and `retry-after-ms`, which the official SDKs prefer: the moment is known exactly.
+    AfterMillis,
     /// `x-should-retry: false`, which stops the official SDKs from repeating a 5xx.
     Never,
 }
 
 impl Code {
     /// Every code, in the order of their statuses.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::InvalidRequest,
         Self::MissingParameter,
         Self::TooLong,
@@ -95,12 +103,15 @@ impl Code {
         Self::MethodNotAllowed,
         Self::SlowBody,
         Self::BodyTooLarge,
+        Self::TooManyRequests,
+        Self::TooManyTokens,
         Self::Internal,
         Self::Permanent,
         Self::QueueFull,
         Self::Deadline,
         Self::Loading,
         Self::Draining,
+        Self::LimitsAway,
     ];
 
     /// Status, type, code and retry advice of this failure.
@@ -116,9 +127,11 @@ impl Code {
             Self::MethodNotAllowed => (405, INVALID, None, Retry::ByStatus),
             Self::SlowBody => (408, INVALID, None, Retry::ByStatus),
             Self::BodyTooLarge => (413, "server_error", None, Retry::ByStatus),
+            Self::TooManyRequests => (429, "requests", Some("rate_limit_exceeded"), Retry::AfterMillis),
+            Self::TooManyTokens => (429, "tokens", Some("rate_limit_exceeded"), Retry::AfterMillis),
             Self::Internal => (500, "server_error", None, Retry::ByStatus),
             Self::Permanent => (500, "server_error", None, Retry::Never),
-            Self::QueueFull | Self::Deadline | Self::Loading | Self::Draining => {
+            Self::QueueFull | Self::Deadline | Self::Loading | Self::Draining | Self::LimitsAway => {
                 (503, "service_unavailable_error", Some("server_is_overloaded"), Retry::After)
             }
         };
@@ -133,8 +146,9 @@ impl Code {
             Self::InvalidRequest => "The body, a header or a parameter breaks a rule of the API.",
             Self::MissingParameter => "`input` is absent.",
             Self::TooLong => {
-                "The request has more tokens than `limits.max_request_tokens`, or an input is longer than the \
-                 model's window under the policy `error`."
+                "The request has more tokens than `limits.max_request_tokens` or \
+                 `limits.key_tokens_per_minute`, or an input is longer than the model's window under the policy \
+                 `error`."
             }
             Self::MissingKey => "Keys are configured and the request brings none.",
             Self::InvalidKey => "The request's key is none of the configured ones.",
@@ -143,6 +157,8 @@ impl Code {
             Self::MethodNotAllowed => "The route exists, with the methods named in the `allow` header.",
             Self::SlowBody => "The client took longer than `server.request_timeout` to send the body.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
+            Self::TooManyRequests => "The key has used up `limits.key_requests_per_minute`.",
+            Self::TooManyTokens => "The key has used up `limits.key_tokens_per_minute`.",
             Self::Internal => {
                 "Something broke here; the log has the cause under the answer's `x-request-id`."
             }
@@ -153,6 +169,9 @@ impl Code {
             }
             Self::Loading => "The models are still being loaded.",
             Self::Draining => "The server is shutting down.",
+            Self::LimitsAway => {
+                "The server of the shared limits is away, and `limits.redis_down` is `closed`."
+            }
         }
     }
 }
@@ -193,6 +212,11 @@ impl ApiError {
         Self { retry_after, ..Self::new(code, OVERLOADED_MESSAGE) }
     }
 
+    /// The caller's own limit is reached; `retry_after` goes out in milliseconds too.
+    pub fn limited(code: Code, message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after, ..Self::new(code, message) }
+    }
+
     /// Names the parameter at fault in `error.param`.
     #[must_use]
     pub fn about(self, param: &'static str) -> Self {
@@ -208,6 +232,12 @@ impl ApiError {
     fn retry_seconds(&self) -> u64 {
         let rounded_up = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
         rounded_up.clamp(1, LONGEST_RETRY_AFTER)
+    }
+
+    /// Whole milliseconds for the `retry-after-ms` header.
+    fn retry_millis(&self) -> u128 {
+        let rounded_up = self.retry_after.as_nanos().div_ceil(1_000_000);
+        rounded_up.clamp(1, u128::from(LONGEST_RETRY_AFTER) * 1000)
     }
 }
 
@@ -249,6 +279,10 @@ impl ResponseError for ApiError {
             Retry::After => {
                 response.insert_header((header::RETRY_AFTER, self.retry_seconds().to_string()));
             }
+            Retry::AfterMillis => {
+                response.insert_header((header::RETRY_AFTER, self.retry_seconds().to_string()));
+                response.insert_header(("retry-after-ms", self.retry_millis().to_string()));
+            }
             Retry::Never => {
                 response.insert_header(("x-should-retry", "false"));
             }
@@ -266,6 +300,9 @@ mod tests {
         let seconds =
             |millis| ApiError::unavailable(Code::QueueFull, Duration::from_millis(millis)).retry_seconds();
         assert_eq!([0, 1, 1000, 1001, 59_001, 61_000, 600_000].map(seconds), [1, 1, 1, 2, 60, 60, 60]);
+        let millis =
+            |micros| ApiError::limited(Code::TooManyTokens, "", Duration::from_micros(micros)).retry_millis();
+        assert_eq!([0, 1, 1001, 59_999_001, 61_000_000].map(millis), [1, 1, 2, 60_000, 60_000]);
     }
 
     #[test]

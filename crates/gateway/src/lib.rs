@@ -11,8 +11,8 @@
 //! This crate joins what clients say (`openai-schema`), what a model folder is (`model-import`) and what a
 //! model does (`inference`); those three never meet elsewhere. One request's journey: `middleware` gives it
 //! an id and reports it once, `auth` lets it in, `body` reads it, `request` turns it into a job or refuses
-//! it, the engine embeds it, and the route prints the answer. Every failure on the way is an
-//! [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
+//! it, `limits` sees what its key has left, the engine embeds it, and the route prints the answer. Every
+//! failure on the way is an [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
 //!
 //! The caller of [`run`] owns socket and signal: it passes a bound listener and a future that ends when the
 //! server should. The listener answers at once, with 503 until every model is loaded, warm and checked; after
@@ -22,12 +22,14 @@
 //! What this crate must never know: how a vector is computed, how a graph is written.
 
 mod auth;
+mod background;
 mod body;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod health;
 mod lifecycle;
+mod limits;
 mod load;
 pub mod metrics;
 mod middleware;
@@ -42,6 +44,7 @@ pub mod telemetry;
 mod trace;
 mod vocabulary;
 
+pub use auth::KeysFileError;
 pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
 pub use registry::{Registry, Served, UnknownModel};
 pub use server::{RunError, run, run_with};

@@ -29,6 +29,7 @@ use uuid::Uuid;
 use crate::{
     error::{ApiError, Code},
     lifecycle::Lifecycle,
+    limits::Standing,
     metrics::{Metrics, Outcome, Rejection},
     trace::{Trace, Tracing},
 };
@@ -42,6 +43,7 @@ pub(crate) struct Record {
     inputs: Cell<usize>,
     tokens: Cell<u64>,
     truncated: Cell<usize>,
+    standing: Cell<Option<Standing>>,
     trace: Trace,
 }
 
@@ -55,6 +57,7 @@ impl Record {
             inputs: Cell::new(0),
             tokens: Cell::new(0),
             truncated: Cell::new(0),
+            standing: Cell::new(None),
             trace,
         }
     }
@@ -91,7 +94,13 @@ impl Record {
         &self.trace
     }
 
-    fn model(&self) -> Option<&str> {
+    /// Notes what the caller's limits have left, for the headers of the answer, whatever it is.
+    pub(crate) fn set_standing(&self, standing: Standing) {
+        self.standing.set(Some(standing));
+    }
+
+    /// The id of the model that answers, once it is known.
+    pub(crate) fn model(&self) -> Option<&str> {
         self.model.get().map(|id| &**id)
     }
 }
@@ -202,6 +211,9 @@ impl Watch {
         if let Ok(id) = HeaderValue::from_str(&self.record.id) {
             headers.insert(HeaderName::from_static("x-request-id"), id);
         }
+        if let Some(standing) = self.record.standing.get() {
+            standing.stamp(headers);
+        }
         let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         headers.insert(HeaderName::from_static("openai-processing-ms"), ms.into());
         headers.insert(HeaderName::from_static("openai-version"), HeaderValue::from_static("2020-10-01"));
@@ -246,7 +258,9 @@ pub(crate) fn is_probe(path: &str) -> bool {
 
 fn outcome(status: u16, code: Option<Code>) -> Outcome {
     match (status, code) {
-        (_, Some(Code::QueueFull | Code::Deadline | Code::Loading | Code::Draining)) => Outcome::Rejected,
+        (_, Some(Code::QueueFull | Code::Deadline | Code::Loading | Code::Draining | Code::LimitsAway)) => {
+            Outcome::Rejected
+        }
         (200..400, _) => Outcome::Success,
         (400..500, _) => Outcome::ClientError,
         _ => Outcome::Error,
@@ -260,6 +274,7 @@ fn rejection(code: Code) -> Option<Rejection> {
         Code::MissingKey | Code::InvalidKey => Some(Rejection::Auth),
         Code::Draining => Some(Rejection::Draining),
         Code::Deadline => Some(Rejection::Timeout),
+        Code::TooManyRequests | Code::TooManyTokens | Code::LimitsAway => Some(Rejection::RateLimit),
         Code::InvalidRequest
         | Code::MissingParameter
         | Code::ModelNotFound

@@ -39,6 +39,14 @@ pub(crate) struct RequestLimits {
     pub(crate) time: Duration,
 }
 
+impl RequestLimits {
+    /// Most tokens of a request: one with more than a key may have in a minute could never be answered.
+    fn most_tokens(&self) -> usize {
+        let LimitsConfig { max_request_tokens: most, key_tokens_per_minute: minute, .. } = self.limits;
+        if minute == 0 { most } else { most.min(minute) }
+    }
+}
+
 /// A request in which nothing is left to refuse but what only the tokenizer can know.
 pub(crate) struct Plan {
     /// The model that will answer.
@@ -115,10 +123,25 @@ impl Plan {
             inputs: inputs(request.input, served.token_ids).await?,
             overlong: overlong.unwrap_or(served.overlong),
             deadline: Instant::now() + limits.time,
-            max_tokens: limits.limits.max_request_tokens,
+            max_tokens: limits.most_tokens(),
             caller: 0,
         };
         Ok(Self { served, model: request.model, format: request.encoding_format, cut, bare, job })
+    }
+
+    /// About how many tokens the engine will count: four bytes each, and two that every model adds. The tokenizer
+    /// alone knows better.
+    pub(crate) fn estimate(&self) -> usize {
+        let window = self.served.window;
+        let tokens = |input: &Input| {
+            let content = match input {
+                Input::Text(text) => text.len().div_ceil(4),
+                Input::Tokens(ids) => ids.len(),
+            };
+            let read = if self.job.overlong == Overlong::Average { usize::MAX } else { window };
+            (content + 2).min(read)
+        };
+        self.job.inputs.iter().map(tokens).sum::<usize>().min(self.job.max_tokens)
     }
 
     /// Number of inputs.
@@ -126,13 +149,13 @@ impl Plan {
         self.job.inputs.len()
     }
 
-    /// Has the engine embed the inputs. Dropping the future gives the place in the queue back.
+    /// Has the engine embed the inputs for `caller`. Dropping the future gives the place in the queue back.
     ///
     /// # Errors
     /// 400 for what only the tokenizer can know, 503 when there is no room or no time, 500 otherwise.
-    pub(crate) async fn embed(&mut self) -> Result<Embeddings, ApiError> {
+    pub(crate) async fn embed(&mut self, caller: u64) -> Result<Embeddings, ApiError> {
         let deadline = self.job.deadline;
-        let job = Job { inputs: std::mem::take(&mut self.job.inputs), ..self.job };
+        let job = Job { inputs: std::mem::take(&mut self.job.inputs), caller, ..self.job };
         let ticket = self.served.engine.submit(job).map_err(refusal)?;
         // The engine keeps the deadline too, but a wedged encoder could not.
         let result = timeout_at(deadline.into(), ticket)

@@ -26,10 +26,12 @@ use tokio::{
 };
 
 use crate::{
-    auth::Keys,
+    auth::{Keys, KeysFileError},
+    background::Background,
     body::BodyLimits,
     config::Config,
     lifecycle::Lifecycle,
+    limits::KeyLimits,
     load::{Choice, LoadError, load},
     metrics::{Metrics, ModelInfo},
     middleware::observe,
@@ -50,6 +52,12 @@ pub enum RunError {
     /// The listener cannot be used.
     #[error("cannot listen")]
     Listen(#[source] io::Error),
+    /// The file of API keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysFileError),
+    /// The limits of keys cannot be kept.
+    #[error("cannot keep the limits of keys")]
+    Limits(#[source] io::Error),
     /// A model cannot be served.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -93,7 +101,8 @@ where
 {
     let started = Instant::now();
     let address = listener.local_addr().map_err(RunError::Listen)?;
-    let services = Services::new(&config)?;
+    // These threads end when this function does.
+    let (services, _threads) = Services::new(&config)?;
     let server = http_server(&config, listener, services.clone()).map_err(RunError::Listen)?;
     let handle = server.handle();
     let mut serving = pin!(tokio::spawn(server));
@@ -141,6 +150,7 @@ where
 #[derive(Clone)]
 struct Services {
     keys: Data<Keys>,
+    key_limits: Data<KeyLimits>,
     body: Data<BodyLimits>,
     requests: Data<RequestLimits>,
     lifecycle: Data<Lifecycle>,
@@ -149,20 +159,28 @@ struct Services {
 }
 
 impl Services {
-    fn new(config: &Config) -> Result<Self, RunError> {
+    /// The services, and the threads that work for them.
+    fn new(config: &Config) -> Result<(Self, [Option<Background>; 2]), RunError> {
         let time = config.server.request_timeout;
-        Ok(Self {
-            keys: Data::new(Keys::new(config.auth.keys.clone())),
+        let metrics = Metrics::new(config.models.iter().map(|model| model.id.as_str()));
+        let (keys, watch) = Keys::open(&config.auth)?;
+        let (limits, errands) =
+            KeyLimits::start(&config.limits, metrics.limits()).map_err(RunError::Limits)?;
+        let services = Self {
+            keys: Data::new(keys),
+            key_limits: Data::new(limits),
             body: Data::new(BodyLimits { bytes: config.limits.max_body_bytes, time }),
             requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
             lifecycle: Data::new(Lifecycle::default()),
-            metrics: Data::new(Metrics::new(config.models.iter().map(|model| model.id.as_str()))),
+            metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
-        })
+        };
+        Ok((services, [watch, errands]))
     }
 
     fn configure(&self, app: &mut ServiceConfig) {
         app.app_data(self.keys.clone())
+            .app_data(self.key_limits.clone())
             .app_data(self.body.clone())
             .app_data(self.requests.clone())
             .app_data(self.lifecycle.clone())

@@ -131,7 +131,7 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
         let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
-    for reason in ["queue_full", "too_long", "auth", "draining", "timeout"] {
+    for reason in ["queue_full", "too_long", "auth", "draining", "timeout", "rate_limit"] {
         let series = format!("embedgate_requests_rejected_total{{model=\"m\",reason=\"{reason}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
@@ -154,6 +154,8 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     for series in ["cache_bytes", "cache_entries", "cache_evictions_total"] {
         assert_eq!(value(&unasked, &format!("embedgate_{series}{{model=\"m\"}}")), 0.0);
     }
+    assert_eq!(value(&text, "embedgate_limits_redis_up"), 0.0);
+    assert_eq!(value(&text, "embedgate_limits_redis_errors_total{kind=\"timeout\"}"), 0.0);
     let answers = "embedgate_http_requests_total{code=\"200\",method=\"POST\",route=\"/v1/embeddings\"}";
     assert_eq!(value(&text, answers), 0.0);
 }

@@ -2,12 +2,12 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod redis_server;
+
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, atomic::AtomicBool},
-    thread,
+    sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
 
@@ -19,81 +19,15 @@ use gateway::{
     redis_tier::RedisTier,
 };
 use inference::{CacheKey, CacheTier, Input, Job, Overlong};
+use redis_server::{PATIENCE, Server, wait};
 
-/// Bound of everything that is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A server of our own on a socket in a folder of its own.
-struct Server {
-    child: Child,
-    folder: Arc<tempfile::TempDir>,
-}
-
-impl Server {
-    fn start(arguments: &[&str]) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), arguments)
-    }
-
-    fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Self {
-        let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/redis/redis-server");
-        assert!(binary.exists(), "run `cargo xtask setup --redis` first: no {binary:?}");
-        let socket = socket(&folder);
-        // What is left of a server that was killed.
-        let _ = std::fs::remove_file(&socket);
-        let mut command = Command::new(binary);
-        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
-        command.arg("--dir").arg(folder.path()).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().unwrap();
-        let server = Self { child, folder };
-        wait("the server listens", || socket.exists());
-        server
-    }
-
-    fn config(&self, password: &str) -> CacheConfig {
-        config(&self.folder, password)
-    }
-
-    fn client(&self) -> redis::Connection {
-        let url = format!("redis+unix://{}", socket(&self.folder).display());
-        redis::Client::open(url).unwrap().get_connection().unwrap()
-    }
-
-    /// Ends it at once, as a crash would.
-    fn kill(mut self) -> Arc<tempfile::TempDir> {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        Arc::clone(&self.folder)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn socket(folder: &tempfile::TempDir) -> PathBuf {
-    folder.path().join("redis.sock")
-}
-
-fn config(folder: &tempfile::TempDir, password: &str) -> CacheConfig {
+fn config(server: &Server, password: &str) -> CacheConfig {
     let password = if password.is_empty() { String::new() } else { format!("?pass={password}") };
-    let url = format!("redis+unix://{}{password}", socket(folder).display());
     // Generous: machines that run tests are busy, and only the tests below are about time.
     CacheConfig {
-        redis_url: Some(url.as_str().into()),
+        redis_url: Some(format!("{}{password}", server.url()).as_str().into()),
         redis_timeout: Duration::from_secs(5),
         ..CacheConfig::default()
-    }
-}
-
-fn wait(what: &str, mut until: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !until() {
-        assert!(Instant::now() < end, "not in time: {what}");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -120,8 +54,8 @@ fn without_an_address_there_is_no_tier() {
 #[test]
 fn what_one_server_puts_another_gets_until_it_expires() {
     let server = Server::start(&[]);
-    let (one, _) = up(&server.config(""));
-    let (other, metrics) = up(&server.config(""));
+    let (one, _) = up(&config(&server, ""));
+    let (other, metrics) = up(&config(&server, ""));
     assert_eq!(metrics.tier().up.get(), 1);
     let vectors = [vec![1.5, -0.0, f32::MIN_POSITIVE], vec![2.5]];
     one.put(vec![(key(1), vectors[0].clone()), (key(2), vectors[1].clone())]);
@@ -141,7 +75,7 @@ fn what_one_server_puts_another_gets_until_it_expires() {
 #[test]
 fn a_value_that_is_no_vector_is_nothing() {
     let server = Server::start(&[]);
-    let (tier, _) = up(&server.config(""));
+    let (tier, _) = up(&config(&server, ""));
     let name = [b"embedgate:1:".as_slice(), &key(1)].concat();
     redis::cmd("SET").arg(name).arg(b"12345").exec(&mut server.client()).unwrap();
     assert_eq!(tier.get(&[key(1)]), [None]);
@@ -151,7 +85,7 @@ fn a_value_that_is_no_vector_is_nothing() {
 #[test]
 fn a_server_that_goes_is_missed_by_nobody_and_found_again() {
     let server = Server::start(&[]);
-    let (tier, metrics) = up(&server.config(""));
+    let (tier, metrics) = up(&config(&server, ""));
     tier.put(vec![(key(1), vec![1.0])]);
     wait("it is there", || tier.get(&[key(1)])[0].is_some());
     let folder = server.kill();
@@ -178,11 +112,11 @@ fn a_server_that_goes_is_missed_by_nobody_and_found_again() {
 #[test]
 fn a_wrong_password_leaves_the_tier_away() {
     let server = Server::start(&["--requirepass", "right"]);
-    let (tier, metrics) = tier(&server.config("wrong"));
+    let (tier, metrics) = tier(&config(&server, "wrong"));
     wait("the refusal is counted", || metrics.tier().others.get() + metrics.tier().connections.get() > 0);
     assert!(!tier.is_up());
     assert_eq!(tier.get(&[key(1)]), [None]);
-    up(&server.config("right"));
+    up(&config(&server, "right"));
 }
 
 /// A stranger that accepts and never answers: the tier is never up, a lookup never waits, dropping ends.
@@ -201,7 +135,7 @@ fn a_silent_server_costs_nothing() {
 #[test]
 fn a_server_that_falls_silent_is_asked_once() {
     let server = Server::start(&[]);
-    let config = CacheConfig { redis_timeout: Duration::from_millis(5), ..server.config("") };
+    let config = CacheConfig { redis_timeout: Duration::from_millis(5), ..config(&server, "") };
     let (tier, metrics) = up(&config);
     // Every command but this one waits from here on.
     redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.client()).unwrap();
@@ -214,7 +148,7 @@ fn a_server_that_falls_silent_is_asked_once() {
 #[test]
 fn a_full_server_is_still_asked() {
     let server = Server::start(&[]);
-    let (tier, metrics) = up(&server.config(""));
+    let (tier, metrics) = up(&config(&server, ""));
     tier.put(vec![(key(1), vec![1.0])]);
     wait("it is there", || tier.get(&[key(1)])[0].is_some());
     let mut client = server.client();
@@ -233,7 +167,7 @@ fn a_full_server_is_still_asked() {
 #[test]
 fn a_slow_server_is_left_alone() {
     let server = Server::start(&[]);
-    let config = CacheConfig { redis_timeout: Duration::from_millis(20), ..server.config("") };
+    let config = CacheConfig { redis_timeout: Duration::from_millis(20), ..config(&server, "") };
     let (tier, metrics) = up(&config);
     redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.client()).unwrap();
     for number in 0..200 {
@@ -258,7 +192,7 @@ fn servers_share_what_they_computed() {
         models: vec![ModelConfig::builtin("tiny".to_owned(), model.path().to_owned(), 2)],
         aliases: Default::default(),
         default_model: "tiny".to_owned(),
-        cache: server.config(""),
+        cache: config(&server, ""),
         onnxruntime: library(),
         ..Config::builtin(2)
     };

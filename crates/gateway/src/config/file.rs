@@ -12,7 +12,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{
-    CacheSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings, TraceSettings,
+    AuthSettings, CacheSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
+    TraceSettings,
 };
 use super::value::Value;
 
@@ -116,6 +117,7 @@ struct Reader<'text> {
 
 impl<'text> Reader<'text> {
     fn file(&mut self, mut top: Table<'text>) -> File {
+        let (api_keys, auth) = self.auth(&mut top);
         let file = File {
             settings: Settings {
                 config: None,
@@ -126,12 +128,13 @@ impl<'text> Reader<'text> {
                 onnxruntime: self.take(&mut top, "onnxruntime"),
                 server: self.server(&mut top),
                 limits: self.limits(&mut top),
+                auth,
                 cache: self.cache(&mut top),
                 log: self.log(&mut top),
                 trace: self.trace(&mut top),
                 model: ModelSettings::default(),
             },
-            api_keys: self.api_keys(&mut top),
+            api_keys,
             aliases: self.aliases(&mut top),
             models: self.models(&mut top),
         };
@@ -160,6 +163,11 @@ impl<'text> Reader<'text> {
             max_inputs: self.take(&mut table, "max_inputs"),
             max_request_tokens: self.take(&mut table, "max_request_tokens"),
             max_body_bytes: self.take(&mut table, "max_body_bytes"),
+            key_requests_per_minute: self.take(&mut table, "key_requests_per_minute"),
+            key_tokens_per_minute: self.take(&mut table, "key_tokens_per_minute"),
+            redis_url: self.take(&mut table, "redis_url"),
+            redis_timeout: self.take(&mut table, "redis_timeout"),
+            redis_down: self.take(&mut table, "redis_down"),
         };
         self.finish(table);
         settings
@@ -195,11 +203,12 @@ impl<'text> Reader<'text> {
         settings
     }
 
-    fn api_keys(&mut self, top: &mut Table<'text>) -> Option<Vec<String>> {
+    fn auth(&mut self, top: &mut Table<'text>) -> (Option<Vec<String>>, AuthSettings) {
         let mut table = self.table(top, "auth");
         let keys = self.take(&mut table, "api_keys");
+        let settings = AuthSettings { keys_file: self.take(&mut table, "keys_file") };
         self.finish(table);
-        keys
+        (keys, settings)
     }
 
     /// `[aliases]`: here the keys are names of the user's own.

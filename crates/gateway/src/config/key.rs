@@ -47,12 +47,27 @@ impl ApiKey {
     /// # Errors
     /// An empty name or secret, or a name that occurs twice.
     pub fn read_all<S: AsRef<str>>(entries: &[S]) -> Result<Vec<Self>, ApiKeyError> {
-        let mut keys: Vec<Self> = Vec::with_capacity(entries.len());
+        Self::read_named(entries.iter().map(S::as_ref), "key")
+    }
+
+    /// Reads the keys of a file, each on a line of its own as [`Self::read_all`] has them; a bare one is called
+    /// `file-key-1` and so on. Empty lines and those that begin with `#` are passed over.
+    ///
+    /// # Errors
+    /// As [`Self::read_all`].
+    pub fn read_lines(text: &str) -> Result<Vec<Self>, ApiKeyError> {
+        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+        Self::read_named(lines.filter(|line| !line.is_empty() && !line.starts_with('#')), "file-key")
+    }
+
+    fn read_named<'a>(entries: impl Iterator<Item = &'a str>, bare: &str) -> Result<Vec<Self>, ApiKeyError> {
+        let mut keys: Vec<Self> = Vec::new();
         for (position, entry) in (1..).zip(entries) {
-            let bare = format!("key-{position}");
-            let (name, secret) = entry.as_ref().split_once('=').unwrap_or((&bare, entry.as_ref()));
+            let bare = format!("{bare}-{position}");
+            let (name, secret) = entry.split_once('=').unwrap_or((&bare, entry));
             let (name, secret) = (name.trim(), secret.trim());
-            if name.is_empty() || secret.is_empty() {
+            // Nothing but `=` is the padding of a bare key in base64, which must not become a name.
+            if name.is_empty() || secret.trim_matches('=').is_empty() {
                 return Err(ApiKeyError::Empty { position });
             }
             if keys.iter().any(|known| known.name == name) {

@@ -15,8 +15,8 @@ use super::settings::{Flags, ModelSettings};
 use super::surroundings::{API_KEYS_VARIABLE, ORT_VARIABLE, Surroundings};
 use super::value::{Value, format_duration, quote};
 use super::{
-    ApiKey, AuthConfig, CacheConfig, Config, LimitsConfig, LogConfig, ModelConfig, SAFE_KEEP_ALIVE,
-    ServerConfig, default_queue_tokens, openai_aliases,
+    CacheConfig, Config, LimitsConfig, LogConfig, ModelConfig, SAFE_KEEP_ALIVE, ServerConfig,
+    default_queue_tokens, openai_aliases,
 };
 
 pub(super) struct Merge<'a> {
@@ -26,7 +26,7 @@ pub(super) struct Merge<'a> {
     pub(super) surroundings: &'a Surroundings,
     pub(super) report: Report,
     pub(super) problems: Vec<Problem>,
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
     pub(super) models_in_file: bool,
 }
 
@@ -45,6 +45,8 @@ macro_rules! pick {
         $merge.pick(key, $flags.$name, $file.$name, $builtin.$name)
     }};
 }
+
+pub(super) use pick;
 
 impl<'a> Merge<'a> {
     pub(super) fn new(flags: &'a Flags, file: File, path: PathBuf, surroundings: &'a Surroundings) -> Self {
@@ -72,10 +74,10 @@ impl<'a> Merge<'a> {
         let models = entries.into_iter().enumerate();
         let models = models.map(|(position, (id, entry))| self.model(position, id, entry, &limits)).collect();
 
-        if !listen.ip().is_loopback() && auth.keys.is_empty() {
+        if !listen.ip().is_loopback() && auth.keys.is_empty() && auth.keys_file.is_none() {
             self.warnings.push(format!(
                 "listening on {listen} without API keys: whoever reaches this address may use it; \
-                 set {API_KEYS_VARIABLE} or `auth.api_keys`"
+                 set {API_KEYS_VARIABLE} or `auth.keys_file`"
             ));
         }
         if !self.problems.is_empty() {
@@ -124,16 +126,6 @@ impl<'a> Merge<'a> {
         server
     }
 
-    fn limits(&mut self, builtin: &LimitsConfig) -> LimitsConfig {
-        let (flags, file) = (&self.flags.settings.limits, self.file.settings.limits.clone());
-        let table = Table::Named("limits");
-        LimitsConfig {
-            max_inputs: pick!(self, table, flags, file, builtin, max_inputs),
-            max_request_tokens: pick!(self, table, flags, file, builtin, max_request_tokens),
-            max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
-        }
-    }
-
     fn cache(&mut self, builtin: &CacheConfig) -> CacheConfig {
         let (flags, file) = (&self.flags.settings.cache, self.file.settings.cache.clone());
         let table = Table::Named("cache");
@@ -146,41 +138,12 @@ impl<'a> Merge<'a> {
             redis_ttl: pick!(self, table, flags, file, builtin, redis_ttl),
         };
         if cache.redis_url.as_ref().is_some_and(|url| !url.is_valid()) {
-            self.problems.push(Problem::RedisUrl);
+            self.problems.push(Problem::RedisUrl { table: "cache" });
         }
         if cache.redis_timeout.is_zero() || cache.redis_ttl.as_secs() == 0 {
             self.problems.push(Problem::RedisTimes);
         }
         cache
-    }
-
-    fn auth(&mut self) -> AuthConfig {
-        let from_environment = match &self.surroundings.api_keys {
-            None => None,
-            Some(secret) => match secret.0.to_str() {
-                Some(text) => Some(text.split(',').map(str::to_owned).collect()),
-                None => {
-                    self.problems.push(Problem::ApiKeysNotText);
-                    None
-                }
-            },
-        };
-        let (entries, source) = match (from_environment, self.file.api_keys.take()) {
-            (Some(keys), _) => (keys, Source::Environment(API_KEYS_VARIABLE.to_owned())),
-            (None, Some(keys)) => (keys, self.file_source()),
-            (None, None) => (Vec::new(), Source::Default),
-        };
-        let keys = ApiKey::read_all(&entries).unwrap_or_else(|error| {
-            self.problems.push(error.into());
-            Vec::new()
-        });
-        let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-        let shown = match names.len() {
-            0 => Shown::Toml("[]".to_owned()),
-            count => Shown::Secret(format!("{count} ({})", names.join(", "))),
-        };
-        self.note(Table::Named("auth"), "api_keys", shown, source);
-        AuthConfig { keys }
     }
 
     fn log(&mut self, builtin: LogConfig) -> LogConfig {

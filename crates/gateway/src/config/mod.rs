@@ -3,9 +3,10 @@
 //! A value comes from a flag, else from an `EMBEDGATE_*` variable, else from the file, else from the
 //! defaults below. [`Config::resolve`] merges the four once and proves that the result can work; nobody
 //! else reads the environment. To add a setting: declare it in `settings.rs` (flag, variable and help in
-//! one place), read it in `file.rs`, and merge it in `merge.rs`; the tests then ask for its line in
+//! one place), read it in `file.rs`, and merge it in `merge.rs` or `access.rs`; the tests then ask for its line in
 //! `config/embedgate.toml`.
 
+mod access;
 mod file;
 mod key;
 mod merge;
@@ -29,11 +30,11 @@ pub use key::{ApiKey, ApiKeyError};
 pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{
-    CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
+    AuthSettings, CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
 };
-pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};
-pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds};
+pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
+pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown};
 
 /// Where the file is looked for when no other is named: under the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
@@ -104,6 +105,16 @@ pub struct LimitsConfig {
     pub max_request_tokens: usize,
     /// Bytes of one request's body.
     pub max_body_bytes: usize,
+    /// Requests of one key in a minute; 0 for as many as it likes.
+    pub key_requests_per_minute: usize,
+    /// Tokens of one key in a minute; 0 for as many as it likes.
+    pub key_tokens_per_minute: usize,
+    /// Where several servers count them together.
+    pub redis_url: Option<RedisUrl>,
+    /// How long a request may wait for that; above zero.
+    pub redis_timeout: Duration,
+    /// What holds while nobody answers there.
+    pub redis_down: WhenDown,
 }
 
 /// Which vectors are kept.
@@ -122,8 +133,10 @@ pub struct CacheConfig {
 /// Who may ask.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AuthConfig {
-    /// Keys that are let in; with none, anyone is.
+    /// Keys that are let in; with none here and no file, anyone is.
     pub keys: Vec<ApiKey>,
+    /// A file of more keys, which may change at any time.
+    pub keys_file: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -217,7 +230,17 @@ impl ServerConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_inputs: 2048, max_request_tokens: 300_000, max_body_bytes: 32 * 1024 * 1024 }
+        Self {
+            max_inputs: 2048,
+            max_request_tokens: 300_000,
+            max_body_bytes: 32 * 1024 * 1024,
+            key_requests_per_minute: 0,
+            key_tokens_per_minute: 0,
+            redis_url: None,
+            // On one network an answer takes well below a millisecond.
+            redis_timeout: Duration::from_millis(10),
+            redis_down: WhenDown::Open,
+        }
     }
 }
 

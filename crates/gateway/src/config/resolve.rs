@@ -104,9 +104,15 @@ pub enum Problem {
     NoTime,
     /// An address that is none; it is not quoted, for it may hold a password.
     #[error(
-        "`cache.redis_url` is no address of a Redis server: write redis://host:6379/0 or redis+unix:///path"
+        "`{table}.redis_url` is no address of a Redis server: write redis://host:6379/0 or redis+unix:///path"
     )]
-    RedisUrl,
+    RedisUrl {
+        /// The table of the setting.
+        table: &'static str,
+    },
+    /// No time to ask for shared limits.
+    #[error("`limits.redis_timeout` must be above zero")]
+    LimitsRedisTimeout,
     /// No time to ask, or to keep what was answered.
     #[error("`cache.redis_timeout` must be above zero, `cache.redis_ttl` at least a second")]
     RedisTimes,

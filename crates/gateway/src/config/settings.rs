@@ -12,7 +12,7 @@ use clap::Args;
 use inference::{Overlong, Provider};
 
 use super::trace::{CollectorUrl, Ratio};
-use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, parse_duration};
+use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown, parse_duration};
 
 /// The command line's and the environment's part of the settings.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +72,9 @@ pub struct Settings {
     /// The table `[limits]`.
     #[command(flatten)]
     pub limits: LimitsSettings,
+    /// The table `[auth]`.
+    #[command(flatten)]
+    pub auth: AuthSettings,
     /// The table `[cache]`.
     #[command(flatten)]
     pub cache: CacheSettings,
@@ -135,6 +138,63 @@ pub struct LimitsSettings {
     /// Bytes of one request's body.
     #[arg(long, env = "EMBEDGATE_MAX_BODY_BYTES", value_name = "N", hide_short_help = true)]
     pub max_body_bytes: Option<NonZeroUsize>,
+
+    /// Requests that one key may send in a minute, or everybody together where there are no keys; 0 for no limit.
+    #[arg(long, env = "EMBEDGATE_KEY_REQUESTS_PER_MINUTE", value_name = "N")]
+    pub key_requests_per_minute: Option<usize>,
+
+    /// Tokens that one key may have embedded in a minute, or everybody together; 0 for no limit.
+    #[arg(long, env = "EMBEDGATE_KEY_TOKENS_PER_MINUTE", value_name = "N")]
+    pub key_tokens_per_minute: Option<usize>,
+
+    /// A Redis or Valkey server in which several servers count these together, such as `redis://host:6379/0`. A
+    /// password is better given in the variable than in the flag.
+    #[arg(
+        id = "limits_redis_url",
+        long = "limits-redis-url",
+        env = "EMBEDGATE_LIMITS_REDIS_URL",
+        value_name = "URL",
+        hide_short_help = true,
+        hide_env_values = true
+    )]
+    pub redis_url: Option<RedisUrl>,
+
+    /// How long a request may wait for that server.
+    #[arg(
+        id = "limits_redis_timeout",
+        long = "limits-redis-timeout",
+        env = "EMBEDGATE_LIMITS_REDIS_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        hide_short_help = true
+    )]
+    pub redis_timeout: Option<Duration>,
+
+    /// While that server is away: `open` goes on within limits of this server's own, `closed` answers 503.
+    #[arg(
+        id = "limits_redis_down",
+        long = "limits-redis-down",
+        env = "EMBEDGATE_LIMITS_REDIS_DOWN",
+        value_name = "CHOICE",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
+    pub redis_down: Option<WhenDown>,
+}
+
+/// Who may ask.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Access")]
+pub struct AuthSettings {
+    /// File of API keys, one `name=key` or `key` a line, read anew when it changes. They are let in besides those of
+    /// EMBEDGATE_API_KEYS.
+    #[arg(
+        id = "api_keys_file",
+        long = "api-keys-file",
+        env = "EMBEDGATE_API_KEYS_FILE",
+        value_name = "FILE"
+    )]
+    pub keys_file: Option<PathBuf>,
 }
 
 /// Which vectors are kept.

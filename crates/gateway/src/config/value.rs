@@ -33,6 +33,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// What becomes of requests while the server of the shared limits is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WhenDown {
+    /// They are answered, within this server's own limits.
+    Open,
+    /// They are refused.
+    Closed,
+}
+
 /// What the token ids of a request mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TokenIds {
@@ -330,6 +339,7 @@ string_values! {
     Overlong: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
+    WhenDown: "\"open\" or \"closed\"",
     RedisUrl: "an address such as \"redis://host:6379/0\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
     IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\" or \"none\"",
@@ -357,7 +367,7 @@ macro_rules! spelt_as_flag {
     )*};
 }
 
-spelt_as_flag!(LogFormat, PrecisionWish, TokenIds);
+spelt_as_flag!(LogFormat, PrecisionWish, TokenIds, WhenDown);
 
 #[cfg(test)]
 mod tests {

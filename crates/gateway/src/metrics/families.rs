@@ -50,6 +50,8 @@ pub(super) struct Families {
     pub(super) tier_up: IntGauge,
     pub(super) tier_errors: IntCounterVec,
     pub(super) tier_dropped: IntCounterVec,
+    pub(super) limits_up: IntGauge,
+    pub(super) limits_errors: IntCounterVec,
     pub(super) ready: IntGauge,
     pub(super) load_duration: GaugeVec,
     pub(super) model_info: IntGaugeVec,
@@ -74,7 +76,8 @@ impl Families {
             ),
             rejected: declare.counters(
                 "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, too_long, auth, draining, timeout.",
+                "Refused requests for embeddings, by reason: queue_full, too_long, auth, draining, timeout, \
+                 rate_limit.",
                 &["model", "reason"],
             ),
             waiting: declare
@@ -155,6 +158,16 @@ impl Families {
                 "cache_tier_dropped_total",
                 "Vectors that were not written to the cache's second tier: it was away or too slow.",
                 &[],
+            ),
+            limits_up: declare.gauge(
+                "limits_redis_up",
+                "Whether the Redis server of the shared limits answers; 0 also where there is none.",
+            ),
+            limits_errors: declare.counters(
+                "limits_redis_errors_total",
+                "Failed attempts to ask or reach the Redis server of the shared limits, by kind: timeout, connection, \
+                 other.",
+                &["kind"],
             ),
             ready: declare.gauge(
                 "ready",

@@ -21,7 +21,7 @@ const UNKNOWN: &str = "unknown";
 
 /// Routes, methods and statuses that are there from the start; others appear when they first occur.
 const HTTP_FROM_START: [(&str, &str, &[u16]); 5] = [
-    ("/v1/embeddings", "POST", &[200, 400, 401, 404, 500, 503]),
+    ("/v1/embeddings", "POST", &[200, 400, 401, 404, 429, 500, 503]),
     ("/v1/models", "GET", &[200]),
     ("/readyz", "GET", &[200, 503]),
     ("/livez", "GET", &[200, 503]),
@@ -70,10 +70,13 @@ pub enum Rejection {
     Draining,
     /// Its deadline passed or could not be met.
     Timeout,
+    /// Its key's limits did not allow it, or nobody could say.
+    RateLimit,
 }
 
 impl Rejection {
-    const ALL: [Self; 5] = [Self::QueueFull, Self::TooLong, Self::Auth, Self::Draining, Self::Timeout];
+    const ALL: [Self; 6] =
+        [Self::QueueFull, Self::TooLong, Self::Auth, Self::Draining, Self::Timeout, Self::RateLimit];
 
     fn label(self) -> &'static str {
         match self {
@@ -82,6 +85,7 @@ impl Rejection {
             Self::Auth => "auth",
             Self::Draining => "draining",
             Self::Timeout => "timeout",
+            Self::RateLimit => "rate_limit",
         }
     }
 }
@@ -139,6 +143,19 @@ pub struct TierMetrics {
     pub dropped: IntCounter,
 }
 
+/// What limits that several servers share report.
+#[derive(Clone)]
+pub struct LimitsMetrics {
+    /// Whether their server answers.
+    pub up: IntGauge,
+    /// Answers that came too late.
+    pub timeouts: IntCounter,
+    /// Connections that could not be opened, or broke.
+    pub connections: IntCounter,
+    /// Other errors, such as a wrong password.
+    pub others: IntCounter,
+}
+
 /// What one model's engine reports, with the label looked up once: observations come at every batch.
 struct EngineMetrics {
     queue_wait: Histogram,
@@ -172,6 +189,7 @@ impl Metrics {
         }
         for kind in ["timeout", "connection", "other"] {
             families.tier_errors.with_label_values(&[kind]);
+            families.limits_errors.with_label_values(&[kind]);
         }
         families.tier_dropped.with_label_values::<&str>(&[]);
         families.build("");
@@ -195,6 +213,17 @@ impl Metrics {
             connections: errors("connection"),
             others: errors("other"),
             dropped: self.families.tier_dropped.with_label_values::<&str>(&[]),
+        }
+    }
+
+    /// What limits that several servers share count in.
+    pub fn limits(&self) -> LimitsMetrics {
+        let errors = |kind| self.families.limits_errors.with_label_values(&[kind]);
+        LimitsMetrics {
+            up: self.families.limits_up.clone(),
+            timeouts: errors("timeout"),
+            connections: errors("connection"),
+            others: errors("other"),
         }
     }
 

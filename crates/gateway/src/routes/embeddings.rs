@@ -9,13 +9,14 @@ use crate::{
     body::Body,
     error::ApiError,
     lifecycle::Lifecycle,
+    limits::admit,
     middleware::Record,
     request::{self, Plan, RequestLimits},
 };
 
 /// Embeds the inputs of one request.
 pub(crate) async fn create(
-    _: Caller,
+    caller: Caller,
     http: HttpRequest,
     Body(body): Body,
     lifecycle: web::Data<Lifecycle>,
@@ -29,8 +30,10 @@ pub(crate) async fn create(
     let overlong = request::overlong(http.headers())?;
     let mut plan = Plan::new(served, request, &limits, overlong).await?;
     record.set_inputs(plan.inputs());
+    let admission = admit(&http, caller.number, plan.estimate()).await?;
     let span = record.trace().embeddings(&plan);
-    let embeddings = span.end(plan.embed().await)?;
+    let embeddings = span.end(plan.embed(caller.number).await)?;
+    admission.settle(embeddings.total_tokens());
     record.set_tokens(embeddings.total_tokens(), embeddings.truncated);
     answer(plan, embeddings).await
 }

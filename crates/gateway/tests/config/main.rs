@@ -70,6 +70,8 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     let mut config = resolved.config;
     config.onnxruntime = None;
     config.cache.redis_url = None;
+    config.limits.redis_url = None;
+    config.auth.keys_file = None;
     config.trace.otlp_endpoint = None;
     config.models[0].window = None;
     config.models[0].batch_tokens = None;
@@ -203,5 +205,9 @@ fn what_is_probably_not_meant_is_a_warning() {
     assert_eq!(warnings(""), Vec::<String>::new());
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("without API keys"));
     assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys = [\"k\"]"), Vec::<String>::new());
+    assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\nkeys_file = \"k\""), Vec::<String>::new());
+    let shared = "[limits]\nredis_url = \"redis://a\"";
+    assert!(warnings(shared)[0].contains("nothing is limited"));
+    assert_eq!(warnings(&format!("{shared}\nkey_tokens_per_minute = 9")), Vec::<String>::new());
     assert!(warnings("[server]\nkeep_alive = \"74s\"")[0].contains("keep_alive"));
 }

@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 32] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 38] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
     ("server", "http_workers", "http_workers", ["1", "2", "3"]),
@@ -23,6 +23,12 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 32] = [
     ("limits", "max_inputs", "max_inputs", ["14", "15", "16"]),
     ("limits", "max_request_tokens", "max_request_tokens", ["1001", "1002", "1003"]),
     ("limits", "max_body_bytes", "max_body_bytes", ["2001", "2002", "2003"]),
+    ("limits", "key_requests_per_minute", "key_requests_per_minute", ["3001", "3002", "3003"]),
+    ("limits", "key_tokens_per_minute", "key_tokens_per_minute", ["4001", "4002", "4003"]),
+    ("limits", "redis_url", "limits_redis_url", ["\"redis://a:1\"", "\"redis://b:2\"", "\"redis://c:3\""]),
+    ("limits", "redis_timeout", "limits_redis_timeout", ["\"1ms\"", "\"2ms\"", "\"3ms\""]),
+    ("limits", "redis_down", "limits_redis_down", ["\"closed\"", "\"open\"", "\"closed\""]),
+    ("auth", "keys_file", "api_keys_file", ["\"a.keys\"", "\"b.keys\"", "\"c.keys\""]),
     ("cache", "memory", "cache_memory", ["\"1MiB\"", "\"0\"", "\"3GiB\""]),
     ("cache", "redis_url", "redis_url", ["\"redis://a:1\"", "\"redis://b:2\"", "\"redis://c:3\""]),
     ("cache", "redis_timeout", "redis_timeout", ["\"1ms\"", "\"2ms\"", "\"3ms\""]),

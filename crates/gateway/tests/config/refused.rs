@@ -117,6 +117,10 @@ fn what_cannot_work_is_refused() {
         assert!(!found[0].to_string().contains("hunter2"), "{}", found[0]);
     }
     assert_eq!(mistakes("[trace]\nsample_ratio = 1.5").len(), 1);
+    assert_eq!(
+        problems("[limits]\nredis_url = \"host\"\nredis_timeout = 0"),
+        [Problem::RedisUrl { table: "limits" }, Problem::LimitsRedisTimeout]
+    );
     assert!(matches!(problems("[log]\nfilter = \"info,,=x=y\"")[..], [Problem::LogFilter { .. }]));
     assert_eq!(
         problems("[auth]\napi_keys = [\"a=1\", \"a=2\"]"),

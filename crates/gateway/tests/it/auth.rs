@@ -1,8 +1,23 @@
 //! Who is let in where.
 
-use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
-use crate::{app::TestApp, schema::assert_valid};
+use gateway::RunError;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    app::{Builder, TestApp},
+    http::{Connection, request},
+    logs::LOG,
+    schema::assert_valid,
+};
 
 const KEY: &str = "sk-0123456789abcdefghij";
 
@@ -67,5 +82,146 @@ fn a_refusal_never_repeats_a_key() {
         assert_eq!(reply.status, 401);
         let shown = reply.message();
         assert!(!shown.contains(wrong) && !shown.contains(&wrong[4..10]), "{shown}");
+    }
+}
+
+/// A folder with a file of keys.
+fn file_of(keys: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    fs::write(&path, keys).unwrap();
+    (folder, path)
+}
+
+fn with_file(path: &Path) -> Builder {
+    TestApp::builder().config(|config| config.auth.keys_file = Some(path.to_owned()))
+}
+
+fn status(app: &TestApp, key: &str) -> u16 {
+    app.send("GET", "/v1/models", &[("api-key", key)], b"").status
+}
+
+#[track_caller]
+fn wait(what: &str, until: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !until() {
+        assert!(Instant::now() < end, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn keys_of_the_settings_and_of_the_file_are_let_in() {
+    let (_folder, path) = file_of("# who may ask\r\nalice = sk-alice\r\n\r\n  sk-bare\n");
+    let app = with_file(&path).key("team", KEY).start();
+    assert_eq!(["sk-alice", "sk-bare", KEY].map(|key| status(&app, key)), [200; 3]);
+    assert_eq!(["alice", "# who may ask", "sk-alic"].map(|key| status(&app, key)), [401; 3]);
+    assert!(app.get("/").text().contains("YOUR_KEY"));
+    let only_file = with_file(&path).start();
+    assert_eq!((status(&only_file, "sk-alice"), only_file.get("/v1/models").status), (200, 401));
+}
+
+/// Kubernetes puts a secret into a folder that a link names, and then swaps the link.
+#[test]
+fn keys_are_read_anew_when_a_mounted_secret_changes_and_no_request_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let version = |number: u32, keys: &str| {
+        let version = folder.path().join(format!("..{number}"));
+        fs::create_dir(&version).unwrap();
+        fs::write(version.join("keys"), keys).unwrap();
+        std::os::unix::fs::symlink(&version, folder.path().join("..new")).unwrap();
+        fs::rename(folder.path().join("..new"), folder.path().join("..data")).unwrap();
+    };
+    version(1, "stays=sk-stays\ngoes=sk-goes");
+    std::os::unix::fs::symlink("..data/keys", folder.path().join("keys")).unwrap();
+    let app = with_file(&folder.path().join("keys")).start();
+    assert_eq!(["sk-stays", "sk-goes", "sk-comes"].map(|key| status(&app, key)), [200, 200, 401]);
+
+    let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = Connection::open(app.address);
+            let headers = [("authorization", "Bearer sk-stays")];
+            while !done.load(Ordering::SeqCst) {
+                connection.send(&request(
+                    "POST",
+                    "/v1/embeddings",
+                    &headers,
+                    br#"{"model":"m","input":"a"}"#,
+                ));
+                assert_eq!(connection.receive().status, 200);
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        // Of the same length and, on many a file system, of the same second.
+        version(2, "stays=sk-stays\ncome=sk-comes");
+        wait("the new key is let in", || status(&app, "sk-comes") == 200);
+        assert_eq!(status(&app, "sk-goes"), 401);
+        done.store(true, Ordering::SeqCst);
+    });
+    assert!(sent.load(Ordering::SeqCst) > 0);
+}
+
+/// What happens to the file of keys.
+type Misfortune = fn(&Path);
+
+/// Whatever happens to the file, nobody is let in who was not, and nobody shut out who was.
+#[test]
+fn a_file_that_cannot_be_used_leaves_the_last_good_keys_in_force() {
+    let misfortunes: [(&str, Misfortune); 5] = [
+        ("vanished", |path| fs::remove_file(path).unwrap()),
+        ("empty", |path| fs::write(path, "").unwrap()),
+        ("comments", |path| fs::write(path, "# nobody\n").unwrap()),
+        ("half", |path| fs::write(path, "alice=sk-alice\nbob=").unwrap()),
+        ("garbage", |path| fs::write(path, b"alice=\xff\xfe").unwrap()),
+    ];
+    // Before the first server, so that nothing is missed.
+    let log = &*LOG;
+    let apps = misfortunes.map(|(name, misfortune)| {
+        let (folder, path) = file_of("alice=sk-alice\nold=sk-old-7f31");
+        let app = with_file(&path).start();
+        misfortune(&path);
+        (name, app, folder, path)
+    });
+    let warnings = |path: &Path| {
+        let path = path.to_str().unwrap();
+        log.text().lines().filter(|line| line.contains("stay in force") && line.contains(path)).count()
+    };
+    for (name, _, _, path) in &apps {
+        wait(name, || warnings(path) > 0);
+    }
+    // Long enough for the file to be looked at twice more.
+    thread::sleep(Duration::from_millis(2200));
+    for (name, app, _, path) in &apps {
+        assert_eq!([status(app, "sk-alice"), status(app, "sk-old-7f31")], [200; 2], "{name}");
+        assert_eq!([status(app, ""), status(app, "#"), status(app, "sk-new")], [401; 3], "{name}");
+        assert_eq!(warnings(path), 1, "{name}");
+        fs::write(path, "alice=sk-alice\nnew=sk-new").unwrap();
+    }
+    for (name, app, ..) in &apps {
+        wait(name, || status(app, "sk-new") == 200);
+        assert_eq!([status(app, "sk-alice"), status(app, "sk-old-7f31")], [200, 401], "{name}");
+    }
+    assert!(!log.text().contains("sk-old-7f31"));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_at_start_up_is_an_error_and_no_open_server() {
+    for (keys, said) in [
+        ("", "holds none"),
+        ("\n# nothing\n", "holds none"),
+        ("a=sk-dup-1\na=sk-dup-2", "cannot be used"),
+        ("alice=", "cannot be used"),
+        ("team=sk-file", "cannot be used"),
+    ] {
+        let (_folder, path) = file_of(keys);
+        let error = with_file(&path).key("team", KEY).launch().join().unwrap_err();
+        assert!(matches!(error, RunError::Keys(_)));
+        let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
+        assert!(shown.contains(said) && !shown.contains("sk-"), "{shown}");
+    }
+    let (folder, path) = file_of("sk-a");
+    for path in [path.with_extension("none"), folder.path().to_owned(), "/dev/zero".into()] {
+        assert!(matches!(with_file(&path).launch().join(), Err(RunError::Keys(_))), "{path:?}");
     }
 }

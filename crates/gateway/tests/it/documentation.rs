@@ -37,6 +37,7 @@ fn errors_md_is_up_to_date() {
         let retry = match wire.retry {
             Retry::ByStatus => "",
             Retry::After => "`retry-after`",
+            Retry::AfterMillis => "`retry-after`, `retry-after-ms`",
             Retry::Never => "`x-should-retry: false`",
         };
         let (status, kind) = (wire.status.as_u16(), wire.kind);

@@ -14,10 +14,14 @@ mod fake;
 mod fuzz;
 mod http;
 mod lifecycle;
+mod limits;
 mod logs;
 mod models;
 mod openapi;
 mod ops;
 mod overload;
+#[path = "../redis_server/mod.rs"]
+mod redis_server;
 mod schema;
+mod shared_limits;
 mod tokens;

@@ -1,9 +1,15 @@
 //! Who may ask: the extractor that lets a request in by its API key.
 //!
 //! Only SHA-256 hashes of keys are held, and all of them are compared, each in constant time, so that the
-//! time of a refusal tells nothing about any key.
+//! time of a refusal tells nothing about any key. Keys may change while requests are served (`file`).
 
-use std::future::{Ready, ready};
+mod file;
+
+use std::{
+    future::{Ready, ready},
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -15,39 +21,84 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
-    config::ApiKey,
+    background::Background,
+    config::{ApiKey, ApiKeyError, AuthConfig},
     error::{ApiError, Code},
     middleware::Record,
 };
 
+pub use file::KeysFileError;
+
 const MISSING: &str = "You didn't provide an API key. You need to provide your API key in an Authorization \
                        header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
 
-/// The configured keys; with none, anyone is let in.
-pub(crate) struct Keys(Vec<ApiKey>);
+/// The keys that are let in; where none are configured, anyone is.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    /// From the settings themselves.
+    fixed: Arc<[ApiKey]>,
+    /// Whether there is a file of keys, too.
+    from_file: bool,
+    /// All of them.
+    all: Arc<RwLock<Arc<[ApiKey]>>>,
+}
 
 impl Keys {
-    pub(crate) fn new(keys: Vec<ApiKey>) -> Self {
-        Self(keys)
+    /// The keys of the settings and of their file, which is watched for as long as the second value lives.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    pub(crate) fn open(config: &AuthConfig) -> Result<(Self, Option<Background>), KeysFileError> {
+        let fixed: Arc<[ApiKey]> = config.keys.clone().into();
+        let all = Arc::new(RwLock::new(Arc::clone(&fixed)));
+        let keys = Self { fixed, from_file: config.keys_file.is_some(), all };
+        let Some(path) = &config.keys_file else { return Ok((keys, None)) };
+        let (found, seen) = file::read(path)?;
+        keys.replace(path, found)?;
+        let watch = file::watch(keys.clone(), path.clone(), seen)?;
+        Ok((keys, Some(watch)))
     }
 
     /// Whether a request needs a key at all.
     pub(crate) fn required(&self) -> bool {
-        !self.0.is_empty()
+        self.from_file || !self.fixed.is_empty()
     }
 
-    /// The name of the key that `headers` bring; `None` when no key is needed.
-    fn admit(&self, headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+    /// Puts the keys of the file `path` beside those of the settings; tells how many there are then.
+    ///
+    /// # Errors
+    /// A name that both have; then nothing changes.
+    fn replace(&self, path: &Path, found: Vec<ApiKey>) -> Result<usize, KeysFileError> {
+        if let Some(key) = found.iter().find(|key| self.fixed.iter().any(|fixed| fixed.name == key.name)) {
+            let source = ApiKeyError::DuplicateName { name: key.name.clone() };
+            return Err(KeysFileError::Key { path: path.to_owned(), source });
+        }
+        let all: Arc<[ApiKey]> = self.fixed.iter().cloned().chain(found).collect();
+        let count = all.len();
+        *self.all.write().unwrap_or_else(PoisonError::into_inner) = all;
+        Ok(count)
+    }
+
+    fn count(&self) -> usize {
+        self.current().len()
+    }
+
+    fn current(&self) -> Arc<[ApiKey]> {
+        Arc::clone(&self.all.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Who asks by the key that `headers` bring; `None` when no key is needed.
+    fn admit(&self, headers: &HeaderMap) -> Result<Option<Admitted>, ApiError> {
         if !self.required() {
             return Ok(None);
         }
         let secret = presented(headers).ok_or_else(|| ApiError::new(Code::MissingKey, MISSING))?;
         let hash: [u8; 32] = Sha256::digest(secret).into();
         let mut admitted = None;
-        for key in &self.0 {
+        for key in &*self.current() {
             let equal: Choice = key.sha256.ct_eq(&hash);
             if bool::from(equal) {
-                admitted = Some(key.name.as_str());
+                admitted = Some(Admitted { name: key.name.clone(), number: number(&key.sha256) });
             }
         }
         admitted.map(Some).ok_or_else(|| {
@@ -60,8 +111,26 @@ impl Keys {
     }
 }
 
+/// The owner of a key.
+#[derive(Debug, PartialEq)]
+struct Admitted {
+    name: String,
+    number: u64,
+}
+
+/// A number for a key, never 0, that is the same in every process and tells nothing about the key: hashed once more,
+/// it cannot be looked up where hashes of keys are kept.
+fn number(sha256: &[u8; 32]) -> u64 {
+    let digest = Sha256::new().chain_update(b"embedgate caller").chain_update(sha256).finalize();
+    let number = digest.iter().take(8).fold(0, |number, &byte| (number << 8) | u64::from(byte));
+    number.max(1)
+}
+
 /// Proof that the request was let in. A handler that takes it cannot run for anyone else.
-pub(crate) struct Caller;
+pub(crate) struct Caller {
+    /// Tells callers apart: one number for each key, 0 where no key is needed.
+    pub(crate) number: u64,
+}
 
 impl FromRequest for Caller {
     type Error = ApiError;
@@ -71,11 +140,12 @@ impl FromRequest for Caller {
         let Some(keys) = request.app_data::<web::Data<Keys>>() else {
             return ready(Err(ApiError::internal("the app was built without its keys")));
         };
-        ready(keys.admit(request.headers()).map(|name| {
-            if let Some(name) = name {
-                Record::of(request).set_key(name);
+        ready(keys.admit(request.headers()).map(|admitted| match admitted {
+            Some(Admitted { name, number }) => {
+                Record::of(request).set_key(&name);
+                Self { number }
             }
-            Self
+            None => Self { number: 0 },
         }))
     }
 }
@@ -108,10 +178,11 @@ mod tests {
 
     #[track_caller]
     fn check(name: &str, value: &str) -> Result<Option<String>, Code> {
-        let keys = Keys::new(vec![ApiKey::new("first", "secret-one"), ApiKey::new("second", "secret-two")]);
+        let keys = vec![ApiKey::new("first", "secret-one"), ApiKey::new("second", "secret-two")];
+        let (keys, _) = Keys::open(&AuthConfig { keys, keys_file: None }).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(name.parse().unwrap(), value.parse().unwrap());
-        keys.admit(&headers).map(|name| name.map(str::to_owned)).map_err(|error| error.code())
+        keys.admit(&headers).map(|admitted| admitted.map(|who| who.name)).map_err(|error| error.code())
     }
 
     #[test]
@@ -138,6 +209,14 @@ mod tests {
         ] {
             assert_eq!(check(header, value), Err(code), "{header}: {value}");
         }
+    }
+
+    #[test]
+    fn a_key_has_a_number_of_its_own_that_a_rename_does_not_change() {
+        let number = |name, secret| number(&ApiKey::new(name, secret).sha256);
+        assert_eq!(number("a", "secret-one"), number("b", "secret-one"));
+        assert_ne!(number("a", "secret-one"), number("a", "secret-two"));
+        assert_ne!(number("a", "secret-one"), 0);
     }
 
     #[test]
