@@ -32,8 +32,8 @@ pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{
     AuthSettings, CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
 };
-pub use trace::{CollectorFault, CollectorUrl, Ratio};
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
+pub use trace::{CollectorFault, CollectorUrl, Ratio};
 pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown};
 
 /// Where the file is looked for when no other is named: under the working directory.
