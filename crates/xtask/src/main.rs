@@ -8,6 +8,8 @@
 mod bench;
 mod chart;
 mod clients;
+mod dist;
+mod image;
 mod process;
 mod sbom;
 mod serve;
@@ -47,6 +49,8 @@ enum Command {
     Test(test::Options),
     /// Measure the server beside others, on this machine, in one run
     Bench(Box<bench::Options>),
+    /// Pack everything that a machine without this checkout needs into one archive
+    Dist(dist::Options),
     /// Put the release binary on trial: overload, long load, faults
     Survive(survive::Options),
     /// List what is inside the binary, as a CycloneDX document
@@ -72,6 +76,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Serve { args } => serve::run(&workspace, &args),
         Command::Test(options) => test::run(&workspace, &options),
         Command::Bench(options) => bench::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
+        Command::Dist(options) => dist::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Survive(options) => survive::run(&workspace, &options),
         Command::Sbom(options) => sbom::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Tidy => tidy::run(&workspace),

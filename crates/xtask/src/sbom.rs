@@ -96,7 +96,11 @@ struct Locked {
     checksum: Option<String>,
 }
 
-fn document(workspace: &Workspace, target: &str) -> Result<Value> {
+/// The document for a platform.
+///
+/// # Errors
+/// Cargo cannot resolve the workspace.
+pub(crate) fn document(workspace: &Workspace, target: &str) -> Result<Value> {
     let said = process::capture(
         process::cargo()
             .args(["metadata", "--format-version=1", "--locked", "--filter-platform", target])

@@ -31,17 +31,23 @@ impl Server {
     /// # Errors
     /// It ends, or says nothing in time; the message carries its log.
     pub(crate) fn start(workspace: &Workspace, arguments: &[String]) -> Result<Self> {
-        let (reader, writer) = pipe().context("cannot make a pipe")?;
         let mut command = Command::new(workspace.release_binary());
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("EMBEDGATE_") {
                 command.env_remove(name);
             }
         }
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).current_dir(workspace.root());
+        Self::launch(command)
+    }
+
+    /// Starts a server by any command that passes its log and signals on, and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub(crate) fn launch(mut command: Command) -> Result<Self> {
+        let (reader, writer) = pipe().context("cannot make a pipe")?;
         command
-            .args(["serve", "--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .current_dir(workspace.root())
             .stdin(Stdio::null())
             .stdout(writer.try_clone().context("cannot clone a pipe")?)
             .stderr(writer);

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use self::libtest::{Binaries, Parser};
 use self::report::{Report, Suite};
 use crate::workspace::Workspace;
-use crate::{chart, clients, process, serve, setup, survive};
+use crate::{chart, clients, image, process, serve, setup, survive};
 
 /// The setting that names the English STS benchmark's test set.
 const STSB: &str = "EMBEDGATE_STSB";
@@ -39,6 +39,8 @@ enum Part {
     Clients,
     /// The Helm chart: rendered, checked, and run
     Chart,
+    /// The container image and the archive: built, looked at, and run
+    Image,
     /// Overload, long load and faults against the release binary
     Survival,
 }
@@ -59,6 +61,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         (Part::Sanitizer, sanitizer),
         (Part::Clients, clients::run),
         (Part::Chart, chart::run),
+        (Part::Image, image::run),
         (Part::Survival, survive::short),
     ];
     for (part, run) in parts {

@@ -1,0 +1,216 @@
+//! Writes files into a compressed tar archive, the same bytes for the same content, or into a folder.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+
+use super::contents::{Content, Entry};
+
+/// 1980-01-01, in seconds since 1970: what every file is dated. Zip files and some tools know no earlier time.
+const DATED: u64 = 315_532_800;
+
+/// A finished archive.
+pub(crate) struct Archive {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+    /// Lower-case hex.
+    pub(crate) sha256: String,
+}
+
+/// Writes `NAME.tar.gz` into `folder`, everything below a folder NAME.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub(super) fn write(entries: &[Entry], name: &str, folder: &Path) -> Result<Archive> {
+    let path = folder.join(format!("{name}.tar.gz"));
+    let at = || format!("cannot write {}", path.display());
+    let file = Counted { inner: File::create(&path).with_context(at)?, hash: Sha256::new(), bytes: 0 };
+    // The compressor's header holds no name and no time.
+    let mut archive = Builder::new(GzEncoder::new(BufWriter::new(file), Compression::default()));
+    for folder in folders(entries) {
+        let mut header = header(EntryType::Directory, 0o755, 0);
+        archive.append_data(&mut header, format!("{name}/{folder}"), io::empty()).with_context(at)?;
+    }
+    for entry in entries {
+        add(&mut archive, entry, name).with_context(|| format!("cannot pack {}", entry.path))?;
+    }
+    let compressor = archive.into_inner().with_context(at)?;
+    let mut file = compressor.finish().with_context(at)?;
+    file.flush().with_context(at)?;
+    let Counted { inner, hash, bytes } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    inner.sync_all().with_context(at)?;
+    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Archive { path, bytes, sha256 })
+}
+
+/// Writes the files into `folder`.
+///
+/// # Errors
+/// There is something in it already, or a file cannot be read or written.
+pub(super) fn lay_out(entries: &[Entry], folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut there = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    ensure!(there.next().is_none(), "{} is not empty", folder.display());
+    for entry in entries {
+        let path = folder.join(&entry.path);
+        place(entry, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// The folders of the entries, each before what is in it; the first is the archive's own.
+fn folders(entries: &[Entry]) -> BTreeSet<String> {
+    let parents = entries.iter().flat_map(|entry| Path::new(&entry.path).ancestors().skip(1));
+    parents.map(|folder| format!("{}/", folder.display()).trim_start_matches('/').to_owned()).collect()
+}
+
+fn add(archive: &mut Builder<impl Write>, entry: &Entry, name: &str) -> Result<()> {
+    let path = format!("{name}/{}", entry.path);
+    let mode = if entry.executable { 0o755 } else { 0o644 };
+    match &entry.content {
+        Content::Link(to) => {
+            let mut header = header(EntryType::Symlink, 0o777, 0);
+            archive.append_link(&mut header, path, to)?;
+        }
+        Content::Text(text) => {
+            let mut header = header(EntryType::Regular, mode, text.len() as u64);
+            archive.append_data(&mut header, path, text.as_bytes())?;
+        }
+        Content::File(from) => {
+            let file = File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
+            let bytes = file.metadata()?.len();
+            // A file that grows meanwhile must not spill into the next one's place.
+            archive.append_data(&mut header(EntryType::Regular, mode, bytes), path, file.take(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(bytes);
+    header.set_mtime(DATED);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+fn place(entry: &Entry, path: &Path) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match &entry.content {
+        Content::Link(to) => return Ok(symlink(to, path)?),
+        Content::Text(text) => fs::write(path, text)?,
+        Content::File(from) => drop(fs::copy(from, path)?),
+    }
+    let mode = if entry.executable { 0o755 } else { 0o644 };
+    Ok(fs::set_permissions(path, PermissionsExt::from_mode(mode))?)
+}
+
+/// Counts and hashes what goes through.
+struct Counted {
+    inner: File,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Write for Counted {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(part)?;
+        self.hash.update(&part[..count]);
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    fn entries(program: &Path) -> Vec<Entry> {
+        let entry = |path: &str, content| Entry { path: path.into(), content, executable: false };
+        vec![
+            Entry { executable: true, ..entry("bin/a", Content::File(program.to_owned())) },
+            entry("lib/l.so", Content::Link("l.so.1".into())),
+            entry("read me", Content::Text("words".into())),
+        ]
+    }
+
+    #[test]
+    fn the_same_content_gives_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, "code").unwrap();
+        let first = write(&entries(&program), "x-1", folder.path()).unwrap();
+        let bytes = fs::read(&first.path).unwrap();
+
+        let other_day = SystemTime::now() - Duration::from_secs(1_000_000);
+        File::options().write(true).open(&program).unwrap().set_modified(other_day).unwrap();
+        let second = write(&entries(&program), "x-1", folder.path()).unwrap();
+        assert_eq!(fs::read(&second.path).unwrap(), bytes);
+        assert_eq!((first.sha256.clone(), first.bytes), (second.sha256, bytes.len() as u64));
+
+        fs::write(&program, "edoc").unwrap();
+        assert_ne!(write(&entries(&program), "x-1", folder.path()).unwrap().sha256, first.sha256);
+    }
+
+    #[test]
+    fn an_archive_holds_folders_modes_and_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, "code").unwrap();
+        let archive = write(&entries(&program), "x-1", folder.path()).unwrap();
+        let mut found = Vec::new();
+        for entry in tar::Archive::new(GzDecoder::new(File::open(archive.path).unwrap())).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            let link = entry.link_name().unwrap().map(|link| link.display().to_string());
+            let header = entry.header();
+            assert_eq!(
+                (header.mtime().unwrap(), header.uid().unwrap(), header.gid().unwrap()),
+                (DATED, 0, 0)
+            );
+            let path = entry.path().unwrap().display().to_string();
+            found.push((path, header.mode().unwrap(), link.unwrap_or(content)));
+        }
+        let expected = [
+            ("x-1/", 0o755, ""),
+            ("x-1/bin/", 0o755, ""),
+            ("x-1/lib/", 0o755, ""),
+            ("x-1/bin/a", 0o755, "code"),
+            ("x-1/lib/l.so", 0o777, "l.so.1"),
+            ("x-1/read me", 0o644, "words"),
+        ];
+        assert_eq!(found, expected.map(|(path, mode, content)| (path.to_owned(), mode, content.to_owned())));
+    }
+
+    #[test]
+    fn files_are_laid_out_in_an_empty_folder_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let (program, to) = (folder.path().join("program"), folder.path().join("to/here"));
+        fs::write(&program, "code").unwrap();
+        lay_out(&entries(&program), &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("bin/a")).unwrap(), "code");
+        assert_eq!(fs::read_link(to.join("lib/l.so")).unwrap(), Path::new("l.so.1"));
+        assert!(lay_out(&entries(&program), &to).unwrap_err().to_string().ends_with("is not empty"));
+    }
+}

@@ -1,0 +1,132 @@
+//! The container image and the archive: their sources are checked, then both are made, looked at and run.
+//!
+//! No registry is asked. A folder with this checkout's release binary takes the place of the Dockerfile's Rust stage,
+//! and a Debian made from packages that of Debian's image; everything after these is built as it is shipped.
+
+mod bare;
+mod checked;
+mod container;
+mod engine;
+mod files;
+mod machine;
+
+use std::env;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use self::engine::Engine;
+use crate::dist;
+use crate::test::report::{Report, Suite};
+use crate::workspace::Workspace;
+
+/// The Dockerfile's stages that are shipped, the base image of each, and the build stage that fills it.
+const CPU: Target =
+    Target { stage: "cpu", base: "docker.io/library/debian:bookworm-slim", filled_by: "build" };
+const CUDA: Target = Target {
+    stage: "cuda",
+    base: "docker.io/nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04",
+    filled_by: "build-cuda",
+};
+
+/// What can be built from the Dockerfile.
+struct Target {
+    stage: &'static str,
+    base: &'static str,
+    filled_by: &'static str,
+}
+
+/// Makes the image and the archive and runs them; what this machine cannot do is skipped, with the reason.
+///
+/// # Errors
+/// The machine's own part of the work fails. What is wrong with image and archive is in the report instead.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        let mut suite = Suite::new("image and archive");
+        suite.skip("both are made on Linux, for Linux");
+        report.suites.push(suite);
+        return Ok(());
+    }
+    let begun = Instant::now();
+    let archive = dist::archive(workspace)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("\n{} in {seconds:.0} s", workspace.shown(&archive.path));
+    println!("{} bytes, SHA-256 {}", archive.bytes, archive.sha256);
+
+    let context = workspace.runtime().join("image/context");
+    let laid_out = context.join("opt/embedgate");
+    dist::lay_out(workspace, &laid_out)?;
+    report.suites.push(checked::run(workspace, &laid_out.join("share/sbom.cdx.json"))?);
+
+    let (mut image, mut bare) =
+        (Suite::new("image, built and run"), Suite::new("archive on a bare Debian 12"));
+    match machine::prepare() {
+        Err(reason) => {
+            image.skip(reason.clone());
+            bare.skip(reason);
+        }
+        Ok(()) => {
+            let debian = machine::debian(workspace)?;
+            bare::run(workspace, &debian, &archive.path, &mut bare)?;
+            let engine = Engine::new(workspace)?;
+            build_and_run(&engine, workspace, &debian, &context, &mut image)?;
+        }
+    }
+    report.suites.extend([image, bare]);
+    Ok(())
+}
+
+fn build_and_run(
+    engine: &Engine,
+    workspace: &Workspace,
+    debian: &std::path::Path,
+    context: &std::path::Path,
+    suite: &mut Suite,
+) -> Result<()> {
+    println!("\n{}", suite.name);
+    for base in [CPU.base, CUDA.base] {
+        engine.import(debian, base)?;
+    }
+    let image = engine.build(workspace, &CPU, context)?;
+    suite.check("the same input gives the same image", || {
+        let again = engine.build(workspace, &CPU, context)?;
+        ensure!(image == again, "{image} and {again}");
+        Ok(())
+    });
+    suite.check("the stage for CUDA can be filled", || engine.build(workspace, &CUDA, context).map(drop));
+    suite.check("its files are what it needs, and no more", || files::check(engine, &image));
+    suite.check("it says what it is", || says_what_it_is(engine, &image));
+    container::run(engine, &image, suite)
+}
+
+/// Labels, user, signal and entry point.
+fn says_what_it_is(engine: &Engine, image: &str) -> Result<()> {
+    let config = engine.inspect(image)?;
+    let label = |name: &str| config["Labels"][format!("org.opencontainers.image.{name}")].as_str();
+    ensure!(label("version") == Some(env!("CARGO_PKG_VERSION")), "version {:?}", label("version"));
+    for name in ["title", "description", "licenses", "source", "revision", "created"] {
+        ensure!(label(name).is_some_and(|value| !value.is_empty()), "there is no label {name}");
+    }
+    ensure!(label("revision") == Some(engine::REVISION), "revision {:?}", label("revision"));
+    ensure!(config["User"] == "65532:65532", "user {}", config["User"]);
+    ensure!(config["StopSignal"] == "SIGTERM", "signal {}", config["StopSignal"]);
+    ensure!(config["Entrypoint"][0] == container::PROGRAM, "entry point {}", config["Entrypoint"]);
+    Ok(())
+}
+
+impl Suite {
+    /// Counts one check and shows how it ended.
+    fn check(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
+        let begun = Instant::now();
+        match check() {
+            Ok(()) => {
+                self.passed += 1;
+                println!("  ok - {what} ({:.1} s)", begun.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                println!("  not ok - {what}: {error:#}");
+                self.fail(format!("{what}: {error:#}"));
+            }
+        }
+    }
+}
