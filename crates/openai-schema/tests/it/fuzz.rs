@@ -1,13 +1,7 @@
 //! The fuzz target of the request parser.
 //!
-//! `cargo test` runs it on the corpus and a bounded number of random bodies. For coverage-guided
-//! fuzzing, with a nightly toolchain and `cargo install cargo-bolero`:
-//!
-//! ```console
-//! cargo +nightly bolero test -p openai-schema fuzz::request --profile dev -T 60s
-//! ```
-//!
-//! What it finds worth keeping is added to the corpus under a name of its own.
+//! `cargo test` runs it on the corpus and a bounded number of random bodies; docs/fuzzing.md says how to let a
+//! coverage-guided fuzzer at it. What that finds worth keeping is added to the corpus under a name of its own.
 
 use crate::reference;
 
