@@ -8,6 +8,7 @@ use insta::assert_snapshot;
 
 use crate::{
     app::{Builder, TestApp},
+    http::{Connection, request},
     limits::{left, limited, too_soon},
     redis_server::{PATIENCE, Server, wait},
 };
@@ -124,6 +125,21 @@ fn a_script_that_was_forgotten_is_loaded_again() {
     app.wait_for_metric("embedgate_limits_redis_up 1");
     // The one in between was counted here alone.
     assert_eq!(left(&app.post(BODY), "requests"), 98);
+}
+
+/// A client that hangs up while its question is with Redis has used nothing up.
+#[test]
+fn what_nobody_waited_for_is_given_back() {
+    let redis = Server::start(&[]);
+    let app = connected(sharing(&redis.url(), 100, 0));
+    redis::cmd("CLIENT").arg("PAUSE").arg(1_000).exec(&mut redis.client()).unwrap();
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY.as_bytes()));
+    // Long enough for the question to be on its way; if it is not, there is nothing to give back.
+    thread::sleep(Duration::from_millis(200));
+    drop(connection);
+    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
+    assert_eq!(left(&app.post(BODY), "requests"), 99);
 }
 
 #[test]
