@@ -22,7 +22,7 @@ def checks(tap, bench):
     with Stage(bench, release) as stage, Prometheus(bench.prometheus, stage.folder / "prometheus") as prometheus:
         old = list(stage.start(replicas))
         _tell(stage, prometheus)
-        rules = _rules(bench)
+        rules = release.one("PrometheusRule")["spec"]["groups"]
         prometheus.start(monitor.scrape_configs(release.one("ServiceMonitor"), prometheus.targets), rules)
         with Traffic(stage.service.address) as traffic:
             traffic.wait_answered(100)
@@ -38,20 +38,9 @@ def checks(tap, bench):
             # Under load still, so that there is something in flight.
             _tell(stage, prometheus)
             _scraped(tap, bench, stage, prometheus)
-            if rules:
-                tap.check(f"the PrometheusRule's {len(rules)} groups of rules are evaluated without an error",
-                          _evaluated, prometheus, rules)
-            else:
-                tap.skip("the PrometheusRule's rules are evaluated", "this copy of the chart holds no rules")
+            tap.check(f"the PrometheusRule's {len(rules)} groups of rules are evaluated without an error",
+                      _evaluated, prometheus, rules)
             _scraped_by_pod(tap, bench, stage)
-
-
-def _rules(bench):
-    """The groups of the rendered PrometheusRule; none when the chart has no rules to render."""
-    if not any((bench.chart / "rules").glob("*.yaml")):
-        return []
-    release = bench.render({"metrics": {"prometheusRule": {"enabled": True}}})
-    return release.one("PrometheusRule")["spec"]["groups"]
 
 
 def _tell(stage, prometheus):
