@@ -5,10 +5,11 @@
 
 mod environment;
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use self::environment::{Environments, Kind};
 use crate::server::Server;
@@ -58,6 +59,29 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     match server.stop() {
         Ok(()) => suite.passed += 1,
         Err(error) => suite.fail(format!("{error:#}")),
+    }
+    report.suites.push(suite);
+    limits(workspace, &environments, report)
+}
+
+/// The newest SDK before a server with keys and limits.
+fn limits(workspace: &Workspace, environments: &Environments<'_>, report: &mut Report) -> Result<()> {
+    let keys = workspace.runtime().join("clients/keys");
+    fs::write(&keys, "patient=sk-patient\nhasty=sk-hasty\n").context("cannot write a file of keys")?;
+    let keys = format!("--api-keys-file={}", keys.display());
+    let server = Server::start(workspace, &[keys, "--key-requests-per-minute=6".to_owned()])?;
+    let mut suite = Suite::new("openai (Python) 3.54.0, keys and limits");
+    println!("\n{}", suite.name);
+    match environments.command(Kind::Python("openai-3"), "check_openai_limits.py") {
+        Ok(mut command) => {
+            let base_url = format!("{}/v1", server.origin());
+            command.arg(base_url).arg(reference(workspace)).current_dir(workspace.root());
+            tap::drive(&mut command, LIMIT, &mut suite)?;
+        }
+        Err(reason) => suite.fail(reason),
+    }
+    if let Err(error) = server.stop() {
+        suite.fail(format!("{error:#}"));
     }
     report.suites.push(suite);
     Ok(())
