@@ -1,4 +1,4 @@
-"""Whether every value of the chart does something: some file of `ci` sets it, and without it another thing is rendered."""
+"""Whether every value of the chart does something: a file of `ci` sets it, and renders other objects without it."""
 
 import copy
 

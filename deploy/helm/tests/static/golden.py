@@ -17,7 +17,8 @@ def check(case, objects):
     found = _text(case, objects)
     if found != expected:
         yield f"{path.name} differs; if that is meant, run with --write"
-        yield from difflib.unified_diff(expected.splitlines(), found.splitlines(), "expected", "rendered", n=1, lineterm="")
+        lines = expected.splitlines(), found.splitlines()
+        yield from difflib.unified_diff(*lines, "expected", "rendered", n=1, lineterm="")
 
 
 def write(rendered):
