@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -57,6 +58,13 @@ pub(super) fn lay_out(entries: &[Entry], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut there = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     ensure!(there.next().is_none(), "{} is not empty", folder.display());
+    for inner in folders(entries) {
+        let path = folder.join(inner);
+        let at = || format!("cannot create {}", path.display());
+        fs::create_dir_all(&path).with_context(at)?;
+        // Whatever the umask: the image is made of these.
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).with_context(at)?;
+    }
     for entry in entries {
         let path = folder.join(&entry.path);
         place(entry, &path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -104,10 +112,6 @@ fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
 }
 
 fn place(entry: &Entry, path: &Path) -> Result<()> {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
     match &entry.content {
         Content::Link(to) => return Ok(symlink(to, path)?),
         Content::Text(text) => fs::write(path, text)?,

@@ -96,13 +96,10 @@ impl Engine {
     /// # Errors
     /// There is no such image.
     pub(super) fn inspect(&self, image: &str) -> Result<Value> {
-        let said = capture(self.buildah().args([
-            "inspect",
-            "--type=image",
-            "--format={{json .OCIv1.Config}}",
-            image,
-        ]))?;
-        serde_json::from_str(&said).context("cannot read what buildah says of the image")
+        let said = capture(self.buildah().args(["inspect", "--type=image", image]))?;
+        let mut said: Value =
+            serde_json::from_str(&said).context("cannot read what buildah says of the image")?;
+        Ok(said["OCIv1"]["config"].take())
     }
 
     /// Gives `look` the folder in which an image's files lie.
