@@ -20,6 +20,9 @@ pub enum HealthError {
     /// The settings let the system choose a port.
     #[error("port 0 lets the system choose where to listen: name a port")]
     NoPort,
+    /// The probe answers by TLS alone, which this command does not speak.
+    #[error("the server speaks TLS, which this command does not: give probes an address with `ops_listen`")]
+    Tls,
     /// Nothing answers.
     #[error("no answer from {address}")]
     Unreachable {
@@ -49,7 +52,10 @@ pub enum HealthError {
 /// # Errors
 /// Whatever keeps it from saying yes.
 pub fn check(config: &Config) -> Result<(), HealthError> {
-    let address = reachable(config.listen).ok_or(HealthError::NoPort)?;
+    if config.tls.is_some() && config.ops_listen.is_none() {
+        return Err(HealthError::Tls);
+    }
+    let address = reachable(config.ops_listen.unwrap_or(config.listen)).ok_or(HealthError::NoPort)?;
     let answer = ask(address).map_err(|source| HealthError::Unreachable { address, source })?;
     let (status, reason) = read(&answer).ok_or(HealthError::NotHttp(address))?;
     if status == 200 { Ok(()) } else { Err(HealthError::NotReady { address, status, reason }) }

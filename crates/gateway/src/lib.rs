@@ -5,7 +5,7 @@
 //!            │                                     ▼
 //!            └─▶ middleware ─▶ auth ─▶ body ─▶ routes ─▶ request ─▶ Engine
 //!                    │                               └──────┴─▶ error ─▶ client
-//!                    └─▶ metrics, log
+//!                    └─▶ metrics, log, trace
 //! ```
 //!
 //! This crate joins what clients say (`openai-schema`), what a model folder is (`model-import`) and what a
@@ -26,6 +26,7 @@ mod background;
 mod body;
 pub mod cli;
 pub mod config;
+mod cors;
 pub mod error;
 pub mod health;
 mod lifecycle;
@@ -41,10 +42,12 @@ mod request;
 mod routes;
 mod server;
 pub mod telemetry;
+mod tls;
 mod trace;
 mod vocabulary;
 
 pub use auth::KeysFileError;
 pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
 pub use registry::{Registry, Served, UnknownModel};
-pub use server::{RunError, run, run_with};
+pub use server::{Listeners, RunError, run, run_with};
+pub use tls::TlsError;

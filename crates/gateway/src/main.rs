@@ -10,6 +10,7 @@ use gateway::config::{Config, ConfigError, Flags, Resolved, Surroundings};
 use gateway::health;
 use gateway::model_command::{self, Verdict};
 use gateway::telemetry;
+use gateway::Listeners;
 
 /// Exit code of a command line or of settings that cannot work, as shells and clap have it.
 const USAGE: u8 = 2;
@@ -68,11 +69,14 @@ fn serve(flags: &Flags, surroundings: &Surroundings) -> Result<ExitCode, Box<dyn
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let listener = TcpListener::bind(config.listen).map_err(|source| {
-        format!("cannot listen on {}: {source}; choose another with --listen", config.listen)
-    })?;
+    let listen = |address, flag| {
+        TcpListener::bind(address)
+            .map_err(|source| format!("cannot listen on {address}: {source}; choose another with {flag}"))
+    };
+    let main = listen(config.listen, "--listen")?;
+    let ops = config.ops_listen.map(|address| listen(address, "--ops-listen")).transpose()?;
     actix_web::rt::System::new().block_on(async {
-        gateway::run(config, listener, told_to_stop()?).await?;
+        gateway::run(config, Listeners { main, ops }, told_to_stop()?).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

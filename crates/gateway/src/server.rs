@@ -1,9 +1,9 @@
-//! The server's life from a bound listener to the last joined thread.
+//! The server's life from bound listeners to the last joined thread.
 
 use std::{
     future::Future,
     io,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     pin::pin,
     sync::{
         Arc,
@@ -12,16 +12,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_http::HttpService;
+use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
 use actix_web::{
-    App, HttpServer,
-    dev::Server,
+    App, Error as ActixError, HttpServer,
+    dev::{AppConfig, Server, ServerHandle},
     middleware::{NormalizePath, from_fn},
     web::{Data, ServiceConfig},
 };
+use futures_util::future::select_all;
 use opentelemetry_otlp::ExporterBuildError;
+use rustls::ServerConfig as TlsSettings;
 use thiserror::Error;
 use tokio::{
-    task::{JoinError, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::sleep,
 };
 
@@ -29,7 +33,8 @@ use crate::{
     auth::{Keys, KeysFileError},
     background::Background,
     body::BodyLimits,
-    config::Config,
+    config::{Config, Origins, ServerConfig},
+    cors::share,
     lifecycle::Lifecycle,
     limits::KeyLimits,
     load::{Choice, LoadError, load},
@@ -37,13 +42,17 @@ use crate::{
     middleware::observe,
     registry::{Registry, Served},
     request::RequestLimits,
-    routes,
+    routes::{self, Side},
+    tls::{self, Encrypted, TlsError},
     trace::Tracing,
 };
 
 /// A connection that was accepted just before the listener closed may still be on its way to a worker, which
 /// drops those when it is told to stop.
 const HAND_OVER: Duration = Duration::from_millis(50);
+
+/// Connections to the second listener: a few probes, and whoever scrapes.
+const OPS_CONNECTIONS: usize = 256;
 
 /// The server could not start, or ended before it was told to.
 #[derive(Debug, Error)]
@@ -52,6 +61,9 @@ pub enum RunError {
     /// The listener cannot be used.
     #[error("cannot listen")]
     Listen(#[source] io::Error),
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The file of API keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysFileError),
@@ -72,17 +84,32 @@ pub enum RunError {
     Ended(#[source] Option<io::Error>),
 }
 
-/// Serves `config` on `listener` until `shutdown` ends, then drains. Needs a tokio runtime with time.
+/// Where the server listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients.
+    pub main: TcpListener,
+    /// For metrics and probes, which then answer here alone.
+    pub ops: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(main: TcpListener) -> Self {
+        Self { main, ops: None }
+    }
+}
+
+/// Serves `config` on `listeners` until `shutdown` ends, then drains. Needs a tokio runtime with time.
 ///
 /// # Errors
-/// When a model cannot be served or the listener cannot be used. A drained shutdown is `Ok`.
+/// When a model cannot be served or a listener cannot be used. A drained shutdown is `Ok`.
 pub async fn run(
     config: Config,
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let settings = config.clone();
-    run_with(config, listener, shutdown, move |metrics, cancelled| load(&settings, metrics, cancelled)).await
+    run_with(config, listeners, shutdown, move |metrics, cancelled| load(&settings, metrics, cancelled)).await
 }
 
 /// [`run`] with models from elsewhere than the settings: `load` runs on a thread of its own, gets the metrics
@@ -92,7 +119,7 @@ pub async fn run(
 /// As [`run`].
 pub async fn run_with<L>(
     config: Config,
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     shutdown: impl Future<Output = ()>,
     load: L,
 ) -> Result<(), RunError>
@@ -100,12 +127,15 @@ where
     L: FnOnce(&Metrics, &AtomicBool) -> Result<Registry, LoadError> + Send + 'static,
 {
     let started = Instant::now();
-    let address = listener.local_addr().map_err(RunError::Listen)?;
+    let Listeners { main, ops } = listeners.into();
+    let address = main.local_addr().map_err(RunError::Listen)?;
     // These threads end when this function does.
     let (services, _threads) = Services::new(&config)?;
-    let server = http_server(&config, listener, services.clone()).map_err(RunError::Listen)?;
-    let handle = server.handle();
-    let mut serving = pin!(tokio::spawn(server));
+    let (tls, _watch) = config.tls.as_ref().map(tls::open).transpose()?.unzip();
+    let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+    let servers = Servers::start(&config, main, ops, tls, &services).map_err(RunError::Listen)?;
+    let (handle, ops) = (servers.main.clone(), servers.ops.clone());
+    let mut serving = pin!(servers.ended());
     let mut shutdown = pin!(shutdown);
 
     let cancelled = Arc::new(AtomicBool::new(false));
@@ -113,26 +143,28 @@ where
     let mut loading = pin!(spawn_blocking(move || load(&metrics, &flag)));
     let loaded = tokio::select! {
         loaded = &mut loading => loaded,
-        ended = &mut serving => return Err(ended_early(ended)),
+        ended = &mut serving => return Err(ended),
         () = &mut shutdown => {
             // Nothing was promised yet, so nothing has to be finished but the model at hand.
             cancelled.store(true, Ordering::Release);
             handle.stop(false).await;
             let loaded = loading.await.map_err(RunError::LoadPanicked)?;
+            stop(ops).await;
             tracing::info!(outcome = ?loaded.err(), "stopped while loading");
             return Ok(());
         }
     };
     match loaded.map_err(RunError::LoadPanicked).and_then(|loaded| Ok(loaded?)) {
-        Ok(registry) => services.open(registry, address, started.elapsed()),
+        Ok(registry) => services.open(registry, &url, started.elapsed()),
         Err(error) => {
             handle.stop(false).await;
+            stop(ops).await;
             return Err(error);
         }
     }
 
     tokio::select! {
-        ended = &mut serving => return Err(ended_early(ended)),
+        ended = &mut serving => return Err(ended),
         () = shutdown => {}
     }
     tracing::info!(pause = config.server.grace_pause.as_secs_f64(), "shutting down: not ready any more");
@@ -142,14 +174,23 @@ where
     sleep(HAND_OVER).await;
     handle.stop(true).await;
     services.close().await;
+    stop(ops).await;
     tracing::info!("drained");
     Ok(())
+}
+
+/// Stops the second listener, last of all, so that it can tell of everything before.
+async fn stop(ops: Option<ServerHandle>) {
+    if let Some(ops) = ops {
+        ops.stop(false).await;
+    }
 }
 
 /// What the app's parts are built from once and share across threads.
 #[derive(Clone)]
 struct Services {
     keys: Data<Keys>,
+    origins: Data<Origins>,
     key_limits: Data<KeyLimits>,
     body: Data<BodyLimits>,
     requests: Data<RequestLimits>,
@@ -168,6 +209,7 @@ impl Services {
             KeyLimits::start(&config.limits, metrics.limits()).map_err(RunError::Limits)?;
         let services = Self {
             keys: Data::new(keys),
+            origins: Data::new(config.cors.clone()),
             key_limits: Data::new(limits),
             body: Data::new(BodyLimits { bytes: config.limits.max_body_bytes, time }),
             requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
@@ -178,19 +220,20 @@ impl Services {
         Ok((services, [watch, errands]))
     }
 
-    fn configure(&self, app: &mut ServiceConfig) {
+    fn configure(&self, app: &mut ServiceConfig, side: Side) {
         app.app_data(self.keys.clone())
+            .app_data(self.origins.clone())
             .app_data(self.key_limits.clone())
             .app_data(self.body.clone())
             .app_data(self.requests.clone())
             .app_data(self.lifecycle.clone())
             .app_data(self.metrics.clone())
             .app_data(self.tracing.clone());
-        routes::configure(app);
+        routes::configure(app, side);
     }
 
     /// Lets requests in, and says so.
-    fn open(&self, registry: Registry, address: SocketAddr, elapsed: Duration) {
+    fn open(&self, registry: Registry, url: &str, elapsed: Duration) {
         let describe = |served: &Served| {
             let Served { id, dimensions, provider, precision, choice, .. } = served;
             let (precision, Choice { kernels, why }) = (precision.name(), choice);
@@ -214,7 +257,7 @@ impl Services {
         // Before the line below: whoever waits for it may send at once.
         self.lifecycle.open(registry);
         let seconds = elapsed.as_secs_f64();
-        tracing::info!("listening on http://{address} · {} · ready in {seconds:.1} s", models.join(" · "));
+        tracing::info!("listening on {url} · {} · ready in {seconds:.1} s", models.join(" · "));
         if !aliases.is_empty() {
             tracing::info!("aliases: {}", aliases.join(", "));
         }
@@ -233,17 +276,76 @@ impl Services {
     }
 }
 
-fn http_server(config: &Config, listener: TcpListener, services: Services) -> io::Result<Server> {
-    let settings = &config.server;
-    let workers = settings.http_workers.max(1);
-    let server = HttpServer::new(move || {
+/// The HTTP servers that run.
+struct Servers {
+    main: ServerHandle,
+    ops: Option<ServerHandle>,
+    tasks: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Servers {
+    fn start(
+        config: &Config,
+        main: TcpListener,
+        ops: Option<TcpListener>,
+        tls: Option<TlsSettings>,
+        services: &Services,
+    ) -> io::Result<Self> {
+        let side = if ops.is_some() { Side::Api } else { Side::Whole };
+        let server = match tls {
+            None => plain(&config.server, main, services, side)?,
+            Some(tls) => encrypted(&config.server, main, tls, services, side)?,
+        };
+        let main = server.handle();
+        let mut tasks = vec![tokio::spawn(server)];
+        let ops = match ops {
+            None => None,
+            Some(listener) => {
+                let address = listener.local_addr()?;
+                // A thread and places of its own: however busy the main address is, probes are answered.
+                let settings = ServerConfig {
+                    http_workers: 1,
+                    max_connections: OPS_CONNECTIONS,
+                    drain_timeout: Duration::ZERO,
+                    ..config.server.clone()
+                };
+                let server = plain(&settings, listener, services, Side::Ops)?;
+                let handle = server.handle();
+                tasks.push(tokio::spawn(server));
+                tracing::info!("metrics and probes on http://{address}");
+                Some(handle)
+            }
+        };
+        Ok(Self { main, ops, tasks })
+    }
+
+    /// Ends when a server does that was not told to.
+    async fn ended(self) -> RunError {
+        ended_early(select_all(self.tasks).await.0)
+    }
+}
+
+/// The app for one thread.
+macro_rules! app {
+    ($services:expr, $side:expr) => {
         App::new()
-            .configure(|app| services.configure(app))
+            .configure(|app| $services.configure(app, $side))
+            .wrap(from_fn(share))
             .wrap(from_fn(observe))
             // Outermost, so that a stray slash is gone before routing: a redirect would turn a POST into a GET.
             .wrap(NormalizePath::trim())
-    });
-    Ok(server
+    };
+}
+
+fn plain(
+    settings: &ServerConfig,
+    listener: TcpListener,
+    services: &Services,
+    side: Side,
+) -> io::Result<Server> {
+    let services = services.clone();
+    let workers = settings.http_workers.max(1);
+    Ok(HttpServer::new(move || app!(services, side))
         .workers(workers)
         // The framework counts for each worker.
         .max_connections(settings.max_connections.div_ceil(workers))
@@ -255,6 +357,44 @@ fn http_server(config: &Config, listener: TcpListener, services: Services) -> io
         .disable_signals()
         .shutdown_timeout(settings.drain_timeout.as_secs_f64().ceil() as u64)
         .listen(listener)?
+        .run())
+}
+
+/// As [`plain`], from the parts of the framework's server, which itself would offer HTTP/2 as well.
+fn encrypted(
+    settings: &ServerConfig,
+    listener: TcpListener,
+    tls: TlsSettings,
+    services: &Services,
+    side: Side,
+) -> io::Result<Server> {
+    let services = services.clone();
+    let workers = settings.http_workers.max(1);
+    let (keep_alive, client_timeout) = (settings.keep_alive, settings.client_timeout);
+    let server = Server::build();
+    let stopping = server.graceful_shutdown_signal();
+    let service = move || {
+        let app = app!(services, side).app_data(Encrypted).into_factory();
+        let stopping = stopping.clone();
+        HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(keep_alive)
+            .client_request_timeout(client_timeout)
+            .h1_allow_half_closed(false)
+            .tcp_nodelay(true)
+            .h1(map_config(app, |()| AppConfig::default())
+                .map_err(|error: ActixError| error.error_response()))
+            .rustls_0_23(tls.clone())
+    };
+    Ok(server
+        .workers(workers)
+        .max_concurrent_connections(settings.max_connections.div_ceil(workers))
+        .disable_signals()
+        .shutdown_timeout(settings.drain_timeout.as_secs_f64().ceil() as u64)
+        .listen("https", listener, service)?
         .run())
 }
 

@@ -12,8 +12,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::settings::{
-    AuthSettings, CacheSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
-    TraceSettings,
+    AuthSettings, CacheSettings, CorsSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings,
+    Settings, TlsSettings, TraceSettings,
 };
 use super::value::Value;
 
@@ -122,6 +122,7 @@ impl<'text> Reader<'text> {
             settings: Settings {
                 config: None,
                 listen: self.take(&mut top, "listen"),
+                ops_listen: self.take(&mut top, "ops_listen"),
                 models: None,
                 default_model: self.take(&mut top, "default_model"),
                 aliases: None,
@@ -129,6 +130,8 @@ impl<'text> Reader<'text> {
                 server: self.server(&mut top),
                 limits: self.limits(&mut top),
                 auth,
+                tls: self.tls(&mut top),
+                cors: self.cors(&mut top),
                 cache: self.cache(&mut top),
                 log: self.log(&mut top),
                 trace: self.trace(&mut top),
@@ -169,6 +172,23 @@ impl<'text> Reader<'text> {
             redis_timeout: self.take(&mut table, "redis_timeout"),
             redis_down: self.take(&mut table, "redis_down"),
         };
+        self.finish(table);
+        settings
+    }
+
+    fn tls(&mut self, top: &mut Table<'text>) -> TlsSettings {
+        let mut table = self.table(top, "tls");
+        let settings = TlsSettings {
+            certificate: self.take(&mut table, "certificate"),
+            key: self.take(&mut table, "key"),
+        };
+        self.finish(table);
+        settings
+    }
+
+    fn cors(&mut self, top: &mut Table<'text>) -> CorsSettings {
+        let mut table = self.table(top, "cors");
+        let settings = CorsSettings { origins: self.take(&mut table, "origins") };
         self.finish(table);
         settings
     }

@@ -62,12 +62,16 @@ impl<'a> Merge<'a> {
         let ids: Vec<String> = entries.iter().map(|(id, _)| id.clone()).collect();
 
         let listen = pick!(self, Table::Top, flags, file, builtin, listen);
+        let ops = Key { table: Table::Top, name: "ops_listen", arg: "ops_listen" };
+        let ops_listen = self.pick_optional(ops, flags.ops_listen, file.ops_listen);
         let default_model = self.default_model(&ids);
         let onnxruntime = self.onnxruntime();
         let server = self.server(builtin.server);
         let limits = self.limits(&builtin.limits);
         let cache = self.cache(&builtin.cache);
         let auth = self.auth();
+        let tls = self.tls();
+        let cors = self.cors();
         let log = self.log(builtin.log);
         let trace = self.trace(&builtin.trace);
         let aliases = self.aliases(&ids, &default_model);
@@ -85,6 +89,9 @@ impl<'a> Merge<'a> {
         }
         let config = Config {
             listen,
+            ops_listen,
+            tls,
+            cors,
             server,
             limits,
             cache,

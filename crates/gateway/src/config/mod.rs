@@ -3,10 +3,11 @@
 //! A value comes from a flag, else from an `EMBEDGATE_*` variable, else from the file, else from the
 //! defaults below. [`Config::resolve`] merges the four once and proves that the result can work; nobody
 //! else reads the environment. To add a setting: declare it in `settings.rs` (flag, variable and help in
-//! one place), read it in `file.rs`, and merge it in `merge.rs` or `access.rs`; the tests then ask for its line in
+//! one place), read it in `file.rs`, and merge it in `merge.rs`, `access.rs` or `exposure.rs`; the tests then ask for its line in
 //! `config/embedgate.toml`.
 
 mod access;
+mod exposure;
 mod file;
 mod key;
 mod merge;
@@ -25,12 +26,14 @@ use std::time::Duration;
 
 use inference::{Overlong, Provider};
 
+pub use exposure::Origins;
 pub use file::{FileError, FileProblem};
 pub use key::{ApiKey, ApiKeyError};
 pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{
-    AuthSettings, CacheSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings, Settings,
+    AuthSettings, CacheSettings, CorsSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings,
+    Settings, TlsSettings,
 };
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};
@@ -55,6 +58,12 @@ pub const SAFE_KEEP_ALIVE: Duration = Duration::from_secs(75);
 pub struct Config {
     /// Address of the HTTP listener; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Address of a second listener, which has metrics and probes to itself.
+    pub ops_listen: Option<SocketAddr>,
+    /// The certificate of the HTTP listener; without one it speaks plain HTTP.
+    pub tls: Option<TlsConfig>,
+    /// Web pages that may read answers.
+    pub cors: Origins,
     /// Connections, deadlines and shutdown.
     pub server: ServerConfig,
     /// What one request may ask for.
@@ -115,6 +124,15 @@ pub struct LimitsConfig {
     pub redis_timeout: Duration,
     /// What holds while nobody answers there.
     pub redis_down: WhenDown,
+}
+
+/// PEM files, which may change at any time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// The certificate and those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// Which vectors are kept.
@@ -195,6 +213,9 @@ impl Config {
     pub fn builtin(cpus: usize) -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            ops_listen: None,
+            tls: None,
+            cors: Origins::default(),
             server: ServerConfig::builtin(cpus),
             limits: LimitsConfig::default(),
             cache: CacheConfig::default(),

@@ -99,6 +99,20 @@ pub enum Problem {
         /// The most that one request may need.
         needed: usize,
     },
+    /// One file of the two that TLS needs.
+    #[error("`tls.{given}` is set, but not `tls.{missing}`: TLS needs both")]
+    HalfOfTls {
+        /// What is set.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
+    /// An origin that no browser would send.
+    #[error("`cors.origins` holds `{origin}`, which no browser sends: write https://host or https://host:port, in lower case, or *")]
+    Origin {
+        /// What is there.
+        origin: String,
+    },
     /// No time for any request.
     #[error("`server.request_timeout` is zero: no request could be answered")]
     NoTime,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use inference::{Overlong, Provider};
 
+use super::exposure::Origins;
 use super::trace::{CollectorUrl, Ratio};
 use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown, parse_duration};
 
@@ -33,6 +34,11 @@ pub struct Settings {
     /// Address and port to listen on; port 0 lets the system choose.
     #[arg(long, env = "EMBEDGATE_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
     pub listen: Option<SocketAddr>,
+
+    /// Another address for `/metrics` and the three probes, in plain HTTP and without keys. They then answer there and
+    /// no longer on the main one.
+    #[arg(long, env = "EMBEDGATE_OPS_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
+    pub ops_listen: Option<SocketAddr>,
 
     /// Folder of a model to serve, under the folder's name; may be repeated (variable: separated by
     /// commas). Replaces the models of the file.
@@ -75,6 +81,12 @@ pub struct Settings {
     /// The table `[auth]`.
     #[command(flatten)]
     pub auth: AuthSettings,
+    /// The table `[tls]`.
+    #[command(flatten)]
+    pub tls: TlsSettings,
+    /// The table `[cors]`.
+    #[command(flatten)]
+    pub cors: CorsSettings,
     /// The table `[cache]`.
     #[command(flatten)]
     pub cache: CacheSettings,
@@ -195,6 +207,29 @@ pub struct AuthSettings {
         value_name = "FILE"
     )]
     pub keys_file: Option<PathBuf>,
+}
+
+/// Encryption of the main listener.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsSettings {
+    /// PEM file of the certificate, followed by those that vouch for it; read anew when it changes. With this and the
+    /// key the main address speaks HTTPS.
+    #[arg(id = "tls_certificate", long = "tls-certificate", env = "EMBEDGATE_TLS_CERTIFICATE", value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+
+    /// PEM file of the certificate's private key; read anew when it changes.
+    #[arg(id = "tls_key", long = "tls-key", env = "EMBEDGATE_TLS_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}
+
+/// Web pages of other origins.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Web pages")]
+pub struct CorsSettings {
+    /// Origins of web pages that may read answers, separated by commas, such as `https://app.example`; `*` for all.
+    #[arg(id = "cors_origins", long = "cors-origins", env = "EMBEDGATE_CORS_ORIGINS", value_name = "ORIGINS")]
+    pub origins: Option<Origins>,
 }
 
 /// Which vectors are kept.

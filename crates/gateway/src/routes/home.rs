@@ -2,7 +2,7 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
-use crate::{auth::Keys, lifecycle::Lifecycle, registry::Registry};
+use crate::{auth::Keys, lifecycle::Lifecycle, registry::Registry, tls::Encrypted};
 
 /// The page; every `{{name}}` is replaced once, by escaped text.
 const PAGE: &str = include_str!("home.html");
@@ -20,7 +20,8 @@ pub(crate) async fn page(
         Some(_) => "Ready: an OpenAI-compatible embeddings server.",
     };
     let connection = request.connection_info();
-    let base_url = format!("{}://{}/v1", connection.scheme(), connection.host());
+    let scheme = if request.app_data::<Encrypted>().is_some() { "https" } else { connection.scheme() };
+    let base_url = format!("{scheme}://{}/v1", connection.host());
     let model = registry.as_ref().and_then(|registry| registry.models().next());
     let page = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -14,9 +14,34 @@ mod home;
 mod models;
 mod ops;
 
-/// Adds every route. The API answers under `/v1` and without it, because some clients take a `base_url`
+/// What is asked on one listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Everything.
+    Whole,
+    /// What clients ask.
+    Api,
+    /// What operators ask.
+    Ops,
+}
+
+/// Adds the routes of one side.
+pub(crate) fn configure(config: &mut ServiceConfig, side: Side) {
+    if side != Side::Ops {
+        api(config);
+    }
+    if side != Side::Api {
+        get(config, "/startupz", ops::startupz);
+        get(config, "/readyz", ops::readyz);
+        get(config, "/livez", ops::livez);
+        get(config, "/metrics", ops::metrics);
+    }
+    config.default_service(web::to(unknown_url));
+}
+
+/// The API answers under `/v1` and without it, because some clients take a `base_url`
 /// that ends in `/v1` and others append it.
-pub(crate) fn configure(config: &mut ServiceConfig) {
+fn api(config: &mut ServiceConfig) {
     for prefix in ["/v1", ""] {
         post(config, &format!("{prefix}/embeddings"), embeddings::create);
         get(config, &format!("{prefix}/models"), models::list);
@@ -25,11 +50,6 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
     }
     get(config, "/", home::page);
     get(config, "/favicon.ico", home::favicon);
-    get(config, "/startupz", ops::startupz);
-    get(config, "/readyz", ops::readyz);
-    get(config, "/livez", ops::livez);
-    get(config, "/metrics", ops::metrics);
-    config.default_service(web::to(unknown_url));
 }
 
 fn get<F, Args>(config: &mut ServiceConfig, path: &str, handler: F)

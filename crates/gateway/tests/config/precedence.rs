@@ -10,8 +10,9 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 38] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 42] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
+    ("", "ops_listen", "ops_listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
     ("server", "http_workers", "http_workers", ["1", "2", "3"]),
     ("server", "keep_alive", "keep_alive", ["\"81s\"", "\"82s\"", "\"83500ms\""]),
@@ -29,6 +30,9 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 38] = [
     ("limits", "redis_timeout", "limits_redis_timeout", ["\"1ms\"", "\"2ms\"", "\"3ms\""]),
     ("limits", "redis_down", "limits_redis_down", ["\"closed\"", "\"open\"", "\"closed\""]),
     ("auth", "keys_file", "api_keys_file", ["\"a.keys\"", "\"b.keys\"", "\"c.keys\""]),
+    ("tls", "certificate", "tls_certificate", ["\"a.pem\"", "\"b.pem\"", "\"c.pem\""]),
+    ("tls", "key", "tls_key", ["\"a.key\"", "\"b.key\"", "\"c.key\""]),
+    ("cors", "origins", "cors_origins", ["[\"http://a\"]", "[\"http://b\"]", "[\"http://c\"]"]),
     ("cache", "memory", "cache_memory", ["\"1MiB\"", "\"0\"", "\"3GiB\""]),
     ("cache", "redis_url", "redis_url", ["\"redis://a:1\"", "\"redis://b:2\"", "\"redis://c:3\""]),
     ("cache", "redis_timeout", "redis_timeout", ["\"1ms\"", "\"2ms\"", "\"3ms\""]),
