@@ -41,6 +41,7 @@ mod registry;
 mod request;
 mod routes;
 mod server;
+mod services;
 pub mod telemetry;
 mod tls;
 mod trace;

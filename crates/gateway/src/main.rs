@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
+use gateway::Listeners;
 use gateway::cli::{self, Request};
 use gateway::config::{Config, ConfigError, Flags, Resolved, Surroundings};
 use gateway::health;
 use gateway::model_command::{self, Verdict};
 use gateway::telemetry;
-use gateway::Listeners;
 
 /// Exit code of a command line or of settings that cannot work, as shells and clap have it.
 const USAGE: u8 = 2;

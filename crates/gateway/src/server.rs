@@ -18,7 +18,6 @@ use actix_web::{
     App, Error as ActixError, HttpServer,
     dev::{AppConfig, Server, ServerHandle},
     middleware::{NormalizePath, from_fn},
-    web::{Data, ServiceConfig},
 };
 use futures_util::future::select_all;
 use opentelemetry_otlp::ExporterBuildError;
@@ -30,21 +29,16 @@ use tokio::{
 };
 
 use crate::{
-    auth::{Keys, KeysFileError},
-    background::Background,
-    body::BodyLimits,
-    config::{Config, Origins, ServerConfig},
+    auth::KeysFileError,
+    config::{Config, ServerConfig},
     cors::share,
-    lifecycle::Lifecycle,
-    limits::KeyLimits,
-    load::{Choice, LoadError, load},
-    metrics::{Metrics, ModelInfo},
+    load::{LoadError, load},
+    metrics::Metrics,
     middleware::observe,
-    registry::{Registry, Served},
-    request::RequestLimits,
-    routes::{self, Side},
+    registry::Registry,
+    routes::Side,
+    services::Services,
     tls::{self, Encrypted, TlsError},
-    trace::Tracing,
 };
 
 /// A connection that was accepted just before the listener closed may still be on its way to a worker, which
@@ -183,96 +177,6 @@ where
 async fn stop(ops: Option<ServerHandle>) {
     if let Some(ops) = ops {
         ops.stop(false).await;
-    }
-}
-
-/// What the app's parts are built from once and share across threads.
-#[derive(Clone)]
-struct Services {
-    keys: Data<Keys>,
-    origins: Data<Origins>,
-    key_limits: Data<KeyLimits>,
-    body: Data<BodyLimits>,
-    requests: Data<RequestLimits>,
-    lifecycle: Data<Lifecycle>,
-    metrics: Data<Metrics>,
-    tracing: Data<Tracing>,
-}
-
-impl Services {
-    /// The services, and the threads that work for them.
-    fn new(config: &Config) -> Result<(Self, [Option<Background>; 2]), RunError> {
-        let time = config.server.request_timeout;
-        let metrics = Metrics::new(config.models.iter().map(|model| model.id.as_str()));
-        let (keys, watch) = Keys::open(&config.auth)?;
-        let (limits, errands) =
-            KeyLimits::start(&config.limits, metrics.limits()).map_err(RunError::Limits)?;
-        let services = Self {
-            keys: Data::new(keys),
-            origins: Data::new(config.cors.clone()),
-            key_limits: Data::new(limits),
-            body: Data::new(BodyLimits { bytes: config.limits.max_body_bytes, time }),
-            requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
-            lifecycle: Data::new(Lifecycle::default()),
-            metrics: Data::new(metrics),
-            tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
-        };
-        Ok((services, [watch, errands]))
-    }
-
-    fn configure(&self, app: &mut ServiceConfig, side: Side) {
-        app.app_data(self.keys.clone())
-            .app_data(self.origins.clone())
-            .app_data(self.key_limits.clone())
-            .app_data(self.body.clone())
-            .app_data(self.requests.clone())
-            .app_data(self.lifecycle.clone())
-            .app_data(self.metrics.clone())
-            .app_data(self.tracing.clone());
-        routes::configure(app, side);
-    }
-
-    /// Lets requests in, and says so.
-    fn open(&self, registry: Registry, url: &str, elapsed: Duration) {
-        let describe = |served: &Served| {
-            let Served { id, dimensions, provider, precision, choice, .. } = served;
-            let (precision, Choice { kernels, why }) = (precision.name(), choice);
-            format!("{id} · {dimensions} dimensions · {provider} {precision} {kernels} ({})", why.words())
-        };
-        let models: Vec<_> = registry.models().map(describe).collect();
-        let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
-        let aliases: Vec<_> = registry.aliases().map(name).collect();
-        for served in registry.models() {
-            self.metrics.model_loaded(&ModelInfo {
-                model: &served.id,
-                revision: &served.fingerprint,
-                dtype: served.precision.name(),
-                provider: served.provider,
-                choice: served.choice,
-                dimensions: served.dimensions,
-                max_tokens: served.window,
-                load_time: served.load_time,
-            });
-        }
-        // Before the line below: whoever waits for it may send at once.
-        self.lifecycle.open(registry);
-        let seconds = elapsed.as_secs_f64();
-        tracing::info!("listening on {url} · {} · ready in {seconds:.1} s", models.join(" · "));
-        if !aliases.is_empty() {
-            tracing::info!("aliases: {}", aliases.join(", "));
-        }
-    }
-
-    /// Takes the models out of service and joins their threads.
-    async fn close(&self) {
-        let Some(registry) = self.lifecycle.close() else { return };
-        if let Err(error) = spawn_blocking(move || registry.stop()).await {
-            tracing::error!(%error, "an engine panicked while it stopped");
-        }
-        let tracing = self.tracing.clone();
-        if let Err(error) = spawn_blocking(move || tracing.shutdown()).await {
-            tracing::error!(%error, "sending the last traces panicked");
-        }
     }
 }
 

@@ -10,6 +10,7 @@ mod chart;
 mod clients;
 mod dist;
 mod image;
+mod monitoring;
 mod process;
 mod sbom;
 mod serve;

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use actix_web::http::Uri;
+use actix_web::http::{Uri, uri::Authority};
 use toml::de::DeValue;
 
 use super::TlsConfig;
@@ -36,7 +36,7 @@ impl Origins {
         let right = |origin: &String| {
             let plain = |uri: Uri| {
                 let scheme = uri.scheme_str().unwrap_or_default();
-                let host = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+                let host = uri.authority().map(Authority::as_str).unwrap_or_default();
                 !host.is_empty() && !host.contains('@') && format!("{scheme}://{host}") == *origin
             };
             origin == "*" || (origin.parse().is_ok_and(plain) && *origin == origin.to_ascii_lowercase())

@@ -32,8 +32,8 @@ pub use key::{ApiKey, ApiKeyError};
 pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{
-    AuthSettings, CacheSettings, CorsSettings, Flags, LimitsSettings, LogSettings, ModelSettings, ServerSettings,
-    Settings, TlsSettings,
+    AuthSettings, CacheSettings, CorsSettings, Flags, LimitsSettings, LogSettings, ModelSettings,
+    ServerSettings, Settings, TlsSettings,
 };
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};

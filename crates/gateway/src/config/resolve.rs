@@ -108,7 +108,9 @@ pub enum Problem {
         missing: &'static str,
     },
     /// An origin that no browser would send.
-    #[error("`cors.origins` holds `{origin}`, which no browser sends: write https://host or https://host:port, in lower case, or *")]
+    #[error(
+        "`cors.origins` holds `{origin}`, which no browser sends: write https://host or https://host:port, in lower case, or *"
+    )]
     Origin {
         /// What is there.
         origin: String,

@@ -215,7 +215,12 @@ pub struct AuthSettings {
 pub struct TlsSettings {
     /// PEM file of the certificate, followed by those that vouch for it; read anew when it changes. With this and the
     /// key the main address speaks HTTPS.
-    #[arg(id = "tls_certificate", long = "tls-certificate", env = "EMBEDGATE_TLS_CERTIFICATE", value_name = "FILE")]
+    #[arg(
+        id = "tls_certificate",
+        long = "tls-certificate",
+        env = "EMBEDGATE_TLS_CERTIFICATE",
+        value_name = "FILE"
+    )]
     pub certificate: Option<PathBuf>,
 
     /// PEM file of the certificate's private key; read anew when it changes.
@@ -228,7 +233,12 @@ pub struct TlsSettings {
 #[command(next_help_heading = "Web pages")]
 pub struct CorsSettings {
     /// Origins of web pages that may read answers, separated by commas, such as `https://app.example`; `*` for all.
-    #[arg(id = "cors_origins", long = "cors-origins", env = "EMBEDGATE_CORS_ORIGINS", value_name = "ORIGINS")]
+    #[arg(
+        id = "cors_origins",
+        long = "cors-origins",
+        env = "EMBEDGATE_CORS_ORIGINS",
+        value_name = "ORIGINS"
+    )]
     pub origins: Option<Origins>,
 }
 

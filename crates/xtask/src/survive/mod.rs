@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+pub(crate) use self::program::Scratch;
 use crate::test::report::{Report, Suite};
 use crate::workspace::Workspace;
 use crate::{serve, setup};

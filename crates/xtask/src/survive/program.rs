@@ -15,14 +15,14 @@ use crate::workspace::Workspace;
 const TICK: Duration = Duration::from_millis(2);
 
 /// A folder that goes with whoever made it.
-pub(super) struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     /// An empty folder among the system's temporary ones, whose paths are short enough for a socket.
     ///
     /// # Errors
     /// It cannot be made.
-    pub(super) fn new(name: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let folder = env::temp_dir().join(format!("embedgate-{name}-{}", std::process::id()));
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -31,7 +31,7 @@ impl Scratch {
         Ok(Self(folder))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }

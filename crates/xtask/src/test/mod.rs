@@ -15,7 +15,7 @@ use serde::Deserialize;
 use self::libtest::{Binaries, Parser};
 use self::report::{Report, Suite};
 use crate::workspace::Workspace;
-use crate::{chart, clients, image, process, serve, setup, survive};
+use crate::{chart, clients, image, monitoring, process, serve, setup, survive};
 
 /// The setting that names the English STS benchmark's test set.
 const STSB: &str = "EMBEDGATE_STSB";
@@ -41,6 +41,8 @@ enum Part {
     Chart,
     /// The container image and the archive: built, looked at, and run
     Image,
+    /// Metrics, rules, alerts and dashboard, with a real Prometheus
+    Monitoring,
     /// Overload, long load and faults against the release binary
     Survival,
 }
@@ -62,6 +64,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         (Part::Clients, clients::run),
         (Part::Chart, chart::run),
         (Part::Image, image::run),
+        (Part::Monitoring, monitoring::run),
         (Part::Survival, survive::short),
     ];
     for (part, run) in parts {
