@@ -89,9 +89,14 @@ impl Merge<'_> {
     /// Where a value that clap gave came from: a flag or its variable.
     pub(super) fn outside_source(&self, arg: &str) -> Source {
         if self.flags.from_environment.contains(arg) {
-            Source::Environment(super::settings::variable(arg))
+            Source::Environment(variable(arg))
         } else {
             Source::Flag
         }
     }
+}
+
+/// The variable of the flag with clap's id `arg`.
+fn variable(arg: &str) -> String {
+    format!("EMBEDGATE_{}", arg.to_uppercase())
 }

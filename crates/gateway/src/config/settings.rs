@@ -395,8 +395,3 @@ fn parse_alias(text: &str) -> Result<(String, String), String> {
         _ => Err("expected NAME=ID, such as text-embedding-3-small=all-MiniLM-L6-v2".to_owned()),
     }
 }
-
-/// The variable of the flag with clap's id `arg`.
-pub(super) fn variable(arg: &str) -> String {
-    format!("EMBEDGATE_{}", arg.to_uppercase())
-}

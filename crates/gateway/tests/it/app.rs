@@ -10,7 +10,7 @@ use std::{
 };
 
 use gateway::{
-    Choice, Kernels, Registry, RunError, Served, Why,
+    Choice, Kernels, Listeners, Registry, RunError, Served, Why,
     config::{ApiKey, Config, ModelConfig},
     run_with,
 };
@@ -32,6 +32,8 @@ pub(crate) struct Builder {
     hub_id: Option<String>,
     /// Loading waits for this, when there.
     gate: Option<mpsc::Receiver<()>>,
+    /// The second listener, when there is to be one.
+    ops: Option<TcpListener>,
 }
 
 /// A running server. Dropping it stops it and asserts that it stopped in order.
@@ -51,7 +53,7 @@ impl TestApp {
         config.default_model = "tiny".to_owned();
         config.aliases = BTreeMap::from([("m".to_owned(), "tiny".to_owned())]);
         config.server.drain_timeout = Duration::from_secs(10);
-        Builder { config, hub_id: None, gate: None }
+        Builder { config, hub_id: None, gate: None, ops: None }
     }
 
     /// [`TestApp::builder`] without any wish.
@@ -161,6 +163,14 @@ impl Builder {
         (self, open)
     }
 
+    /// Gives metrics and probes a listener of their own, and tells where.
+    pub(crate) fn ops(mut self) -> (Self, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        self.ops = Some(listener);
+        (self, address)
+    }
+
     /// Starts the server and waits until it is ready.
     pub(crate) fn start(self) -> TestApp {
         let app = self.launch();
@@ -174,7 +184,7 @@ impl Builder {
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
         let (shutdown, ended) = oneshot::channel::<()>();
-        let Self { config, hub_id, gate } = self;
+        let Self { config, hub_id, gate, ops } = self;
         let (settings, hand) = (config.clone(), Arc::clone(&control));
         let serve = async move {
             let ended = async { drop(ended.await) };
@@ -187,7 +197,7 @@ impl Builder {
                     .map(|model| Served { hub_id: hub_id.clone(), ..served(model, &hand, metrics) });
                 Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
             };
-            run_with(config, listener, ended, load).await
+            run_with(config, Listeners { main: listener, ops }, ended, load).await
         };
         let thread = std::thread::spawn(move || actix_web::rt::System::new().block_on(serve));
         TestApp { address, control, shutdown: Some(shutdown), thread: Some(thread) }

@@ -51,7 +51,7 @@ impl Reply {
 }
 
 /// One connection.
-pub(crate) struct Connection(BufReader<TcpStream>);
+pub(crate) struct Connection<S = TcpStream>(BufReader<S>);
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Self {
@@ -62,17 +62,24 @@ impl Connection {
         Self(BufReader::new(stream))
     }
 
+    /// Closes our side, as a client does that has nothing more to say.
+    pub(crate) fn half_close(&mut self) {
+        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// A connection over something that is connected.
+    pub(crate) fn over(stream: S) -> Self {
+        Self(BufReader::new(stream))
+    }
+
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).unwrap();
     }
 
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.0.get_mut().write_all(bytes)
-    }
-
-    /// Closes our side, as a client does that has nothing more to say.
-    pub(crate) fn half_close(&mut self) {
-        self.0.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 
     #[track_caller]

@@ -10,6 +10,7 @@ mod connections;
 mod documentation;
 mod embeddings;
 mod errors;
+mod exposure;
 mod fake;
 mod fuzz;
 mod http;
@@ -24,4 +25,6 @@ mod overload;
 mod redis_server;
 mod schema;
 mod shared_limits;
+#[cfg(unix)]
+mod tls;
 mod tokens;

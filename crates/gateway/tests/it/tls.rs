@@ -1,0 +1,215 @@
+//! TLS: who is spoken to, with which certificate, and what becomes of it when the files change.
+
+use std::{
+    fs,
+    io::Read,
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::symlink,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use gateway::{RunError, config::TlsConfig};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::ServerName,
+};
+use tempfile::TempDir;
+
+use crate::{
+    app::{Builder, TestApp},
+    http::{Connection, request},
+};
+
+const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
+
+/// A certificate that vouches for itself, and its key, in PEM; and a client that trusts it.
+struct Pair {
+    certificate: String,
+    key: String,
+    client: Arc<ClientConfig>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let mut client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), client: Arc::new(client) }
+    }
+
+    /// Writes both as `tls.crt` and `tls.key` below `folder`.
+    fn write(&self, folder: &Path) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
+        fs::write(folder.join("tls.key"), &self.key).unwrap();
+    }
+
+    /// A connection of the client that trusts this pair and no other.
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> std::io::Result<Connection<StreamOwned<ClientConnection, TcpStream>>> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        let name = ServerName::try_from("gateway.example").unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(&self.client), name).unwrap();
+        let mut stream = stream;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream)?;
+        }
+        assert_eq!(tls.alpn_protocol(), Some(&b"http/1.1"[..]), "no HTTP/2");
+        Ok(Connection::over(StreamOwned::new(tls, stream)))
+    }
+
+    fn is_served(&self, address: SocketAddr) -> bool {
+        let Ok(mut connection) = self.connect(address) else { return false };
+        connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+        connection.receive().status == 200
+    }
+
+    #[track_caller]
+    fn wait_until_served(&self, address: SocketAddr) {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !self.is_served(address) {
+            assert!(Instant::now() < limit, "the certificate was never served");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn with(folder: &Path) -> Builder {
+    let tls = TlsConfig { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
+    TestApp::builder().config(|config| config.tls = Some(tls))
+}
+
+/// A server that is ready, as its second listener says.
+fn start(folder: &Path) -> TestApp {
+    let (builder, ops) = with(folder).ops();
+    let app = builder.launch();
+    let limit = Instant::now() + Duration::from_secs(20);
+    let ready = || {
+        let mut connection = Connection::open(ops);
+        connection.send(&request("GET", "/readyz", &[], b""));
+        connection.receive().status == 200
+    };
+    while !ready() {
+        assert!(Instant::now() < limit, "never ready");
+        thread::sleep(Duration::from_millis(2));
+    }
+    app
+}
+
+#[test]
+fn clients_that_trust_the_certificate_are_answered_and_plain_http_is_not() {
+    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
+    pair.write(folder.path());
+    let app = start(folder.path());
+    let mut connection = pair.connect(app.address).unwrap();
+    for _ in 0..3 {
+        connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+        assert_eq!(connection.receive().status, 200);
+    }
+    assert!(!Pair::new().is_served(app.address), "trusted by somebody who has no reason to");
+    let mut plain = TcpStream::connect(app.address).unwrap();
+    plain.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    std::io::Write::write_all(&mut plain, &request("GET", "/v1/models", &[], b"")).unwrap();
+    let mut answer = Vec::new();
+    // A reset is as good an answer as an alert.
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn a_request_in_flight_is_finished_over_tls_too() {
+    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
+    pair.write(folder.path());
+    let mut app = start(folder.path());
+    app.control.hold();
+    let entered = app.control.entered();
+    let mut connection = pair.connect(app.address).unwrap();
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    app.control.wait_for_batch(entered);
+    app.begin_shutdown();
+    let limit = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(app.address).is_ok() {
+        assert!(Instant::now() < limit, "the listener is still open");
+        thread::sleep(Duration::from_millis(2));
+    }
+    app.control.release();
+    assert_eq!(connection.receive().status, 200);
+    app.join().unwrap();
+}
+
+#[test]
+fn a_new_pair_is_served_when_a_mounted_secret_changes_and_open_connections_go_on() {
+    let (folder, [old, new]) = (TempDir::new().unwrap(), [Pair::new(), Pair::new()]);
+    let (first, second) = (folder.path().join("1"), folder.path().join("2"));
+    let mount = folder.path().join("mount");
+    old.write(&first);
+    new.write(&second);
+    symlink(&first, &mount).unwrap();
+    let app = start(&mount);
+    let mut kept = old.connect(app.address).unwrap();
+    // As a kubelet does: another link takes the place of the old one at once.
+    symlink(&second, folder.path().join("next")).unwrap();
+    fs::rename(folder.path().join("next"), &mount).unwrap();
+    new.wait_until_served(app.address);
+    assert!(!old.is_served(app.address));
+    kept.send(&request("POST", "/v1/embeddings", &[], BODY));
+    assert_eq!(kept.receive().status, 200);
+}
+
+/// Two looks at the files are a second apart; after three it is clear what they led to.
+const LOOKS: Duration = Duration::from_millis(3300);
+
+#[test]
+fn files_that_cannot_be_used_leave_the_last_good_pair_in_use() {
+    let (folder, [good, other]) = (TempDir::new().unwrap(), [Pair::new(), Pair::new()]);
+    good.write(folder.path());
+    let app = start(folder.path());
+    let certificate = folder.path().join("tls.crt");
+    let half = &good.certificate[..good.certificate.len() / 2];
+    // Half-written, empty, another's, no file at all.
+    for broken in [Some(half), Some(""), Some(other.certificate.as_str()), None] {
+        match broken {
+            Some(text) => fs::write(&certificate, text).unwrap(),
+            None => fs::remove_file(&certificate).unwrap(),
+        }
+        thread::sleep(LOOKS);
+        assert!(good.is_served(app.address), "{broken:?}");
+    }
+    other.write(folder.path());
+    other.wait_until_served(app.address);
+}
+
+#[test]
+fn a_pair_that_cannot_be_used_at_start_up_is_an_error_that_shows_no_key() {
+    let [one, other] = [Pair::new(), Pair::new()];
+    for (certificate, key) in [
+        (Some(one.certificate.as_str()), Some(other.key.as_str())),
+        (Some(one.certificate.as_str()), None),
+        (None, Some(one.key.as_str())),
+        (Some(""), Some(one.key.as_str())),
+        (Some(one.key.as_str()), Some(one.certificate.as_str())),
+    ] {
+        let folder = TempDir::new().unwrap();
+        for (name, content) in [("tls.crt", certificate), ("tls.key", key)] {
+            if let Some(content) = content {
+                fs::write(folder.path().join(name), content).unwrap();
+            }
+        }
+        let mut app = with(folder.path()).launch();
+        let error = app.join().unwrap_err();
+        assert!(matches!(error, RunError::Tls(_)), "{error:?}");
+        let secret = other.key.lines().nth(1).unwrap();
+        assert!(!format!("{error} {error:?}").contains(secret));
+    }
+}
