@@ -76,7 +76,9 @@ fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + PATIENCE;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: who answers the first piece and leaves would take its answer with it.
+    let question = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(question.as_bytes())?;
     let (mut answer, mut part) = (Vec::new(), [0; 1024]);
     while answer.len() < LONGEST {
         // A server that sends a byte now and then must not hold us.

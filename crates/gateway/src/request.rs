@@ -120,7 +120,7 @@ impl Plan {
         };
         let bare = request.input.is_bare();
         let job = Job {
-            inputs: inputs(request.input, served.token_ids).await?,
+            inputs: inputs(request.input, served.token_ids, limits.limits.max_request_tokens).await?,
             overlong: overlong.unwrap_or(served.overlong),
             deadline: Instant::now() + limits.time,
             max_tokens: limits.most_tokens(),
@@ -247,14 +247,19 @@ fn cut(served: &Served, asked: u32) -> Result<Option<usize>, ApiError> {
     Ok(Some(asked))
 }
 
-/// The inputs as the engine takes them, token ids by the model's policy.
-async fn inputs(input: EmbeddingInput, policy: TokenIds) -> Result<Vec<Input>, ApiError> {
+/// The inputs as the engine takes them, token ids by the model's policy. Ids of OpenAI's are its tokens: more than
+/// `most` of them it refuses itself, and their text could be thirty times as large as the body.
+async fn inputs(input: EmbeddingInput, policy: TokenIds, most: usize) -> Result<Vec<Input>, ApiError> {
     let (arrays, bare) = match input {
         EmbeddingInput::Text(text) => return Ok(vec![Input::Text(text)]),
         EmbeddingInput::Texts(texts) => return Ok(texts.into_iter().map(Input::Text).collect()),
         EmbeddingInput::Tokens(ids) => (vec![ids], true),
         EmbeddingInput::TokenArrays(arrays) => (arrays, false),
     };
+    let decoded = matches!(policy, TokenIds::Cl100kBase | TokenIds::O200kBase);
+    if decoded && arrays.iter().map(Vec::len).sum::<usize>() > most {
+        return Err(too_many_tokens(most));
+    }
     // Always off the HTTP threads: the first use builds the table.
     match policy {
         TokenIds::Native => Ok(arrays.into_iter().map(Input::Tokens).collect()),

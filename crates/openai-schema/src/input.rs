@@ -4,12 +4,16 @@
 //! first buffer the whole array in a generic tree, at many times its size, and then report every
 //! fault as "data did not match any variant".
 
-use serde::de::SeqAccess;
+use serde::de::{IgnoredAny, SeqAccess};
 
 use crate::{
     error::RequestError,
     shape::{Shape, Shaped, skip_array},
 };
+
+/// How many texts or token arrays of a request are kept, and one more that tells that there were too many. What comes
+/// after that is only read for its syntax: three bytes of a body can ask for an element of a hundred bytes.
+pub const MOST_INPUTS: usize = 65_536;
 
 /// What is to be embedded.
 ///
@@ -74,7 +78,9 @@ impl Shape for EmbeddingInput {
             Some(Shaped(Some(Item::Tokens(ids)))) => Self::TokenArrays(vec![ids]),
             Some(Shaped(None)) => return skip_array(array),
         };
-        while let Some(Shaped(item)) = array.next_element()? {
+        // One array of ids is one input, and no larger in memory than twice its text.
+        while matches!(input, Self::Tokens(_)) || input.len() <= MOST_INPUTS {
+            let Some(Shaped(item)) = array.next_element()? else { return Ok(Some(input)) };
             match (&mut input, item) {
                 (Self::Texts(texts), Some(Item::Text(text))) => texts.push(text),
                 (Self::Tokens(ids), Some(Item::Token(id))) => ids.push(id),
@@ -82,6 +88,7 @@ impl Shape for EmbeddingInput {
                 _ => return skip_array(array),
             }
         }
+        while array.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Some(input))
     }
 }

@@ -66,6 +66,9 @@ impl Merge<'_> {
                 builtin.redis_down,
             ),
         };
+        if limits.max_inputs > openai_schema::MOST_INPUTS {
+            self.problems.push(Problem::ManyInputs { most: openai_schema::MOST_INPUTS });
+        }
         self.prove_shared(&limits);
         limits
     }

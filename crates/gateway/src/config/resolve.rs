@@ -99,6 +99,12 @@ pub enum Problem {
         /// The most that one request may need.
         needed: usize,
     },
+    /// More inputs than a request is read for.
+    #[error("`limits.max_inputs` may be {most} at most")]
+    ManyInputs {
+        /// How many are read.
+        most: usize,
+    },
     /// One file of the two that TLS needs.
     #[error("`tls.{given}` is set, but not `tls.{missing}`: TLS needs both")]
     HalfOfTls {

@@ -139,7 +139,7 @@ pub struct ServerSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits of a request")]
 pub struct LimitsSettings {
-    /// Inputs of one request; OpenAI allows 2048.
+    /// Inputs of one request, 65536 at most; OpenAI allows 2048.
     #[arg(long, env = "EMBEDGATE_MAX_INPUTS", value_name = "N", hide_short_help = true)]
     pub max_inputs: Option<NonZeroUsize>,
 

@@ -69,6 +69,8 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     // Some keys have no default; what the file shows for them is an example.
     let mut config = resolved.config;
     config.onnxruntime = None;
+    config.ops_listen = None;
+    config.tls = None;
     config.cache.redis_url = None;
     config.limits.redis_url = None;
     config.auth.keys_file = None;

@@ -67,11 +67,11 @@ fn check_config(masks: &[u8]) -> String {
             writeln!(text, "{name} = {file}").unwrap();
         }
         if mask & 2 != 0 {
-            // The one list loses its brackets, the one address keeps them.
+            // The one list loses its brackets, an address keeps them.
             program.env(format!("EMBEDGATE_{}", arg.to_uppercase()), plain(variable));
         }
         if mask & 4 != 0 {
-            let value = if arg == "listen" { flag.trim_matches('"').to_owned() } else { plain(flag) };
+            let value = if arg.ends_with("listen") { flag.trim_matches('"').to_owned() } else { plain(flag) };
             program.arg(format!("--{}={value}", arg.replace('_', "-")));
         }
     }
@@ -87,7 +87,13 @@ fn check_config(masks: &[u8]) -> String {
 }
 
 fn assert_precedence(masks: &[u8]) {
-    let printed = check_config(masks);
+    let mut masks = masks.to_vec();
+    // TLS needs both of its files, or neither.
+    let pair: Vec<usize> = (0..KEYS.len()).filter(|&key| KEYS[key].0 == "tls").collect();
+    if pair.iter().any(|&key| masks[key] == 0) {
+        pair.iter().for_each(|&key| masks[key] = 0);
+    }
+    let printed = check_config(&masks);
     let defaults = defaults();
     for ((_, name, arg, [file, variable, flag]), mask) in KEYS.into_iter().zip(masks) {
         let default = defaults.settings.iter().find(|setting| setting.arg == Some(arg)).unwrap();

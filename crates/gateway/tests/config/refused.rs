@@ -107,6 +107,13 @@ fn what_cannot_work_is_refused() {
         [Problem::ShadowingAlias { alias: "a".to_owned() }]
     );
     assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
+    assert_eq!(problems("[limits]\nmax_inputs = 65537"), [Problem::ManyInputs { most: 65_536 }]);
+    assert!(resolve("[limits]\nmax_inputs = 65536").is_ok());
+    assert_eq!(problems("[tls]\nkey = \"a\""), [Problem::HalfOfTls { given: "key", missing: "certificate" }]);
+    for origin in ["app.example", "https://app.example/", "https://App.example", "https://a@b"] {
+        let found = problems(&format!("[cors]\norigins = [\"{origin}\"]"));
+        assert_eq!(found, [Problem::Origin { origin: origin.to_owned() }]);
+    }
     for (url, fault) in [
         ("https://otel:4318", CollectorFault::Https),
         ("otel:4317", CollectorFault::NotAnAddress),

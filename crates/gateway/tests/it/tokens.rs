@@ -72,3 +72,14 @@ fn ids_can_be_refused() {
     assert_eq!(reply.message(), "This model does not accept token ids; send text instead.");
     assert_eq!(app.post(r#"{"model":"m","input":"text"}"#).status, 200);
 }
+
+/// Before they are decoded: an id may stand for a text thirty times as long as itself.
+#[test]
+fn more_ids_than_a_request_may_have_tokens_are_refused() {
+    let app = TestApp::builder().config(|config| config.limits.max_request_tokens = 100).start();
+    let reply = |ids: usize| app.post(json!({"model": "m", "input": vec![58_040; ids]}).to_string());
+    assert_eq!(reply(100).status, 200);
+    let refused = reply(101);
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.message(), "Invalid 'input': maximum request size is 100 tokens per request.");
+}

@@ -51,7 +51,7 @@ fn in_json_both_ids_stand_beside_the_message() {
 /// The ids belong to a line, not to its level.
 #[test]
 fn a_warning_has_its_ids_where_only_warnings_are_logged() {
-    let (id, log) = logged("json", "warn,gateway::server=info");
+    let (id, log) = logged("json", "warn,gateway::services=info");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ours: Vec<_> = lines.iter().filter(|line| line["request"] == id.as_str()).collect();
     let [line] = ours[..] else { panic!("{log}") };

@@ -4,6 +4,7 @@
 mod captures;
 mod fuzz;
 mod laws;
+mod memory;
 mod reference;
 mod request;
 mod response;

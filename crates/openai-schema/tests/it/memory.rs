@@ -1,0 +1,44 @@
+//! What a hostile body costs before anybody has looked at its limits.
+
+use openai_schema::{EmbeddingRequest, MOST_INPUTS, RequestError};
+
+/// The largest body that a server takes by default, in bytes.
+const LARGEST: usize = 32 << 20;
+
+/// A body of [`LARGEST`] bytes whose input is `element` again and again, what it is read as, and the most memory that
+/// reading it takes, in bytes.
+fn read(element: &str) -> (Result<EmbeddingRequest, RequestError>, u64) {
+    let elements = vec![element; LARGEST / (element.len() + 1)].join(",");
+    let body = format!(r#"{{"model":"m","input":[{elements}]}}"#);
+    let mut request = None;
+    let info = allocation_counter::measure(|| request = Some(EmbeddingRequest::from_json(body.as_bytes())));
+    (request.unwrap(), info.bytes_max)
+}
+
+#[test]
+fn a_body_of_tiny_elements_takes_no_more_memory_than_itself() {
+    for element in [r#""a""#, "[1]", r#""\u0061""#] {
+        let (request, most) = read(element);
+        assert_eq!(request.unwrap().input.len(), MOST_INPUTS + 1, "{element}");
+        assert!(most < LARGEST as u64, "{element}: {most} bytes");
+    }
+    for element in [r#""""#, "[]"] {
+        let (request, most) = read(element);
+        assert_eq!(request, Err(RequestError::EmptyInput { index: 0 }));
+        assert!(most < LARGEST as u64, "{element}: {most} bytes");
+    }
+    // A flat array of ids is one input; it grows by doubling.
+    let (request, most) = read("1");
+    assert_eq!(request.unwrap().input.len(), 1);
+    assert!(most < 8 * LARGEST as u64, "{most} bytes");
+}
+
+#[test]
+fn the_rest_of_too_many_inputs_is_still_json() {
+    let many = vec![r#""a""#; MOST_INPUTS + 10].join(",");
+    let read = |tail: &str| {
+        EmbeddingRequest::from_json(format!(r#"{{"model":"m","input":[{many}{tail}"#).as_bytes())
+    };
+    assert_eq!(read("]}").unwrap().input.len(), MOST_INPUTS + 1);
+    assert!(matches!(read(",x]}"), Err(RequestError::MalformedJson { .. })));
+}
