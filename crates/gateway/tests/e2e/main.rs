@@ -10,6 +10,7 @@
 mod http;
 
 mod drain;
+mod hostile;
 mod quality;
 mod reference;
 mod server;
