@@ -4,6 +4,8 @@
 //! is one (`crates/inference/tests/it/engine.rs`, `crates/gateway/tests/it/overload.rs`).
 
 #[cfg(unix)]
+mod connections;
+#[cfg(unix)]
 mod import;
 #[cfg(unix)]
 mod model;
@@ -24,11 +26,12 @@ use crate::workspace::Workspace;
 #[cfg(unix)]
 pub(super) fn run(workspace: &Workspace, kills: u32, suite: &mut Suite) -> Result<()> {
     type Fault<'a> = (&'a str, &'a dyn Fn(&mut Suite) -> Result<()>);
-    let faults: [Fault<'_>; 5] = [
+    let faults: [Fault<'_>; 6] = [
         ("damaged model files", &|suite| model::run(workspace, suite)),
         ("a full disk, and SIGKILL, during an import", &|suite| import::run(workspace, kills, suite)),
         ("SIGTERM at every stage of the start", &|suite| signals::terminate(workspace, suite)),
         ("SIGKILL under load, and a new start", &|suite| signals::kill(workspace, suite)),
+        ("clients that cost a connection and bring nothing", &|suite| connections::run(workspace, suite)),
         ("a second cache tier that goes away under load", &|suite| tier::run(workspace, suite)),
     ];
     for (name, fault) in faults {
