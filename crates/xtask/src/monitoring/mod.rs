@@ -85,9 +85,13 @@ impl<'a> Checked<'a> {
             ensure!(shown(&self.prometheus.query("up == 1")?) == 1, "up is not 1");
             Ok(())
         });
+        // What asks for rates comes first, while the traffic is recent.
+        self.dashboard(suite)?;
+        let rules = self.prometheus.rules()?;
+        self.rules(&rules, suite);
         self.metrics(suite)?;
-        self.rules(suite)?;
-        self.dashboard(suite)
+        self.alerts(&rules, suite);
+        Ok(())
     }
 
     /// Two rounds with a pause for Prometheus, for a rate needs two scrapes.
@@ -147,8 +151,7 @@ impl<'a> Checked<'a> {
         Ok(())
     }
 
-    fn rules(&self, suite: &mut Suite) -> Result<()> {
-        let rules = self.prometheus.rules()?;
+    fn rules(&self, rules: &[Value], suite: &mut Suite) {
         let page = self.workspace.root().join(rules::RUNBOOK);
         // A page that is not there has none of the places that alerts lead to, and that is what is said then.
         let page = fs::read_to_string(page).unwrap_or_default();
@@ -168,15 +171,18 @@ impl<'a> Checked<'a> {
             ensure!(self.tool.run(self.scratch, &["check", "rules", "broken.yaml"]).is_err(), "it is not");
             Ok(())
         });
+    }
+
+    /// Each alert against its unit tests.
+    fn alerts(&self, rules: &[Value], suite: &mut Suite) {
         let tests = self.workspace.root().join("deploy/monitoring/tests");
         for alert in rules.iter().filter(|rule| rules::is_alert(rule)) {
             let name = alert["name"].as_str().unwrap_or_default();
             check(suite, &format!("{name} fires, and stays silent"), || {
-                rules::prove(&self.tool, &tests, self.scratch, &rules, alert)
+                rules::prove(&self.tool, &tests, self.scratch, rules, alert)
             });
         }
-        check(suite, "an alert whose tests have no silent case is found", || self.untested(&rules));
-        Ok(())
+        check(suite, "an alert whose tests have no silent case is found", || self.untested(rules));
     }
 
     /// Takes the silent case out of one alert's tests.

@@ -45,7 +45,7 @@ pub(super) fn run(workspace: &Workspace, span: Duration, suite: &mut Suite) -> R
     let server = Server::start(workspace, &["--request-timeout".to_owned(), seconds])?;
     let address = server.address()?;
     let mut probe = Probe::open(&server)?;
-    let idle = median(&(0..20).map(|_| probe.embed()).collect::<Result<Vec<_>>>()?);
+    let idle = probe.alone()?;
 
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let calm = Storm {
@@ -69,12 +69,8 @@ pub(super) fn run(workspace: &Workspace, span: Duration, suite: &mut Suite) -> R
     let storm = Storm { rate, clients: clients.clamp(64, 1024), series: 2, span, ..calm };
     let (fates, watch, recovered) = weather(&server, storm, &mut probe)?;
     Verdict { fates, watch, recovered, storm, capacity, idle }.judge(suite);
-    let back = (0..20).map(|_| probe.embed()).collect::<Result<Vec<_>>>()?;
-    judge(
-        suite,
-        median(&back) < 4.0 * idle + 20.0,
-        format!("one text takes {:.1} ms again, as before the storm", median(&back)),
-    );
+    let back = probe.alone()?;
+    judge(suite, back < 4.0 * idle + 20.0, format!("one text takes {back:.1} ms again, as before the storm"));
     server.stop()?;
     judge(suite, true, "the server ended in order");
     Ok(())
@@ -86,7 +82,8 @@ fn weather(server: &Server, storm: Storm, probe: &mut Probe) -> Result<(Vec<Fate
     let over = AtomicBool::new(false);
     let (id, mut watcher) = (server.id(), Probe::open(server)?);
     thread::scope(|scope| {
-        let watch = scope.spawn(|| Watch::keep(id, &mut watcher, &over));
+        let over = Over(&over);
+        let watch = scope.spawn(|| Watch::keep(id, &mut watcher, over.0));
         let fates = scope.spawn(move || storm.run());
         thread::sleep(storm.span);
         let ended = Instant::now();
@@ -95,12 +92,21 @@ fn weather(server: &Server, storm: Storm, probe: &mut Probe) -> Result<(Vec<Fate
             thread::sleep(Duration::from_millis(10));
             recovered = probe.embed();
         }
-        recovered?;
+        recovered.context("nothing was answered within 30 s of the storm's end")?;
         let recovered = ended.elapsed().as_secs_f64() * 1e3;
         let fates = fates.join().ok().context("the storm panicked")??;
-        over.store(true, Ordering::Relaxed);
+        drop(over);
         Ok((fates, watch.join().ok().context("the watch panicked")??, recovered))
     })
+}
+
+/// Ends the watch when it is dropped, however the storm went.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection of its own for single questions.
@@ -121,6 +127,12 @@ impl Probe {
         let sent = Instant::now();
         self.connection.embed(&request, 1)?;
         Ok(sent.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// Median of the milliseconds for one text, asked again and again by nobody else.
+    fn alone(&mut self) -> Result<f64> {
+        let asked = (0..20).map(|_| self.embed()).collect::<Result<Vec<_>>>();
+        Ok(median(&asked.context("one text alone")?))
     }
 
     /// Milliseconds until `/readyz` says yes; infinite when it says no.
