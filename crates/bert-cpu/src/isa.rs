@@ -11,10 +11,13 @@ pub enum Precision {
     Bf16,
 }
 
-/// A level of instructions that there are kernels for, each including those before it.
+/// A level of instructions that there are kernels for, the fewest values at a time first. On x86-64 each includes
+/// those before it; on 64-bit Arm there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
+    /// NEON: 4 values of f32 at a time.
+    Neon,
     /// AVX2 and FMA: 8 values of f32 at a time.
     Avx2,
     /// AVX-512 F: 16 values of f32 at a time.
@@ -26,7 +29,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every level, lowest first.
-    pub const ALL: [Self; 3] = [Self::Avx2, Self::Avx512, Self::AmxBf16];
+    pub const ALL: [Self; 4] = [Self::Neon, Self::Avx2, Self::Avx512, Self::AmxBf16];
 
     /// The best level of this processor for a precision, but no better than `cap`; `None` where there is none.
     pub fn best(precision: Precision, cap: Option<Self>) -> Option<Self> {
@@ -39,27 +42,31 @@ impl Isa {
     /// What its kernels compute in.
     pub fn precision(self) -> Precision {
         match self {
-            Self::Avx2 | Self::Avx512 => Precision::Fp32,
+            Self::Neon | Self::Avx2 | Self::Avx512 => Precision::Fp32,
             Self::AmxBf16 => Precision::Bf16,
         }
     }
 
     /// Whether this processor, and the operating system, have it.
     pub fn is_present(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
         match self {
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Self::Avx2.is_present() && is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
             Self::AmxBf16 => crate::amx::Amx::detect().is_some(),
+            _ => false,
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        false
     }
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::AmxBf16 => "amx",
@@ -71,10 +78,9 @@ impl FromStr for Isa {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|isa| isa.to_string() == text)
-            .ok_or_else(|| format!("unknown instruction set `{text}`: expected `avx2`, `avx512` or `amx`"))
+        let known =
+            || format!("unknown instruction set `{text}`: expected `neon`, `avx2`, `avx512` or `amx`");
+        Self::ALL.into_iter().find(|isa| isa.to_string() == text).ok_or_else(known)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The forward pass of BERT and its relatives on an x86-64 processor: token ids in, hidden states out, without
-//! padding.
+//! The forward pass of BERT and its relatives on a processor, x86-64 or 64-bit Arm: token ids in, hidden states out,
+//! without padding.
 //!
 //! A [`Model`] holds the weights, packed once for the instruction set that it was made for ([`Isa`]); an
 //! [`Encoder`] runs *blocks* of whole sequences through all layers. The same sequence gives the same bits
@@ -13,7 +13,7 @@
 //!
 //! * [`mod@reference`] computes the same in plain scalar code, written for reading; every kernel is tested
 //!   against it.
-//! * `exact` computes in f32, with AVX2 or AVX-512: the same source, compiled for each, chosen at run time.
+//! * `exact` computes in f32, with AVX2, AVX-512 or NEON: the same source, compiled for each, chosen at run time.
 //! * `amx` computes in bf16 on AMX, in a layout of its own.
 //! * `lanes` is what the kernels of `exact` know of an instruction set: a dozen operations on a vector of f32.
 //!
@@ -23,7 +23,10 @@
 //!
 //! What this crate must never know: files, tokenizers, ONNX Runtime, HTTP.
 // Elsewhere there are no kernels: `Isa::best` finds nothing, and nothing is computed here.
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_imports, unused_variables)
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::Neon;
 use crate::{
     EncodeError, Isa, ModelError, Shape, WeightSource, Words,
     encoder::Block,
@@ -55,7 +57,6 @@ impl Model {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 fn network(
     shape: Shape,
     source: &dyn WeightSource,
@@ -65,30 +66,28 @@ fn network(
 ) -> Result<Box<dyn Runnable>, ModelError> {
     let lacking = ModelError::Isa(isa);
     Ok(match isa {
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => {
+            let lanes = Neon::detect().ok_or(lacking)?;
+            Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
             let lanes = Avx2::detect().ok_or(lacking)?;
             Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
         }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => {
             let lanes = Avx512::detect().ok_or(lacking)?;
             Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
         }
+        #[cfg(target_arch = "x86_64")]
         Isa::AmxBf16 => {
             let amx = Amx::detect().ok_or(lacking)?;
             Box::new(Arc::new(Bf16::new(amx, shape, source, words, threads)?))
         }
+        _ => return Err(lacking),
     })
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn network(
-    _shape: Shape,
-    _source: &dyn WeightSource,
-    _words: Words,
-    isa: Isa,
-    _threads: usize,
-) -> Result<Box<dyn Runnable>, ModelError> {
-    Err(ModelError::Isa(isa))
 }
 
 impl std::fmt::Debug for Model {

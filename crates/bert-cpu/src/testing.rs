@@ -1,11 +1,35 @@
 //! What the tests of all networks share: made weights, made texts, and what the reference says about them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{borrow::Cow, sync::Arc};
 
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{Avx2, Avx512};
 use crate::{
-    Activation, Encoder, Isa, Linear, Model, Part, Positions, Shape, Team, WeightSource, Words, reference,
+    Activation, Encoder, Isa, Linear, Model, Part, Positions, Shape, Team, WeightSource, Words,
+    lanes::{Kernel, Lanes},
+    reference,
 };
+
+/// Runs a kernel on every instruction set of this processor; what is lacking is said, not hidden.
+pub(crate) fn on_every_isa<K: Kernel>(kernel: impl Fn() -> K) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        on(Isa::Avx2, Avx2::detect(), kernel());
+        on(Isa::Avx512, Avx512::detect(), kernel());
+    }
+    #[cfg(target_arch = "aarch64")]
+    on(Isa::Neon, Neon::detect(), kernel());
+}
+
+fn on(isa: Isa, lanes: Option<impl Lanes>, kernel: impl Kernel) {
+    match lanes {
+        Some(lanes) => lanes.run(kernel),
+        None => println!("NOT RUN IN PART: no {isa} here"),
+    }
+}
 
 /// Weights that are different for every tensor and every place in it, of the size of trained ones.
 #[derive(Clone, Copy)]

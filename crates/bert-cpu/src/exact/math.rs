@@ -77,10 +77,10 @@ fn negate<L: Lanes>(lanes: L, x: L::Vector) -> L::Vector {
     lanes.sub(lanes.splat(0.0), x)
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{exact::tests::on_every_isa, lanes::Kernel, reference};
+    use crate::{lanes::Kernel, reference, testing::on_every_isa};
 
     /// Applies `function` to a range of arguments and compares with f64.
     struct Sweep {

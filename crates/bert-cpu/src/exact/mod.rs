@@ -206,5 +206,5 @@ impl States {
     }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
-pub(crate) mod tests;
+#[cfg(test)]
+mod tests;

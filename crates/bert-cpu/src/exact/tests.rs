@@ -5,21 +5,8 @@ use proptest::prelude::*;
 
 use crate::{
     Activation, EncodeError, Encoder, Isa, Model, ModelError, Positions, Precision, Shape,
-    lanes::{Avx2, Avx512, Kernel, Lanes},
     testing::{Made, SMALL, encoder, expected, sequences, states},
 };
-
-/// Runs a kernel on every instruction set of this processor; what is lacking is said, not hidden.
-pub(crate) fn on_every_isa<K: Kernel>(kernel: impl Fn() -> K) {
-    match Avx2::detect() {
-        Some(lanes) => lanes.run(kernel()),
-        None => println!("NOT RUN IN PART: no AVX2 here"),
-    }
-    match Avx512::detect() {
-        Some(lanes) => lanes.run(kernel()),
-        None => println!("NOT RUN IN PART: no AVX-512 here"),
-    }
-}
 
 /// The levels of this processor that compute in f32.
 fn present() -> impl Iterator<Item = Isa> {

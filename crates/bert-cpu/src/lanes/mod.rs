@@ -8,11 +8,15 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 
 /// Work that is compiled for an instruction set. `run` must be `#[inline(always)]`, and so must everything that
 /// it calls in the hot path.
@@ -73,9 +77,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn maximum(self, a: Self::Vector) -> f32;
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::on_every_isa;
 
     /// Applies every operation to `a`, `b`, `c`, each of `WIDTH` values, and compares with plain arithmetic.
     struct Check;
@@ -117,9 +122,6 @@ mod tests {
 
     #[test]
     fn operations_are_plain_arithmetic() {
-        let (avx2, avx512) = (Avx2::detect(), Avx512::detect());
-        assert!(avx2.is_some() || avx512.is_none());
-        avx2.into_iter().for_each(|lanes| lanes.run(Check));
-        avx512.into_iter().for_each(|lanes| lanes.run(Check));
+        on_every_isa(|| Check);
     }
 }

@@ -1,0 +1,113 @@
+//! Four values at a time: NEON, which every 64-bit Arm processor with a general operating system has.
+
+use std::arch::aarch64::*;
+
+use super::{Kernel, Lanes};
+use crate::Isa;
+
+/// Proof that this processor has NEON.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    /// The proof, where it is true.
+    pub(crate) fn detect() -> Option<Self> {
+        Isa::Neon.is_present().then_some(Self(()))
+    }
+}
+
+// SAFETY of every block below: a value of this type exists only where `detect` found the instructions. Those that
+// touch no memory are safe to call where the whole target has NEON, as today's have: hence `unused_unsafe`.
+#[allow(clippy::undocumented_unsafe_blocks, unused_unsafe)]
+impl Lanes for Neon {
+    type Vector = float32x4_t;
+
+    const WIDTH: usize = 4;
+
+    // 24 of the 32 registers hold the tile's sums.
+    const TILE_ROWS: usize = 12;
+
+    #[inline]
+    fn run<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "neon")]
+        fn compiled<K: Kernel>(lanes: Neon, kernel: K) {
+            kernel.run(lanes);
+        }
+        unsafe { compiled(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> float32x4_t {
+        unsafe { vdupq_n_f32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> float32x4_t {
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, vector: float32x4_t) {
+        unsafe { vst1q_f32(to, vector) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vaddq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vsubq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmulq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vdivq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmaxq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        // The accumulator comes first here.
+        unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: float32x4_t) -> float32x4_t {
+        unsafe { vabsq_f32(a) }
+    }
+
+    #[inline(always)]
+    fn round(self, a: float32x4_t) -> float32x4_t {
+        unsafe { vrndnq_f32(a) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, n: float32x4_t) -> float32x4_t {
+        // The exponent's field, biased by 127, above 23 bits of mantissa.
+        unsafe {
+            let biased = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
+            vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, a: float32x4_t) -> f32 {
+        unsafe { vaddvq_f32(a) }
+    }
+
+    #[inline(always)]
+    fn maximum(self, a: float32x4_t) -> f32 {
+        unsafe { vmaxvq_f32(a) }
+    }
+}
