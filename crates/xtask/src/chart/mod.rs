@@ -2,11 +2,16 @@
 
 mod tools;
 
+use std::ffi::OsStr;
+use std::iter;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::json;
 
 use self::tools::Tools;
+use crate::image;
 use crate::setup;
 use crate::tap;
 use crate::test::report::{Report, Suite};
@@ -33,14 +38,24 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
 
     let mut run = Suite::new("chart, run");
     println!("\n{}", run.name);
-    match setup::prometheus::install(workspace) {
-        Ok(prometheus) => {
-            let mut script = tools.script("live/run.py");
-            script.arg("--binary").arg(workspace.release_binary()).arg("--prometheus").arg(prometheus);
-            tap::drive(script.current_dir(workspace.root()), LIMIT, &mut run)?;
+    let prometheus = setup::prometheus::install(workspace)?;
+    let mut script = tools.script("live/run.py");
+    script.arg("--binary").arg(workspace.release_binary()).arg("--prometheus").arg(prometheus);
+    let image = image::Built::new(workspace)?;
+    match &image {
+        Ok(image) => {
+            script.args(["--image", &image.name, "--podman", &words(&image.podman())?]);
         }
-        Err(error) => run.fail(format!("{error:#}")),
+        Err(reason) => run.skip(format!("containers, in place of which processes were run: {reason}")),
     }
+    tap::drive(script.current_dir(workspace.root()), LIMIT, &mut run)?;
     report.suites.push(run);
     Ok(())
+}
+
+/// A command as a list in JSON.
+fn words(command: &Command) -> Result<String> {
+    let words = iter::once(command.get_program()).chain(command.get_args());
+    let words: Option<Vec<_>> = words.map(OsStr::to_str).collect();
+    Ok(json!(words.context("a path is not UTF-8")?).to_string())
 }

@@ -11,6 +11,8 @@ mod files;
 mod machine;
 
 use std::env;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -36,6 +38,43 @@ struct Target {
     filled_by: &'static str,
 }
 
+/// The image of this checkout's release binary, for those who run containers of it. Dropping it removes it.
+pub(crate) struct Built {
+    engine: Engine,
+    /// Its id.
+    pub(crate) name: String,
+}
+
+impl Built {
+    /// Builds it; the inner error is the reason why images cannot be built or run on this machine.
+    ///
+    /// # Errors
+    /// The build fails on a machine on which it should not.
+    pub(crate) fn new(workspace: &Workspace) -> Result<std::result::Result<Self, String>> {
+        if let Err(reason) = machine::prepare() {
+            return Ok(Err(reason));
+        }
+        let debian = machine::debian(workspace)?;
+        let context = laid_out(workspace)?;
+        let engine = Engine::new(workspace)?;
+        engine.import(&debian, CPU.base)?;
+        let name = engine.build(workspace, &CPU, &context)?;
+        Ok(Ok(Self { engine, name }))
+    }
+
+    /// Podman with the store that the image is in.
+    pub(crate) fn podman(&self) -> Command {
+        self.engine.podman()
+    }
+}
+
+/// The build context that takes the place of the Rust stage.
+fn laid_out(workspace: &Workspace) -> Result<PathBuf> {
+    let context = workspace.runtime().join("image/context");
+    dist::lay_out(workspace, &context.join("opt/embedgate"))?;
+    Ok(context)
+}
+
 /// Makes the image and the archive and runs them; what this machine cannot do is skipped, with the reason.
 ///
 /// # Errors
@@ -53,10 +92,8 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     println!("\n{} in {seconds:.0} s", workspace.shown(&archive.path));
     println!("{} bytes, SHA-256 {}", archive.bytes, archive.sha256);
 
-    let context = workspace.runtime().join("image/context");
-    let laid_out = context.join("opt/embedgate");
-    dist::lay_out(workspace, &laid_out)?;
-    report.suites.push(checked::run(workspace, &laid_out.join("share/sbom.cdx.json"))?);
+    let context = laid_out(workspace)?;
+    report.suites.push(checked::run(workspace, &context.join("opt/embedgate/share/sbom.cdx.json"))?);
 
     let (mut image, mut bare) =
         (Suite::new("image, built and run"), Suite::new("archive on a bare Debian 12"));

@@ -1,5 +1,6 @@
 """One pod with the chart's default values: its start, its test hook, its probes under overload, and its end."""
 
+import errno
 import http.client
 import json
 import select
@@ -85,6 +86,15 @@ def _confined(pod):
     if ROOT_USER:
         wanted |= {"Uid": [str(context["runAsUser"])] * 4, "Gid": [str(context["runAsGroup"])] * 4}
         wanted |= {"Groups": [str(context["fsGroup"])], "CapBnd": ["0" * 16]}
+    if pod.contained:
+        # A filter of system calls, and a root that not even this machine's root can write to.
+        wanted |= {"Seccomp": ["2"]}
+        try:
+            (pod.kernel_folder / "root/written").touch()
+            yield "its root can be written to"
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                yield f"writing to its root: {error}"
     for name, value in wanted.items():
         if status[name] != value:
             yield f"{name} is {status[name]}, not {value}"

@@ -52,14 +52,14 @@ POD_SECURITY = {
     "runAsUser": CARRIED_OUT,
     "runAsGroup": CARRIED_OUT,
     "fsGroup": CARRIED_OUT,
-    "seccompProfile": "a container runtime applies it; the test of the image runs under one",
+    "seccompProfile": "a container is under the runtime's own; a process is under none",
 }
 
 CONTAINER_SECURITY = {
     "runAsNonRoot": CARRIED_OUT,
     "allowPrivilegeEscalation": CARRIED_OUT,
     "capabilities": CARRIED_OUT,
-    "readOnlyRootFilesystem": "the process sees this machine's root, which its user cannot write to",
+    "readOnlyRootFilesystem": "a container's is; a process sees this machine's, which its user cannot write to",
 }
 
 PROBE = {
@@ -77,13 +77,13 @@ MOUNT = {
     "name": CARRIED_OUT,
     "mountPath": CARRIED_OUT,
     "subPath": CARRIED_OUT,
-    "readOnly": "the files belong to another user than the process",
+    "readOnly": "a container's mount is; for a process, the files belong to another user",
 }
 
 SECRET = {"secretName": CARRIED_OUT, "defaultMode": CARRIED_OUT}
 CONFIG_MAP = {"name": CARRIED_OUT, "defaultMode": CARRIED_OUT}
 EMPTY_DIR = {"sizeLimit": "nothing evicts here"}
-CLAIM = {"claimName": CARRIED_OUT, "readOnly": "the files belong to another user than the process"}
+CLAIM = {"claimName": CARRIED_OUT, "readOnly": "the mount says so, too; the files belong to another user"}
 IMAGE_VOLUME = {"reference": CARRIED_OUT, "pullPolicy": "nothing is pulled"}
 
 

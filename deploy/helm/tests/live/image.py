@@ -1,6 +1,7 @@
-"""The gateway's image without a container runtime: its files in a folder, its ENTRYPOINT, ENV and WORKDIR.
+"""What pods are made of: the built image, or, without a container runtime, its files and what the Dockerfile says.
 
-All are read from the Dockerfile, so that what the chart leaves to the image is what the image really says.
+ENTRYPOINT, ENV and WORKDIR are read from the Dockerfile then, so that what the chart leaves to the image is what the
+image really says.
 """
 
 import json
@@ -24,7 +25,8 @@ MODEL = ROOT / "models/all-MiniLM-L6-v2"
 class Image:
     """`root` is where its files lie, or none for programs of this machine.
 
-    `any_user` says whether those can be started by every user.
+    `any_user` says whether those can be started by every user. With `podman`, the command of a container runtime,
+    containers of the image `name` are run, and nothing else is looked at.
     """
 
     entrypoint: list = field(default_factory=list)
@@ -32,6 +34,8 @@ class Image:
     folder: str = "/"
     root: pathlib.Path | None = None
     any_user: bool = True
+    podman: list | None = None
+    name: str = ""
 
 
 def system():

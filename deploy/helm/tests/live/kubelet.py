@@ -1,10 +1,12 @@
-"""Turns one rendered pod into processes of this machine, and ends them as the kubelet does.
+"""Turns one rendered pod into a container of this machine, or a process, and ends it as the kubelet does.
 
-What differs from a node: paths of the image and of volumes are moved below a temporary folder, ports to free ones
-of the loopback interface, and names of Services to addresses. Everything else is taken from the pod as it stands.
+What differs from a node: ports are moved to free ones of the loopback interface, and names of Services to addresses;
+for a process, paths of the image and of volumes to a temporary folder, too. Everything else is taken from the pod as
+it stands.
 """
 
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -14,6 +16,7 @@ import threading
 import time
 
 import fields
+import podman
 from fields import Unsupported
 from probes import Prober
 from volumes import Volumes
@@ -50,7 +53,7 @@ class Pod:
         # What the kubelet would have killed the container for.
         self.deaths = []
         self.status = None
-        self._process = None
+        self._process = self._contained = None
         self.prober = None
 
     def __enter__(self):
@@ -61,8 +64,7 @@ class Pod:
         if self.prober:
             self.prober.end()
         if self._process and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+            self._kill(self._process)
         shutil.rmtree(self._folder)
 
     def start(self):
@@ -93,8 +95,7 @@ class Pod:
         try:
             return process.wait(timeout=seconds), self.log()
         finally:
-            process.kill()
-            process.wait()
+            self._kill(process)
 
     def sync(self):
         """Takes over changed Secrets and ConfigMaps, as the kubelet does within a minute or so."""
@@ -116,8 +117,7 @@ class Pod:
         try:
             self.status = self._process.wait(timeout=self.grace - self.pre_stop)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self.status = self._process.wait()
+            self.status = self._kill(self._process)
         self.ended_at = time.monotonic()
         self.prober.end()
 
@@ -130,10 +130,20 @@ class Pod:
     def running(self):
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def contained(self):
+        """Whether it runs in a container."""
+        return self._contained is not None
+
+    @property
+    def kernel_folder(self):
+        """The kernel's folder on the process."""
+        return pathlib.Path("/proc") / str(self._contained.process() if self._contained else self._process.pid)
+
     def kernel_status(self):
-        """What /proc says of the process: lists of words by name."""
-        with open(f"/proc/{self._process.pid}/status", encoding="ascii") as file:
-            return {name: rest.split() for name, _, rest in (line.partition(":") for line in file)}
+        """What the kernel says of the process: lists of words by name."""
+        lines = (self.kernel_folder / "status").read_text(encoding="ascii").splitlines()
+        return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
 
     def log(self, name="log"):
         """What the container has printed."""
@@ -145,13 +155,30 @@ class Pod:
 
     def _launch(self, container, log):
         image = self._cluster.images[container["image"]]
-        words = container.get("command", image.entrypoint) + container.get("args", [])
-        variables = dict(image.environment)
+        variables = {} if image.podman else dict(image.environment)
         for source in container.get("envFrom", []):
             variables.update(self._all_of(source))
         for variable in container.get("env", []):
             value = self._value(variable)
             variables[variable["name"]] = _expand(value, variables)
+        start = self._contain if image.podman else self._confine
+        with open(self._folder / log, "wb") as file:
+            return subprocess.Popen(
+                **start(container, image, variables), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            )
+
+    def _contain(self, container, image, variables):
+        """What starts `container` in a container."""
+        arguments = [self._address(_expand(word, variables)) for word in container.get("args", [])]
+        variables = {name: self._address(value) for name, value in variables.items()}
+        mounts = [(self._mounted(mount), mount) for mount in container.get("volumeMounts", [])]
+        self._contained = podman.Container(image.podman)
+        context = self._context(container)
+        return {"args": self._contained.run(image.name, container, context, self._group, variables, arguments, mounts)}
+
+    def _confine(self, container, image, variables):
+        """What starts `container` as a process of this machine."""
+        words = container.get("command", image.entrypoint) + container.get("args", [])
         words = [self._local(_expand(word, variables), container, image) for word in words]
         variables = {name: self._local(value, container, image) for name, value in variables.items()}
         for mount in container.get("volumeMounts", []):
@@ -159,17 +186,25 @@ class Pod:
                 # The path itself is the machine's.
                 variables["TMPDIR"] = str(self._mounted(mount))
         folder = self._local(image.folder, container, image)
-        with open(self._folder / log, "wb") as file:
-            return subprocess.Popen(
-                self._security(container, image) + words, env=variables, cwd=folder, stdin=subprocess.DEVNULL,
-                stdout=file, stderr=subprocess.STDOUT,
-            )
+        return {"args": self._security(container, image) + words, "env": variables, "cwd": folder}
 
-    def _security(self, container, image):
-        """The program that puts both security contexts into force; without root, as far as it can."""
+    def _kill(self, process):
+        """Ends a process and its container, whatever they do; yields its exit status."""
+        if self._contained:
+            self._contained.remove()
+        process.kill()
+        return process.wait()
+
+    def _context(self, container):
+        """Both security contexts as one."""
         context = self.spec.get("securityContext", {}) | container.get("securityContext", {})
         if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
             raise RuntimeError("runAsNonRoot, and runAsUser is 0")
+        return context
+
+    def _security(self, container, image):
+        """The program that puts both security contexts into force; without root, as far as it can."""
+        context = self._context(container)
         words = [shutil.which("setpriv")]
         if not context.get("allowPrivilegeEscalation", True):
             words.append("--no-new-privs")
@@ -210,17 +245,21 @@ class Pod:
             data = self._cluster.config_maps[source["configMapRef"]["name"]]
         return {source.get("prefix", "") + key: value.decode() for key, value in data.items()}
 
-    def _local(self, text, container, image):
-        """`text` with a path, a listening address or the name of a Service as they are on this machine."""
+    def _address(self, text):
+        """`text` with a listening address or the name of a Service as they are on this machine."""
         if match := re.fullmatch(r"0\.0\.0\.0:(\d+)", text):
             return f"127.0.0.1:{self.ports[int(match[1])]}"
+        return self._cluster.resolve(text)
+
+    def _local(self, text, container, image):
+        """`text` with an address, or a path, as they are on this machine."""
         places = [(mount["mountPath"], self._mounted(mount)) for mount in container.get("volumeMounts", [])]
         for path, folder in sorted(places, key=lambda place: -len(place[0])):
             if text == path or text.startswith(path.rstrip("/") + "/"):
                 return str(folder) + text[len(path.rstrip("/")) :]
         if image.root and (image.root / text.lstrip("/")).exists() and text.startswith("/"):
             return str(image.root) + text
-        return self._cluster.resolve(text)
+        return self._address(text)
 
     def _mounted(self, mount):
         return self._volumes.folders[mount["name"]] / mount.get("subPath", "")

@@ -1,10 +1,11 @@
 """Runs what the chart renders: `run.py --helm PROGRAM --binary PROGRAM --prometheus FOLDER [--chart FOLDER]`.
 
-Each pod is a process of this machine that is started, asked and ended as a kubelet would, behind a stand-in for its
-Service. Prints the Test Anything Protocol; the exit status says whether all passed.
+Each pod is a container, or a process of this machine, that is started, asked and ended as a kubelet would, behind a
+stand-in for its Service. Prints the Test Anything Protocol; the exit status says whether all passed.
 """
 
 import argparse
+import json
 import pathlib
 import sys
 import traceback
@@ -17,6 +18,7 @@ import check_models
 import check_pod
 import check_rolling
 import check_secrets
+from image import Image
 from kubelet import ROOT_USER
 from stage import bench
 from tap import Tap
@@ -36,14 +38,18 @@ def main():
     parser.add_argument("--binary", type=pathlib.Path, required=True, help="the release build of embedgate")
     parser.add_argument("--prometheus", type=pathlib.Path, required=True, help="folder of prometheus and promtool")
     parser.add_argument("--chart", type=pathlib.Path, default=TESTS.parent / "embedgate", help="the chart's folder")
+    parser.add_argument("--image", help="run containers of this image of podman's, in place of processes")
+    parser.add_argument("--podman", type=json.loads, default=["podman"], help="podman's command, a list in JSON")
     parser.add_argument("--only", choices=SCENARIOS, help="one scenario alone")
     options = parser.parse_args()
 
     tap = Tap()
-    print("# pods are run as processes of this machine, without a container runtime", flush=True)
-    if not ROOT_USER:
-        print("# not root: pods run as the present user, in place of the rendered one", flush=True)
-    with bench(options.binary, options.helm, options.chart, options.prometheus) as tools:
+    container = Image(podman=options.podman, name=options.image) if options.image else None
+    if container is None:
+        print("# pods are run as processes of this machine, without a container runtime", flush=True)
+        if not ROOT_USER:
+            print("# not root: pods run as the present user, in place of the rendered one", flush=True)
+    with bench(options.binary, container, options.helm, options.chart, options.prometheus) as tools:
         for name, scenario in SCENARIOS.items():
             if options.only in (None, name):
                 try:

@@ -36,12 +36,12 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(binary, helm, chart, prometheus):
-    """Lays out the image and cleans up behind everything."""
+def bench(binary, container, helm, chart, prometheus):
+    """Takes the built image, or lays one out, and cleans up behind everything."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="embedgate-chart-"))
     folder.chmod(0o755)
     try:
-        gateway = image.unpack(binary, folder / "image")
+        gateway = container or image.unpack(binary, folder / "image")
         yield Bench(helm, chart, prometheus, gateway, folder)
     finally:
         shutil.rmtree(folder)
