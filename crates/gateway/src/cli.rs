@@ -119,7 +119,7 @@ pub struct VerifyArgs {
     #[arg(long, env = "EMBEDGATE_PRECISION", value_name = "PRECISION", hide_possible_values = true)]
     pub precision: Option<PrecisionWish>,
 
-    /// Up to which instructions: `auto`, `amx`, `avx512`, `avx2`; `none` for ONNX Runtime
+    /// Up to which instructions: `auto`, `amx`, `avx512`, `avx2`, `neon`; `none` for ONNX Runtime
     #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA")]
     pub isa: Option<IsaCap>,
 

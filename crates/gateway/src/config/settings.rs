@@ -330,7 +330,7 @@ pub struct ModelSettings {
     pub precision: Option<PrecisionWish>,
 
     /// Up to which instructions embedgate's own kernels may be used: `auto` for the best that there are, `amx`,
-    /// `avx512`, `avx2`; with `none` ONNX Runtime computes every model.
+    /// `avx512`, `avx2`, `neon`; with `none` ONNX Runtime computes every model.
     #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA", hide_short_help = true)]
     pub isa: Option<IsaCap>,
 

@@ -342,7 +342,7 @@ string_values! {
     WhenDown: "\"open\" or \"closed\"",
     RedisUrl: "an address such as \"redis://host:6379/0\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
-    IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\" or \"none\"",
+    IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\", \"neon\" or \"none\"",
 }
 
 /// `FromStr` and `Display` in the spelling of `clap::ValueEnum`, so that flag and file agree.
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn caps_and_sizes_survive_a_round_trip() {
-        for text in ["auto", "avx2", "avx512", "amx", "none"] {
+        for text in ["auto", "neon", "avx2", "avx512", "amx", "none"] {
             assert_eq!(text.parse::<IsaCap>().unwrap().to_string(), text);
         }
         for (text, size) in

@@ -84,7 +84,7 @@ impl Why {
             Self::Bf16Missed => "bf16 missed the golden vectors",
             Self::Network => "no kernels of our own for this network",
             Self::Provider => "the provider is ONNX Runtime's",
-            Self::NoKernels => "this processor lacks AVX2",
+            Self::NoKernels => "this processor has neither AVX2 nor NEON",
         }
     }
 }
