@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
+mod arm64;
 mod bench;
 mod chart;
 mod clients;
@@ -54,6 +55,8 @@ enum Command {
     Dist(dist::Options),
     /// Put the release binary on trial: overload, long load, faults
     Survive(survive::Options),
+    /// Build embedgate for arm64 and test it in an emulator; on Debian for amd64
+    Arm64,
     /// List what is inside the binary, as a CycloneDX document
     Sbom(sbom::Options),
     /// Check the house rules: crate arrows, file names, docs links
@@ -79,6 +82,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => bench::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Dist(options) => dist::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Survive(options) => survive::run(&workspace, &options),
+        Command::Arm64 => arm64::run(&workspace),
         Command::Sbom(options) => sbom::run(&workspace, &options).map(|()| ExitCode::SUCCESS),
         Command::Tidy => tidy::run(&workspace),
     }

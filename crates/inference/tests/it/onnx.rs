@@ -25,7 +25,8 @@ fn runtime() -> &'static OnnxRuntime {
     static RUNTIME: OnceLock<OnnxRuntime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let name = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
-        let library = workspace().join(".runtime/onnxruntime").join(name);
+        let library = std::env::var_os("ORT_DYLIB_PATH")
+            .map_or_else(|| workspace().join(".runtime/onnxruntime").join(name), PathBuf::from);
         assert!(library.exists(), "run `cargo xtask setup` first: no {library:?}");
         OnnxRuntime::load(&library).unwrap()
     })

@@ -153,7 +153,7 @@ fn says_what_it_is(engine: &Engine, image: &str) -> Result<()> {
 
 impl Suite {
     /// Counts one check and shows how it ended.
-    fn check(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
+    pub(crate) fn check(&mut self, what: &str, check: impl FnOnce() -> Result<()>) {
         let begun = Instant::now();
         match check() {
             Ok(()) => {

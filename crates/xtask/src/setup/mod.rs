@@ -15,6 +15,7 @@ pub(crate) mod redis;
 mod wheel;
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -67,4 +68,14 @@ pub(crate) fn run_with(workspace: &Workspace, extras: &Extras) -> Result<()> {
         redis::install(workspace)?;
     }
     model::install(workspace, &python)
+}
+
+/// ONNX Runtime for Linux on arm64, in `.runtime/arm64`; yields the library.
+///
+/// # Errors
+/// As for [`run`].
+pub(crate) fn onnxruntime_for_arm64(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.runtime().join("arm64/onnxruntime");
+    onnxruntime::install_for(("linux", "aarch64"), &folder, workspace, &Python::new(workspace))?;
+    Ok(folder.join("libonnxruntime.so"))
 }

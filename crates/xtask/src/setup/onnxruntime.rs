@@ -87,7 +87,24 @@ pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> 
         }
         return Ok(());
     }
-    let platform = (env::consts::OS, env::consts::ARCH);
+    install_for(
+        (env::consts::OS, env::consts::ARCH),
+        &workspace.runtime().join("onnxruntime"),
+        workspace,
+        python,
+    )
+}
+
+/// Puts a platform's library and its licence texts into `folder`.
+///
+/// # Errors
+/// No wheel is pinned for the platform, or the fetch fails.
+pub(super) fn install_for(
+    platform: (&str, &str),
+    folder: &Path,
+    workspace: &Workspace,
+    python: &Python<'_>,
+) -> Result<()> {
     // A glibc library cannot be loaded into a musl program.
     let pin = PINS.iter().find(|pin| pin.platform == platform && !cfg!(target_env = "musl"));
     let Some(pin) = pin else {
@@ -98,7 +115,6 @@ pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> 
             platform.1
         );
     };
-    let folder = workspace.runtime().join("onnxruntime");
     let member = |name: &str, file: &str, (sha256, bytes): (&str, u64)| Member {
         name: name.into(),
         target: folder.join(file),

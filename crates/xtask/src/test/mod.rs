@@ -157,13 +157,21 @@ fn sanitizer(workspace: &Workspace, report: &mut Report) -> Result<()> {
         cargo.current_dir(workspace.root()).stdin(Stdio::null());
         cargo
     };
-    let mut cargo = command();
-    cargo.args(["--", "--show-output"]);
-    for mut suite in count(cargo, build(command())?)? {
+    for mut suite in counted(command)? {
         suite.name += " · AddressSanitizer";
         report.suites.push(suite);
     }
     Ok(())
+}
+
+/// Compiles and runs the tests that `command` asks Cargo for.
+///
+/// # Errors
+/// They do not compile, or Cargo cannot be run. What fails is in the suites instead.
+pub(crate) fn counted(command: impl Fn() -> Command) -> Result<Vec<Suite>> {
+    let mut cargo = command();
+    cargo.args(["--", "--show-output"]);
+    count(cargo, build(command())?)
 }
 
 /// Runs `cargo test`, showing its output as it comes, and reads the counts out of it.
