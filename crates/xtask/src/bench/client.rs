@@ -24,18 +24,18 @@ pub(crate) struct Head {
     pub(crate) retry_after: Option<u64>,
 }
 
-/// A connection that is kept.
+/// A connection that is kept, and opened anew where the server said that it would close it.
 pub(crate) struct Connection {
+    address: SocketAddr,
     stream: BufReader<TcpStream>,
     answer: Vec<u8>,
+    /// The last answer's head said `connection: close`; llama.cpp's server does after each hundred.
+    closing: bool,
 }
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { stream: BufReader::with_capacity(64 << 10, stream), answer: Vec::new() })
+        Ok(Self { address, stream: connect(address)?, answer: Vec::new(), closing: false })
     }
 
     /// Sends one request made by [`request`] and reads the answer to its end.
@@ -66,6 +66,10 @@ impl Connection {
     /// # Errors
     /// The connection fails.
     pub(crate) fn send(&mut self, request: &[u8]) -> Result<()> {
+        if self.closing {
+            self.stream = connect(self.address)?;
+            self.closing = false;
+        }
         Ok(self.stream.get_mut().write_all(request)?)
     }
 
@@ -97,12 +101,21 @@ impl Connection {
                 length = Some(value.trim().parse()?);
             } else if name.eq_ignore_ascii_case("retry-after") {
                 retry_after = Some(value.trim().parse()?);
+            } else if name.eq_ignore_ascii_case("connection") {
+                self.closing = value.trim().eq_ignore_ascii_case("close");
             }
         }
         self.answer.resize(length.context("the answer has no content-length")?, 0);
         self.stream.read_exact(&mut self.answer)?;
         Ok(Head { status, retry_after })
     }
+}
+
+fn connect(address: SocketAddr) -> Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(BufReader::with_capacity(64 << 10, stream))
 }
 
 /// The bytes of a request as OpenAI's Python SDK makes it: one text alone or a list, base64 asked for.
@@ -172,6 +185,26 @@ mod tests {
         assert!(said(answer("200 OK", "{}")).contains("only 2 bytes"));
         assert!(said("HTTP/1.1 200 OK\r\n\r\n".into()).contains("no content-length"));
         assert!(said("what\r\n\r\n".into()).contains("not an HTTP status line"));
+    }
+
+    #[test]
+    fn a_connection_that_the_server_closes_is_opened_anew() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut connection = Connection::open(listener.local_addr().unwrap()).unwrap();
+        let server = thread::spawn(move || {
+            for head in ["Connection: close\r\n", ""] {
+                let mut stream = listener.accept().unwrap().0;
+                let read = stream.read(&mut [0; 64]).unwrap();
+                assert!(read > 0, "the client went away");
+                write!(stream, "HTTP/1.1 200 OK\r\n{head}Content-Length: 0\r\n\r\n").unwrap();
+            }
+        });
+        for _ in 0..2 {
+            assert_eq!(connection.ask(b"GET / HTTP/1.1\r\n\r\n").unwrap().status, 200);
+        }
+        server.join().unwrap();
+        let error = connection.ask(b"GET / HTTP/1.1\r\n\r\n").unwrap_err().to_string();
+        assert!(!error.contains("cannot connect"), "opened anew, though nobody said so: {error}");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(in crate::bench) enum Launch {
     /// `text-embeddings-router`, one binary.
     Tei {
         program: PathBuf,
+        /// The folder to serve, where its backend cannot read everybody's.
+        folder: Option<PathBuf>,
     },
     /// `llama-server` with a converted model.
     Llama {
@@ -74,12 +76,15 @@ impl Launch {
                 command = Command::new(python);
                 command.arg(script).arg(model).arg(&port);
             }
-            Self::Tei { program } => {
+            Self::Tei { program, folder } => {
                 command = Command::new(program);
                 command.args(["--hostname", "127.0.0.1", "--port", &port, "--auto-truncate"]);
                 // Its defaults refuse more than 32 texts a request and 512 requests at a time.
                 command.args(["--max-client-batch-size", "2048", "--max-concurrent-requests", "4096"]);
-                command.arg("--model-id").arg(model);
+                // It warns of each request that asks for a model of another name.
+                command.args(["--served-model-name", "all-MiniLM-L6-v2", "--model-id"]);
+                command.arg(folder.as_deref().unwrap_or(model));
+                command.env("LOG_LEVEL", "warn");
             }
             Self::Llama { program, gguf, cores } => {
                 command = Command::new(program);
@@ -87,6 +92,8 @@ impl Launch {
                 // 32 slots of the model's whole window each; a batch must hold a text.
                 command.args(["--parallel", "32", "--ctx-size", "8192"]);
                 command.args(["--batch-size", "2048", "--ubatch-size", "2048"]);
+                // Warnings and errors: the level above has lines for each text.
+                command.args(["--log-verbosity", "2"]);
                 command.args(["--threads", &cores.to_string(), "--model"]).arg(gguf);
             }
         }
@@ -136,7 +143,8 @@ mod tests {
             Launch::Embedgate { program: program.clone(), flags: vec!["--workers".into(), "2".into()] },
             Launch::Infinity { program: program.clone() },
             Launch::Fastapi { python: program.clone(), script: "s.py".into() },
-            Launch::Tei { program: program.clone() },
+            Launch::Tei { program: program.clone(), folder: None },
+            Launch::Tei { program: program.clone(), folder: Some("own/models/m".into()) },
         ];
         for launch in &launches {
             let line = line(launch);
@@ -155,8 +163,9 @@ mod tests {
         assert_eq!(
             line(&launches[3]),
             "prog --hostname 127.0.0.1 --port 4321 --auto-truncate --max-client-batch-size 2048 \
-             --max-concurrent-requests 4096 --model-id models/m"
+             --max-concurrent-requests 4096 --served-model-name all-MiniLM-L6-v2 --model-id models/m"
         );
+        assert!(line(&launches[4]).ends_with("--model-id own/models/m"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub(super) mod install;
 pub(super) mod launch;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -75,6 +76,9 @@ pub(super) struct Binaries {
     /// text-embeddings-router, the binary of text-embeddings-inference
     #[arg(long, value_name = "PATH")]
     tei: Option<PathBuf>,
+    /// The model's folder for it, if built for ONNX: as everybody's, with `onnx/model.onnx` in it
+    #[arg(long, value_name = "FOLDER", requires = "tei")]
+    tei_model: Option<PathBuf>,
     /// llama.cpp's llama-server
     #[arg(long, value_name = "PATH", requires = "gguf")]
     llama: Option<PathBuf>,
@@ -173,14 +177,16 @@ fn find(
         }
         Name::Tei => {
             let program = binaries.tei.as_deref().context("no binary was named with --tei")?;
-            Ok(server(Launch::Tei { program: binary(rival, program)? }))
+            let folder = binaries.tei_model.clone();
+            ensure!(folder.iter().all(|folder| folder.is_dir()), "--tei-model is not a folder");
+            Ok(server(Launch::Tei { program: foreign(rival, program)?, folder: absolute(folder)? }))
         }
         Name::Llama => {
             let program = binaries.llama.as_deref().context("no binary was named with --llama")?;
-            let gguf = binaries.gguf.clone().context("no model was named with --gguf")?;
+            let gguf = absolute(binaries.gguf.clone())?.context("no model was named with --gguf")?;
             ensure!(gguf.is_file(), "{} is not a file", gguf.display());
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            Ok(server(Launch::Llama { program: binary(rival, program)?, gguf, cores }))
+            Ok(server(Launch::Llama { program: foreign(rival, program)?, gguf, cores }))
         }
         Name::Onnxruntime => in_process(workspace, rival, &ONNXRUNTIME),
         Name::Openvino => in_process(workspace, rival, &OPENVINO),
@@ -239,6 +245,27 @@ fn binary(rival: &mut Rival, program: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// As [`binary`], of a program that brings its libraries along: they lie beside it and count as its own.
+fn foreign(rival: &mut Rival, program: &Path) -> Result<PathBuf> {
+    let program = binary(rival, program)?;
+    let beside = program.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
+    let files = beside.filter_map(Result::ok).map(|entry| entry.path());
+    for library in files.filter(|path| is_library(path)) {
+        rival.size.get_or_insert_default().add(&library);
+    }
+    Ok(program)
+}
+
+fn is_library(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("lib") && (name.ends_with(".so") || name.contains(".so."))
+}
+
+/// Where `path` is from anywhere: a server is started in the checkout, the user may be elsewhere.
+fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    path.map(std::path::absolute).transpose().context("there is no working directory")
+}
+
 /// Where the rivals' scripts lie.
 pub(super) fn sources(workspace: &Workspace) -> PathBuf {
     workspace.root().join("crates/xtask/src/bench/rivals")
@@ -272,5 +299,18 @@ mod tests {
         assert_eq!(reason(Name::Llama, Binaries::default()), "no binary was named with --llama");
         let missing = Binaries { tei: Some("no/such/router".into()), ..Binaries::default() };
         assert!(reason(Name::Tei, missing).contains("cannot start"));
+        let folder = Binaries {
+            tei: Some("no/such/router".into()),
+            tei_model: Some("no/such/model".into()),
+            ..Binaries::default()
+        };
+        assert_eq!(reason(Name::Tei, folder), "--tei-model is not a folder");
+    }
+
+    #[test]
+    fn libraries_beside_a_foreign_program_are_known_by_their_names() {
+        let found = ["libonnxruntime.so.1", "libggml.so", "llama-server", "libx.a", "so.libx"];
+        let libraries: Vec<_> = found.iter().filter(|name| is_library(Path::new(name))).collect();
+        assert_eq!(libraries, [&"libonnxruntime.so.1", &"libggml.so"]);
     }
 }
