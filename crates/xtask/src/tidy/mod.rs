@@ -5,6 +5,7 @@
 
 mod arrows;
 mod docs;
+mod promises;
 mod source;
 
 use std::fs;
@@ -54,6 +55,7 @@ fn complaints(workspace: &Workspace) -> Result<Vec<String>> {
     let mut complaints = arrows::check(&files)?;
     complaints.extend(source::check(&files));
     complaints.extend(docs::check(&files, workspace.root()));
+    complaints.extend(promises::check(&files, workspace.root()));
     Ok(complaints)
 }
 
