@@ -13,8 +13,9 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Cold start is below a second; a loaded machine with a cold disk may need many.
-const START: Duration = Duration::from_secs(120);
+/// Cold start is below a second; a loaded machine with a cold disk may need many, and an emulated processor minutes, for
+/// the golden vectors are computed before anything is served.
+const START: Duration = Duration::from_secs(300);
 /// No request is under way when the clients are done.
 const STOP: Duration = Duration::from_secs(60);
 
@@ -67,7 +68,7 @@ impl Server {
         Ok(server)
     }
 
-    /// `http://ADDRESS:PORT`.
+    /// `http://ADDRESS:PORT`, or `https://…` with TLS.
     pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
@@ -77,7 +78,7 @@ impl Server {
     /// # Errors
     /// The origin that it logged holds no address.
     pub(crate) fn address(&self) -> Result<SocketAddr> {
-        let address = self.origin.trim_start_matches("http://");
+        let (_, address) = self.origin.split_once("://").unwrap_or_default();
         address.parse().with_context(|| format!("{} holds no address", self.origin))
     }
 
@@ -143,7 +144,10 @@ fn read_log(reader: PipeReader, found: &mpsc::Sender<String>) -> Vec<String> {
 fn origin(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("listening on ")?;
     let origin = rest.split(|end: char| end.is_whitespace() || end == '"').next()?;
-    origin.starts_with("http://").then(|| origin.trim_end_matches('/').to_owned())
+    ["http://", "https://"]
+        .iter()
+        .any(|scheme| origin.starts_with(scheme))
+        .then(|| origin.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -154,6 +158,7 @@ mod tests {
     fn the_origin_is_read_from_the_start_up_line() {
         let line = "INFO listening on http://127.0.0.1:41234 · all-MiniLM-L6-v2 · 384 dimensions";
         assert_eq!(origin(line).as_deref(), Some("http://127.0.0.1:41234"));
+        assert_eq!(origin("listening on https://[::1]:1/ · x").as_deref(), Some("https://[::1]:1"));
         assert_eq!(origin("listening on a socket"), None);
         assert_eq!(origin("loading"), None);
     }

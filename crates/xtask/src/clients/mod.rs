@@ -4,6 +4,7 @@
 //! is started as a user starts it and stopped as a supervisor stops it.
 
 mod environment;
+mod https;
 
 use std::fs;
 use std::path::PathBuf;
@@ -61,7 +62,8 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
         Err(error) => suite.fail(format!("{error:#}")),
     }
     report.suites.push(suite);
-    limits(workspace, &environments, report)
+    limits(workspace, &environments, report)?;
+    https::run(workspace, &environments, report)
 }
 
 /// The newest SDK before a server with keys and limits.
