@@ -100,6 +100,16 @@ impl Toolchain {
         Command::new(self.program("run"))
     }
 
+    /// The same as one file that needs no other.
+    pub(super) fn emulator_file(&self) -> PathBuf {
+        self.folder.join("rust/root/usr/bin/qemu-aarch64")
+    }
+
+    /// Where everything lies.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn target(&self) -> PathBuf {
         self.folder.join("target")
     }

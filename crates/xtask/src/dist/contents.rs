@@ -1,20 +1,21 @@
 //! What belongs into an archive: the list of its files, each with where its content comes from.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::{inventory, licences, target};
+use super::{Platform, inventory, licences};
 use crate::workspace::{DEFAULT_MODEL, Workspace};
 
 /// The licence whose text stands in our own LICENSE.
 const OWN_LICENSE: &str = "Apache-2.0";
 /// ONNX Runtime's graph of the model, which embedgate's own kernels do not need, and its weights.
 const GRAPH: [&str; 2] = ["embedgate.onnx", "embedgate.onnx.data"];
+/// Processors that these are for.
+const OWN_KERNELS: [&str; 2] = ["x86_64", "aarch64"];
 
 /// Which of ONNX Runtime's builds goes along.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,14 +61,11 @@ pub(super) struct CardFile {
 ///
 /// # Errors
 /// Something was not fetched, built or imported, or a licence is not known.
-pub(super) fn list(workspace: &Workspace, variant: Variant) -> Result<Vec<Entry>> {
+pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant) -> Result<Vec<Entry>> {
     let root = workspace.root();
-    let runtime = workspace.runtime().join(match variant {
-        Variant::Processor => "onnxruntime",
-        Variant::Cuda => "cuda",
-    });
+    let (runtime, target) = (&platform.onnxruntime, platform.target());
     let mut entries = vec![
-        Entry { executable: true, ..file("bin/embedgate", workspace.release_binary()) },
+        Entry { executable: true, ..file("bin/embedgate", platform.binary.clone()) },
         file("share/LICENSE", root.join("LICENSE")),
         file("config/embedgate.toml", root.join("config/embedgate.toml")),
         file("share/embedgate.service", root.join("deploy/systemd/embedgate.service")),
@@ -75,12 +73,12 @@ pub(super) fn list(workspace: &Workspace, variant: Variant) -> Result<Vec<Entry>
         file("share/licences/onnxruntime/ThirdPartyNotices.txt", runtime.join("ThirdPartyNotices.txt")),
         text("README.md", include_str!("README.md")),
     ];
-    entries.extend(libraries(&runtime)?);
+    entries.extend(libraries(runtime)?);
 
     let card = card(workspace)?;
     let folder = workspace.model(DEFAULT_MODEL);
     // Where our own kernels run, the graph would double the model for nothing.
-    let graph = variant == Variant::Cuda || env::consts::ARCH != "x86_64";
+    let graph = variant == Variant::Cuda || !OWN_KERNELS.contains(&platform.arch);
     let names = card.files.keys().map(String::as_str).chain(["model.toml"]);
     for name in names.chain(GRAPH.into_iter().filter(|_| graph)) {
         entries.push(file(&format!("models/{DEFAULT_MODEL}/{name}"), folder.join(name)));
@@ -89,8 +87,8 @@ pub(super) fn list(workspace: &Workspace, variant: Variant) -> Result<Vec<Entry>
     let license = format!("{}\n{}: the text is in share/LICENSE.\n", card.hub_id, card.license);
     entries.push(text(&format!("share/licences/{DEFAULT_MODEL}.txt"), &license));
 
-    let inventory = inventory::document(workspace, &target(), &card, &runtime)?;
-    entries.push(text("share/licences/rust.txt", &licences::texts(workspace, &target(), &inventory)?));
+    let inventory = inventory::document(workspace, &target, &card, runtime)?;
+    entries.push(text("share/licences/rust.txt", &licences::texts(workspace, &target, &inventory)?));
     entries.push(text("share/sbom.cdx.json", &format!("{inventory:#}\n")));
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)

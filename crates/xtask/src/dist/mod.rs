@@ -30,6 +30,32 @@ pub(crate) struct Options {
     cuda: bool,
 }
 
+/// What an archive is for, and where that lies which differs from one platform to the next.
+pub(crate) struct Platform {
+    /// As [`env::consts::ARCH`] has it.
+    pub(crate) arch: &'static str,
+    /// The release binary.
+    pub(crate) binary: PathBuf,
+    /// The folder of ONNX Runtime's library and licences.
+    pub(crate) onnxruntime: PathBuf,
+}
+
+impl Platform {
+    /// This machine's.
+    fn here(workspace: &Workspace, variant: Variant) -> Self {
+        let onnxruntime = workspace.runtime().join(match variant {
+            Variant::Processor => "onnxruntime",
+            Variant::Cuda => "cuda",
+        });
+        Self { arch: env::consts::ARCH, binary: workspace.release_binary(), onnxruntime }
+    }
+
+    /// What Cargo calls it.
+    fn target(&self) -> String {
+        format!("{}-unknown-linux-gnu", self.arch)
+    }
+}
+
 /// Sets up, builds the release binary, imports the model, and packs.
 ///
 /// # Errors
@@ -62,15 +88,23 @@ pub(crate) fn archive(workspace: &Workspace) -> Result<Archive> {
 /// # Errors
 /// As [`archive()`].
 pub(crate) fn lay_out(workspace: &Workspace, folder: &Path) -> Result<()> {
+    lay_out_for(&Platform::here(workspace, Variant::Processor), workspace, folder)
+}
+
+/// The same for any platform.
+///
+/// # Errors
+/// As [`archive()`].
+pub(crate) fn lay_out_for(platform: &Platform, workspace: &Workspace, folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
-    archive::lay_out(&contents(workspace, Variant::Processor)?, folder)
+    archive::lay_out(&contents::list(workspace, platform, Variant::Processor)?, folder)
 }
 
 fn contents(workspace: &Workspace, variant: Variant) -> Result<Vec<Entry>> {
     ensure!(cfg!(target_os = "linux"), "an archive is made for Linux, on Linux");
-    contents::list(workspace, variant)
+    contents::list(workspace, &Platform::here(workspace, variant), variant)
 }
 
 fn pack(workspace: &Workspace, entries: &[Entry], variant: Variant) -> Result<Archive> {
@@ -88,9 +122,4 @@ fn version(workspace: &Workspace) -> Result<String> {
         Some(version) => Ok(version.to_owned()),
         None => bail!("the release binary says that it is {said:?}"),
     }
-}
-
-/// What Cargo calls this machine's platform.
-fn target() -> String {
-    format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }

@@ -16,6 +16,8 @@ use crate::test::report::Suite;
 
 /// The image's only program.
 pub(super) const PROGRAM: &str = "/opt/embedgate/bin/embedgate";
+/// Where the emulator of another processor is put in an image for it.
+const EMULATOR: &str = "/emulator";
 /// As the Dockerfile has it.
 const UID: u32 = 65532;
 /// Numbers of one of the default model's vectors.
@@ -26,14 +28,13 @@ const DIMENSIONS: usize = 384;
 /// # Errors
 /// It does not start. What is wrong with it is in `suite` instead.
 pub(super) fn run(engine: &Engine, image: &str, suite: &mut Suite) -> Result<()> {
-    if cfg!(target_arch = "x86_64") {
+    if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
         suite.check("without its kernels it says what it lacks", || without_kernels(engine, image));
     }
     let container = Container { engine, name: format!("embedgate-{}", std::process::id()) };
-    let mut command = container.podman_run();
     // The port is the kernel's choice, so that nothing else can hold it; no pause, for nobody waits for it.
-    command.args(["--env", "EMBEDGATE_LISTEN=127.0.0.1:0", "--env", "EMBEDGATE_GRACE_PAUSE=0s", image]);
-    let server = Server::launch(command)?;
+    let settings = ["EMBEDGATE_LISTEN=127.0.0.1:0", "EMBEDGATE_GRACE_PAUSE=0s"];
+    let server = Server::launch(container.podman_run(image, &settings))?;
 
     suite.check("it embeds", || embeds(&server));
     suite.check("it runs as nobody, with no rights", || container.has_no_rights());
@@ -46,10 +47,11 @@ pub(super) fn run(engine: &Engine, image: &str, suite: &mut Suite) -> Result<()>
     });
     suite.check("its health check tells health from illness", || {
         let address = server.address()?.to_string();
-        let said = container.exec(&[PROGRAM, "health", "--listen", &address])?;
+        let health =
+            |address| container.exec(&[container.program(), &["health", "--listen", address]].concat());
+        let said = health(&address)?;
         ensure!(said.trim() == "ready", "{said}");
-        let elsewhere = container.exec(&[PROGRAM, "health", "--listen", "127.0.0.1:1"]);
-        ensure!(elsewhere.is_err(), "nobody is there, and it is healthy");
+        ensure!(health("127.0.0.1:1").is_err(), "nobody is there, and it is healthy");
         Ok(())
     });
     suite.check("it ends on SIGTERM, with code 0", || server.stop());
@@ -59,9 +61,8 @@ pub(super) fn run(engine: &Engine, image: &str, suite: &mut Suite) -> Result<()>
 /// The graph for ONNX Runtime is not in the image, and cannot be written into it.
 fn without_kernels(engine: &Engine, image: &str) -> Result<()> {
     let container = Container { engine, name: format!("embedgate-graph-{}", std::process::id()) };
-    let mut command = container.podman_run();
-    let said =
-        capture(command.args(["--env", "EMBEDGATE_ISA=none", image])).err().context("it serves")?.to_string();
+    let mut command = container.podman_run(image, &["EMBEDGATE_ISA=none"]);
+    let said = capture(&mut command).err().context("it serves")?.to_string();
     ensure!(said.contains("run `embedgate model import "), "{said}");
     Ok(())
 }
@@ -92,7 +93,13 @@ struct Container<'a> {
 }
 
 impl Container<'_> {
-    fn podman_run(&self) -> Command {
+    /// What is executed in it: the program, or what emulates the program's processor, and the program.
+    fn program(&self) -> &'static [&'static str] {
+        if self.engine.emulator().is_some() { &[EMULATOR, PROGRAM] } else { &[PROGRAM] }
+    }
+
+    /// Runs the image as it is meant to be, with further settings.
+    fn podman_run(&self, image: &str, settings: &[&str]) -> Command {
         let mut command = self.engine.podman();
         command.args([
             "run",
@@ -107,6 +114,18 @@ impl Container<'_> {
         command.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
         command.args(["--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL"]);
         command.arg("--security-opt=no-new-privileges");
+        for setting in settings {
+            command.args(["--env", setting]);
+        }
+        match self.engine.emulator() {
+            None => command.arg(image),
+            Some(emulator) => {
+                let volume = format!("--volume={}:{EMULATOR}:ro", emulator.display());
+                let entry = format!("--entrypoint={:?}", self.program());
+                // The image's own arguments do not hold for another entry point.
+                command.args([&volume, &entry, image, "serve"])
+            }
+        };
         command
     }
 

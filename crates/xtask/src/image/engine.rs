@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::Target;
+use super::{Place, Target};
 use crate::process::capture;
 use crate::workspace::Workspace;
 
@@ -25,6 +25,7 @@ const WITHOUT_GROUPS: &str = "\
 
 /// The two programs and where they keep what they make. Dropping it removes all of that.
 pub(super) struct Engine {
+    place: Place,
     storage: PathBuf,
     /// Short, for sockets lie in it.
     state: PathBuf,
@@ -35,13 +36,23 @@ impl Engine {
     ///
     /// # Errors
     /// What an earlier run left cannot be removed.
-    pub(super) fn new(workspace: &Workspace) -> Result<Self> {
-        let storage = workspace.runtime().join("image/storage");
+    pub(super) fn new(place: Place) -> Result<Self> {
+        let storage = place.folder.join("storage");
+        let mounts = storage.join("overlay");
+        // A run that was killed leaves them behind; what is removed must be the store's own.
+        if capture(Command::new("mountpoint").arg(&mounts)).is_ok() {
+            capture(Command::new("umount").arg("--recursive").arg(&mounts))?;
+        }
         if storage.exists() {
             fs::remove_dir_all(&storage).with_context(|| format!("cannot remove {}", storage.display()))?;
         }
         let state = env::temp_dir().join(format!("embedgate-image-{}", std::process::id()));
-        Ok(Self { storage, state })
+        Ok(Self { place, storage, state })
+    }
+
+    /// What runs the programs of its images, if not this machine's processor does.
+    pub(super) fn emulator(&self) -> Option<&Path> {
+        self.place.emulator.as_deref()
     }
 
     fn buildah(&self) -> Command {
@@ -67,7 +78,7 @@ impl Engine {
     /// # Errors
     /// buildah says why not.
     pub(super) fn import(&self, files: &Path, name: &str) -> Result<()> {
-        let container = capture(self.buildah().args(["from", "scratch"]))?;
+        let container = capture(self.buildah().args(["from", "--arch", self.place.arch, "scratch"]))?;
         let container = container.trim();
         capture(self.buildah().args(["add", "--quiet", container]).arg(files).arg("/"))?;
         capture(self.buildah().args(["commit", "--quiet", "--rm", container, name])).map(drop)
@@ -81,11 +92,29 @@ impl Engine {
         let id = capture(
             self.buildah()
                 .args(["build", "--quiet", "--no-cache", "--pull-never", "--isolation=chroot"])
+                .args(["--arch", self.place.arch])
                 .args(["--timestamp", DATED, "--target", target.stage])
                 .args(["--build-arg", &format!("REVISION={REVISION}")])
                 .arg(format!("--build-context={}={}", target.filled_by, context.display()))
                 .arg("--file")
                 .arg(workspace.root().join("deploy/docker/Dockerfile"))
+                .arg(workspace.root()),
+        )?;
+        Ok(id.trim().to_owned())
+    }
+
+    /// Builds an image of all that the checkout sends to a builder; yields the image's id.
+    ///
+    /// # Errors
+    /// buildah says why not.
+    pub(super) fn copy(&self, workspace: &Workspace) -> Result<String> {
+        let dockerfile = self.place.folder.join("copy.Dockerfile");
+        fs::write(&dockerfile, "FROM scratch\nCOPY . /\n")
+            .with_context(|| format!("cannot write {}", dockerfile.display()))?;
+        let id = capture(
+            self.buildah()
+                .args(["build", "--quiet", "--no-cache", "--isolation=chroot", "--file"])
+                .arg(dockerfile)
                 .arg(workspace.root()),
         )?;
         Ok(id.trim().to_owned())

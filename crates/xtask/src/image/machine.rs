@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use super::Place;
 use crate::process::capture;
-use crate::workspace::Workspace;
 
 /// Programs, by the names of their Debian packages too.
 const PROGRAMS: [&str; 4] = ["buildah", "crun", "mmdebstrap", "podman"];
@@ -55,20 +55,19 @@ fn is_there(program: &str) -> bool {
 ///
 /// # Errors
 /// The packages cannot be fetched or unpacked.
-pub(super) fn debian(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.runtime().join("image");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+pub(super) fn debian(Place { folder, arch, .. }: &Place) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let archive = folder.join(format!("{SUITE}.tar"));
     if archive.is_file() {
         return Ok(archive);
     }
     let begun = Instant::now();
-    println!("making a bare Debian 12 from its packages …");
+    println!("making a bare Debian 12 for {arch} from its packages …");
     let part = folder.join(format!("{SUITE}.part.tar"));
     capture(
         Command::new("mmdebstrap")
             .args(["--quiet", "--variant=extract", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"])
-            .args([&format!("--include={PACKAGES}"), SUITE])
+            .args([&format!("--architectures={arch}"), &format!("--include={PACKAGES}"), SUITE])
             .arg(&part),
     )?;
     fs::rename(&part, &archive).with_context(|| format!("cannot write {}", archive.display()))?;

@@ -6,6 +6,7 @@
 mod bare;
 mod checked;
 mod container;
+mod context;
 mod engine;
 mod files;
 mod machine;
@@ -38,6 +39,42 @@ struct Target {
     filled_by: &'static str,
 }
 
+/// Where images are made, and for which processors.
+pub(crate) struct Place {
+    /// Everything that is made lies below.
+    pub(crate) folder: PathBuf,
+    /// As Debian and images call the processors.
+    pub(crate) arch: &'static str,
+    /// One static file that runs their programs, where this machine's processor does not.
+    pub(crate) emulator: Option<PathBuf>,
+}
+
+impl Place {
+    fn here(workspace: &Workspace) -> Self {
+        let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        Self { folder: workspace.runtime().join("image"), arch, emulator: None }
+    }
+}
+
+/// Builds the image for processors from `context`, looks at it, and runs it.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_at(
+    place: Place,
+    workspace: &Workspace,
+    context: &std::path::Path,
+    suite: &mut Suite,
+) -> Result<()> {
+    if let Err(reason) = machine::prepare() {
+        suite.skip(reason);
+        return Ok(());
+    }
+    let debian = machine::debian(&place)?;
+    let engine = Engine::new(place)?;
+    build_and_run(&engine, workspace, &debian, context, suite)
+}
+
 /// The image of this checkout's release binary, for those who run containers of it. Dropping it removes it.
 pub(crate) struct Built {
     engine: Engine,
@@ -54,9 +91,10 @@ impl Built {
         if let Err(reason) = machine::prepare() {
             return Ok(Err(reason));
         }
-        let debian = machine::debian(workspace)?;
+        let place = Place::here(workspace);
+        let debian = machine::debian(&place)?;
         let context = laid_out(workspace)?;
-        let engine = Engine::new(workspace)?;
+        let engine = Engine::new(place)?;
         engine.import(&debian, CPU.base)?;
         let name = engine.build(workspace, &CPU, &context)?;
         Ok(Ok(Self { engine, name }))
@@ -92,6 +130,14 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     println!("\n{} in {seconds:.0} s", workspace.shown(&archive.path));
     println!("{} bytes, SHA-256 {}", archive.bytes, archive.sha256);
 
+    let mut again = Suite::new("archive");
+    again.check("the same input gives the same archive", || {
+        let again = dist::archive(workspace)?;
+        ensure!(again.sha256 == archive.sha256, "SHA-256 {} now", again.sha256);
+        Ok(())
+    });
+    report.suites.push(again);
+
     let context = laid_out(workspace)?;
     report.suites.push(checked::run(workspace, &context.join("opt/embedgate/share/sbom.cdx.json"))?);
 
@@ -103,9 +149,10 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
             bare.skip(reason);
         }
         Ok(()) => {
-            let debian = machine::debian(workspace)?;
+            let place = Place::here(workspace);
+            let debian = machine::debian(&place)?;
             bare::run(workspace, &debian, &archive.path, &mut bare)?;
-            let engine = Engine::new(workspace)?;
+            let engine = Engine::new(place)?;
             build_and_run(&engine, workspace, &debian, &context, &mut image)?;
         }
     }
@@ -130,6 +177,7 @@ fn build_and_run(
         ensure!(image == again, "{image} and {again}");
         Ok(())
     });
+    suite.check("a builder is sent what it needs, and no more", || context::check(engine, workspace));
     suite.check("the stage for CUDA can be filled", || engine.build(workspace, &CUDA, context).map(drop));
     suite.check("its files are what it needs, and no more", || files::check(engine, &image));
     suite.check("it says what it is", || says_what_it_is(engine, &image));
