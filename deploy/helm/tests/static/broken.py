@@ -60,6 +60,22 @@ FAULTS = [
         "monitoring",
     ),
     Fault(
+        "a ServiceMonitor with a scheme that its operator does not know",
+        "templates/servicemonitor.yaml",
+        "scheme: http",
+        "scheme: htp",
+        "/scheme must be equal to one of the allowed values",
+        "monitoring",
+    ),
+    Fault(
+        "a ScaledObject whose operator wants a number",
+        "templates/scaledobject.yaml",
+        "failureThreshold: 3",
+        "failureThreshold: three",
+        "/failureThreshold must be integer",
+        "keda",
+    ),
+    Fault(
         "a ScaledObject of the wrong Deployment",
         "templates/scaledobject.yaml",
         "kind: Deployment",

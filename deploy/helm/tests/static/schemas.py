@@ -1,5 +1,10 @@
 """Whether rendered objects are what Kubernetes and the operators of custom resources accept, field by field."""
 
+import json
+import pathlib
+import subprocess
+import sys
+
 import jsonschema
 import kubernetes_validate
 import yaml
@@ -7,6 +12,11 @@ import yaml
 from cases import HERE
 
 _CUSTOM = yaml.load((HERE / "custom_resources.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["kinds"]
+
+# What the environment of these checks has from npm.
+_NODE = pathlib.Path(sys.prefix) / "bin/node"
+_OPERATORS = pathlib.Path(sys.prefix) / "app/operators.mjs"
+_LIMIT_SECONDS = 60
 
 
 def is_custom(item):
@@ -26,10 +36,16 @@ def kubernetes(objects, version):
 
 
 def custom_resources(objects):
-    """Custom resources against custom_resources.yaml."""
+    """Custom resources against custom_resources.yaml, which refuses unknown fields, and by their operators' own types."""
     for item in objects:
         if is_custom(item):
             validator = jsonschema.Draft202012Validator(_CUSTOM[item["kind"]])
             for error in validator.iter_errors(item):
                 where = "/".join(str(part) for part in error.absolute_path)
                 yield f"{item['kind']} {item['metadata']['name']}, at {where}: {error.message}"
+    custom = [item for item in objects if is_custom(item)]
+    if custom:
+        done = subprocess.run(
+            [_NODE, _OPERATORS], input=json.dumps(custom), capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=True
+        )
+        yield from json.loads(done.stdout)
