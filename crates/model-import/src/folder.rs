@@ -53,6 +53,32 @@ struct SentenceConfig {
     max_seq_length: Option<usize>,
     #[serde(default)]
     do_lower_case: bool,
+    transformer_task: Option<String>,
+    /// How each kind of input is computed; texts are the kind that matters here.
+    modality_config: Option<serde_json::Value>,
+    module_output_name: Option<String>,
+}
+
+impl SentenceConfig {
+    /// New releases state what old ones took for granted: that the last layer's embedding of each token is pooled.
+    fn check(&self, path: &Path) -> Result<(), ImportError> {
+        let of_texts = |key| self.modality_config.as_ref()?.pointer(key)?.as_str();
+        for (key, found, expected) in [
+            ("transformer_task", self.transformer_task.as_deref(), "feature-extraction"),
+            ("modality_config.text.method", of_texts("/text/method"), "forward"),
+            (
+                "modality_config.text.method_output_name",
+                of_texts("/text/method_output_name"),
+                "last_hidden_state",
+            ),
+            ("module_output_name", self.module_output_name.as_deref(), "token_embeddings"),
+        ] {
+            if let Some(found) = found.filter(|&found| found != expected) {
+                return Err(setting(path, &format!("{key} `{found}`"), &format!("`{expected}`")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// `config_sentence_transformers.json`.
@@ -126,14 +152,19 @@ impl ModelFolder {
         let (model_type, network, hidden, positions) = match (ready_made, known) {
             (
                 Some(graph),
-                Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. }),
+                known @ (Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. })),
             ) => {
                 let any: AnyConfig = json::read(&config, "")?;
                 let Some(hidden) = pipeline.hidden.or(any.hidden_size).or(any.dim) else {
                     return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
                 };
                 files.extend(onnx_folder::files(&graph)?);
-                (any.model_type, Network::Onnx(graph), hidden, any.max_position_embeddings)
+                // Some families' tables have rows that no position uses.
+                let positions = match known {
+                    Ok((_, architecture)) => Some(architecture.positions()),
+                    Err(_) => any.max_position_embeddings,
+                };
+                (any.model_type, Network::Onnx(graph), hidden, positions)
             }
             (_, Err(error)) => return Err(error),
             (None, Ok((model_type, architecture))) => {
@@ -154,6 +185,7 @@ impl ModelFolder {
         files.push(tokenizer.clone());
         refuse_default_prompt(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
+        sentence.check(&sentence_path)?;
         if sentence.do_lower_case
             && !tokenizer_file.normalizer.is_some_and(|normalizer| normalizer.lowercases())
         {

@@ -71,12 +71,22 @@ struct Module {
     r#type: String,
 }
 
-/// `1_Pooling/config.json`: one flag for each mode.
+/// `1_Pooling/config.json`.
 #[derive(Deserialize)]
 struct PoolingConfig {
-    word_embedding_dimension: usize,
+    #[serde(alias = "word_embedding_dimension")]
+    embedding_dimension: usize,
+    /// The name of a mode, or several; old releases wrote a flag for each instead.
+    pooling_mode: Option<Modes>,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Modes {
+    One(String),
+    Several(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -85,6 +95,32 @@ struct DenseConfig {
     out_features: usize,
     bias: bool,
     activation_function: String,
+    #[serde(default)]
+    use_residual: bool,
+    #[serde(flatten)]
+    ends: Ends,
+}
+
+/// What a module reads and writes; old releases knew only one vector for each text.
+#[derive(Deserialize)]
+struct Ends {
+    module_input_name: Option<String>,
+    module_output_name: Option<String>,
+}
+
+impl Ends {
+    fn check(&self, path: &Path) -> Result<(), ImportError> {
+        const VECTOR: &str = "sentence_embedding";
+        let names = [&self.module_input_name, &self.module_output_name];
+        match names.into_iter().flatten().find(|name| *name != VECTOR) {
+            Some(name) => Err(ImportError::Setting {
+                path: path.to_owned(),
+                setting: format!("a module that reads or writes `{name}`"),
+                expected: format!("`{VECTOR}`, the text's vector"),
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Pipeline {
@@ -118,7 +154,12 @@ impl Pipeline {
                 "" => root.to_owned(),
                 path => json::inside(root, path, list)?,
             };
-            match module.r#type.strip_prefix("sentence_transformers.models.") {
+            // Releases differ in where a class lies, not in its name.
+            let class = module
+                .r#type
+                .strip_prefix("sentence_transformers.")
+                .and_then(|class| class.rsplit('.').next());
+            match class {
                 Some("Transformer") if position == 0 => transformer = Some(folder),
                 Some("Pooling") if position == 1 && transformer.is_some() => {
                     let config = folder.join("config.json");
@@ -131,7 +172,14 @@ impl Pipeline {
                     files.push(config);
                     files.extend(Weights::files(&folder)?);
                 }
-                Some("Normalize") if pooling.is_some() && !normalize => normalize = true,
+                Some("Normalize") if pooling.is_some() && !normalize => {
+                    let config = folder.join("config.json");
+                    if let Some(ends) = json::read_optional::<Ends>(&config)? {
+                        ends.check(&config)?;
+                        files.push(config);
+                    }
+                    normalize = true;
+                }
                 _ => {
                     let (path, module) = (list.to_owned(), module.r#type.clone());
                     return Err(ImportError::UnsupportedModule { path, position, module });
@@ -160,29 +208,42 @@ impl Pipeline {
 /// The one mode that is on, and the width of what it pools.
 fn read_pooling(path: &Path) -> Result<(PoolingMode, usize), ImportError> {
     let config: PoolingConfig = json::read(path, "it says how tokens are pooled")?;
-    let on: Vec<&str> = config
-        .rest
-        .iter()
-        .filter(|(key, value)| key.starts_with("pooling_mode") && value.as_bool() != Some(false))
-        .map(|(key, _)| key.as_str())
-        .collect();
+    let on: Vec<&str> = match &config.pooling_mode {
+        Some(Modes::One(mode)) => vec![mode],
+        Some(Modes::Several(modes)) => modes.iter().map(String::as_str).collect(),
+        None => {
+            let flags = config
+                .rest
+                .iter()
+                .filter(|(key, value)| key.starts_with("pooling_mode") && value.as_bool() != Some(false));
+            flags.map(|(key, _)| key.as_str()).collect()
+        }
+    };
     let mode = match on[..] {
-        ["pooling_mode_mean_tokens"] => PoolingMode::Mean,
-        ["pooling_mode_cls_token"] => PoolingMode::Cls,
-        ["pooling_mode_max_tokens"] => PoolingMode::Max,
-        ["pooling_mode_lasttoken"] => PoolingMode::LastToken,
-        ["pooling_mode_mean_sqrt_len_tokens"] => PoolingMode::MeanSqrtLen,
-        ["pooling_mode_weightedmean_tokens"] => PoolingMode::WeightedMean,
+        ["mean" | "pooling_mode_mean_tokens"] => PoolingMode::Mean,
+        ["cls" | "pooling_mode_cls_token"] => PoolingMode::Cls,
+        ["max" | "pooling_mode_max_tokens"] => PoolingMode::Max,
+        ["lasttoken" | "pooling_mode_lasttoken"] => PoolingMode::LastToken,
+        ["mean_sqrt_len_tokens" | "pooling_mode_mean_sqrt_len_tokens"] => PoolingMode::MeanSqrtLen,
+        ["weightedmean" | "pooling_mode_weightedmean_tokens"] => PoolingMode::WeightedMean,
         _ => {
             let found = if on.is_empty() { "none".to_owned() } else { on.join(", ") };
             return Err(ImportError::UnsupportedPooling { path: path.to_owned(), found });
         }
     };
-    Ok((mode, config.word_embedding_dimension))
+    Ok((mode, config.embedding_dimension))
 }
 
 fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
     let config: DenseConfig = json::read(path, "it describes the dense layer")?;
+    config.ends.check(path)?;
+    if config.use_residual {
+        return Err(ImportError::Setting {
+            path: path.to_owned(),
+            setting: "use_residual = true".to_owned(),
+            expected: "a dense layer whose input is not added to its result".to_owned(),
+        });
+    }
     let activation = match config.activation_function.as_str() {
         "torch.nn.modules.activation.Tanh" => DenseActivation::Tanh,
         "torch.nn.modules.linear.Identity" => DenseActivation::Identity,

@@ -60,11 +60,12 @@ struct Index {
 }
 
 impl Weights {
-    /// The files that hold the weights in `folder`: one, or an index and its shards. All of them are there.
+    /// The files that hold the weights in `folder`: one, or else an index and its shards, as transformers looks for
+    /// them. All of them are there.
     pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
-        let index = folder.join(INDEX);
+        let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
         let mut files = Vec::new();
-        if index.exists() {
+        if !whole.exists() && index.exists() {
             let mut shards: Vec<String> = json::read::<Index>(&index, "")?.weight_map.into_values().collect();
             shards.sort_unstable();
             shards.dedup();
@@ -73,7 +74,7 @@ impl Weights {
                 files.push(json::inside(folder, &shard, &index)?);
             }
         } else {
-            files.push(folder.join(WEIGHTS));
+            files.push(whole);
         }
         let Some(missing) = files.iter().find(|file| !file.is_file()) else { return Ok(files) };
         let hint = if folder.join("pytorch_model.bin").exists() {

@@ -110,10 +110,11 @@ impl PostNorm {
             let setting = format!("{} attention heads over a width of {}", self.heads, self.hidden);
             return Err(refuse(config, setting, "the heads must divide the width"));
         }
-        if self.layers == 0 || self.positions() == 0 || self.segments == Some(0) {
+        let sizes = [self.layers, self.intermediate, self.vocabulary, self.positions()];
+        if sizes.contains(&0) || self.segments == Some(0) {
             return Err(refuse(
                 config,
-                "an encoder without layers, positions or segments",
+                "an encoder without layers, intermediate values, words, positions or segments",
                 "at least one of each",
             ));
         }
@@ -143,10 +144,12 @@ impl PostNorm {
         [inputs, outputs]: [usize; 2],
     ) -> Result<String, ImportError> {
         let columns = outputs * modules.len();
-        let mut transposed = vec![0.0; inputs * columns];
-        let mut biases = Vec::with_capacity(columns);
+        let mut transposed = vec![];
+        let mut biases = vec![];
         for (index, (module, factor)) in modules.iter().enumerate() {
             let weight = step.weights.tensor(&format!("{module}.weight"), &[outputs, inputs])?;
+            // The settings' sizes are the weights' from here on.
+            transposed.resize(inputs * columns, 0.0);
             for (output, row) in weight.chunks_exact(inputs).enumerate() {
                 for (input, value) in row.iter().enumerate() {
                     transposed[input * columns + index * outputs + output] = value * factor;

@@ -22,6 +22,16 @@ impl Folder {
         folder
     }
 
+    /// The same model, as release 6.2 of sentence-transformers saved it: same weights, same tokenizer.
+    pub(super) fn saved_by_6_2(name: &str) -> Self {
+        let folder = Self::tiny(name);
+        for file in ["modules.json", "sentence_bert_config.json"] {
+            folder.remove(file);
+        }
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/saved-by-6.2").join(name), folder.path());
+        folder
+    }
+
     pub(super) fn empty() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -111,7 +121,7 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            fs::create_dir(&target).unwrap();
+            fs::create_dir_all(&target).unwrap();
             copy(&entry.path(), &target);
         } else {
             fs::copy(entry.path(), target).unwrap();

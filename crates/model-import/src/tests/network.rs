@@ -207,6 +207,14 @@ fn architectures_that_differ_are_refused_by_name() {
             95.into(),
             &["model.safetensors", "`encoder.layer.0.intermediate.dense.weight`", "[96, 48]", "[95, 48]"],
         ),
+        // More than there is memory.
+        (
+            "intermediate_size",
+            10_000_000_000_000_u64.into(),
+            &["model.safetensors", "`encoder.layer.0.intermediate.dense.weight`", "[96, 48]"],
+        ),
+        ("intermediate_size", 0.into(), &["config.json", "without layers, intermediate values"]),
+        ("vocab_size", 0.into(), &["config.json", "words"]),
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.set("config.json", key, value);

@@ -106,3 +106,59 @@ fn a_dense_layer_is_read_whole_or_refused() {
     folder.remove("2_Dense/model.safetensors");
     says(&folder.refused(), &["2_Dense/model.safetensors", "is missing"]);
 }
+
+#[test]
+fn a_folder_of_a_new_release_is_the_same_model() {
+    for name in ["bert-mean", "distilbert-dense"] {
+        let (old, new) = (Folder::tiny(name), Folder::saved_by_6_2(name));
+        assert!(new.bytes("modules.json") != old.bytes("modules.json"), "{name}");
+        let (before, after) = (old.open().unwrap(), new.open().unwrap());
+        assert_eq!(after.family(), before.family(), "{name}");
+        assert_eq!(after.window(), before.window(), "{name}");
+        assert_eq!(after.pooling(), before.pooling(), "{name}");
+        assert_eq!(after.normalize(), before.normalize(), "{name}");
+        assert_eq!(after.dense(), before.dense(), "{name}");
+        old.import().unwrap();
+        new.import().unwrap();
+        assert!(new.bytes("embedgate.onnx.data") == old.bytes("embedgate.onnx.data"), "{name}");
+    }
+}
+
+#[test]
+fn what_a_new_release_can_say_and_we_cannot_do_is_refused() {
+    const SENTENCE: &str = "sentence_bert_config.json";
+    for (file, key, value, parts) in [
+        (POOLING, "pooling_mode", json!(["mean", "cls"]), &[POOLING, "mean, cls"][..]),
+        (POOLING, "pooling_mode", json!("median"), &[POOLING, "median"]),
+        ("2_Dense/config.json", "use_residual", json!(true), &["2_Dense/config.json", "use_residual"]),
+        (
+            "2_Dense/config.json",
+            "module_input_name",
+            json!("token_embeddings"),
+            &["2_Dense/config.json", "`token_embeddings`", "`sentence_embedding`"],
+        ),
+        (
+            SENTENCE,
+            "transformer_task",
+            json!("fill-mask"),
+            &[SENTENCE, "`fill-mask`", "`feature-extraction`"],
+        ),
+        (SENTENCE, "module_output_name", json!("scores"), &[SENTENCE, "`scores`", "`token_embeddings`"]),
+        (
+            SENTENCE,
+            "modality_config",
+            json!({"text": {"method": "forward", "method_output_name": "pooler_output"}}),
+            &[SENTENCE, "`pooler_output`", "`last_hidden_state`"],
+        ),
+    ] {
+        let folder = Folder::saved_by_6_2("distilbert-dense");
+        folder.set(file, key, value);
+        says(&folder.refused(), parts);
+    }
+    let folder = Folder::saved_by_6_2("bert-mean");
+    folder.set("2_Normalize/config.json", "module_input_name", "token_embeddings");
+    says(&folder.refused(), &["2_Normalize/config.json", "`token_embeddings`"]);
+    let folder = Folder::saved_by_6_2("bert-mean");
+    folder.set(POOLING, "pooling_mode", json!(["max"]));
+    assert_eq!(folder.open().unwrap().pooling(), PoolingMode::Max);
+}

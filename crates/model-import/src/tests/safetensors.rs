@@ -80,6 +80,17 @@ fn shards_are_joined_and_a_missing_one_is_named() {
 }
 
 #[test]
+fn a_whole_file_goes_before_shards_that_an_earlier_save_left() {
+    let folder = Folder::empty();
+    folder.write("old.safetensors", file("a", Dtype::F32));
+    folder.write(INDEX, r#"{"weight_map": {"a": "old.safetensors"}}"#);
+    folder.write(WEIGHTS, file("b", Dtype::F32));
+    let weights = open(&folder).unwrap();
+    assert_eq!(weights.tensor("b", &[2, 3]).unwrap(), VALUES);
+    says(&message(&weights.tensor("a", &[2, 3]).unwrap_err()), &[WEIGHTS, "no tensor `a`"]);
+}
+
+#[test]
 fn what_is_wrong_with_a_tensor_is_said() {
     let folder = Folder::empty();
     folder.write(WEIGHTS, file("bert.a", Dtype::F32));
