@@ -274,7 +274,8 @@ fn rejection(code: Code) -> Option<Rejection> {
         Code::MissingKey | Code::InvalidKey => Some(Rejection::Auth),
         Code::Draining => Some(Rejection::Draining),
         Code::Deadline => Some(Rejection::Timeout),
-        Code::TooManyRequests | Code::TooManyTokens | Code::LimitsAway => Some(Rejection::RateLimit),
+        Code::TooManyRequests | Code::TooManyTokens => Some(Rejection::RateLimit),
+        Code::LimitsAway => Some(Rejection::LimitsAway),
         Code::InvalidRequest
         | Code::MissingParameter
         | Code::ModelNotFound

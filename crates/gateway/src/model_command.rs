@@ -115,7 +115,9 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
         let (dimensions, window) = (number(dimensions), number(window));
         let state = match &model.state {
             State::Ready => "ready".to_owned(),
-            State::NotImported => format!("not imported: embedgate model import {}", model.path.display()),
+            State::NotImported => {
+                format!("ready; for ONNX Runtime first: embedgate model import {}", model.path.display())
+            }
             State::Incomplete(error) => format!("incomplete: {error}"),
         };
         let id = &model.id;

@@ -131,7 +131,7 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
         let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
-    for reason in ["queue_full", "too_long", "auth", "draining", "timeout", "rate_limit"] {
+    for reason in ["queue_full", "too_long", "auth", "draining", "timeout", "rate_limit", "limits_away"] {
         let series = format!("embedgate_requests_rejected_total{{model=\"m\",reason=\"{reason}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }

@@ -25,7 +25,8 @@ pub struct Listed {
 pub enum State {
     /// Its graph is there.
     Ready,
-    /// Complete, but [`crate::import`] has not been run on it as it is now.
+    /// Complete, for those who read the weights themselves; for a graph, [`crate::import`] has to be run on it as it is
+    /// now.
     NotImported,
     /// Something is missing or wrong.
     Incomplete(ImportError),

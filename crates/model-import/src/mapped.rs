@@ -10,8 +10,8 @@ use crate::ImportError;
 pub(crate) fn map(path: &Path, hint: &str) -> Result<Mmap, ImportError> {
     let file = File::open(path).map_err(ImportError::read(path, hint))?;
     // SAFETY: the map is read-only and used as plain bytes, for which every value is valid. What cannot be ruled
-    // out is another process that shortens the file meanwhile; that raises SIGBUS, as it would in any reader of
-    // model files, and ends the process rather than yielding wrong weights.
+    // out is another process that changes the file in place meanwhile. Shortened, it raises SIGBUS and ends the process, as
+    // it would in any reader of model files; overwritten, it yields the new bytes: other values, not other code.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) };
     map.map_err(|source| ImportError::Read { path: path.to_owned(), source })

@@ -128,7 +128,7 @@ pub(crate) fn inspect(
         )));
     }
     let output = GraphOutput { name: value.name.clone(), kind };
-    let fingerprint = fingerprint::compute(folder, progress)?;
+    let fingerprint = fingerprint::identify(folder, progress)?;
     Ok(Graph { path: path.to_owned(), inputs, output, precision: precision(&graph.initializer), fingerprint })
 }
 
@@ -136,8 +136,9 @@ pub(crate) fn inspect(
 fn precision(weights: &[Tensor]) -> Precision {
     let mut elements: BTreeMap<i32, u64> = BTreeMap::new();
     for tensor in weights.iter().filter(|tensor| tensor.data_type() != ElementType::Int64) {
-        let count = tensor.dims.iter().map(|&dim| u64::try_from(dim).unwrap_or(0)).product::<u64>();
-        *elements.entry(tensor.data_type).or_default() += count;
+        let sizes = tensor.dims.iter().map(|&dim| u64::try_from(dim).unwrap_or(0));
+        let most = elements.entry(tensor.data_type).or_default();
+        *most = most.saturating_add(sizes.fold(1, u64::saturating_mul));
     }
     let most = elements.into_iter().max_by_key(|&(_, count)| count);
     match most.and_then(|(kind, _)| ElementType::try_from(kind).ok()) {

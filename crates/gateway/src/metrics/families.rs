@@ -77,7 +77,7 @@ impl Families {
             rejected: declare.counters(
                 "requests_rejected_total",
                 "Refused requests for embeddings, by reason: queue_full, too_long, auth, draining, timeout, \
-                 rate_limit.",
+                 rate_limit, limits_away.",
                 &["model", "reason"],
             ),
             waiting: declare

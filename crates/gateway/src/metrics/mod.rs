@@ -70,13 +70,22 @@ pub enum Rejection {
     Draining,
     /// Its deadline passed or could not be met.
     Timeout,
-    /// Its key's limits did not allow it, or nobody could say.
+    /// Its key's limits did not allow it.
     RateLimit,
+    /// Nobody could say whether its key's limits allow it.
+    LimitsAway,
 }
 
 impl Rejection {
-    const ALL: [Self; 6] =
-        [Self::QueueFull, Self::TooLong, Self::Auth, Self::Draining, Self::Timeout, Self::RateLimit];
+    const ALL: [Self; 7] = [
+        Self::QueueFull,
+        Self::TooLong,
+        Self::Auth,
+        Self::Draining,
+        Self::Timeout,
+        Self::RateLimit,
+        Self::LimitsAway,
+    ];
 
     fn label(self) -> &'static str {
         match self {
@@ -86,6 +95,7 @@ impl Rejection {
             Self::Draining => "draining",
             Self::Timeout => "timeout",
             Self::RateLimit => "rate_limit",
+            Self::LimitsAway => "limits_away",
         }
     }
 }

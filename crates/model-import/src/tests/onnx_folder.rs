@@ -63,7 +63,8 @@ fn both_places_and_all_three_outputs_are_known() {
             );
             let before = folder.content();
             let found = folder.import().unwrap();
-            assert!(folder.content() == before, "a ready-made graph is not rewritten");
+            folder.remove("embedgate.fingerprint");
+            assert!(folder.content() == before, "nothing but the digest is written");
             assert_eq!(found.path, folder.file(place));
             use GraphInput::{AttentionMask, InputIds, TokenTypeIds};
             assert_eq!(found.inputs, [InputIds, AttentionMask, TokenTypeIds]);

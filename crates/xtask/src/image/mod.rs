@@ -178,7 +178,17 @@ fn build_and_run(
         Ok(())
     });
     suite.check("a builder is sent what it needs, and no more", || context::check(engine, workspace));
-    suite.check("the stage for CUDA can be filled", || engine.build(workspace, &CUDA, context).map(drop));
+    suite.check("the stage for CUDA can be filled", || {
+        let image = engine.build(workspace, &CUDA, context)?;
+        engine.mounted(&image, |root| {
+            for part in
+                ["bin/embedgate", "lib/libonnxruntime.so", "models/all-MiniLM-L6-v2/model.safetensors"]
+            {
+                ensure!(root.join("opt/embedgate").join(part).exists(), "{part} is missing");
+            }
+            Ok(())
+        })
+    });
     suite.check("its files are what it needs, and no more", || files::check(engine, &image));
     suite.check("it says what it is", || says_what_it_is(engine, &image));
     container::run(engine, &image, suite)
