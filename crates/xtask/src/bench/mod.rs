@@ -124,6 +124,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     };
     println!("{}{}", document::machine(&results), document::tables(&results));
     if let Some(folder) = &options.write {
+        let mut ours = results.rivals.iter().filter(|rival| rival.name.is_ours());
+        if let Some(reason) = ours.find_map(|rival| rival.not_run.as_deref()) {
+            bail!("nothing is written, for embedgate itself did not run to the end: {reason}");
+        }
         for (path, text) in document::files(&results) {
             write(&workspace.root().join(folder).join(path), &text)?;
         }
