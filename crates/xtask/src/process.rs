@@ -1,5 +1,6 @@
 //! Child processes that fail with their command line and what they said.
 
+use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -7,7 +8,16 @@ use anyhow::{Context, Result, bail};
 
 /// The Cargo that runs us, so that a toolchain override holds for what we build too.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from))
+    let mut cargo = Command::new(env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from));
+    // It told us about our own package. Build scripts that watch these variables would take that for a change, and a
+    // build from here and one by hand would undo each other.
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }
 
 /// Runs `command` with the terminal as it is.
