@@ -17,9 +17,9 @@
 //! * `amx` computes in bf16 on AMX, in a layout of its own.
 //! * `lanes` is what the kernels of `exact` know of an instruction set: a dozen operations on a vector of f32.
 //!
-//! This is the only crate of the workspace with `unsafe`, for three reasons: intrinsics and, for AMX, assembly,
-//! which need a processor that has them (proved by the token types in `lanes` and `amx`); matrices that several
-//! threads write at once, each its own part (`matrix`); and aligned memory (`memory`).
+//! Nearly all of the workspace's `unsafe` is here (the rest maps a model's file), for three reasons: intrinsics and,
+//! for AMX, assembly, which need a processor that has them (proved by the token types in `lanes` and `amx`);
+//! matrices that several threads write at once, each its own part (`matrix`); and aligned memory (`memory`).
 //!
 //! What this crate must never know: files, tokenizers, ONNX Runtime, HTTP.
 // Elsewhere there are no kernels: `Isa::best` finds nothing, and nothing is computed here.

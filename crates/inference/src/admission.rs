@@ -68,7 +68,8 @@ impl Admission {
         // An idle engine lets every legal request in: nobody could do better by it.
         let needed = if self.jobs() == 0 { Duration::ZERO } else { needed };
         if needed.as_secs_f64() * MARGIN > left.as_secs_f64() {
-            return Err(SubmitError::TooLate { retry_after: whole_seconds(wait.saturating_sub(left)) });
+            let late = needed.saturating_sub(left.div_f64(MARGIN));
+            return Err(SubmitError::TooLate { retry_after: whole_seconds(late) });
         }
         // Nobody's jobs are not counted one by one.
         let mut held = (caller != 0).then(|| self.held());
@@ -255,7 +256,8 @@ mod tests {
         assert!(admission.reserve(0, 100, soon()).is_ok());
         let refused = admission.reserve(0, 5_000, soon()).unwrap_err();
         assert!(
-            matches!(refused, SubmitError::TooLate { retry_after } if (15..=16).contains(&retry_after.as_secs())),
+            // Until 6⅔ s are left of 30: then it would be let in.
+            matches!(refused, SubmitError::TooLate { retry_after } if (23..=24).contains(&retry_after.as_secs())),
             "{refused:?}"
         );
         assert_eq!(admission.retry_after(), Duration::from_secs(13));

@@ -16,6 +16,7 @@ use crate::{
     cache::{Keys, Memory},
     flights::Flights,
     intake::{self, Desk, Purpose, Wish},
+    item::Item,
     job::{Shape, Tokens, Work},
     lookup::{self, Errands},
     queue::Queue,
@@ -112,6 +113,22 @@ pub(crate) struct Shared {
     pub(crate) errands: Option<Errands>,
     pub(crate) queue: Queue,
     pub(crate) heartbeat: Heartbeat,
+}
+
+impl Shared {
+    /// Whether anything waits for the workers or is with them.
+    fn has_work(&self) -> bool {
+        self.queue.tokens() > 0 || self.admission.running() > 0
+    }
+
+    /// Hands a job's items to the workers.
+    pub(crate) fn enqueue(&self, work: Arc<Work>, items: Vec<Arc<Item>>) {
+        if !self.has_work() {
+            // The silence so far was for want of work.
+            self.heartbeat.beat();
+        }
+        self.queue.push(work, items);
+    }
 }
 
 /// When a worker last did something.
@@ -220,10 +237,6 @@ impl Engine {
             return Err(SubmitError::Draining);
         };
         let tokens = self.estimate(&job);
-        if self.shared.admission.jobs() == 0 {
-            // The silence so far was for want of work.
-            self.shared.heartbeat.beat();
-        }
         let reservation = self.shared.admission.reserve(job.caller, tokens, job.deadline)?;
         let (work, result) = Work::new(job.caller, job.deadline, reservation);
         let ticket = Ticket { result, work: Arc::clone(&work) };
@@ -270,9 +283,10 @@ impl Engine {
         }
     }
 
-    /// How long admitted work has waited without any worker's doing something; `None` when there is none.
+    /// How long work has waited for workers without any of them doing something; `None` when there is none. Jobs that
+    /// are tokenized, or answered by the cache, wait for no worker.
     pub fn stalled_for(&self) -> Option<Duration> {
-        (self.shared.admission.jobs() > 0).then(|| self.shared.heartbeat.age())
+        self.shared.has_work().then(|| self.shared.heartbeat.age())
     }
 
     /// Refuses new jobs from here on; those admitted go on.

@@ -28,6 +28,9 @@ use crate::{
 /// Inputs in one portion: enough to outweigh a thread's wake-up, few enough to spread 2,048 over many cores.
 const PORTION: usize = 64;
 
+/// Tokens for which a tokenizer thread keeps memory: 256 KiB. A text of megabytes may have millions.
+const SCRATCH: usize = 1 << 16;
+
 /// Sequences that are looked up under one lock: few enough that others need not wait long for it.
 const LOOKED_UP_AT_ONCE: usize = 64;
 
@@ -140,6 +143,8 @@ pub(crate) fn run(shared: &Shared, pile: &Pile) {
         let start = range.start;
         let tokenize = AssertUnwindSafe(|| tokenize(shared, &intake, range, &mut scratch));
         let result = catch_unwind(tokenize).unwrap_or(Err(EmbedError::Panicked));
+        scratch.clear();
+        scratch.shrink_to(SCRATCH);
         intake.done.lock().unwrap_or_else(PoisonError::into_inner).push((start, result));
         if intake.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             finish(shared, &intake);
@@ -262,7 +267,7 @@ fn finish(shared: &Shared, intake: &Intake) {
         Purpose::Check => {
             let items =
                 sequences.map(|(position, ids)| Item::new(ids.into(), work, position, true)).collect();
-            shared.queue.push(Arc::clone(work), items);
+            shared.enqueue(Arc::clone(work), items);
         }
     }
 }
@@ -285,7 +290,7 @@ fn serve(shared: &Shared, work: &Arc<Work>, sequences: &[(usize, &[u32])]) {
     match &shared.errands {
         _ if items.is_empty() => {}
         Some(errands) => errands.find(Arc::clone(work), items),
-        None => shared.queue.push(Arc::clone(work), items),
+        None => shared.enqueue(Arc::clone(work), items),
     }
 }
 

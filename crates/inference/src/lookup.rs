@@ -116,7 +116,7 @@ fn find(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, jobs: &mut Vec<(Arc<
         if work.is_over() {
             shared.flights.release(&items);
         } else {
-            shared.queue.push(work, items);
+            shared.enqueue(work, items);
         }
     }
 }

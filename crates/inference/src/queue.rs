@@ -133,7 +133,8 @@ impl Queue {
                 self.flights.release(&orphans);
                 return Some(Taken { items, spare_workers });
             }
-            if orphans.is_empty() {
+            // A job whose caller left while it was being chosen may have kept another from being looked at.
+            if orphans.is_empty() && !state.has_jobs() {
                 state.idle += 1;
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;

@@ -78,8 +78,10 @@ impl<L: Lanes> Exact<L> {
         let state = states.state.rows_from(rows.start, rows.len());
         for (index, token) in rows.enumerate() {
             // SAFETY: this task's rows.
-            let row = unsafe { state.columns_from(0, hidden).row_mut(index) };
+            let (row, padding) = unsafe { state.row_mut(index) }.split_at_mut(hidden);
             (self.words)(block.ids()[token], row);
+            // A row that was not finite before would spoil this one.
+            padding.fill(0.0);
             let position = block.position_rows()[token] * hidden;
             let position = &self.positions[position..position + hidden];
             row.iter_mut().zip(position).for_each(|(value, position)| *value += position);

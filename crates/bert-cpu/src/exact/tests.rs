@@ -3,8 +3,10 @@
 
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
 use crate::{
-    Activation, EncodeError, Encoder, Isa, Model, ModelError, Positions, Precision, Shape,
+    Activation, EncodeError, Encoder, Isa, Model, ModelError, Positions, Precision, Shape, Team, Words,
     testing::{Made, SMALL, encoder, expected, sequences, states},
 };
 
@@ -105,4 +107,24 @@ fn models_that_make_no_sense_are_refused() {
     let found = model(SMALL, Shape { intermediate: 95, ..SMALL });
     assert!(matches!(found, Err(ModelError::Length { .. })), "{found:?}");
     assert!(model(SMALL, SMALL).is_ok());
+}
+
+/// The state's rows are wider than the network, and are used again.
+#[test]
+fn a_row_that_is_not_finite_spoils_no_later_text() {
+    for (shape, isa) in [SMALL, Shape { hidden: 40, heads: 5, intermediate: 70, ..SMALL }]
+        .into_iter()
+        .flat_map(|shape| present().map(move |isa| (shape, isa)))
+    {
+        let words = Made(shape).words();
+        let spoilt: Words = Arc::new(move |id, out: &mut [f32]| match id {
+            99 => out.fill(f32::NAN),
+            id => words(id, out),
+        });
+        let model = Model::new(shape, &Made(shape), spoilt, isa, 2).unwrap();
+        let mut spoilt = Encoder::new(Arc::new(model), Arc::new(Team::new(0).unwrap()));
+        assert!(states(&mut spoilt, &[vec![99; 20]], 0)[0].iter().all(|value| value.is_nan()), "{isa}");
+        let text = [(1..21).collect::<Vec<u32>>()];
+        assert_eq!(states(&mut spoilt, &text, 0), states(&mut encoder(shape, isa, 0), &text, 0), "{isa}");
+    }
 }

@@ -120,3 +120,16 @@ fn stopping_leaves_nobody_behind() {
         let _ = answer(ticket);
     }
 }
+
+#[test]
+fn a_job_that_waits_for_no_worker_is_no_stall() {
+    let store = Arc::new(Store::default());
+    let rig = rig(&store, "a", 1 << 20);
+    // The tier does not answer yet.
+    let held = store.vectors.lock().unwrap();
+    let ticket = rig.submit(&[&[50]]);
+    assert_eq!(rig.engine.load().waiting_requests, 1);
+    assert_eq!(rig.engine.stalled_for(), None);
+    drop(held);
+    answer(ticket).unwrap();
+}
