@@ -9,6 +9,7 @@ mod arm64;
 mod bench;
 mod chart;
 mod clients;
+mod digest;
 mod dist;
 mod image;
 mod monitoring;

@@ -11,13 +11,30 @@ pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from));
     // It told us about our own package. Build scripts that watch these variables would take that for a change, and a
     // build from here and one by hand would undo each other.
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(&name);
-        }
-    }
+    without(&mut cargo, |name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
     cargo
+}
+
+/// Keeps from `command` the variables whose names are `unwanted`.
+pub(crate) fn without(command: &mut Command, unwanted: impl Fn(&str) -> bool) -> &mut Command {
+    for (name, _) in env::vars_os().filter(|(name, _)| unwanted(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Keeps the user's own settings of embedgate from `command`.
+pub(crate) fn without_settings(command: &mut Command) -> &mut Command {
+    without(command, |name| name.starts_with("EMBEDGATE_"))
+}
+
+/// Sends SIGTERM to a process.
+///
+/// # Errors
+/// There is no such process any more.
+pub(crate) fn terminate(id: u32) -> Result<()> {
+    // The shell's own `kill`: a slim machine may lack the program of that name.
+    capture(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id.to_string()])).map(drop)
 }
 
 /// Runs `command` with the terminal as it is.

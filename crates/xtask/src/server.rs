@@ -1,6 +1,5 @@
 //! The release binary as a server for the clients: started on a port of its own choosing, stopped by its id.
 
-use std::env;
 use std::io::{BufRead, BufReader, PipeReader, pipe};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -33,11 +32,7 @@ impl Server {
     /// It ends, or says nothing in time; the message carries its log.
     pub(crate) fn start(workspace: &Workspace, arguments: &[String]) -> Result<Self> {
         let mut command = Command::new(workspace.release_binary());
-        for (name, _) in env::vars_os() {
-            if name.to_string_lossy().starts_with("EMBEDGATE_") {
-                command.env_remove(name);
-            }
-        }
+        process::without_settings(&mut command);
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(arguments).current_dir(workspace.root());
         Self::launch(command)
     }
@@ -95,9 +90,7 @@ impl Server {
         if cfg!(not(unix)) {
             return self.child.kill().context("cannot end the server");
         }
-        // The shell's own `kill`: a slim machine may lack the program of that name.
-        let id = self.child.id().to_string();
-        process::capture(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]))?;
+        process::terminate(self.child.id())?;
         let deadline = Instant::now() + STOP;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().context("cannot wait for the server")? {

@@ -3,7 +3,6 @@
 //! `ok 1 - name`, `not ok 2 - name`, `ok 3 - name # SKIP reason`, and at the end the plan `1..3`. A script
 //! that ends early prints no plan, and that is a failure.
 
-use std::env;
 use std::io::{BufRead, BufReader, pipe};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::process::line;
+use crate::process::{line, without};
 use crate::test::report::Suite;
 
 /// Runs one script, showing its lines and counting its checks; past `limit` it is ended, and that is a failure.
@@ -54,13 +53,11 @@ pub(crate) fn drive(command: &mut Command, limit: Duration, suite: &mut Suite) -
 
 /// What the user's own account with a provider says must not reach a test.
 fn forget_settings(command: &mut Command) {
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy().to_ascii_uppercase();
-        let own = ["OPENAI_", "EMBEDGATE_", "LITELLM_", "LANGCHAIN_", "LANGSMITH_", "HAYSTACK_"];
-        if own.iter().any(|prefix| text.starts_with(prefix)) || text.ends_with("_PROXY") {
-            command.env_remove(name);
-        }
-    }
+    const OWN: [&str; 6] = ["OPENAI_", "EMBEDGATE_", "LITELLM_", "LANGCHAIN_", "LANGSMITH_", "HAYSTACK_"];
+    without(command, |name| {
+        let name = name.to_ascii_uppercase();
+        OWN.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with("_PROXY")
+    });
 }
 
 /// Fed line by line.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::contents::{Content, Entry};
+use crate::digest::hex;
 
 /// 1980-01-01, in seconds since 1970: what every file is dated. Zip files and some tools know no earlier time.
 const DATED: u64 = 315_532_800;
@@ -46,7 +47,7 @@ pub(super) fn write(entries: &[Entry], name: &str, folder: &Path) -> Result<Arch
     file.flush().with_context(at)?;
     let Counted { inner, hash, bytes } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     inner.sync_all().with_context(at)?;
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(hash);
     Ok(Archive { path, bytes, sha256 })
 }
 

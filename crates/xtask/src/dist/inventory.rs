@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::contents::Card;
+use crate::digest::hex;
 use crate::sbom;
 use crate::workspace::{DEFAULT_MODEL, Workspace};
 
@@ -36,7 +37,7 @@ fn library(runtime: &Path) -> Result<Value> {
         version.strip_prefix("libonnxruntime.so.").context("ONNX Runtime's file tells no version")?;
     let mut hash = Hashing(Sha256::new());
     io::copy(&mut File::open(&link).with_context(at)?, &mut hash).with_context(at)?;
-    let digest: String = hash.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(hash.0);
     Ok(json!({
         "type": "library",
         "bom-ref": format!("pkg:generic/onnxruntime@{version}"),

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use super::python::{Python, Venv};
+use crate::digest::hex;
 use crate::process::capture;
 
 /// Where an environment is to lie and what it is made from.
@@ -46,7 +47,7 @@ impl Environment {
             hash.update(read(&npm.join("package.json"))?);
             hash.update(read(&npm.join("package-lock.json"))?);
         }
-        let stamp = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let stamp = hex(hash);
         Ok(Self { pins, stamp })
     }
 

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::python::Python;
+use crate::digest::hex;
 use crate::workspace::Workspace;
 
 /// A wheel as the package index holds it.
@@ -236,16 +237,12 @@ fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, St
     loop {
         let count = from.read(&mut buffer)?;
         if count == 0 {
-            return Ok((bytes, hex(&hash.finalize())));
+            return Ok((bytes, hex(hash)));
         }
         hash.update(&buffer[..count]);
         to.write_all(&buffer[..count])?;
         bytes += count as u64;
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn open(path: &Path) -> Result<File> {

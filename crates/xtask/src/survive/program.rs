@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::process::{self, without_settings};
 use crate::workspace::Workspace;
 
 const TICK: Duration = Duration::from_millis(2);
@@ -62,17 +62,7 @@ pub(super) struct Program {
 /// `embedgate ARGUMENTS`, without the settings of whoever runs this.
 pub(super) fn embedgate(workspace: &Workspace, arguments: &[&str]) -> Command {
     let mut command = Command::new(workspace.release_binary());
-    clean(&mut command).args(arguments).current_dir(workspace.root());
-    command
-}
-
-/// Takes the user's own settings away from `command`.
-pub(super) fn clean(command: &mut Command) -> &mut Command {
-    for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("EMBEDGATE_") {
-            command.env_remove(name);
-        }
-    }
+    without_settings(&mut command).args(arguments).current_dir(workspace.root());
     command
 }
 
@@ -106,9 +96,7 @@ impl Program {
     /// # Errors
     /// There is no such process any more.
     pub(super) fn terminate(&mut self) -> Result<()> {
-        // The shell's own `kill`: a slim machine may lack the program of that name.
-        let id = self.child.id().to_string();
-        process::capture(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]))?;
+        process::terminate(self.child.id())?;
         self.started = Instant::now();
         Ok(())
     }

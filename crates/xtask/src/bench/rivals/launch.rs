@@ -4,12 +4,13 @@
 //! one's default. Nobody writes a line for each request to a log.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Result, ensure};
+
+use crate::process::without_settings;
 
 /// The flag that sizes embedgate's cache; 0 switches it off.
 const CACHE: &str = "--cache-memory";
@@ -53,11 +54,7 @@ impl Launch {
         match self {
             Self::Embedgate { program, flags } => {
                 command = Command::new(program);
-                for (name, _) in env::vars_os() {
-                    if name.to_string_lossy().starts_with("EMBEDGATE_") {
-                        command.env_remove(name);
-                    }
-                }
+                without_settings(&mut command);
                 command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--model"]).arg(model);
                 // The start-up line stays: it says in what precision the model is computed.
                 if !flags.iter().any(|flag| flag.starts_with("--log")) {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::model::{folder, millis};
-use crate::process;
+use crate::process::{self, without_settings};
 use crate::survive::judge;
-use crate::survive::program::{Program, Scratch, clean, embedgate};
+use crate::survive::program::{Program, Scratch, embedgate};
 use crate::test::report::Suite;
 use crate::workspace::{DEFAULT_MODEL, Workspace};
 
@@ -44,7 +44,8 @@ fn left(folder: &Path) -> Result<Vec<String>> {
 fn file_limit(workspace: &Workspace, scratch: &Path, suite: &mut Suite) -> Result<()> {
     let folder = folder(workspace, scratch, None)?;
     let mut command = Command::new("sh");
-    clean(&mut command).args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$0\" model import \"$1\""]);
+    without_settings(&mut command)
+        .args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$0\" model import \"$1\""]);
     command.arg(workspace.release_binary()).arg(&folder).current_dir(workspace.root());
     let ended = Program::start(command, scratch)?.wait(LIMIT)?;
     let left = left(&folder)?;
@@ -70,7 +71,7 @@ fn full_disk(workspace: &Workspace, suite: &mut Suite) -> Result<()> {
     let scratch = Scratch::new("full")?;
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
-        clean(&mut command).args(["--mount", "sh", "-c", script]).arg(workspace.release_binary());
+        without_settings(&mut command).args(["--mount", "sh", "-c", script]).arg(workspace.release_binary());
         command.arg(scratch.path()).arg(workspace.model(DEFAULT_MODEL));
         command
     };
