@@ -129,6 +129,9 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
         rig.engine.submit(job(&[&[5; 9], &[5; 9]])).unwrap_err(),
         SubmitError::TooLarge { tokens: 22, limit: 20 }
     );
+    // Tokenizing it would take as long as 30 tokens' inference.
+    let huge = Job { inputs: vec![Input::Text("a ".repeat(15 * 256))], ..job(&[]) };
+    assert_eq!(rig.engine.submit(huge).unwrap_err(), SubmitError::TooLarge { tokens: 30, limit: 20 });
     rig.stage.open_gate();
     running.wait().unwrap();
     admitted.wait().unwrap();
