@@ -9,9 +9,9 @@ the program takes no file.
 # Probes and metrics stay off the API's port: they need no key and, with TLS, no certificate.
 - name: EMBEDGATE_OPS_LISTEN
   value: 0.0.0.0:8081
-# preStop has done the waiting when SIGTERM comes.
+# preStop has kept new connections away when SIGTERM comes; in this time the kept ones are told to close.
 - name: EMBEDGATE_GRACE_PAUSE
-  value: 0s
+  value: {{ int64 $v.termination.pauseSeconds }}s
 - name: EMBEDGATE_DRAIN_TIMEOUT
   value: {{ int64 $v.termination.drainSeconds }}s
 - name: EMBEDGATE_LOG_FORMAT

@@ -43,12 +43,14 @@ def checks(tap, bench):
 def control(tap, bench):
     """What must go wrong: otherwise the other checks would prove nothing.
 
-    The end of a pod without preStop must lose requests, and a field that is not known here must not be skipped.
+    The end of a pod without preStop and pause must lose requests, and a field that is not known here must not be skipped.
     """
     tap.check("control: a field of a pod that is not known here is refused", _unknown_field, bench)
     release = bench.render()
     (container,) = release.one("Deployment")["spec"]["template"]["spec"]["containers"]
     del container["lifecycle"]
+    (pause,) = (variable for variable in container["env"] if variable["name"] == "EMBEDGATE_GRACE_PAUSE")
+    pause["value"] = "0s"
     # The news spreads a second after SIGTERM in place of a second before.
     with Stage(bench, release, propagation=1) as stage:
         pod, _ = stage.start(2)
@@ -57,7 +59,7 @@ def control(tap, bench):
             stage.deployment.begin_deletion(pod).join()
             time.sleep(1)
         lost = len(traffic.failures)
-        tap.check(f"control: without preStop, {lost} requests of {traffic.answered + lost} fail",
+        tap.check(f"control: without preStop and pause, {lost} requests of {traffic.answered + lost} fail",
                   lambda: [] if lost else ["not one failed: the checks of the drain cannot fail"])
 
 

@@ -106,6 +106,13 @@ FAULTS = [
         "EMBEDGATE_DRAIN_TIME",
     ),
     Fault(
+        "kept connections that are closed without a word",
+        "templates/_env.tpl",
+        "{{ int64 $v.termination.pauseSeconds }}s",
+        "0s",
+        "EMBEDGATE_GRACE_PAUSE is zero",
+    ),
+    Fault(
         "a file that no mount holds",
         "templates/_env.tpl",
         "value: /etc/embedgate/keys/",

@@ -56,7 +56,7 @@ def _gateway(objects):
 
 
 def _ending(objects):
-    """The kubelet kills after the grace period, of which preStop takes its share."""
+    """The kubelet kills after the grace period, of which preStop takes its share; kept connections are told first."""
     spec, container = _gateway(objects)
     variables = {one["name"]: one.get("value", "") for one in container["env"]}
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
@@ -65,9 +65,12 @@ def _ending(objects):
         if name not in variables:
             yield f"{name} is left to the program's default, on which the grace period cannot rely"
             return
-        wanted += int(variables[name].removesuffix("s"))
+        seconds = int(variables[name].removesuffix("s"))
+        if not seconds:
+            yield f"{name} is zero"
+        wanted += seconds
     if spec["terminationGracePeriodSeconds"] <= wanted:
-        yield f"{spec['terminationGracePeriodSeconds']} s of grace for {wanted} s of preStop and drain"
+        yield f"{spec['terminationGracePeriodSeconds']} s of grace for {wanted} s of preStop, pause and drain"
 
 
 def _probes(objects):
