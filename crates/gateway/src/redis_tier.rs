@@ -22,6 +22,9 @@ use crate::{config::CacheConfig, metrics::TierMetrics};
 
 /// Before each key, so that a server may be shared; the number changes with the format of what is stored.
 const PREFIX: &[u8] = b"embedgate:1:";
+/// Keys to ask for at once: a reply so small that a healthy server and network deliver it well within the timeout,
+/// however many texts a request has.
+const PIECE: usize = 64;
 /// Batches of vectors that wait to be written; what comes while they do is dropped.
 const WAITING: usize = 256;
 /// Longest time for connecting, and for writing one batch.
@@ -97,29 +100,25 @@ impl RedisTier {
 
 impl CacheTier for RedisTier {
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>> {
-        if keys.is_empty() {
-            return Vec::new();
-        }
         let mut reader = self.shared.reader();
         let Some(connection) = reader.as_mut() else { return vec![None; keys.len()] };
-        let mut command = redis::cmd("MGET");
-        for key in keys {
-            command.arg(name(key));
-        }
-        match command.query::<Vec<Option<Vec<u8>>>>(connection) {
-            Ok(values) if values.len() == keys.len() => {
-                self.shared.answered();
-                values.into_iter().map(|value| value.as_deref().and_then(floats)).collect()
-            }
-            Ok(_) => vec![None; keys.len()],
-            Err(error) => {
-                *reader = None;
-                self.shared.metrics.up.set(0);
-                drop(reader);
-                self.shared.lost(&error);
-                vec![None; keys.len()]
+        let mut vectors = Vec::with_capacity(keys.len());
+        for piece in keys.chunks(PIECE) {
+            match ask(connection, piece) {
+                Ok(found) => vectors.extend(found),
+                Err(error) => {
+                    *reader = None;
+                    self.shared.metrics.up.set(0);
+                    drop(reader);
+                    self.shared.lost(&error);
+                    // What was answered before counts.
+                    vectors.resize(keys.len(), None);
+                    return vectors;
+                }
             }
         }
+        self.shared.answered();
+        vectors
     }
 
     fn put(&self, entries: Entries) {
@@ -244,6 +243,17 @@ impl Shared {
             tracing::warn!(error = code, "the cache's second tier is away; going on without it");
         }
     }
+}
+
+/// The vectors of `keys`, as one question.
+fn ask(connection: &mut Connection, keys: &[CacheKey]) -> RedisResult<Vec<Option<Vec<f32>>>> {
+    let mut command = redis::cmd("MGET");
+    for key in keys {
+        command.arg(name(key));
+    }
+    let mut values: Vec<Option<Vec<u8>>> = command.query(connection)?;
+    values.resize(keys.len(), None);
+    Ok(values.into_iter().map(|value| value.as_deref().and_then(floats)).collect())
 }
 
 fn name(key: &CacheKey) -> Vec<u8> {

@@ -72,6 +72,22 @@ fn what_one_server_puts_another_gets_until_it_expires() {
     assert!(left > most - 3600 && left <= most, "{left} s left of {most}");
 }
 
+/// One reply with the vectors of thousands of texts would take longer than the timeout of a server that is well.
+#[test]
+fn many_texts_are_asked_for_in_pieces() {
+    let server = Server::start(&[]);
+    let (tier, _) = up(&config(&server, ""));
+    let keys: Vec<CacheKey> = (0..200).map(key).collect();
+    let stored = |number: u8| (number % 3 != 0).then(|| vec![f32::from(number)]);
+    tier.put((0..200).filter_map(|number| Some((key(number), stored(number)?))).collect());
+    wait("the last is there", || tier.get(&[key(199)])[0].is_some());
+    let mut client = server.client();
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut client).unwrap();
+    assert_eq!(tier.get(&keys), (0..200).map(stored).collect::<Vec<_>>());
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut client).unwrap();
+    assert!(stats.contains("cmdstat_mget:calls=4,"), "{stats}");
+}
+
 #[test]
 fn a_value_that_is_no_vector_is_nothing() {
     let server = Server::start(&[]);

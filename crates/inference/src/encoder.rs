@@ -13,6 +13,11 @@ pub trait Encoder: Send {
     /// `sequences × longest` and puts texts of like length together.
     fn pads(&self) -> bool;
 
+    /// Tokens that computing `batch` costs, padding included.
+    fn spent(&self, batch: &Batch) -> usize {
+        if self.pads() { batch.longest() * batch.len() } else { batch.tokens() }
+    }
+
     /// Whether the first runs are slower than those after them: a graph is compiled, memory planned. The engine then
     /// runs the encoder before anyone waits for it.
     fn needs_warm_up(&self) -> bool {
@@ -26,8 +31,8 @@ pub trait Encoder: Send {
     /// small to fill one core well may use that many further threads. One that needs none ignores it.
     ///
     /// # Errors
-    /// The batch's jobs fail with what is returned; the encoder is used again afterwards. After a panic it is
-    /// dropped and a new one is built.
+    /// The encoder is used again afterwards, for each sequence of a larger batch by itself; what fails alone fails with
+    /// what is returned. After a panic the encoder is dropped, the batch's jobs fail, and a new one is built.
     fn encode(&mut self, batch: &Batch, spare_workers: usize, out: &mut [f32]) -> Result<(), EncodeError>;
 }
 

@@ -210,7 +210,7 @@ impl Engine {
         }
         for _ in 0..shared.config.tokenizer_threads {
             let (shared, pile) = (Arc::clone(&shared), pile.clone());
-            engine.spawn("tokenizer", move || intake::run(&shared, &pile))?;
+            engine.spawn("tokenizer", move || intake::run(&shared, pile))?;
         }
         Ok(engine)
     }

@@ -28,6 +28,10 @@ use crate::{
 /// Inputs in one portion: enough to outweigh a thread's wake-up, few enough to spread 2,048 over many cores.
 const PORTION: usize = 64;
 
+/// Portions after which a tokenizer thread takes one of a larger job, if there is one: however many small jobs come,
+/// large ones go on.
+const TURNS: usize = 8;
+
 /// Tokens for which a tokenizer thread keeps memory: 256 KiB. A text of megabytes may have millions.
 const SCRATCH: usize = 1 << 16;
 
@@ -79,12 +83,14 @@ pub(crate) struct Desk {
 pub(crate) struct Pile {
     whole: Receiver<Portion>,
     parts: Receiver<Portion>,
+    /// Portions taken by this thread.
+    taken: usize,
 }
 
 impl Desk {
     pub(crate) fn new() -> (Self, Pile) {
         let ((whole, whole_pile), (parts, parts_pile)) = (unbounded(), unbounded());
-        (Self { whole, parts }, Pile { whole: whole_pile, parts: parts_pile })
+        (Self { whole, parts }, Pile { whole: whole_pile, parts: parts_pile, taken: 0 })
     }
 
     /// Hands a job in.
@@ -100,7 +106,13 @@ impl Desk {
 
 impl Pile {
     /// Waits for the next portion; `None` when the desk is gone and nothing is left.
-    fn next(&self) -> Option<Portion> {
+    fn next(&mut self) -> Option<Portion> {
+        self.taken += 1;
+        if self.taken.is_multiple_of(TURNS)
+            && let Ok(portion) = self.parts.try_recv()
+        {
+            return Some(portion);
+        }
         select_biased! {
             recv(self.whole) -> portion => portion.or_else(|_| self.parts.recv()).ok(),
             recv(self.parts) -> portion => portion.or_else(|_| self.whole.recv()).ok(),
@@ -134,7 +146,7 @@ impl Intake {
 }
 
 /// Body of a tokenizer thread: works until the desk is gone.
-pub(crate) fn run(shared: &Shared, pile: &Pile) {
+pub(crate) fn run(shared: &Shared, mut pile: Pile) {
     let mut scratch = Vec::new();
     while let Some(Portion { intake, range }) = pile.next() {
         if intake.work.is_over() {
@@ -301,11 +313,11 @@ mod tests {
     use super::*;
     use crate::admission::Admission;
 
-    #[test]
-    fn what_is_one_portion_does_not_wait_behind_a_large_job() {
-        let (desk, pile) = Desk::new();
+    /// Lengths of the portions in the order in which one thread takes them, of jobs with so many inputs each.
+    fn order(jobs: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let (desk, mut pile) = Desk::new();
         let admission = Admission::new(1 << 20);
-        let put = |inputs: usize| {
+        for inputs in jobs {
             let deadline = Instant::now() + Duration::from_secs(60);
             let (work, _) = Work::new(0, deadline, admission.reserve(0, 1, deadline).unwrap());
             let inputs = vec![Input::Tokens(vec![1]); inputs];
@@ -313,13 +325,20 @@ mod tests {
                 work,
                 Wish { inputs, overlong: Overlong::Error, max_tokens: 1, purpose: Purpose::Serve },
             );
-        };
-        put(PORTION * 3);
-        put(1);
-        put(2);
+        }
         drop(desk);
-        let lengths: Vec<usize> =
-            std::iter::from_fn(|| pile.next()).map(|portion| portion.range.len()).collect();
-        assert_eq!(lengths, [1, 2, PORTION, PORTION, PORTION]);
+        std::iter::from_fn(|| pile.next()).map(|portion| portion.range.len()).collect()
+    }
+
+    #[test]
+    fn what_is_one_portion_does_not_wait_behind_a_large_job() {
+        assert_eq!(order([PORTION * 3, 1, 2]), [1, 2, PORTION, PORTION, PORTION]);
+    }
+
+    #[test]
+    fn a_large_job_goes_on_however_many_small_ones_come() {
+        let order = order([PORTION * 2].into_iter().chain([1; 100]));
+        let large: Vec<usize> = (0..order.len()).filter(|&turn| order[turn] == PORTION).collect();
+        assert_eq!(large, [TURNS - 1, 2 * TURNS - 1]);
     }
 }

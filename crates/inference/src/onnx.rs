@@ -210,14 +210,19 @@ struct OnnxEncoder {
 }
 
 impl OnnxEncoder {
-    /// Lays the batch out as `[batch, longest]`, padded with id 0, which the mask hides, and returns the shape: for
-    /// some providers a larger one with rows that belong to no text.
-    fn pad(&mut self, batch: &Batch) -> [usize; 2] {
-        let mut shape = [batch.len(), batch.longest()];
+    /// The shape of the tensors, `[batch, longest]`: for some providers a larger one with rows that belong to no text.
+    fn shape(&self, batch: &Batch) -> [usize; 2] {
+        let (rows, longest) = (batch.len(), batch.longest());
         if self.config.provider.prepares_shapes() {
-            shape = shape::bucket(shape[0], shape[1], self.config.window);
+            shape::bucket(rows, longest, self.config.window)
+        } else {
+            [rows, longest]
         }
-        let [rows, longest] = shape;
+    }
+
+    /// Lays the batch out in its shape, which is returned, padded with id 0, which the mask hides.
+    fn pad(&mut self, batch: &Batch) -> [usize; 2] {
+        let shape @ [rows, longest] = self.shape(batch);
         let cells = rows * longest;
         self.types.resize(cells, 0);
         for buffer in [&mut self.ids, &mut self.mask] {
@@ -246,6 +251,10 @@ impl Encoder for OnnxEncoder {
 
     fn pads(&self) -> bool {
         true
+    }
+
+    fn spent(&self, batch: &Batch) -> usize {
+        self.shape(batch).iter().product()
     }
 
     fn encode(&mut self, batch: &Batch, _: usize, out: &mut [f32]) -> Result<(), EncodeError> {

@@ -39,7 +39,7 @@ impl Tokenizer {
             padding: Override::Off,
             truncation: Override::Off,
         };
-        let tables = OldTables::for_tokenizer(&json);
+        let tables = OldTables::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
         Ok(Self { pipeline, options, prefix, suffix, tables })
     }
 

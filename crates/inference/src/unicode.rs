@@ -9,6 +9,9 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+use serde_json::Value;
+
 /// A character that stands for any other that the vocabulary does not hold: a Yi syllable is a plain letter,
 /// has no case and no decomposition, and is no CJK ideograph.
 const STAND_IN: char = '\u{a000}';
@@ -130,29 +133,37 @@ const COMPATIBILITY: [(char, char); 57] = [
 /// First byte in UTF-8 of the smallest character in the tables.
 const FIRST_BYTE: u8 = 0xd8;
 
-/// The replacement that a tokenizer needs.
+/// The replacement that a tokenizer needs: the tables that its components consult.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OldTables {
-    ranges: &'static [(char, char)],
+    punctuation: bool,
+    compatibility: bool,
+}
+
+/// The components of a `tokenizer.json` that come before its model.
+#[derive(Deserialize)]
+struct Components {
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
 }
 
 impl OldTables {
     /// Reads off a `tokenizer.json` which tables its components consult.
-    pub(crate) fn for_tokenizer(json: &str) -> Self {
-        let mentions = |component: &str| json.contains(&format!("\"{component}\""));
-        let ranges: &'static [(char, char)] = if mentions("BertPreTokenizer") {
-            &PUNCTUATION
-        } else if mentions("NFKC") || mentions("NFKD") {
-            &COMPATIBILITY
-        } else {
-            &[]
-        };
-        Self { ranges }
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub(crate) fn for_tokenizer(json: &str) -> serde_json::Result<Self> {
+        let Components { normalizer, pre_tokenizer } = serde_json::from_str(json)?;
+        let has = |part: &Option<Value>, kinds| part.as_ref().is_some_and(|part| has_type(part, kinds));
+        Ok(Self {
+            punctuation: has(&pre_tokenizer, &["BertPreTokenizer"]),
+            compatibility: has(&normalizer, &["NFKC", "NFKD"]),
+        })
     }
 
     /// `text` as the old tables would have it; borrowed, and checked bytewise, in all but rare cases.
     pub(crate) fn apply(self, text: &str) -> Cow<'_, str> {
-        if self.ranges.is_empty()
+        if !(self.punctuation || self.compatibility)
             || !text.bytes().any(|byte| byte >= FIRST_BYTE)
             || !text.chars().any(|c| self.has(c))
         {
@@ -162,9 +173,25 @@ impl OldTables {
     }
 
     fn has(self, c: char) -> bool {
-        let after = self.ranges.partition_point(|&(first, _)| first <= c);
-        after > 0 && c <= self.ranges[after - 1].1
+        self.punctuation && holds(&PUNCTUATION, c) || self.compatibility && holds(&COMPATIBILITY, c)
     }
+}
+
+/// Whether a component, or one that it is made of, has one of these types.
+fn has_type(component: &Value, types: &[&str]) -> bool {
+    match component {
+        Value::Object(fields) => {
+            let kind = fields.get("type").and_then(Value::as_str);
+            kind.is_some_and(|kind| types.contains(&kind)) || fields.values().any(|part| has_type(part, types))
+        }
+        Value::Array(parts) => parts.iter().any(|part| has_type(part, types)),
+        _ => false,
+    }
+}
+
+fn holds(ranges: &[(char, char)], c: char) -> bool {
+    let after = ranges.partition_point(|&(first, _)| first <= c);
+    after > 0 && c <= ranges[after - 1].1
 }
 
 fn stand_in(c: char) -> char {
@@ -175,17 +202,33 @@ fn stand_in(c: char) -> char {
 mod tests {
     use super::*;
 
+    #[track_caller]
+    fn tables(json: &str) -> OldTables {
+        OldTables::for_tokenizer(json).unwrap()
+    }
+
+    const BERT: &str = r#""pre_tokenizer": {"type": "BertPreTokenizer"}"#;
+    const NFKC: &str =
+        r#""normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}"#;
+
     #[test]
     fn only_the_listed_are_replaced() {
-        let bert = OldTables::for_tokenizer(r#"{"pre_tokenizer": {"type": "BertPreTokenizer"}}"#);
-        assert_eq!(bert.apply("a\u{61d}b \u{2e44}"), "a\u{a000}b \u{a000}");
+        let bert = tables(&format!("{{{BERT}}}"));
+        assert_eq!(bert.apply("a\u{61d}b \u{2e44} \u{7fd}"), "a\u{a000}b \u{a000} \u{7fd}");
         assert!(matches!(bert.apply("plain, العربية \u{61c}\u{61e} 🚀 \u{fffd}"), Cow::Borrowed(_)));
-        let bytes = OldTables::for_tokenizer(r#"{"pre_tokenizer": {"type": "ByteLevel"}}"#);
-        assert_eq!(bytes.apply("\u{61d}"), "\u{61d}");
-        let nfkc = OldTables::for_tokenizer(r#"{"normalizer": {"type": "NFKC"}}"#);
+        let nfkc = tables(&format!("{{{NFKC}}}"));
         assert_eq!(nfkc.apply("\u{7fd}\u{61d}"), "\u{a000}\u{61d}");
+        let both = tables(&format!("{{{NFKC}, {BERT}}}"));
+        assert_eq!(both.apply("\u{7fd}\u{61d}"), "\u{a000}\u{a000}");
         for table in [&PUNCTUATION[..], &COMPATIBILITY] {
             assert!(table.windows(2).all(|pair| pair[0].1 < pair[1].0), "ranges must ascend");
         }
+    }
+
+    #[test]
+    fn a_word_of_the_vocabulary_is_no_component() {
+        let json = r#"{"normalizer": null, "pre_tokenizer": {"type": "ByteLevel"}, "model":
+            {"type": "BPE", "vocab": {"NFKC": 1, "BertPreTokenizer": 2}}}"#;
+        assert_eq!(tables(json).apply("\u{61d}\u{7fd}"), "\u{61d}\u{7fd}");
     }
 }

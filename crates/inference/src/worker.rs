@@ -28,7 +28,10 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
         inputs: shared.config.batch_inputs,
         pads: encoder.pads(),
     };
-    while let Some(Taken { items, spare_workers }) = shared.queue.take(budget) {
+    // A batch that failed as a whole, as batches of one: what failed may be one text of one job, or too little memory
+    // for all of them together.
+    let mut singles = Vec::new();
+    while let Some(Taken { items, spare_workers }) = singles.pop().or_else(|| shared.queue.take(budget)) {
         shared.heartbeat.beat();
         fill(&mut batch, &items, shared);
         vectors.clear();
@@ -44,18 +47,27 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
                 let alike = shared.config.workers as f64 / (spare_workers + 1) as f64;
                 shared.admission.observe_pace(batch.tokens(), elapsed, alike);
                 if items.iter().any(|item| !item.private) {
-                    report(shared, &batch, budget.pads, elapsed);
+                    let (tokens, spent) = (batch.tokens(), encoder.spent(&batch));
+                    let padding = spent.saturating_sub(tokens);
+                    shared.observer.batch(&BatchReport { inputs: batch.len(), tokens, padding, elapsed });
                 }
                 deliver(shared, items, &mut vectors);
             }
             Ok(Err(error)) => {
+                let split = items.len() > 1;
                 tracing::error!(
                     model = shared.config.name,
                     error = &error as &dyn std::error::Error,
-                    "a batch failed"
+                    "a batch failed{}",
+                    if split { "; its texts are tried one by one" } else { "" }
                 );
-                let error = Arc::new(error);
-                fail(shared, &items, || EmbedError::Encoder(Arc::clone(&error)));
+                if split {
+                    shared.observer.encoder_failed();
+                    singles.extend(items.into_iter().rev().map(|item| Taken { items: vec![item], spare_workers }));
+                } else {
+                    let error = Arc::new(error);
+                    fail(shared, &items, || EmbedError::Encoder(Arc::clone(&error)));
+                }
             }
             Err(_) => {
                 tracing::error!(model = shared.config.name, "the encoder panicked; building a new one");
@@ -64,7 +76,12 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
                 drop(encoder);
                 match rebuild(shared, factory) {
                     Some(fresh) => encoder = fresh,
-                    None => return,
+                    None => {
+                        for Taken { items, .. } in &singles {
+                            fail(shared, items, || EmbedError::Panicked);
+                        }
+                        return;
+                    }
                 }
             }
         }
@@ -83,12 +100,6 @@ fn fill(batch: &mut Batch, items: &[Arc<Item>], shared: &Shared) {
             }
         });
     }
-}
-
-fn report(shared: &Shared, batch: &Batch, pads: bool, elapsed: Duration) {
-    let tokens = batch.tokens();
-    let spent = if pads { batch.longest() * batch.len() } else { tokens };
-    shared.observer.batch(&BatchReport { inputs: batch.len(), tokens, padding: spent - tokens, elapsed });
 }
 
 /// Keeps the vectors, and hands each to all who wait for it.

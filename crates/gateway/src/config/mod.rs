@@ -142,7 +142,7 @@ pub struct CacheConfig {
     pub memory: Bytes,
     /// A second tier in Redis or Valkey.
     pub redis_url: Option<RedisUrl>,
-    /// How long a request may wait for it; above zero.
+    /// How long a request may wait for it, for each 64 texts; above zero.
     pub redis_timeout: Duration,
     /// How long it keeps a vector; at least a second.
     pub redis_ttl: Duration,

@@ -255,7 +255,7 @@ pub struct CacheSettings {
     #[arg(long, env = "EMBEDGATE_REDIS_URL", value_name = "URL", hide_env_values = true)]
     pub redis_url: Option<RedisUrl>,
 
-    /// How long a request may wait for that server.
+    /// How long a request may wait for that server, for each 64 texts.
     #[arg(
         long,
         env = "EMBEDGATE_REDIS_TIMEOUT",

@@ -21,7 +21,7 @@ const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
 fn a_shutdown_under_load_loses_no_request() {
     const CLIENTS: usize = 8;
     let mut app =
-        TestApp::builder().config(|config| config.server.grace_pause = Duration::from_millis(300)).start();
+        TestApp::builder().config(|config| config.server.grace_pause = Duration::from_secs(2)).start();
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let address = app.address;
     thread::scope(|scope| {

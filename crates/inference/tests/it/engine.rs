@@ -191,6 +191,22 @@ fn a_failing_batch_fails_alone_and_keeps_its_encoder() {
     assert_eq!(rig.stage.built.load(Ordering::SeqCst), 1);
 }
 
+/// The encoder refuses a batch, whichever of its texts is to blame.
+#[test]
+fn the_company_of_a_failing_text_is_answered() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let (before, bad, after) = (rig.submit(&[&[5]]), rig.submit(&[&[6], &[FAIL]]), rig.submit(&[&[7]]));
+    rig.stage.open_gate();
+    running.wait().unwrap();
+    assert!(matches!(bad.wait().unwrap_err(), EmbedError::Encoder(_)));
+    assert_eq!(before.wait().unwrap().vectors, vector_of(&framed(&[5])));
+    assert_eq!(after.wait().unwrap().vectors, vector_of(&framed(&[7])));
+    assert_eq!(rig.stage.count(FAIL), 2, "once with the others, once alone");
+    assert_eq!(rig.counts.failures.load(Ordering::SeqCst), 2);
+    settle(&rig.engine);
+}
+
 #[test]
 fn nan_fails_its_own_job_only() {
     let rig = Rig::default();
