@@ -182,7 +182,8 @@ fn has_type(component: &Value, types: &[&str]) -> bool {
     match component {
         Value::Object(fields) => {
             let kind = fields.get("type").and_then(Value::as_str);
-            kind.is_some_and(|kind| types.contains(&kind)) || fields.values().any(|part| has_type(part, types))
+            kind.is_some_and(|kind| types.contains(&kind))
+                || fields.values().any(|part| has_type(part, types))
         }
         Value::Array(parts) => parts.iter().any(|part| has_type(part, types)),
         _ => false,

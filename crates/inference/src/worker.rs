@@ -63,7 +63,9 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
                 );
                 if split {
                     shared.observer.encoder_failed();
-                    singles.extend(items.into_iter().rev().map(|item| Taken { items: vec![item], spare_workers }));
+                    singles.extend(
+                        items.into_iter().rev().map(|item| Taken { items: vec![item], spare_workers }),
+                    );
                 } else {
                     let error = Arc::new(error);
                     fail(shared, &items, || EmbedError::Encoder(Arc::clone(&error)));

@@ -201,6 +201,7 @@ impl<'a> GraphBuilder<'a> {
             graph: Some(self.graph),
             opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
             metadata_props: metadata,
+            functions: Vec::new(),
         })
     }
 }

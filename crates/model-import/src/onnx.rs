@@ -21,6 +21,37 @@ pub(crate) struct Model {
     pub(crate) opset_import: Vec<OperatorSet>,
     #[prost(message, repeated, tag = "14")]
     pub(crate) metadata_props: Vec<Entry>,
+    #[prost(message, repeated, tag = "25")]
+    pub(crate) functions: Vec<Function>,
+}
+
+impl Model {
+    /// Every constant, wherever it stands: of the graph, of its operators, and of graphs and functions within.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = &Tensor> {
+        let mut found = Vec::new();
+        let mut graphs: Vec<&Graph> = self.graph.iter().collect();
+        let mut nodes: Vec<&Node> = self.functions.iter().flat_map(|function| &function.node).collect();
+        loop {
+            if let Some(node) = nodes.pop() {
+                for attribute in &node.attribute {
+                    found.extend(attribute.t.iter().chain(&attribute.tensors));
+                    graphs.extend(attribute.g.as_deref().into_iter().chain(&attribute.graphs));
+                }
+            } else if let Some(graph) = graphs.pop() {
+                found.extend(&graph.initializer);
+                nodes.extend(&graph.node);
+            } else {
+                return found.into_iter();
+            }
+        }
+    }
+}
+
+/// Operators of the model's own, made of others.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Function {
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) node: Vec<Node>,
 }
 
 /// Which version of an operator domain the graph was written against.
@@ -93,8 +124,16 @@ pub(crate) struct Attribute {
     pub(crate) i: i64,
     #[prost(bytes = "vec", tag = "4")]
     pub(crate) s: Vec<u8>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) t: Option<Tensor>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub(crate) g: Option<Box<Graph>>,
     #[prost(int64, repeated, tag = "8")]
     pub(crate) ints: Vec<i64>,
+    #[prost(message, repeated, tag = "10")]
+    pub(crate) tensors: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub(crate) graphs: Vec<Graph>,
     #[prost(enumeration = "AttributeKind", tag = "20")]
     pub(crate) kind: i32,
 }

@@ -54,7 +54,7 @@ pub(crate) fn files(path: &Path) -> Result<BTreeSet<PathBuf>, ImportError> {
 pub(crate) fn check_external_data(path: &Path, model: &Model) -> Result<BTreeSet<PathBuf>, ImportError> {
     let mut files = BTreeSet::new();
     let folder = path.parent().unwrap_or(Path::new(""));
-    for tensor in model.graph.iter().flat_map(|graph| &graph.initializer) {
+    for tensor in model.constants() {
         if tensor.data_location() != DataLocation::External {
             continue;
         }

@@ -8,7 +8,9 @@ use super::fixture::{Folder, says};
 use crate::{
     GraphInput, OutputKind, Precision,
     graph::GraphBuilder,
-    onnx::{Dimension, ElementType, Model, Tensor, Value},
+    onnx::{
+        Attribute, DataLocation, Dimension, ElementType, Entry, Function, Graph, Model, Node, Tensor, Value,
+    },
 };
 
 /// A graph of one addition, with the given inputs and outputs, and a weight of 8 bytes beside it.
@@ -179,6 +181,37 @@ fn external_data_outside_the_folder_is_refused() {
     set(&mut model, "offset", &u64::MAX.to_string());
     folder.write("model.onnx", model.encode_to_vec());
     says(&folder.refused(), &["tensor `weight`", "beyond any file"]);
+}
+
+/// Weights need not be initializers of the graph itself.
+#[test]
+fn external_data_is_found_wherever_a_constant_stands() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS]);
+    let honest = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
+    let outside = Tensor {
+        name: "hidden".to_owned(),
+        external_data: vec![Entry::new("location", "../elsewhere")],
+        data_location: DataLocation::External.into(),
+        ..Tensor::default()
+    };
+    let node = Node {
+        attribute: vec![Attribute { t: Some(outside.clone()), ..Attribute::default() }],
+        ..Node::default()
+    };
+    let refused = |hide: &dyn Fn(&mut Model)| {
+        let mut model = honest.clone();
+        hide(&mut model);
+        folder.write("model.onnx", model.encode_to_vec());
+        says(&folder.refused(), &["model.onnx", "../elsewhere", "inside"]);
+    };
+    refused(&|model| model.graph.as_mut().unwrap().node.push(node.clone()));
+    refused(&|model| {
+        let graph = Graph { initializer: vec![outside.clone()], ..Graph::default() };
+        let attribute = Attribute { g: Some(Box::new(graph)), ..Attribute::default() };
+        model.graph.as_mut().unwrap().node[0].attribute.push(attribute);
+    });
+    refused(&|model| model.functions.push(Function { node: vec![node.clone()] }));
 }
 
 #[test]
