@@ -87,7 +87,7 @@ pub enum TlsError {
     Thread(#[source] io::Error),
 }
 
-/// Says to a handler that its client speaks TLS.
+/// Says to a handler that its client speaks TLS; the framework's own mark cannot be set from outside.
 pub(crate) struct Encrypted;
 
 /// Sets TLS up with the pair that `files` name, and keeps it as they say.

@@ -32,6 +32,7 @@ use opentelemetry_sdk::trace::{SdkTracer, Span};
 use crate::{
     error::{ApiError, Code},
     request::Plan,
+    tls::Encrypted,
 };
 
 use super::parent::Parent;
@@ -65,7 +66,7 @@ impl Trace {
         span.set_attribute(KeyValue::new("http.request.method", method));
         span.set_attribute(KeyValue::new(
             "url.scheme",
-            if request.app_config().secure() { "https" } else { "http" },
+            if request.app_data::<Encrypted>().is_some() { "https" } else { "http" },
         ));
         span.set_attribute(KeyValue::new("network.protocol.version", version(request.version())));
         let server = server(request);

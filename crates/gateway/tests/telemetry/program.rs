@@ -128,7 +128,7 @@ fn spawn(variables: &[(&str, &str)], log: impl FnOnce(&Path) -> Stdio) -> (Child
 
 /// `127.0.0.1:41234` of `… listening on http://127.0.0.1:41234 · …`.
 fn address(log: &str) -> Option<SocketAddr> {
-    log.split_once("listening on http://")?.1.split_once(' ')?.0.parse().ok()
+    log.split_once("listening on http")?.1.split_once("://")?.1.split_once(' ')?.0.parse().ok()
 }
 
 /// Where a process listens that cannot say so, as Linux has it.

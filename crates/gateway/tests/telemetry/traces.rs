@@ -1,7 +1,10 @@
 //! What a collector is told of a request, and what it never is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::TcpStream, sync::Arc};
 
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::ServerName,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -96,6 +99,40 @@ fn a_request_is_a_span_of_its_callers_trace_with_the_models_part_in_it() {
         assert_eq!(seen.resource["service.name"], "embedgate");
         assert_eq!(seen.resource["service.version"], env!("CARGO_PKG_VERSION"));
     }
+}
+
+#[test]
+fn a_request_over_tls_says_so() {
+    let made = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let collector = Collector::start(Manner::Takes);
+    let server = Server::start(&[
+        ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
+        ("EMBEDGATE_TLS_CERTIFICATE", &file("tls.crt", made.cert.pem())),
+        ("EMBEDGATE_TLS_KEY", &file("tls.key", made.signing_key.serialize_pem())),
+    ]);
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("gateway.example").unwrap();
+    let tls = ClientConnection::new(Arc::new(client), name).unwrap();
+    let stream = TcpStream::connect(server.address).unwrap();
+    let mut connection = Connection::over(StreamOwned::new(tls, stream));
+    connection.send(&request("GET", "/v1/models", &[], b""));
+    assert_eq!(connection.receive().status, 200);
+    let ended = server.stop();
+    assert!(ended.status.success(), "{}", ended.log);
+    let (_, spans) = only(collector.traces());
+    assert_says(named(&spans, "GET /v1/models"), &json!({"url.scheme": "https"}));
 }
 
 #[test]
