@@ -1,39 +1,72 @@
-//! A request's body, read whole, whatever its content type, up to the configured size and no further.
+//! A request's body, read whole, whatever its content type, up to the configured size and no further, and within
+//! the memory that all bodies share.
 //!
 //! The framework's own extractors would ask for `Content-Type: application/json`, stop at 2 MiB and answer
 //! in plain text.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
     error::PayloadError,
     http::header,
-    web::{self, Bytes, BytesMut},
+    web::{self, Bytes},
 };
 use futures_util::StreamExt;
-use tokio::time::timeout;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::error::{ApiError, Code};
 
+/// Every body may have so much memory: what ordinary requests need is there however many large ones come.
+const FREE: usize = 16 << 10;
+
+/// What a client merely announces may reserve little; what it sends may grow to the limit.
+const LARGEST_RESERVE: usize = 64 << 10;
+
+/// What a client is told to wait for when other bodies have all the memory.
+const ROOM_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// How much of a body is read, and for how long.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct BodyLimits {
-    pub(crate) bytes: usize,
+    bytes: usize,
     /// Without it a client could hold a connection for ever by sending a byte now and then.
-    pub(crate) time: Duration,
+    time: Duration,
+    /// Bytes that all bodies may still take beyond [`FREE`].
+    room: Arc<Semaphore>,
 }
 
-/// The bytes of the body.
-pub(crate) struct Body(pub(crate) Bytes);
+impl BodyLimits {
+    /// Bodies of at most `bytes` that arrive within `time` and share `memory` bytes.
+    pub(crate) fn new(bytes: usize, time: Duration, memory: usize) -> Self {
+        Self { bytes, time, room: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))) }
+    }
+}
+
+/// A body that was read.
+pub(crate) struct Body {
+    pub(crate) bytes: Bytes,
+    /// When its last byte came.
+    pub(crate) received: Instant,
+    /// Its share of the memory, which it gives back with itself.
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 impl FromRequest for Body {
     type Error = ApiError;
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let limits = request.app_data::<web::Data<BodyLimits>>().map(|limits| *limits.get_ref());
+        let limits = request.app_data::<web::Data<BodyLimits>>().map(|limits| limits.get_ref().clone());
         let announced = request
             .headers()
             .get(header::CONTENT_LENGTH)
@@ -48,26 +81,60 @@ impl FromRequest for Body {
                     format!("Timed out reading the request: the body took more than {seconds} seconds.");
                 ApiError::new(Code::SlowBody, message)
             };
-            timeout(limits.time, read(payload, announced, limits.bytes)).await.map_err(slow)?
+            timeout(limits.time, read(payload, announced, &limits)).await.map_err(slow)?
         })
     }
 }
 
-async fn read(mut payload: Payload, announced: Option<usize>, limit: usize) -> Result<Body, ApiError> {
+async fn read(mut payload: Payload, announced: Option<usize>, limits: &BodyLimits) -> Result<Body, ApiError> {
+    let limit = limits.bytes;
     if let Some(length) = announced.filter(|&length| length > limit) {
         return Err(too_large(limit, length));
     }
-    // What a client merely announces may reserve little; what it sends may grow to the limit.
-    const LARGEST_RESERVE: usize = 1 << 20;
-    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(LARGEST_RESERVE));
+    let mut bytes = Vec::new();
+    let mut room = None;
+    let largest = announced.unwrap_or(limit);
+    let reserve = announced.unwrap_or(0).min(LARGEST_RESERVE);
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(broken)?;
-        if bytes.len() + chunk.len() > limit {
-            return Err(too_large(limit, bytes.len() + chunk.len()));
+        let length = bytes.len() + chunk.len();
+        if length > limit {
+            return Err(too_large(limit, length));
+        }
+        if length > bytes.capacity() {
+            // Doubled, so that few bytes are copied twice, but no larger than the whole will be.
+            let doubled = (2 * bytes.capacity()).max(reserve);
+            let capacity = doubled.min(largest).max(length);
+            take(&mut room, capacity, limits)?;
+            bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Body(bytes.freeze()))
+    Ok(Body { bytes: bytes.into(), received: Instant::now(), _room: room })
+}
+
+/// Takes memory until `room` is enough for a body of `capacity` bytes.
+///
+/// # Errors
+/// 503 when other bodies have it. Waiting would not help: they may be waiting for each other.
+fn take(
+    room: &mut Option<OwnedSemaphorePermit>,
+    capacity: usize,
+    limits: &BodyLimits,
+) -> Result<(), ApiError> {
+    let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let missing = capacity.saturating_sub(FREE + held);
+    if missing == 0 {
+        return Ok(());
+    }
+    let full = || ApiError::unavailable(Code::BodiesFull, ROOM_RETRY_AFTER);
+    let missing = u32::try_from(missing).map_err(|_| full())?;
+    let more = Arc::clone(&limits.room).try_acquire_many_owned(missing).map_err(|_| full())?;
+    match room {
+        Some(room) => room.merge(more),
+        None => *room = Some(more),
+    }
+    Ok(())
 }
 
 fn too_large(limit: usize, read: usize) -> ApiError {

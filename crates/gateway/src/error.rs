@@ -50,6 +50,8 @@ pub enum Code {
     TooManyTokens,
     /// The model's queue holds as many tokens as it may.
     QueueFull,
+    /// The bodies of other requests have all the memory there is for them.
+    BodiesFull,
     /// The request cannot be answered before its deadline, or was not.
     Deadline,
     /// The models are still being loaded.
@@ -92,7 +94,7 @@ pub enum Retry {
 
 impl Code {
     /// Every code, in the order of their statuses.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidRequest,
         Self::MissingParameter,
         Self::TooLong,
@@ -108,6 +110,7 @@ impl Code {
         Self::Internal,
         Self::Permanent,
         Self::QueueFull,
+        Self::BodiesFull,
         Self::Deadline,
         Self::Loading,
         Self::Draining,
@@ -131,7 +134,12 @@ impl Code {
             Self::TooManyTokens => (429, "tokens", Some("rate_limit_exceeded"), Retry::AfterMillis),
             Self::Internal => (500, "server_error", None, Retry::ByStatus),
             Self::Permanent => (500, "server_error", None, Retry::Never),
-            Self::QueueFull | Self::Deadline | Self::Loading | Self::Draining | Self::LimitsAway => {
+            Self::QueueFull
+            | Self::BodiesFull
+            | Self::Deadline
+            | Self::Loading
+            | Self::Draining
+            | Self::LimitsAway => {
                 (503, "service_unavailable_error", Some("server_is_overloaded"), Retry::After)
             }
         };
@@ -164,6 +172,7 @@ impl Code {
             }
             Self::Permanent => "As above, and the same request would fail again.",
             Self::QueueFull => "The model's queue holds as many tokens as it may.",
+            Self::BodiesFull => "The bodies of other requests take up `limits.body_memory`.",
             Self::Deadline => {
                 "The request was not, or could not have been, answered within `server.request_timeout`."
             }

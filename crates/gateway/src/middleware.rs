@@ -258,9 +258,17 @@ pub(crate) fn is_probe(path: &str) -> bool {
 
 fn outcome(status: u16, code: Option<Code>) -> Outcome {
     match (status, code) {
-        (_, Some(Code::QueueFull | Code::Deadline | Code::Loading | Code::Draining | Code::LimitsAway)) => {
-            Outcome::Rejected
-        }
+        (
+            _,
+            Some(
+                Code::QueueFull
+                | Code::BodiesFull
+                | Code::Deadline
+                | Code::Loading
+                | Code::Draining
+                | Code::LimitsAway,
+            ),
+        ) => Outcome::Rejected,
         (200..400, _) => Outcome::Success,
         (400..500, _) => Outcome::ClientError,
         _ => Outcome::Error,
@@ -270,6 +278,7 @@ fn outcome(status: u16, code: Option<Code>) -> Outcome {
 fn rejection(code: Code) -> Option<Rejection> {
     match code {
         Code::QueueFull => Some(Rejection::QueueFull),
+        Code::BodiesFull => Some(Rejection::BodiesFull),
         Code::TooLong => Some(Rejection::TooLong),
         Code::MissingKey | Code::InvalidKey => Some(Rejection::Auth),
         Code::Draining => Some(Rejection::Draining),

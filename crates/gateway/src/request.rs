@@ -6,15 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{
-    http::header::HeaderMap,
-    web::{self, Bytes},
-};
+use actix_web::{http::header::HeaderMap, web};
 use inference::{EmbedError, Embeddings, EncodeError, Input, Job, Overlong, SubmitError, shorten};
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
 use tokio::time::timeout_at;
 
 use crate::{
+    body::Body,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
     registry::{Registry, Served},
@@ -64,8 +62,8 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// 400, as `openai_schema` says.
-pub(crate) async fn parse(body: Bytes) -> Result<EmbeddingRequest, ApiError> {
-    offload(body.len() >= OFFLOAD_BYTES, move || EmbeddingRequest::from_json(&body))
+pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
+    offload(body.bytes.len() >= OFFLOAD_BYTES, move || EmbeddingRequest::from_json(&body.bytes))
         .await?
         .map_err(Into::into)
 }
@@ -98,7 +96,7 @@ pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<Served>, Ap
 }
 
 impl Plan {
-    /// Checks a request against the model that will answer it and the limits.
+    /// Checks a request, whose body was there at `received`, against the model that will answer it and the limits.
     ///
     /// # Errors
     /// 400 for too many inputs, a size that the model does not have, or token ids that it does not take.
@@ -107,6 +105,7 @@ impl Plan {
         request: EmbeddingRequest,
         limits: &RequestLimits,
         overlong: Option<Overlong>,
+        received: Instant,
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
         if request.input.len() > maximum {
@@ -122,7 +121,7 @@ impl Plan {
         let job = Job {
             inputs: inputs(request.input, served.token_ids, limits.limits.max_request_tokens).await?,
             overlong: overlong.unwrap_or(served.overlong),
-            deadline: Instant::now() + limits.time,
+            deadline: received + limits.time,
             max_tokens: limits.most_tokens(),
             caller: 0,
         };

@@ -46,7 +46,7 @@ impl Services {
             keys: Data::new(keys),
             origins: Data::new(config.cors.clone()),
             key_limits: Data::new(limits),
-            body: Data::new(BodyLimits { bytes: config.limits.max_body_bytes, time }),
+            body: Data::new(BodyLimits::new(config.limits.max_body_bytes, time, config.limits.body_memory.0)),
             requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(metrics),

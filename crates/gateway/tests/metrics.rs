@@ -131,9 +131,21 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
         let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
-    for reason in ["queue_full", "too_long", "auth", "draining", "timeout", "rate_limit", "limits_away"] {
-        let series = format!("embedgate_requests_rejected_total{{model=\"m\",reason=\"{reason}\"}}");
+    for outcome in ["client_error", "rejected", "cancelled"] {
+        let series =
+            format!("embedgate_request_duration_seconds_count{{model=\"unknown\",outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &series), 0.0);
+    }
+    let reasons = [
+        ("m", &["queue_full", "too_long", "draining", "timeout", "rate_limit", "limits_away"][..]),
+        ("unknown", &["auth", "bodies_full", "draining"]),
+    ];
+    for (model, reasons) in reasons {
+        for reason in reasons {
+            let series =
+                format!("embedgate_requests_rejected_total{{model=\"{model}\",reason=\"{reason}\"}}");
+            assert_eq!(value(&text, &series), 0.0);
+        }
     }
     let counters = [
         "inputs",

@@ -78,7 +78,7 @@ fn many_texts_are_asked_for_in_pieces() {
     let server = Server::start(&[]);
     let (tier, _) = up(&config(&server, ""));
     let keys: Vec<CacheKey> = (0..200).map(key).collect();
-    let stored = |number: u8| (number % 3 != 0).then(|| vec![f32::from(number)]);
+    let stored = |number: u8| (!number.is_multiple_of(3)).then(|| vec![f32::from(number)]);
     tier.put((0..200).filter_map(|number| Some((key(number), stored(number)?))).collect());
     wait("the last is there", || tier.get(&[key(199)])[0].is_some());
     let mut client = server.client();

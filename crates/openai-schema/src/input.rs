@@ -15,6 +15,10 @@ use crate::{
 /// after that is only read for its syntax: three bytes of a body can ask for an element of a hundred bytes.
 pub const MOST_INPUTS: usize = 65_536;
 
+/// How many token ids of a request are kept, and one more. Two bytes of a body can ask for an id of four. With that
+/// one the number is a power of two, to which a vector grows by doubling.
+pub const MOST_TOKENS: usize = (1 << 21) - 1;
+
 /// What is to be embedded.
 ///
 /// A parsed input holds at least one text or token array, and none inside an array is empty. Only a
@@ -48,6 +52,15 @@ impl EmbeddingInput {
         matches!(self, Self::Text(_) | Self::Tokens(_))
     }
 
+    /// The number of token ids that the client sent.
+    fn tokens(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Texts(_) => 0,
+            Self::Tokens(ids) => ids.len(),
+            Self::TokenArrays(arrays) => arrays.iter().map(Vec::len).sum(),
+        }
+    }
+
     /// Refuses what has the right shape but nothing in it.
     pub(crate) fn check_not_empty(&self) -> Result<(), RequestError> {
         let (len, empty) = match self {
@@ -78,13 +91,19 @@ impl Shape for EmbeddingInput {
             Some(Shaped(Some(Item::Tokens(ids)))) => Self::TokenArrays(vec![ids]),
             Some(Shaped(None)) => return skip_array(array),
         };
-        // One array of ids is one input, and no larger in memory than twice its text.
-        while matches!(input, Self::Tokens(_)) || input.len() <= MOST_INPUTS {
+        let mut tokens = input.tokens();
+        while input.len() <= MOST_INPUTS && tokens <= MOST_TOKENS {
             let Some(Shaped(item)) = array.next_element()? else { return Ok(Some(input)) };
             match (&mut input, item) {
                 (Self::Texts(texts), Some(Item::Text(text))) => texts.push(text),
-                (Self::Tokens(ids), Some(Item::Token(id))) => ids.push(id),
-                (Self::TokenArrays(arrays), Some(Item::Tokens(ids))) => arrays.push(ids),
+                (Self::Tokens(ids), Some(Item::Token(id))) => {
+                    ids.push(id);
+                    tokens += 1;
+                }
+                (Self::TokenArrays(arrays), Some(Item::Tokens(ids))) => {
+                    tokens += ids.len();
+                    arrays.push(ids);
+                }
                 _ => return skip_array(array),
             }
         }
@@ -111,10 +130,12 @@ impl Shape for Item {
 
     fn from_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<Option<Self>, A::Error> {
         let mut ids = Vec::new();
-        while let Some(Shaped(id)) = array.next_element()? {
+        while ids.len() <= MOST_TOKENS {
+            let Some(Shaped(id)) = array.next_element()? else { return Ok(Some(Self::Tokens(ids))) };
             let Some(id) = id else { return skip_array(array) };
             ids.push(id);
         }
+        while array.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Some(Self::Tokens(ids)))
     }
 }

@@ -48,6 +48,6 @@ mod vector;
 
 pub use embeddings::{EmbeddingRequest, EmbeddingResponse, EncodingFormat, Usage};
 pub use error::{ErrorBody, ErrorDetail, RequestError};
-pub use input::{EmbeddingInput, MOST_INPUTS};
+pub use input::{EmbeddingInput, MOST_INPUTS, MOST_TOKENS};
 pub use models::{ModelList, ModelObject};
 pub use vector::{Vectors, VectorsError};

@@ -4,7 +4,7 @@ use super::merge::{Key, Merge, pick};
 use super::report::{Shown, Source, Table};
 use super::resolve::Problem;
 use super::surroundings::API_KEYS_VARIABLE;
-use super::{ApiKey, AuthConfig, LimitsConfig};
+use super::{ApiKey, AuthConfig, Bytes, LimitsConfig};
 
 impl Merge<'_> {
     pub(super) fn auth(&mut self) -> AuthConfig {
@@ -46,6 +46,7 @@ impl Merge<'_> {
             max_inputs: pick!(self, table, flags, file, builtin, max_inputs),
             max_request_tokens: pick!(self, table, flags, file, builtin, max_request_tokens),
             max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
+            body_memory: pick!(self, table, flags, file, builtin, body_memory),
             key_requests_per_minute: pick!(self, table, flags, file, builtin, key_requests_per_minute),
             key_tokens_per_minute: pick!(self, table, flags, file, builtin, key_tokens_per_minute),
             redis_url: self.pick_optional(
@@ -69,6 +70,13 @@ impl Merge<'_> {
         if limits.max_inputs > openai_schema::MOST_INPUTS {
             self.problems.push(Problem::ManyInputs { most: openai_schema::MOST_INPUTS });
         }
+        if limits.max_request_tokens > openai_schema::MOST_TOKENS {
+            self.problems.push(Problem::ManyTokens { most: openai_schema::MOST_TOKENS });
+        }
+        if limits.body_memory.0 < limits.max_body_bytes {
+            let (memory, largest) = (limits.body_memory, Bytes(limits.max_body_bytes));
+            self.problems.push(Problem::SmallBodyMemory { memory, largest });
+        }
         self.prove_shared(&limits);
         limits
     }
@@ -76,9 +84,7 @@ impl Merge<'_> {
     /// What can be proved about limits that several servers share.
     fn prove_shared(&mut self, limits: &LimitsConfig) {
         let LimitsConfig { redis_url: Some(url), .. } = limits else { return };
-        if !url.is_valid() {
-            self.problems.push(Problem::RedisUrl { table: "limits" });
-        }
+        self.problems.extend(Problem::of_redis(url, "limits"));
         if limits.redis_timeout.is_zero() {
             self.problems.push(Problem::LimitsRedisTimeout);
         }

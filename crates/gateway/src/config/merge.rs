@@ -144,9 +144,7 @@ impl<'a> Merge<'a> {
             redis_timeout: pick!(self, table, flags, file, builtin, redis_timeout),
             redis_ttl: pick!(self, table, flags, file, builtin, redis_ttl),
         };
-        if cache.redis_url.as_ref().is_some_and(|url| !url.is_valid()) {
-            self.problems.push(Problem::RedisUrl { table: "cache" });
-        }
+        self.problems.extend(cache.redis_url.as_ref().and_then(|url| Problem::of_redis(url, "cache")));
         if cache.redis_timeout.is_zero() || cache.redis_ttl.as_secs() == 0 {
             self.problems.push(Problem::RedisTimes);
         }

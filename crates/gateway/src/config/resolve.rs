@@ -11,7 +11,7 @@ use super::report::Report;
 use super::settings::Flags;
 use super::surroundings::{API_KEYS_VARIABLE, Surroundings};
 use super::trace::CollectorFault;
-use super::{ApiKeyError, Config, DEFAULT_FILE};
+use super::{ApiKeyError, Bytes, Config, DEFAULT_FILE, RedisUrl};
 
 /// A configuration, and how it came about.
 #[derive(Clone, Debug)]
@@ -105,6 +105,22 @@ pub enum Problem {
         /// How many are read.
         most: usize,
     },
+    /// More token ids than a request is read for.
+    #[error("`limits.max_request_tokens` may be {most} at most")]
+    ManyTokens {
+        /// How many are read.
+        most: usize,
+    },
+    /// A legal body that would never find room.
+    #[error(
+        "`limits.body_memory` is {memory}, but one body may have {largest}: raise it or lower `limits.max_body_bytes`"
+    )]
+    SmallBodyMemory {
+        /// For all bodies together.
+        memory: Bytes,
+        /// For one.
+        largest: Bytes,
+    },
     /// One file of the two that TLS needs.
     #[error("`tls.{given}` is set, but not `tls.{missing}`: TLS needs both")]
     HalfOfTls {
@@ -132,6 +148,15 @@ pub enum Problem {
         /// The table of the setting.
         table: &'static str,
     },
+    /// A server that is to be spoken to in TLS.
+    #[error(
+        "`{table}.redis_url` asks for TLS, which embedgate does not speak to Redis: give it a network of its own, or a \
+         proxy that encrypts, and write redis://"
+    )]
+    RedisTls {
+        /// The table of the setting.
+        table: &'static str,
+    },
     /// No time to ask for shared limits.
     #[error("`limits.redis_timeout` must be above zero")]
     LimitsRedisTimeout,
@@ -155,6 +180,17 @@ pub enum Problem {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl Problem {
+    /// What is wrong with the `redis_url` of `table`.
+    pub(super) fn of_redis(url: &RedisUrl, table: &'static str) -> Option<Self> {
+        match () {
+            () if url.is_encrypted() => Some(Self::RedisTls { table }),
+            () if !url.is_valid() => Some(Self::RedisUrl { table }),
+            () => None,
+        }
+    }
 }
 
 fn lines<T: ToString>(problems: &[T]) -> String {

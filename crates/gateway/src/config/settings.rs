@@ -143,13 +143,17 @@ pub struct LimitsSettings {
     #[arg(long, env = "EMBEDGATE_MAX_INPUTS", value_name = "N", hide_short_help = true)]
     pub max_inputs: Option<NonZeroUsize>,
 
-    /// Tokens of one request, over all its inputs; OpenAI allows 300000.
+    /// Tokens of one request, over all its inputs, 2097151 at most; OpenAI allows 300000.
     #[arg(long, env = "EMBEDGATE_MAX_REQUEST_TOKENS", value_name = "N", hide_short_help = true)]
     pub max_request_tokens: Option<NonZeroUsize>,
 
     /// Bytes of one request's body.
     #[arg(long, env = "EMBEDGATE_MAX_BODY_BYTES", value_name = "N", hide_short_help = true)]
     pub max_body_bytes: Option<NonZeroUsize>,
+
+    /// Memory for all requests' bodies together, beyond 16KiB of each; one that finds no room is refused (503).
+    #[arg(long, env = "EMBEDGATE_BODY_MEMORY", value_name = "SIZE", hide_short_help = true)]
+    pub body_memory: Option<Bytes>,
 
     /// Requests that one key may send in a minute, or everybody together where there are no keys; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_KEY_REQUESTS_PER_MINUTE", value_name = "N")]
@@ -284,8 +288,7 @@ pub struct LogSettings {
     #[arg(id = "log_format", long = "log-format", env = "EMBEDGATE_LOG_FORMAT", value_name = "FORMAT")]
     pub format: Option<LogFormat>,
 
-    /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as
-    /// `info,gateway=debug`.
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or that by module, such as `info,gateway=debug`.
     #[arg(id = "log", long = "log", env = "EMBEDGATE_LOG", value_name = "FILTER")]
     pub filter: Option<String>,
 }

@@ -163,9 +163,14 @@ impl RedisUrl {
         &self.0
     }
 
-    /// Whether it can be understood.
+    /// Whether it can be used.
     pub(super) fn is_valid(&self) -> bool {
-        redis::parse_redis_url(&self.0).is_some()
+        redis::Client::open(&*self.0).is_ok()
+    }
+
+    /// Whether it asks for TLS.
+    pub(super) fn is_encrypted(&self) -> bool {
+        ["rediss://", "valkeys://"].iter().any(|scheme| self.0.starts_with(scheme))
     }
 }
 

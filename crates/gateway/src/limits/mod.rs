@@ -42,8 +42,8 @@ pub(crate) struct KeyLimits {
     when_down: WhenDown,
 }
 
-/// A request that was let in, and what was taken for it. Dropped before it is settled, it gives its tokens back: the
-/// request came to nothing.
+/// A request that was let in, and what was taken for it.
+#[must_use = "what was taken is an estimate until it is settled"]
 pub(crate) struct Admission(Option<Taken>);
 
 struct Taken {
@@ -135,19 +135,12 @@ pub(crate) async fn admit(
 }
 
 impl Admission {
-    /// Charges what the request really cost.
+    /// Charges what the request really cost: nothing where it was refused or failed. Without this, what was estimated
+    /// stays taken.
     pub(crate) fn settle(mut self, tokens: u64) {
         if let Some(taken) = self.0.take() {
             let standing = taken.charge(tokens as f64 - taken.estimate);
             taken.record.set_standing(standing);
-        }
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        if let Some(taken) = &self.0 {
-            taken.record.set_standing(taken.charge(-taken.estimate));
         }
     }
 }

@@ -23,7 +23,9 @@ use inference::{
     Activation, CacheConfig, CacheTier, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText,
     Head, Observer, Pooling, StartError, Tokenizer, fused_encoders,
 };
-use model_import::{Card, DenseActivation, DenseLayer, ImportError, ModelFolder, PoolingMode, Precision};
+use model_import::{
+    Card, DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, PoolingMode, Precision,
+};
 use thiserror::Error;
 
 pub use self::choice::{Choice, Kernels, Why};
@@ -219,7 +221,7 @@ pub(crate) fn choices(model: &ModelConfig, folder: &ModelFolder) -> Result<Choic
         precision: model.precision,
         isa: model.isa,
         known: kernels::knows(folder)?,
-        golden: folder.card().is_some_and(|card| !card.golden.is_empty()),
+        golden: folder.card().is_some_and(|card| golden(card, window(model, folder)).next().is_some()),
     };
     choose(question, Isa::best).map_err(ModelFault::Settings)
 }
@@ -327,12 +329,23 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), Model
     Err(ModelFault::Settings(reason))
 }
 
+/// The texts of a card that can be checked: one that the card's window holds and a smaller one cuts has another vector
+/// by right.
+fn golden(card: &Card, window: usize) -> impl Iterator<Item = &Golden> {
+    card.golden.iter().filter(move |golden| golden.tokens <= window)
+}
+
 fn check_golden(served: &Served, card: &Card) -> Result<(), GoldenError> {
-    // A text that the card's window holds and a smaller one cuts has another vector by right.
-    let golden = card.golden.iter().filter(|golden| golden.tokens <= served.window);
-    let texts: Vec<_> = golden
+    let texts: Vec<_> = golden(card, served.window)
         .map(|golden| GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector })
         .collect();
+    if texts.is_empty() && !card.golden.is_empty() {
+        tracing::warn!(
+            model = %served.id,
+            window = served.window,
+            "no golden text of the card fits the window: its vectors are not checked"
+        );
+    }
     let report = served.engine.check_golden(&texts, golden_cosine(served.precision))?;
     tracing::debug!(texts = texts.len(), worst_cosine = report.worst_cosine, "golden vectors reproduced");
     Ok(())

@@ -76,8 +76,8 @@ impl Families {
             ),
             rejected: declare.counters(
                 "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, too_long, auth, draining, timeout, \
-                 rate_limit, limits_away.",
+                "Refused requests for embeddings, by reason: queue_full, bodies_full, too_long, auth, draining, \
+                 timeout, rate_limit, limits_away.",
                 &["model", "reason"],
             ),
             waiting: declare

@@ -62,6 +62,8 @@ impl Outcome {
 pub enum Rejection {
     /// The queue had no room for its tokens.
     QueueFull,
+    /// The memory for bodies had no room for its own.
+    BodiesFull,
     /// More tokens than the limit or the window allows.
     TooLong,
     /// No key, or a wrong one.
@@ -77,19 +79,16 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    const ALL: [Self; 7] = [
-        Self::QueueFull,
-        Self::TooLong,
-        Self::Auth,
-        Self::Draining,
-        Self::Timeout,
-        Self::RateLimit,
-        Self::LimitsAway,
-    ];
+    /// Those that can come before it is known which model is asked for.
+    const EARLY: [Self; 3] = [Self::Auth, Self::BodiesFull, Self::Draining];
+    /// Those that can come afterwards.
+    const LATE: [Self; 6] =
+        [Self::QueueFull, Self::TooLong, Self::Draining, Self::Timeout, Self::RateLimit, Self::LimitsAway];
 
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
+            Self::BodiesFull => "bodies_full",
             Self::TooLong => "too_long",
             Self::Auth => "auth",
             Self::Draining => "draining",
@@ -281,7 +280,7 @@ impl ModelMetrics {
         for outcome in Outcome::ALL {
             families.request_duration.with_label_values(&[id, outcome.label()]);
         }
-        for reason in Rejection::ALL {
+        for reason in Rejection::LATE {
             families.rejected.with_label_values(&[id, reason.label()]);
         }
         for gauges in families.mirrors() {
@@ -309,12 +308,13 @@ impl ModelMetrics {
         Self { label: id.into(), families: Arc::clone(families), engine: Some(Arc::new(engine)) }
     }
 
-    /// A request without a known model fails before any engine; so these two outcomes can happen to it.
+    /// A request without a known model ends before any engine. For an error there would have to be a panic, which is
+    /// not worth the series.
     fn unknown(families: &Arc<Families>) -> Self {
-        for outcome in [Outcome::ClientError, Outcome::Rejected] {
+        for outcome in [Outcome::ClientError, Outcome::Rejected, Outcome::Cancelled] {
             families.request_duration.with_label_values(&[UNKNOWN, outcome.label()]);
         }
-        for reason in [Rejection::Auth, Rejection::Draining] {
+        for reason in Rejection::EARLY {
             families.rejected.with_label_values(&[UNKNOWN, reason.label()]);
         }
         Self { label: UNKNOWN.into(), families: Arc::clone(families), engine: None }

@@ -18,22 +18,25 @@ use crate::{
 pub(crate) async fn create(
     caller: Caller,
     http: HttpRequest,
-    Body(body): Body,
+    body: Body,
     lifecycle: web::Data<Lifecycle>,
     limits: web::Data<RequestLimits>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
+    let received = body.received;
     let request = request::parse(body).await?;
     let served = request::resolve(&registry, &request.model)?;
     let record = Record::of(&http);
     record.set_model(&served.id);
     let overlong = request::overlong(http.headers())?;
-    let mut plan = Plan::new(served, request, &limits, overlong).await?;
+    let mut plan = Plan::new(served, request, &limits, overlong, received).await?;
     record.set_inputs(plan.inputs());
     let admission = admit(&http, caller.number, plan.estimate()).await?;
     let span = record.trace().embeddings(&plan);
-    let embeddings = span.end(plan.embed(caller.number).await)?;
-    admission.settle(embeddings.total_tokens());
+    // A client that hangs up from here on has caused work, or kept others waiting: its tokens stay taken.
+    let embeddings = span.end(plan.embed(caller.number).await);
+    admission.settle(embeddings.as_ref().map_or(0, Embeddings::total_tokens));
+    let embeddings = embeddings?;
     record.set_tokens(embeddings.total_tokens(), embeddings.truncated);
     answer(plan, embeddings).await
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use gateway::config::{ApiKeyError, CollectorFault, ConfigError, FileProblem, Problem};
+use gateway::config::{ApiKeyError, Bytes, CollectorFault, ConfigError, FileProblem, Problem};
 
 use crate::resolve;
 
@@ -109,6 +109,18 @@ fn what_cannot_work_is_refused() {
     assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
     assert_eq!(problems("[limits]\nmax_inputs = 65537"), [Problem::ManyInputs { most: 65_536 }]);
     assert!(resolve("[limits]\nmax_inputs = 65536").is_ok());
+    assert_eq!(problems("[limits]\nmax_request_tokens = 2097152"), [Problem::ManyTokens { most: 2_097_151 }]);
+    assert_eq!(
+        problems("[limits]\nbody_memory = \"1MiB\"\nmax_body_bytes = 1048577"),
+        [Problem::SmallBodyMemory { memory: Bytes(1 << 20), largest: Bytes((1 << 20) + 1) }]
+    );
+    for (url, problem) in [
+        ("rediss://host", Problem::RedisTls { table: "cache" }),
+        ("valkeys://host", Problem::RedisTls { table: "cache" }),
+        ("redis://host/notanumber", Problem::RedisUrl { table: "cache" }),
+    ] {
+        assert_eq!(problems(&format!("[cache]\nredis_url = \"{url}\"")), [problem]);
+    }
     assert_eq!(problems("[tls]\nkey = \"a\""), [Problem::HalfOfTls { given: "key", missing: "certificate" }]);
     for origin in ["app.example", "https://app.example/", "https://App.example", "https://a@b"] {
         let found = problems(&format!("[cors]\norigins = [\"{origin}\"]"));
@@ -146,6 +158,6 @@ fn every_legal_request_must_fit_the_queue() {
     assert_eq!(problems(&with("queue_tokens = 999\nwindow = 100")), small(999, 1000));
     let averaged = with("queue_tokens = 1000\nwindow = 100\noverlong = \"average\"");
     assert_eq!(problems(&averaged), small(1000, 300_000));
-    let grown = resolve("[limits]\nmax_request_tokens = 5000000").unwrap().config;
-    assert_eq!(grown.models[0].queue_tokens, 10_000_000);
+    let grown = resolve("[limits]\nmax_request_tokens = 2000000").unwrap().config;
+    assert_eq!(grown.models[0].queue_tokens, 4_000_000);
 }

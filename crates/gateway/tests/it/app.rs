@@ -109,8 +109,9 @@ impl TestApp {
         self.wait_until(path, || self.get(path).status == status);
     }
 
+    /// Waits until something is so.
     #[track_caller]
-    fn wait_until(&self, what: &str, mut reached: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&self, what: &str, mut reached: impl FnMut() -> bool) {
         let limit = Instant::now() + Duration::from_secs(20);
         while !reached() {
             assert!(Instant::now() < limit, "{what} never came to pass");

@@ -135,6 +135,12 @@ fn what_comes_to_nothing_gives_its_tokens_back() {
     app.control.next(Misfortune::Fail(EncodeError::Other("unlucky".to_owned())));
     let reply = app.post(LONGER);
     assert_eq!((reply.status, left(&reply, "tokens")), (500, 30));
+}
+
+/// Otherwise a caller could have everything computed for nothing, and never look at it.
+#[test]
+fn whoever_hangs_up_has_used_the_tokens() {
+    let app = limited(0, 30).start();
     app.control.hold();
     let entered = app.control.entered();
     let mut connection = Connection::open(app.address);
@@ -143,7 +149,8 @@ fn what_comes_to_nothing_gives_its_tokens_back() {
     drop(connection);
     app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
     app.control.release();
-    assert_eq!(left(&app.post(SHORT), "tokens"), 27);
+    let before = left(&app.post(SHORT), "tokens");
+    assert!(before < 27, "{before} left of 30 after one that hung up and one of 3");
 }
 
 /// Their tokens are taken before they are known, so that a crowd cannot pass a bucket that looks full to each.

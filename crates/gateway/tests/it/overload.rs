@@ -2,6 +2,7 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
+use gateway::config::Bytes;
 use inference::EncodeError;
 use insta::assert_snapshot;
 use serde_json::json;
@@ -57,6 +58,31 @@ fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
             && line.contains("queue_full")
     });
     assert!(rejected.is_some_and(|line| !line.ends_with(" 0")), "{rejected:?}");
+}
+
+/// Bodies that are slow to come hold their memory, and no more of it than there is; small ones always find room.
+#[test]
+fn bodies_share_a_bounded_memory() {
+    const SIZE: usize = 60_000;
+    let app = TestApp::builder()
+        .config(|config| (config.limits.max_body_bytes, config.limits.body_memory) = (SIZE, Bytes(SIZE)))
+        .start();
+    let large = format!("{:<SIZE$}", body("a"));
+    let whole = request("POST", "/v1/embeddings", &[], large.as_bytes());
+    let mut slow = Connection::open(app.address);
+    slow.send(&whole[..whole.len() - 1]);
+    app.wait_until("the memory is taken", || app.post(&large).status == 503);
+    let refused = app.post(&large);
+    assert_eq!(refused.json()["error"]["code"], "server_is_overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(app.post(body("a")).status, 200);
+    slow.send(&whole[whole.len() - 1..]);
+    assert_eq!(slow.receive().status, 200);
+    assert_eq!(app.post(&large).status, 200);
+    let metrics = app.get("/metrics");
+    let counted = r#"embedgate_requests_rejected_total{model="unknown",reason="bodies_full"}"#;
+    let counted = metrics.text().lines().find_map(|line| line.strip_prefix(counted));
+    assert!(counted.is_some_and(|count| count.trim() != "0"), "{counted:?}");
 }
 
 #[test]

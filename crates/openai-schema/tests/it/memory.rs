@@ -1,6 +1,6 @@
 //! What a hostile body costs before anybody has looked at its limits.
 
-use openai_schema::{EmbeddingRequest, MOST_INPUTS, RequestError};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, MOST_INPUTS, MOST_TOKENS, RequestError};
 
 /// The largest body that a server takes by default, in bytes.
 const LARGEST: usize = 32 << 20;
@@ -9,6 +9,11 @@ const LARGEST: usize = 32 << 20;
 /// reading it takes, in bytes.
 fn read(element: &str) -> (Result<EmbeddingRequest, RequestError>, u64) {
     let elements = vec![element; LARGEST / (element.len() + 1)].join(",");
+    parse(&elements)
+}
+
+/// What a body with these elements is read as, and the most memory that takes, in bytes.
+fn parse(elements: &str) -> (Result<EmbeddingRequest, RequestError>, u64) {
     let body = format!(r#"{{"model":"m","input":[{elements}]}}"#);
     let mut request = None;
     let info = allocation_counter::measure(|| request = Some(EmbeddingRequest::from_json(body.as_bytes())));
@@ -27,10 +32,20 @@ fn a_body_of_tiny_elements_takes_no_more_memory_than_itself() {
         assert_eq!(request, Err(RequestError::EmptyInput { index: 0 }));
         assert!(most < LARGEST as u64, "{element}: {most} bytes");
     }
-    // A flat array of ids is one input; it grows by doubling.
+    let ids = |request: Result<EmbeddingRequest, RequestError>| match request.unwrap().input {
+        EmbeddingInput::Tokens(ids) => ids.len(),
+        EmbeddingInput::TokenArrays(arrays) => arrays.iter().map(Vec::len).sum(),
+        other => panic!("{other:?}"),
+    };
     let (request, most) = read("1");
-    assert_eq!(request.unwrap().input.len(), 1);
-    assert!(most < 8 * LARGEST as u64, "{most} bytes");
+    assert_eq!(ids(request), MOST_TOKENS + 1);
+    assert!(most < LARGEST as u64, "{most} bytes");
+    // The largest that is kept behind one that is just not too large.
+    let long = format!("[{}]", vec!["1"; MOST_TOKENS].join(","));
+    let longer = format!("[{}]", vec!["1"; 2 * MOST_TOKENS].join(","));
+    let (request, most) = parse(&format!("{long},{longer},{longer}"));
+    assert_eq!(ids(request), 2 * MOST_TOKENS + 1);
+    assert!(most < LARGEST as u64, "{most} bytes");
 }
 
 #[test]
