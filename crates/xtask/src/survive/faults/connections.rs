@@ -16,8 +16,10 @@ use crate::survive::{gauge, judge};
 use crate::test::report::Suite;
 use crate::workspace::Workspace;
 
-/// Idle connections: the server's default places, less a few for those who ask.
-const IDLE: usize = 9_900;
+/// Idle connections.
+const IDLE: usize = 10_000;
+/// Places of the server for them, and for those who ask.
+const PLACES: usize = 11_000;
 /// Descriptors that this process and the server need for other things.
 const OTHERS: usize = 300;
 /// What an idle connection may cost the server, in bytes of its own: buffers and a task.
@@ -41,7 +43,8 @@ pub(super) fn run(workspace: &Workspace, suite: &mut Suite) -> Result<()> {
         return Ok(());
     }
     let seconds = format!("{}s", HEAD.as_secs());
-    let server = Server::start(workspace, &["--client-timeout".into(), seconds])?;
+    let flags = ["--client-timeout", &seconds, "--max-connections", &PLACES.to_string()].map(str::to_owned);
+    let server = Server::start(workspace, &flags)?;
     idle(&server, suite)?;
     slow(&server, suite)?;
     server.stop()?;
