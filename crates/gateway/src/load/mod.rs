@@ -384,3 +384,16 @@ fn modified(folder: &ModelFolder) -> u32 {
     let age = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     age.and_then(|age| u32::try_from(age.as_secs()).ok()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_texts_that_the_window_holds_prove_anything() {
+        let text = |tokens| serde_json::json!({"text": "a", "tokens": tokens, "prefix": [1.0]});
+        let card = serde_json::json!({"id": "a", "golden": [text(16), text(17)]});
+        let card: Card = serde_json::from_value(card).unwrap();
+        assert_eq!([15, 16, 17].map(|window| golden(&card, window).count()), [0, 1, 2]);
+    }
+}
