@@ -46,6 +46,7 @@ pub mod telemetry;
 mod tls;
 mod trace;
 mod vocabulary;
+mod watched;
 
 pub use auth::KeysFileError;
 pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};

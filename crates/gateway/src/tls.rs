@@ -1,22 +1,17 @@
 //! TLS of the listener: the certificate and its key from two PEM files, read at start-up and again when they change.
 //!
-//! As with the file of API keys, the content is what is compared, once a second: a Kubernetes mount swaps a link and
-//! leaves times and sizes as they were. A new pair counts when it was seen twice, because the two files are written
-//! one after the other, and when key and certificate belong together. Until then the last good pair stays, so that
-//! nothing that happens to the files turns a client away. Connections that are open go on with the pair they began
-//! with.
+//! A new pair counts when key and certificate belong together. Until then the last good pair stays, so that nothing
+//! that happens to the files turns a client away. Connections that are open go on with the pair they began with.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use rustls::{
     ServerConfig,
-    crypto::{CryptoProvider, ring},
+    crypto::ring,
     pki_types::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
@@ -25,19 +20,14 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
-    background::{Background, Stop},
+    background::Background,
     config::TlsConfig,
     middleware::chain,
+    watched::{self, Watched},
 };
-
-/// How often the files are looked at.
-const PERIOD: Duration = Duration::from_secs(1);
-/// A chain of a few certificates takes some kilobytes.
-const LARGEST: u64 = 1 << 20;
 
 /// A certificate or key that cannot be used. Never quotes what is in the files.
 #[derive(Debug, Error)]
@@ -95,136 +85,69 @@ pub(crate) struct Encrypted;
 /// # Errors
 /// When the pair cannot be used.
 pub(crate) fn open(files: &TlsConfig) -> Result<(ServerConfig, Background), TlsError> {
-    let provider = Arc::new(ring::default_provider());
-    let content = Content::read(files)?;
-    let current = Arc::new(Current(RwLock::new(content.pair(files, &provider)?)));
-    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let current = Arc::new(Current { files: files.clone(), pair: RwLock::default() });
+    let watch = watched::watch("certificate", Arc::clone(&current), TlsError::Thread)?;
+    let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(TlsError::Versions)?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
+        .with_cert_resolver(current);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let seen = content.hash();
-    let mut watch = Watch { files: files.clone(), provider, current, used: seen, last: seen, said: false };
-    let body = move |stop: &Stop| {
-        while stop.pause(PERIOD) {
-            watch.look();
-        }
-    };
-    Ok((config, Background::start("certificate", body).map_err(TlsError::Thread)?))
+    Ok((config, watch))
 }
 
-/// The pair that new connections begin with.
 #[derive(Debug)]
-struct Current(RwLock<Arc<CertifiedKey>>);
+struct Current {
+    files: TlsConfig,
+    /// What new connections begin with; there as soon as the files were read.
+    pair: RwLock<Option<Arc<CertifiedKey>>>,
+}
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        self.pair.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What both files held when they were looked at: a hash, for a key is nobody's to keep.
-type Seen = [u8; 32];
+impl Watched for Arc<Current> {
+    type Content = [Vec<u8>; 2];
+    type Error = TlsError;
 
-struct Watch {
-    files: TlsConfig,
-    provider: Arc<CryptoProvider>,
-    current: Arc<Current>,
-    /// The content in use.
-    used: Seen,
-    /// The content when it was last looked at.
-    last: Seen,
-    /// Whether it was logged that the files cannot be used.
-    said: bool,
-}
-
-impl Watch {
-    fn look(&mut self) {
-        match self.renew() {
-            Ok(true) => {
-                self.said = false;
-                tracing::info!("the certificate was read anew");
-            }
-            Ok(false) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut self.said, true) {
-                    tracing::warn!(error = chain(&error), "the last good certificate stays in use");
-                }
-            }
-        }
+    fn read(&self) -> Result<Self::Content, TlsError> {
+        Ok([read(&self.files.certificate)?, read(&self.files.key)?])
     }
 
-    /// Takes the files' pair over if there is something new; tells whether there was.
-    fn renew(&mut self) -> Result<bool, TlsError> {
-        let content = Content::read(&self.files)?;
-        let seen = content.hash();
-        let steady = std::mem::replace(&mut self.last, seen) == seen;
-        if !steady {
-            return Ok(false);
-        }
-        if seen == self.used {
-            // What is in use is back, after something that could not be used.
-            return Ok(std::mem::take(&mut self.said));
-        }
-        let pair = content.pair(&self.files, &self.provider)?;
-        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = pair;
-        self.used = seen;
-        Ok(true)
-    }
-}
-
-/// What the two files hold.
-struct Content {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-}
-
-impl Content {
-    fn read(files: &TlsConfig) -> Result<Self, TlsError> {
-        Ok(Self { certificate: read(&files.certificate)?, key: read(&files.key)? })
-    }
-
-    fn hash(&self) -> Seen {
-        let length = (self.certificate.len() as u64).to_le_bytes();
-        Sha256::new()
-            .chain_update(length)
-            .chain_update(&self.certificate)
-            .chain_update(&self.key)
-            .finalize()
-            .into()
-    }
-
-    fn pair(&self, files: &TlsConfig, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    fn take_over(&self, [certificate, key]: &Self::Content) -> Result<(), TlsError> {
+        let files = &self.files;
         let fault = |path: &Path, what| {
             let path = path.to_owned();
             move |source| TlsError::Pem { path, what, source }
         };
         let mut chain = Vec::new();
-        for certificate in CertificateDer::pem_slice_iter(&self.certificate) {
+        for certificate in CertificateDer::pem_slice_iter(certificate) {
             chain.push(certificate.map_err(fault(&files.certificate, "certificate"))?);
         }
         if chain.is_empty() {
             return Err(fault(&files.certificate, "certificate")(pem::Error::NoItemsFound));
         }
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(fault(&files.key, "key"))?;
-        let pair = CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Pair {
-            certificate: files.certificate.clone(),
-            key: files.key.clone(),
-            source,
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(fault(&files.key, "key"))?;
+        let pair = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| {
+            TlsError::Pair { certificate: files.certificate.clone(), key: files.key.clone(), source }
         })?;
-        Ok(Arc::new(pair))
+        *self.pair.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(pair));
+        Ok(())
+    }
+
+    fn say_renewed(&self) {
+        tracing::info!("the certificate was read anew");
+    }
+
+    fn say_kept(&self, error: &TlsError) {
+        tracing::warn!(error = chain(error), "the last good certificate stays in use");
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let fault = |source| TlsError::Read { path: path.to_owned(), source };
-    // Opening a pipe would wait for its writer.
-    let metadata = std::fs::metadata(path).map_err(fault)?;
-    if !metadata.is_file() || metadata.len() > LARGEST {
-        return Err(TlsError::Unlike { path: path.to_owned() });
-    }
-    let mut content = Vec::new();
-    File::open(path).map_err(fault)?.take(LARGEST).read_to_end(&mut content).map_err(fault)?;
-    Ok(content)
+    let content = watched::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    content.ok_or_else(|| TlsError::Unlike { path: path.to_owned() })
 }

@@ -1,31 +1,19 @@
 //! API keys from a file: read at start-up, and again when the file changes.
 //!
-//! The content is what is compared, once a second: a Kubernetes mount swaps a link and leaves times and sizes as
-//! they were. A new content counts when it was seen twice, because a file that is being written may look whole, and
-//! when it holds keys that can be used. Until then the last good keys stay: nothing that happens to the file lets
-//! anyone in who was not.
+//! A new content counts when it holds keys that can be used. Until then the last good keys stay: nothing that
+//! happens to the file lets anyone in who was not.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::PathBuf};
 
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
     auth::Keys,
-    background::{Background, Stop},
+    background::Background,
     config::{ApiKey, ApiKeyError},
     middleware::chain,
+    watched::{self, Watched},
 };
-
-/// How often the file is looked at.
-const PERIOD: Duration = Duration::from_secs(1);
-/// Some ten thousand keys.
-const LARGEST: u64 = 1 << 20;
 
 /// A file of API keys that cannot be used. Never quotes what is in it.
 #[derive(Debug, Error)]
@@ -65,89 +53,45 @@ pub enum KeysFileError {
     Thread(#[source] io::Error),
 }
 
-/// What the file held when it was looked at: a hash, for the secrets themselves are nobody's to keep.
-type Seen = [u8; 32];
-
-/// Reads the keys of `path`, and what it held.
-pub(super) fn read(path: &Path) -> Result<(Vec<ApiKey>, Seen), KeysFileError> {
-    let content = content(path)?;
-    Ok((keys(path, &content)?, Sha256::digest(&content).into()))
-}
-
-/// Keeps `keys` as `path` says, which held `seen` when they were read.
+/// Keeps `keys` as `path` says, from now on.
 ///
 /// # Errors
-/// When the system gives no thread.
-pub(super) fn watch(keys: Keys, path: PathBuf, seen: Seen) -> Result<Background, KeysFileError> {
-    let mut watch = Watch { keys, path, used: seen, last: seen, said: false };
-    let body = move |stop: &Stop| {
-        while stop.pause(PERIOD) {
-            watch.look();
-        }
-    };
-    Background::start("keys", body).map_err(KeysFileError::Thread)
+/// When the file cannot be used, or the system gives no thread.
+pub(super) fn watch(keys: Keys, path: PathBuf) -> Result<Background, KeysFileError> {
+    watched::watch("keys", KeysFile { keys, path }, KeysFileError::Thread)
 }
 
-struct Watch {
+struct KeysFile {
     keys: Keys,
     path: PathBuf,
-    /// The content in use.
-    used: Seen,
-    /// The content when it was last looked at.
-    last: Seen,
-    /// Whether it was logged that the file cannot be used.
-    said: bool,
 }
 
-impl Watch {
-    fn look(&mut self) {
-        match self.renew() {
-            Ok(Some(count)) => {
-                self.said = false;
-                tracing::info!(keys = count, "the file of API keys was read anew");
-            }
-            Ok(None) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut self.said, true) {
-                    tracing::warn!(error = chain(&error), "the last good API keys stay in force");
-                }
-            }
-        }
+impl Watched for KeysFile {
+    type Content = [Vec<u8>; 1];
+    type Error = KeysFileError;
+
+    fn read(&self) -> Result<Self::Content, KeysFileError> {
+        let path = || self.path.clone();
+        let content = watched::read(&self.path);
+        let content = content.map_err(|source| KeysFileError::Read { path: path(), source })?;
+        Ok([content.ok_or_else(|| KeysFileError::Unlike { path: path() })?])
     }
 
-    /// Takes the file's keys over if there is something new; tells how many there are then.
-    fn renew(&mut self) -> Result<Option<usize>, KeysFileError> {
-        let content = content(&self.path)?;
-        let seen: Seen = Sha256::digest(&content).into();
-        let steady = std::mem::replace(&mut self.last, seen) == seen;
-        if !steady {
-            return Ok(None);
+    fn take_over(&self, [content]: &Self::Content) -> Result<(), KeysFileError> {
+        let path = || self.path.clone();
+        let text = std::str::from_utf8(content).map_err(|_| KeysFileError::Unlike { path: path() })?;
+        let keys = ApiKey::read_lines(text).map_err(|source| KeysFileError::Key { path: path(), source })?;
+        if keys.is_empty() {
+            return Err(KeysFileError::Empty { path: path() });
         }
-        if seen == self.used {
-            // What is in use is back, after something that could not be used.
-            return Ok(std::mem::take(&mut self.said).then(|| self.keys.count()));
-        }
-        let count = self.keys.replace(&self.path, keys(&self.path, &content)?)?;
-        self.used = seen;
-        Ok(Some(count))
+        self.keys.replace(&self.path, keys)
     }
-}
 
-fn content(path: &Path) -> Result<Vec<u8>, KeysFileError> {
-    let fault = |source| KeysFileError::Read { path: path.to_owned(), source };
-    // Opening a pipe would wait for its writer.
-    let metadata = std::fs::metadata(path).map_err(fault)?;
-    let mut content = Vec::new();
-    if metadata.is_file() && metadata.len() <= LARGEST {
-        File::open(path).map_err(fault)?.take(LARGEST).read_to_end(&mut content).map_err(fault)?;
-        return Ok(content);
+    fn say_renewed(&self) {
+        tracing::info!(keys = self.keys.current().len(), "the file of API keys was read anew");
     }
-    Err(KeysFileError::Unlike { path: path.to_owned() })
-}
 
-fn keys(path: &Path, content: &[u8]) -> Result<Vec<ApiKey>, KeysFileError> {
-    let path = || path.to_owned();
-    let text = std::str::from_utf8(content).map_err(|_| KeysFileError::Unlike { path: path() })?;
-    let keys = ApiKey::read_lines(text).map_err(|source| KeysFileError::Key { path: path(), source })?;
-    if keys.is_empty() { Err(KeysFileError::Empty { path: path() }) } else { Ok(keys) }
+    fn say_kept(&self, error: &KeysFileError) {
+        tracing::warn!(error = chain(error), "the last good API keys stay in force");
+    }
 }

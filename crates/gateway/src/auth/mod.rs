@@ -53,9 +53,7 @@ impl Keys {
         let all = Arc::new(RwLock::new(Arc::clone(&fixed)));
         let keys = Self { fixed, from_file: config.keys_file.is_some(), all };
         let Some(path) = &config.keys_file else { return Ok((keys, None)) };
-        let (found, seen) = file::read(path)?;
-        keys.replace(path, found)?;
-        let watch = file::watch(keys.clone(), path.clone(), seen)?;
+        let watch = file::watch(keys.clone(), path.clone())?;
         Ok((keys, Some(watch)))
     }
 
@@ -64,23 +62,18 @@ impl Keys {
         self.from_file || !self.fixed.is_empty()
     }
 
-    /// Puts the keys of the file `path` beside those of the settings; tells how many there are then.
+    /// Puts the keys of the file `path` beside those of the settings.
     ///
     /// # Errors
     /// A name that both have; then nothing changes.
-    fn replace(&self, path: &Path, found: Vec<ApiKey>) -> Result<usize, KeysFileError> {
+    fn replace(&self, path: &Path, found: Vec<ApiKey>) -> Result<(), KeysFileError> {
         if let Some(key) = found.iter().find(|key| self.fixed.iter().any(|fixed| fixed.name == key.name)) {
             let source = ApiKeyError::DuplicateName { name: key.name.clone() };
             return Err(KeysFileError::Key { path: path.to_owned(), source });
         }
-        let all: Arc<[ApiKey]> = self.fixed.iter().cloned().chain(found).collect();
-        let count = all.len();
+        let all = self.fixed.iter().cloned().chain(found).collect();
         *self.all.write().unwrap_or_else(PoisonError::into_inner) = all;
-        Ok(count)
-    }
-
-    fn count(&self) -> usize {
-        self.current().len()
+        Ok(())
     }
 
     fn current(&self) -> Arc<[ApiKey]> {
