@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::{
     app::{Builder, TestApp},
     http::{Connection, request},
+    logs::LOG,
 };
 
 const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
@@ -77,11 +78,16 @@ impl Pair {
 
     #[track_caller]
     fn wait_until_served(&self, address: SocketAddr) {
-        let limit = Instant::now() + Duration::from_secs(20);
-        while !self.is_served(address) {
-            assert!(Instant::now() < limit, "the certificate was never served");
-            thread::sleep(Duration::from_millis(50));
-        }
+        wait(|| self.is_served(address), "the certificate was never served");
+    }
+}
+
+#[track_caller]
+fn wait(until: impl Fn() -> bool, never: &str) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !until() {
+        assert!(Instant::now() < limit, "{never}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -94,16 +100,12 @@ fn with(folder: &Path) -> Builder {
 fn start(folder: &Path) -> TestApp {
     let (builder, ops) = with(folder).ops();
     let app = builder.launch();
-    let limit = Instant::now() + Duration::from_secs(20);
     let ready = || {
         let mut connection = Connection::open(ops);
         connection.send(&request("GET", "/readyz", &[], b""));
         connection.receive().status == 200
     };
-    while !ready() {
-        assert!(Instant::now() < limit, "never ready");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait(ready, "never ready");
     app
 }
 
@@ -138,11 +140,7 @@ fn a_request_in_flight_is_finished_over_tls_too() {
     connection.send(&request("POST", "/v1/embeddings", &[], BODY));
     app.control.wait_for_batch(entered);
     app.begin_shutdown();
-    let limit = Instant::now() + Duration::from_secs(20);
-    while TcpStream::connect(app.address).is_ok() {
-        assert!(Instant::now() < limit, "the listener is still open");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait(|| TcpStream::connect(app.address).is_err(), "the listener is still open");
     app.control.release();
     assert_eq!(connection.receive().status, 200);
     app.join().unwrap();
@@ -167,27 +165,34 @@ fn a_new_pair_is_served_when_a_mounted_secret_changes_and_open_connections_go_on
     assert_eq!(kept.receive().status, 200);
 }
 
-/// Two looks at the files are a second apart; after three it is clear what they led to.
-const LOOKS: Duration = Duration::from_millis(3300);
-
 #[test]
 fn files_that_cannot_be_used_leave_the_last_good_pair_in_use() {
-    let (folder, [good, other]) = (TempDir::new().unwrap(), [Pair::new(), Pair::new()]);
-    good.write(folder.path());
-    let app = start(folder.path());
-    let certificate = folder.path().join("tls.crt");
+    let [good, other] = [Pair::new(), Pair::new()];
     let half = &good.certificate[..good.certificate.len() / 2];
+    // Before the first server, so that nothing is missed.
+    let log = &*LOG;
     // Half-written, empty, another's, no file at all.
-    for broken in [Some(half), Some(""), Some(other.certificate.as_str()), None] {
+    let apps = [Some(half), Some(""), Some(other.certificate.as_str()), None].map(|broken| {
+        let folder = TempDir::new().unwrap();
+        good.write(folder.path());
+        let app = start(folder.path());
+        let certificate = folder.path().join("tls.crt");
         match broken {
             Some(text) => fs::write(&certificate, text).unwrap(),
             None => fs::remove_file(&certificate).unwrap(),
         }
-        thread::sleep(LOOKS);
+        (broken, app, folder, certificate)
+    });
+    for (broken, app, folder, certificate) in &apps {
+        let path = certificate.to_str().unwrap();
+        let looked_at = |line: &str| line.contains("stays in use") && line.contains(path);
+        wait(|| log.text().lines().any(looked_at), "the file was never looked at");
         assert!(good.is_served(app.address), "{broken:?}");
+        other.write(folder.path());
     }
-    other.write(folder.path());
-    other.wait_until_served(app.address);
+    for (_, app, ..) in &apps {
+        other.wait_until_served(app.address);
+    }
 }
 
 #[test]
