@@ -8,17 +8,19 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use inference::{CacheKey, CacheTier};
 use redis::{Client, Connection, RedisError, RedisResult};
 
-use crate::{config::CacheConfig, metrics::TierMetrics};
+use crate::{
+    background::{Background, Stop},
+    config::CacheConfig,
+    metrics::TierMetrics,
+};
 
 /// Before each key, so that a server may be shared; the number changes with the format of what is stored.
 const PREFIX: &[u8] = b"embedgate:1:";
@@ -38,9 +40,9 @@ type Entries = Vec<(CacheKey, Vec<f32>)>;
 /// Vectors in a Redis or Valkey server: 32-bit floats, little-endian, under a prefix and the key.
 pub struct RedisTier {
     shared: Arc<Shared>,
-    /// `None` once the tier is being dropped.
-    entries: Option<SyncSender<Entries>>,
-    background: Option<JoinHandle<()>>,
+    /// Stands before the thread so that it is dropped first: the closed channel wakes the thread that is to end.
+    entries: SyncSender<Entries>,
+    _thread: Background,
 }
 
 struct Shared {
@@ -52,7 +54,6 @@ struct Shared {
     reader: Mutex<Option<Connection>>,
     /// When to connect again.
     attempts: Mutex<Attempts>,
-    stopping: AtomicBool,
 }
 
 /// Attempts to connect: the pause before the next one doubles with every error, until a lookup succeeds.
@@ -80,16 +81,15 @@ impl RedisTier {
             metrics,
             reader: Mutex::default(),
             attempts: Mutex::new(Attempts { next: Instant::now(), pause: FIRST_PAUSE, said: false }),
-            stopping: AtomicBool::new(false),
         });
         let (entries, receiver) = sync_channel(WAITING);
         let body = {
             let shared = Arc::clone(&shared);
-            move || shared.run(&receiver)
+            move |stop: &Stop| shared.run(stop, &receiver)
         };
-        let background = thread::Builder::new().name("redis".into()).spawn(body);
-        let background = background.map_err(|error| format!("cannot start a thread: {error}"))?;
-        Ok(Some(Self { shared, entries: Some(entries), background: Some(background) }))
+        let thread = Background::start("redis", body);
+        let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Some(Self { shared, entries, _thread: thread }))
     }
 
     /// Whether lookups are answered at present.
@@ -122,22 +122,10 @@ impl CacheTier for RedisTier {
     }
 
     fn put(&self, entries: Entries) {
-        let Some(sender) = &self.entries else { return };
         if let Err(TrySendError::Full(entries) | TrySendError::Disconnected(entries)) =
-            sender.try_send(entries)
+            self.entries.try_send(entries)
         {
             self.shared.metrics.dropped.inc_by(entries.len() as u64);
-        }
-    }
-}
-
-impl Drop for RedisTier {
-    fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        // The closed channel wakes the thread.
-        self.entries = None;
-        if let Some(Err(_)) = self.background.take().map(JoinHandle::join) {
-            tracing::error!("the thread of the cache's second tier panicked");
         }
     }
 }
@@ -149,9 +137,9 @@ impl Shared {
     }
 
     /// Body of the background thread: keeps connections open and writes what comes.
-    fn run(&self, entries: &Receiver<Entries>) {
+    fn run(&self, stop: &Stop, entries: &Receiver<Entries>) {
         let mut writer: Option<Connection> = None;
-        while !self.stopping.load(Ordering::Acquire) {
+        while !stop.asked() {
             if self.reader().is_none() {
                 writer = None;
             }
