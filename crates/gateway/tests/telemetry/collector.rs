@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -33,6 +33,8 @@ pub(crate) enum Manner {
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Connections that are not answered.
+    held: Arc<Mutex<Vec<TcpStream>>>,
     tried: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -48,21 +50,25 @@ impl Collector {
         let address = listener.local_addr().unwrap();
         let (received, tried, over) = <(Arc<Mutex<Vec<_>>>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
         let (bodies, count, ended) = (Arc::clone(&received), Arc::clone(&tried), Arc::clone(&over));
+        let held = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let holds = Arc::clone(&held);
         let serve = move || {
-            let mut held = Vec::new();
             for stream in listener.incoming().map(Result::unwrap) {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
                 count.fetch_add(1, Ordering::SeqCst);
                 match manner {
-                    Manner::Hangs => held.push(stream),
+                    Manner::Hangs => {
+                        stream.set_nonblocking(true).unwrap();
+                        holds.lock().unwrap().push(stream);
+                    }
                     Manner::Refuses => drop(answer(stream, "503 Service Unavailable")),
                     Manner::Takes => bodies.lock().unwrap().extend(answer(stream, "200 OK")),
                 }
             }
         };
-        Self { address, received, tried, over, thread: Some(thread::spawn(serve)) }
+        Self { address, received, held, tried, over, thread: Some(thread::spawn(serve)) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -72,6 +78,20 @@ impl Collector {
     /// Connections so far.
     pub(crate) fn tried(&self) -> usize {
         self.tried.load(Ordering::SeqCst)
+    }
+
+    /// The number of the attempt that waits for an answer now, of a collector that [`Manner::Hangs`].
+    pub(crate) fn waits(&self) -> Option<usize> {
+        let held = self.held.lock().unwrap();
+        let mut last = held.last()?;
+        loop {
+            match last.read(&mut [0; 4096]) {
+                Ok(0) => return None,
+                // What it asked.
+                Ok(_) => {}
+                Err(error) => return (error.kind() == ErrorKind::WouldBlock).then_some(held.len()),
+            }
+        }
     }
 
     /// What came, as bytes: whatever is not to be sent must not be among them.
