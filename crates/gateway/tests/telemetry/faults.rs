@@ -64,8 +64,8 @@ fn a_collector_that_hangs_delays_neither_requests_nor_the_end() {
     // attempt outlasts these requests proves that none of them did; on a slow machine it may take several.
     server.wait(|server| {
         let attempt = collector.waits()?;
-        for _ in 0..20 {
-            assert_eq!(server.embed(&[], "nobody is told").status, 200);
+        for number in 0..20 {
+            assert_eq!(server.embed(&[], format!("nobody is told of number {number}")).status, 200);
         }
         (collector.waits() == Some(attempt)).then_some(())
     });
