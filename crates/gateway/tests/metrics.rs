@@ -131,7 +131,7 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
         let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
-    for outcome in ["client_error", "rejected", "cancelled"] {
+    for outcome in ["client_error", "rejected"] {
         let series =
             format!("embedgate_request_duration_seconds_count{{model=\"unknown\",outcome=\"{outcome}\"}}");
         assert_eq!(value(&text, &series), 0.0);

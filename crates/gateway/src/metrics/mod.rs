@@ -308,10 +308,10 @@ impl ModelMetrics {
         Self { label: id.into(), families: Arc::clone(families), engine: Some(Arc::new(engine)) }
     }
 
-    /// A request without a known model ends before any engine. For an error there would have to be a panic, which is
-    /// not worth the series.
+    /// A request without a known model ends before any engine, by one of these as a rule. A client may also hang up
+    /// before its body is there, and a handler could panic; that is too rare to have a histogram from the start.
     fn unknown(families: &Arc<Families>) -> Self {
-        for outcome in [Outcome::ClientError, Outcome::Rejected, Outcome::Cancelled] {
+        for outcome in [Outcome::ClientError, Outcome::Rejected] {
             families.request_duration.with_label_values(&[UNKNOWN, outcome.label()]);
         }
         for reason in Rejection::EARLY {
