@@ -239,8 +239,11 @@ fn ask(connection: &mut Connection, keys: &[CacheKey]) -> RedisResult<Vec<Option
     for key in keys {
         command.arg(name(key));
     }
-    let mut values: Vec<Option<Vec<u8>>> = command.query(connection)?;
-    values.resize(keys.len(), None);
+    let values: Vec<Option<Vec<u8>>> = command.query(connection)?;
+    if values.len() != keys.len() {
+        // Nobody could say which is whose.
+        return Ok(vec![None; keys.len()]);
+    }
     Ok(values.into_iter().map(|value| value.as_deref().and_then(floats)).collect())
 }
 
