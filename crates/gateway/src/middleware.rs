@@ -163,7 +163,7 @@ impl Watch {
         let code = error.map(ApiError::code);
         self.metrics.http(&route, self.method.as_str(), status);
         if self.embeds {
-            self.count(outcome(status, code), code, elapsed);
+            self.count(outcome(status), code, elapsed);
         }
         self.record.trace.answered(&self.record.id, response.request(), status, code);
         self.log(&route, status, elapsed);
@@ -256,21 +256,12 @@ pub(crate) fn is_probe(path: &str) -> bool {
     matches!(path, "/startupz" | "/readyz" | "/livez" | "/metrics")
 }
 
-fn outcome(status: u16, code: Option<Code>) -> Outcome {
-    match (status, code) {
-        (
-            _,
-            Some(
-                Code::QueueFull
-                | Code::BodiesFull
-                | Code::Deadline
-                | Code::Loading
-                | Code::Draining
-                | Code::LimitsAway,
-            ),
-        ) => Outcome::Rejected,
-        (200..400, _) => Outcome::Success,
-        (400..500, _) => Outcome::ClientError,
+fn outcome(status: u16) -> Outcome {
+    match status {
+        // Every code with this status is about room or time.
+        503 => Outcome::Rejected,
+        200..400 => Outcome::Success,
+        400..500 => Outcome::ClientError,
         _ => Outcome::Error,
     }
 }

@@ -185,11 +185,10 @@ pub enum Problem {
 impl Problem {
     /// What is wrong with the `redis_url` of `table`.
     pub(super) fn of_redis(url: &RedisUrl, table: &'static str) -> Option<Self> {
-        match () {
-            () if url.is_encrypted() => Some(Self::RedisTls { table }),
-            () if !url.is_valid() => Some(Self::RedisUrl { table }),
-            () => None,
+        if url.is_encrypted() {
+            return Some(Self::RedisTls { table });
         }
+        (!url.is_valid()).then_some(Self::RedisUrl { table })
     }
 }
 

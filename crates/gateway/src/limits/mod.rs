@@ -137,8 +137,8 @@ pub(crate) async fn admit(
 impl Admission {
     /// Charges what the request really cost: nothing where it was refused or failed. Without this, what was estimated
     /// stays taken.
-    pub(crate) fn settle(mut self, tokens: u64) {
-        if let Some(taken) = self.0.take() {
+    pub(crate) fn settle(self, tokens: u64) {
+        if let Some(taken) = self.0 {
             let standing = taken.charge(tokens as f64 - taken.estimate);
             taken.record.set_standing(standing);
         }

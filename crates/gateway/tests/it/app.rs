@@ -100,23 +100,23 @@ impl TestApp {
     /// Waits until the metrics hold exactly this line.
     #[track_caller]
     pub(crate) fn wait_for_metric(&self, line: &str) {
-        self.wait_until(line, || self.get("/metrics").text().lines().any(|found| found == line));
+        wait_until(line, || self.get("/metrics").text().lines().any(|found| found == line));
     }
 
     /// Waits until `path` answers with `status`.
     #[track_caller]
     pub(crate) fn wait_for(&self, path: &str, status: u16) {
-        self.wait_until(path, || self.get(path).status == status);
+        wait_until(path, || self.get(path).status == status);
     }
+}
 
-    /// Waits until something is so.
-    #[track_caller]
-    pub(crate) fn wait_until(&self, what: &str, mut reached: impl FnMut() -> bool) {
-        let limit = Instant::now() + Duration::from_secs(20);
-        while !reached() {
-            assert!(Instant::now() < limit, "{what} never came to pass");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !reached() {
+        assert!(Instant::now() < limit, "{what} never came to pass");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

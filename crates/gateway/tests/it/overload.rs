@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use crate::{
-    app::{TestApp, WINDOW},
+    app::{TestApp, WINDOW, wait_until},
     fake::Misfortune,
     http::{Connection, request},
 };
@@ -70,7 +70,7 @@ fn bodies_share_a_bounded_memory() {
     let large = format!("{:<SIZE$}", body("a"));
     let whole = request("POST", "/v1/embeddings", &[], large.as_bytes());
     // Whichever body comes first has the memory: now and then that is not the slow one.
-    app.wait_until("a slow body has the memory", || {
+    wait_until("a slow body has the memory", || {
         let mut slow = Connection::open(app.address);
         slow.send(&whole[..whole.len() - 1]);
         let (other, small) = (app.post(&large), app.post(body("a")));

@@ -7,8 +7,7 @@ use std::{
     os::unix::fs::symlink,
     path::Path,
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use gateway::{RunError, config::TlsConfig};
@@ -18,7 +17,7 @@ use rustls::{
 use tempfile::TempDir;
 
 use crate::{
-    app::{Builder, TestApp},
+    app::{Builder, TestApp, wait_until},
     http::{Connection, request},
     logs::LOG,
 };
@@ -78,16 +77,7 @@ impl Pair {
 
     #[track_caller]
     fn wait_until_served(&self, address: SocketAddr) {
-        wait(|| self.is_served(address), "the certificate was never served");
-    }
-}
-
-#[track_caller]
-fn wait(until: impl Fn() -> bool, never: &str) {
-    let limit = Instant::now() + Duration::from_secs(20);
-    while !until() {
-        assert!(Instant::now() < limit, "{never}");
-        thread::sleep(Duration::from_millis(20));
+        wait_until("the certificate is served", || self.is_served(address));
     }
 }
 
@@ -105,7 +95,7 @@ fn start(folder: &Path) -> TestApp {
         connection.send(&request("GET", "/readyz", &[], b""));
         connection.receive().status == 200
     };
-    wait(ready, "never ready");
+    wait_until("the server is ready", ready);
     app
 }
 
@@ -140,7 +130,7 @@ fn a_request_in_flight_is_finished_over_tls_too() {
     connection.send(&request("POST", "/v1/embeddings", &[], BODY));
     app.control.wait_for_batch(entered);
     app.begin_shutdown();
-    wait(|| TcpStream::connect(app.address).is_err(), "the listener is still open");
+    wait_until("the listener is closed", || TcpStream::connect(app.address).is_err());
     app.control.release();
     assert_eq!(connection.receive().status, 200);
     app.join().unwrap();
@@ -186,7 +176,7 @@ fn files_that_cannot_be_used_leave_the_last_good_pair_in_use() {
     for (broken, app, folder, certificate) in &apps {
         let path = certificate.to_str().unwrap();
         let looked_at = |line: &str| line.contains("stays in use") && line.contains(path);
-        wait(|| log.text().lines().any(looked_at), "the file was never looked at");
+        wait_until("the file is looked at", || log.text().lines().any(looked_at));
         assert!(good.is_served(app.address), "{broken:?}");
         other.write(folder.path());
     }
