@@ -1,10 +1,11 @@
-//! From inputs to sequences: tokenizes a job, off the async threads, and applies the policy for overlong
-//! inputs.
+//! From inputs to sequences: tokenizes a job and applies the policy for overlong inputs.
 //!
 //! A large job is cut into portions that the tokenizer threads share; whoever finishes the last portion
-//! decides on the whole job and queues it. What is one portion by itself does not wait behind the many of another.
+//! decides on the whole job and queues it. What is one portion by itself does not wait behind the many of another. A
+//! job so small that waking a thread for it would take longer is tokenized on the thread that brings it.
 
 use std::{
+    cell::RefCell,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -28,12 +29,16 @@ use crate::{
 /// Inputs in one portion: enough to outweigh a thread's wake-up, few enough to spread 2,048 over many cores.
 const PORTION: usize = 64;
 
+/// Bytes of text, or ids of four bytes each, that are tokenized by whoever brings them: some 50 µs, where waking a
+/// thread takes as long on an idle machine, and a turn of the scheduler's on a busy one.
+const AT_ONCE: usize = 1024;
+
 /// Portions after which a tokenizer thread takes one of a larger job, if there is one: however many small jobs come,
 /// large ones go on.
 const TURNS: usize = 8;
 
-/// Tokens for which a tokenizer thread keeps memory: 256 KiB. A text of megabytes may have millions.
-const SCRATCH: usize = 1 << 16;
+/// Tokens for which a thread keeps memory: 256 KiB. A text of megabytes may have millions.
+const MOST_SCRATCH: usize = 1 << 16;
 
 /// Sequences that are looked up under one lock: few enough that others need not wait long for it.
 const LOOKED_UP_AT_ONCE: usize = 64;
@@ -54,6 +59,17 @@ pub(crate) struct Wish {
     pub(crate) overlong: Overlong,
     pub(crate) max_tokens: usize,
     pub(crate) purpose: Purpose,
+}
+
+impl Wish {
+    /// Whether it is tokenized in less time than it takes to hand it on.
+    fn is_small(&self) -> bool {
+        let bytes = |input: &Input| match input {
+            Input::Text(text) => text.len(),
+            Input::Tokens(ids) => size_of_val(ids.as_slice()),
+        };
+        self.inputs.len() <= PORTION && self.inputs.iter().map(bytes).sum::<usize>() <= AT_ONCE
+    }
 }
 
 /// A job that is being tokenized.
@@ -93,8 +109,15 @@ impl Desk {
         (Self { whole, parts }, Pile { whole: whole_pile, parts: parts_pile, taken: 0 })
     }
 
-    /// Hands a job in.
-    pub(crate) fn put(&self, work: Arc<Work>, wish: Wish) {
+    /// Hands a job in, or tokenizes a small one here and now.
+    pub(crate) fn put(&self, shared: &Shared, work: Arc<Work>, wish: Wish) {
+        if wish.is_small() {
+            return Intake::split(work, wish).into_iter().for_each(|portion| portion.run(shared));
+        }
+        self.pile_up(work, wish);
+    }
+
+    fn pile_up(&self, work: Arc<Work>, wish: Wish) {
         let portions = Intake::split(work, wish);
         let pile = if portions.len() > 1 { &self.parts } else { &self.whole };
         for portion in portions {
@@ -147,16 +170,31 @@ impl Intake {
 
 /// Body of a tokenizer thread: works until the desk is gone.
 pub(crate) fn run(shared: &Shared, mut pile: Pile) {
-    let mut scratch = Vec::new();
-    while let Some(Portion { intake, range }) = pile.next() {
+    while let Some(portion) = pile.next() {
+        portion.run(shared);
+    }
+}
+
+thread_local! {
+    /// A text's tokens before they are cut and framed; kept from text to text.
+    static SCRATCH: RefCell<Vec<PipelineToken>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Portion {
+    /// Tokenizes it; if it is the last of its job, decides on that.
+    fn run(self, shared: &Shared) {
+        let Self { intake, range } = self;
         if intake.work.is_over() {
-            continue;
+            return;
         }
         let start = range.start;
-        let tokenize = AssertUnwindSafe(|| tokenize(shared, &intake, range, &mut scratch));
-        let result = catch_unwind(tokenize).unwrap_or(Err(EmbedError::Panicked));
-        scratch.clear();
-        scratch.shrink_to(SCRATCH);
+        let result = SCRATCH.with_borrow_mut(|scratch| {
+            let tokenize = AssertUnwindSafe(|| tokenize(shared, &intake, range, scratch));
+            let result = catch_unwind(tokenize).unwrap_or(Err(EmbedError::Panicked));
+            scratch.clear();
+            scratch.shrink_to(MOST_SCRATCH);
+            result
+        });
         intake.done.lock().unwrap_or_else(PoisonError::into_inner).push((start, result));
         if intake.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             finish(shared, &intake);
@@ -321,10 +359,8 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(60);
             let (work, _) = Work::new(0, deadline, admission.reserve(0, 1, deadline).unwrap());
             let inputs = vec![Input::Tokens(vec![1]); inputs];
-            desk.put(
-                work,
-                Wish { inputs, overlong: Overlong::Error, max_tokens: 1, purpose: Purpose::Serve },
-            );
+            let wish = Wish { inputs, overlong: Overlong::Error, max_tokens: 1, purpose: Purpose::Serve };
+            desk.pile_up(work, wish);
         }
         drop(desk);
         std::iter::from_fn(|| pile.next()).map(|portion| portion.range.len()).collect()
