@@ -27,7 +27,11 @@ impl Encoder {
     }
 
     /// Computes the final hidden states of a block: `ids` of all sequences in one run, and each sequence's length
-    /// in tokens. Up to `helpers` of the team's threads join in if nobody else uses them.
+    /// in tokens.
+    ///
+    /// `meanwhile` is called on this thread, before each step and more often where a step is shared. It may take its
+    /// time, and returns how many of the team's threads may help from now on; they do if no other encoder uses them,
+    /// and leave when there are to be fewer.
     ///
     /// # Errors
     /// [`EncodeError`]: an unknown id, a sequence that is too long, lengths that do not add up; checked before
@@ -36,10 +40,10 @@ impl Encoder {
         &mut self,
         ids: &[u32],
         lengths: &[usize],
-        helpers: usize,
+        meanwhile: &mut dyn FnMut() -> usize,
     ) -> Result<Hidden<'_>, EncodeError> {
         let block = Block::new(self.model.shape(), ids, lengths)?;
-        self.runner.run(block, &self.team, helpers)
+        self.runner.run(block, &self.team, meanwhile)
     }
 }
 

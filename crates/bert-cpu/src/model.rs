@@ -164,7 +164,13 @@ impl<N: Network> Runnable for Arc<N> {
 
 /// A network with memory to run it in.
 pub(crate) trait Runner: Send {
-    fn run(&mut self, block: Block, team: &Team, helpers: usize) -> Result<Hidden<'_>, EncodeError>;
+    /// See [`Encoder::encode`](crate::Encoder::encode).
+    fn run(
+        &mut self,
+        block: Block,
+        team: &Team,
+        meanwhile: &mut dyn FnMut() -> usize,
+    ) -> Result<Hidden<'_>, EncodeError>;
 }
 
 struct Run<N: Network> {
@@ -176,7 +182,12 @@ struct Run<N: Network> {
 }
 
 impl<N: Network> Runner for Run<N> {
-    fn run(&mut self, block: Block, team: &Team, helpers: usize) -> Result<Hidden<'_>, EncodeError> {
+    fn run(
+        &mut self,
+        block: Block,
+        team: &Team,
+        meanwhile: &mut dyn FnMut() -> usize,
+    ) -> Result<Hidden<'_>, EncodeError> {
         let rows = block.rows();
         let states = match self.states.take() {
             Some((most, states)) if most >= rows => (most, states),
@@ -184,16 +195,22 @@ impl<N: Network> Runner for Run<N> {
         };
         let (_, states) = self.states.insert(states);
         self.block = Arc::new(block);
-        let helpers = helpers.min(team.helpers());
-        let progress = Progress::new(Plan::new(self.network.shape(), rows, helpers + 1));
-        let pass = Arc::new(SharedPass {
-            network: Arc::clone(&self.network),
-            states: Arc::clone(states),
-            block: Arc::clone(&self.block),
-            progress,
-        });
-        team.run(&(Arc::clone(&pass) as Arc<dyn Pass>), helpers);
-        pass.progress.result()?;
+        let shape = self.network.shape();
+        let mut begun = 0;
+        while begun < shape.layers {
+            let helpers = meanwhile().min(team.helpers());
+            // Alone by one layer at a time, so that whoever has nothing to do by then can help with the next.
+            let end = if helpers > 0 { shape.layers } else { begun + 1 };
+            let pass = Arc::new(SharedPass {
+                network: Arc::clone(&self.network),
+                states: Arc::clone(states),
+                block: Arc::clone(&self.block),
+                progress: Progress::new(Plan::new(shape, rows, begun..end, helpers + 1)),
+            });
+            team.run(&(Arc::clone(&pass) as Arc<dyn Pass>), helpers, meanwhile);
+            pass.progress.result()?;
+            begun = end;
+        }
         Ok(self.network.hidden(&self.block, states))
     }
 }
@@ -207,9 +224,13 @@ struct SharedPass<N: Network> {
 }
 
 impl<N: Network> Pass for SharedPass<N> {
-    fn work(&self) {
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn work(&self, stays: &mut dyn FnMut() -> bool) {
         // SAFETY: `Progress` hands out each task once, and only when those of all earlier steps are done; the
         // states belong to this pass until `Team::run` returns.
-        self.progress.work(|task| unsafe { self.network.run(task, &self.block, &self.states) });
+        self.progress.work(stays, |task| unsafe { self.network.run(task, &self.block, &self.states) });
     }
 }

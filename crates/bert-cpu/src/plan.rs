@@ -1,7 +1,7 @@
-//! The steps of one pass and the tasks that each is cut into: pure, so that its promises can be tested.
+//! The steps of some layers and the tasks that each is cut into: pure, so that its promises can be tested.
 //!
-//! Steps follow each other; the tasks of one step are independent. A pass on one thread has one task a step. On
-//! several, there are more tasks than threads, so that one that was interrupted holds the others up for less.
+//! Steps follow each other; the tasks of one step are independent. On one thread there is one task a step. On several,
+//! there are more tasks than threads, so that one that was interrupted holds the others up for less.
 
 use std::ops::Range;
 
@@ -54,16 +54,18 @@ impl Task {
     }
 }
 
-/// The tasks of one pass.
+/// The tasks of some layers.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
+    /// The first step.
+    first: usize,
     /// For each step, its first task's number; then the number of all tasks.
     starts: Vec<usize>,
 }
 
 impl Plan {
-    /// For a block of `rows` tokens on `threads` threads.
-    pub(crate) fn new(shape: &Shape, rows: usize, threads: usize) -> Self {
+    /// These layers for a block of `rows` tokens on `threads` threads; the embeddings come with the first layer.
+    pub(crate) fn new(shape: &Shape, rows: usize, layers: Range<usize>, threads: usize) -> Self {
         let parts = |step: Step| {
             let most = if threads > 1 { threads * TASKS_PER_THREAD } else { 1 };
             match step {
@@ -74,13 +76,14 @@ impl Plan {
                 Step::Mix(_) | Step::Project(_) | Step::Up(_) | Step::Down(_) => most,
             }
         };
+        let first = if layers.start == 0 { 0 } else { 1 + layers.start * LAYER.len() };
         let mut starts = vec![0];
         let mut next = 0;
-        for step in 0..1 + shape.layers * LAYER.len() {
+        for step in first..1 + layers.end * LAYER.len() {
             next += parts(Self::step(step));
             starts.push(next);
         }
-        Self { starts }
+        Self { first, starts }
     }
 
     fn step(index: usize) -> Step {
@@ -102,7 +105,8 @@ impl Plan {
         }
         let step = self.starts.partition_point(|&start| start <= number) - 1;
         let (start, end) = (self.starts[step], self.starts[step + 1]);
-        Some(Task { step: Self::step(step), part: number - start, parts: end - start, after: start })
+        let (step, part, parts) = (Self::step(self.first + step), number - start, end - start);
+        Some(Task { step, part, parts, after: start })
     }
 }
 
@@ -129,22 +133,28 @@ mod tests {
 
     #[test]
     fn one_thread_has_one_task_a_step_in_order() {
-        let plan = Plan::new(&shape(4, 1), 100, 1);
-        let steps: Vec<_> = (0..).map_while(|number| plan.task(number)).map(|task| task.step).collect();
-        let layer = LAYER.iter().map(|step| step(0));
-        assert_eq!(steps, std::iter::once(Step::Embed).chain(layer).collect::<Vec<_>>());
+        let steps = |layers| -> Vec<_> {
+            let plan = Plan::new(&shape(4, 3), 100, layers, 1);
+            (0..).map_while(|number| plan.task(number)).map(|task| task.step).collect()
+        };
+        let layer = |number| LAYER.iter().map(move |step| step(number));
+        assert_eq!(steps(0..1), std::iter::once(Step::Embed).chain(layer(0)).collect::<Vec<_>>());
+        assert_eq!(steps(1..3), layer(1).chain(layer(2)).collect::<Vec<_>>());
     }
 
     proptest! {
         #[test]
         fn every_part_of_every_step_once(
-            heads in 1usize..20, layers in 1usize..5, rows in 1usize..700, threads in 1usize..70, count in 1usize..3000,
+            heads in 1usize..20, start in 0usize..3, layers in 1usize..5, rows in 1usize..700, threads in 1usize..70,
+            count in 1usize..3000,
         ) {
-            let plan = Plan::new(&shape(heads, layers), rows, threads);
+            let end = start + layers;
+            let plan = Plan::new(&shape(heads, end), rows, start..end, threads);
             let tasks: Vec<_> = (0..plan.tasks()).map(|number| plan.task(number).unwrap()).collect();
             prop_assert!(plan.task(plan.tasks()).is_none());
             let mut number = 0;
-            for step in 0..1 + layers * LAYER.len() {
+            let first = if start == 0 { 0 } else { 1 + start * LAYER.len() };
+            for step in first..1 + end * LAYER.len() {
                 let after = number;
                 let parts = tasks[number].parts;
                 let mut covered = 0;

@@ -22,23 +22,35 @@ use crate::{
 /// microseconds, so whoever waits for it usually need not let go.
 const SPINS: usize = 2_000;
 
-/// How far a pass is.
+/// How far a pass is, and who works on it.
 pub(crate) struct Progress {
     plan: Plan,
     next: AtomicUsize,
     done: AtomicUsize,
+    /// Helpers that may work on it at present.
+    allowed: AtomicUsize,
+    helping: AtomicUsize,
     panicked: AtomicBool,
 }
 
 impl Progress {
     pub(crate) fn new(plan: Plan) -> Self {
-        Self { plan, next: AtomicUsize::new(0), done: AtomicUsize::new(0), panicked: AtomicBool::new(false) }
+        Self {
+            plan,
+            next: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(0),
+            helping: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+        }
     }
 
-    /// Runs tasks until none is left to begin. When this returns on every thread that called it, all tasks are
-    /// done, unless one panicked.
-    pub(crate) fn work(&self, mut run: impl FnMut(Task)) {
-        while let Some(task) = self.plan.task(self.next.fetch_add(1, Ordering::Relaxed)) {
+    /// Runs tasks until none is left to begin, or `stays`, asked before each, says no. When this has returned on every
+    /// thread that called it, and to one of them `stays` never said no, all tasks are done, unless one panicked.
+    pub(crate) fn work(&self, stays: &mut dyn FnMut() -> bool, mut run: impl FnMut(Task)) {
+        while stays()
+            && let Some(task) = self.plan.task(self.next.fetch_add(1, Ordering::Relaxed))
+        {
             if !self.wait(task.after) {
                 return;
             }
@@ -73,12 +85,34 @@ impl Progress {
         let done = self.done.load(Ordering::Acquire) == self.plan.tasks();
         if done { Ok(()) } else { Err(EncodeError::Panicked) }
     }
+
+    /// Sets how many may help; whether that is more than before.
+    fn allow(&self, helpers: usize) -> bool {
+        self.allowed.swap(helpers, Ordering::Relaxed) < helpers
+    }
+
+    /// Whether one more helper may begin, who is then counted.
+    fn join(&self) -> bool {
+        let allowed = self.allowed.load(Ordering::Relaxed);
+        let one_more = |helping| (helping < allowed).then_some(helping + 1);
+        self.next.load(Ordering::Relaxed) < self.plan.tasks()
+            && self.helping.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Whether a helper may go on; one who may not is no longer counted.
+    fn stay(&self) -> bool {
+        let allowed = self.allowed.load(Ordering::Relaxed);
+        let one_less = |helping| (helping > allowed).then(|| helping - 1);
+        self.helping.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
+    }
 }
 
 /// A pass that several threads may work on.
 pub(crate) trait Pass: Send + Sync {
-    /// Takes part until no task is left to begin.
-    fn work(&self);
+    fn progress(&self) -> &Progress;
+
+    /// Takes part until no task is left to begin, or `stays`, asked before each, says no.
+    fn work(&self, stays: &mut dyn FnMut() -> bool);
 }
 
 /// Threads that sleep until an encoder asks for help. One team serves all encoders of a model: whoever finds it
@@ -95,15 +129,10 @@ struct Desk {
 
 #[derive(Default)]
 struct State {
-    offer: Option<Offer>,
+    offer: Option<Arc<dyn Pass>>,
     /// Helpers at work on the offer.
     active: usize,
     closed: bool,
-}
-
-struct Offer {
-    pass: Arc<dyn Pass>,
-    seats: usize,
 }
 
 impl Desk {
@@ -112,19 +141,22 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Body of a helper.
     fn help(&self) {
         let mut state = self.lock();
         while !state.closed {
-            let Some(offer) = state.offer.as_mut().filter(|offer| offer.seats > 0) else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(pass) = state.offer.as_ref().filter(|pass| pass.progress().join()).map(Arc::clone)
+            else {
+                state = self.wait(state);
                 continue;
             };
-            offer.seats -= 1;
-            let pass = Arc::clone(&offer.pass);
             state.active += 1;
             drop(state);
-            pass.work();
+            pass.work(&mut || pass.progress().stay());
             drop(pass);
             state = self.lock();
             state.active -= 1;
@@ -157,28 +189,45 @@ impl Team {
         self.threads.len()
     }
 
-    /// Works on `pass` together with up to `helpers` helpers, and returns when nobody works on it any more.
-    pub(crate) fn run(&self, pass: &Arc<dyn Pass>, helpers: usize) {
-        let offered = helpers > 0 && self.offer(pass, helpers);
-        pass.work();
-        if offered {
-            let mut state = self.desk.lock();
-            state.offer = None;
-            while state.active > 0 {
-                state = self.desk.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// Works on `pass`, with helpers if `helpers`, the number that may help at first, is not 0, and returns when nobody
+    /// works on it any more. `meanwhile` is called before each task of this thread; then as many may help as it
+    /// says, but no more than at first.
+    pub(crate) fn run(&self, pass: &Arc<dyn Pass>, helpers: usize, meanwhile: &mut dyn FnMut() -> usize) {
+        let offer = if helpers > 0 { self.offer(pass, helpers) } else { None };
+        pass.work(&mut || {
+            let helpers = meanwhile().min(helpers);
+            if offer.is_some() && pass.progress().allow(helpers) {
+                // Held for a moment, so that no helper is between looking and sleeping.
+                drop(self.desk.lock());
+                self.desk.changed.notify_all();
             }
-        }
+            true
+        });
     }
 
-    fn offer(&self, pass: &Arc<dyn Pass>, seats: usize) -> bool {
+    fn offer(&self, pass: &Arc<dyn Pass>, helpers: usize) -> Option<Offer<'_>> {
         let mut state = self.desk.lock();
         if state.offer.is_some() || state.active > 0 {
-            return false;
+            return None;
         }
-        state.offer = Some(Offer { pass: Arc::clone(pass), seats });
+        pass.progress().allow(helpers);
+        state.offer = Some(Arc::clone(pass));
         drop(state);
         self.desk.changed.notify_all();
-        true
+        Some(Offer(&self.desk))
+    }
+}
+
+/// A pass that helpers can see. Dropping it waits for those who help.
+struct Offer<'d>(&'d Desk);
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.offer = None;
+        while state.active > 0 {
+            state = self.0.wait(state);
+        }
     }
 }
 
@@ -201,6 +250,8 @@ impl std::fmt::Debug for Team {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::{Activation, Positions, Shape};
 
@@ -221,28 +272,80 @@ mod tests {
         progress: Progress,
         ran: Mutex<Vec<Task>>,
         early: AtomicBool,
+        helped: AtomicBool,
         panic_at: Option<usize>,
     }
 
     impl Pass for Recorder {
-        fn work(&self) {
-            self.progress.work(|task| {
+        fn progress(&self) -> &Progress {
+            &self.progress
+        }
+
+        fn work(&self, stays: &mut dyn FnMut() -> bool) {
+            self.progress.work(stays, |task| {
                 let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
                 if ran.len() < task.after {
                     self.early.store(true, Ordering::Release);
                 }
                 assert_ne!(Some(ran.len()), self.panic_at, "asked to panic");
                 ran.push(task);
+                if thread::current().name() == Some("helper") {
+                    self.helped.store(true, Ordering::Release);
+                }
             });
         }
     }
 
+    fn recorder(helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
+        let progress = Progress::new(Plan::new(&SHAPE, 40, 0..SHAPE.layers, helpers + 1));
+        let (ran, early, helped) = Default::default();
+        Arc::new(Recorder { progress, ran, early, helped, panic_at })
+    }
+
     fn run(team: &Team, helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
-        let progress = Progress::new(Plan::new(&SHAPE, 40, helpers + 1));
-        let (ran, early) = (Mutex::default(), AtomicBool::new(false));
-        let recorder = Arc::new(Recorder { progress, ran, early, panic_at });
-        team.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), helpers);
+        let recorder = recorder(helpers, panic_at);
+        team.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), helpers, &mut || helpers);
         recorder
+    }
+
+    #[test]
+    fn as_many_help_as_are_allowed() {
+        let progress = Progress::new(Plan::new(&SHAPE, 40, 0..1, 3));
+        assert!(!progress.join());
+        assert!(progress.allow(2));
+        assert_eq!([(); 3].map(|()| progress.join()), [true, true, false]);
+        assert!(progress.stay());
+        assert!(!progress.allow(1));
+        assert_eq!([progress.stay(), progress.stay()], [false, true]);
+        assert!(progress.allow(2));
+        assert!(progress.join());
+        progress.work(&mut || false, |_| panic!("leaves before it begins"));
+        progress.work(&mut || true, |_| ());
+        assert_eq!(progress.result(), Ok(()));
+        assert!(progress.allow(3));
+        assert!(!progress.join(), "nothing is left to begin");
+    }
+
+    /// At first nobody may help; then somebody may, and the owner waits until somebody has.
+    #[test]
+    fn helpers_come_when_they_are_allowed() {
+        let team = Team::new(2).unwrap();
+        for _ in 0..50 {
+            let recorder = recorder(2, None);
+            let mut calls = 0;
+            team.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), 2, &mut || {
+                calls += 1;
+                let end = Instant::now() + Duration::from_secs(10);
+                while calls > 6 && !recorder.helped.load(Ordering::Acquire) {
+                    assert!(Instant::now() < end, "nobody came");
+                    thread::yield_now();
+                }
+                if calls < 6 { 0 } else { 1 }
+            });
+            assert_eq!(recorder.progress.result(), Ok(()));
+            assert!(!recorder.early.load(Ordering::Acquire));
+            assert_eq!(recorder.ran.lock().unwrap().len(), recorder.progress.plan.tasks());
+        }
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub(crate) fn sequence(shape: &Shape, length: usize, salt: usize) -> Vec<u32> {
 /// Every state of a block, by sequence.
 pub(crate) fn states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpers: usize) -> Vec<Vec<f32>> {
     let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
-    let hidden = encoder.encode(&sequences.concat(), &lengths, helpers).unwrap();
+    let hidden = encoder.encode(&sequences.concat(), &lengths, &mut || helpers).unwrap();
     let mut token = 0;
     lengths
         .iter()

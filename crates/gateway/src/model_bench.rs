@@ -141,7 +141,7 @@ fn lone(built: &mut [Box<dyn Encoder>], ids: &[u32], drive: Drive) -> Result<Fig
         let mut out = vec![0.0; encoder.dimensions()];
         while start.elapsed() < drive.time || milliseconds.is_empty() {
             let one = Instant::now();
-            encoder.encode(&batch, drive.workers - 1, &mut out)?;
+            encoder.encode(&batch, &mut || drive.workers - 1, &mut out)?;
             milliseconds.push(one.elapsed().as_secs_f64() * 1e3);
         }
     }
@@ -170,7 +170,7 @@ fn throughput(
                 while start.elapsed() < drive.time {
                     let batch = &batches[next.fetch_add(1, Ordering::Relaxed) % batches.len()];
                     let values = batch.len() * encoder.dimensions();
-                    if let Err(error) = encoder.encode(batch, 0, &mut out[..values]) {
+                    if let Err(error) = encoder.encode(batch, &mut || 0, &mut out[..values]) {
                         *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                         return;
                     }

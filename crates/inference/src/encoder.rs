@@ -24,16 +24,28 @@ pub trait Encoder: Send {
         true
     }
 
+    /// Whether [`encode`](Self::encode) calls `meanwhile`. Then each worker has a second encoder for what it is given to
+    /// do in there.
+    fn pauses(&self) -> bool {
+        false
+    }
+
     /// Writes one vector for each sequence of `batch` into `out`: row-major, `batch.len() × dimensions()`,
     /// pooled, not normalised. A sequence's vector must not depend on the other sequences.
     ///
-    /// `spare_workers` is the number of other workers that had nothing to do when the batch was taken: a batch too
-    /// small to fill one core well may use that many further threads. One that needs none ignores it.
+    /// `meanwhile` may be called on this thread as often as there is nothing to lose by a pause. It runs what should not
+    /// wait for this batch, and returns how many workers have nothing to do at present: as many further threads
+    /// may help with this batch.
     ///
     /// # Errors
     /// The encoder is used again afterwards, for each sequence of a larger batch by itself; what fails alone fails with
     /// what is returned. After a panic the encoder is dropped, the batch's jobs fail, and a new one is built.
-    fn encode(&mut self, batch: &Batch, spare_workers: usize, out: &mut [f32]) -> Result<(), EncodeError>;
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        meanwhile: &mut dyn FnMut() -> usize,
+        out: &mut [f32],
+    ) -> Result<(), EncodeError>;
 }
 
 /// Builds an encoder: once for each worker at start, and again after a panic.

@@ -367,7 +367,7 @@ fn warm_encoder(factory: &EncoderFactory, config: &EngineConfig) -> Result<Box<d
         let mut batch = Batch::new();
         batch.push(&vec![filler; length]);
         encoder
-            .encode(&batch, config.workers - 1, &mut vec![0.0; config.dimensions])
+            .encode(&batch, &mut || config.workers - 1, &mut vec![0.0; config.dimensions])
             .map_err(StartError::Warmup)?;
     }
     Ok(encoder)

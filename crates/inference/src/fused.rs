@@ -8,8 +8,8 @@ use ndarray::{ArrayView2, ShapeBuilder};
 
 use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, StartError};
 
-/// Encoders over one copy of a model's weights; each runs on its worker's thread, and a batch too small for one
-/// core is shared with the cores of workers that have nothing to do.
+/// Encoders over one copy of a model's weights; each runs on its worker's thread, and shares its batch with the cores of
+/// workers that have nothing to do.
 ///
 /// # Errors
 /// [`StartError::Config`] when `head` does not turn the model's states into `dimensions` values;
@@ -48,8 +48,17 @@ impl Encoder for Fused {
         false
     }
 
-    fn encode(&mut self, batch: &Batch, spare_workers: usize, out: &mut [f32]) -> Result<(), EncodeError> {
-        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), spare_workers);
+    fn pauses(&self) -> bool {
+        true
+    }
+
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        meanwhile: &mut dyn FnMut() -> usize,
+        out: &mut [f32],
+    ) -> Result<(), EncodeError> {
+        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), meanwhile);
         let hidden = hidden.map_err(|error| match error {
             // As a panic of the encoder's own: the worker then builds a new one.
             bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),

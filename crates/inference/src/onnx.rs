@@ -257,7 +257,12 @@ impl Encoder for OnnxEncoder {
         self.shape(batch).iter().product()
     }
 
-    fn encode(&mut self, batch: &Batch, _: usize, out: &mut [f32]) -> Result<(), EncodeError> {
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        _: &mut dyn FnMut() -> usize,
+        out: &mut [f32],
+    ) -> Result<(), EncodeError> {
         let shape = self.pad(batch);
         let mut inputs = Vec::with_capacity(self.config.inputs.len());
         for input in &self.config.inputs {

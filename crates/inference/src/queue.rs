@@ -2,9 +2,9 @@
 //!
 //! Jobs take turns, and callers do ([`Rounds`]): each batch is anchored by a sequence of the job whose turn it is, which
 //! then waits for its next one. A job that fits one batch shares it only with others that do, and may go before a longer
-//! one, once for each of that one's turns: so a single text waits for what runs already, whatever else is in the
-//! queue, and never for the filling of its own batch. As long as there are such jobs, the longer ones run in smaller
-//! pieces, so that what runs already is over sooner.
+//! one, once for each of that one's turns: so a single text never waits for the filling of its own batch. Nor does it
+//! wait for a long job's batch that runs already: where every worker is busy, one of them runs it in between
+//! ([`Queue::take_urgent`]).
 //!
 //! Nobody lingers: a worker that is free takes what is there, and no more than leaves something for the others
 //! that are free. What a turn costs depends on what it takes, not on how many jobs wait: those that are over are
@@ -14,7 +14,10 @@ mod lane;
 mod rounds;
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,18 +34,18 @@ use crate::{
     job::Work,
 };
 
-/// For so many turns after a short job came, long ones run in smaller pieces: about a second on two cores.
-const ALERT: u64 = 128;
-/// Into how many pieces a batch of a long job is cut then.
-const PIECES: usize = 2;
-
 /// What a worker is to run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Taken {
-    /// At least one.
     pub(crate) items: Vec<Arc<Item>>,
-    /// Other workers for whom nothing was left.
-    pub(crate) spare_workers: usize,
+    /// Whether it is a piece of a job that does not fit one batch: short ones need not wait for it.
+    pub(crate) long: bool,
+}
+
+impl Taken {
+    pub(crate) fn tokens(&self) -> usize {
+        self.items.iter().map(|item| item.tokens()).sum()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -52,11 +55,11 @@ struct State {
     long: Lane,
     rounds: Rounds,
     account: Account,
-    /// Workers that wait for work.
+    /// Workers that wait for work and were not called.
     idle: usize,
+    /// Workers that were called and have not come yet.
+    called: usize,
     turn: u64,
-    /// The turn before which long jobs run in smaller pieces.
-    alert_until: u64,
     stopped: bool,
 }
 
@@ -68,6 +71,10 @@ pub(crate) struct Queue {
     /// Tokens of one batch.
     batch_tokens: usize,
     state: Mutex<State>,
+    /// As `State::idle`, to be read without the lock.
+    spare_workers: AtomicUsize,
+    /// Whether a short job waits and no worker is free.
+    urgent: AtomicBool,
     /// There is work.
     work: Condvar,
     /// The queue is stopped.
@@ -76,8 +83,8 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn new(admission: Arc<Admission>, flights: Arc<Flights>, batch_tokens: usize) -> Self {
-        let (work, stopping) = Default::default();
-        Self { admission, flights, batch_tokens, state: Mutex::default(), work, stopping }
+        let (state, spare_workers, urgent, work, stopping) = Default::default();
+        Self { admission, flights, batch_tokens, state, spare_workers, urgent, work, stopping }
     }
 
     /// Adds a job's references.
@@ -93,16 +100,9 @@ impl Queue {
             }
         }
         let round = state.rounds.next(work.caller);
-        let pending = Pending::new(work, items, round);
-        if pending.tokens() <= self.batch_tokens {
-            state.alert_until = state.turn + ALERT;
-        }
-        state.insert(pending, self.batch_tokens);
-        let useful = state.account.tokens.div_ceil(LEAST_SHARE).clamp(1, state.idle.max(1));
-        drop(state);
-        for _ in 0..useful {
-            self.work.notify_one();
-        }
+        state.insert(Pending::new(work, items, round), self.batch_tokens);
+        let useful = state.account.tokens.div_ceil(LEAST_SHARE).max(1);
+        self.call(state, useful);
     }
 
     /// Waits for work and takes the next batch; `None` once the queue is stopped.
@@ -112,38 +112,91 @@ impl Queue {
             if state.stopped {
                 return None;
             }
-            let now = Instant::now();
-            let is_over = |work: &Work| {
-                if work.deadline <= now {
-                    work.fail(EmbedError::Deadline { retry_after: self.admission.retry_after() });
-                }
-                work.is_over()
-            };
-            state.sweep(is_over);
-            let share = budget.share(state.account.tokens, state.idle + 1);
-            let items = state.take(share, self.batch_tokens, is_over);
+            let is_over = self.is_over();
+            state.sweep(&is_over);
+            let share = budget.share(state.account.tokens, state.idle + state.called + 1);
+            let taken = state.take(false, share, self.batch_tokens, is_over);
             let orphans = std::mem::take(&mut state.account.orphans);
-            if !items.is_empty() {
-                let busy = state.account.tokens.div_ceil(share.tokens);
-                let (more, spare_workers) = (state.has_jobs(), state.idle.saturating_sub(busy));
-                drop(state);
-                if more {
-                    self.work.notify_one();
-                }
+            if !taken.items.is_empty() {
+                let more = state.has_jobs();
+                self.call(state, usize::from(more));
                 self.flights.release(&orphans);
-                return Some(Taken { items, spare_workers });
+                return Some(taken);
             }
             // A job whose caller left while it was being chosen may have kept another from being looked at.
             if orphans.is_empty() && !state.has_jobs() {
-                state.idle += 1;
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.idle -= 1;
+                state = self.wait(state);
             } else {
                 drop(state);
                 self.flights.release(&orphans);
                 state = self.lock();
             }
         }
+    }
+
+    /// A batch of short jobs if they wait and no worker is free; never waits. For a worker that is in the middle of a
+    /// long job's batch, which it counts against that job's next turn.
+    pub(crate) fn take_urgent(&self, budget: Budget) -> Option<Taken> {
+        if !self.urgent.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut state = self.lock();
+        let share = budget.share(state.account.tokens, state.idle + state.called + 1);
+        let taken = state.take(true, share, self.batch_tokens, self.is_over());
+        let orphans = std::mem::take(&mut state.account.orphans);
+        self.publish(&state);
+        drop(state);
+        self.flights.release(&orphans);
+        (!taken.items.is_empty()).then_some(taken)
+    }
+
+    /// Workers that have nothing to do at present.
+    pub(crate) fn spare_workers(&self) -> usize {
+        self.spare_workers.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody waits for a job any more; fails it if its deadline has come.
+    fn is_over(&self) -> impl Fn(&Work) -> bool {
+        let now = Instant::now();
+        move |work| {
+            if work.deadline <= now {
+                work.fail(EmbedError::Deadline { retry_after: self.admission.retry_after() });
+            }
+            work.is_over()
+        }
+    }
+
+    /// Calls up to `workers` of those that wait.
+    fn call(&self, mut state: MutexGuard<'_, State>, workers: usize) {
+        let workers = workers.min(state.idle);
+        state.idle -= workers;
+        state.called += workers;
+        self.publish(&state);
+        drop(state);
+        for _ in 0..workers {
+            self.work.notify_one();
+        }
+    }
+
+    /// Waits to be called, or for the end.
+    fn wait<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        state.idle += 1;
+        self.publish(&state);
+        let waits = |state: &mut State| state.called == 0 && !state.stopped;
+        state = self.work.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+        // Whoever is there first answers the call; the one whom it woke waits on.
+        match state.called.checked_sub(1) {
+            Some(called) => state.called = called,
+            None => state.idle -= 1,
+        }
+        self.publish(&state);
+        state
+    }
+
+    fn publish(&self, state: &State) {
+        self.spare_workers.store(state.idle, Ordering::Relaxed);
+        let urgent = !state.short.is_empty() && state.idle + state.called == 0;
+        self.urgent.store(urgent, Ordering::Relaxed);
     }
 
     /// Refuses new work, fails what waits, and wakes every worker.
@@ -192,44 +245,38 @@ impl State {
         self.long.sweep(&is_over, &mut self.account);
     }
 
-    /// The items to run next; empty when nothing waits.
+    /// The items to run next; none when nothing waits. What is `urgent` is of short jobs, be it their turn or not.
     fn take(
         &mut self,
+        urgent: bool,
         budget: Budget,
         batch_tokens: usize,
         is_over: impl Fn(&Work) -> bool,
-    ) -> Vec<Arc<Item>> {
+    ) -> Taken {
         self.turn += 1;
-        let is_alert = self.turn < self.alert_until;
         let account = &mut self.account;
         let short = self.short.front(&is_over, account);
         let long = self.long.front(&is_over, account);
         let (round, takes_short) = match (short, long) {
-            (None, None) => return Vec::new(),
             (Some(short), None) => (short.round, true),
-            (None, Some(long)) => (long.round, false),
-            (Some(short), Some(long)) if short.round < long.round => (short.round, true),
-            (Some(short), Some(long)) if !long.overtaken => {
+            (Some(short), Some(long)) if urgent || long.round <= short.round && !long.overtaken => {
                 long.overtaken = true;
                 // Its turn has not come, so the present round stays.
                 (long.round.min(short.round), true)
             }
-            (Some(_), Some(long)) => (long.round, false),
+            (Some(short), Some(long)) if short.round < long.round => (short.round, true),
+            (_, Some(long)) if !urgent => (long.round, false),
+            _ => return Taken::default(),
         };
         self.rounds.reach(round);
-        let (items, rest) = if takes_short {
-            self.short.take(self.turn, budget, is_over, account)
-        } else {
-            let pieces = if is_alert && !budget.pads { PIECES } else { 1 };
-            let budget = Budget { tokens: budget.tokens.div_ceil(pieces), ..budget };
-            self.long.take(self.turn, budget, is_over, account)
-        };
+        let lane = if takes_short { &mut self.short } else { &mut self.long };
+        let (items, rest) = lane.take(self.turn, budget, is_over, account);
         if let Some(mut rest) = rest {
             rest.round = self.rounds.next(rest.work.caller);
             rest.overtaken = false;
             self.insert(rest, batch_tokens);
         }
-        items
+        Taken { items, long: !takes_short }
     }
 }
 

@@ -1,8 +1,10 @@
-//! A worker thread: owns one encoder by value, runs batches, survives their panics.
+//! A worker thread: owns its encoders by value, runs batches, survives their panics, and lets short jobs go between the
+//! steps of a long one's batch.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,38 +22,52 @@ use crate::{
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Body of a worker thread: runs batches until the queue is stopped.
-pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &EncoderFactory) {
-    let mut batch = Batch::new();
-    let mut vectors = Vec::new();
-    let budget = Budget {
-        tokens: shared.config.batch_tokens,
-        inputs: shared.config.batch_inputs,
-        pads: encoder.pads(),
-    };
-    // A batch that failed as a whole, as batches of one: what failed may be one text of one job, or too little memory
-    // for all of them together.
-    let mut singles = Vec::new();
-    while let Some(Taken { items, spare_workers }) = singles.pop().or_else(|| shared.queue.take(budget)) {
+pub(crate) fn run(shared: &Shared, encoder: Box<dyn Encoder>, factory: &EncoderFactory) {
+    // What runs while another batch pauses needs an encoder of its own.
+    let second = if encoder.pauses() { rebuild(shared, factory) } else { None };
+    let mut station = Station::new(shared, factory, encoder);
+    let mut aside = second.map(|encoder| Station::new(shared, factory, encoder));
+    while station.encoder.is_some()
+        && let Some(Taken { items, long }) = shared.queue.take(station.budget)
+    {
+        station.run(items, aside.as_mut().filter(|_| long));
+    }
+}
+
+/// An encoder, and the memory for its batches.
+struct Station<'s> {
+    shared: &'s Shared,
+    factory: &'s EncoderFactory,
+    /// `None` after a panic, if the engine was stopped before there was a new one.
+    encoder: Option<Box<dyn Encoder>>,
+    budget: Budget,
+    batch: Batch,
+    vectors: Vec<f32>,
+}
+
+impl<'s> Station<'s> {
+    fn new(shared: &'s Shared, factory: &'s EncoderFactory, encoder: Box<dyn Encoder>) -> Self {
+        let budget = Budget {
+            tokens: shared.config.batch_tokens,
+            inputs: shared.config.batch_inputs,
+            pads: encoder.pads(),
+        };
+        Self { shared, factory, encoder: Some(encoder), budget, batch: Batch::new(), vectors: Vec::new() }
+    }
+
+    /// Runs a batch to its end, whatever that is. Short jobs that come meanwhile run `aside`.
+    fn run(&mut self, items: Vec<Arc<Item>>, aside: Option<&mut Self>) {
+        let shared = self.shared;
         shared.heartbeat.beat();
-        fill(&mut batch, &items, shared);
-        vectors.clear();
-        vectors.resize(batch.len() * shared.config.dimensions, 0.0);
-        let started = Instant::now();
-        let encode = AssertUnwindSafe(|| encoder.encode(&batch, spare_workers, &mut vectors));
-        let result = catch_unwind(encode);
-        let elapsed = started.elapsed();
+        self.fill(&items);
+        let result = catch_unwind(AssertUnwindSafe(|| self.encode(aside)));
         shared.heartbeat.beat();
         match result {
-            Ok(Ok(())) => {
-                // Those without work may have helped, so there was room for fewer that are as fast.
-                let alike = shared.config.workers as f64 / (spare_workers + 1) as f64;
-                shared.admission.observe_pace(batch.tokens(), elapsed, alike);
+            Ok(Ok(report)) => {
                 if items.iter().any(|item| !item.private) {
-                    let (tokens, spent) = (batch.tokens(), encoder.spent(&batch));
-                    let padding = spent.saturating_sub(tokens);
-                    shared.observer.batch(&BatchReport { inputs: batch.len(), tokens, padding, elapsed });
+                    shared.observer.batch(&report);
                 }
-                deliver(shared, items, &mut vectors);
+                deliver(shared, items, &mut self.vectors);
             }
             Ok(Err(error)) => {
                 let split = items.len() > 1;
@@ -62,10 +78,9 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
                     if split { "; its texts are tried one by one" } else { "" }
                 );
                 if split {
+                    // What failed may be one text of one job, or too little memory for all of them together.
                     shared.observer.encoder_failed();
-                    singles.extend(
-                        items.into_iter().rev().map(|item| Taken { items: vec![item], spare_workers }),
-                    );
+                    items.into_iter().for_each(|item| self.run(vec![item], None));
                 } else {
                     let error = Arc::new(error);
                     fail(shared, &items, || EmbedError::Encoder(Arc::clone(&error)));
@@ -75,32 +90,62 @@ pub(crate) fn run(shared: &Shared, mut encoder: Box<dyn Encoder>, factory: &Enco
                 tracing::error!(model = shared.config.name, "the encoder panicked; building a new one");
                 fail(shared, &items, || EmbedError::Panicked);
                 // Whatever state the panic left behind goes with the old encoder.
-                drop(encoder);
-                match rebuild(shared, factory) {
-                    Some(fresh) => encoder = fresh,
-                    None => {
-                        for Taken { items, .. } in &singles {
-                            fail(shared, items, || EmbedError::Panicked);
-                        }
-                        return;
-                    }
-                }
+                self.encoder = None;
+                self.encoder = rebuild(shared, self.factory);
             }
         }
     }
-}
 
-/// Gathers what was taken into a batch.
-fn fill(batch: &mut Batch, items: &[Arc<Item>], shared: &Shared) {
-    batch.clear();
-    let now = Instant::now();
-    for item in items {
-        batch.push(item.ids());
-        item.start(now, |waited| {
-            if !item.private {
-                shared.observer.queue_wait(waited);
+    /// Gathers what was taken into a batch.
+    fn fill(&mut self, items: &[Arc<Item>]) {
+        let Self { shared, batch, vectors, .. } = self;
+        batch.clear();
+        let now = Instant::now();
+        for item in items {
+            batch.push(item.ids());
+            item.start(now, |waited| {
+                if !item.private {
+                    shared.observer.queue_wait(waited);
+                }
+            });
+        }
+        vectors.clear();
+        vectors.resize(batch.len() * shared.config.dimensions, 0.0);
+    }
+
+    /// Encodes the batch that was gathered.
+    fn encode(&mut self, mut aside: Option<&mut Self>) -> Result<BatchReport, EncodeError> {
+        let Self { shared, encoder, batch, vectors, .. } = self;
+        let Some(encoder) = encoder else {
+            return Err(EncodeError::Other("the engine was stopped".to_owned()));
+        };
+        let tokens = batch.tokens();
+        let (mut paused, mut aside_tokens, mut most_spare) = (Duration::ZERO, 0, 0);
+        let mut meanwhile = || {
+            // As much as the batch has itself, so that it takes no more than twice its time.
+            if aside_tokens < tokens
+                && let Some(aside) = aside.as_deref_mut()
+                && let Some(urgent) = shared.queue.take_urgent(aside.budget)
+            {
+                let started = Instant::now();
+                aside_tokens += urgent.tokens();
+                aside.run(urgent.items, None);
+                // Who was just answered should not have to wait for this thread's time slice.
+                thread::yield_now();
+                paused += started.elapsed();
             }
-        });
+            let spare_workers = shared.queue.spare_workers();
+            most_spare = spare_workers.max(most_spare);
+            spare_workers
+        };
+        let started = Instant::now();
+        encoder.encode(batch, &mut meanwhile, vectors)?;
+        let elapsed = started.elapsed().saturating_sub(paused);
+        // Those without work may have helped, so there was room for fewer that are as fast.
+        let alike = shared.config.workers as f64 / (most_spare + 1) as f64;
+        shared.admission.observe_pace(tokens, elapsed, alike);
+        let padding = encoder.spent(batch).saturating_sub(tokens);
+        Ok(BatchReport { inputs: batch.len(), tokens, padding, elapsed })
     }
 }
 

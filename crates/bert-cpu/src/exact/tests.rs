@@ -73,12 +73,35 @@ proptest! {
     }
 }
 
+/// Alone, with helpers, alone again in the middle of the pass: whoever computes a part, it is the same.
+#[test]
+fn the_same_bits_however_helpers_come_and_go() {
+    let sequences = sequences(&SMALL, &[60, 7]);
+    let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+    for isa in present() {
+        let mut encoder = encoder(SMALL, isa, 3);
+        let alone = states(&mut encoder, &sequences, 0).concat();
+        for first in 0..12 {
+            let mut calls = 0;
+            let mut meanwhile = || {
+                calls += 1;
+                [0, 3, 1][(first + calls / 4) % 3]
+            };
+            let hidden = encoder.encode(&sequences.concat(), &lengths, &mut meanwhile).unwrap();
+            let found: Vec<f32> = (0..67).flat_map(|token| hidden.row(token)).copied().collect();
+            assert!(found == alone, "{isa}: not the same bits");
+            // Who begins alone is alone for a layer.
+            assert!(first % 3 > 0 || calls > 8, "{isa}: asked {calls} times");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_computed_is_refused() {
     let Some(isa) = present().next() else { return println!("NOT RUN: no instruction set here") };
     let mut encoder = encoder(SMALL, isa, 0);
     let error = |encoder: &mut Encoder, ids: &[u32], lengths: &[usize]| {
-        encoder.encode(ids, lengths, 0).map(|_| ()).unwrap_err()
+        encoder.encode(ids, lengths, &mut || 0).map(|_| ()).unwrap_err()
     };
     assert_eq!(error(&mut encoder, &[1, 100], &[2]), EncodeError::UnknownToken { id: 100, vocabulary: 100 });
     assert_eq!(error(&mut encoder, &[1; 81], &[81]), EncodeError::TooLong { tokens: 81, longest: 80 });

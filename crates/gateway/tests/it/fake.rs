@@ -94,7 +94,12 @@ impl Encoder for Fake {
         false
     }
 
-    fn encode(&mut self, batch: &Batch, _: usize, out: &mut [f32]) -> Result<(), EncodeError> {
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        _: &mut dyn FnMut() -> usize,
+        out: &mut [f32],
+    ) -> Result<(), EncodeError> {
         match self.0.pass() {
             Some(Misfortune::Panic) => panic!("as the test asked"),
             Some(Misfortune::Fail(error)) => return Err(error),

@@ -11,7 +11,20 @@ use inference::{
 };
 use proptest::prelude::*;
 
-use crate::rig::{DIMENSIONS, FAIL, NAN, PANIC, Rig, WINDOW, config, framed, job, vector_of, wait_until};
+use crate::rig::{
+    DIMENSIONS, FAIL, Kind, NAN, PANIC, Rig, WINDOW, answer, config, framed, job, vector_of, wait_until,
+};
+
+/// A search query's tokens are known before a thread would have woken up for them.
+#[test]
+fn a_small_job_is_tokenized_by_who_brings_it() {
+    let rig = Rig::default();
+    for number in 1..100 {
+        let ticket = rig.submit(&[&[number + 10], &[number + 200]]);
+        assert_eq!(rig.counts.joined.load(Ordering::SeqCst), number as usize);
+        answer(ticket).unwrap();
+    }
+}
 
 /// Waits until nothing is in flight any more.
 fn settle(engine: &Engine) {
@@ -38,7 +51,7 @@ fn vectors_come_in_the_callers_order() {
 
 #[test]
 fn padding_is_counted() {
-    let rig = Rig::with_padding(config(), true).unwrap();
+    let rig = Rig::of(Kind::Pads, config()).unwrap();
     rig.submit(&[&[5, 6, 7], &[5]]).wait().unwrap();
     let padding: usize = rig.counts.batches.lock().unwrap().iter().map(|batch| batch.padding).sum();
     assert_eq!(padding, 2);
@@ -288,7 +301,12 @@ fn a_failing_warm_up_does_not_start() {
         fn pads(&self) -> bool {
             false
         }
-        fn encode(&mut self, _: &inference::Batch, _: usize, _: &mut [f32]) -> Result<(), EncodeError> {
+        fn encode(
+            &mut self,
+            _: &inference::Batch,
+            _: &mut dyn FnMut() -> usize,
+            _: &mut [f32],
+        ) -> Result<(), EncodeError> {
             Err(EncodeError::Other("no".to_owned()))
         }
     }
@@ -323,10 +341,10 @@ proptest! {
         batch_tokens in 1usize..200,
         batch_inputs in 1usize..20,
         workers in 1usize..4,
-        pads: bool,
+        kind in prop::sample::select(&[Kind::Ragged, Kind::Pads, Kind::Pauses(10)]),
     ) {
         let config = inference::EngineConfig { batch_tokens, batch_inputs, workers, ..config() };
-        let rig = Rig::with_padding(config, pads).unwrap();
+        let rig = Rig::of(kind, config).unwrap();
         let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
         let found = rig.submit(&inputs).wait().unwrap();
         let expected: Vec<f32> =

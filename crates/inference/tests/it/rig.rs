@@ -42,6 +42,14 @@ struct Gate {
     passes: usize,
 }
 
+impl Gate {
+    fn lets_through(&mut self) -> bool {
+        let lets = !self.closed || self.passes > 0;
+        self.passes = self.passes.saturating_sub(usize::from(lets));
+        lets
+    }
+}
+
 impl Stage {
     /// Encoders wait before their next batch until the gate opens.
     pub(crate) fn close_gate(&self) {
@@ -57,6 +65,17 @@ impl Stage {
     pub(crate) fn let_one_through(&self) {
         self.gate.lock().unwrap().passes += 1;
         self.opened.notify_all();
+    }
+
+    /// Waits at the gate.
+    fn wait(&self) {
+        let gate = self.gate.lock().unwrap();
+        drop(self.opened.wait_while(gate, |gate| !gate.lets_through()).unwrap());
+    }
+
+    /// Whether the gate lets a batch through, which then passes.
+    fn passes(&self) -> bool {
+        self.gate.lock().unwrap().lets_through()
     }
 
     pub(crate) fn saw(&self, id: u32) -> bool {
@@ -84,7 +103,16 @@ pub(crate) fn vector_of(ids: &[u32]) -> Vec<f32> {
 
 struct Fake {
     stage: Arc<Stage>,
-    pads: bool,
+    kind: Kind,
+}
+
+/// What the fake encoder does with its batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Ragged,
+    Pads,
+    /// Batches with this id pause for as long as they wait at the gate; others pass it.
+    Pauses(u32),
 }
 
 impl Encoder for Fake {
@@ -93,15 +121,32 @@ impl Encoder for Fake {
     }
 
     fn pads(&self) -> bool {
-        self.pads
+        self.kind == Kind::Pads
     }
 
-    fn encode(&mut self, batch: &Batch, spare: usize, out: &mut [f32]) -> Result<(), EncodeError> {
-        self.stage.arrived.lock().unwrap().push((batch.clone(), spare));
-        let gate = self.stage.gate.lock().unwrap();
-        let mut gate = self.stage.opened.wait_while(gate, |gate| gate.closed && gate.passes == 0).unwrap();
-        gate.passes = gate.passes.saturating_sub(1);
-        drop(gate);
+    fn pauses(&self) -> bool {
+        matches!(self.kind, Kind::Pauses(_))
+    }
+
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        meanwhile: &mut dyn FnMut() -> usize,
+        out: &mut [f32],
+    ) -> Result<(), EncodeError> {
+        match self.kind {
+            Kind::Ragged | Kind::Pads => {
+                self.stage.arrived.lock().unwrap().push((batch.clone(), meanwhile()));
+                self.stage.wait();
+            }
+            Kind::Pauses(id) => {
+                self.stage.arrived.lock().unwrap().push((batch.clone(), 0));
+                while batch.ids().contains(&id) && !self.stage.passes() {
+                    meanwhile();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
         self.stage.seen.lock().unwrap().extend(batch.sequences().map(<[u32]>::to_vec));
         assert!(!batch.ids().contains(&PANIC), "told to panic");
         if batch.ids().contains(&FAIL) {
@@ -192,15 +237,15 @@ pub(crate) fn config() -> EngineConfig {
 
 impl Rig {
     pub(crate) fn start(config: EngineConfig) -> Result<Self, StartError> {
-        Self::with_padding(config, false)
+        Self::of(Kind::Ragged, config)
     }
 
-    pub(crate) fn with_padding(config: EngineConfig, pads: bool) -> Result<Self, StartError> {
+    pub(crate) fn of(kind: Kind, config: EngineConfig) -> Result<Self, StartError> {
         let (stage, counts) = (Arc::new(Stage::default()), Arc::new(Counts::default()));
         let shared = Arc::clone(&stage);
         let encoders = Arc::new(move || {
             shared.built.fetch_add(1, Ordering::SeqCst);
-            Ok(Box::new(Fake { stage: Arc::clone(&shared), pads }) as Box<dyn Encoder>)
+            Ok(Box::new(Fake { stage: Arc::clone(&shared), kind }) as Box<dyn Encoder>)
         });
         let engine = Engine::start(config, &(encoders as _), Arc::clone(&counts) as _)?;
         stage.seen.lock().unwrap().clear();

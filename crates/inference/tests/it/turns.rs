@@ -1,8 +1,8 @@
 //! Whose turn it is, counted in batches.
 
-use inference::{Batch, EngineConfig};
+use inference::{Batch, EmbedError, EngineConfig};
 
-use crate::rig::{Rig, answer, config, framed, job, vector_of, wait_until};
+use crate::rig::{FAIL, Kind, PANIC, Rig, answer, config, framed, job, vector_of, wait_until};
 
 fn holds(batch: &Batch, id: u32) -> bool {
     batch.ids().contains(&id)
@@ -35,6 +35,63 @@ fn a_single_text_is_next_however_long_the_job_before_it() {
         let arrived = rig.stage.arrived.lock().unwrap();
         assert_eq!(arrived.iter().map(|(batch, _)| batch.len()).sum::<usize>(), 2049);
     }
+}
+
+/// Every worker is in the middle of a long job's batch that does not end.
+#[test]
+fn a_single_text_is_answered_while_a_batch_pauses() {
+    for workers in 1..4 {
+        let rig = Rig::of(Kind::Pauses(501), EngineConfig { workers, ..config() }).unwrap();
+        rig.stage.close_gate();
+        let long = long_job(501, 100);
+        let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
+        let large = rig.submit(&long);
+        wait_until("every worker is in a batch", || rig.stage.arrivals() == workers);
+        assert_eq!(answer(rig.submit(&[&[502]])).unwrap().vectors, vector_of(&framed(&[502])));
+        assert_eq!(rig.stage.count(501), 0);
+        rig.stage.open_gate();
+        let found = answer(large).unwrap().vectors;
+        let expected: Vec<f32> = long.iter().flat_map(|ids| vector_of(&framed(ids))).collect();
+        assert!(found == expected);
+    }
+}
+
+#[test]
+fn a_batch_gives_way_to_no_more_than_itself() {
+    let rig = Rig::of(Kind::Pauses(501), config()).unwrap();
+    rig.stage.close_gate();
+    let long = long_job(501, 100);
+    let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
+    let large = rig.submit(&long);
+    wait_until("the worker is in a batch", || rig.stage.arrivals() == 1);
+    // Eight texts of 5 tokens: 14 texts of 3 begin before as many have run.
+    for id in 100..114 {
+        answer(rig.submit(&[&[id]])).unwrap();
+    }
+    let next = rig.join(job(&[&[114]]));
+    // The next batch is the long job's again, and the text runs in the middle of that.
+    rig.stage.let_one_through();
+    answer(next).unwrap();
+    let ran: Vec<bool> =
+        rig.stage.arrived.lock().unwrap().iter().map(|(batch, _)| holds(batch, 501)).collect();
+    assert_eq!(ran, [&[true], [false; 14].as_slice(), &[true, false]].concat());
+    rig.stage.open_gate();
+    answer(large).unwrap();
+}
+
+#[test]
+fn a_batch_whose_pause_panics_goes_on() {
+    let rig = Rig::of(Kind::Pauses(501), config()).unwrap();
+    rig.stage.close_gate();
+    let long = long_job(501, 100);
+    let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
+    let large = rig.submit(&long);
+    wait_until("the worker is in a batch", || rig.stage.arrivals() == 1);
+    assert!(matches!(answer(rig.submit(&[&[PANIC]])), Err(EmbedError::Panicked)));
+    assert!(matches!(answer(rig.submit(&[&[FAIL]])), Err(EmbedError::Encoder(_))));
+    answer(rig.submit(&[&[502]])).unwrap();
+    rig.stage.open_gate();
+    answer(large).unwrap();
 }
 
 #[test]
