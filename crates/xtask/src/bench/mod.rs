@@ -176,9 +176,9 @@ fn compare(workspace: &Workspace, options: &Compare) -> Result<Results> {
 
 /// The texts' numbers of tokens hold for the vocabulary of the very model that is served.
 fn check_texts(workspace: &Workspace) -> Result<()> {
-    let path = rivals::model(workspace).join("vocab.txt");
-    let vocabulary = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    texts::check(&vocabulary)
+    let path = rivals::model(workspace).join("tokenizer.json");
+    let tokenizer = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    texts::check(&tokenizer).with_context(|| format!("of {}", path.display()))
 }
 
 /// One copy of the weights and what else a server reads.

@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 static WORDS: LazyLock<Vec<&'static str>> =
     LazyLock::new(|| include_str!("words.txt").split_whitespace().collect());
@@ -66,13 +66,14 @@ pub(crate) fn text(kind: Kind, series: u32, index: u32) -> Text {
     Text { text, tokens }
 }
 
-/// Says whether each word is one token in `vocabulary` (`vocab.txt`), without which the counts would be wrong.
+/// Says whether each word is one token of `tokenizer` (`tokenizer.json`), without which the counts would be wrong.
 ///
 /// # Errors
-/// A word is not in it.
-pub(super) fn check(vocabulary: &str) -> Result<()> {
-    let known: std::collections::HashSet<&str> = vocabulary.lines().collect();
-    let unknown: Vec<&str> = WORDS.iter().filter(|word| !known.contains(**word)).copied().collect();
+/// A word is not in its vocabulary, or it has none.
+pub(super) fn check(tokenizer: &[u8]) -> Result<()> {
+    let tokenizer: serde_json::Value = serde_json::from_slice(tokenizer).context("no JSON")?;
+    let known = tokenizer["model"]["vocab"].as_object().context("no vocabulary")?;
+    let unknown: Vec<&str> = WORDS.iter().filter(|word| !known.contains_key(**word)).copied().collect();
     ensure!(unknown.is_empty(), "the model's vocabulary lacks words of the benchmark: {unknown:?}");
     Ok(())
 }
@@ -102,7 +103,7 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     use super::*;
     use crate::bench::stats::median;
@@ -112,8 +113,12 @@ mod tests {
         assert_eq!(WORDS.len(), 1 << WORD_BITS);
         assert_eq!(WORDS.iter().collect::<HashSet<_>>().len(), WORDS.len());
         assert!(WORDS.iter().all(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())));
-        check(&WORDS.join("\n")).unwrap();
-        assert!(check("the\nof").unwrap_err().to_string().contains("vocabulary lacks"));
+        let check = |words: &[&str]| {
+            let vocab: HashMap<_, _> = words.iter().zip(0..).collect();
+            check(serde_json::json!({"model": {"vocab": vocab}}).to_string().as_bytes())
+        };
+        check(&WORDS).unwrap();
+        assert!(check(&WORDS[1..]).unwrap_err().to_string().contains(WORDS[0]));
     }
 
     #[test]
