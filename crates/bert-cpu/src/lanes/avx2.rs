@@ -25,6 +25,8 @@ impl Lanes for Avx2 {
 
     const TILE_ROWS: usize = 6;
 
+    const TWO_INPUTS: bool = false;
+
     #[inline]
     fn run<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "avx2,fma")]
@@ -42,6 +44,13 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m256 {
         unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(from.cast());
+        }
     }
 
     #[inline(always)]

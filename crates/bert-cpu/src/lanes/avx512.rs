@@ -25,6 +25,8 @@ impl Lanes for Avx512 {
 
     const TILE_ROWS: usize = 12;
 
+    const TWO_INPUTS: bool = true;
+
     #[inline]
     fn run<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "avx2,fma,avx512f")]
@@ -42,6 +44,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> __m512 {
         unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(from.cast());
+            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(Self::WIDTH).cast());
+        }
     }
 
     #[inline(always)]

@@ -35,6 +35,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// registers, beside two of the right factor and one of the left.
     const TILE_ROWS: usize;
 
+    /// Whether the registers have room for two more of the right factor, so that a row's address is computed once for
+    /// two inputs: additions of integers may take the places of multiplications of vectors.
+    const TWO_INPUTS: bool;
+
     /// Runs a kernel with the instructions enabled.
     fn run<K: Kernel>(self, kernel: K);
 
@@ -44,6 +48,9 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// # Safety
     /// `from` must be valid for reading `WIDTH` values.
     unsafe fn load(self, from: *const f32) -> Self::Vector;
+
+    /// Asks for two vectors to be in the cache soon, if there is an instruction for that and such an address.
+    fn prefetch(self, from: *const f32);
 
     /// # Safety
     /// `to` must be valid for writing `WIDTH` values.

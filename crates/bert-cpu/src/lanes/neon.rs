@@ -27,6 +27,8 @@ impl Lanes for Neon {
     // 24 of the 32 registers hold the tile's sums.
     const TILE_ROWS: usize = 12;
 
+    const TWO_INPUTS: bool = false;
+
     #[inline]
     fn run<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "neon")]
@@ -44,6 +46,11 @@ impl Lanes for Neon {
     #[inline(always)]
     unsafe fn load(self, from: *const f32) -> float32x4_t {
         unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {
+        // Stable Rust has no such instruction for Arm.
     }
 
     #[inline(always)]
