@@ -3,7 +3,11 @@
 //! Some rows of scores at a time, so that they stay in the first-level cache from the product with the keys,
 //! through softmax, to the product with the values. Nothing is masked: a sequence attends to itself alone.
 
-use super::{math, product::accumulate};
+use super::{
+    math,
+    product::accumulate,
+    tiles::{self, MOST_ROWS, Tiled},
+};
 use crate::{
     lanes::{Kernel, Lanes},
     matrix::Matrix,
@@ -18,9 +22,6 @@ pub(super) struct Scratch {
     /// Rows of scores, each padded to whole panels.
     scores: Option<Buffer>,
 }
-
-/// Largest number of rows of a tile, over all instruction sets.
-const MOST_ROWS: usize = 12;
 
 impl Scratch {
     fn reserve(&mut self, keys: usize, scores: usize) -> (&Buffer, &Buffer) {
@@ -62,16 +63,7 @@ impl Kernel for Attention<'_> {
         // SAFETY: sizes were checked above; the scratch is this call's alone.
         unsafe {
             transpose(self.keys, keys, panel);
-            let mut row = 0;
-            while row < tokens {
-                row += match tokens - row {
-                    12.. if L::TILE_ROWS >= 12 => head.rows::<L, 12>(lanes, row),
-                    6.. => head.rows::<L, 6>(lanes, row),
-                    4.. => head.rows::<L, 4>(lanes, row),
-                    2.. => head.rows::<L, 2>(lanes, row),
-                    _ => head.rows::<L, 1>(lanes, row),
-                };
-            }
+            tiles::compute(lanes, tokens, &head);
         }
     }
 }
@@ -104,13 +96,9 @@ struct Head {
     scores: Matrix,
 }
 
-impl Head {
-    /// `R` rows of the result, from `row` on. Returns `R`.
-    ///
-    /// # Safety
-    /// The rows must exist, the sizes fit together, and nobody else may access the scores or those rows of `out`.
+impl Tiled for Head {
     #[inline(always)]
-    unsafe fn rows<L: Lanes, const R: usize>(&self, lanes: L, row: usize) -> usize {
+    unsafe fn tile<L: Lanes, const R: usize>(&self, lanes: L, row: usize) {
         let (tokens, width, padded) = (self.queries.rows(), self.queries.columns(), self.scores.columns());
         let panel = 2 * L::WIDTH;
         let mut scale = [0.0; R];
@@ -143,7 +131,6 @@ impl Head {
                 }
             }
         }
-        R
     }
 }
 

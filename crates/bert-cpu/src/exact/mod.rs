@@ -8,6 +8,7 @@ mod math;
 mod norm;
 mod panels;
 mod product;
+mod tiles;
 
 use std::{
     ops::Range,

@@ -7,7 +7,11 @@
 
 use std::ops::Range;
 
-use super::{math, panels::Panels};
+use super::{
+    math,
+    panels::Panels,
+    tiles::{self, Tiled},
+};
 use crate::{
     Activation,
     lanes::{Kernel, Lanes},
@@ -57,51 +61,37 @@ impl Kernel for Product<'_> {
         for from in (0..right.inputs()).step_by(DEPTH) {
             let inputs = from..right.inputs().min(from + DEPTH);
             for panel in panels.clone() {
-                let mut row = 0;
-                while row < left.rows() {
-                    let rest = left.rows() - row;
-                    // SAFETY: rows up to `row + n` exist, and the assertions above hold the columns.
-                    row += unsafe {
-                        match rest {
-                            12.. if L::TILE_ROWS >= 12 => self.tile::<L, 12>(lanes, row, panel, &inputs),
-                            6.. => self.tile::<L, 6>(lanes, row, panel, &inputs),
-                            4.. => self.tile::<L, 4>(lanes, row, panel, &inputs),
-                            2.. => self.tile::<L, 2>(lanes, row, panel, &inputs),
-                            _ => self.tile::<L, 1>(lanes, row, panel, &inputs),
-                        }
-                    };
-                }
+                let pass = Pass { product: &self, panel, inputs: inputs.clone() };
+                // SAFETY: the assertions above hold rows, columns and inputs; the caller, who else accesses them.
+                unsafe { tiles::compute(lanes, left.rows(), &pass) };
             }
         }
     }
 }
 
-impl Product<'_> {
-    /// One tile: `R` rows from `row` on, one panel, some of the inputs. Returns `R`.
-    ///
-    /// # Safety
-    /// Rows, panel and inputs must exist in `left`, `right` and `out`, and nobody else may access the tile in
-    /// `out`.
+/// Some of a product's inputs passing over one of its panels.
+struct Pass<'p> {
+    product: &'p Product<'p>,
+    panel: usize,
+    inputs: Range<usize>,
+}
+
+impl Tiled for Pass<'_> {
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const R: usize>(
-        &self,
-        lanes: L,
-        row: usize,
-        panel: usize,
-        inputs: &Range<usize>,
-    ) -> usize {
+    unsafe fn tile<L: Lanes, const R: usize>(&self, lanes: L, row: usize) {
+        let Self { product, panel, inputs } = self;
         let column = panel * 2 * L::WIDTH;
-        let out = self.out.row(row).wrapping_add(column);
-        let stride = self.out.stride();
+        let out = product.out.row(row).wrapping_add(column);
+        let stride = product.out.stride();
         let mut sums = [[lanes.splat(0.0); 2]; R];
         // SAFETY: by the caller's promise everything read and written here lies within its matrix.
         unsafe {
             if inputs.start == 0 {
-                let bias = self.bias.as_ptr().add(column);
+                let bias = product.bias.as_ptr().add(column);
                 let bias = [lanes.load(bias), lanes.load(bias.add(L::WIDTH))];
                 for (row, sums) in sums.iter_mut().enumerate() {
                     *sums = bias;
-                    if self.then == Then::Add {
+                    if product.then == Then::Add {
                         let out = out.add(row * stride);
                         sums[0] = lanes.add(sums[0], lanes.load(out));
                         sums[1] = lanes.add(sums[1], lanes.load(out.add(L::WIDTH)));
@@ -113,12 +103,12 @@ impl Product<'_> {
                     *sums = [lanes.load(out), lanes.load(out.add(L::WIDTH))];
                 }
             }
-            let left = self.left.row(row).add(inputs.start);
-            let right = self.right.rows(panel, inputs.start);
-            accumulate(lanes, (left, self.left.stride()), (right, 2 * L::WIDTH), inputs.len(), &mut sums);
-            let last = inputs.end == self.right.inputs();
+            let left = product.left.row(row).add(inputs.start);
+            let right = product.right.rows(*panel, inputs.start);
+            accumulate(lanes, (left, product.left.stride()), (right, 2 * L::WIDTH), inputs.len(), &mut sums);
+            let last = inputs.end == product.right.inputs();
             for (row, [mut low, mut high]) in sums.into_iter().enumerate() {
-                if let (Then::Activate(activation), true) = (self.then, last) {
+                if let (Then::Activate(activation), true) = (product.then, last) {
                     low = math::activate(lanes, activation, low);
                     high = math::activate(lanes, activation, high);
                 }
@@ -127,7 +117,6 @@ impl Product<'_> {
                 lanes.store(out.add(L::WIDTH), high);
             }
         }
-        R
     }
 }
 
@@ -144,47 +133,17 @@ pub(super) unsafe fn accumulate<L: Lanes, const R: usize>(
     depth: usize,
     sums: &mut [[L::Vector; 2]; R],
 ) {
-    let mut k = 0;
-    // SAFETY: by the caller's promise.
-    unsafe {
-        while L::TWO_INPUTS && k + 1 < depth {
-            let right = (right.add(k * right_stride), right_stride);
-            add_products::<L, R, 2>(lanes, (left.add(k), left_stride), right, sums);
-            k += 2;
-        }
-        while k < depth {
-            let right = (right.add(k * right_stride), right_stride);
-            add_products::<L, R, 1>(lanes, (left.add(k), left_stride), right, sums);
-            k += 1;
-        }
-    }
-}
-
-/// [`accumulate`] for `K` inputs: their rows of the right factor stay in registers while the left one's rows pass.
-///
-/// # Safety
-/// As there, with a depth of `K`.
-#[inline(always)]
-unsafe fn add_products<L: Lanes, const R: usize, const K: usize>(
-    lanes: L,
-    (left, left_stride): (*const f32, usize),
-    (right, right_stride): (*const f32, usize),
-    sums: &mut [[L::Vector; 2]; R],
-) {
     let ahead = AHEAD / size_of::<[L::Vector; 2]>() * right_stride;
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let right: [[L::Vector; 2]; K] = std::array::from_fn(|k| {
+    for k in 0..depth {
+        // SAFETY: by the caller's promise.
+        unsafe {
             let right = right.add(k * right_stride);
             lanes.prefetch(right.wrapping_add(ahead));
-            [lanes.load(right), lanes.load(right.add(L::WIDTH))]
-        });
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let left = left.add(row * left_stride);
-            for (k, [low, high]) in right.iter().enumerate() {
-                let value = lanes.splat(*left.add(k));
-                sums[0] = lanes.mul_add(value, *low, sums[0]);
-                sums[1] = lanes.mul_add(value, *high, sums[1]);
+            let (low, high) = (lanes.load(right), lanes.load(right.add(L::WIDTH)));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = lanes.splat(*left.add(row * left_stride + k));
+                sums[0] = lanes.mul_add(value, low, sums[0]);
+                sums[1] = lanes.mul_add(value, high, sums[1]);
             }
         }
     }

@@ -25,8 +25,6 @@ impl Lanes for Avx2 {
 
     const TILE_ROWS: usize = 6;
 
-    const TWO_INPUTS: bool = false;
-
     #[inline]
     fn run<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "avx2,fma")]

@@ -23,9 +23,7 @@ impl Lanes for Avx512 {
 
     const WIDTH: usize = 16;
 
-    const TILE_ROWS: usize = 12;
-
-    const TWO_INPUTS: bool = true;
+    const TILE_ROWS: usize = 14;
 
     #[inline]
     fn run<K: Kernel>(self, kernel: K) {

@@ -35,10 +35,6 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// registers, beside two of the right factor and one of the left.
     const TILE_ROWS: usize;
 
-    /// Whether the registers have room for two more of the right factor, so that a row's address is computed once for
-    /// two inputs: additions of integers may take the places of multiplications of vectors.
-    const TWO_INPUTS: bool;
-
     /// Runs a kernel with the instructions enabled.
     fn run<K: Kernel>(self, kernel: K);
 

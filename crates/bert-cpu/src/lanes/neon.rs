@@ -27,8 +27,6 @@ impl Lanes for Neon {
     // 24 of the 32 registers hold the tile's sums.
     const TILE_ROWS: usize = 12;
 
-    const TWO_INPUTS: bool = false;
-
     #[inline]
     fn run<K: Kernel>(self, kernel: K) {
         #[target_feature(enable = "neon")]
