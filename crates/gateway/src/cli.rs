@@ -36,7 +36,13 @@ TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB
 ///
 /// Without a command, `serve` is meant.
 #[derive(Debug, Parser)]
-#[command(name = "embedgate", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(
+    name = "embedgate",
+    version,
+    override_usage = "embedgate [COMMAND]",
+    after_help = EXAMPLES,
+    max_term_width = 100
+)]
 struct Cli {
     #[command(subcommand)]
     action: Action,

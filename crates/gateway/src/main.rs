@@ -45,21 +45,19 @@ fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
             for warning in warnings {
                 writeln!(io::stderr(), "warning: {warning}")?;
             }
-            write!(io::stdout(), "{report}")?;
+            write!(Output, "{report}")?;
             Ok(ExitCode::SUCCESS)
         }
         Request::Health(flags) => {
             let Resolved { config, .. } = Config::resolve(&flags, &surroundings)?;
             health::check(&config)?;
-            writeln!(io::stdout(), "ready")?;
+            writeln!(Output, "ready")?;
             Ok(ExitCode::SUCCESS)
         }
-        Request::Model(action) => {
-            match model_command::run(&action, &surroundings, &mut io::stdout().lock())? {
-                Verdict::Pass => Ok(ExitCode::SUCCESS),
-                Verdict::Fail => Ok(ExitCode::FAILURE),
-            }
-        }
+        Request::Model(action) => match model_command::run(&action, &surroundings, &mut Output)? {
+            Verdict::Pass => Ok(ExitCode::SUCCESS),
+            Verdict::Fail => Ok(ExitCode::FAILURE),
+        },
     }
 }
 
@@ -105,6 +103,27 @@ fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
             tracing::error!(%error, "cannot wait for Ctrl-C: shutting down");
         }
     })
+}
+
+/// Standard output, until its reader has seen enough (`| head -1`): the rest is nobody's, and no error.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_closed(io::stdout().write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_closed(io::stdout().flush(), ())
+    }
+}
+
+/// `written`, or `all` where nobody reads any more.
+fn unless_closed<T>(written: io::Result<T>, all: T) -> io::Result<T> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(all),
+        written => written,
+    }
 }
 
 /// Prints an error and everything beneath it.

@@ -182,7 +182,7 @@ impl Watch {
     /// every few seconds and would bury the rest.
     fn log(&self, route: &str, status: u16, elapsed: Duration) {
         let record = &self.record;
-        let ms = elapsed.as_secs_f64() * 1e3;
+        let ms = milliseconds(elapsed);
         let (key, client_id) = (record.key.get(), record.client_id.as_deref());
         let truncated = record.truncated.get();
         let inputs = self.embeds.then(|| record.inputs.get());
@@ -238,11 +238,16 @@ impl Drop for Watch {
             key = self.record.key.get(),
             model = self.record.model(),
             inputs = self.record.inputs.get(),
-            ms = elapsed.as_secs_f64() * 1e3,
+            ms = milliseconds(elapsed),
             "{}",
             if panicked { "the request panicked" } else { "the client hung up" }
         );
     }
+}
+
+/// For the log: to the microsecond.
+fn milliseconds(elapsed: Duration) -> f64 {
+    elapsed.as_micros() as f64 / 1e3
 }
 
 /// The span that marks the lines of a request. It is there whatever is logged, for an error's line needs it, too.

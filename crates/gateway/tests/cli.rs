@@ -50,7 +50,7 @@ fn help_is_a_page() {
 
     Without a command, `serve` is meant.
 
-    Usage: embedgate <COMMAND>
+    Usage: embedgate [COMMAND]
 
     Commands:
       serve         Serve embeddings over HTTP (the default)
@@ -148,6 +148,21 @@ fn check_config_shows_sources_and_hides_keys() {
     assert_eq!(line("# api_keys"), "# api_keys: 2 (alice, key-2) # EMBEDGATE_API_KEYS");
     assert!(line("http_workers").starts_with("http_workers = 0 # default, here "));
     assert!(!printed.contains("sk-") && err(&output).is_empty());
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_embedgate"))
+        .arg("check-config")
+        .env_clear()
+        .current_dir(folder.path())
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), &*err(&output)), (Some(0), ""));
 }
 
 #[test]

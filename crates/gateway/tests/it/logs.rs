@@ -103,6 +103,10 @@ fn a_request_has_one_line_with_what_it_cost_and_the_clients_own_id() {
     ] {
         assert!(line.contains(field), "{field} is not in {line}");
     }
+    let (_, time) = line.split_once(" ms=").unwrap();
+    let time = time.split(' ').next().unwrap();
+    assert!(time.parse::<f64>().unwrap() > 0.0, "{time}");
+    assert!(time.split_once('.').unwrap().1.len() <= 3, "{time} is finer than microseconds");
 }
 
 #[test]
