@@ -1,7 +1,6 @@
-//! Self-attention of one sequence in one head, transposed, so that a softmax runs down a column of vectors and
-//! needs no work across lanes.
+//! Self-attention, transposed, so that a softmax runs down a column of vectors and needs no work across lanes.
 //!
-//! 32 queries at a time, over all keys:
+//! 32 queries of one sequence in one head at a time, over all keys:
 //!
 //! ```text
 //!              32 queries                      32 queries                       32 queries
@@ -15,14 +14,22 @@
 //! The left factor of the first product is the keys' strip as it lies. Queries are transposed for each 32 of them,
 //! values once for the head. Nothing is masked but the keys after the last one: they take no part in a sum, and
 //! their powers and values are zero. Queries after the last one are other tokens' or none; their lanes are
-//! computed and dropped.
+//! computed and dropped, or left out where they fill a half.
+//!
+//! Scores become powers 32 keys at a time, while they are in the nearest cache; there is no pass over all of them to look
+//! for the largest. A softmax is the same with any *reference* r in 2^(s − r), as long as the largest power keeps clear of
+//! the ends of bf16's range. So r is 0 to begin with, which does for trained networks, and what was the largest score is
+//! looked at afterwards: where it was too large or too small, the powers are computed again with r near it.
+//!
+//! While the tiles are in use, this family of processors does arithmetic on vectors of f32 on one port instead of two, so
+//! as much as can be is done with integers.
 
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     layout::{Line, Lines, Strips, Tiled},
     tile::{TILE, Tiles, UNIT},
-    vector::{Floats, exp2, load_line, round_pairs, store_line, transpose, zip},
+    vector::{Floats, Reference, add_pairs, load_line, round_pairs, store_line, transpose, zip},
 };
 use crate::memory::Buffer;
 
@@ -31,7 +38,7 @@ const ROW: usize = 2;
 /// Lines of 32 inputs of a right factor: 16 pairs, each a row of 128 bytes.
 const RIGHT: usize = 2 * TILE;
 
-/// Memory of one thread, for one head of one sequence; grows to the longest seen.
+/// Memory of one thread, for the longest sequence; grows to the longest seen.
 #[derive(Default)]
 pub(super) struct Scratch(Option<Buffer>);
 
@@ -49,17 +56,16 @@ impl Scratch {
 
 /// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of two: the factor log₂ e / √width is
 /// in the queries already.
-pub(super) struct Attention {
-    /// The sequence's first row in the block.
-    pub(super) row: usize,
-    /// Its tokens.
-    pub(super) tokens: usize,
+pub(super) struct Attention<'a> {
+    /// Tokens of each sequence, one after the other.
+    pub(super) lengths: &'a [usize],
+    /// Which heads.
+    pub(super) heads: Range<usize>,
+    /// Columns of a head, in units of 32.
+    pub(super) parts: usize,
     /// The queries of all heads, then the keys, then the values.
     pub(super) strips: Strips,
     pub(super) out: Tiled,
-    /// The head's first columns, and how many they are, in units of 32.
-    pub(super) column: usize,
-    pub(super) parts: usize,
 }
 
 /// Three kinds of strips, in their order.
@@ -70,61 +76,109 @@ enum Kind {
     Values,
 }
 
-/// What the kernel works in; sizes for `parts` and `tokens`.
+/// Up to 32 queries of a sequence in a head.
+#[derive(Clone, Copy)]
+struct Group {
+    /// The sequence's first row in the block, and its tokens.
+    row: usize,
+    tokens: usize,
+    /// The head's first columns, in units of 32.
+    column: usize,
+    /// The first query's number in the sequence: a multiple of 32.
+    first: usize,
+}
+
+/// What the kernel works in.
 struct Room {
     /// For each part and 32 keys, two tiles: 16 values × 32 keys each.
     values: Lines,
     /// For each part, 16 pairs of columns × 32 queries.
     queries: Lines,
-    /// `[keys, 32 queries]` scores; then `[pairs of keys, 32 queries]` powers.
+    /// `[32 keys, 32 queries]` scores in f32.
     scores: Lines,
+    /// `[pairs of keys, 32 queries]`, for all keys.
+    powers: Lines,
     /// `[32 columns, 32 queries]` in f32.
     result: Lines,
 }
 
-impl Attention {
+impl Group {
+    /// Keys, up to whole tiles.
+    fn padded(&self) -> usize {
+        self.tokens.next_multiple_of(UNIT)
+    }
+
+    /// How many times 16 queries there are.
+    fn halves(&self) -> usize {
+        (self.tokens - self.first).div_ceil(TILE).min(2)
+    }
+}
+
+impl Attention<'_> {
     /// # Safety
-    /// Nobody else may write the strips, nor access the sequence's lines in the head's columns of `out`.
+    /// Nobody else may write the strips, nor access the heads' columns of `out`.
     ///
     /// # Panics
     /// When a size does not fit.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) unsafe fn run(&self, tiles: &Tiles, scratch: &mut Scratch) {
-        if self.tokens == 0 {
-            return;
-        }
-        let (count, padded) = (self.parts, self.tokens.next_multiple_of(UNIT));
-        assert!(self.row + self.tokens <= self.out.rows() && self.column + count <= self.out.depth());
-        let (values, queries) = (count * padded, count * RIGHT);
-        let (scores, result) = (padded * ROW, UNIT * ROW);
-        let lines = scratch.lines(values + queries + scores + result);
-        let room = Room {
-            values: lines.part(0, values),
-            queries: lines.part(values, queries),
-            scores: lines.part(values + queries, scores),
-            result: lines.part(values + queries + scores, result),
-        };
-        // SAFETY: the sizes fit, and the room is this call's alone.
-        unsafe {
-            self.transpose_values(&room);
-            for first in (0..self.tokens).step_by(UNIT) {
-                self.transpose_queries(first, &room);
-                self.score(tiles, &room);
-                let scale = self.softmax(&room);
-                self.mix(tiles, first, scale, &room);
+        let longest = self.lengths.iter().copied().max().unwrap_or(0).next_multiple_of(UNIT);
+        assert!(self.heads.end * self.parts <= self.out.depth());
+        assert!(self.lengths.iter().sum::<usize>() <= self.out.rows());
+        let sizes = [self.parts * longest, self.parts * RIGHT, UNIT * ROW, longest / 2 * ROW, UNIT * ROW];
+        let lines = scratch.lines(sizes.iter().sum());
+        let mut begun = 0;
+        let [values, queries, scores, powers, result] = sizes.map(|size| {
+            begun += size;
+            lines.part(begun - size, size)
+        });
+        let room = Room { values, queries, scores, powers, result };
+        let mut row = 0;
+        for &tokens in self.lengths {
+            for head in self.heads.clone() {
+                for first in (0..tokens).step_by(UNIT) {
+                    let group = Group { row, tokens, column: head * self.parts, first };
+                    // SAFETY: the room is this call's alone, and as large as the longest sequence needs; what each step
+                    // reads, the ones before it wrote.
+                    unsafe {
+                        if first == 0 {
+                            self.transpose_values(&group, &room);
+                        }
+                        self.transpose_queries(&group, &room);
+                        match group.halves() {
+                            1 => self.attend::<1>(tiles, &group, &room),
+                            _ => self.attend::<2>(tiles, &group, &room),
+                        }
+                    }
+                }
             }
+            row += tokens;
         }
     }
 
-    /// The sequence's lines of one kind in the head's columns from 32 · `part` on, up to a multiple of 32.
+    /// One group, of which the first 16 queries matter, or all 32 if `HALVES` is 2.
+    ///
+    /// # Safety
+    /// As [`softmax`](Self::softmax) and [`mix`](Self::mix).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn attend<const HALVES: usize>(&self, tiles: &Tiles, group: &Group, room: &Room) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let sums = self.softmax::<HALVES>(tiles, group, room);
+            self.mix(tiles, group, sums, room);
+        }
+    }
+
+    /// A sequence's lines of one kind in its head's columns from 32 · `part` on, up to a multiple of 32.
     ///
     /// # Panics
     /// When there are none such.
     #[inline]
-    fn lines(&self, kind: Kind, part: usize) -> Lines {
-        let strip = kind as usize * self.out.depth() + self.column + part;
-        let lines = self.strips.sequence(strip, self.row, self.tokens);
-        assert!(lines.count() >= self.tokens.next_multiple_of(UNIT));
+    fn lines(&self, group: &Group, kind: Kind, part: usize) -> Lines {
+        let strip = kind as usize * self.out.depth() + group.column + part;
+        let lines = self.strips.sequence(strip, group.row, group.tokens);
+        assert!(lines.count() >= group.padded());
         lines
     }
 
@@ -133,17 +187,17 @@ impl Attention {
     /// # Safety
     /// Nobody else may access the room.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    unsafe fn transpose_values(&self, room: &Room) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn transpose_values(&self, group: &Group, room: &Room) {
         let zero = _mm512_setzero_si512();
         for part in 0..self.parts {
-            let values = self.lines(Kind::Values, part);
-            for first in (0..self.tokens).step_by(UNIT) {
+            let values = self.lines(group, Kind::Values, part);
+            for first in (0..group.tokens).step_by(UNIT) {
                 let (mut low, mut high) = ([zero; 16], [zero; 16]);
                 for pair in 0..TILE {
                     let key = first + 2 * pair;
                     let line = |key: usize| {
-                        if key >= self.tokens {
+                        if key >= group.tokens {
                             return zero;
                         }
                         // SAFETY: a strip has lines up to a whole multiple of 32.
@@ -151,7 +205,7 @@ impl Attention {
                     };
                     [low[pair], high[pair]] = zip(line(key), line(key + 1));
                 }
-                let tile = part * self.tokens.next_multiple_of(UNIT) + first;
+                let tile = part * group.padded() + first;
                 for (half, pairs) in [low, high].into_iter().enumerate() {
                     for (index, column) in transpose(pairs).into_iter().enumerate() {
                         // SAFETY: two tiles for each 32 keys of each part, 32 lines.
@@ -162,20 +216,20 @@ impl Attention {
         }
     }
 
-    /// Writes 32 queries as a right factor, pairs of columns down and queries across.
+    /// Writes the queries as a right factor, pairs of columns down and queries across.
     ///
     /// # Safety
-    /// As [`transpose_values`](Self::transpose_values), and `first` must be a query's number and divisible by 32.
+    /// As [`transpose_values`](Self::transpose_values).
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    unsafe fn transpose_queries(&self, first: usize, room: &Room) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn transpose_queries(&self, group: &Group, room: &Room) {
         for part in 0..self.parts {
-            let queries = self.lines(Kind::Queries, part);
-            for half in 0..2 {
+            let queries = self.lines(group, Kind::Queries, part);
+            for half in 0..group.halves() {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (index, row) in rows.iter_mut().enumerate() {
                     // SAFETY: as above.
-                    *row = unsafe { load_line(queries.at(first + half * TILE + index)) };
+                    *row = unsafe { load_line(queries.at(group.first + half * TILE + index)) };
                 }
                 for (pair, column) in transpose(rows).into_iter().enumerate() {
                     // SAFETY: 16 rows of two lines for each part.
@@ -185,37 +239,72 @@ impl Attention {
         }
     }
 
-    /// Scores of 32 queries with all keys.
+    /// Writes the powers of the group's scores, and returns their sums.
     ///
     /// # Safety
     /// As [`transpose_values`](Self::transpose_values); the queries must have been transposed.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    unsafe fn score(&self, tiles: &Tiles, room: &Room) {
-        for key in (0..self.tokens).step_by(2 * TILE) {
-            let out = room.scores.at(key * ROW).cast();
-            // SAFETY: the strips and the scores have rows up to a whole multiple of 32.
-            unsafe {
-                if key + TILE < self.tokens {
-                    self.score_keys::<true>(tiles, key, room);
-                    tiles.store::<true>(out, UNIT);
-                } else {
-                    self.score_keys::<false>(tiles, key, room);
-                    tiles.store::<false>(out, UNIT);
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn softmax<const HALVES: usize>(
+        &self,
+        tiles: &Tiles,
+        group: &Group,
+        room: &Room,
+    ) -> [Floats; HALVES] {
+        let mut references = [0; HALVES].map(|_| Reference::zero());
+        let mut sums = [_mm512_setzero_ps(); HALVES];
+        // The second time may leave a reference a little off, where scores are beyond all measure; the third is the last.
+        for _ in 0..3 {
+            sums = [_mm512_setzero_ps(); HALVES];
+            for key in (0..group.tokens).step_by(UNIT) {
+                let keys = (group.tokens - key).min(UNIT);
+                let out = room.powers.part(key / 2 * ROW, TILE * ROW);
+                // SAFETY: by the caller's promise; the scores are those of these keys.
+                unsafe {
+                    self.score(tiles, group, key, room);
+                    raise(room.scores, out, keys, &mut references, &mut sums);
                 }
+            }
+            let mut moved = false;
+            for reference in &mut references {
+                moved |= reference.moves();
+            }
+            if !moved {
+                break;
+            }
+        }
+        sums
+    }
+
+    /// Writes the scores of a group with the keys from `key` on, up to 32.
+    ///
+    /// # Safety
+    /// As [`softmax`](Self::softmax), and there must be such keys.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn score(&self, tiles: &Tiles, group: &Group, key: usize, room: &Room) {
+        let out = room.scores.at(0).cast();
+        // SAFETY: by the caller's promise; the strips have rows up to a whole multiple of 32, and the scores 32.
+        unsafe {
+            if key + TILE < group.tokens {
+                self.score_keys::<true>(tiles, group, key, room);
+                tiles.store::<true>(out, UNIT);
+            } else {
+                self.score_keys::<false>(tiles, group, key, room);
+                tiles.store::<false>(out, UNIT);
             }
         }
     }
 
-    /// Leaves in the tiles the scores of 32 queries with the keys from `key` on: 32, or 16 unless `PAIR`.
+    /// Leaves in the tiles the scores of a group with the keys from `key` on: 32, or 16 unless `PAIR`.
     ///
     /// # Safety
-    /// As [`score`](Self::score), and there must be such keys.
+    /// As [`score`](Self::score).
     #[inline(always)]
-    unsafe fn score_keys<const PAIR: bool>(&self, tiles: &Tiles, key: usize, room: &Room) {
+    unsafe fn score_keys<const PAIR: bool>(&self, tiles: &Tiles, group: &Group, key: usize, room: &Room) {
         tiles.clear::<PAIR>();
         for part in 0..self.parts {
-            let upper = self.lines(Kind::Keys, part).at(key).cast_const();
+            let upper = self.lines(group, Kind::Keys, part).at(key).cast_const();
             let lower = upper.wrapping_add(TILE);
             let right = room.queries.at(part * RIGHT).cast_const();
             // SAFETY: 16 lines each from the keys, 32 of queries; see `score`.
@@ -223,75 +312,26 @@ impl Attention {
         }
     }
 
-    /// Replaces scores by 2^(score − largest) in bf16, pairs of keys, zeros after the last; returns one over each
-    /// query's sum.
+    /// Sums up the values with the powers, and writes the results of the group's queries.
     ///
     /// # Safety
-    /// As [`transpose_values`](Self::transpose_values).
+    /// As [`transpose_values`](Self::transpose_values); the room must hold the values and the powers, `sums` be those of
+    /// the powers; nobody else may access these queries' lines in `out`.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    unsafe fn softmax(&self, room: &Room) -> [Floats; 2] {
-        let scores = |key: usize| -> [Floats; 2] {
-            let line = room.scores.at(key * ROW).cast::<f32>();
-            // SAFETY: a key's scores are two lines.
-            unsafe { [_mm512_load_ps(line), _mm512_load_ps(line.add(16))] }
-        };
-        let [mut low, mut high] = scores(0);
-        // Two chains for each half, or every maximum would wait for the one before.
-        let (mut other_low, mut other_high) = (low, high);
-        for key in (0..self.tokens & !1).step_by(2) {
-            let ([a, b], [c, d]) = (scores(key), scores(key + 1));
-            (low, high) = (_mm512_max_ps(low, a), _mm512_max_ps(high, b));
-            (other_low, other_high) = (_mm512_max_ps(other_low, c), _mm512_max_ps(other_high, d));
-        }
-        let [a, b] = scores(self.tokens - 1);
-        let largest = [
-            _mm512_max_ps(_mm512_max_ps(low, a), other_low),
-            _mm512_max_ps(_mm512_max_ps(high, b), other_high),
-        ];
-
-        let zero = _mm512_setzero_ps();
-        let mut sums = [[zero; 2]; 2];
-        for pair in 0..self.tokens.next_multiple_of(UNIT) / 2 {
-            let mut powers = [[zero; 2]; 2];
-            for (which, powers) in powers.iter_mut().enumerate() {
-                let key = 2 * pair + which;
-                if key < self.tokens {
-                    let scores = scores(key);
-                    for half in 0..2 {
-                        powers[half] = exp2(_mm512_sub_ps(scores[half], largest[half]));
-                        sums[which][half] = _mm512_add_ps(sums[which][half], powers[half]);
-                    }
-                }
-            }
-            let [even, odd] = powers;
-            for half in 0..2 {
-                // SAFETY: the pair's row is at most where its first key's scores were, which have been read.
-                unsafe {
-                    store_line(room.scores.at(pair * ROW + half), round_pairs(even[half], odd[half]));
-                }
-            }
-        }
-        let [even, odd] = sums;
-        let one = _mm512_set1_ps(1.0);
-        let low = _mm512_div_ps(one, _mm512_add_ps(even[0], odd[0]));
-        [low, _mm512_div_ps(one, _mm512_add_ps(even[1], odd[1]))]
-    }
-
-    /// Sums up the values with the powers, and writes the results of the queries from `first` on.
-    ///
-    /// # Safety
-    /// As [`transpose_values`](Self::transpose_values); the room must hold values and powers; nobody else may
-    /// access these queries' lines in `out`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
-    unsafe fn mix(&self, tiles: &Tiles, first: usize, scale: [Floats; 2], room: &Room) {
-        let padded = self.tokens.next_multiple_of(UNIT);
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn mix<const HALVES: usize>(
+        &self,
+        tiles: &Tiles,
+        group: &Group,
+        sums: [Floats; HALVES],
+        room: &Room,
+    ) {
+        let scales = sums.map(|sum| _mm512_div_ps(_mm512_set1_ps(1.0), sum));
         for part in 0..self.parts {
             tiles.clear::<true>();
-            for key in (0..self.tokens).step_by(UNIT) {
-                let upper = room.values.at(part * padded + key).cast_const();
-                let powers = room.scores.at(key / 2 * ROW).cast_const();
+            for key in (0..group.tokens).step_by(UNIT) {
+                let upper = room.values.at(part * group.padded() + key).cast_const();
+                let powers = room.powers.at(key / 2 * ROW).cast_const();
                 // SAFETY: two tiles of values, and 16 rows of powers, for each 32 keys.
                 unsafe {
                     tiles.multiply::<true, false>(
@@ -304,11 +344,7 @@ impl Attention {
             let result = room.result.at(0).cast::<f32>();
             // SAFETY: the result has 32 rows of 32 values.
             unsafe { tiles.store::<true>(result, UNIT) };
-            for (half, scale) in scale.into_iter().enumerate() {
-                let queries = self.tokens.saturating_sub(first + half * TILE).min(TILE);
-                if queries == 0 {
-                    break;
-                }
+            for (half, scale) in scales.into_iter().enumerate() {
                 let mut pairs = [_mm512_setzero_si512(); 16];
                 for (pair, out) in pairs.iter_mut().enumerate() {
                     let column = |index: usize| {
@@ -318,12 +354,52 @@ impl Attention {
                     };
                     *out = round_pairs(column(2 * pair), column(2 * pair + 1));
                 }
+                let first = group.first + half * TILE;
+                let queries = (group.tokens - first).min(TILE);
                 for (index, line) in transpose(pairs).into_iter().take(queries).enumerate() {
-                    let row = self.row + first + half * TILE + index;
+                    let row = group.row + first + index;
                     // SAFETY: the query and the column exist in `out`; by the caller's promise.
-                    unsafe { store_line(self.out.line(row, self.column + part), line) };
+                    unsafe { store_line(self.out.line(row, group.column + part), line) };
                 }
             }
+        }
+    }
+}
+
+/// Writes 2^(score − reference) of the scores of up to 32 keys in bf16, pairs of keys, zeros after the last; adds the
+/// powers to the sums.
+///
+/// # Safety
+/// Nobody else may access either; there must be scores for the keys, and powers for 32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+unsafe fn raise<const HALVES: usize>(
+    scores: Lines,
+    powers: Lines,
+    keys: usize,
+    references: &mut [Reference; HALVES],
+    sums: &mut [Floats; HALVES],
+) {
+    // SAFETY: by the caller's promise, here and below; a key's scores are two lines, and so are a pair's powers.
+    let at = |key: usize, half: usize| unsafe { _mm512_load_ps(scores.at(key * ROW + half).cast()) };
+    let write =
+        |pair: usize, half: usize, values| unsafe { store_line(powers.at(pair * ROW + half), values) };
+    for pair in 0..keys / 2 {
+        for half in 0..HALVES {
+            let powers = references[half].powers(at(2 * pair, half), at(2 * pair + 1, half));
+            write(pair, half, powers);
+            sums[half] = add_pairs(sums[half], powers);
+        }
+    }
+    for pair in keys / 2..TILE {
+        for half in 0..HALVES {
+            let mut last = _mm512_setzero_si512();
+            if 2 * pair < keys {
+                let even = at(2 * pair, half);
+                last = _mm512_maskz_mov_epi16(0x5555_5555, references[half].powers(even, even));
+                sums[half] = add_pairs(sums[half], last);
+            }
+            write(pair, half, last);
         }
     }
 }

@@ -96,7 +96,7 @@ impl Bf16 {
     }
 
     /// Writes word + position into the state's rows, and normalises them.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn embed(&self, views: &Views<'_>, rows: Range<usize>) {
         let (hidden, block) = (self.shape.hidden, views.block);
         let state = views.state.rows_from(rows.start, rows.len());
@@ -114,7 +114,7 @@ impl Bf16 {
     }
 
     /// Normalises rows of the state, and adds the bias of the next product that is added to them.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn norm(&self, views: &Views<'_>, rows: Range<usize>, Affine { scale, shift }: &Affine, bias: &[f32]) {
         let Shape { hidden: width, epsilon, .. } = self.shape;
         let norm = LayerNorm { width, scale, shift, epsilon, bias };
@@ -124,26 +124,19 @@ impl Bf16 {
         }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn attend(&self, tiles: &Tiles, views: &Views<'_>, heads: Range<usize>, scratch: &mut Scratch) {
-        let parts = views.sizes.parts;
-        let mut row = 0;
-        for &tokens in views.block.lengths() {
-            for head in heads.clone() {
-                let (strips, out, column) = (views.strips, views.attended, head * parts);
-                let attention = Attention { row, tokens, strips, out, column, parts };
-                // SAFETY: nobody writes strips in this step, and the head's columns are this task's.
-                unsafe { attention.run(tiles, scratch) };
-            }
-            row += tokens;
-        }
+        let (lengths, parts) = (views.block.lengths(), views.sizes.parts);
+        let attention = Attention { lengths, heads, parts, strips: views.strips, out: views.attended };
+        // SAFETY: nobody writes strips in this step, and the heads' columns are this task's.
+        unsafe { attention.run(tiles, scratch) };
     }
 
     /// Runs one task.
     ///
     /// # Safety
     /// As [`Network::run`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     unsafe fn task<'m>(&'m self, task: Task, block: &Block, states: &States) {
         let rows = block.rows();
         let views = states.views(block, self.sizes(rows));
@@ -213,7 +206,7 @@ impl Bf16 {
     ///
     /// # Safety
     /// Nobody else may access the views.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     unsafe fn feed(&self, tiles: &Tiles, views: &Views<'_>, layer: &Layer<Panels>, sums: &mut Sums) {
         let Sizes { rows: all, hidden, .. } = views.sizes;
         let Layer { up, down, .. } = layer;
@@ -263,7 +256,7 @@ impl Network for Bf16 {
 
 /// A row of a panel of a product, with the bias added.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 fn biased([low, high]: [Floats; 2], bias: &[f32], panel: usize) -> [Floats; 2] {
     let bias = bias[panel * UNIT..][..UNIT].as_chunks::<TILE>().0;
     [_mm512_add_ps(low, load(&bias[0])), _mm512_add_ps(high, load(&bias[1]))]
@@ -276,7 +269,7 @@ fn biased([low, high]: [Floats; 2], bias: &[f32], panel: usize) -> [Floats; 2] {
 /// Whoever calls the result does so with a row of `out` and a panel whose columns are in it, and nobody else
 /// accesses those.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 unsafe fn activated(
     activation: Activation,
     bias: &[f32],

@@ -30,7 +30,7 @@ impl LayerNorm<'_> {
     /// # Panics
     /// When a size does not fit.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) unsafe fn run(&self, row: &mut [f32], narrow: Tiled, index: usize) {
         let padded = narrow.depth() * UNIT;
         assert!(index < narrow.rows() && self.width <= padded);

@@ -81,7 +81,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// When a size does not fit.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) unsafe fn add(&self, tiles: &Tiles, out: Matrix) {
         assert!(out.columns() >= self.right.columns() && out.rows() >= self.rows.next_multiple_of(TILE));
         // SAFETY: by the caller's promise; the sizes were checked.
@@ -95,7 +95,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// When a size does not fit.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) unsafe fn each(
         &self,
         tiles: &Tiles,
@@ -110,7 +110,7 @@ impl Product<'_> {
     /// Nobody else may access the panels' columns of the matrix in `then`, nor write `left`. Where sums are added
     /// to the matrix, it must have every column of `right` and every row of `left`'s tiles; otherwise a group's
     /// rows and 32 columns.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     unsafe fn compute<F: FnMut(usize, usize, [Floats; 2])>(&self, tiles: &Tiles, then: Then<F>) {
         assert!(self.left.depth() == self.inputs.len() && self.left.rows() >= self.rows);
         assert!(self.panels.end <= self.right.panels() && self.inputs.end <= self.right.depth());
@@ -127,7 +127,7 @@ impl Product<'_> {
 
     /// # Safety
     /// As [`compute`](Self::compute), and the sizes must fit together.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     unsafe fn stream<F: FnMut(usize, usize, [Floats; 2]), const STREAM: bool>(
         &self,
         tiles: &Tiles,
@@ -256,7 +256,7 @@ enum Begin {
 impl Finished {
     /// Hands on the next `count` rows, or as many as there still are.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn hand_on(&mut self, block: &Block, count: usize, then: &mut impl FnMut(usize, usize, [Floats; 2])) {
         for index in self.rows.by_ref().take(count) {
             let [low, high] = &block.0[index];
