@@ -382,8 +382,10 @@ unsafe fn raise<const HALVES: usize>(
 ) {
     // SAFETY: by the caller's promise, here and below; a key's scores are two lines, and so are a pair's powers.
     let at = |key: usize, half: usize| unsafe { _mm512_load_ps(scores.at(key * ROW + half).cast()) };
-    let write =
-        |pair: usize, half: usize, values| unsafe { store_line(powers.at(pair * ROW + half), values) };
+    let write = |pair: usize, half: usize, values| {
+        // SAFETY: as above.
+        unsafe { store_line(powers.at(pair * ROW + half), values) }
+    };
     for pair in 0..keys / 2 {
         for half in 0..HALVES {
             let powers = references[half].powers(at(2 * pair, half), at(2 * pair + 1, half));

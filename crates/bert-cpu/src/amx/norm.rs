@@ -9,6 +9,25 @@ use super::{
     vector::{Floats, load, round, store, store_line},
 };
 
+/// The sum of what `of` makes of each vector, over all lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+fn total(vectors: &[[f32; 16]], of: impl Fn(&[f32; 16]) -> Floats) -> f32 {
+    // Four chains, or every addition would wait for the one before.
+    let mut sums = [_mm512_setzero_ps(); 4];
+    let (fours, rest) = vectors.as_chunks::<4>();
+    for four in fours {
+        for (sum, vector) in sums.iter_mut().zip(four) {
+            *sum = _mm512_add_ps(*sum, of(vector));
+        }
+    }
+    for (sum, vector) in sums.iter_mut().zip(rest) {
+        *sum = _mm512_add_ps(*sum, of(vector));
+    }
+    let [a, b, c, d] = sums;
+    _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)))
+}
+
 /// `(x − mean) / √(variance + epsilon) · scale + shift`. The slices are padded to a multiple of 32, with zeros.
 pub(super) struct LayerNorm<'n> {
     /// Columns that are real.
@@ -38,22 +57,23 @@ impl LayerNorm<'_> {
         assert!(whole(row) && whole(self.scale) && whole(self.shift) && whole(self.bias));
         let count = self.width as f32;
 
-        let mut sum = _mm512_setzero_ps();
         let (values, _) = row.as_chunks_mut::<16>();
-        for part in values.iter() {
-            sum = _mm512_add_ps(sum, load(part));
+        // The padding is zero: it adds nothing to the sum, but would add the mean's square to the squares.
+        let mean = total(values, |part| load(part)) / count;
+        let (whole, rest) = values.split_at(self.width / 16);
+        let mean = _mm512_set1_ps(mean);
+        let mut squares = total(whole, |part| {
+            let off = _mm512_sub_ps(load(part), mean);
+            _mm512_mul_ps(off, off)
+        });
+        if !self.width.is_multiple_of(16) {
+            let real = (1 << (self.width % 16)) - 1;
+            let off = _mm512_maskz_sub_ps(real, load(&rest[0]), mean);
+            squares += _mm512_reduce_add_ps(_mm512_mul_ps(off, off));
         }
-        let mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / count);
-        let mut squares = _mm512_setzero_ps();
-        for (place, part) in values.iter().enumerate() {
-            // Lanes beyond the width would add the mean's square.
-            let real = self.width.saturating_sub(place * 16).min(16);
-            let mask = ((1u32 << real) - 1) as __mmask16;
-            let off = _mm512_maskz_sub_ps(mask, load(part), mean);
-            squares = _mm512_fmadd_ps(off, off, squares);
-        }
-        let variance = _mm512_reduce_add_ps(squares) / count;
-        let factor = _mm512_set1_ps(1.0 / (variance + self.epsilon).sqrt());
+        let factor = 1.0 / (squares / count + self.epsilon).sqrt();
+        let factor = _mm512_set1_ps(factor);
+        let moved = _mm512_mul_ps(mean, factor);
 
         let (scale, _) = self.scale.as_chunks::<16>();
         let (shift, _) = self.shift.as_chunks::<16>();
@@ -62,7 +82,7 @@ impl LayerNorm<'_> {
             let mut normed = [mean; 2];
             for (half, part) in halves.iter_mut().enumerate() {
                 let place = 2 * k + half;
-                let off: Floats = _mm512_mul_ps(_mm512_sub_ps(load(part), mean), factor);
+                let off = _mm512_fmsub_ps(load(part), factor, moved);
                 normed[half] = _mm512_fmadd_ps(off, load(&scale[place]), load(&shift[place]));
                 store(part, _mm512_add_ps(normed[half], load(&bias[place])));
             }

@@ -12,7 +12,7 @@ use super::{
     layout::Tiled,
     pack::Panels,
     tile::{TILE, Tiles, UNIT},
-    vector::{Floats, load},
+    vector::{Floats, load, store},
 };
 use crate::{matrix::Matrix, memory::Buffer};
 
@@ -52,15 +52,6 @@ impl Sums {
     }
 }
 
-/// What becomes of the sums.
-enum Then<F> {
-    /// They are what was in this matrix before, and go back into it.
-    Add(Matrix),
-    /// They begin at zero and may wait in this matrix, one group and one panel at a time; each row of a block is
-    /// handed on when complete: panel, row, and its 32 values.
-    Hand(Matrix, F),
-}
-
 /// A finished block whose rows are still to be handed on.
 #[derive(Default)]
 struct Finished {
@@ -74,7 +65,7 @@ struct Finished {
 struct Block([[[f32; 16]; 2]; 2 * TILE]);
 
 impl Product<'_> {
-    /// `out += left · right`.
+    /// `out += left · right`, 384 inputs at a time.
     ///
     /// # Safety
     /// Nobody else may access the panels' columns of `out`, nor write `left`.
@@ -83,9 +74,20 @@ impl Product<'_> {
     /// When a size does not fit.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) unsafe fn add(&self, tiles: &Tiles, out: Matrix) {
-        assert!(out.columns() >= self.right.columns() && out.rows() >= self.rows.next_multiple_of(TILE));
-        // SAFETY: by the caller's promise; the sizes were checked.
-        unsafe { self.compute(tiles, Then::<fn(usize, usize, [Floats; 2])>::Add(out)) }
+        assert!(out.columns() >= self.right.columns() && out.rows() >= self.rows);
+        // Not by beginning the tiles' sums with what is there: loading that would hold up the first products, and vectors
+        // have nothing else to do here.
+        let then = |panel: usize, row: usize, values: [Floats; 2]| {
+            let place = out.row(row).wrapping_add(panel * UNIT).cast::<[[f32; TILE]; 2]>();
+            // SAFETY: the row and the panel's 32 columns exist, as was checked, and are the caller's.
+            let place = unsafe { &mut *place };
+            for (place, values) in place.iter_mut().zip(values) {
+                let sums = _mm512_add_ps(load(place), values);
+                store(place, sums);
+            }
+        };
+        // SAFETY: by the caller's promise.
+        unsafe { self.compute(tiles, None, then) }
     }
 
     /// Hands each row of each panel to `then`: panel, row, and 32 values.
@@ -102,25 +104,32 @@ impl Product<'_> {
         sums: &mut Sums,
         then: impl FnMut(usize, usize, [Floats; 2]),
     ) {
-        // SAFETY: by the caller's promise; the sums have a row for each of a group, and 32 columns.
-        unsafe { self.compute(tiles, Then::Hand(sums.matrix(), then)) }
+        // SAFETY: by the caller's promise.
+        unsafe { self.compute(tiles, Some(sums.matrix()), then) }
     }
 
+    /// Hands each row of a block to `then` when it is complete. `waiting` is where the sums of a group wait for the next
+    /// inputs, one panel at a time: a group's rows, and 32 columns. Without it nothing waits, and each pass over the
+    /// inputs hands on its own sums.
+    ///
     /// # Safety
-    /// Nobody else may access the panels' columns of the matrix in `then`, nor write `left`. Where sums are added
-    /// to the matrix, it must have every column of `right` and every row of `left`'s tiles; otherwise a group's
-    /// rows and 32 columns.
+    /// Nobody else may access `waiting`, nor write `left`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn compute<F: FnMut(usize, usize, [Floats; 2])>(&self, tiles: &Tiles, then: Then<F>) {
+    unsafe fn compute(
+        &self,
+        tiles: &Tiles,
+        waiting: Option<Matrix>,
+        then: impl FnMut(usize, usize, [Floats; 2]),
+    ) {
         assert!(self.left.depth() == self.inputs.len() && self.left.rows() >= self.rows);
         assert!(self.panels.end <= self.right.panels() && self.inputs.end <= self.right.depth());
         // SAFETY: by the caller's promise, and the sizes were checked.
         unsafe {
             if self.rows > 2 * TILE {
-                self.stream::<F, false>(tiles, then);
+                self.stream::<false>(tiles, waiting, then);
             } else {
                 // Each panel is used once.
-                self.stream::<F, true>(tiles, then);
+                self.stream::<true>(tiles, waiting, then);
             }
         }
     }
@@ -128,10 +137,11 @@ impl Product<'_> {
     /// # Safety
     /// As [`compute`](Self::compute), and the sizes must fit together.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn stream<F: FnMut(usize, usize, [Floats; 2]), const STREAM: bool>(
+    unsafe fn stream<const STREAM: bool>(
         &self,
         tiles: &Tiles,
-        mut then: Then<F>,
+        waiting: Option<Matrix>,
+        mut then: impl FnMut(usize, usize, [Floats; 2]),
     ) {
         let last = self.rows.div_ceil(TILE);
         let mut block = Block([[[0.0; 16]; 2]; 2 * TILE]);
@@ -150,45 +160,36 @@ impl Product<'_> {
                     let ahead = (inputs.len() * 32).div_ceil(steps * inputs.len());
                     let rows = (2 * TILE).div_ceil(inputs.len());
                     for tile in (group..end).step_by(2) {
-                        let (sums, stride, begin) = match &then {
-                            Then::Add(out) => {
-                                let sums = out.row(tile * TILE).wrapping_add(panel * UNIT);
-                                (sums, out.stride(), Begin::Load)
-                            }
-                            Then::Hand(sums, _) => {
-                                let begin = if begins { Begin::Zero } else { Begin::Load };
-                                (sums.row((tile - group) * TILE), sums.stride(), begin)
-                            }
+                        let begin = match waiting {
+                            Some(sums) if !begins => Begin::Load(sums, (tile - group) * TILE),
+                            _ => Begin::Zero,
                         };
-                        let complete = ends && matches!(then, Then::Hand(..));
                         let step = || {
                             for _ in 0..ahead {
                                 _mm_prefetch::<_MM_HINT_T1>(next.cast());
                                 next = next.wrapping_add(64);
                             }
-                            if let Then::Hand(_, hand) = &mut then {
-                                finished.hand_on(&block, rows, hand);
-                            }
+                            finished.hand_on(&block, rows, &mut then);
                         };
-                        let place = Place { panel, tile, inputs: inputs.clone(), sums, stride, begin };
+                        let place = Place { panel, tile, inputs: inputs.clone(), begin };
+                        let pair = tile + 1 < end;
                         // SAFETY: the tiles exist, and so do their sums; by the caller's promise nobody else
                         // accesses those. `block` has been handed on: there were enough steps for its rows.
                         unsafe {
-                            if tile + 1 < end {
-                                self.sum::<true, STREAM>(tiles, place, step);
-                                match complete {
-                                    true => tiles.store::<true>(block.0.as_mut_ptr().cast(), UNIT),
-                                    false => tiles.store::<true>(sums, stride),
-                                }
-                            } else {
-                                self.sum::<false, STREAM>(tiles, place, step);
-                                match complete {
-                                    true => tiles.store::<false>(block.0.as_mut_ptr().cast(), UNIT),
-                                    false => tiles.store::<false>(sums, stride),
-                                }
+                            match pair {
+                                true => self.sum::<true, STREAM>(tiles, place, step),
+                                false => self.sum::<false, STREAM>(tiles, place, step),
+                            }
+                            let (to, stride) = match waiting {
+                                Some(sums) if !ends => (sums.row((tile - group) * TILE), sums.stride()),
+                                _ => (block.0.as_mut_ptr().cast(), UNIT),
+                            };
+                            match pair {
+                                true => tiles.store::<true>(to, stride),
+                                false => tiles.store::<false>(to, stride),
                             }
                         }
-                        if complete {
+                        if ends || waiting.is_none() {
                             let row = tile * TILE;
                             let end = self.rows.min(end * TILE).min(row + 2 * TILE);
                             finished = Finished { panel, row, rows: 0..end - row };
@@ -197,17 +198,14 @@ impl Product<'_> {
                 }
             }
         }
-        if let Then::Hand(_, hand) = &mut then {
-            finished.hand_on(&block, 2 * TILE, hand);
-        }
+        finished.hand_on(&block, 2 * TILE, &mut then);
     }
 
     /// Adds one block's products to its sums, and leaves them in the tiles. Calls `step` after each instruction's
     /// inputs.
     ///
     /// # Safety
-    /// The panel, the tile and, if `PAIR`, the one after it must exist, and the sums be valid for as many rows
-    /// and 32 columns.
+    /// The panel, the tile and, if `PAIR`, the one after it must exist, and as many rows where the sums begin.
     #[inline(always)]
     unsafe fn sum<const PAIR: bool, const STREAM: bool>(
         &self,
@@ -220,7 +218,7 @@ impl Product<'_> {
         unsafe {
             match place.begin {
                 Begin::Zero => tiles.clear::<PAIR>(),
-                Begin::Load => tiles.load::<PAIR>(place.sums, place.stride),
+                Begin::Load(sums, row) => tiles.load::<PAIR>(sums.row(row), sums.stride()),
             }
             for k in place.inputs {
                 let left = k - self.inputs.start;
@@ -240,8 +238,6 @@ struct Place {
     tile: usize,
     /// In units of 32.
     inputs: Range<usize>,
-    sums: *mut f32,
-    stride: usize,
     begin: Begin,
 }
 
@@ -249,8 +245,8 @@ struct Place {
 #[derive(Clone, Copy)]
 enum Begin {
     Zero,
-    /// With what is stored.
-    Load,
+    /// With what is stored from this row on.
+    Load(Matrix, usize),
 }
 
 impl Finished {

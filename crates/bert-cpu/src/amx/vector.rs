@@ -132,8 +132,8 @@ pub(super) fn add_pairs(sums: Floats, pairs: __m512i) -> Floats {
     /// 1 in bf16.
     const ONE: i16 = 0x3f80;
     // SAFETY: both types are 64 bytes without invariants.
-    let [pairs, ones]: [__m512bh; 2] =
-        unsafe { [std::mem::transmute(pairs), std::mem::transmute(_mm512_set1_epi16(ONE))] };
+    let [pairs, ones] = [pairs, _mm512_set1_epi16(ONE)]
+        .map(|vector| unsafe { std::mem::transmute::<__m512i, __m512bh>(vector) });
     _mm512_dpbf16_ps(sums, pairs, ones)
 }
 
@@ -351,7 +351,7 @@ mod tests {
             let (found, far) = raise(&mut reference, even, odd);
             assert!(!far, "{largest}");
             let expected = |lane: usize| {
-                if lane % 2 == 0 {
+                if lane.is_multiple_of(2) {
                     one
                 } else if lane < 16 {
                     half
