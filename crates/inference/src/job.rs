@@ -241,7 +241,7 @@ impl Work {
 
     /// Ends the job with an error, unless it is over.
     pub(crate) fn fail(&self, error: EmbedError) {
-        self.end(&mut self.lock(), Err(error));
+        self.end(self.lock(), Err(error));
     }
 
     /// Takes the tokenizer's result, and answers where there is nothing to compute: a sequence without tokens has
@@ -261,7 +261,7 @@ impl Work {
         progress.shape = shape;
         progress.tokenized = Instant::now();
         if progress.remaining == 0 {
-            self.answer(&mut progress);
+            self.answer(progress);
         }
     }
 
@@ -290,21 +290,24 @@ impl Work {
             progress.remaining -= 1;
         }
         if progress.remaining == 0 {
-            self.answer(&mut progress);
+            self.answer(progress);
         }
     }
 
-    fn answer(&self, progress: &mut Progress) {
+    fn answer(&self, mut progress: MutexGuard<'_, Progress>) {
         let embeddings = progress.embeddings(self.submitted);
         self.end(progress, Ok(embeddings));
     }
 
     /// Gives the job's place back and sends its result, unless that was done.
-    fn end(&self, progress: &mut Progress, result: Result<Embeddings, EmbedError>) {
+    fn end(&self, mut progress: MutexGuard<'_, Progress>, result: Result<Embeddings, EmbedError>) {
         self.over.store(true, Ordering::Release);
         progress.reservation = None;
         progress.vectors = Vec::new();
-        if let Some(answer) = progress.answer.take() {
+        let answer = progress.answer.take();
+        // Whoever is woken locks this at once.
+        drop(progress);
+        if let Some(answer) = answer {
             // The receiver may have gone in this moment; then nobody waits for the result.
             let _ = answer.send(result);
         }
