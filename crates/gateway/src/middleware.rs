@@ -152,7 +152,7 @@ struct Watch {
 impl Watch {
     fn finish(mut self, response: &mut ServiceResponse<impl MessageBody>) {
         self.answered = true;
-        let _inside = self.span.clone().entered();
+        let _inside = std::mem::replace(&mut self.span, Span::none()).entered();
         let elapsed = self.started.elapsed();
         let route = response.request().match_pattern().unwrap_or_else(|| "unmatched".to_owned());
         let status = response.status().as_u16();

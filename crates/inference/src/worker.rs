@@ -122,15 +122,17 @@ impl<'s> Station<'s> {
         let tokens = batch.tokens();
         let (mut paused, mut aside_tokens, mut most_spare) = (Duration::ZERO, 0, 0);
         let mut meanwhile = || {
-            // As much as the batch has itself, so that it takes no more than twice its time.
-            if aside_tokens < tokens
-                && let Some(aside) = aside.as_deref_mut()
-                && let Some(urgent) = shared.queue.take_urgent(aside.budget)
-            {
+            if let Some(aside) = aside.as_deref_mut() {
                 let started = Instant::now();
-                aside_tokens += urgent.tokens();
-                aside.run(urgent.items, None);
-                // Who was just answered should not have to wait for this thread's time slice.
+                // As much as the batch has itself, so that it takes no more than twice its time.
+                if aside_tokens < tokens
+                    && let Some(urgent) = shared.queue.take_urgent(aside.budget)
+                {
+                    aside_tokens += urgent.tokens();
+                    aside.run(urgent.items, None);
+                }
+                // Whoever brings a short job, or takes its answer, needs this core for some microseconds only, and
+                // should not have to wait for the end of this thread's time slice.
                 thread::yield_now();
                 paused += started.elapsed();
             }

@@ -1,6 +1,10 @@
 //! `POST /v1/embeddings`.
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HeaderName},
+    web,
+};
 use inference::{Embeddings, Timings};
 use openai_schema::{EmbeddingResponse, Usage, Vectors, VectorsError};
 
@@ -13,6 +17,11 @@ use crate::{
     middleware::Record,
     request::{self, Plan, RequestLimits},
 };
+
+// Headers of ours, checked when this is compiled and not at each answer.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
+const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
 
 /// Embeds the inputs of one request.
 pub(crate) async fn create(
@@ -46,13 +55,13 @@ async fn answer(plan: Plan, embeddings: Embeddings) -> Result<HttpResponse, ApiE
     let mut response = HttpResponse::Ok();
     response
         .insert_header((header::CONTENT_TYPE, "application/json"))
-        .insert_header(("server-timing", server_timing(&embeddings.timings)));
+        .insert_header((SERVER_TIMING, server_timing(&embeddings.timings)));
     // An id with a control character, which no header can hold, is only missed in this header.
     if let Ok(id) = header::HeaderValue::from_bytes(plan.served.id.as_bytes()) {
-        response.insert_header(("x-embedgate-model", id));
+        response.insert_header((MODEL, id));
     }
     if embeddings.truncated > 0 {
-        response.insert_header(("x-embedgate-truncated", embeddings.truncated));
+        response.insert_header((TRUNCATED, embeddings.truncated));
     }
     let large = request::is_large_answer(embeddings.vectors.len(), plan.format);
     let json = request::offload(large, move || json(&plan, &embeddings)).await?;
