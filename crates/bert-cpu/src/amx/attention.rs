@@ -17,24 +17,18 @@
 //! computed and dropped, or left out where they fill a half.
 //!
 //! Scores become powers 32 keys at a time, while they are in the nearest cache; there is no pass over all of them to look
-//! for the largest. A softmax is the same with any *reference* r in 2^(s − r), as long as the largest power keeps clear of
-//! the ends of bf16's range. So r is 0 to begin with, which does for trained networks, and what was the largest score is
-//! looked at afterwards: where it was too large or too small, the powers are computed again with r near it.
-//!
-//! While the tiles are in use, this family of processors does arithmetic on vectors of f32 on one port instead of two, so
-//! as much as can be is done with integers.
+//! for the largest (`softmax` says why none is needed).
 
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     layout::{Line, Lines, Strips, Tiled},
+    softmax::{ROW, Reference, raise},
     tile::{TILE, Tiles, UNIT},
-    vector::{Floats, Reference, add_pairs, load_line, round_pairs, store_line, transpose, zip},
+    vector::{Floats, load_line, round_pairs, store_line, transpose, zip},
 };
 use crate::memory::Buffer;
 
-/// Lines of a row of 32 f32: a key's scores, or a place in all 32 results.
-const ROW: usize = 2;
 /// Lines of 32 inputs of a right factor: 16 pairs, each a row of 128 bytes.
 const RIGHT: usize = 2 * TILE;
 
@@ -362,46 +356,6 @@ impl Attention<'_> {
                     unsafe { store_line(self.out.line(row, group.column + part), line) };
                 }
             }
-        }
-    }
-}
-
-/// Writes 2^(score − reference) of the scores of up to 32 keys in bf16, pairs of keys, zeros after the last; adds the
-/// powers to the sums.
-///
-/// # Safety
-/// Nobody else may access either; there must be scores for the keys, and powers for 32.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-unsafe fn raise<const HALVES: usize>(
-    scores: Lines,
-    powers: Lines,
-    keys: usize,
-    references: &mut [Reference; HALVES],
-    sums: &mut [Floats; HALVES],
-) {
-    // SAFETY: by the caller's promise, here and below; a key's scores are two lines, and so are a pair's powers.
-    let at = |key: usize, half: usize| unsafe { _mm512_load_ps(scores.at(key * ROW + half).cast()) };
-    let write = |pair: usize, half: usize, values| {
-        // SAFETY: as above.
-        unsafe { store_line(powers.at(pair * ROW + half), values) }
-    };
-    for pair in 0..keys / 2 {
-        for half in 0..HALVES {
-            let powers = references[half].powers(at(2 * pair, half), at(2 * pair + 1, half));
-            write(pair, half, powers);
-            sums[half] = add_pairs(sums[half], powers);
-        }
-    }
-    for pair in keys / 2..TILE {
-        for half in 0..HALVES {
-            let mut last = _mm512_setzero_si512();
-            if 2 * pair < keys {
-                let even = at(2 * pair, half);
-                last = _mm512_maskz_mov_epi16(0x5555_5555, references[half].powers(even, even));
-                sums[half] = add_pairs(sums[half], last);
-            }
-            write(pair, half, last);
         }
     }
 }

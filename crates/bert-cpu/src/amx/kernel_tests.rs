@@ -179,11 +179,15 @@ fn a_rows_sums_do_not_depend_on_its_place() {
     assert_eq!(seen.len(), 1);
 }
 
-/// The second of two heads of two sequences, of which the first may be empty; only some queries are checked.
+/// The second of two heads of two sequences, of which the first may be empty; only some queries are checked. Queries
+/// are `sharp` times as long as keys and values.
 #[track_caller]
-fn check_attention(amx: Amx, [tokens, first, parts]: [usize; 3], every: usize) {
+fn check_attention(amx: Amx, [tokens, first, parts]: [usize; 3], sharp: f32, every: usize) {
     let rows = first + tokens;
-    let inputs = [1, 2, 3].map(|salt| noise(salt, rows, parts * UNIT));
+    let mut inputs = [1, 2, 3].map(|salt| noise(salt, rows, parts * UNIT));
+    for query in inputs[0].iter_mut().flatten() {
+        *query = bf16(wide(*query) as f32 * sharp);
+    }
     let across = 2 * parts;
     let (strips, out) = (lines(Strips::lines(3 * across, rows)), lines(Tiled::lines(rows, across)));
     poison(Lines::of(&strips, 0, Strips::lines(3 * across, rows)));
@@ -236,14 +240,24 @@ fn attention_is_softmax_of_scores_times_values() {
     for sizes in
         [[1, 0, 1], [2, 3, 1], [16, 0, 1], [17, 16, 2], [31, 1, 1], [33, 5, 3], [64, 7, 2], [130, 40, 1]]
     {
-        check_attention(amx, sizes, 1);
+        check_attention(amx, sizes, 1.0, 1);
+    }
+}
+
+/// Scores of hundreds: nearly every softmax has its reference moved, here by the first keys and there by the last.
+#[test]
+fn attention_of_far_scores() {
+    let Some(amx) = amx() else { return };
+    for sharp in [16.0, -16.0, 4096.0] {
+        check_attention(amx, [130, 40, 1], sharp, 1);
+        check_attention(amx, [40, 3, 2], sharp, 1);
     }
 }
 
 #[test]
 fn attention_over_the_longest_windows() {
     let Some(amx) = amx() else { return };
-    check_attention(amx, [8192, 0, 1], 2047);
+    check_attention(amx, [8192, 0, 1], 1.0, 2047);
 }
 
 proptest! {
@@ -252,7 +266,7 @@ proptest! {
     #[test]
     fn attention_of_any_length(tokens in 1usize..150, first in 0usize..50, parts in 1usize..4) {
         if let Some(amx) = amx() {
-            check_attention(amx, [tokens, first, parts], 1);
+            check_attention(amx, [tokens, first, parts], 1.0, 1);
         }
     }
 }

@@ -21,6 +21,7 @@ mod layout;
 mod norm;
 mod pack;
 mod product;
+mod softmax;
 mod tile;
 mod vector;
 
