@@ -22,6 +22,7 @@ const STOP: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     child: Child,
     origin: String,
+    bf16: bool,
     log: Option<JoinHandle<Vec<String>>>,
 }
 
@@ -52,9 +53,9 @@ impl Server {
 
         let (found, origin) = mpsc::channel();
         let log = thread::spawn(move || read_log(reader, &found));
-        let mut server = Self { child, origin: String::new(), log: Some(log) };
+        let mut server = Self { child, origin: String::new(), bf16: false, log: Some(log) };
         match origin.recv_timeout(START) {
-            Ok(origin) => server.origin = origin,
+            Ok((origin, bf16)) => (server.origin, server.bf16) = (origin, bf16),
             Err(_) => {
                 server.child.kill().context("cannot end the server")?;
                 bail!("the server did not start listening:\n{}", server.said());
@@ -75,6 +76,12 @@ impl Server {
     pub(crate) fn address(&self) -> Result<SocketAddr> {
         let (_, address) = self.origin.split_once("://").unwrap_or_default();
         address.parse().with_context(|| format!("{} holds no address", self.origin))
+    }
+
+    /// The least cosine that its vectors may have to those of sentence-transformers in fp32: what the precision that it
+    /// said it computes in allows.
+    pub(crate) fn least_cosine(&self) -> &'static str {
+        if self.bf16 { "0.9999" } else { "0.99999" }
     }
 
     /// The process's id.
@@ -119,14 +126,14 @@ impl Drop for Server {
     }
 }
 
-/// Keeps every line, and sends on the origin of the first that says where the server listens.
-fn read_log(reader: PipeReader, found: &mpsc::Sender<String>) -> Vec<String> {
+/// Keeps every line, and sends on the origin of the first that says where the server listens, and whether in bf16.
+fn read_log(reader: PipeReader, found: &mpsc::Sender<(String, bool)>) -> Vec<String> {
     let mut lines = Vec::new();
     for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line).into_owned();
         if let Some(origin) = origin(&line) {
             // Nobody waits any more after the first.
-            let _ = found.send(origin);
+            let _ = found.send((origin, line.contains(" bf16 ")));
         }
         lines.push(line);
     }

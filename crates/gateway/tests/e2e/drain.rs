@@ -3,7 +3,7 @@
 use std::{
     net::TcpStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::Duration,
 };
 
@@ -37,9 +37,10 @@ fn sigterm_under_load_loses_no_request() {
     let examples = long();
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let after = thread::scope(|scope| {
+        let mut clients = Vec::new();
         for client_number in 0..CLIENTS {
             let (server, examples, answered, leave) = (&server, &examples, &answered, &leave);
-            scope.spawn(move || {
+            clients.push(scope.spawn(move || {
                 let mut kept = None;
                 for round in (0..).take_while(|_| !leave.load(Ordering::SeqCst)) {
                     let mut client = kept.take().unwrap_or_else(|| server.connect());
@@ -59,9 +60,13 @@ fn sigterm_under_load_loses_no_request() {
                         kept = Some(client);
                     }
                 }
-            });
+            }));
         }
         while answered.load(Ordering::SeqCst) < 2 * CLIENTS {
+            if clients.iter().any(ScopedJoinHandle::is_finished) {
+                leave.store(true, Ordering::SeqCst);
+                panic!("a client failed");
+            }
             thread::sleep(Duration::from_millis(5));
         }
         server.terminate();

@@ -5,7 +5,7 @@ use std::thread;
 use bert_cpu::{Isa, Precision};
 
 use crate::{
-    reference::{EXAMPLES, Example, assert_same, cosine, listable},
+    reference::{EXAMPLES, Example, FP32, assert_near, cosine, listable, served},
     server::Server,
 };
 
@@ -18,24 +18,26 @@ const NO_CACHE: [&str; 2] = ["--cache-memory", "0"];
 
 #[test]
 fn the_reference_texts_have_their_vectors_and_token_counts() {
-    for isa in ["auto", "none"] {
-        check_reference(&Server::start(&[&NO_CACHE, &["--isa", isa][..]].concat()));
+    for (flags, least) in
+        [(["--isa", "auto"], served()), (["--precision", "fp32"], FP32), (["--isa", "none"], FP32)]
+    {
+        check_reference(&Server::start(&[&NO_CACHE, &flags[..]].concat()), least);
     }
 }
 
-fn check_reference(server: &Server) {
+fn check_reference(server: &Server, least: f64) {
     let mut client = server.connect();
     for example in EXAMPLES.iter() {
         let (vectors, tokens) = client.embed(example.text.as_str());
         assert_eq!(vectors.len(), 1);
-        assert_same(&vectors[0], example);
+        assert_near(&vectors[0], example, least);
         assert_eq!(tokens, example.tokens, "{:?}", example.text);
     }
     let examples = listable();
     let (vectors, tokens) = client.embed(texts(&examples));
     assert_eq!(vectors.len(), examples.len());
     for (vector, example) in vectors.iter().zip(&examples) {
-        assert_same(vector, example);
+        assert_near(vector, example, least);
     }
     assert_eq!(tokens, examples.iter().map(|example| example.tokens).sum::<u64>());
 }

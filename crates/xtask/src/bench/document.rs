@@ -166,13 +166,17 @@ fn ratio_table(results: &Results, text: &mut String) {
             shown(Some(slowest))
         );
     }
-    let busiest = "clients-512";
-    if let Some(outside) = ours.median_of(busiest, |figure| figure.outside) {
+    let outside = |clients: &u32| {
+        let share = ours.median_of(&format!("clients-{clients}"), |figure| figure.outside)?;
+        Some(format!("{:.1} % with {clients} clients", share * 100.0))
+    };
+    let shares: Vec<_> = [32, 128, 512].iter().filter_map(outside).collect();
+    if !shares.is_empty() {
         let _ = writeln!(
             text,
-            "Of embedgate's processor time with 512 clients, {:.1} % went outside the model: HTTP, parsing, \
-             tokenizing, queueing, formatting.\n",
-            outside * 100.0
+            "Of embedgate's processor time, this went outside the model (HTTP, parsing, tokenizing, queueing, \
+             formatting): {}.\n",
+            shares.join(", ")
         );
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
 use super::environment::{Environments, Kind};
-use super::{LIMIT, reference};
+use super::{LIMIT, told};
 use crate::server::Server;
 use crate::tap;
 use crate::test::report::{Report, Suite};
@@ -31,8 +31,7 @@ pub(super) fn run(workspace: &Workspace, environments: &Environments<'_>, report
         Ok(mut command) => {
             // Where Python's programs look for authorities of one's own.
             command.env("SSL_CERT_FILE", folder.join("ca.crt"));
-            command.arg(format!("{}/v1", server.origin())).arg(reference(workspace));
-            tap::drive(command.current_dir(workspace.root()), LIMIT, &mut suite)?;
+            tap::drive(told(&mut command, &server, workspace), LIMIT, &mut suite)?;
         }
         Err(reason) => suite.fail(reason),
     }

@@ -7,7 +7,7 @@ mod environment;
 mod https;
 
 use std::fs;
-use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -42,14 +42,12 @@ const SUITES: [(&str, Kind, &str); 10] = [
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let environments = Environments::prepare(workspace)?;
     let server = Server::start(workspace, &[])?;
-    let base_url = format!("{}/v1", server.origin());
     for (name, kind, script) in SUITES {
         println!("\n{name}");
         let mut suite = Suite::new(name);
         match environments.command(kind, script) {
             Ok(mut command) => {
-                command.arg(&base_url).arg(reference(workspace)).current_dir(workspace.root());
-                tap::drive(&mut command, LIMIT, &mut suite)?;
+                tap::drive(told(&mut command, &server, workspace), LIMIT, &mut suite)?;
             }
             Err(reason) => suite.fail(reason),
         }
@@ -76,9 +74,7 @@ fn limits(workspace: &Workspace, environments: &Environments<'_>, report: &mut R
     println!("\n{}", suite.name);
     match environments.command(Kind::Python("openai-3"), "check_openai_limits.py") {
         Ok(mut command) => {
-            let base_url = format!("{}/v1", server.origin());
-            command.arg(base_url).arg(reference(workspace)).current_dir(workspace.root());
-            tap::drive(&mut command, LIMIT, &mut suite)?;
+            tap::drive(told(&mut command, &server, workspace), LIMIT, &mut suite)?;
         }
         Err(reason) => suite.fail(reason),
     }
@@ -89,7 +85,10 @@ fn limits(workspace: &Workspace, environments: &Environments<'_>, report: &mut R
     Ok(())
 }
 
-/// The reference texts and vectors, which the Rust tests read too.
-fn reference(workspace: &Workspace) -> PathBuf {
-    workspace.root().join("crates/gateway/tests/data/all-MiniLM-L6-v2.reference.json")
+/// A script's command with what every one is told: where the server is, the reference texts and vectors, which the Rust
+/// tests read too, and how near to these vectors must be at the least.
+fn told<'c>(command: &'c mut Command, server: &Server, workspace: &Workspace) -> &'c mut Command {
+    let reference = workspace.root().join("crates/gateway/tests/data/all-MiniLM-L6-v2.reference.json");
+    command.arg(format!("{}/v1", server.origin())).arg(reference).arg(server.least_cosine());
+    command.current_dir(workspace.root())
 }
