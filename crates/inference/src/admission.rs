@@ -24,6 +24,10 @@ const PACE_WEIGHT: f64 = 0.1;
 /// next to nothing in time (`cargo xtask survive overload`).
 const MARGIN: f64 = 1.5;
 
+/// Turns of a job for which it is foreseen that newcomers will keep the queue as full as it is: each turn then costs a round
+/// of all that wait. What a longer job will meet later on is anybody's guess.
+const FORESEEN: usize = 4;
+
 /// The part of the capacity, one in so many, that is kept for callers who hold at most half as much.
 const KEPT: usize = 4;
 
@@ -31,6 +35,8 @@ const KEPT: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Admission {
     limit: usize,
+    /// Tokens of one turn.
+    turn: usize,
     tokens: AtomicUsize,
     /// Tokens of each caller with a name, where there are any.
     held: Mutex<HashMap<u64, usize>>,
@@ -41,9 +47,11 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+    /// Room for `limit` tokens, of which jobs get `turn` at a time.
+    pub(crate) fn new(limit: usize, turn: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
+            turn: turn.max(1),
             tokens: AtomicUsize::new(0),
             held: Mutex::default(),
             jobs: AtomicUsize::new(0),
@@ -114,10 +122,14 @@ impl Admission {
     }
 
     /// Expected wait of a job of `tokens`. Jobs take turns, so those ahead cost it no more than either all
-    /// that is left of them or as much as the job itself needs, each.
+    /// that is left of them or as much as the job itself needs, each. If it needs several turns, others will have come
+    /// before the next, and go first.
     fn wait(&self, tokens: usize) -> Duration {
-        let ahead = self.tokens().min(self.jobs().saturating_mul(tokens));
-        self.time_for(ahead)
+        let (waiting, jobs) = (self.tokens(), self.jobs());
+        let ahead = waiting.min(jobs.saturating_mul(tokens));
+        let round = waiting.min(jobs.saturating_mul(tokens.min(self.turn)));
+        let turns = tokens.div_ceil(self.turn).min(FORESEEN);
+        self.time_for(ahead.max(round * turns))
     }
 
     fn time_for(&self, tokens: usize) -> Duration {
@@ -217,7 +229,7 @@ mod tests {
 
     #[test]
     fn all_or_nothing_and_given_back() {
-        let admission = Admission::new(100);
+        let admission = Admission::new(100, 100);
         let first = admission.reserve(0, 60, soon()).unwrap();
         assert!(matches!(admission.reserve(0, 41, soon()), Err(SubmitError::Full { .. })));
         assert_eq!((admission.tokens(), admission.jobs()), (60, 1));
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn settling_follows_the_exact_number() {
-        let admission = Admission::new(100);
+        let admission = Admission::new(100, 100);
         let mut reservation = admission.reserve(0, 60, soon()).unwrap();
         reservation.settle(10);
         assert_eq!(admission.tokens(), 10);
@@ -247,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_hopeless_deadline_is_refused_at_once() {
-        let admission = Admission::new(100_000);
+        let admission = Admission::new(100_000, 100_000);
         admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
         // Five jobs with 5,000 tokens each: 25 s of work.
         let patient = Instant::now() + Duration::from_secs(3600);
@@ -268,7 +280,7 @@ mod tests {
     /// Ten seconds hold 13 jobs of half a second each, one and a half times.
     #[test]
     fn who_is_let_in_has_time_to_spare() {
-        let admission = Admission::new(100_000);
+        let admission = Admission::new(100_000, 100_000);
         admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
         let held: Vec<_> = (0..100).map_while(|_| admission.reserve(0, 500, soon()).ok()).collect();
         assert_eq!(held.len(), 13);
@@ -278,9 +290,27 @@ mod tests {
         assert!(admission.reserve(0, 100_000, soon()).is_ok(), "nobody else is there");
     }
 
+    /// Who needs several turns waits for as many rounds of a queue that newcomers keep full.
+    #[test]
+    fn every_turn_costs_a_round() {
+        let admission = Admission::new(100_000, 250);
+        admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
+        let wait = |tokens| admission.wait(tokens).as_secs_f64();
+        // 20 jobs of one turn each: a round is 5 s.
+        let patient = Instant::now() + Duration::from_secs(3600);
+        let held: Vec<_> = (0..20).map(|_| admission.reserve(0, 250, patient).unwrap()).collect();
+        assert_eq!([wait(100), wait(250), wait(251), wait(500), wait(750)], [2.0, 5.0, 10.0, 10.0, 15.0]);
+        // Of a job of a hundred turns, a few are foreseen.
+        assert_eq!(wait(25_000), 20.0);
+        drop(held);
+        // A single large job: each of its turns costs the newcomer no more than the newcomer's costs it.
+        let _held = admission.reserve(0, 50_000, patient).unwrap();
+        assert_eq!([wait(250), wait(500), wait(5_000)], [0.25, 0.5, 5.0]);
+    }
+
     #[test]
     fn the_last_quarter_is_for_those_who_hold_little() {
-        let admission = Admission::new(800);
+        let admission = Admission::new(800, 800);
         let mut held: Vec<_> = (0..6).map(|_| admission.reserve(1, 100, soon()).unwrap()).collect();
         assert!(matches!(admission.reserve(1, 100, soon()), Err(SubmitError::Full { .. })));
         // Others find room, as much as is kept for the like of them.

@@ -180,7 +180,7 @@ impl Engine {
         config.check()?;
         let built: Vec<Box<dyn Encoder>> =
             (0..config.workers).map(|_| warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
-        let admission = Admission::new(config.queue_tokens);
+        let admission = Admission::new(config.queue_tokens, config.batch_tokens);
         let flights = Arc::new(Flights::default());
         let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights), config.batch_tokens);
         let cache = config.cache.clone();

@@ -354,7 +354,7 @@ mod tests {
     /// Lengths of the portions in the order in which one thread takes them, of jobs with so many inputs each.
     fn order(jobs: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let (desk, mut pile) = Desk::new();
-        let admission = Admission::new(1 << 20);
+        let admission = Admission::new(1 << 20, 1 << 20);
         for inputs in jobs {
             let deadline = Instant::now() + Duration::from_secs(60);
             let (work, _) = Work::new(0, deadline, admission.reserve(0, 1, deadline).unwrap());

@@ -123,18 +123,19 @@ impl<'s> Station<'s> {
         let (mut paused, mut aside_tokens, mut most_spare) = (Duration::ZERO, 0, 0);
         let mut meanwhile = || {
             if let Some(aside) = aside.as_deref_mut() {
-                let started = Instant::now();
                 // As much as the batch has itself, so that it takes no more than twice its time.
                 if aside_tokens < tokens
                     && let Some(urgent) = shared.queue.take_urgent(aside.budget)
                 {
+                    let started = Instant::now();
                     aside_tokens += urgent.tokens();
                     aside.run(urgent.items, None);
+                    paused += started.elapsed();
                 }
                 // Whoever brings a short job, or takes its answer, needs this core for some microseconds only, and
-                // should not have to wait for the end of this thread's time slice.
+                // should not have to wait for the end of this thread's time slice. It is no pause: what others take of
+                // the core belongs to the pace.
                 thread::yield_now();
-                paused += started.elapsed();
             }
             let spare_workers = shared.queue.spare_workers();
             most_spare = spare_workers.max(most_spare);

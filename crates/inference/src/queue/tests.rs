@@ -12,7 +12,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let (admission, flights) = (Admission::new(1 << 20), Arc::new(Flights::default()));
+        let (admission, flights) = (Admission::new(1 << 20, 1 << 20), Arc::new(Flights::default()));
         Self {
             queue: Queue::new(Arc::clone(&admission), Arc::clone(&flights), BUDGET.tokens),
             admission,
