@@ -73,9 +73,9 @@ fn check_product(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usiz
     let product = Product { left: tiled, rows, right: &packed, inputs: 0..depth, panels: share.clone() };
     let tiles = Tiles::configure(amx);
     let mut handed = vec![vec![None; panels * UNIT]; rows];
-    let out = Buffer::zeroed(rows.next_multiple_of(TILE) * panels * UNIT);
+    let out = Buffer::zeroed(rows * panels * UNIT);
     let width = panels * UNIT;
-    let out = Matrix::of(&out, 0, [rows.next_multiple_of(TILE), width], width);
+    let out = Matrix::of(&out, 0, [rows, width], width);
     let before = |row: usize, column: usize| Made::value(3, row * width + column);
     // SAFETY: the buffers are this test's own.
     unsafe {

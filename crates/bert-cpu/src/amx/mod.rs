@@ -14,7 +14,7 @@
 //! so what stands in the others cannot be seen.
 //!
 //! No kernel touches MXCSR. Denormal numbers, which would be slow in vector code, do not arise in number: the powers
-//! of a softmax end at 2⁻⁶⁴, and the tile instructions and the rounding to bf16 flush their own.
+//! of a softmax end at 2⁻¹²⁶, and the tile instructions and the rounding to bf16 flush their own.
 
 mod attention;
 mod layout;
@@ -214,7 +214,7 @@ impl Bf16 {
         for first in (0..all).step_by(GROUP * TILE) {
             let rows = (GROUP * TILE).min(all - first);
             let left = views.narrow.rows_from(first, rows);
-            let state = views.state.rows_from(first, rows.next_multiple_of(TILE));
+            let state = views.state.rows_from(first, rows);
             for panels in shares(0..up.weight.panels(), DEPTH) {
                 let wide = views.wide.recut(rows, panels.len());
                 let (inputs, outputs) = (panels.clone(), 0..down.weight.panels());
@@ -335,7 +335,7 @@ impl States {
     fn new(Sizes { rows, hidden, heads, wide, .. }: Sizes) -> Self {
         let lines = |count: usize| Buffer::zeroed(count * Line::VALUES);
         Self {
-            state: Buffer::zeroed(rows.next_multiple_of(TILE) * hidden * UNIT),
+            state: Buffer::zeroed(rows * hidden * UNIT),
             narrow: lines(Tiled::lines(rows, hidden)),
             strips: lines(Strips::lines(3 * heads, rows)),
             attended: lines(Tiled::lines(rows, heads)),
@@ -350,7 +350,7 @@ impl States {
         Views {
             block,
             sizes,
-            state: Matrix::of(&self.state, 0, [rows.next_multiple_of(TILE), width], width),
+            state: Matrix::of(&self.state, 0, [rows, width], width),
             narrow: Tiled::of(&self.narrow, rows, hidden),
             strips: Strips::of(&self.strips, 3 * heads, rows),
             attended: Tiled::of(&self.attended, rows, heads),

@@ -59,7 +59,7 @@ impl Reference {
     /// curve. One bit more than bf16 has is cut off at the end.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    pub(super) fn powers(&mut self, even: Floats, odd: Floats) -> __m512i {
+    fn powers(&mut self, even: Floats, odd: Floats) -> __m512i {
         const ODD: u32 = 0xaaaa_aaaa;
         const LOW_BYTES: u64 = 0x5555_5555_5555_5555;
         let [even, odd] = [even, odd].map(|scores| _mm512_add_ps(scores, self.alignment));
@@ -92,7 +92,7 @@ impl Reference {
 /// `sums` and the pairs' sums: in each lane, that of two values of bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-pub(super) fn add_pairs(sums: Floats, pairs: __m512i) -> Floats {
+fn add_pairs(sums: Floats, pairs: __m512i) -> Floats {
     /// 1 in bf16.
     const ONE: i16 = 0x3f80;
     // SAFETY: both types are 64 bytes without invariants.
@@ -154,8 +154,8 @@ mod tests {
     };
 
     /// Powers of even and odd scores, and whether the largest was far from the reference.
-    fn raise(reference: &mut Reference, even: [f32; 16], odd: [f32; 16]) -> ([u16; 32], bool) {
-        // SAFETY: as in `sweep`.
+    fn powers(reference: &mut Reference, even: [f32; 16], odd: [f32; 16]) -> ([u16; 32], bool) {
+        // SAFETY: asked only where there is AMX, and so the features; here and below.
         unsafe { (halves(reference.powers(load(&even), load(&odd))), reference.moves()) }
     }
 
@@ -167,8 +167,8 @@ mod tests {
         let (mut squares, mut count) = (0.0, 0.0);
         for even in values(-59.0, 59.0) {
             let odd = even.map(|score| -score);
-            // SAFETY: as in `sweep`.
-            let (found, far) = raise(&mut unsafe { Reference::zero() }, even, odd);
+            // SAFETY: as above.
+            let (found, far) = powers(&mut unsafe { Reference::zero() }, even, odd);
             assert!(!far);
             for (lane, found) in found.into_iter().enumerate() {
                 let score = if lane % 2 == 0 { even[lane / 2] } else { odd[lane / 2] };
@@ -190,11 +190,11 @@ mod tests {
         for largest in [61.0, -61.0, 700.0, -700.0, 1e6, -1e6, 3e4, -3e4] {
             let (even, odd) =
                 ([largest; 16], std::array::from_fn(|lane| if lane < 8 { largest - 1.0 } else { -1e30 }));
-            // SAFETY: as in `sweep`.
+            // SAFETY: as above.
             let mut reference = unsafe { Reference::zero() };
-            assert!(raise(&mut reference, even, odd).1, "{largest}");
-            raise(&mut reference, even, odd);
-            let (found, far) = raise(&mut reference, even, odd);
+            assert!(powers(&mut reference, even, odd).1, "{largest}");
+            powers(&mut reference, even, odd);
+            let (found, far) = powers(&mut reference, even, odd);
             assert!(!far, "{largest}");
             let expected = |lane: usize| {
                 if lane.is_multiple_of(2) {
@@ -207,13 +207,21 @@ mod tests {
             };
             assert_eq!(found, std::array::from_fn(expected), "{largest}");
         }
-        // What is no number comes to an end, too.
-        for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            // SAFETY: as in `sweep`.
+    }
+
+    /// A power of what is no number is next to nothing, and leaves its neighbours theirs; beside an infinity all are.
+    #[test]
+    fn what_is_no_number_has_the_least_power() {
+        if amx().is_none() {
+            return;
+        }
+        let (one, least) = (bf16(1.0), bf16(f32::MIN_POSITIVE));
+        for (strange, beside) in [(f32::NAN, one), (f32::NEG_INFINITY, one), (f32::INFINITY, least)] {
+            // SAFETY: as above.
             let mut reference = unsafe { Reference::zero() };
-            for _ in 0..3 {
-                raise(&mut reference, [strange; 16], [0.0; 16]);
-            }
+            let [_, _, (found, _)] = [(); 3].map(|()| powers(&mut reference, [strange; 16], [0.0; 16]));
+            let expected = |lane: usize| if lane.is_multiple_of(2) { least } else { beside };
+            assert_eq!(found, std::array::from_fn(expected), "{strange}");
         }
     }
 
@@ -225,7 +233,7 @@ mod tests {
         let first: [f32; 16] = std::array::from_fn(|lane| lane as f32);
         let second = first.map(|value| 100.0 - 2.0 * value);
         let mut found = [0.0; 16];
-        // SAFETY: as in `sweep`.
+        // SAFETY: as above.
         unsafe { store(&mut found, add_pairs(load(&[0.5; 16]), round_pairs(load(&first), load(&second)))) };
         assert_eq!(found, std::array::from_fn(|lane| 100.5 - lane as f32));
     }
