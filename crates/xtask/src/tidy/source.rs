@@ -2,9 +2,10 @@
 
 use super::SourceFile;
 
-/// Files over the limit, each with its reason.
+/// Files over the limit, each with the reason why it is one file.
 const LONG: [(&str, &str); 0] = [];
-const LINES: usize = 400;
+/// Soft line cap: a longer file often has two reasons to exist. Not lower, so that the cap does not dictate the design.
+const LINES: usize = 600;
 
 /// Names that say nothing about why a file exists.
 const EMPTY_NAMES: [&str; 4] = ["utils.rs", "util.rs", "common.rs", "helpers.rs"];
@@ -132,7 +133,7 @@ mod tests {
         for (name, text, wrong) in [
             ("crates/x/src/utils.rs", "//! A.\n", "for what it knows"),
             ("crates/x/src/a.rs", "use b;\n", "begin with"),
-            ("crates/x/src/a.rs", &"//! A.\n".repeat(401), "401 lines"),
+            ("crates/x/src/a.rs", &"//! A.\n".repeat(601), "601 lines"),
             ("crates/x/src/a.rs", &leftover.replace("!()", "!(1)"), "left behind"),
             ("crates/x/src/a.rs", &host, "package index"),
             ("docs/a.md", &path, "path of one machine"),
