@@ -47,6 +47,14 @@ impl Isa {
         }
     }
 
+    /// Returns true if processors of the architecture that this program was built for can have it.
+    pub fn is_of_this_architecture(self) -> bool {
+        match self {
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Avx2 | Self::Avx512 | Self::AmxBf16 => cfg!(target_arch = "x86_64"),
+        }
+    }
+
     /// Whether this processor, and the operating system, have it.
     pub fn is_present(self) -> bool {
         match self {
@@ -96,6 +104,7 @@ mod tests {
             for cap in Isa::ALL {
                 assert!(Isa::best(precision, Some(cap)).is_none_or(|best| best <= cap && fits(&best)));
                 assert_eq!(cap.to_string().parse(), Ok(cap));
+                assert!(cap.is_of_this_architecture() || !cap.is_present());
             }
         }
         assert!("sse9".parse::<Isa>().is_err());

@@ -33,6 +33,8 @@ pub enum Why {
     Asked,
     /// It is the best that this processor has.
     Best,
+    /// The processor has better, but the setting `isa` does not allow it.
+    Capped,
     /// fp32, because the processor has no instructions for bf16.
     NoBf16,
     /// fp32, because the model's card has no golden vectors that would show what bf16 does to it.
@@ -49,9 +51,10 @@ pub enum Why {
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Asked,
         Self::Best,
+        Self::Capped,
         Self::NoBf16,
         Self::NoGolden,
         Self::Bf16Missed,
@@ -65,6 +68,7 @@ impl Why {
         match self {
             Self::Asked => "asked",
             Self::Best => "best",
+            Self::Capped => "capped",
             Self::NoBf16 => "no_bf16",
             Self::NoGolden => "no_golden",
             Self::Bf16Missed => "bf16_missed",
@@ -79,6 +83,7 @@ impl Why {
         match self {
             Self::Asked => "as the settings ask",
             Self::Best => "the best of this processor",
+            Self::Capped => "the setting `isa` allows no better",
             Self::NoBf16 => "this processor has no fast bf16",
             Self::NoGolden => "no golden vectors to prove bf16 with",
             Self::Bf16Missed => "bf16 missed the golden vectors",
@@ -130,8 +135,40 @@ pub(super) fn choose(
     question: Question,
     best: impl Fn(Precision, Option<Isa>) -> Option<Isa>,
 ) -> Result<Choices, String> {
+    let chosen = choose_within_cap(question, &best);
+    // A cap is the reason where the same processor would do otherwise without it.
+    let chosen = match (chosen, question.isa) {
+        (chosen, IsaCap::Best | IsaCap::None) => chosen,
+        (chosen, IsaCap::At(_)) => {
+            let uncapped = choose_within_cap(Question { isa: IsaCap::Best, ..question }, &best);
+            match (chosen, uncapped) {
+                (Ok(chosen), Ok(uncapped)) if chosen.first.kernels == uncapped.first.kernels => Ok(uncapped),
+                (Ok(chosen), _) => Ok(only(chosen.first.kernels, Why::Capped)),
+                (Err(_), Ok(_)) => Err(Why::Capped),
+                (Err(why), Err(_)) => Err(why),
+            }
+        }
+    };
+    chosen.map_err(|why| {
+        let reason = match why {
+            Why::Asked => "`isa = \"none\"` leaves the model to ONNX Runtime",
+            why => why.words(),
+        };
+        format!("precision = \"bf16\" cannot be had: {reason}; set \"auto\" or \"fp32\"")
+    })
+}
+
+fn only(kernels: Kernels, why: Why) -> Choices {
+    Choices { first: Choice { kernels, why }, otherwise: None }
+}
+
+/// As [`choose`], with reasons that hold for a processor that has no more than the cap allows. The error is why bf16
+/// cannot be had.
+fn choose_within_cap(
+    question: Question,
+    best: impl Fn(Precision, Option<Isa>) -> Option<Isa>,
+) -> Result<Choices, Why> {
     let Question { provider, precision, isa, known, golden } = question;
-    let only = |kernels, why| Choices { first: Choice { kernels, why }, otherwise: None };
     let (graph, cap) = match isa {
         _ if provider != Provider::Cpu => (Some(Why::Provider), None),
         IsaCap::None => (Some(Why::Asked), None),
@@ -141,9 +178,7 @@ pub(super) fn choose(
     };
     let bf16 = best(Precision::Bf16, cap).filter(|_| graph.is_none());
     if precision == PrecisionWish::Bf16 {
-        let reason = graph.map_or(Why::NoBf16.words(), Why::words);
-        let refused = || format!("precision = \"bf16\" cannot be had: {reason}; set \"auto\" or \"fp32\"");
-        return bf16.map(|isa| only(Kernels::Own(isa), Why::Asked)).ok_or_else(refused);
+        return bf16.map(|isa| only(Kernels::Own(isa), Why::Asked)).ok_or(graph.unwrap_or(Why::NoBf16));
     }
     if let Some(why) = graph {
         return Ok(only(Kernels::OnnxRuntime, why));
@@ -175,59 +210,115 @@ mod tests {
         golden: true,
     };
 
-    /// A processor with AVX2 and nothing better.
-    fn avx2(precision: Precision, cap: Option<Isa>) -> Option<Isa> {
-        (precision == Precision::Fp32 && cap.is_none_or(|cap| cap >= Isa::Avx2)).then_some(Isa::Avx2)
-    }
+    const X86: [&[Isa]; 4] =
+        [&[], &[Isa::Avx2], &[Isa::Avx2, Isa::Avx512], &[Isa::Avx2, Isa::Avx512, Isa::AmxBf16]];
+    const AVX2: &[Isa] = X86[1];
+    const EVERYTHING: &[Isa] = X86[3];
 
-    /// A processor with everything: AVX-512 stands in for what is fast at bf16.
-    fn everything(precision: Precision, _: Option<Isa>) -> Option<Isa> {
-        Some(if precision == Precision::Bf16 { Isa::Avx512 } else { Isa::Avx2 })
+    /// [`Isa::best`] of a processor that has `present`.
+    fn processor(present: &[Isa]) -> impl Fn(Precision, Option<Isa>) -> Option<Isa> {
+        move |precision, cap| {
+            let fits = |isa: &Isa| isa.precision() == precision && cap.is_none_or(|cap| *isa <= cap);
+            present.iter().copied().filter(fits).max()
+        }
     }
 
     #[track_caller]
-    fn check(
-        question: Question,
-        best: impl Fn(Precision, Option<Isa>) -> Option<Isa>,
-        expected: &[(Kernels, Why)],
-    ) {
-        let Choices { first, otherwise } = choose(question, best).unwrap();
+    fn check(question: Question, present: &[Isa], expected: &[(Kernels, Why)]) {
+        let Choices { first, otherwise } = choose(question, processor(present)).unwrap();
         let found = std::iter::once(first).chain(otherwise).map(|choice| (choice.kernels, choice.why));
         assert_eq!(found.collect::<Vec<_>>(), expected);
     }
 
     #[test]
     fn auto_takes_bf16_where_it_can_be_proved() {
-        let (fast, safe) = (Kernels::Own(Isa::Avx512), Kernels::Own(Isa::Avx2));
-        check(QUESTION, everything, &[(fast, Why::Best), (safe, Why::Bf16Missed)]);
-        check(Question { golden: false, ..QUESTION }, everything, &[(safe, Why::NoGolden)]);
-        check(QUESTION, avx2, &[(safe, Why::NoBf16)]);
-        check(QUESTION, |_, _| None, &[(Kernels::OnnxRuntime, Why::NoKernels)]);
+        let (bf16, fp32) = (Kernels::Own(Isa::AmxBf16), Kernels::Own(Isa::Avx512));
+        check(QUESTION, EVERYTHING, &[(bf16, Why::Best), (fp32, Why::Bf16Missed)]);
+        check(Question { golden: false, ..QUESTION }, EVERYTHING, &[(fp32, Why::NoGolden)]);
+        check(QUESTION, AVX2, &[(Kernels::Own(Isa::Avx2), Why::NoBf16)]);
+        check(QUESTION, &[], &[(Kernels::OnnxRuntime, Why::NoKernels)]);
     }
 
     #[test]
     fn what_is_asked_for_is_done_or_refused() {
-        let (fast, safe) = (Kernels::Own(Isa::Avx512), Kernels::Own(Isa::Avx2));
         let bf16 = Question { precision: PrecisionWish::Bf16, ..QUESTION };
-        check(bf16, everything, &[(fast, Why::Asked)]);
+        check(bf16, EVERYTHING, &[(Kernels::Own(Isa::AmxBf16), Why::Asked)]);
         let fp32 = Question { precision: PrecisionWish::Fp32, ..QUESTION };
-        check(fp32, everything, &[(safe, Why::Asked)]);
+        check(fp32, EVERYTHING, &[(Kernels::Own(Isa::Avx512), Why::Asked)]);
+        let capped = Question { isa: IsaCap::At(Isa::Avx512), ..bf16 };
         let refused = [
-            (bf16, "this processor has no fast bf16"),
-            (Question { provider: Provider::Cuda { device: 0 }, ..bf16 }, "the provider is ONNX Runtime's"),
-            (Question { known: false, ..bf16 }, "no kernels of our own for this network"),
-            (Question { isa: IsaCap::None, ..bf16 }, "as the settings ask"),
+            (bf16, AVX2, "this processor has no fast bf16"),
+            (capped, AVX2, "this processor has no fast bf16"),
+            (capped, EVERYTHING, "the setting `isa` allows no better"),
+            (
+                Question { provider: Provider::Cuda { device: 0 }, ..bf16 },
+                AVX2,
+                "the provider is ONNX Runtime's",
+            ),
+            (Question { known: false, ..bf16 }, AVX2, "no kernels of our own for this network"),
+            (
+                Question { isa: IsaCap::None, ..bf16 },
+                AVX2,
+                "`isa = \"none\"` leaves the model to ONNX Runtime",
+            ),
         ];
-        for (question, reason) in refused {
-            assert!(choose(question, avx2).unwrap_err().contains(reason), "{question:?}");
+        for (question, present, reason) in refused {
+            let error = choose(question, processor(present)).unwrap_err();
+            assert!(error.contains(reason), "{question:?}: {error}");
         }
     }
 
     #[test]
     fn onnx_runtime_computes_what_we_do_not() {
         let onnx = |why| [(Kernels::OnnxRuntime, why)];
-        check(Question { known: false, ..QUESTION }, avx2, &onnx(Why::Network));
-        check(Question { isa: IsaCap::None, ..QUESTION }, everything, &onnx(Why::Asked));
-        check(Question { provider: Provider::Cuda { device: 1 }, ..QUESTION }, avx2, &onnx(Why::Provider));
+        check(Question { known: false, ..QUESTION }, AVX2, &onnx(Why::Network));
+        check(Question { isa: IsaCap::None, ..QUESTION }, EVERYTHING, &onnx(Why::Asked));
+        check(Question { provider: Provider::Cuda { device: 1 }, ..QUESTION }, AVX2, &onnx(Why::Provider));
+    }
+
+    #[test]
+    fn a_cap_is_named_as_the_reason_and_an_absence_is_not() {
+        let at = |isa| Question { isa: IsaCap::At(isa), ..QUESTION };
+        check(at(Isa::Neon), EVERYTHING, &[(Kernels::OnnxRuntime, Why::Capped)]);
+        check(at(Isa::Avx2), EVERYTHING, &[(Kernels::Own(Isa::Avx2), Why::Capped)]);
+        check(at(Isa::Avx512), EVERYTHING, &[(Kernels::Own(Isa::Avx512), Why::Capped)]);
+        check(at(Isa::Avx2), X86[2], &[(Kernels::Own(Isa::Avx2), Why::Capped)]);
+        check(at(Isa::Avx512), X86[2], &[(Kernels::Own(Isa::Avx512), Why::NoBf16)]);
+        check(at(Isa::Avx512), AVX2, &[(Kernels::Own(Isa::Avx2), Why::NoBf16)]);
+        check(at(Isa::Avx2), &[], &[(Kernels::OnnxRuntime, Why::NoKernels)]);
+        let no_golden = Question { golden: false, ..at(Isa::Avx512) };
+        check(no_golden, EVERYTHING, &[(Kernels::Own(Isa::Avx512), Why::NoGolden)]);
+    }
+
+    #[test]
+    fn every_reason_is_true_of_its_processor() {
+        let caps = [IsaCap::Best, IsaCap::None].into_iter().chain(Isa::ALL.map(IsaCap::At));
+        let processors = X86.into_iter().chain([&[Isa::Neon][..]]);
+        for (isa, present) in caps.flat_map(|isa| processors.clone().map(move |present| (isa, present))) {
+            for (precision, golden) in [
+                (PrecisionWish::Auto, true),
+                (PrecisionWish::Auto, false),
+                (PrecisionWish::Fp32, true),
+                (PrecisionWish::Bf16, true),
+            ] {
+                let question = Question { precision, isa, golden, ..QUESTION };
+                let Ok(Choices { first, otherwise }) = choose(question, processor(present)) else { continue };
+                for Choice { kernels, why } in std::iter::once(first).chain(otherwise) {
+                    let best = |precision| processor(present)(precision, None);
+                    let uncapped = choose(Question { isa: IsaCap::Best, ..question }, processor(present));
+                    let holds = match why {
+                        Why::Asked => isa == IsaCap::None || precision != PrecisionWish::Auto,
+                        Why::Best => uncapped.unwrap().first.kernels == kernels,
+                        Why::Capped => uncapped.unwrap().first.kernels != kernels,
+                        Why::NoBf16 => best(Precision::Bf16).is_none(),
+                        Why::NoGolden => !golden,
+                        Why::Bf16Missed => best(Precision::Bf16).is_some() && golden,
+                        Why::Network | Why::Provider => false,
+                        Why::NoKernels => present.is_empty(),
+                    };
+                    assert!(holds, "{question:?} on {present:?}: {kernels} because of {why:?}");
+                }
+            }
+        }
     }
 }
