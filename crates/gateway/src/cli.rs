@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use inference::Provider;
@@ -29,7 +31,7 @@ Examples:
 
 A setting is taken from its flag, else from its variable, else from the settings file, else its
 default holds. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that are let in,
-as name=key or key, separated by commas; ORT_DYLIB_PATH names ONNX Runtime's library, as elsewhere.
+as name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's library, as elsewhere.
 TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
 
 /// Serves text embeddings over OpenAI's API.
@@ -173,7 +175,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
     if serve_implied {
         arguments.insert(arguments.len().min(1), "serve".into());
     }
-    let matches = command().try_get_matches_from(arguments)?;
+    let matches = command().try_get_matches_from(arguments).map_err(with_tip)?;
     let cli = Cli::from_arg_matches(&matches)?;
     let flags = |settings| Flags { settings, from_environment: from_environment(&matches) };
     Ok(match cli.action {
@@ -182,6 +184,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         Action::Health(settings) => Request::Health(flags(settings)),
         Action::Model { action } => Request::Model(action),
     })
+}
+
+/// Adds our flag to the error about one that other servers have.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
+    let known = config::known_elsewhere(flag.trim_start_matches('-'));
+    if let Some(known) = known.filter(|_| error.kind() == ErrorKind::UnknownArgument) {
+        let tip = format!("--{known} takes address and port in one, such as --{known} 127.0.0.1:8080");
+        error.remove(ContextKind::SuggestedArg);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
+    }
+    error
 }
 
 /// The whole command line, with the default of each setting in its help.

@@ -10,7 +10,7 @@ use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, Stat
 use thiserror::Error;
 
 use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
-use crate::config::{Config, ConfigError, Flags, ModelSettings, Settings, Surroundings};
+use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
 use crate::load::{
     Cache, Choice, Choices, Common, Encoders, ModelFault, Runtime, choices, encoders, golden_cosine, start,
     window,
@@ -189,7 +189,7 @@ fn flags(args: &VerifyArgs) -> Flags {
     let VerifyArgs { provider, precision, isa, threads, .. } = *args;
     let model = ModelSettings { provider, precision, isa, threads, ..ModelSettings::default() };
     let settings = Settings {
-        models: Some(vec![args.folder.clone()]),
+        models: Some(vec![List(vec![args.folder.clone()])]),
         onnxruntime: args.onnxruntime.clone(),
         model,
         ..Settings::default()

@@ -11,7 +11,7 @@ impl Merge<'_> {
         let from_environment = match &self.surroundings.api_keys {
             None => None,
             Some(secret) => match secret.0.to_str() {
-                Some(text) => Some(text.split(',').map(str::to_owned).collect()),
+                Some(text) => Some(ApiKey::entries(text)),
                 None => {
                     self.problems.push(Problem::ApiKeysNotText);
                     None
@@ -67,12 +67,6 @@ impl Merge<'_> {
                 builtin.redis_down,
             ),
         };
-        if limits.max_inputs > openai_schema::MOST_INPUTS {
-            self.problems.push(Problem::ManyInputs { most: openai_schema::MOST_INPUTS });
-        }
-        if limits.max_request_tokens > openai_schema::MOST_TOKENS {
-            self.problems.push(Problem::ManyTokens { most: openai_schema::MOST_TOKENS });
-        }
         if limits.body_memory.0 < limits.max_body_bytes {
             let (memory, largest) = (limits.body_memory, Bytes(limits.max_body_bytes));
             self.problems.push(Problem::SmallBodyMemory { memory, largest });

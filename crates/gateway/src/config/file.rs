@@ -15,7 +15,7 @@ use super::settings::{
     AuthSettings, CacheSettings, CorsSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings,
     Settings, TlsSettings, TraceSettings,
 };
-use super::value::Value;
+use super::value::{List, Value};
 
 /// One mistake in the settings file.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -189,7 +189,8 @@ impl<'text> Reader<'text> {
 
     fn cors(&mut self, top: &mut Table<'text>) -> CorsSettings {
         let mut table = self.table(top, "cors");
-        let settings = CorsSettings { origins: self.take(&mut table, "origins") };
+        let settings =
+            CorsSettings { origins: self.take(&mut table, "origins").map(|origins| vec![origins]) };
         self.finish(table);
         settings
     }
@@ -292,7 +293,7 @@ impl<'text> Reader<'text> {
             workers: self.take(table, "workers"),
             overlong: self.take(table, "overlong"),
             token_ids: self.take(table, "token_ids"),
-            matryoshka: self.take(table, "matryoshka"),
+            matryoshka: self.take(table, "matryoshka").map(|sizes| vec![List(sizes)]),
             batch_tokens: self.take(table, "batch_tokens"),
             batch_inputs: self.take(table, "batch_inputs"),
             queue_tokens: self.take(table, "queue_tokens"),
@@ -380,11 +381,28 @@ fn describe(key: &str, value: &DeValue<'_>) -> String {
     }
 }
 
+/// Names that other servers have for a setting of ours.
+const NAMES_ELSEWHERE: [(&str, &str); 5] = [
+    ("port", "listen"),
+    ("host", "listen"),
+    ("hostname", "listen"),
+    ("bind", "listen"),
+    ("address", "listen"),
+];
+
+/// The setting that other servers call `name`.
+pub(crate) fn known_elsewhere(name: &str) -> Option<&'static str> {
+    NAMES_ELSEWHERE.iter().find(|(elsewhere, _)| *elsewhere == name).map(|(_, known)| *known)
+}
+
 /// The known key that looks most like `key`, if any does. Its last part counts, for a key in the wrong table
 /// is as frequent a mistake as a misspelt one; the table decides between equals.
-fn nearest<'known>(key: &str, known: &'known [String]) -> Option<&'known str> {
+pub(super) fn nearest<'known>(key: &str, known: &'known [String]) -> Option<&'known str> {
     fn last(key: &str) -> &str {
         key.rsplit('.').next().unwrap_or(key)
+    }
+    if let Some(meant) = known_elsewhere(last(key)) {
+        return known.iter().map(String::as_str).find(|candidate| *candidate == meant);
     }
     let likeness = |candidate: &str| {
         let name = strsim::normalized_damerau_levenshtein(last(key), last(candidate));

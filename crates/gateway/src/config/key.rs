@@ -27,6 +27,15 @@ pub enum ApiKeyError {
         /// Which one, counted from 1.
         position: usize,
     },
+    /// A control character, such as a line break, which no HTTP header can carry: no client could send the key.
+    #[error(
+        "API key {position} holds a line break or another control character, which no client can send: write each key \
+         as an element of its own"
+    )]
+    ControlCharacter {
+        /// Which one, counted from 1.
+        position: usize,
+    },
     /// Two keys of one name.
     #[error("two API keys are named `{name}`: their names must differ")]
     DuplicateName {
@@ -56,8 +65,14 @@ impl ApiKey {
     /// # Errors
     /// As [`Self::read_all`].
     pub fn read_lines(text: &str) -> Result<Vec<Self>, ApiKeyError> {
-        let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-        Self::read_named(lines.filter(|line| !line.is_empty() && !line.starts_with('#')), "file-key")
+        Self::read_named(lines(text), "file-key")
+    }
+
+    /// The keys that a variable holds: lines as in a file, each with one key or several between commas. Where there is
+    /// none, one that is empty, which [`Self::read_all`] refuses.
+    pub(super) fn entries(text: &str) -> Vec<String> {
+        let entries: Vec<_> = lines(text).flat_map(|line| line.split(',')).map(str::to_owned).collect();
+        if entries.is_empty() { vec![String::new()] } else { entries }
     }
 
     fn read_named<'a>(entries: impl Iterator<Item = &'a str>, bare: &str) -> Result<Vec<Self>, ApiKeyError> {
@@ -70,6 +85,9 @@ impl ApiKey {
             if name.is_empty() || secret.trim_matches('=').is_empty() {
                 return Err(ApiKeyError::Empty { position });
             }
+            if [name, secret].iter().any(|part| part.contains(char::is_control)) {
+                return Err(ApiKeyError::ControlCharacter { position });
+            }
             if keys.iter().any(|known| known.name == name) {
                 return Err(ApiKeyError::DuplicateName { name: name.to_owned() });
             }
@@ -77,6 +95,12 @@ impl ApiKey {
         }
         Ok(keys)
     }
+}
+
+/// The lines of a text that hold something: neither empty nor a comment.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.trim_start_matches('\u{feff}').split(['\n', '\r']).map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 impl fmt::Debug for ApiKey {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use inference::Overlong;
 use tracing_subscriber::EnvFilter;
 
+use super::bounds::{MAX_HTTP_WORKERS, MAX_THREADS};
 use super::file::{File, FileModel};
 use super::report::{Report, Shown, Source, Table};
 use super::resolve::{ConfigError, Problem, Resolved};
 use super::settings::{Flags, ModelSettings};
 use super::surroundings::{API_KEYS_VARIABLE, ORT_VARIABLE, Surroundings};
-use super::value::{Value, format_duration, quote};
+use super::value::{IsaCap, List, Value, format_duration, quote};
 use super::{
     CacheConfig, Config, LimitsConfig, LogConfig, ModelConfig, SAFE_KEEP_ALIVE, ServerConfig,
     default_queue_tokens, openai_aliases,
@@ -36,6 +37,17 @@ pub(super) struct Key {
     pub(super) table: Table,
     pub(super) name: &'static str,
     pub(super) arg: &'static str,
+}
+
+impl Key {
+    /// The key with its table, as messages name it.
+    pub(super) fn qualified(&self) -> String {
+        match self.table {
+            Table::Top => self.name.to_owned(),
+            Table::Named(table) => format!("{table}.{}", self.name),
+            Table::Model(_) => format!("models.{}", self.name),
+        }
+    }
 }
 
 /// Resolves keys that have the same name in the file, as a flag, and in the resolved struct.
@@ -61,9 +73,12 @@ impl<'a> Merge<'a> {
         let entries = self.model_entries(&builtin);
         let ids: Vec<String> = entries.iter().map(|(id, _)| id.clone()).collect();
 
-        let listen = pick!(self, Table::Top, flags, file, builtin, listen);
-        let ops = Key { table: Table::Top, name: "ops_listen", arg: "ops_listen" };
-        let ops_listen = self.pick_optional(ops, flags.ops_listen, file.ops_listen);
+        self.refuse_unknown_variables();
+        let key = |name| Key { table: Table::Top, name, arg: name };
+        let listen = self.pick(key("listen"), flags.listen.clone(), file.listen, builtin.listen.into());
+        let listen = self.resolved(listen);
+        let ops = self.pick_optional(key("ops_listen"), flags.ops_listen.clone(), file.ops_listen);
+        let ops_listen = ops.map(|ops| self.resolved(ops));
         let default_model = self.default_model(&ids);
         let onnxruntime = self.onnxruntime();
         let server = self.server(builtin.server);
@@ -112,7 +127,7 @@ impl<'a> Merge<'a> {
         let table = Table::Named("server");
         let http_workers = pick!(self, table, flags, file, builtin, http_workers);
         let server = ServerConfig {
-            http_workers: self.or_processors(http_workers),
+            http_workers: self.or_processors(http_workers, MAX_HTTP_WORKERS),
             keep_alive: pick!(self, table, flags, file, builtin, keep_alive),
             client_timeout: pick!(self, table, flags, file, builtin, client_timeout),
             request_timeout: pick!(self, table, flags, file, builtin, request_timeout),
@@ -187,12 +202,11 @@ impl<'a> Merge<'a> {
 
     /// The models, each with its id and what the file says about it.
     fn model_entries(&mut self, builtin: &Config) -> Vec<(String, FileModel)> {
-        let bare =
-            |path: &PathBuf| FileModel { id: None, path: path.clone(), settings: ModelSettings::default() };
-        let entries = match (&self.flags.settings.models, self.file.models.take()) {
-            (Some(folders), _) => folders.iter().map(bare).collect(),
+        let bare = |path: PathBuf| FileModel { id: None, path, settings: ModelSettings::default() };
+        let entries = match (self.flags.settings.models.clone(), self.file.models.take()) {
+            (Some(folders), _) => List::joined(folders).into_iter().map(bare).collect(),
             (None, Some(entries)) => entries,
-            (None, None) => builtin.models.iter().map(|model| bare(&model.path)).collect(),
+            (None, None) => builtin.models.iter().map(|model| bare(model.path.clone())).collect(),
         };
         if entries.is_empty() {
             self.problems.push(Problem::NoModel);
@@ -230,8 +244,10 @@ impl<'a> Merge<'a> {
     }
 
     fn aliases(&mut self, ids: &[String], default_model: &str) -> BTreeMap<String, String> {
-        let (aliases, source) = match (&self.flags.settings.aliases, self.file.aliases.take()) {
-            (Some(aliases), _) => (aliases.iter().cloned().collect(), self.outside_source("aliases")),
+        let (aliases, source) = match (self.flags.settings.aliases.clone(), self.file.aliases.take()) {
+            (Some(aliases), _) => {
+                (List::joined(aliases).into_iter().collect(), self.outside_source("aliases"))
+            }
             (None, Some(mut aliases)) => {
                 if self.flags.settings.models.is_some() {
                     let lost = aliases.extract_if(.., |_, id| !ids.contains(id));
@@ -268,7 +284,7 @@ impl<'a> Merge<'a> {
         self.note(table, "path", Shown::Toml(entry.path.to_toml()), placed);
 
         let (flags, file) = (&self.flags.settings.model, entry.settings);
-        let sizes = flags.matryoshka.clone();
+        let sizes = flags.matryoshka.clone().map(List::joined);
         let builtin = ModelConfig {
             threads: 0,
             queue_tokens: default_queue_tokens(limits.max_request_tokens),
@@ -279,7 +295,7 @@ impl<'a> Merge<'a> {
         let precision = pick!(self, table, flags, file, builtin, precision);
         let isa = pick!(self, table, flags, file, builtin, isa);
         let threads = pick!(self, table, flags, file, builtin, threads);
-        let threads = self.or_processors(threads);
+        let threads = self.or_processors(threads, MAX_THREADS);
         let model = ModelConfig {
             provider,
             precision,
@@ -288,7 +304,12 @@ impl<'a> Merge<'a> {
             workers: pick!(self, table, flags, file, builtin, workers),
             overlong: pick!(self, table, flags, file, builtin, overlong),
             token_ids: pick!(self, table, flags, file, builtin, token_ids),
-            matryoshka: ascending(&self.pick(key("matryoshka"), sizes, file.matryoshka, Vec::new())),
+            matryoshka: ascending(&self.pick(
+                key("matryoshka"),
+                sizes,
+                file.matryoshka.map(List::joined),
+                Vec::new(),
+            )),
             batch_tokens: self
                 .pick_optional(key("batch_tokens"), flags.batch_tokens, file.batch_tokens)
                 .map(NonZeroUsize::get),
@@ -304,6 +325,11 @@ impl<'a> Merge<'a> {
 
     /// What can be proved about a model before its folder is read.
     fn prove(&mut self, model: &ModelConfig, limits: &LimitsConfig) {
+        if let IsaCap::At(isa) = model.isa
+            && !isa.is_of_this_architecture()
+        {
+            self.problems.push(Problem::ForeignIsa { model: model.id.clone(), isa });
+        }
         // Averaging reads every window of a text, so only where texts are cut does the window bound a request.
         let cut = model.window.filter(|_| model.overlong != Overlong::Average);
         let most = cut.map_or(usize::MAX, |window| window.saturating_mul(limits.max_inputs));

@@ -7,9 +7,11 @@
 //! `config/embedgate.toml`.
 
 mod access;
+mod bounds;
 mod exposure;
 mod file;
 mod key;
+mod listen;
 mod merge;
 mod pick;
 mod report;
@@ -26,9 +28,11 @@ use std::time::Duration;
 
 use inference::{Overlong, Provider};
 
-pub use exposure::Origins;
+pub use exposure::{OriginFault, Origins};
+pub(crate) use file::known_elsewhere;
 pub use file::{FileError, FileProblem};
 pub use key::{ApiKey, ApiKeyError};
+pub use listen::ListenAddress;
 pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{
@@ -37,7 +41,7 @@ pub use settings::{
 };
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};
-pub use value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown};
+pub use value::{Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown};
 
 /// Where the file is looked for when no other is named: under the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
@@ -89,7 +93,7 @@ pub struct Config {
 /// Connections, deadlines and shutdown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
-    /// Threads that speak HTTP; at least 1.
+    /// Threads that speak HTTP; from 1 to 512.
     pub http_workers: usize,
     /// How long an idle connection is kept open.
     pub keep_alive: Duration,
@@ -190,7 +194,7 @@ pub struct ModelConfig {
     pub precision: PrecisionWish,
     /// Up to which instructions our own kernels may be used.
     pub isa: IsaCap,
-    /// Processors that it may use; at least 1.
+    /// Processors that it may use; from 1 to 1024.
     pub threads: usize,
     /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
     pub workers: usize,
@@ -240,7 +244,7 @@ impl ServerConfig {
     /// The defaults on a machine where this process may use `cpus` processors.
     pub fn builtin(cpus: usize) -> Self {
         Self {
-            http_workers: cpus.max(1),
+            http_workers: cpus.clamp(1, bounds::MAX_HTTP_WORKERS),
             keep_alive: Duration::from_secs(90),
             client_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(120),
@@ -304,7 +308,7 @@ impl ModelConfig {
             provider: Provider::Cpu,
             precision: PrecisionWish::Auto,
             isa: IsaCap::Best,
-            threads: cpus.max(1),
+            threads: cpus.clamp(1, bounds::MAX_THREADS),
             workers: 1,
             overlong: Overlong::Truncate,
             token_ids: TokenIds::Cl100kBase,

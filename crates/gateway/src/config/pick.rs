@@ -2,6 +2,7 @@
 
 use super::merge::{Key, Merge};
 use super::report::{Setting, Shown, Source, Table};
+use super::resolve::Problem;
 use super::value::Value;
 
 impl Merge<'_> {
@@ -18,7 +19,21 @@ impl Merge<'_> {
             (None, Some(value)) => (value.into(), self.file_source()),
             (None, None) => (builtin, Source::Default),
         };
+        if let Some(max) =
+            T::upper_bound(key.arg).filter(|max| source != Source::Default && value.exceeds(max))
+        {
+            let problem = Problem::AboveMaximum {
+                key: key.qualified(),
+                value: value.to_toml(),
+                max: shown_bound(&max),
+            };
+            // A flag holds for every model and is wrong once.
+            if !self.problems.contains(&problem) {
+                self.problems.push(problem);
+            }
+        }
         self.note_key(key, Shown::Toml(value.to_toml()), source);
+        self.note_bound::<T>(key);
         value
     }
 
@@ -31,6 +46,7 @@ impl Merge<'_> {
     ) -> Option<T> {
         let Some(value) = flag.clone().or_else(|| file.clone()) else {
             self.note_key(key, Shown::Unset, Source::Default);
+            self.note_bound::<T>(key);
             return None;
         };
         Some(self.pick(key, flag, file, value))
@@ -43,9 +59,16 @@ impl Merge<'_> {
             name: name.to_owned(),
             arg: Some(arg),
             value,
+            max: None,
             meaning: None,
             source,
         });
+    }
+
+    fn note_bound<T: Value>(&mut self, key: Key) {
+        if let Some(noted) = self.report.settings.last_mut() {
+            noted.max = T::upper_bound(key.arg).map(|max| shown_bound(&max));
+        }
     }
 
     pub(super) fn note(&mut self, table: Table, name: impl Into<String>, value: Shown, source: Source) {
@@ -54,17 +77,18 @@ impl Merge<'_> {
             name: name.into(),
             arg: None,
             value,
+            max: None,
             meaning: None,
             source,
         });
     }
 
-    /// One for each processor where the number that was noted last is 0; the note then tells.
-    pub(super) fn or_processors(&mut self, number: usize) -> usize {
+    /// One for each processor, but `max` at most, where the number that was noted last is 0; the note then tells.
+    pub(super) fn or_processors(&mut self, number: usize, max: usize) -> usize {
         if number != 0 {
             return number;
         }
-        let processors = self.surroundings.processors.max(1);
+        let processors = self.surroundings.processors.clamp(1, max);
         if let Some(noted) = self.report.settings.last_mut() {
             noted.meaning = Some(processors.to_string());
         }
@@ -94,6 +118,11 @@ impl Merge<'_> {
             Source::Flag
         }
     }
+}
+
+/// An upper bound as messages show it; that of an array is its elements'.
+fn shown_bound<T: Value>(max: &T) -> String {
+    max.to_toml().trim_matches(['[', ']']).to_owned()
 }
 
 /// The variable of the flag with clap's id `arg`.

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bert_cpu::Isa;
 use thiserror::Error;
 
+use super::exposure::OriginFault;
 use super::file::{self, File, FileError};
 use super::merge::Merge;
 use super::report::Report;
@@ -99,17 +101,49 @@ pub enum Problem {
         /// The most that one request may need.
         needed: usize,
     },
-    /// More inputs than a request is read for.
-    #[error("`limits.max_inputs` may be {most} at most")]
-    ManyInputs {
-        /// How many are read.
-        most: usize,
+    /// A number above its upper bound.
+    #[error("`{key}` is {value}, but may be {max} at most")]
+    AboveMaximum {
+        /// The key with its table.
+        key: String,
+        /// Its value, as the file would hold it.
+        value: String,
+        /// The largest value that it may have.
+        max: String,
     },
-    /// More token ids than a request is read for.
-    #[error("`limits.max_request_tokens` may be {most} at most")]
-    ManyTokens {
-        /// How many are read.
-        most: usize,
+    /// A variable of ours that no setting has.
+    #[error(
+        "unknown variable `{variable}`{}",
+        nearest.as_ref().map_or_else(
+            || "; `embedgate serve --help` shows those that there are, remove or rename this one".to_owned(),
+            |known| format!("; did you mean `{known}`?")
+        )
+    )]
+    UnknownVariable {
+        /// Its name.
+        variable: String,
+        /// The known variable that looks most like it.
+        nearest: Option<String>,
+    },
+    /// The name of a host that has no address here.
+    #[error("`{host}`, where the server should listen, cannot be resolved ({reason}): write an IP address")]
+    UnknownHost {
+        /// The name.
+        host: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Instructions that no processor of this architecture has.
+    #[error(
+        "`isa` of model `{model}` is `{isa}`, which no {} processor has: write `auto`, {} or `none`",
+        std::env::consts::ARCH,
+        native_isas()
+    )]
+    ForeignIsa {
+        /// The model.
+        model: String,
+        /// Its setting.
+        isa: Isa,
     },
     /// A legal body that would never find room.
     #[error(
@@ -129,13 +163,13 @@ pub enum Problem {
         /// What is not.
         missing: &'static str,
     },
-    /// An origin that no browser would send.
-    #[error(
-        "`cors.origins` holds `{origin}`, which no browser sends: write https://host or https://host:port, in lower case, or *"
-    )]
+    /// An origin that no browser would send, so that it would never match.
+    #[error("`cors.origins` holds `{origin}`, which no browser sends: {fault}")]
     Origin {
         /// What is there.
         origin: String,
+        /// What to write instead.
+        fault: OriginFault,
     },
     /// No time for any request.
     #[error("`server.request_timeout` is zero: no request could be answered")]
@@ -192,6 +226,12 @@ impl Problem {
     }
 }
 
+/// The instruction sets of this architecture, as a message lists them.
+fn native_isas() -> String {
+    let native = Isa::ALL.into_iter().rev().filter(|isa| isa.is_of_this_architecture());
+    native.map(|isa| format!("`{isa}`")).collect::<Vec<_>>().join(", ")
+}
+
 fn lines<T: ToString>(problems: &[T]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -216,6 +256,7 @@ pub fn defaults() -> Report {
         working_directory: PathBuf::new(),
         executable: None,
         processors: 1,
+        variables: Vec::new(),
         api_keys: None,
         ort_dylib_path: None,
         otlp_endpoint: None,

@@ -3,7 +3,6 @@
 //! The doc comments are the help of the program and the text of `docs/CONFIG.md`.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,8 +11,11 @@ use clap::Args;
 use inference::{Overlong, Provider};
 
 use super::exposure::Origins;
+use super::listen::ListenAddress;
 use super::trace::{CollectorUrl, Ratio};
-use super::value::{Bytes, IsaCap, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown, parse_duration};
+use super::value::{
+    Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown, elements, parse_duration,
+};
 
 /// The command line's and the environment's part of the settings.
 #[derive(Clone, Debug, Default)]
@@ -31,25 +33,20 @@ pub struct Settings {
     #[arg(long, env = "EMBEDGATE_CONFIG", value_name = "FILE", help_heading = "Main settings")]
     pub config: Option<PathBuf>,
 
-    /// Address and port to listen on; port 0 lets the system choose.
+    /// Address and port to listen on, such as `127.0.0.1:8080` or `localhost:8080`; `:8080` is every interface, `8080`
+    /// this machine alone; port 0 lets the system choose.
     #[arg(long, env = "EMBEDGATE_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<ListenAddress>,
 
     /// Another address for `/metrics` and the three probes, in plain HTTP and without keys. They then answer there and
     /// no longer on the main one.
     #[arg(long, env = "EMBEDGATE_OPS_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
-    pub ops_listen: Option<SocketAddr>,
+    pub ops_listen: Option<ListenAddress>,
 
     /// Folder of a model to serve, under the folder's name; may be repeated (variable: separated by
     /// commas). Replaces the models of the file.
-    #[arg(
-        long = "model",
-        env = "EMBEDGATE_MODELS",
-        value_name = "DIR",
-        value_delimiter = ',',
-        help_heading = "Main settings"
-    )]
-    pub models: Option<Vec<PathBuf>>,
+    #[arg(long = "model", env = "EMBEDGATE_MODELS", value_name = "DIR", help_heading = "Main settings")]
+    pub models: Option<Vec<List<PathBuf>>>,
 
     /// Id of the model that the OpenAI names stand for. Without it, the first model.
     #[arg(long, env = "EMBEDGATE_DEFAULT_MODEL", value_name = "ID", help_heading = "Main settings")]
@@ -61,11 +58,10 @@ pub struct Settings {
         long = "alias",
         env = "EMBEDGATE_ALIASES",
         value_name = "NAME=ID",
-        value_delimiter = ',',
-        value_parser = parse_alias,
+        value_parser = parse_aliases,
         help_heading = "Main settings"
     )]
-    pub aliases: Option<Vec<(String, String)>>,
+    pub aliases: Option<Vec<List<(String, String)>>>,
 
     /// ONNX Runtime's shared library. Without it (and without ORT_DYLIB_PATH) it is looked for in `../lib`
     /// and beside the program, then in `.runtime/onnxruntime`.
@@ -236,14 +232,10 @@ pub struct TlsSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Web pages")]
 pub struct CorsSettings {
-    /// Origins of web pages that may read answers, separated by commas, such as `https://app.example`; `*` for all.
-    #[arg(
-        id = "cors_origins",
-        long = "cors-origins",
-        env = "EMBEDGATE_CORS_ORIGINS",
-        value_name = "ORIGINS"
-    )]
-    pub origins: Option<Origins>,
+    /// An origin of web pages that may read answers, such as `https://app.example`; `*` for all; may be repeated
+    /// (variable: separated by commas).
+    #[arg(id = "cors_origins", long = "cors-origins", env = "EMBEDGATE_CORS_ORIGINS", value_name = "ORIGIN")]
+    pub origins: Option<Vec<Origins>>,
 }
 
 /// Which vectors are kept.
@@ -362,15 +354,10 @@ pub struct ModelSettings {
     )]
     pub token_ids: Option<TokenIds>,
 
-    /// Sizes to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka).
-    #[arg(
-        long,
-        env = "EMBEDGATE_MATRYOSHKA",
-        value_name = "SIZES",
-        value_delimiter = ',',
-        hide_short_help = true
-    )]
-    pub matryoshka: Option<Vec<NonZeroUsize>>,
+    /// A size to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka); may be repeated
+    /// (variable: separated by commas).
+    #[arg(long, env = "EMBEDGATE_MATRYOSHKA", value_name = "SIZE", hide_short_help = true)]
+    pub matryoshka: Option<Vec<List<NonZeroUsize>>>,
 
     /// Tokens of one batch, padding included; a longer text runs alone. Without it, 48 for embedgate's own kernels
     /// (in bf16 256) and 1024 for ONNX Runtime.
@@ -389,6 +376,11 @@ pub struct ModelSettings {
     /// A window smaller than the model's own, in tokens.
     #[arg(long, env = "EMBEDGATE_WINDOW", value_name = "N", hide_short_help = true)]
     pub window: Option<NonZeroUsize>,
+}
+
+/// Reads a list of `NAME=ID`.
+fn parse_aliases(text: &str) -> Result<List<(String, String)>, String> {
+    elements(text).map(parse_alias).collect::<Result<_, _>>().map(List)
 }
 
 /// Reads `NAME=ID`. The last `=` separates, for model names may contain one and ids need not.

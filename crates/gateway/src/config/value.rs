@@ -1,7 +1,6 @@
 //! The types of settings: how each is written in the file, on the command line and in a report.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,6 +10,8 @@ use bert_cpu::Isa;
 use clap::ValueEnum;
 use inference::{Overlong, Provider};
 use toml::de::DeValue;
+
+use super::bounds::{MAX_BYTES, MAX_TIME, max_count};
 
 /// A type that a key of the file can have.
 pub(super) trait Value: Sized + Clone {
@@ -22,6 +23,54 @@ pub(super) trait Value: Sized + Clone {
 
     /// The value as the file would hold it.
     fn to_toml(&self) -> String;
+
+    /// The largest value of the key whose flag has clap's id `arg`; `None` for what is no number.
+    fn upper_bound(_arg: &str) -> Option<Self> {
+        None
+    }
+
+    /// Returns true if the value, or an element of it, is above `max`.
+    fn exceeds(&self, _max: &Self) -> bool {
+        false
+    }
+}
+
+/// What a number with an upper bound has besides its spelling.
+macro_rules! bounded {
+    ($bound:expr) => {
+        fn upper_bound(arg: &str) -> Option<Self> {
+            Some($bound(arg))
+        }
+
+        fn exceeds(&self, max: &Self) -> bool {
+            self > max
+        }
+    };
+}
+
+/// A part of a list, as one flag or a variable gives it: elements between commas or line breaks, with any blanks around
+/// them. Empty ones are passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct List<T>(pub Vec<T>);
+
+impl<T: FromStr> FromStr for List<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        elements(text).map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl<T> List<T> {
+    /// The elements of all parts, in their order.
+    pub(super) fn joined(parts: impl IntoIterator<Item = Self>) -> Vec<T> {
+        parts.into_iter().flat_map(|Self(elements)| elements).collect()
+    }
+}
+
+/// The elements of a list that is written in one text.
+pub(super) fn elements(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', '\n', '\r']).map(str::trim).filter(|element| !element.is_empty())
 }
 
 /// Lines for people or objects for machines.
@@ -105,7 +154,7 @@ impl FromStr for IsaCap {
 }
 
 /// A size in bytes, written with a binary unit such as `32MiB`, or as a plain number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub struct Bytes(pub usize);
 
 impl Bytes {
@@ -151,6 +200,8 @@ impl Value for Bytes {
     fn to_toml(&self) -> String {
         quote(&self.to_string())
     }
+
+    bounded!(|_| MAX_BYTES);
 }
 
 /// Where a Redis or Valkey server is. It may hold a password, which is never shown.
@@ -258,6 +309,8 @@ impl Value for Duration {
     fn to_toml(&self) -> String {
         quote(&format_duration(*self))
     }
+
+    bounded!(|_| MAX_TIME);
 }
 
 impl Value for usize {
@@ -271,6 +324,8 @@ impl Value for usize {
     fn to_toml(&self) -> String {
         self.to_string()
     }
+
+    bounded!(max_count);
 }
 
 impl Value for NonZeroUsize {
@@ -283,6 +338,8 @@ impl Value for NonZeroUsize {
     fn to_toml(&self) -> String {
         self.to_string()
     }
+
+    bounded!(|arg| Self::new(max_count(arg)).unwrap_or(Self::MIN));
 }
 
 /// Arrays of one type.
@@ -298,6 +355,14 @@ macro_rules! array_values {
             fn to_toml(&self) -> String {
                 let elements: Vec<String> = self.iter().map(Value::to_toml).collect();
                 format!("[{}]", elements.join(", "))
+            }
+
+            fn upper_bound(arg: &str) -> Option<Self> {
+                <$element>::upper_bound(arg).map(|max| vec![max])
+            }
+
+            fn exceeds(&self, max: &Self) -> bool {
+                self.iter().any(|element| max.iter().any(|max| element.exceeds(max)))
             }
         }
     )*};
@@ -339,7 +404,6 @@ macro_rules! string_values {
 
 string_values! {
     String: "a string in quotes",
-    SocketAddr: "an address and port such as \"127.0.0.1:8080\" or \"[::]:8080\"",
     Provider: "\"cpu\", \"openvino\", \"cuda\" or \"cuda:1\"",
     Overlong: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use gateway::cli;
 use gateway::config::{
-    Config, ConfigError, Flags, Resolved, Settings, Shown, Source, Surroundings, Table, defaults,
+    Config, ConfigError, Flags, List, Resolved, Settings, Shown, Source, Surroundings, Table, defaults,
 };
 use tempfile::TempDir;
 
@@ -30,6 +30,7 @@ fn surroundings(folder: &Path) -> Surroundings {
         working_directory: folder.to_owned(),
         executable: None,
         processors: 3,
+        variables: Vec::new(),
         api_keys: None,
         ort_dylib_path: None,
         otlp_endpoint: None,
@@ -110,6 +111,45 @@ fn every_key_has_a_flag_and_a_variable_and_nothing_else_has() {
 }
 
 #[test]
+fn every_list_has_a_flag_that_repeats() {
+    let serve = cli::command().find_subcommand("serve").unwrap().clone();
+    let lists = defaults().settings.into_iter().filter_map(|setting| match setting.value {
+        Shown::Toml(value) if value.starts_with('[') => setting.arg,
+        _ => None,
+    });
+    let lists: BTreeSet<_> = lists.chain(["models", "aliases"]).collect();
+    assert!(lists.len() >= 4, "{lists:?}");
+    for list in lists {
+        let arg = serve.get_arguments().find(|arg| arg.get_id() == list).unwrap();
+        assert!(matches!(arg.get_action(), clap::ArgAction::Append), "{list}");
+    }
+}
+
+#[test]
+fn a_large_machine_gets_as_many_threads_as_can_be_started() {
+    let mut around = surroundings(folder("").path());
+    around.processors = 2048;
+    let config = Config::resolve(&Flags::default(), &around).unwrap().config;
+    assert_eq!((config.server.http_workers, config.models[0].threads), (512, 1024));
+    assert_eq!(config, Config::builtin(2048));
+}
+
+#[test]
+fn an_address_is_read_in_the_forms_that_other_servers_take() {
+    for (file, listen) in [
+        ("listen = \"localhost:8081\"", "127.0.0.1:8081"),
+        ("listen = \":8081\"", "0.0.0.0:8081"),
+        ("listen = \"9000\"", "127.0.0.1:9000"),
+        ("listen = 9000", "127.0.0.1:9000"),
+    ] {
+        assert_eq!(resolve(file).unwrap().config.listen.to_string(), listen, "{file}");
+        let ops = resolve(&format!("ops_{file}")).unwrap().config.ops_listen;
+        assert_eq!(ops.unwrap().to_string(), listen, "{file}");
+    }
+    assert!(resolve("listen = \":8081\"").unwrap().warnings[0].contains("without API keys"));
+}
+
+#[test]
 fn the_report_is_a_settings_file_that_says_the_same() {
     let file = uncommented().replace("\"127.0.0.1:8080\"", "\"0.0.0.0:99\"").replace("90s", "1500ms");
     let first = resolve(&file).unwrap();
@@ -162,7 +202,10 @@ fn a_collector_is_found_where_other_programs_find_it() {
 #[test]
 fn models_from_outside_replace_those_of_the_file() {
     let file = "default_model = \"a\"\n[aliases]\nx = \"a\"\ny = \"c\"\n[[models]]\npath = \"m/a\"\n";
-    let settings = Settings { models: Some(vec!["m/b".into(), "m/c".into()]), ..Settings::default() };
+    let settings = Settings {
+        models: Some(vec![List(vec!["m/b".into()]), List(vec!["m/c".into()])]),
+        ..Settings::default()
+    };
     let flags = Flags { settings, ..Flags::default() };
     let resolved = Config::resolve(&flags, &surroundings(folder(file).path())).unwrap();
     let ids: Vec<_> = resolved.config.models.iter().map(|model| model.id.as_str()).collect();

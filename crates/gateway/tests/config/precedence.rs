@@ -9,6 +9,13 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 
 use crate::folder;
 
+/// Those of another architecture are refused.
+const ISAS: [&str; 3] = if cfg!(target_arch = "aarch64") {
+    ["\"neon\"", "\"none\"", "\"auto\""]
+} else {
+    ["\"avx2\"", "\"none\"", "\"avx512\""]
+};
+
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
 const KEYS: [(&str, &str, &str, [&str; 3]); 43] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
@@ -44,7 +51,7 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 43] = [
     ("trace", "sample_ratio", "trace_sample_ratio", ["0.25", "0.5", "0.75"]),
     ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),
     ("models", "precision", "precision", ["\"fp32\"", "\"bf16\"", "\"fp32\""]),
-    ("models", "isa", "isa", ["\"avx2\"", "\"none\"", "\"avx512\""]),
+    ("models", "isa", "isa", ISAS),
     ("models", "threads", "threads", ["4", "5", "6"]),
     ("models", "workers", "workers", ["7", "8", "9"]),
     ("models", "overlong", "overlong", ["\"average\"", "\"error\"", "\"average\""]),

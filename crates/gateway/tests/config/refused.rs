@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
-use gateway::config::{ApiKeyError, Bytes, CollectorFault, ConfigError, FileProblem, Problem};
+use bert_cpu::Isa;
+use gateway::config::{
+    ApiKeyError, Bytes, CollectorFault, Config, ConfigError, FileProblem, Flags, OriginFault, Problem,
+    Setting, Shown, Table, defaults,
+};
 
-use crate::resolve;
+use crate::{folder, resolve, surroundings};
 
 /// Line and problem of each mistake in `file`.
 #[track_caller]
@@ -39,6 +43,8 @@ fn an_unknown_key_names_the_nearest_known_one() {
     check("max_inputs = 1", 1, "max_inputs", Some("limits.max_inputs"));
     check("threads = 1", 1, "threads", Some("models.threads"));
     check("[[models]]\npath = \"a\"\nbatch_token = 1", 3, "models.batch_token", Some("models.batch_tokens"));
+    check("port = 8080", 1, "port", Some("listen"));
+    check("[server]\nhost = \"0.0.0.0\"", 2, "server.host", Some("listen"));
     check("zzz = 1", 1, "zzz", None);
 }
 
@@ -73,7 +79,7 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
         "config/embedgate.toml:2: `aliases.a` is of type table; expected a string in quotes",
     );
     // One mistake does not hide another.
-    assert_eq!(mistakes("listen = 1\n[server]\nkeep_alive = true\nfoo = 1").len(), 3);
+    assert_eq!(mistakes("listen = true\n[server]\nkeep_alive = true\nfoo = 1").len(), 3);
     assert!(matches!(mistakes("a = \n")[..], [(1, FileProblem::Syntax(_))]));
 }
 
@@ -107,9 +113,6 @@ fn what_cannot_work_is_refused() {
         [Problem::ShadowingAlias { alias: "a".to_owned() }]
     );
     assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
-    assert_eq!(problems("[limits]\nmax_inputs = 65537"), [Problem::ManyInputs { most: 65_536 }]);
-    assert!(resolve("[limits]\nmax_inputs = 65536").is_ok());
-    assert_eq!(problems("[limits]\nmax_request_tokens = 2097152"), [Problem::ManyTokens { most: 2_097_151 }]);
     assert_eq!(
         problems("[limits]\nbody_memory = \"1MiB\"\nmax_body_bytes = 1048577"),
         [Problem::SmallBodyMemory { memory: Bytes(1 << 20), largest: Bytes((1 << 20) + 1) }]
@@ -122,10 +125,23 @@ fn what_cannot_work_is_refused() {
         assert_eq!(problems(&format!("[cache]\nredis_url = \"{url}\"")), [problem]);
     }
     assert_eq!(problems("[tls]\nkey = \"a\""), [Problem::HalfOfTls { given: "key", missing: "certificate" }]);
-    for origin in ["app.example", "https://app.example/", "https://App.example", "https://a@b"] {
+    for (origin, fault) in [
+        ("https://App.example:443", OriginFault::Written("https://app.example".to_owned())),
+        ("https://*.example.com", OriginFault::Pattern),
+        ("app.example", OriginFault::NotAnOrigin),
+    ] {
         let found = problems(&format!("[cors]\norigins = [\"{origin}\"]"));
-        assert_eq!(found, [Problem::Origin { origin: origin.to_owned() }]);
+        assert_eq!(found, [Problem::Origin { origin: origin.to_owned(), fault }]);
     }
+    let foreign = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
+    assert_eq!(
+        problems(&format!("[[models]]\npath = \"a\"\nisa = \"{foreign}\"")),
+        [Problem::ForeignIsa { model: "a".to_owned(), isa: foreign }]
+    );
+    assert!(matches!(
+        &problems("listen = \"no..host:80\"")[..],
+        [Problem::UnknownHost { host, .. }] if host == "no..host"
+    ));
     for (url, fault) in [
         ("https://otel:4318", CollectorFault::Https),
         ("otel:4317", CollectorFault::NotAnAddress),
@@ -145,6 +161,95 @@ fn what_cannot_work_is_refused() {
         problems("[auth]\napi_keys = [\"a=1\", \"a=2\"]"),
         [Problem::ApiKey(ApiKeyError::DuplicateName { name: "a".to_owned() })]
     );
+    assert_eq!(
+        problems("[auth]\napi_keys = [\"a=1\", \"b=2\\nc=3\"]"),
+        [Problem::ApiKey(ApiKeyError::ControlCharacter { position: 2 })]
+    );
+}
+
+/// The settings file that gives `setting` this value.
+fn file_with(setting: &Setting, value: &str) -> String {
+    let table = match setting.table {
+        Table::Top => String::new(),
+        Table::Named(table) => format!("[{table}]\n"),
+        Table::Model(_) => "[[models]]\npath = \"m\"\n".to_owned(),
+    };
+    format!("{table}{} = {value}", setting.name)
+}
+
+/// The key as messages name it.
+fn qualified(setting: &Setting) -> String {
+    match setting.table {
+        Table::Top => setting.name.clone(),
+        Table::Named(table) => format!("{table}.{}", setting.name),
+        Table::Model(_) => format!("models.{}", setting.name),
+    }
+}
+
+#[test]
+fn every_number_has_an_upper_bound() {
+    const LARGEST: i64 = i64::MAX;
+    let keys: Vec<_> = defaults().settings.into_iter().filter(|setting| setting.arg.is_some()).collect();
+    let numbers = keys.iter().filter(|setting| setting.max.is_some()).count();
+    assert!(numbers > 20, "{numbers}");
+    for setting in keys {
+        // A key that is no number refuses it as well.
+        let mut too_large = vec![LARGEST.to_string(), format!("[{LARGEST}]")];
+        if setting.max.is_some() {
+            too_large.push("\"9000000000000000s\"".to_owned());
+        }
+        let key = format!("`{}` is ", qualified(&setting));
+        for value in too_large {
+            let file = file_with(&setting, &value);
+            let Err(error) = resolve(&file) else { panic!("{file} was accepted") };
+            assert!(error.to_string().contains(&key), "{file}: {error}");
+        }
+    }
+}
+
+#[test]
+fn an_upper_bound_is_the_largest_value_that_works() {
+    let above = |problems: &[Problem], name: &str| {
+        problems.iter().any(|problem| matches!(problem, Problem::AboveMaximum { key, .. } if key == name))
+    };
+    for setting in defaults().settings {
+        let Some(max) = &setting.max else { continue };
+        let in_list = |number: String| match &setting.value {
+            Shown::Toml(value) if value.starts_with('[') => format!("[{number}]"),
+            _ => number,
+        };
+        let name = qualified(&setting);
+        if let Err(error) = resolve(&file_with(&setting, &in_list(max.clone()))) {
+            // It may contradict another key's default.
+            let ConfigError::Problems(found) = error else { panic!("{name} = {max}: {error}") };
+            assert!(!above(&found, &name), "{name} = {max}");
+        }
+        let more = match max.parse::<u64>() {
+            Ok(max) => in_list((max + 1).to_string()),
+            Err(_) if max.ends_with("s\"") => "\"31536001s\"".to_owned(),
+            Err(_) => "\"1025GiB\"".to_owned(),
+        };
+        assert!(above(&problems(&file_with(&setting, &more)), &name), "{name} = {more}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_names_the_nearest_known_one() {
+    for (variable, nearest) in [
+        ("EMBEDGATE_KEEPALIVE", Some("EMBEDGATE_KEEP_ALIVE")),
+        ("EMBEDGATE_API_KEY", Some("EMBEDGATE_API_KEYS")),
+        ("EMBEDGATE_MODEL", Some("EMBEDGATE_MODELS")),
+        ("EMBEDGATE_PORT", Some("EMBEDGATE_LISTEN")),
+        ("EMBEDGATE_listen", Some("EMBEDGATE_LISTEN")),
+        ("EMBEDGATE_ZZZ", None),
+    ] {
+        let mut around = surroundings(folder("").path());
+        around.variables = ["EMBEDGATE_LISTEN", "EMBEDGATE_API_KEYS", variable].map(str::to_owned).to_vec();
+        let refused = Config::resolve(&Flags::default(), &around);
+        let Err(ConfigError::Problems(problems)) = refused else { panic!("{variable} was accepted") };
+        let nearest = nearest.map(str::to_owned);
+        assert_eq!(problems, [Problem::UnknownVariable { variable: variable.to_owned(), nearest }]);
+    }
 }
 
 #[test]

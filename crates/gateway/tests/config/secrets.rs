@@ -45,9 +45,37 @@ fn keys_are_hashed_and_never_shown() {
 }
 
 #[test]
+fn a_variable_holds_keys_between_commas_and_line_breaks() {
+    for keys in [
+        "alice=sk-first,sk-second",
+        "alice=sk-first\nsk-second\n",
+        "# of the team\r\n\r\n  alice = sk-first \r\n sk-second\r\n",
+        "\u{feff}alice=sk-first\rsk-second",
+    ] {
+        let mut around = surroundings(folder("").path());
+        around.api_keys = Some(Secret(keys.into()));
+        let config = Config::resolve(&Flags::default(), &around).unwrap().config;
+        let expected = [ApiKey::new("alice", "sk-first"), ApiKey::new("key-2", "sk-second")];
+        assert_eq!(config.auth.keys, expected, "{keys:?}");
+    }
+}
+
+#[test]
 fn a_key_that_was_not_filled_in_is_refused() {
     // The last two are bare keys in base64: what stands before their padding must not become a name.
-    for keys in ["", ",", "a=1,", "alice=", "=secret", " ", "c2VjcmV0MQ==", "c2VjcmV0MTI="] {
+    for keys in [
+        "",
+        ",",
+        "a=1,",
+        "\n",
+        "# none",
+        "alice=\nsecret",
+        "alice=",
+        "=secret",
+        " ",
+        "c2VjcmV0MQ==",
+        "c2VjcmV0MTI=",
+    ] {
         let mut around = surroundings(folder("").path());
         around.api_keys = Some(Secret(keys.into()));
         let refused = Config::resolve(&Flags::default(), &around);
