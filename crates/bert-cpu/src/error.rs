@@ -32,7 +32,7 @@ pub enum ModelError {
     #[error("this processor has no {0}")]
     Isa(Isa),
     /// A thread could not be started.
-    #[error("cannot start a thread")]
+    #[error("cannot start a thread of the encoder: lower `threads`, or raise the system's limit of tasks")]
     Thread(#[source] std::io::Error),
 }
 

@@ -45,10 +45,10 @@ pub enum BenchError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// An encoder failed.
-    #[error("the encoder failed")]
+    #[error(transparent)]
     Encode(#[from] EncodeError),
     /// The result cannot be printed.
-    #[error("cannot write the result")]
+    #[error("cannot write the result to standard output")]
     Print(#[from] io::Error),
 }
 

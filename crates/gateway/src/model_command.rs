@@ -12,8 +12,8 @@ use thiserror::Error;
 use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
 use crate::load::{
-    Cache, Choice, Choices, Common, Encoders, ModelFault, Runtime, choices, encoders, golden_cosine, start,
-    window,
+    Cache, Choice, Choices, Common, Encoders, ModelFault, Runtime, choices, encoders, golden_cosine,
+    no_folder, start, window,
 };
 use crate::model_bench::{self, BenchError, Drive};
 use crate::registry::Served;
@@ -33,6 +33,14 @@ pub enum CommandError {
     /// The folder cannot be used.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// There is no such folder.
+    #[error("cannot open the model folder {}: {advice}", folder.display())]
+    NoFolder {
+        /// The path.
+        folder: PathBuf,
+        /// What to name instead.
+        advice: String,
+    },
     /// The settings cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -56,13 +64,13 @@ pub enum CommandError {
         folder: PathBuf,
     },
     /// The engine refused or failed on a text.
-    #[error("cannot embed the golden texts")]
-    Golden(#[source] Box<GoldenError>),
+    #[error(transparent)]
+    Golden(Box<GoldenError>),
     /// The model could not be measured.
-    #[error("cannot measure the model")]
+    #[error(transparent)]
     Bench(#[from] BenchError),
     /// The result cannot be printed.
-    #[error("cannot write the result")]
+    #[error("cannot write the result to standard output")]
     Print(#[from] io::Error),
 }
 
@@ -83,8 +91,16 @@ pub fn run(
     }
 }
 
+/// Opens a model's folder.
+fn open(folder: &Path) -> Result<ModelFolder, CommandError> {
+    if !folder.is_dir() {
+        return Err(CommandError::NoFolder { folder: folder.to_owned(), advice: no_folder(folder) });
+    }
+    Ok(ModelFolder::open(folder)?)
+}
+
 fn import(folder: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let model = ModelFolder::open(folder)?;
+    let model = open(folder)?;
     let mut meter = Meter::new();
     let graph = model_import::import(&model, &mut |progress| meter.show(progress));
     meter.clear();
@@ -136,7 +152,7 @@ fn verify(
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     let config = Config::resolve(&flags(args), surroundings)?.config;
-    let folder = ModelFolder::open(&args.folder)?;
+    let folder = open(&args.folder)?;
     let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
@@ -168,7 +184,7 @@ fn bench(
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     let config = Config::resolve(&flags(&args.on), surroundings)?.config;
-    let folder = ModelFolder::open(&args.on.folder)?;
+    let folder = open(&args.on.folder)?;
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
     let fault = |fault| CommandError::Model { folder: args.on.folder.clone(), fault: Box::new(fault) };
     let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;

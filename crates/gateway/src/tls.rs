@@ -70,10 +70,10 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// This build of rustls cannot speak the versions that we ask for.
-    #[error("TLS cannot be set up")]
+    #[error("this program's TLS library offers neither TLS 1.2 nor TLS 1.3")]
     Versions(#[source] rustls::Error),
     /// Nobody can watch the files.
-    #[error("cannot start a thread")]
+    #[error("cannot start the thread that watches the certificate")]
     Thread(#[source] io::Error),
 }
 

@@ -116,7 +116,93 @@ fn a_server_that_cannot_start_is_code_1_and_says_why() {
 
     let output = run(&["serve", "--listen", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains("cargo xtask setup"), "{}", err(&output));
+    assert!(err(&output).contains("because: there is no such folder in /"), "{}", err(&output));
+}
+
+#[test]
+fn a_number_above_its_bound_is_code_2() {
+    let output = run(&["check-config", "--http-workers", "513", "--threads", "99999999999"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_snapshot!(err(&output), @r"
+    error: `server.http_workers` is 513, but may be 512 at most
+    `models.threads` is 99999999999, but may be 1024 at most
+    ");
+}
+
+#[test]
+fn an_instruction_set_of_another_architecture_is_code_2() {
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    let output = run(&["check-config", "--isa", foreign]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = format!(
+        "error: `isa` of model `all-MiniLM-L6-v2` is `{foreign}`, which no {} processor has: write `auto`, ",
+        std::env::consts::ARCH
+    );
+    assert!(err(&output).starts_with(&said), "{}", err(&output));
+}
+
+#[test]
+fn an_unknown_variable_is_code_2_and_its_value_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["check-config", "serve", "health"] {
+        let output = run_in(folder.path(), &[command], &[("EMBEDGATE_API_KEY", "sk-secret")]);
+        assert_eq!(output.status.code(), Some(2));
+        let expected = "error: unknown variable `EMBEDGATE_API_KEY`; did you mean `EMBEDGATE_API_KEYS`?\n";
+        assert_eq!(err(&output), expected);
+    }
+    // What Kubernetes sets for a Service that is called embedgate.
+    let links = [("EMBEDGATE_PORT", "tcp://10.0.0.1:80"), ("EMBEDGATE_SERVICE_HOST", "10.0.0.1")];
+    assert_eq!(run_in(folder.path(), &["check-config"], &links).status.code(), Some(0));
+}
+
+#[test]
+fn a_flag_of_other_servers_is_answered_with_ours() {
+    for arguments in [["--port", "9000"], ["--host", "0.0.0.0"], ["--port=9000", "--host=::"]] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let tip = "tip: --listen takes address and port in one, such as --listen 127.0.0.1:8080";
+        assert!(err(&output).contains(tip), "{}", err(&output));
+    }
+}
+
+#[test]
+fn an_address_that_is_none_is_answered_with_the_forms() {
+    for address in ["localhost", "http://localhost:8080", "0.0.0.0", "localhost:http"] {
+        let output = run(&["check-config", "--listen", address]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = err(&output);
+        assert!(said.contains("\"localhost:8080\"") && said.contains("\":8080\" for every"), "{said}");
+    }
+}
+
+#[test]
+fn a_model_that_is_not_there_is_answered_with_what_to_do() {
+    let output = run(&["serve", "--listen", "127.0.0.1:0", "--model", "BAAI/bge-small-en-v1.5"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = err(&output);
+    assert!(
+        said.contains("`hf download BAAI/bge-small-en-v1.5 --local-dir models/bge-small-en-v1.5`"),
+        "{said}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("models/own")).unwrap();
+    for arguments in
+        [&["serve", "--listen", "127.0.0.1:0", "--model", "own"][..], &["model", "verify", "own"]]
+    {
+        let output = run_in(folder.path(), arguments, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(err(&output).contains("but there is models/own: name models/own"), "{}", err(&output));
+    }
+}
+
+#[test]
+fn no_help_advises_a_command_of_the_projects_own() {
+    for command in [&["serve"][..], &["check-config"], &["health"], &["model", "verify"], &["model", "bench"]]
+    {
+        let help = out(&run(&[command, &["--help"]].concat()));
+        assert!(help.contains("Usage:") && !help.contains("xtask"), "{help}");
+    }
 }
 
 #[test]
@@ -204,6 +290,33 @@ fn lists_follow_the_same_precedence() {
     "w" = "c" # flag
     id = "c" # flag
     "#);
+}
+
+#[test]
+fn a_list_is_the_same_by_repeated_flags_by_commas_and_by_line_breaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = run_in(folder.path(), &[&["check-config"], arguments].concat(), variables);
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        // Without the sources, which differ.
+        out(&output)
+            .lines()
+            .map(|line| line.split("  # ").next().unwrap().trim().to_owned())
+            .collect::<Vec<_>>()
+    };
+    for (flag, variable, [first, second]) in [
+        ("--model", "EMBEDGATE_MODELS", ["m/a", "m/b"]),
+        ("--alias", "EMBEDGATE_ALIASES", ["x=all-MiniLM-L6-v2", "y=all-MiniLM-L6-v2"]),
+        ("--cors-origins", "EMBEDGATE_CORS_ORIGINS", ["https://a.example", "https://b.example"]),
+        ("--matryoshka", "EMBEDGATE_MATRYOSHKA", ["64", "128"]),
+    ] {
+        let repeated = shown(&[flag, first, flag, second], &[]);
+        assert_ne!(repeated, shown(&[flag, first], &[]), "{flag}");
+        assert_eq!(shown(&[flag, &format!("{first},{second}")], &[]), repeated, "{flag}");
+        for list in [format!("{first},{second}"), format!("\n  {first} ,\r\n{second}\n")] {
+            assert_eq!(shown(&[], &[(variable, &list)]), repeated, "{variable}={list:?}");
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::{EncodeError, Provider};
 pub enum StartError {
     /// The shared library is not where it was looked for, or is no library.
     #[error(
-        "cannot load ONNX Runtime from {}: run `cargo xtask setup`, or name the library in ORT_DYLIB_PATH",
+        "cannot load ONNX Runtime from {}: name its shared library in ORT_DYLIB_PATH",
         library.display()
     )]
     Library {
@@ -25,7 +25,7 @@ pub enum StartError {
     /// The library loads, but is older than the interface this program was built for.
     #[error(
         "ONNX Runtime at {} is version {found}, but 1.{minimum} or later is needed: \
-         run `cargo xtask setup`, or name a newer library in ORT_DYLIB_PATH",
+         name a newer library in ORT_DYLIB_PATH",
         library.display()
     )]
     LibraryTooOld {
@@ -84,10 +84,10 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// The first run through the encoder, before any request, failed.
-    #[error("the warm-up run failed")]
+    #[error("the encoder failed in its warm-up run")]
     Warmup(#[source] EncodeError),
     /// The operating system refused a thread.
-    #[error("cannot start a thread")]
+    #[error("cannot start a thread of the engine: lower `threads`, or raise the system's limit of tasks")]
     Thread(#[source] std::io::Error),
 }
 

@@ -34,7 +34,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// Not JSON, or not of the expected shape; the source holds line and column.
-    #[error("`{}` is not what was expected", path.display())]
+    #[error("`{}` is not JSON with the keys that were expected", path.display())]
     Json {
         /// The file.
         path: PathBuf,

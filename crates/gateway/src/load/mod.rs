@@ -6,10 +6,11 @@
 
 mod choice;
 mod kernels;
+mod missing;
 mod onnx;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +33,7 @@ pub use self::choice::{Choice, Kernels, Why};
 use self::choice::{Question, choose};
 pub(crate) use self::{choice::Choices, onnx::Runtime};
 use crate::{
-    config::{Config, ModelConfig},
+    config::{Config, ModelConfig, Surroundings},
     metrics::Metrics,
     redis_tier::RedisTier,
     registry::{Registry, Served, UnknownModel},
@@ -89,7 +90,8 @@ pub enum LoadError {
 pub enum ModelFault {
     /// No ONNX Runtime library was named or found, and the model needs one.
     #[error(
-        "ONNX Runtime's library is not there: run `cargo xtask setup`, or name the library in ORT_DYLIB_PATH"
+        "no shared library of ONNX Runtime was found in ../lib or next to the program: name one with `--onnxruntime` or \
+         in ORT_DYLIB_PATH"
     )]
     NoRuntime,
     /// ONNX Runtime does not load.
@@ -99,14 +101,14 @@ pub enum ModelFault {
     #[error("its weights cannot be prepared for embedgate's own kernels")]
     Kernels(#[source] Box<bert_cpu::ModelError>),
     /// There is no folder.
-    #[error(
-        "there is no such folder: `cargo xtask setup` fetches the default model into models/, `--model` or a \
-         settings file names others"
-    )]
-    NoFolder,
+    #[error("{advice} (`--model`, EMBEDGATE_MODELS or the settings file name a model's folder)")]
+    NoFolder {
+        /// What is there instead, or how to get one.
+        advice: String,
+    },
     /// The folder cannot be used.
-    #[error("its folder cannot be used")]
-    Folder(#[source] ImportError),
+    #[error(transparent)]
+    Folder(ImportError),
     /// The graph is missing or stale and cannot be written.
     #[error(
         "its graph cannot be prepared; where the folder is read-only, run `embedgate model import {}` on a \
@@ -121,16 +123,16 @@ pub enum ModelFault {
         source: Box<ImportError>,
     },
     /// A setting contradicts the folder.
-    #[error("its settings do not fit its folder: {0}")]
+    #[error("its settings cannot be met: {0}")]
     Settings(String),
     /// There are no kernels of our own for the network, although they were chosen.
     #[error("there are no kernels for its network on {0}")]
     Unknown(Isa),
     /// The engine does not start.
-    #[error("its engine cannot start")]
+    #[error(transparent)]
     Start(#[from] StartError),
     /// The engine does not reproduce the card's vectors.
-    #[error("it does not give the vectors of its card; look closer with `embedgate model verify {}`", path.display())]
+    #[error("the golden check of its card failed; look closer with `embedgate model verify {}`", path.display())]
     Golden {
         /// The folder.
         path: PathBuf,
@@ -192,7 +194,7 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
 fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<Served, ModelFault> {
     let started = Instant::now();
     if !model.path.is_dir() {
-        return Err(ModelFault::NoFolder);
+        return Err(ModelFault::NoFolder { advice: no_folder(&model.path) });
     }
     let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
     let attempt = |choice: Choice| {
@@ -212,6 +214,14 @@ fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<
     };
     served.load_time = started.elapsed();
     Ok(served)
+}
+
+/// What to do about `path`, which is no folder.
+pub(crate) fn no_folder(path: &Path) -> String {
+    match Surroundings::of_this_process() {
+        Ok(surroundings) => missing::advice(path, &surroundings),
+        Err(error) => format!("this process has no working directory: {error}"),
+    }
 }
 
 /// The ways to compute a model on this machine.

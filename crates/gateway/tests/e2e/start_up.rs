@@ -24,7 +24,7 @@ fn a_missing_library_names_the_command_to_run() {
     refused(
         &root(),
         &["--isa", "none", "--onnxruntime", "nowhere/libonnxruntime.so"],
-        &["nowhere/libonnxruntime.so", "cargo xtask setup"],
+        &["nowhere/libonnxruntime.so", "ORT_DYLIB_PATH"],
     );
 }
 
@@ -36,7 +36,7 @@ fn a_library_that_is_none_names_the_file() {
     refused(
         &root(),
         &["--isa", "none", "--onnxruntime", library.to_str().unwrap()],
-        &[library.to_str().unwrap(), "cargo xtask setup"],
+        &[library.to_str().unwrap(), "ORT_DYLIB_PATH"],
     );
 }
 

@@ -22,6 +22,12 @@ const WORDS: [(&str, &str, &[&str]); 3] = [
 const LEFTOVERS: [[&str; 2]; 5] =
     [["#[ig", "nore"], ["to", "do!("], ["unimpl", "emented!("], ["db", "g!("], ["FIX", "ME"]];
 
+/// The project's own commands, which the user of a shipped program does not have.
+const OWN_COMMANDS: [&str; 2] = ["cargo", "xtask"];
+
+/// Files whose doc comments are the program's help.
+const HELP: [&str; 2] = ["cli.rs", "settings.rs"];
+
 /// Package indexes' hosts: whose mirror is used is each machine's own business.
 const HOSTS: [[&str; 2]; 7] = [
     ["pypi", ".org"],
@@ -92,6 +98,13 @@ fn rust(file: &SourceFile) -> Vec<String> {
         for word in LEFTOVERS.iter().map(|parts| parts.concat()).filter(|word| line.contains(word.as_str())) {
             complaints.push(format!("{}:{number}: {word} is left behind", file.path));
         }
+        if advises_own_commands(file, line) {
+            complaints.push(format!(
+                "{}:{number}: a shipped program must not advise `{}`",
+                file.path,
+                OWN_COMMANDS.join(" ")
+            ));
+        }
         for (word, folder, files) in WORDS {
             let restricted = file.path.starts_with(folder) && !files.contains(&file.name());
             // An error keeps its real source wherever it is declared.
@@ -106,6 +119,13 @@ fn rust(file: &SourceFile) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// Returns true if a line of a shipped crate names the project's own commands anywhere but in a comment.
+fn advises_own_commands(file: &SourceFile, line: &str) -> bool {
+    let shipped = file.path.contains("/src/") && !file.path.starts_with("crates/xtask/");
+    let comment = line.trim_start().starts_with("//") && !HELP.contains(&file.name());
+    shipped && !comment && line.contains(&OWN_COMMANDS.join(" "))
 }
 
 /// Whether `line` has `word` where a word begins.
@@ -129,6 +149,8 @@ mod tests {
     fn each_rule_finds_its_fault() {
         let leftover = format!("//! A.\n{}!()\n", LEFTOVERS[1].concat().trim_end_matches("!("));
         let host = format!("//! A.\n// {}\n", HOSTS[0].concat());
+        let advice = format!("//! A.\n#[error(\"run `{} setup`\")]\n", OWN_COMMANDS.join(" "));
+        let help = format!("//! A.\n/// After {}.\n", OWN_COMMANDS.join(" "));
         let path = format!("//! A.\n// see /{}/main\n", MACHINE_FOLDERS[0]);
         for (name, text, wrong) in [
             ("crates/x/src/utils.rs", "//! A.\n", "for what it knows"),
@@ -140,6 +162,8 @@ mod tests {
             ("crates/gateway/src/routes.rs", "//! A.\nuse actix_web::http::StatusCode;\n", "only error.rs"),
             ("crates/inference/src/engine.rs", "//! A.\nuse ort::Session;\n", "only onnx.rs"),
             ("crates/gateway/src/a.rs", "//! A.\n#[allow(unsafe_code)]\n", "only mapped.rs"),
+            ("crates/gateway/src/a.rs", &advice, "must not advise"),
+            ("crates/gateway/src/cli.rs", &help, "must not advise"),
         ] {
             let found = complaints(name, text);
             assert!(found.len() == 1 && found[0].contains(wrong), "{name} {wrong}: {found:?}");

@@ -1,0 +1,94 @@
+//! Advice about a model's folder that is not there: where one is, or how to get it.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::Surroundings;
+
+/// What is wrong with `path`, which is no folder, and what to name instead.
+pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
+    let Surroundings { working_directory: here, executable, .. } = surroundings;
+    if here.join(path).exists() {
+        return "it is a file: name the folder that holds it".to_owned();
+    }
+    let nowhere = format!("there is no such folder in {}", here.display());
+    let in_models = path.file_name().map(|name| Path::new("models").join(name));
+    let names: Vec<PathBuf> = [Some(path.to_owned()), in_models].into_iter().flatten().collect();
+    if let Some(name) = names.iter().find(|name| here.join(name).is_dir()) {
+        return format!("{nowhere}, but there is {0}: name {0}", name.display());
+    }
+    // An installation keeps its models beside the folder of its program.
+    let installation = executable.as_deref().and_then(Path::parent).and_then(Path::parent);
+    let installed =
+        installation.and_then(|root| Some((root, names.iter().find(|name| root.join(name).is_dir())?)));
+    if let Some((root, name)) = installed {
+        let (root, folder) = (root.display(), root.join(name));
+        return format!(
+            "{nowhere}, but there is {0}: start embedgate in {root}, or name {0}",
+            folder.display()
+        );
+    }
+    match hub_name(path) {
+        Some((organisation, name)) => format!(
+            "{nowhere}, and embedgate does not download models: if this is a name at the Hugging Face hub, run \
+             `hf download {organisation}/{name} --local-dir models/{name}` and name models/{name}"
+        ),
+        None => nowhere,
+    }
+}
+
+/// The two parts of a path that could be a model's name at the Hugging Face hub.
+fn hub_name(path: &Path) -> Option<(&str, &str)> {
+    let mut parts = path.components();
+    match (parts.next()?, parts.next()?, parts.next()) {
+        (Component::Normal(organisation), Component::Normal(name), None) if organisation != "models" => {
+            Some((organisation.to_str()?, name.to_str()?))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_answered_with_one_that_is() {
+        let root = tempfile::tempdir().unwrap();
+        let (here, installed) = (root.path().join("here"), root.path().join("opt"));
+        fs::create_dir_all(here.join("models/own")).unwrap();
+        fs::write(here.join("models/own/model.onnx"), "").unwrap();
+        fs::create_dir_all(installed.join("models/all-MiniLM-L6-v2")).unwrap();
+        let surroundings = Surroundings {
+            working_directory: here.clone(),
+            executable: Some(installed.join("bin/embedgate")),
+            ..Surroundings::of_this_process().unwrap()
+        };
+        let (shown_here, shown_installed) = (here.display(), installed.display());
+        let nowhere = format!("there is no such folder in {shown_here}");
+        for (path, said) in [
+            ("models/own/model.onnx", "it is a file: name the folder that holds it".to_owned()),
+            ("own", format!("{nowhere}, but there is models/own: name models/own")),
+            ("someone/own", format!("{nowhere}, but there is models/own: name models/own")),
+            (
+                "models/all-MiniLM-L6-v2",
+                format!(
+                    "{nowhere}, but there is {shown_installed}/models/all-MiniLM-L6-v2: start embedgate in \
+                     {shown_installed}, or name {shown_installed}/models/all-MiniLM-L6-v2"
+                ),
+            ),
+            (
+                "BAAI/bge-m3",
+                format!(
+                    "{nowhere}, and embedgate does not download models: if this is a name at the Hugging Face hub, \
+                     run `hf download BAAI/bge-m3 --local-dir models/bge-m3` and name models/bge-m3"
+                ),
+            ),
+            ("models/other", nowhere.clone()),
+            ("/a/b", nowhere.clone()),
+        ] {
+            assert_eq!(advice(Path::new(path), &surroundings), said, "{path}");
+        }
+    }
+}
