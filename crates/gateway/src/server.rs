@@ -53,7 +53,7 @@ const OPS_CONNECTIONS: usize = 256;
 #[non_exhaustive]
 pub enum RunError {
     /// The listener cannot be used.
-    #[error("cannot listen")]
+    #[error("cannot start the HTTP server on its listeners")]
     Listen(#[source] io::Error),
     /// The certificate or its key cannot be used.
     #[error(transparent)]
@@ -62,7 +62,7 @@ pub enum RunError {
     #[error(transparent)]
     Keys(#[from] KeysFileError),
     /// The limits of keys cannot be kept.
-    #[error("cannot keep the limits of keys")]
+    #[error("cannot start the shared rate limiter (`limits.redis_url`)")]
     Limits(#[source] io::Error),
     /// A model cannot be served.
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub enum RunError {
     #[error("loading the models panicked")]
     LoadPanicked(#[source] JoinError),
     /// Traces cannot be sent.
-    #[error("cannot send traces")]
+    #[error("cannot set up the exporter of traces (`trace.otlp_endpoint`)")]
     Trace(#[source] ExporterBuildError),
     /// The HTTP server ended by itself.
     #[error("the HTTP server ended unexpectedly")]
@@ -123,6 +123,7 @@ where
     let started = Instant::now();
     let Listeners { main, ops } = listeners.into();
     let address = main.local_addr().map_err(RunError::Listen)?;
+    let ops_address = ops.as_ref().map(TcpListener::local_addr).transpose().map_err(RunError::Listen)?;
     // These threads end when this function does.
     let (services, _threads) = Services::new(&config)?;
     let (tls, _watch) = config.tls.as_ref().map(tls::open).transpose()?.unzip();
@@ -149,7 +150,7 @@ where
         }
     };
     match loaded.map_err(RunError::LoadPanicked).and_then(|loaded| Ok(loaded?)) {
-        Ok(registry) => services.open(registry, &url, started.elapsed()),
+        Ok(registry) => services.open(registry, &url, ops_address, started.elapsed()),
         Err(error) => {
             handle.stop(false).await;
             stop(ops).await;

@@ -1,6 +1,6 @@
 //! What the app's parts are made of: built once from the settings, shared by all threads and both listeners.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use actix_web::web::{Data, ServiceConfig};
 use tokio::task::spawn_blocking;
@@ -67,8 +67,8 @@ impl Services {
         routes::configure(app, side);
     }
 
-    /// Lets requests in, and says so.
-    pub(crate) fn open(&self, registry: Registry, url: &str, elapsed: Duration) {
+    /// Lets requests in, and says so. `ops` is the second listener's address, where there is one.
+    pub(crate) fn open(&self, registry: Registry, url: &str, ops: Option<SocketAddr>, elapsed: Duration) {
         let describe = |served: &Served| {
             let Served { id, dimensions, provider, precision, choice, .. } = served;
             let (precision, Choice { kernels, why }) = (precision.name(), choice);
@@ -91,11 +91,26 @@ impl Services {
         }
         // Before the line below: whoever waits for it may send at once.
         self.lifecycle.open(registry);
+        tracing::info!("{}", self.exposure(url, ops));
         let seconds = elapsed.as_secs_f64();
         tracing::info!("listening on {url} · {} · ready in {seconds:.1} s", models.join(" · "));
         if !aliases.is_empty() {
             tracing::info!("aliases: {}", aliases.join(", "));
         }
+    }
+
+    /// Which protections are on, in one line.
+    fn exposure(&self, url: &str, ops: Option<SocketAddr>) -> String {
+        let keys = if self.keys.required() { self.keys.count().to_string() } else { "off".to_owned() };
+        let limits = self.key_limits.describe();
+        let cors = match self.origins.count() {
+            0 => "off".to_owned(),
+            _ if self.origins.any() => "every origin".to_owned(),
+            count => format!("{count} origins"),
+        };
+        let tls = if url.starts_with("https://") { "on" } else { "off" };
+        let ops = ops.map_or_else(|| "on the main address".to_owned(), |ops| format!("on {ops}"));
+        format!("API keys: {keys} · limits: {limits} · CORS: {cors} · TLS: {tls} · metrics and probes: {ops}")
     }
 
     /// Takes the models out of service and joins their threads.

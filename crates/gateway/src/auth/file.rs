@@ -49,7 +49,7 @@ pub enum KeysFileError {
         source: ApiKeyError,
     },
     /// Nobody can watch the file.
-    #[error("cannot start a thread")]
+    #[error("cannot start the thread that watches the file of API keys")]
     Thread(#[source] io::Error),
 }
 
@@ -88,7 +88,7 @@ impl Watched for KeysFile {
     }
 
     fn say_renewed(&self) {
-        tracing::info!(keys = self.keys.current().len(), "the file of API keys was read anew");
+        tracing::info!(keys = self.keys.count(), "the file of API keys was read anew");
     }
 
     fn say_kept(&self, error: &KeysFileError) {

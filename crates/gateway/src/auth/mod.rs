@@ -62,6 +62,11 @@ impl Keys {
         self.from_file || !self.fixed.is_empty()
     }
 
+    /// How many keys there are now.
+    pub(crate) fn count(&self) -> usize {
+        self.current().len()
+    }
+
     /// Puts the keys of the file `path` beside those of the settings.
     ///
     /// # Errors

@@ -75,6 +75,18 @@ impl KeyLimits {
         Ok((Self { rates, buckets: Buckets::new(rates), shared, when_down: config.redis_down }, thread))
     }
 
+    /// What a key may use, for the line at start-up.
+    pub(crate) fn describe(&self) -> String {
+        let Rates(Amounts { requests, tokens }) = self.rates;
+        let of = |limit: f64, what| (limit > 0.0).then(|| format!("{limit} {what}"));
+        let limits: Vec<_> = [of(requests, "requests"), of(tokens, "tokens")].into_iter().flatten().collect();
+        match (limits.is_empty(), &self.shared) {
+            (true, _) => "off".to_owned(),
+            (_, None) => format!("{} a minute", limits.join(" and ")),
+            (_, Some(_)) => format!("{} a minute, counted in Redis", limits.join(" and ")),
+        }
+    }
+
     async fn ask(&self, caller: u64, cost: Amounts) -> Option<Answer> {
         self.shared.as_ref()?.ask(caller, cost).await
     }

@@ -18,6 +18,25 @@ fn logged(format: &str, filter: &str) -> (String, String) {
 }
 
 #[test]
+fn the_start_up_lines_say_which_protections_are_on() {
+    let off = Server::start(&[]).stop().log;
+    let line = "API keys: off · limits: off · CORS: off · TLS: off · metrics and probes: on the main address";
+    assert!(off.contains(line), "{off}");
+    let on = Server::start(&[
+        ("EMBEDGATE_API_KEYS", "alice=sk-1\nbob=sk-2"),
+        ("EMBEDGATE_KEY_REQUESTS_PER_MINUTE", "600"),
+        ("EMBEDGATE_KEY_TOKENS_PER_MINUTE", "100000"),
+        ("EMBEDGATE_CORS_ORIGINS", "https://a.example,https://b.example"),
+        ("EMBEDGATE_OPS_LISTEN", "localhost:0"),
+    ])
+    .stop()
+    .log;
+    let line = "API keys: 2 · limits: 600 requests and 100000 tokens a minute · CORS: 2 origins · TLS: off · metrics \
+                and probes: on 127.0.0.1:";
+    assert!(on.contains(line) && !on.contains("sk-1"), "{on}");
+}
+
+#[test]
 fn a_request_is_found_by_its_id_and_by_its_trace_though_nothing_is_traced() {
     let (id, log) = logged("text", "info");
     let found = |what: &str| log.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
