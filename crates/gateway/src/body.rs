@@ -15,7 +15,7 @@ use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
     error::PayloadError,
-    http::header,
+    http::header::{self, HeaderMap},
     web::{self, Bytes},
 };
 use futures_util::StreamExt;
@@ -24,7 +24,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::error::{ApiError, Code};
+use crate::{
+    error::{ApiError, Code},
+    registry::echo,
+};
 
 /// Every body may have so much memory: what ordinary requests need is there however many large ones come.
 const FREE: usize = 16 << 10;
@@ -72,8 +75,10 @@ impl FromRequest for Body {
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok())
             .and_then(|length| length.parse().ok());
+        let encoding = check_encoding(request.headers());
         let payload = payload.take();
         Box::pin(async move {
+            encoding?;
             let limits = limits.ok_or_else(|| ApiError::internal("the app was built without body limits"))?;
             let slow = |_| {
                 let seconds = limits.time.as_secs();
@@ -84,6 +89,29 @@ impl FromRequest for Body {
             timeout(limits.time, read(payload, announced, &limits)).await.map_err(slow)?
         })
     }
+}
+
+/// Checks that the body is sent as it is.
+///
+/// # Errors
+/// 415 where the client compressed it.
+fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    // Some clients name the charset here, which says nothing about compression.
+    const PLAIN: [&str; 4] = ["", "identity", "utf-8", "utf8"];
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let is_plain = |coding: &str| PLAIN.iter().any(|plain| coding.trim().eq_ignore_ascii_case(plain));
+        if !value.split(',').all(is_plain) {
+            return Err(ApiError::new(
+                Code::UnsupportedEncoding,
+                format!(
+                    "The header 'content-encoding: {}' is not supported: send the body uncompressed, without this header.",
+                    echo(&value)
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 async fn read(mut payload: Payload, announced: Option<usize>, limits: &BodyLimits) -> Result<Body, ApiError> {

@@ -22,8 +22,8 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
 /// What a page may read of an answer besides its body. With credentials left out `*` would do, if all browsers knew it.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "openai-processing-ms, openai-version, retry-after, retry-after-ms, server-timing, x-embedgate-model, \
-     x-embedgate-truncated, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, \
+    "openai-processing-ms, openai-version, retry-after, retry-after-ms, server-timing, \
+     x-embedgate-ignored, x-embedgate-model, x-embedgate-truncated, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, \
      x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, x-request-id, x-should-retry",
 );
 

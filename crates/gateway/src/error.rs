@@ -44,6 +44,8 @@ pub enum Code {
     SlowBody,
     /// The body is larger than allowed.
     BodyTooLarge,
+    /// The body is compressed.
+    UnsupportedEncoding,
     /// The caller's requests of this minute are used up.
     TooManyRequests,
     /// The caller's tokens of this minute are used up.
@@ -94,7 +96,7 @@ pub enum Retry {
 
 impl Code {
     /// Every code, in the order of their statuses.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::MissingParameter,
         Self::TooLong,
@@ -105,6 +107,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::SlowBody,
         Self::BodyTooLarge,
+        Self::UnsupportedEncoding,
         Self::TooManyRequests,
         Self::TooManyTokens,
         Self::Internal,
@@ -130,6 +133,7 @@ impl Code {
             Self::MethodNotAllowed => (405, INVALID, None, Retry::ByStatus),
             Self::SlowBody => (408, INVALID, None, Retry::ByStatus),
             Self::BodyTooLarge => (413, "server_error", None, Retry::ByStatus),
+            Self::UnsupportedEncoding => (415, INVALID, None, Retry::ByStatus),
             Self::TooManyRequests => (429, "requests", Some("rate_limit_exceeded"), Retry::AfterMillis),
             Self::TooManyTokens => (429, "tokens", Some("rate_limit_exceeded"), Retry::AfterMillis),
             Self::Internal => (500, "server_error", None, Retry::ByStatus),
@@ -165,6 +169,9 @@ impl Code {
             Self::MethodNotAllowed => "The route exists, with the methods named in the `allow` header.",
             Self::SlowBody => "The client took longer than `server.request_timeout` to send the body.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
+            Self::UnsupportedEncoding => {
+                "The body is compressed: the header `content-encoding` names something else than `identity`."
+            }
             Self::TooManyRequests => "The key has used up `limits.key_requests_per_minute`.",
             Self::TooManyTokens => "The key has used up `limits.key_tokens_per_minute`.",
             Self::Internal => {
@@ -282,6 +289,9 @@ impl ResponseError for ApiError {
         let mut response = HttpResponse::build(wire.status);
         if wire.status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
+        if wire.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            response.insert_header((header::ACCEPT_ENCODING, "identity"));
         }
         match wire.retry {
             Retry::ByStatus => {}

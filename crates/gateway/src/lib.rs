@@ -36,6 +36,7 @@ pub mod metrics;
 mod middleware;
 pub mod model_bench;
 pub mod model_command;
+pub mod parameters;
 pub mod redis_tier;
 mod registry;
 mod request;

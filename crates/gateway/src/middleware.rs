@@ -288,6 +288,7 @@ fn rejection(code: Code) -> Option<Rejection> {
         | Code::MethodNotAllowed
         | Code::SlowBody
         | Code::BodyTooLarge
+        | Code::UnsupportedEncoding
         | Code::Loading
         | Code::Internal
         | Code::Permanent => None,

@@ -20,6 +20,10 @@ pub struct Served {
     pub window: usize,
     /// Length of its vectors.
     pub dimensions: usize,
+    /// Whether its vectors have norm 1.
+    pub normalized: bool,
+    /// Texts that clients may know by name, to be put in front of inputs; the engine applies none.
+    pub prompts: BTreeMap<String, String>,
     /// Sizes to which its vectors may be cut.
     pub matryoshka: Vec<usize>,
     /// What becomes of a text longer than the window.
@@ -38,6 +42,25 @@ pub struct Served {
     pub choice: Choice,
     /// From opening its folder until its vectors were checked.
     pub load_time: Duration,
+}
+
+impl Served {
+    /// The subject of a sentence for a client that asked for this model as `name`: "`a`", or
+    /// "`text-embedding-3-small` stands for `a` here, which".
+    pub(crate) fn subject(&self, name: &str) -> String {
+        let id = &self.id;
+        if *name == **id {
+            return format!("`{id}`");
+        }
+        format!("`{}` stands for `{id}` here, which", echo(name))
+    }
+}
+
+/// The start of a client's own value, for an error message: it could be as long as a body.
+pub(crate) fn echo(value: &str) -> String {
+    /// In characters.
+    const MAX_ECHO: usize = 128;
+    value.chars().take(MAX_ECHO).collect()
 }
 
 /// The models in service.
@@ -84,10 +107,42 @@ impl Registry {
         Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
     }
 
-    /// The model that answers to `name`: an id or an alias.
+    /// The model that answers to `name`: an id or an alias, exactly or else in any case of ASCII letters, if only one
+    /// model has such a name. If none has, the same without a leading `openai/`, which LiteLLM and other routers put in
+    /// front of OpenAI's names.
     pub fn find(&self, name: &str) -> Option<&Arc<Served>> {
-        let by_id = self.models.iter().find(|served| &*served.id == name);
-        by_id.or_else(|| self.aliases.get(name).map(|&number| &self.models[number]))
+        let found = self.find_in_any_case(name).or_else(|| {
+            let (prefix, rest) = name.split_once('/')?;
+            prefix.eq_ignore_ascii_case("openai").then(|| self.find_in_any_case(rest)).flatten()
+        });
+        found.map(|number| &self.models[number])
+    }
+
+    fn find_in_any_case(&self, name: &str) -> Option<usize> {
+        if let Some((_, number)) = self.numbered().find(|(known, _)| *known == name) {
+            return Some(number);
+        }
+        let mut alike = self.numbered().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (_, number) = alike.next()?;
+        alike.all(|(_, other)| other == number).then_some(number)
+    }
+
+    /// Every name with the number of its model: first the ids, then the aliases.
+    fn numbered(&self) -> impl Iterator<Item = (&str, usize)> {
+        let ids = self.models.iter().enumerate().map(|(number, served)| (&*served.id, number));
+        ids.chain(self.aliases.iter().map(|(alias, &number)| (alias.as_str(), number)))
+    }
+
+    /// A sentence that lists the first ten names, for a client that asked for another.
+    pub(crate) fn names(&self) -> String {
+        const MAX_NAMES: usize = 10;
+        let names: Vec<_> = self.numbered().map(|(name, _)| format!("`{name}`")).collect();
+        match names.split_at_checked(MAX_NAMES) {
+            Some((first, rest)) if !rest.is_empty() => {
+                format!("Models here: {} and {} more (GET /v1/models).", first.join(", "), rest.len())
+            }
+            _ => format!("Models here: {}.", names.join(", ")),
+        }
     }
 
     /// The models, in the order of the settings.

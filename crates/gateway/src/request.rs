@@ -15,19 +15,18 @@ use crate::{
     body::Body,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
-    registry::{Registry, Served},
+    metrics::Metrics,
+    parameters::{self, Wanted},
+    registry::{Registry, Served, echo},
     vocabulary::{CL100K_BASE, O200K_BASE, Vocabulary},
 };
 
 /// Lets one request choose what happens to its overlong inputs.
-const OVERLONG_HEADER: &str = "x-embedgate-overlong";
+pub(crate) const OVERLONG_HEADER: &str = "x-embedgate-overlong";
 
 /// From this size on, work on a body leaves the HTTP threads. Parsing or printing 256 KiB takes about half a
 /// millisecond; above that other connections of the thread would feel it, below it the hand-over costs more.
 const OFFLOAD_BYTES: usize = 256 * 1024;
-
-/// How many characters of a client's own value an error repeats.
-const LONGEST_ECHO: usize = 128;
 
 /// What applies to every request.
 #[derive(Debug, Clone)]
@@ -53,6 +52,9 @@ pub(crate) struct Plan {
     pub(crate) model: String,
     /// How the vectors are wanted.
     pub(crate) format: EncodingFormat,
+    /// Parameters of other vendors without which it will be answered.
+    pub(crate) ignored: Vec<&'static str>,
+    /// Vectors are cut to this length, and normalised.
     cut: Option<usize>,
     bare: bool,
     job: Job,
@@ -63,9 +65,11 @@ pub(crate) struct Plan {
 /// # Errors
 /// 400, as `openai_schema` says.
 pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
-    offload(body.bytes.len() >= OFFLOAD_BYTES, move || EmbeddingRequest::from_json(&body.bytes))
-        .await?
-        .map_err(Into::into)
+    offload(body.bytes.len() >= OFFLOAD_BYTES, move || {
+        EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)
+    })
+    .await?
+    .map_err(Into::into)
 }
 
 /// The policy for overlong inputs that the request asks for, if it does.
@@ -74,7 +78,7 @@ pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
 /// 400 when the header names none.
 pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<Overlong>, ApiError> {
     let Some(value) = headers.get(OVERLONG_HEADER) else { return Ok(None) };
-    let value: String = String::from_utf8_lossy(value.as_bytes()).trim().chars().take(LONGEST_ECHO).collect();
+    let value = echo(String::from_utf8_lossy(value.as_bytes()).trim());
     value.parse().map(Some).map_err(|_| {
         ApiError::invalid(format!(
             "Invalid value for header '{OVERLONG_HEADER}' = {value}. Supported values: ['truncate', 'average', 'error']."
@@ -88,9 +92,11 @@ pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<Overlong>, ApiError
 /// 404 when none does.
 pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<Served>, ApiError> {
     registry.find(name).map(Arc::clone).ok_or_else(|| {
-        // The client may have sent a name as long as a body may be.
-        let name: String = name.chars().take(LONGEST_ECHO).collect();
-        let message = format!("The model `{name}` does not exist or you do not have access to it.");
+        let message = format!(
+            "The model `{}` does not exist or you do not have access to it. {}",
+            echo(name),
+            registry.names()
+        );
         ApiError::new(Code::ModelNotFound, message)
     })
 }
@@ -99,13 +105,15 @@ impl Plan {
     /// Checks a request, whose body was there at `received`, against the model that will answer it and the limits.
     ///
     /// # Errors
-    /// 400 for too many inputs, a size that the model does not have, or token ids that it does not take.
+    /// 400 for too many inputs, a size that the model does not have, a parameter of another vendor that cannot be
+    /// honoured, or token ids that the model does not take.
     pub(crate) async fn new(
         served: Arc<Served>,
         request: EmbeddingRequest,
         limits: &RequestLimits,
         overlong: Option<Overlong>,
         received: Instant,
+        metrics: &Metrics,
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
         if request.input.len() > maximum {
@@ -113,25 +121,26 @@ impl Plan {
                 "Invalid 'input': array length must be {maximum} or less."
             )));
         }
-        let cut = match request.dimensions {
-            Some(asked) => cut(&served, asked)?,
-            None => None,
-        };
+        let unsupported = limits.limits.unsupported_parameters;
+        let wanted = parameters::judge(&request, &served, overlong, unsupported, metrics)?;
         let bare = request.input.is_bare();
         let job = Job {
-            inputs: inputs(request.input, served.token_ids, limits.limits.max_request_tokens).await?,
-            overlong: overlong.unwrap_or(served.overlong),
+            inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
+            overlong: wanted.overlong,
+            max_input_tokens: wanted.max_input_tokens,
             deadline: received + limits.time,
             max_tokens: limits.most_tokens(),
             caller: 0,
         };
-        Ok(Self { served, model: request.model, format: request.encoding_format, cut, bare, job })
+        let Wanted { format, cut, ignored, .. } = wanted;
+        Ok(Self { served, model: request.model, format, ignored, cut, bare, job })
     }
 
     /// About how many tokens the engine will count: four bytes each, and two that every model adds. The tokenizer
     /// alone knows better.
     pub(crate) fn estimate(&self) -> usize {
-        let window = self.served.window;
+        let window =
+            self.job.max_input_tokens.map_or(self.served.window, |most| most.min(self.served.window));
         let tokens = |input: &Input| {
             let content = match input {
                 Input::Text(text) => text.len().div_ceil(4),
@@ -170,12 +179,17 @@ impl Plan {
 
     fn failure(&self, error: EmbedError) -> ApiError {
         match error {
-            EmbedError::Overlong { window, .. } if self.bare => {
-                let message = format!("Invalid 'input': maximum context length is {window} tokens.");
-                ApiError::new(Code::TooLong, message)
-            }
             EmbedError::Overlong { index, window, .. } => {
-                let message = format!("Invalid 'input[{index}]': maximum input length is {window} tokens.");
+                let fault = if self.bare {
+                    format!("Invalid 'input': maximum context length is {window} tokens.")
+                } else {
+                    format!("Invalid 'input[{index}]': maximum input length is {window} tokens.")
+                };
+                let subject = self.served.subject(&self.model);
+                let message = format!(
+                    "{fault} {subject} reads {window} tokens of a text: send shorter texts, or choose what becomes of \
+                     longer ones by the header '{OVERLONG_HEADER}' (truncate, average)."
+                );
                 ApiError::new(Code::TooLong, message)
             }
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
@@ -222,33 +236,15 @@ pub(crate) fn is_large_answer(numbers: usize, format: EncodingFormat) -> bool {
     numbers.saturating_mul(bytes) >= OFFLOAD_BYTES
 }
 
-/// The size to which the vectors are to be cut: `None` for the model's own.
-fn cut(served: &Served, asked: u32) -> Result<Option<usize>, ApiError> {
-    let asked = asked as usize;
-    if asked == served.dimensions {
-        return Ok(None);
-    }
-    if asked > served.dimensions {
-        return Err(ApiError::invalid(format!(
-            "Invalid value for 'dimensions' = {asked}. Must be less than or equal to {}.",
-            served.dimensions
-        )));
-    }
-    if served.matryoshka.is_empty() {
-        return Err(ApiError::invalid("This model does not support specifying dimensions."));
-    }
-    if !served.matryoshka.contains(&asked) {
-        return Err(ApiError::invalid(format!(
-            "Invalid value for 'dimensions' = {asked}. Supported values: {:?}.",
-            served.matryoshka
-        )));
-    }
-    Ok(Some(asked))
-}
-
 /// The inputs as the engine takes them, token ids by the model's policy. Ids of OpenAI's are its tokens: more than
 /// `most` of them it refuses itself, and their text could be thirty times as large as the body.
-async fn inputs(input: EmbeddingInput, policy: TokenIds, most: usize) -> Result<Vec<Input>, ApiError> {
+async fn inputs(
+    input: EmbeddingInput,
+    served: &Served,
+    model: &str,
+    most: usize,
+) -> Result<Vec<Input>, ApiError> {
+    let policy = served.token_ids;
     let (arrays, bare) = match input {
         EmbeddingInput::Text(text) => return Ok(vec![Input::Text(text)]),
         EmbeddingInput::Texts(texts) => return Ok(texts.into_iter().map(Input::Text).collect()),
@@ -263,7 +259,8 @@ async fn inputs(input: EmbeddingInput, policy: TokenIds, most: usize) -> Result<
     match policy {
         TokenIds::Native => Ok(arrays.into_iter().map(Input::Tokens).collect()),
         TokenIds::Reject => {
-            Err(ApiError::invalid("This model does not accept token ids; send text instead."))
+            let subject = served.subject(model);
+            Err(ApiError::invalid(format!("{subject} does not accept token ids; send text instead.")))
         }
         TokenIds::Cl100kBase => offload(true, move || decode(&CL100K_BASE, &arrays, bare)).await?,
         TokenIds::O200kBase => offload(true, move || decode(&O200K_BASE, &arrays, bare)).await?,

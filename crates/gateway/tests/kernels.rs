@@ -69,6 +69,7 @@ fn embed(registry: &Registry, texts: &[String]) -> Vec<f32> {
     let job = Job {
         inputs: texts.iter().cloned().map(Input::Text).collect(),
         overlong: Overlong::Truncate,
+        max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
         caller: 0,

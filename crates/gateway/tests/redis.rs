@@ -239,6 +239,7 @@ fn embed(registry: &Registry, text: &str) -> Vec<f32> {
     let job = Job {
         inputs: vec![Input::Text(text.to_owned())],
         overlong: Overlong::Truncate,
+        max_input_tokens: None,
         deadline: Instant::now() + PATIENCE,
         max_tokens: usize::MAX,
         caller: 0,

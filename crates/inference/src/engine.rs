@@ -248,16 +248,28 @@ impl Engine {
         if job.inputs.is_empty() {
             work.tokenized(Tokens::default(), self.shared.config.shape());
         }
+        let window = self.window(&job);
         let Job { inputs, overlong, max_tokens, .. } = job;
-        desk.put(&self.shared, work, Wish { inputs, overlong, max_tokens, purpose });
+        desk.put(&self.shared, work, Wish { inputs, overlong, window, max_tokens, purpose });
         Ok(ticket)
+    }
+
+    /// Number of special tokens that the model adds to each input.
+    pub fn special_tokens(&self) -> usize {
+        self.shared.config.tokenizer.specials()
+    }
+
+    /// The window for a job: the model's, or the smaller one that the job asks for, with room for one token at least.
+    fn window(&self, job: &Job) -> usize {
+        let window = self.shared.config.window;
+        job.max_input_tokens.map_or(window, |most| window.min(most.max(self.special_tokens() + 1)))
     }
 
     /// Upper estimate of a job's tokens before tokenizing: a token has at least one byte (save where
     /// normalisation lengthens a text), and no input is computed beyond its window. All of it is tokenized, though:
     /// a text of megabytes holds a place that is worth the time which that takes.
     fn estimate(&self, job: &Job) -> usize {
-        let (window, specials) = (self.shared.config.window, self.shared.config.tokenizer.specials());
+        let (window, specials) = (self.window(job), self.special_tokens());
         let estimate = job.inputs.iter().map(|input| {
             let content = match input {
                 Input::Text(text) => text.len(),

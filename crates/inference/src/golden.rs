@@ -93,6 +93,7 @@ impl Engine {
         let job = Job {
             inputs: golden.iter().map(|golden| Input::Text(golden.text.to_owned())).collect(),
             overlong: Overlong::Truncate,
+            max_input_tokens: None,
             deadline: Instant::now() + DEADLINE,
             max_tokens: usize::MAX,
             caller: 0,

@@ -57,6 +57,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Wish {
     pub(crate) inputs: Vec<Input>,
     pub(crate) overlong: Overlong,
+    /// Maximum number of tokens to read of an input at once, special tokens included.
+    pub(crate) window: usize,
     pub(crate) max_tokens: usize,
     pub(crate) purpose: Purpose,
 }
@@ -225,7 +227,7 @@ fn tokenize(
                 ids
             }
         };
-        tokenized.add(shared, content, intake.wish.overlong, index)?;
+        tokenized.add(shared, content, &intake.wish, index)?;
     }
     Ok(tokenized)
 }
@@ -236,10 +238,10 @@ impl Tokenized {
         &mut self,
         shared: &Shared,
         content: &[u32],
-        overlong: Overlong,
+        &Wish { overlong, window, .. }: &Wish,
         index: usize,
     ) -> Result<(), EmbedError> {
-        let (window, specials) = (shared.config.window, shared.config.tokenizer.specials());
+        let specials = shared.config.tokenizer.specials();
         let room = window - specials;
         let fits = content.len() <= room;
         if !fits && overlong == Overlong::Error {
@@ -359,7 +361,8 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(60);
             let (work, _) = Work::new(0, deadline, admission.reserve(0, 1, deadline).unwrap());
             let inputs = vec![Input::Tokens(vec![1]); inputs];
-            let wish = Wish { inputs, overlong: Overlong::Error, max_tokens: 1, purpose: Purpose::Serve };
+            let (overlong, purpose) = (Overlong::Error, Purpose::Serve);
+            let wish = Wish { inputs, overlong, window: 1, max_tokens: 1, purpose };
             desk.pile_up(work, wish);
         }
         drop(desk);

@@ -1,5 +1,6 @@
 //! What a model folder says about itself: everything that decides a vector is read, and nothing is guessed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -34,6 +35,7 @@ pub struct ModelFolder {
     window: usize,
     hidden: usize,
     pipeline: Pipeline,
+    prompts: BTreeMap<String, String>,
     /// Every file that decides a vector, weights included.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -85,6 +87,7 @@ impl SentenceConfig {
 #[derive(Deserialize)]
 struct LibraryConfig {
     default_prompt_name: Option<String>,
+    prompts: Option<BTreeMap<String, Option<String>>>,
 }
 
 /// `tokenizer_config.json`; the length is written as 1e30 where there is no limit.
@@ -183,7 +186,7 @@ impl ModelFolder {
         let hint = "the fast tokenizer's file; save the tokenizer again with transformers' `use_fast=True`";
         let tokenizer_file: TokenizerFile = json::read(&tokenizer, hint)?;
         files.push(tokenizer.clone());
-        refuse_default_prompt(root)?;
+        let prompts = read_prompts(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
         sentence.check(&sentence_path)?;
         if sentence.do_lower_case
@@ -201,7 +204,8 @@ impl ModelFolder {
         files.sort_unstable();
         files.dedup();
         let root = root.to_owned();
-        let this = Self { root, card, model_type, network, tokenizer, window, hidden, pipeline, files };
+        let this =
+            Self { root, card, model_type, network, tokenizer, window, hidden, pipeline, prompts, files };
         if let Some(card) = &this.card {
             card.check(&card_path, &this)?;
         }
@@ -253,6 +257,12 @@ impl ModelFolder {
         self.pipeline.normalize
     }
 
+    /// The prompts of `config_sentence_transformers.json`, by name: texts that a caller may choose to have put in front
+    /// of an input. Many models list names with an empty text.
+    pub fn prompts(&self) -> &BTreeMap<String, String> {
+        &self.prompts
+    }
+
     /// The layers between pooling and normalisation, in order.
     pub fn dense(&self) -> &[DenseLayer] {
         &self.pipeline.dense
@@ -288,13 +298,16 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
     Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
 }
 
-/// sentence-transformers puts a default prompt before every text; the engine does not.
-fn refuse_default_prompt(root: &Path) -> Result<(), ImportError> {
+/// The prompts by name. A default prompt is refused: sentence-transformers puts it in front of every text, the engine
+/// does not.
+fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     let path = root.join("config_sentence_transformers.json");
-    match json::read_optional::<LibraryConfig>(&path)?.and_then(|config| config.default_prompt_name) {
-        Some(name) => Err(setting(&path, &format!("default_prompt_name `{name}`"), "it must be null")),
-        None => Ok(()),
+    let Some(config) = json::read_optional::<LibraryConfig>(&path)? else { return Ok(BTreeMap::new()) };
+    if let Some(name) = config.default_prompt_name {
+        return Err(setting(&path, &format!("default_prompt_name `{name}`"), "it must be null"));
     }
+    let prompts = config.prompts.unwrap_or_default().into_iter();
+    Ok(prompts.map(|(name, text)| (name, text.unwrap_or_default())).collect())
 }
 
 /// The window as sentence-transformers finds it: its own setting or, where the folder has none, the card's, else

@@ -1,16 +1,17 @@
 //! `POST /v1/embeddings`: the request as it is understood, the response as it is written.
 
-use std::{io::Write as _, str};
+use std::{fmt, io::Write as _, str};
 
 use serde::{
-    Deserialize, Serialize,
-    de::{IgnoredAny, MapAccess},
+    Serialize,
+    de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
 use crate::{
     error::RequestError,
+    extra::ExtraValue,
     input::EmbeddingInput,
-    shape::{Shape, Shaped},
+    shape::{Shaped, skip_array},
     surrogates,
     vector::{self, Vectors},
 };
@@ -35,14 +36,16 @@ pub struct EmbeddingRequest {
     pub model: String,
     /// What is to be embedded.
     pub input: EmbeddingInput,
-    /// How the vectors are to be written.
-    pub encoding_format: EncodingFormat,
+    /// How the vectors are to be written; absent means [`EncodingFormat::Float`].
+    pub encoding_format: Option<EncodingFormat>,
     /// The wanted length of the vectors, at least 1.
     pub dimensions: Option<u32>,
+    /// The parameters that OpenAI's API does not have and the caller asked to keep, each name once.
+    pub extra: Vec<(&'static str, ExtraValue)>,
 }
 
 impl EmbeddingRequest {
-    /// Reads the body of a request.
+    /// Reads the body of a request, which may begin with a byte order mark of UTF-8.
     ///
     /// A field that is `null` counts as absent. Of a repeated key the last one counts, as in most
     /// parsers. A lone surrogate in a string becomes U+FFFD.
@@ -51,31 +54,53 @@ impl EmbeddingRequest {
     /// The first fault, in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A
     /// number beyond the range of an `f64` is a fault of syntax, except in a field that is ignored.
     pub fn from_json(body: &[u8]) -> Result<Self, RequestError> {
+        Self::from_json_keeping(body, |_| None)
+    }
+
+    /// Reads the body of a request as [`from_json`](Self::from_json) does, and keeps the values of the unknown fields
+    /// for whose name `extra_name` returns one.
+    ///
+    /// # Errors
+    /// Those of [`from_json`](Self::from_json).
+    pub fn from_json_keeping(
+        body: &[u8],
+        extra_name: fn(&str) -> Option<&'static str>,
+    ) -> Result<Self, RequestError> {
+        // .NET's and PowerShell's encoders write it unless told otherwise.
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let json = str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
-        let Shaped(fields) = serde_json::from_str::<Shaped<Fields>>(&surrogates::mend(json))
-            .map_err(|error| malformed(&error))?;
-        let Fields { model, input, encoding_format, dimensions } = fields.ok_or(RequestError::NotAnObject)?;
+        let fields =
+            read(&surrogates::mend(json), FieldsSeed { extra_name }).map_err(|error| malformed(&error))?;
+        let Fields { model, input, encoding_format, dimensions, extra } =
+            fields.ok_or(RequestError::NotAnObject)?;
 
         let model =
             of_type(model, "model")?.filter(|model| !model.is_empty()).ok_or(RequestError::MissingModel)?;
         let input = of_type(input, "input")?.ok_or(RequestError::MissingInput)?;
         input.check_not_empty()?;
-        let encoding_format = match of_type(encoding_format, "encoding_format")? {
-            None => EncodingFormat::default(),
-            Some(name) => match name.as_str() {
-                "float" => EncodingFormat::Float,
-                "base64" => EncodingFormat::Base64,
-                _ => return Err(RequestError::UnsupportedEncodingFormat { value: name }),
-            },
-        };
+        let encoding_format = of_type(encoding_format, "encoding_format")?
+            .map(|name| match name.as_str() {
+                "float" => Ok(EncodingFormat::Float),
+                "base64" => Ok(EncodingFormat::Base64),
+                _ => Err(RequestError::UnsupportedEncodingFormat { value: name }),
+            })
+            .transpose()?;
         let dimensions = of_type(dimensions, "dimensions")?
             .map(|value| match u32::try_from(value) {
                 Ok(dimensions @ 1..) => Ok(dimensions),
                 _ => Err(RequestError::BadDimensions { value }),
             })
             .transpose()?;
-        Ok(Self { model, input, encoding_format, dimensions })
+        Ok(Self { model, input, encoding_format, dimensions, extra })
     }
+}
+
+/// Reads `json` to its end.
+fn read(json: &str, seed: FieldsSeed) -> Result<Option<Fields>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let fields = seed.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(fields)
 }
 
 /// The fields of a body before any of them is judged: absent, of the wrong type, or present.
@@ -85,32 +110,112 @@ struct Fields {
     input: Option<Shaped<EmbeddingInput>>,
     encoding_format: Option<Shaped<String>>,
     dimensions: Option<Shaped<i128>>,
+    extra: Vec<(&'static str, ExtraValue)>,
 }
 
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "snake_case")]
-enum Key {
-    Model,
-    Input,
-    EncodingFormat,
-    Dimensions,
-    #[serde(other)]
-    Ignored,
+/// Reads a body to [`Fields`], and to `None` when it is JSON but not an object.
+#[derive(Clone, Copy)]
+struct FieldsSeed {
+    extra_name: fn(&str) -> Option<&'static str>,
 }
 
-impl Shape for Fields {
-    fn from_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<Option<Self>, A::Error> {
-        let mut fields = Self::default();
-        while let Some(key) = object.next_key()? {
+impl<'de> DeserializeSeed<'de> for FieldsSeed {
+    type Value = Option<Fields>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FieldsSeed {
+    type Value = Option<Fields>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<Self::Value, A::Error> {
+        skip_array(array)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(key) = object.next_key_seed(KeySeed(self))? {
             match key {
                 Key::Model => fields.model = object.next_value()?,
                 Key::Input => fields.input = object.next_value()?,
                 Key::EncodingFormat => fields.encoding_format = object.next_value()?,
                 Key::Dimensions => fields.dimensions = object.next_value()?,
+                Key::Extra(name) => {
+                    let value = object.next_value::<Option<Shaped<ExtraValue>>>()?.into();
+                    fields.extra.retain(|(known, _)| *known != name);
+                    fields.extra.push((name, value));
+                }
                 Key::Ignored => drop(object.next_value::<IgnoredAny>()?),
             }
         }
         Ok(Some(fields))
+    }
+}
+
+enum Key {
+    Model,
+    Input,
+    EncodingFormat,
+    Dimensions,
+    Extra(&'static str),
+    Ignored,
+}
+
+struct KeySeed(FieldsSeed);
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+        Ok(match key {
+            "model" => Key::Model,
+            "input" => Key::Input,
+            "encoding_format" => Key::EncodingFormat,
+            "dimensions" => Key::Dimensions,
+            key => (self.0.extra_name)(key).map_or(Key::Ignored, Key::Extra),
+        })
     }
 }
 

@@ -27,7 +27,7 @@
 //! let response = EmbeddingResponse {
 //!     model: &request.model,
 //!     vectors: Vectors::new(&[1.0, 0.0, 0.0, 1.0], 2)?,
-//!     format: request.encoding_format,
+//!     format: request.encoding_format.unwrap_or_default(),
 //!     usage: Usage { prompt_tokens: 6, total_tokens: 6 },
 //! };
 //! let mut body = Vec::new();
@@ -40,6 +40,7 @@
 
 mod embeddings;
 mod error;
+mod extra;
 mod input;
 mod models;
 mod shape;
@@ -48,6 +49,7 @@ mod vector;
 
 pub use embeddings::{EmbeddingRequest, EmbeddingResponse, EncodingFormat, Usage};
 pub use error::{ErrorBody, ErrorDetail, RequestError};
+pub use extra::ExtraValue;
 pub use input::{EmbeddingInput, MOST_INPUTS, MOST_TOKENS};
 pub use models::{ModelList, ModelObject};
 pub use vector::{Vectors, VectorsError};

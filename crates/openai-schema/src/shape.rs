@@ -11,9 +11,12 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 
 /// A value that some kinds of JSON can become. Every kind defaults to `None`: "not me".
 ///
-/// Implementations of [`from_array`](Shape::from_array) and [`from_object`](Shape::from_object)
-/// must consume the container to its end, also when they return `None`.
+/// Implementations of [`from_array`](Shape::from_array) must consume the array to its end, also when they return `None`.
 pub(crate) trait Shape: Sized {
+    fn from_bool(_value: bool) -> Option<Self> {
+        None
+    }
+
     fn from_text(_text: &str) -> Option<Self> {
         None
     }
@@ -25,10 +28,6 @@ pub(crate) trait Shape: Sized {
 
     fn from_array<'de, A: SeqAccess<'de>>(array: A) -> Result<Option<Self>, A::Error> {
         skip_array(array)
-    }
-
-    fn from_object<'de, A: MapAccess<'de>>(object: A) -> Result<Option<Self>, A::Error> {
-        skip_object(object)
     }
 }
 
@@ -56,11 +55,6 @@ pub(crate) fn skip_array<'de, T, A: SeqAccess<'de>>(mut array: A) -> Result<Opti
     Ok(None)
 }
 
-fn skip_object<'de, T, A: MapAccess<'de>>(mut object: A) -> Result<Option<T>, A::Error> {
-    while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-    Ok(None)
-}
-
 /// Any JSON value, read as a `T` where its kind allows.
 pub(crate) struct Shaped<T>(pub(crate) Option<T>);
 
@@ -83,8 +77,8 @@ impl<'de, T: Shape> Visitor<'de> for ShapedVisitor<T> {
         Ok(None)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(T::from_bool(value))
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
@@ -107,7 +101,8 @@ impl<'de, T: Shape> Visitor<'de> for ShapedVisitor<T> {
         T::from_array(array)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Self::Value, A::Error> {
-        T::from_object(object)
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self::Value, A::Error> {
+        while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }

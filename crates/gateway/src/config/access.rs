@@ -47,6 +47,7 @@ impl Merge<'_> {
             max_request_tokens: pick!(self, table, flags, file, builtin, max_request_tokens),
             max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
             body_memory: pick!(self, table, flags, file, builtin, body_memory),
+            unsupported_parameters: pick!(self, table, flags, file, builtin, unsupported_parameters),
             key_requests_per_minute: pick!(self, table, flags, file, builtin, key_requests_per_minute),
             key_tokens_per_minute: pick!(self, table, flags, file, builtin, key_tokens_per_minute),
             redis_url: self.pick_optional(

@@ -41,7 +41,9 @@ pub use settings::{
 };
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};
-pub use value::{Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown};
+pub use value::{
+    Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, UnsupportedParameters, WhenDown,
+};
 
 /// Where the file is looked for when no other is named: under the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
@@ -120,6 +122,8 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Memory for the bodies of all requests together, at least one of the largest.
     pub body_memory: Bytes,
+    /// What becomes of a request with parameters of other vendors that cannot be honoured.
+    pub unsupported_parameters: UnsupportedParameters,
     /// Requests of one key in a minute; 0 for as many as it likes.
     pub key_requests_per_minute: usize,
     /// Tokens of one key in a minute; 0 for as many as it likes.
@@ -262,6 +266,7 @@ impl Default for LimitsConfig {
             max_request_tokens: 300_000,
             max_body_bytes: 32 * 1024 * 1024,
             body_memory: Bytes(256 * 1024 * 1024),
+            unsupported_parameters: UnsupportedParameters::Reject,
             key_requests_per_minute: 0,
             key_tokens_per_minute: 0,
             redis_url: None,

@@ -14,7 +14,8 @@ use super::exposure::Origins;
 use super::listen::ListenAddress;
 use super::trace::{CollectorUrl, Ratio};
 use super::value::{
-    Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, WhenDown, elements, parse_duration,
+    Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, UnsupportedParameters, WhenDown,
+    elements, parse_duration,
 };
 
 /// The command line's and the environment's part of the settings.
@@ -150,6 +151,17 @@ pub struct LimitsSettings {
     /// Memory for all requests' bodies together, beyond 16KiB of each; one that finds no room is refused (503).
     #[arg(long, env = "EMBEDGATE_BODY_MEMORY", value_name = "SIZE", hide_short_help = true)]
     pub body_memory: Option<Bytes>,
+
+    /// Parameters of other vendors that would change the vectors and cannot be honoured: `reject` answers 400, `ignore`
+    /// answers without them and names them in the header `x-embedgate-ignored`.
+    #[arg(
+        long,
+        env = "EMBEDGATE_UNSUPPORTED_PARAMETERS",
+        value_name = "CHOICE",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
+    pub unsupported_parameters: Option<UnsupportedParameters>,
 
     /// Requests that one key may send in a minute, or everybody together where there are no keys; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_KEY_REQUESTS_PER_MINUTE", value_name = "N")]

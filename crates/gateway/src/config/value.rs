@@ -91,6 +91,15 @@ pub enum WhenDown {
     Closed,
 }
 
+/// What becomes of a request whose parameters of other vendors cannot be honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnsupportedParameters {
+    /// It is answered with 400.
+    Reject,
+    /// It is answered without them, and a header names them.
+    Ignore,
+}
+
 /// What the token ids of a request mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TokenIds {
@@ -409,6 +418,7 @@ string_values! {
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
     WhenDown: "\"open\" or \"closed\"",
+    UnsupportedParameters: "\"reject\" or \"ignore\"",
     RedisUrl: "an address such as \"redis://host:6379/0\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
     IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\", \"neon\" or \"none\"",
@@ -436,7 +446,7 @@ macro_rules! spelt_as_flag {
     )*};
 }
 
-spelt_as_flag!(LogFormat, PrecisionWish, TokenIds, WhenDown);
+spelt_as_flag!(LogFormat, PrecisionWish, TokenIds, UnsupportedParameters, WhenDown);
 
 #[cfg(test)]
 mod tests {

@@ -276,6 +276,8 @@ pub(crate) fn start(
         engine,
         window: window(model, folder),
         dimensions: folder.dimensions(),
+        normalized: folder.normalize(),
+        prompts: folder.prompts().clone(),
         matryoshka: model.matryoshka.clone(),
         overlong: model.overlong,
         token_ids: model.token_ids,

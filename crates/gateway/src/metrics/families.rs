@@ -26,6 +26,7 @@ pub(super) struct Families {
     pub(super) http_requests: IntCounterVec,
     pub(super) request_duration: HistogramVec,
     pub(super) rejected: IntCounterVec,
+    pub(super) extra_parameters: IntCounterVec,
     pub(super) waiting: IntGaugeVec,
     pub(super) running: IntGaugeVec,
     pub(super) queue_tokens: IntGaugeVec,
@@ -80,6 +81,13 @@ impl Families {
                  timeout, rate_limit, limits_away.",
                 &["model", "reason"],
             ),
+            extra_parameters: declare.counters(
+                "extra_parameters_total",
+                "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, by outcome: ignored (they \
+                 change nothing, or `limits.unsupported_parameters` is `ignore`), rejected (with 400). One that is \
+                 honoured is not counted.",
+                &["parameter", "outcome"],
+            ),
             waiting: declare
                 .gauges("requests_waiting", "Admitted requests of which no text has reached the model yet."),
             running: declare.gauges("requests_running", "Requests of which some text has reached the model."),
@@ -119,7 +127,7 @@ impl Families {
             ),
             truncated: declare.counters(
                 "inputs_truncated_total",
-                "Inputs cut at the model's window.",
+                "Inputs cut at the model's window, or at the smaller one that their request asked for.",
                 &["model"],
             ),
             inference_errors: declare.counters("inference_errors_total", "Batches that failed.", &["model"]),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
-use crate::load::Choice;
+use crate::{load::Choice, parameters::PARAMETERS};
 
 use families::{Families, register};
 
@@ -95,6 +95,26 @@ impl Rejection {
             Self::Timeout => "timeout",
             Self::RateLimit => "rate_limit",
             Self::LimitsAway => "limits_away",
+        }
+    }
+}
+
+/// What became of a parameter that OpenAI's API does not have and that was not honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterOutcome {
+    /// The request was answered without it.
+    Ignored,
+    /// The request was answered with 400 because of it.
+    Rejected,
+}
+
+impl ParameterOutcome {
+    const ALL: [Self; 2] = [Self::Ignored, Self::Rejected];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ignored => "ignored",
+            Self::Rejected => "rejected",
         }
     }
 }
@@ -201,6 +221,11 @@ impl Metrics {
             families.limits_errors.with_label_values(&[kind]);
         }
         families.tier_dropped.with_label_values::<&str>(&[]);
+        for parameter in PARAMETERS {
+            for outcome in ParameterOutcome::ALL {
+                families.extra_parameters.with_label_values(&[parameter.name, outcome.label()]);
+            }
+        }
         families.build("");
         let models = models.into_iter().map(|id| ModelMetrics::configured(id, &families)).collect();
         let unknown = ModelMetrics::unknown(&families);
@@ -243,6 +268,11 @@ impl Metrics {
             _ => "other",
         };
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
+    }
+
+    /// Counts a parameter of another vendor, by its name in the table of them.
+    pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
+        self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
     }
 
     /// Notes the version of ONNX Runtime that was loaded.

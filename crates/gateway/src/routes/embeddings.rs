@@ -14,12 +14,14 @@ use crate::{
     error::ApiError,
     lifecycle::Lifecycle,
     limits::admit,
+    metrics::Metrics,
     middleware::Record,
     request::{self, Plan, RequestLimits},
 };
 
 // Headers of ours, checked when this is compiled and not at each answer.
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const IGNORED: HeaderName = HeaderName::from_static("x-embedgate-ignored");
 const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
 
@@ -30,6 +32,7 @@ pub(crate) async fn create(
     body: Body,
     lifecycle: web::Data<Lifecycle>,
     limits: web::Data<RequestLimits>,
+    metrics: web::Data<Metrics>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let received = body.received;
@@ -38,7 +41,7 @@ pub(crate) async fn create(
     let record = Record::of(&http);
     record.set_model(&served.id);
     let overlong = request::overlong(http.headers())?;
-    let mut plan = Plan::new(served, request, &limits, overlong, received).await?;
+    let mut plan = Plan::new(served, request, &limits, overlong, received, &metrics).await?;
     record.set_inputs(plan.inputs());
     let admission = admit(&http, caller.number, plan.estimate()).await?;
     let span = record.trace().embeddings(&plan);
@@ -59,6 +62,9 @@ async fn answer(plan: Plan, embeddings: Embeddings) -> Result<HttpResponse, ApiE
     // An id with a control character, which no header can hold, is only missed in this header.
     if let Ok(id) = header::HeaderValue::from_bytes(plan.served.id.as_bytes()) {
         response.insert_header((MODEL, id));
+    }
+    if !plan.ignored.is_empty() {
+        response.insert_header((IGNORED, plan.ignored.join(", ")));
     }
     if embeddings.truncated > 0 {
         response.insert_header((TRUNCATED, embeddings.truncated));

@@ -7,7 +7,7 @@ use crate::{
     auth::Caller,
     error::{ApiError, Code},
     lifecycle::Lifecycle,
-    registry::Served,
+    registry::{Served, echo},
 };
 
 /// Lists every name that a request may ask for: first the models, then their aliases.
@@ -26,7 +26,8 @@ pub(crate) async fn retrieve(
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let served = registry.find(&id).ok_or_else(|| {
-        ApiError::new(Code::ModelNotFound, format!("The model '{id}' does not exist")).about("model")
+        let message = format!("The model '{}' does not exist. {}", echo(&id), registry.names());
+        ApiError::new(Code::ModelNotFound, message).about("model")
     })?;
     Ok(HttpResponse::Ok().json(object(&id, served)))
 }

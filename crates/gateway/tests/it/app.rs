@@ -30,6 +30,8 @@ pub(crate) const WINDOW: usize = 64;
 pub(crate) struct Builder {
     config: Config,
     hub_id: Option<String>,
+    normalize: bool,
+    prompts: BTreeMap<String, String>,
     /// Loading waits for this, when there.
     gate: Option<mpsc::Receiver<()>>,
     /// The second listener, when there is to be one.
@@ -53,7 +55,7 @@ impl TestApp {
         config.default_model = "tiny".to_owned();
         config.aliases = BTreeMap::from([("m".to_owned(), "tiny".to_owned())]);
         config.server.drain_timeout = Duration::from_secs(10);
-        Builder { config, hub_id: None, gate: None, ops: None }
+        Builder { config, hub_id: None, normalize: true, prompts: BTreeMap::new(), gate: None, ops: None }
     }
 
     /// [`TestApp::builder`] without any wish.
@@ -157,6 +159,18 @@ impl Builder {
         self
     }
 
+    /// Serves models whose vectors are not normalised.
+    pub(crate) fn unnormalized(mut self) -> Self {
+        self.normalize = false;
+        self
+    }
+
+    /// Gives the models a prompt, which the engine does not apply.
+    pub(crate) fn prompt(mut self, name: &str, text: &str) -> Self {
+        self.prompts.insert(name.to_owned(), text.to_owned());
+        self
+    }
+
     /// Makes loading wait until the returned sender is used or dropped.
     pub(crate) fn gate(mut self) -> (Self, mpsc::Sender<()>) {
         let (open, gate) = mpsc::channel();
@@ -185,17 +199,18 @@ impl Builder {
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
         let (shutdown, ended) = oneshot::channel::<()>();
-        let Self { config, hub_id, gate, ops } = self;
+        let Self { config, hub_id, normalize, prompts, gate, ops } = self;
         let (settings, hand) = (config.clone(), Arc::clone(&control));
         let serve = async move {
             let ended = async { drop(ended.await) };
             let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
                 // An error means that the test let go of the gate, which opens it too.
                 gate.map(|gate| gate.recv());
-                let models = settings
-                    .models
-                    .iter()
-                    .map(|model| Served { hub_id: hub_id.clone(), ..served(model, &hand, metrics) });
+                let models = settings.models.iter().map(|model| Served {
+                    hub_id: hub_id.clone(),
+                    prompts: prompts.clone(),
+                    ..served(model, normalize, &hand, metrics)
+                });
                 Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
             };
             run_with(config, Listeners { main: listener, ops }, ended, load).await
@@ -205,7 +220,12 @@ impl Builder {
     }
 }
 
-fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metrics::Metrics) -> Served {
+fn served(
+    model: &ModelConfig,
+    normalize: bool,
+    control: &Arc<Control>,
+    metrics: &gateway::metrics::Metrics,
+) -> Served {
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: Tokenizer::load(std::path::Path::new(concat!(
@@ -215,7 +235,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         .unwrap(),
         window: WINDOW,
         dimensions: DIMENSIONS,
-        normalize: true,
+        normalize,
         workers: model.workers,
         tokenizer_threads: 1,
         batch_tokens: model.batch_tokens.unwrap_or(1024),
@@ -230,6 +250,8 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         engine: Engine::start(config, &encoders(control), observer).unwrap(),
         window: WINDOW,
         dimensions: DIMENSIONS,
+        normalized: normalize,
+        prompts: BTreeMap::new(),
         matryoshka: model.matryoshka.clone(),
         overlong: model.overlong,
         token_ids: model.token_ids,

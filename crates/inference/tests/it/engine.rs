@@ -104,6 +104,25 @@ fn overlong_inputs_follow_the_policy() {
 }
 
 #[test]
+fn a_job_may_ask_for_a_smaller_window_but_for_no_larger_one() {
+    let rig = Rig::default();
+    let long: Vec<u32> = (0..30).map(|n| 10 + n).collect();
+    let submit = |overlong, most| {
+        let job = Job { overlong, max_input_tokens: Some(most), ..job(&[&[7], &long]) };
+        rig.engine.submit(job).unwrap().wait()
+    };
+    let cut = submit(Overlong::Truncate, 5).unwrap();
+    assert_eq!((cut.tokens, cut.truncated), (vec![3, 5], 1));
+    assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&framed(&long[..3])));
+    let refused = submit(Overlong::Error, 5).unwrap_err();
+    assert!(matches!(refused, EmbedError::Overlong { index: 1, tokens: 32, window: 5 }), "{refused:?}");
+    for (most, read) in [(WINDOW + 1, WINDOW), (usize::MAX, WINDOW), (0, 3)] {
+        assert_eq!(submit(Overlong::Truncate, most).unwrap().tokens, [3, read as u32], "{most}");
+    }
+    settle(&rig.engine);
+}
+
+#[test]
 fn texts_are_read_as_the_tokenizer_reads_them() {
     let rig = Rig::default();
     let text = |text: &str| Job { inputs: vec![Input::Text(text.to_owned())], ..job(&[]) };

@@ -124,6 +124,7 @@ pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
     let job = Job {
         inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
         overlong: Overlong::Truncate,
+        max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
         caller: 0,

@@ -298,6 +298,7 @@ pub(crate) fn job(inputs: &[&[u32]]) -> Job {
     Job {
         inputs: inputs.iter().map(|ids| Input::Tokens(ids.to_vec())).collect(),
         overlong: Overlong::Truncate,
+        max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(60),
         max_tokens: usize::MAX,
         caller: 0,

@@ -87,6 +87,17 @@ fn settings_that_would_change_the_vectors_are_refused() {
 }
 
 #[test]
+fn prompts_are_read_by_name_and_null_is_an_empty_one() {
+    let folder = Folder::tiny("bert-mean");
+    assert!(folder.open().unwrap().prompts().is_empty());
+    let prompts = serde_json::json!({"query": "query: ", "document": "", "passage": null});
+    folder.set("config_sentence_transformers.json", "prompts", prompts);
+    let found = folder.open().unwrap().prompts().clone();
+    let found: Vec<_> = found.iter().map(|(name, text)| (&**name, &**text)).collect();
+    assert_eq!(found, [("document", ""), ("passage", ""), ("query", "query: ")]);
+}
+
+#[test]
 fn a_card_stands_in_for_what_a_plain_folder_does_not_say() {
     let folder = Folder::tiny("bert-mean");
     for name in ["modules.json", SENTENCE, "tokenizer_config.json"] {

@@ -60,9 +60,9 @@ fn check(name: &str, request: &EmbeddingRequest) {
         assert_eq!(request.input.len(), if says("-one.") { 1 } else { 3 }, "{name}");
     }
     if says("float") || says("null-optionals") || says("haystack") {
-        assert_eq!(request.encoding_format, EncodingFormat::Float, "{name}");
+        assert_eq!(request.encoding_format.unwrap_or_default(), EncodingFormat::Float, "{name}");
     } else if says("openai-node") || says("openai-python") || says("base64") || says("b64") {
-        assert_eq!(request.encoding_format, EncodingFormat::Base64, "{name}");
+        assert_eq!(request.encoding_format, Some(EncodingFormat::Base64), "{name}");
     }
     assert_eq!(request.dimensions, says("-dim").then_some(4), "{name}");
 }

@@ -174,9 +174,9 @@ proptest! {
         input in input(),
         model in ".{1,10}",
         format in prop::sample::select(vec![
-            (json!(null), EncodingFormat::Float),
-            (json!("float"), EncodingFormat::Float),
-            (json!("base64"), EncodingFormat::Base64),
+            (json!(null), None),
+            (json!("float"), Some(EncodingFormat::Float)),
+            (json!("base64"), Some(EncodingFormat::Base64)),
         ]),
         dimensions in prop::option::of(1_u32..),
     ) {
@@ -191,7 +191,13 @@ proptest! {
             "encoding_format": format.0,
             "dimensions": dimensions,
         });
-        let request = Ok(EmbeddingRequest { model, input, encoding_format: format.1, dimensions });
+        let request = Ok(EmbeddingRequest {
+            model,
+            input,
+            encoding_format: format.1,
+            dimensions,
+            extra: Vec::new(),
+        });
         for body in [json.to_string(), format!("{json:#}"), in_ascii(&json.to_string())] {
             prop_assert_eq!(&EmbeddingRequest::from_json(body.as_bytes()), &request);
         }

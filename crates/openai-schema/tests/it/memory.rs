@@ -57,3 +57,21 @@ fn the_rest_of_too_many_inputs_is_still_json() {
     assert_eq!(read("]}").unwrap().input.len(), MOST_INPUTS + 1);
     assert!(matches!(read(",x]}"), Err(RequestError::MalformedJson { .. })));
 }
+
+#[test]
+fn an_array_of_tiny_texts_in_an_extra_parameter_takes_no_more_memory_than_the_body() {
+    fn keep(_: &str) -> Option<&'static str> {
+        Some("extra")
+    }
+    let element = |number: usize| format!("\"{}\"", number % 40);
+    let array = (0..LARGEST / 5).map(element).collect::<Vec<_>>().join(",");
+    for array in [array, vec![r#""a""#; LARGEST / 4].join(",")] {
+        let body = format!(r#"{{"model":"m","input":"a","extra":[{array}]}}"#);
+        let mut request = None;
+        let info = allocation_counter::measure(|| {
+            request = Some(EmbeddingRequest::from_json_keeping(body.as_bytes(), keep));
+        });
+        assert_eq!(request.unwrap().unwrap().extra.len(), 1);
+        assert!(info.bytes_max < LARGEST as u64, "{} bytes", info.bytes_max);
+    }
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Parses `body` with both, and panics unless they agree and what was accepted is well formed.
 pub(crate) fn check(body: &[u8]) {
     let parsed = EmbeddingRequest::from_json(body);
-    match serde_json::from_slice::<Value>(body) {
+    match serde_json::from_slice::<Value>(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)) {
         Ok(value) => assert_eq!(parsed, request(&value), "{}", String::from_utf8_lossy(body)),
         // What `serde_json` refuses may still be accepted: lone surrogates, and depth and numbers
         // out of bounds in fields that are ignored.
@@ -48,10 +48,10 @@ fn written(request: &EmbeddingRequest) -> Value {
             EmbeddingInput::Tokens(ids) => json!(ids),
             EmbeddingInput::TokenArrays(arrays) => json!(arrays),
         },
-        "encoding_format": match request.encoding_format {
+        "encoding_format": request.encoding_format.map(|format| match format {
             EncodingFormat::Float => "float",
             EncodingFormat::Base64 => "base64",
-        },
+        }),
         "dimensions": request.dimensions,
     })
 }
@@ -68,11 +68,13 @@ fn request(body: &Value) -> Result<EmbeddingRequest, RequestError> {
         model: text("model")?.filter(|model| !model.is_empty()).ok_or(RequestError::MissingModel)?,
         input: input(field("input").ok_or(RequestError::MissingInput)?)?,
         encoding_format: match text("encoding_format")?.as_deref() {
-            None | Some("float") => EncodingFormat::Float,
-            Some("base64") => EncodingFormat::Base64,
+            None => None,
+            Some("float") => Some(EncodingFormat::Float),
+            Some("base64") => Some(EncodingFormat::Base64),
             Some(other) => return Err(RequestError::UnsupportedEncodingFormat { value: other.to_owned() }),
         },
         dimensions: field("dimensions").map(dimensions).transpose()?,
+        extra: Vec::new(),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Single bodies and what becomes of each: the four shapes, every fault with OpenAI's text, and the
 //! bodies that were made to break a parser.
 
-use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, RequestError};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, ExtraValue, RequestError};
 
 fn parse(body: &str) -> Result<EmbeddingRequest, RequestError> {
     EmbeddingRequest::from_json(body.as_bytes())
@@ -33,8 +33,9 @@ fn all_fields() {
         Ok(EmbeddingRequest {
             model: "org/m".to_owned(),
             input: texts(["a", "b"]),
-            encoding_format: EncodingFormat::Base64,
+            encoding_format: Some(EncodingFormat::Base64),
             dimensions: Some(256),
+            extra: Vec::new(),
         })
     );
 }
@@ -42,7 +43,8 @@ fn all_fields() {
 #[test]
 fn absent_and_null_mean_the_default() {
     let plain = with_fields(r#""user":"u""#).unwrap();
-    assert_eq!(plain.encoding_format, EncodingFormat::Float);
+    assert_eq!(plain.encoding_format, None);
+    assert_eq!(EncodingFormat::default(), EncodingFormat::Float);
     assert_eq!(plain.dimensions, None);
     assert_eq!(with_fields(r#""encoding_format":null,"dimensions":null,"user":null"#), Ok(plain));
 }
@@ -212,7 +214,9 @@ fn malformed_json_is_located() {
         (b"\n\n {\"model\":\"caf\xc3\"}", 3, 15, "invalid UTF-8"),
         // WTF-8, a surrogate in bytes, is not UTF-8, although its escape is accepted.
         (b"{\"user\":\"\xed\xa0\xbd\"}", 1, 10, "invalid UTF-8"),
-        (b"\xef\xbb\xbf{}", 1, 1, "expected value"),
+        // The mark is no part of the JSON; only one is skipped.
+        (b"\xef\xbb\xbf{\"model\":x", 1, 10, "expected value"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", 1, 1, "expected value"),
     ] {
         let error = EmbeddingRequest::from_json(body).unwrap_err();
         let location = format!("({reason} at line {line} column {column})");
@@ -225,6 +229,49 @@ fn malformed_json_is_located() {
         assert!(message.ends_with(&location), "{message}");
         assert_eq!((error.param(), error.code()), (None, None));
     }
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped() {
+    let body = r#"{"model":"m","input":"a"}"#;
+    assert_eq!(parse(&format!("\u{feff}{body}")), parse(body));
+}
+
+/// The names that the tests keep.
+fn extra_name(key: &str) -> Option<&'static str> {
+    ["first", "second", "model"].into_iter().find(|name| *name == key)
+}
+
+/// What is kept of the request with these fields.
+#[track_caller]
+fn extra(fields: &str) -> Vec<(&'static str, ExtraValue)> {
+    let body = format!(r#"{{"model":"m","input":"a",{fields}}}"#);
+    EmbeddingRequest::from_json_keeping(body.as_bytes(), extra_name).unwrap().extra
+}
+
+#[test]
+fn extra_parameters_are_kept_by_name_with_their_kind() {
+    let texts = |texts: &[&str]| ExtraValue::Texts(texts.iter().map(|text| (*text).to_owned()).collect());
+    let many = serde_json::to_string(&(0..17).map(|number| number.to_string()).collect::<Vec<_>>()).unwrap();
+    for (json, value) in [
+        ("null", ExtraValue::Null),
+        ("true", ExtraValue::Bool(true)),
+        ("-1", ExtraValue::Integer(-1)),
+        (r#""END""#, ExtraValue::Text("END".to_owned())),
+        (r#"["a","b","a"]"#, texts(&["a", "b"])),
+        ("[]", texts(&[])),
+        ("1.5", ExtraValue::Other),
+        ("18446744073709551616", ExtraValue::Other),
+        (r#"{"a":[{}]}"#, ExtraValue::Other),
+        (r#"["a",1,{"b":[2]}]"#, ExtraValue::Other),
+        (r#"["a",null]"#, ExtraValue::Other),
+        (&many, ExtraValue::Other),
+    ] {
+        assert_eq!(extra(&format!(r#""third":0,"first":{json}"#)), [("first", value)], "{json}");
+    }
+    let both = extra(r#""second":1,"first":false,"second":2"#);
+    assert_eq!(both, [("first", ExtraValue::Bool(false)), ("second", ExtraValue::Integer(2))]);
+    assert_eq!(extra(r#""model":"n""#), [], "a field of OpenAI's is never extra");
 }
 
 #[test]
