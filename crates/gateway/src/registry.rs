@@ -20,7 +20,7 @@ pub struct Served {
     pub window: usize,
     /// Length of its vectors.
     pub dimensions: usize,
-    /// Whether its vectors have norm 1.
+    /// True if its vectors have norm 1.
     pub normalized: bool,
     /// Texts that clients may know by name, to be put in front of inputs; the engine applies none.
     pub prompts: BTreeMap<String, String>,
@@ -122,9 +122,9 @@ impl Registry {
         if let Some((_, number)) = self.numbered().find(|(known, _)| *known == name) {
             return Some(number);
         }
-        let mut alike = self.numbered().filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        let (_, number) = alike.next()?;
-        alike.all(|(_, other)| other == number).then_some(number)
+        let mut matches = self.numbered().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (_, number) = matches.next()?;
+        matches.all(|(_, other)| other == number).then_some(number)
     }
 
     /// Every name with the number of its model: first the ids, then the aliases.

@@ -25,8 +25,8 @@ pub struct Job {
     pub inputs: Vec<Input>,
     /// What to do with an input longer than the window.
     pub overlong: Overlong,
-    /// A window smaller than the model's: maximum number of tokens to read of an input, special tokens included. It must
-    /// leave room beside the [special tokens](crate::Engine::special_tokens).
+    /// A window smaller than the model's: maximum number of tokens to read of an input, special tokens included. It
+    /// should be larger than the number of [special tokens](crate::Engine::special_tokens).
     pub max_input_tokens: Option<usize>,
     /// When the answer is of no use any more.
     pub deadline: Instant,

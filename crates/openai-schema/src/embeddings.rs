@@ -36,7 +36,7 @@ pub struct EmbeddingRequest {
     pub model: String,
     /// What is to be embedded.
     pub input: EmbeddingInput,
-    /// How the vectors are to be written; absent means [`EncodingFormat::Float`].
+    /// The format of the vectors; absent means [`EncodingFormat::Float`].
     pub encoding_format: Option<EncodingFormat>,
     /// The wanted length of the vectors, at least 1.
     pub dimensions: Option<u32>,

@@ -122,7 +122,7 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Memory for the bodies of all requests together, at least one of the largest.
     pub body_memory: Bytes,
-    /// What becomes of a request with parameters of other vendors that cannot be honoured.
+    /// Answer to a request with parameters of other vendors that cannot be honoured.
     pub unsupported_parameters: UnsupportedParameters,
     /// Requests of one key in a minute; 0 for as many as it likes.
     pub key_requests_per_minute: usize,

@@ -91,12 +91,12 @@ pub enum WhenDown {
     Closed,
 }
 
-/// What becomes of a request whose parameters of other vendors cannot be honoured.
+/// Answer to a request with parameters of other vendors that cannot be honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum UnsupportedParameters {
-    /// It is answered with 400.
+    /// 400.
     Reject,
-    /// It is answered without them, and a header names them.
+    /// Vectors without regard to them, and a header that names them.
     Ignore,
 }
 

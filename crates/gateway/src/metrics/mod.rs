@@ -99,7 +99,7 @@ impl Rejection {
     }
 }
 
-/// What became of a parameter that OpenAI's API does not have and that was not honoured.
+/// Outcome of a parameter that OpenAI's API does not have and that was not honoured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterOutcome {
     /// The request was answered without it.

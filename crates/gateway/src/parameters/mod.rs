@@ -25,18 +25,18 @@ use rules::{Effect, Fault, Judge, Once};
 pub struct Parameter {
     /// Its name in the body.
     pub name: &'static str,
-    /// Who has it.
+    /// The APIs and libraries that have it.
     pub vendors: &'static str,
-    /// What it means.
+    /// Its meaning.
     pub rule: &'static Rule,
 }
 
-/// What several parameters mean, and what becomes of them.
+/// The meaning of one or more parameters.
 #[derive(Debug)]
 pub struct Rule {
     /// The accepted values, in Markdown.
     pub accepted: &'static str,
-    /// What becomes of them, in Markdown.
+    /// The effect of an accepted value, in Markdown.
     pub effect: &'static str,
     judge: fn(&mut Judge<'_>, &'static str, &ExtraValue) -> Result<Effect, Fault>,
 }
@@ -88,7 +88,7 @@ pub(crate) fn known(key: &str) -> Option<&'static str> {
     PARAMETERS.iter().map(|parameter| parameter.name).find(|name| *name == key)
 }
 
-/// What a request asks for, by whatever parameters, as far as the model that answers has it.
+/// The options of a request, from OpenAI's parameters and from those of other vendors.
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) format: EncodingFormat,

@@ -6,7 +6,7 @@ use openai_schema::{EncodingFormat, ExtraValue};
 use super::{Rule, Wanted};
 use crate::{registry::Served, request::OVERLONG_HEADER};
 
-/// What an accepted value does.
+/// Effect of an accepted value.
 pub(super) enum Effect {
     /// The vectors are those that it asks for.
     Honoured,
@@ -30,7 +30,7 @@ impl Fault {
         Self::Value(format!("Supported values: [{values}]."))
     }
 
-    /// What the client is told about the parameter `name` with this value.
+    /// The message to the client about the parameter `name` with this value.
     pub(super) fn message(&self, name: &str, value: &str) -> String {
         match self {
             Self::Type(expected) => format!("Invalid type for '{name}': expected {expected}."),
@@ -123,7 +123,7 @@ impl<'a> Judge<'a> {
         )))
     }
 
-    /// What the request asks for, all in all.
+    /// The options of the request, once all parameters are judged.
     pub(super) fn wanted(&self, ignored: Vec<&'static str>) -> Wanted {
         let own = self.served.dimensions;
         let cut = self.dimensions.get().filter(|&dimensions| dimensions != own);
@@ -312,7 +312,7 @@ fn side(name: &str) -> String {
 
 pub(super) static INPUT_TYPE: Rule = Rule {
     accepted: "any string, unless the model has a prompt for it that is not empty",
-    effect: "ignored: without such a prompt the model treats all texts alike",
+    effect: "ignored: without such a prompt the model reads every text in the same way",
     judge: |judge, _, value| {
         let wanted = side(text(value)?);
         let prompt =

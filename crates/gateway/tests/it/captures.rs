@@ -188,6 +188,10 @@ fn without_matryoshka_a_client_that_wants_fewer_dimensions_is_told_so() {
     for (name, capture) in captures {
         let reply = replay(&app, &capture);
         assert_eq!(reply.status, 400, "{name}");
-        assert_eq!(reply.message(), "This model does not support specifying dimensions.", "{name}");
+        let message = reply.message();
+        assert!(
+            message.starts_with("This model does not support specifying dimensions. "),
+            "{name}: {message}"
+        );
     }
 }

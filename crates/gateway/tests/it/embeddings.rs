@@ -193,6 +193,17 @@ fn any_content_type_is_read_as_json() {
 }
 
 #[test]
+fn a_byte_order_mark_and_an_encoding_that_changes_nothing_are_skipped() {
+    let app = TestApp::start();
+    assert_eq!(app.post("\u{feff}{\"model\":\"m\",\"input\":\"a\"}").status, 200);
+    for coding in ["identity", "", "Identity, identity", "UTF-8"] {
+        let headers = [("content-encoding", coding)];
+        let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
+        assert_eq!(reply.status, 200, "{coding}");
+    }
+}
+
+#[test]
 fn a_large_body_is_read_whole() {
     let app = TestApp::start();
     let text = format!("{}end", "word ".repeat(1_000_000));

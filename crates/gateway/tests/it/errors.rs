@@ -50,7 +50,7 @@ fn unknown_model() {
     assert_snapshot!(refused(r#"{"model":"gpt-5","input":"a"}"#), @r#"
     404
     content-type: application/json
-    {"error":{"message":"The model `gpt-5` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}
+    {"error":{"message":"The model `gpt-5` does not exist or you do not have access to it. Models here: `tiny`, `m`.","type":"invalid_request_error","param":null,"code":"model_not_found"}}
     "#);
 }
 
@@ -59,7 +59,7 @@ fn unknown_model_asked_for_by_get() {
     assert_snapshot!(summary(&TestApp::start().get("/v1/models/org/x")), @r#"
     404
     content-type: application/json
-    {"error":{"message":"The model 'org/x' does not exist","type":"invalid_request_error","param":"model","code":"model_not_found"}}
+    {"error":{"message":"The model 'org/x' does not exist. Models here: `tiny`, `m`.","type":"invalid_request_error","param":"model","code":"model_not_found"}}
     "#);
 }
 
@@ -125,13 +125,13 @@ fn too_long_a_text() {
     assert_snapshot!(summary(&bare), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens.","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-overlong' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
     let listed = app.post(json!({"model": "m", "input": ["a", text]}).to_string());
     assert_snapshot!(summary(&listed), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens.","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-overlong' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 
@@ -152,12 +152,12 @@ fn dimensions_that_the_model_does_not_have() {
     assert_snapshot!(refused(r#"{"model":"m","input":"a","dimensions":4}"#), @r#"
     400
     content-type: application/json
-    {"error":{"message":"This model does not support specifying dimensions.","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"This model does not support specifying dimensions. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 8.","type":"invalid_request_error","param":"dimensions","code":null}}
     "#);
     assert_snapshot!(refused(r#"{"model":"m","input":"a","dimensions":9}"#), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid value for 'dimensions' = 9. Must be less than or equal to 8.","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid value for 'dimensions' = 9. Must be less than or equal to 8. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 8.","type":"invalid_request_error","param":"dimensions","code":null}}
     "#);
 }
 
@@ -167,7 +167,7 @@ fn dimensions_between_those_that_the_model_was_trained_for() {
     assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a","dimensions":3}"#)), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid value for 'dimensions' = 3. Supported values: [2, 4].","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid value for 'dimensions' = 3. Supported values: [2, 4, 8]. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 2 or 4 or 8.","type":"invalid_request_error","param":"dimensions","code":null}}
     "#);
 }
 
@@ -238,6 +238,32 @@ fn announced_body_too_large() {
     content-type: application/json
     {"error":{"message":"Maximum content size limit (1000) exceeded (5000 bytes read)","type":"server_error","param":null,"code":null}}
     "#);
+}
+
+/// Refused by its head, so that the client need not send what the server would not read.
+#[test]
+fn compressed_body() {
+    let app = TestApp::builder().key("team", "secret").start();
+    let post = |head: &str| {
+        let mut connection = Connection::open(app.address);
+        connection.send(format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n{head}\r\n").as_bytes());
+        connection.receive()
+    };
+    let reply = post("api-key: secret\r\ncontent-encoding: gzip\r\ncontent-length: 50\r\n");
+    assert_snapshot!(summary(&reply), @r#"
+    415
+    content-type: application/json
+    {"error":{"message":"The header 'content-encoding: gzip' is not supported: send the body uncompressed, without this header.","type":"invalid_request_error","param":null,"code":null}}
+    "#);
+    assert_eq!(reply.header("accept-encoding"), Some("identity"));
+    for coding in
+        ["br", "deflate", "identity, gzip", "zstd", "aws-chunked", "identity\r\ncontent-encoding: gzip"]
+    {
+        let head = format!("api-key: secret\r\ncontent-encoding: {coding}\r\ncontent-length: 50\r\n");
+        assert_eq!(post(&head).status, 415, "{coding}");
+    }
+    // The key is checked first, here too.
+    assert_eq!(post("content-encoding: gzip\r\ncontent-length: 50\r\n").status, 401);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod models;
 mod openapi;
 mod ops;
 mod overload;
+mod parameters;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
 mod schema;

@@ -51,6 +51,78 @@ fn an_answer_repeats_the_name_asked_for_and_a_header_names_the_model() {
 }
 
 #[test]
+fn a_name_is_found_in_any_case_and_after_openai() {
+    let app = TestApp::builder().hub_id("Org/Tiny").alias("text-embedding-3-small").start();
+    for name in [
+        "TINY",
+        "org/tiny",
+        "Text-Embedding-3-Small",
+        "openai/text-embedding-3-small",
+        "OpenAI/M",
+        "openai/Org/Tiny",
+    ] {
+        let reply = app.post(json!({"model": name, "input": "a"}).to_string());
+        assert_eq!((reply.status, reply.header("x-embedgate-model")), (200, Some("tiny")), "{name}");
+        assert_eq!(reply.json()["model"], name);
+        assert_eq!(app.get(&format!("/v1/models/{name}")).json()["id"], name);
+    }
+    for name in ["azure/m", "openai/openai/m", "openai/", "openai", " m", "m ", "ｍ", "text-embedding-3"] {
+        let reply = app.post(json!({"model": name, "input": "a"}).to_string());
+        assert_eq!(reply.status, 404, "{name}");
+    }
+}
+
+#[test]
+fn an_exact_name_goes_first_and_an_ambiguous_one_is_unknown() {
+    let app = TestApp::builder()
+        .config(|config| {
+            let mut other = config.models[0].clone();
+            other.id = "Tiny".to_owned();
+            config.models.push(other);
+            config.aliases.insert("openai/m".to_owned(), "Tiny".to_owned());
+            config.aliases.insert("M".to_owned(), "tiny".to_owned());
+        })
+        .start();
+    let answers = |name| {
+        let reply = app.post(json!({"model": name, "input": "a"}).to_string());
+        reply.header("x-embedgate-model").map(str::to_owned)
+    };
+    for (name, model) in
+        [("tiny", Some("tiny")), ("Tiny", Some("Tiny")), ("TINY", None), ("openai/TINY", None)]
+    {
+        assert_eq!(answers(name).as_deref(), model, "{name}");
+    }
+    assert_eq!(answers("openai/m").as_deref(), Some("Tiny"), "a name of its own goes before the rule");
+    assert_eq!(answers("openai/M").as_deref(), Some("Tiny"), "in any case of letters, too");
+    assert_eq!(answers("openai/Tiny").as_deref(), Some("Tiny"));
+}
+
+#[test]
+fn an_unknown_name_is_told_ten_that_are_known() {
+    let mut builder = TestApp::builder();
+    for number in 0..8 {
+        builder = builder.alias(&format!("a{number}"));
+    }
+    let known = "Models here: `tiny`, `a0`, `a1`, `a2`, `a3`, `a4`, `a5`, `a6`, `a7`, `m`";
+    let ten = builder.start();
+    let unknown = |app: &TestApp| app.post(r#"{"model":"nobody","input":"a"}"#).message();
+    assert!(unknown(&ten).ends_with(&format!("{known}.")), "{}", unknown(&ten));
+    let mut builder = TestApp::builder().alias("z1").alias("z2");
+    for number in 0..8 {
+        builder = builder.alias(&format!("a{number}"));
+    }
+    let twelve = builder.start();
+    assert!(
+        unknown(&twelve).ends_with(&format!("{known} and 2 more (GET /v1/models).")),
+        "{}",
+        unknown(&twelve)
+    );
+    // A name as long as a head may be is not repeated whole.
+    let long = twelve.get(&format!("/v1/models/{}", "x".repeat(10_000)));
+    assert!(long.status == 404 && long.message().len() < 400, "{}", long.message());
+}
+
+#[test]
 fn several_models_are_served_at_once() {
     let app = TestApp::builder()
         .config(|config| {

@@ -185,6 +185,12 @@ fn its_failures_come_as_it_says() {
     let reply = app.post(json!({"model": "m", "input": "a".repeat(200)}).to_string());
     assert_eq!(reply.status, 413);
     assert_documented(&document, post, "a large body", &reply);
+    let reply = app.send("POST", "/v1/embeddings", &[("content-encoding", "gzip")], b"a");
+    assert_eq!(reply.status, 415);
+    assert_documented(&document, post, "a compressed body", &reply);
+    let reply = app.post(r#"{"model":"m","input":"a","input_type":"query"}"#);
+    assert_eq!(reply.header("x-embedgate-ignored"), Some("input_type"));
+    assert_documented(&document, post, "an ignored parameter", &reply);
     let reply = app.post(r#"{"model":"nobody","input":"a"}"#);
     assert_eq!(reply.status, 404);
     assert_documented(&document, post, "another model", &reply);

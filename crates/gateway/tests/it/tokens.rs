@@ -69,7 +69,10 @@ fn ids_can_be_refused() {
     let app = app(TokenIds::Reject);
     let reply = app.post(r#"{"model":"m","input":[1,2]}"#);
     assert_eq!(reply.status, 400);
-    assert_eq!(reply.message(), "This model does not accept token ids; send text instead.");
+    assert_eq!(
+        reply.message(),
+        "`m` stands for `tiny` here, which does not accept token ids; send text instead."
+    );
     assert_eq!(app.post(r#"{"model":"m","input":"text"}"#).status, 200);
 }
 

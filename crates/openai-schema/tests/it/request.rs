@@ -242,7 +242,7 @@ fn extra_name(key: &str) -> Option<&'static str> {
     ["first", "second", "model"].into_iter().find(|name| *name == key)
 }
 
-/// What is kept of the request with these fields.
+/// The extra parameters of the request with these fields.
 #[track_caller]
 fn extra(fields: &str) -> Vec<(&'static str, ExtraValue)> {
     let body = format!(r#"{{"model":"m","input":"a",{fields}}}"#);

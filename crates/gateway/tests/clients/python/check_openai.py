@@ -117,6 +117,20 @@ def _():
         same_vector(answer.data[0].embedding, COLD)
 
 
+@check("parameters of other vendors: ignored by name, or rejected")
+def _():
+    response = client.embeddings.with_raw_response.create(
+        model=f"openai/{ALIAS.upper()}", input=COLD, extra_body={"input_type": "query"}
+    )
+    equal(response.headers.get("x-embedgate-ignored"), "input_type")
+    same_vector(response.parse().data[0].embedding, COLD)
+    error, sent = refused(
+        openai.BadRequestError,
+        lambda: client.embeddings.create(model=MODEL, input=COLD, extra_body={"output_dtype": "binary"}),
+    )
+    equal((error.param, sent), ("output_dtype", 1))
+
+
 @check("base URL without /v1")
 def _():
     plain = openai.OpenAI(base_url=BASE_URL.removesuffix("/v1"), api_key=API_KEY)
