@@ -239,6 +239,11 @@ impl ApiError {
         Self { param: Some(param), ..self }
     }
 
+    /// The parameter at fault.
+    pub fn param(&self) -> Option<&'static str> {
+        self.param
+    }
+
     /// Why the request failed.
     pub fn code(&self) -> Code {
         self.code

@@ -30,7 +30,8 @@ use crate::{
     error::{ApiError, Code},
     lifecycle::Lifecycle,
     limits::Standing,
-    metrics::{Metrics, Outcome, Rejection},
+    metrics::{Metrics, Outcome, ParameterOutcome, Rejection},
+    parameters,
     trace::{Trace, Tracing},
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct Record {
     inputs: Cell<usize>,
     tokens: Cell<u64>,
     truncated: Cell<usize>,
+    ignored: OnceCell<Vec<&'static str>>,
     standing: Cell<Option<Standing>>,
     trace: Trace,
 }
@@ -57,6 +59,7 @@ impl Record {
             inputs: Cell::new(0),
             tokens: Cell::new(0),
             truncated: Cell::new(0),
+            ignored: OnceCell::new(),
             standing: Cell::new(None),
             trace,
         }
@@ -81,6 +84,11 @@ impl Record {
     /// Notes the number of inputs.
     pub(crate) fn set_inputs(&self, inputs: usize) {
         self.inputs.set(inputs);
+    }
+
+    /// Notes the parameters of other vendors that are ignored.
+    pub(crate) fn set_ignored(&self, names: &[&'static str]) {
+        self.ignored.get_or_init(|| names.to_vec());
     }
 
     /// Notes how many tokens were read and how many inputs were cut.
@@ -164,6 +172,12 @@ impl Watch {
         self.metrics.http(&route, self.method.as_str(), status);
         if self.embeds {
             self.count(outcome(status), code, elapsed);
+            for name in self.record.ignored.get().into_iter().flatten() {
+                self.metrics.parameter(name, ParameterOutcome::Ignored);
+            }
+            if let Some(name) = error.and_then(ApiError::param).and_then(parameters::known) {
+                self.metrics.parameter(name, ParameterOutcome::Rejected);
+            }
         }
         self.record.trace.answered(&self.record.id, response.request(), status, code);
         self.log(&route, status, elapsed);

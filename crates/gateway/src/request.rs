@@ -15,7 +15,6 @@ use crate::{
     body::Body,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
-    metrics::Metrics,
     parameters::{self, Wanted},
     registry::{Registry, Served, echo},
     vocabulary::{CL100K_BASE, O200K_BASE, Vocabulary},
@@ -113,7 +112,6 @@ impl Plan {
         limits: &RequestLimits,
         overlong: Option<Overlong>,
         received: Instant,
-        metrics: &Metrics,
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
         if request.input.len() > maximum {
@@ -122,7 +120,7 @@ impl Plan {
             )));
         }
         let unsupported = limits.limits.unsupported_parameters;
-        let wanted = parameters::judge(&request, &served, overlong, unsupported, metrics)?;
+        let wanted = parameters::judge(&request, &served, overlong, unsupported)?;
         let bare = request.input.is_bare();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gateway::{
     Choice, Kernels, Why,
-    metrics::{Metrics, ModelInfo, Outcome, Rejection},
+    metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection},
 };
 use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 
@@ -97,6 +97,7 @@ fn complete() -> Metrics {
         max_tokens: 256,
         load_time: Duration::from_millis(250),
     });
+    metrics.parameter("truncate", ParameterOutcome::Rejected);
     metrics
 }
 

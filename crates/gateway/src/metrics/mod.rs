@@ -12,7 +12,7 @@ use std::time::Duration;
 use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
-use crate::{load::Choice, parameters::PARAMETERS};
+use crate::load::Choice;
 
 use families::{Families, register};
 
@@ -109,8 +109,6 @@ pub enum ParameterOutcome {
 }
 
 impl ParameterOutcome {
-    const ALL: [Self; 2] = [Self::Ignored, Self::Rejected];
-
     fn label(self) -> &'static str {
         match self {
             Self::Ignored => "ignored",
@@ -221,11 +219,6 @@ impl Metrics {
             families.limits_errors.with_label_values(&[kind]);
         }
         families.tier_dropped.with_label_values::<&str>(&[]);
-        for parameter in PARAMETERS {
-            for outcome in ParameterOutcome::ALL {
-                families.extra_parameters.with_label_values(&[parameter.name, outcome.label()]);
-            }
-        }
         families.build("");
         let models = models.into_iter().map(|id| ModelMetrics::configured(id, &families)).collect();
         let unknown = ModelMetrics::unknown(&families);
@@ -270,7 +263,8 @@ impl Metrics {
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
     }
 
-    /// Counts a parameter of another vendor, by its name in the table of them.
+    /// Counts a parameter of another vendor, by its name in the table of them. Its series appears with the first one:
+    /// there are dozens, and most servers never see most of them.
     pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
     }

@@ -13,7 +13,6 @@ use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
 use crate::{
     config::UnsupportedParameters,
     error::ApiError,
-    metrics::{Metrics, ParameterOutcome},
     registry::{Served, echo},
     request::OVERLONG_HEADER,
 };
@@ -110,7 +109,6 @@ pub(crate) fn judge(
     served: &Served,
     overlong: Option<Overlong>,
     unsupported: UnsupportedParameters,
-    metrics: &Metrics,
 ) -> Result<Wanted, ApiError> {
     let mut judge = Judge::new(served, &request.model);
     judge.format = Once::given(request.encoding_format, "encoding_format");
@@ -130,11 +128,9 @@ pub(crate) fn judge(
         match (effect, unsupported) {
             (Ok(Effect::Honoured), _) => {}
             (Ok(Effect::Ignored), _) | (Err(_), UnsupportedParameters::Ignore) => {
-                metrics.parameter(name, ParameterOutcome::Ignored);
                 ignored.push(*name);
             }
             (Err(fault), UnsupportedParameters::Reject) => {
-                metrics.parameter(name, ParameterOutcome::Rejected);
                 return Err(ApiError::invalid(fault.message(name, &shown(value))).about(name));
             }
         }

@@ -14,7 +14,6 @@ use crate::{
     error::ApiError,
     lifecycle::Lifecycle,
     limits::admit,
-    metrics::Metrics,
     middleware::Record,
     request::{self, Plan, RequestLimits},
 };
@@ -32,7 +31,6 @@ pub(crate) async fn create(
     body: Body,
     lifecycle: web::Data<Lifecycle>,
     limits: web::Data<RequestLimits>,
-    metrics: web::Data<Metrics>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let received = body.received;
@@ -41,8 +39,9 @@ pub(crate) async fn create(
     let record = Record::of(&http);
     record.set_model(&served.id);
     let overlong = request::overlong(http.headers())?;
-    let mut plan = Plan::new(served, request, &limits, overlong, received, &metrics).await?;
+    let mut plan = Plan::new(served, request, &limits, overlong, received).await?;
     record.set_inputs(plan.inputs());
+    record.set_ignored(&plan.ignored);
     let admission = admit(&http, caller.number, plan.estimate()).await?;
     let span = record.trace().embeddings(&plan);
     // A client that hangs up from here on has caused work, or kept others waiting: its tokens stay taken.

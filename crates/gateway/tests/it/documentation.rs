@@ -65,8 +65,7 @@ those that embedgate knows; any other name is ignored, like `user` and `metadata
   and what is supported in `error.message`. With `limits.unsupported_parameters = \"ignore\"` such a parameter is ignored
   and named, too.
 * Two parameters that contradict each other are a 400. Only embedgate's own header `x-embedgate-overlong` wins over the
-  parameters that say whether long texts are cut. Strings are compared without regard to case where the table shows
-  capitals.
+  parameters that say whether long texts are cut. Letter case does not matter in values that say how texts are cut.
 
 | parameter | known from | accepted | what it does |
 |---|---|---|---|

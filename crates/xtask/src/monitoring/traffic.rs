@@ -40,6 +40,9 @@ pub(super) fn send(server: SocketAddr, round: usize) -> Result<Answers> {
     let unknown = r#"{"input":"a","model":"no-such-model"}"#;
     note(http::post(server, "/v1/embeddings", "application/json", unknown)?.0);
     note(embed(server, &[words(20_000, "large")])?);
+    // A parameter of another vendor that changes nothing.
+    let ignored = r#"{"input":"a","model":"all-MiniLM-L6-v2","input_type":"query"}"#;
+    note(http::post(server, "/v1/embeddings", "application/json", ignored)?.0);
     note(http::get(server, "/v1/models")?.0);
 
     let crowd: Vec<_> = (0..CROWD)
