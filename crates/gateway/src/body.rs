@@ -8,6 +8,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -18,13 +19,14 @@ use actix_web::{
     http::header::{self, HeaderMap},
     web::{self, Bytes},
 };
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
 use crate::{
+    connection::Connection,
     error::{ApiError, Code},
     registry::echo,
 };
@@ -34,6 +36,9 @@ const FREE: usize = 16 << 10;
 
 /// What a client merely announces may reserve little; what it sends may grow to the limit.
 const LARGEST_RESERVE: usize = 64 << 10;
+
+/// Bytes on the wire that a body may have beyond twice its limit: as many as the HTTP library may have read ahead.
+const READ_AHEAD: u64 = 256 << 10;
 
 /// What a client is told to wait for when other bodies have all the memory.
 const ROOM_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -76,6 +81,7 @@ impl FromRequest for Body {
             .and_then(|length| length.to_str().ok())
             .and_then(|length| length.parse().ok());
         let encoding = check_encoding(request.headers());
+        let connection = Connection::of(request);
         let payload = payload.take();
         Box::pin(async move {
             encoding?;
@@ -86,7 +92,7 @@ impl FromRequest for Body {
                     format!("Timed out reading the request: the body took more than {seconds} seconds.");
                 ApiError::new(Code::SlowBody, message)
             };
-            timeout(limits.time, read(payload, announced, &limits)).await.map_err(slow)?
+            timeout(limits.time, read(payload, announced, &limits, &connection)).await.map_err(slow)?
         })
     }
 }
@@ -114,7 +120,12 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn read(mut payload: Payload, announced: Option<usize>, limits: &BodyLimits) -> Result<Body, ApiError> {
+async fn read(
+    mut payload: Payload,
+    announced: Option<usize>,
+    limits: &BodyLimits,
+    connection: &Connection,
+) -> Result<Body, ApiError> {
     let limit = limits.bytes;
     if let Some(length) = announced.filter(|&length| length > limit) {
         return Err(too_large(limit, length));
@@ -123,8 +134,14 @@ async fn read(mut payload: Payload, announced: Option<usize>, limits: &BodyLimit
     let mut room = None;
     let largest = announced.unwrap_or(limit);
     let reserve = announced.unwrap_or(0).min(LARGEST_RESERVE);
-    while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(broken)?;
+    // Sizes, extensions and trailers of chunks are no part of the body's length, so they have a limit of their own.
+    let max_on_wire = 2 * limit as u64 + READ_AHEAD;
+    let mut chunks = stream::poll_fn(|context| match connection.body_wire_bytes() {
+        read if read > max_on_wire => Poll::Ready(Some(Err(too_many_on_wire(limit, read)))),
+        _ => payload.poll_next_unpin(context).map(|chunk| chunk.map(|chunk| chunk.map_err(broken))),
+    });
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
         let length = bytes.len() + chunk.len();
         if length > limit {
             return Err(too_large(limit, length));
@@ -167,6 +184,14 @@ fn take(
 
 fn too_large(limit: usize, read: usize) -> ApiError {
     let message = format!("Maximum content size limit ({limit}) exceeded ({read} bytes read)");
+    ApiError::new(Code::BodyTooLarge, message)
+}
+
+fn too_many_on_wire(limit: usize, read: u64) -> ApiError {
+    let message = format!(
+        "Maximum content size limit ({limit}) exceeded ({read} bytes read): chunk sizes, extensions and trailers may \
+         take up as many bytes as the content, no more"
+    );
     ApiError::new(Code::BodyTooLarge, message)
 }
 

@@ -26,6 +26,7 @@ mod background;
 mod body;
 pub mod cli;
 pub mod config;
+mod connection;
 mod cors;
 pub mod error;
 pub mod health;

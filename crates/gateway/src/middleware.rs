@@ -27,6 +27,7 @@ use tracing::{Instrument, Span, field::display};
 use uuid::Uuid;
 
 use crate::{
+    connection::Exchange,
     error::{ApiError, Code},
     lifecycle::Lifecycle,
     limits::Standing,
@@ -118,9 +119,10 @@ pub(crate) async fn observe(
     metrics: web::Data<Metrics>,
     lifecycle: web::Data<Lifecycle>,
     tracing: web::Data<Tracing>,
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let exchange = Exchange::begin(&mut request);
     let record = Rc::new(Record::new(request.headers(), tracing.begin(&request)));
     request.extensions_mut().insert(Rc::clone(&record));
     let watch = Watch {
@@ -138,10 +140,10 @@ pub(crate) async fn observe(
     let mut response = next.call(request).instrument(watch.span.clone()).await?;
     watch.finish(&mut response);
     // While draining, the client's next request should find another server.
-    if upgrade || lifecycle.draining() {
+    if exchange.decide() || upgrade || lifecycle.draining() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response)
+    Ok(response.map_body(|_, body| exchange.ending_with(body)))
 }
 
 /// Reports a request exactly once: when its answer is there, or when it is dropped without one.

@@ -12,12 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_http::HttpService;
+use actix_http::{HttpService, KeepAlive};
+use actix_server::{Server, ServerHandle};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, map_config};
 use actix_web::{
-    App, Error as ActixError, HttpServer,
-    dev::{AppConfig, Server, ServerHandle},
+    App, Error as ActixError,
+    dev::AppConfig,
     middleware::{NormalizePath, from_fn},
+    web,
 };
 use futures_util::future::select_all;
 use opentelemetry_otlp::ExporterBuildError;
@@ -27,10 +29,12 @@ use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
     time::sleep,
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     auth::KeysFileError,
     config::{Config, ServerConfig},
+    connection,
     cors::share,
     load::{LoadError, load},
     metrics::Metrics,
@@ -197,10 +201,8 @@ impl Servers {
         services: &Services,
     ) -> io::Result<Self> {
         let side = if ops.is_some() { Side::Api } else { Side::Whole };
-        let server = match tls {
-            None => plain(&config.server, main, services, side)?,
-            Some(tls) => encrypted(&config.server, main, tls, services, side)?,
-        };
+        let connections = connection::Limits::new(config);
+        let server = listen(&config.server, main, tls, connections, services, side)?;
         let main = server.handle();
         let mut tasks = vec![tokio::spawn(server)];
         let ops = match ops {
@@ -214,7 +216,7 @@ impl Servers {
                     drain_timeout: Duration::ZERO,
                     ..config.server.clone()
                 };
-                let server = plain(&settings, listener, services, Side::Ops)?;
+                let server = listen(&settings, listener, None, connections, services, Side::Ops)?;
                 let handle = server.handle();
                 tasks.push(tokio::spawn(server));
                 tracing::info!("metrics and probes on http://{address}");
@@ -230,76 +232,58 @@ impl Servers {
     }
 }
 
-/// The app for one thread.
-macro_rules! app {
-    ($services:expr, $side:expr) => {
-        App::new()
-            .configure(|app| $services.configure(app, $side))
-            .wrap(from_fn(share))
-            .wrap(from_fn(observe))
-            // Outermost, so that a stray slash is gone before routing: a redirect would turn a POST into a GET.
-            .wrap(NormalizePath::trim())
-    };
-}
-
-fn plain(
+/// An HTTP server of one listener, made from the parts of the framework's own: that one would offer HTTP/2 to clients that
+/// speak TLS, and has limits in time for few states of a connection.
+fn listen(
     settings: &ServerConfig,
     listener: TcpListener,
+    tls: Option<TlsSettings>,
+    connections: connection::Limits,
     services: &Services,
     side: Side,
 ) -> io::Result<Server> {
     let services = services.clone();
     let workers = settings.http_workers.max(1);
-    Ok(HttpServer::new(move || app!(services, side))
-        .workers(workers)
-        // The framework counts for each worker.
-        .max_connections(settings.max_connections.div_ceil(workers))
-        .keep_alive(settings.keep_alive)
-        .client_request_timeout(settings.client_timeout)
-        // By default a client that closes its side still keeps its place in the queue.
-        .h1_allow_half_closed(false)
-        .tcp_nodelay(true)
-        .disable_signals()
-        .shutdown_timeout(settings.drain_timeout.as_secs_f64().ceil() as u64)
-        .listen(listener)?
-        .run())
-}
-
-/// As [`plain`], from the parts of the framework's server, which itself would offer HTTP/2 as well.
-fn encrypted(
-    settings: &ServerConfig,
-    listener: TcpListener,
-    tls: TlsSettings,
-    services: &Services,
-    side: Side,
-) -> io::Result<Server> {
-    let services = services.clone();
-    let workers = settings.http_workers.max(1);
-    let (keep_alive, client_timeout) = (settings.keep_alive, settings.client_timeout);
+    // How long a connection is kept is up to its supervisor.
+    let keep_alive = if settings.keep_alive.is_zero() { KeepAlive::Disabled } else { KeepAlive::Os };
+    let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let server = Server::build();
     let stopping = server.graceful_shutdown_signal();
     let service = move || {
-        let app = app!(services, side).app_data(Encrypted).into_factory();
+        let configure = |app: &mut web::ServiceConfig| {
+            services.configure(app, side);
+            if tls.is_some() {
+                app.app_data(Encrypted);
+            }
+        };
+        let app = App::new()
+            .configure(configure)
+            .wrap(from_fn(share))
+            .wrap(from_fn(observe))
+            // Outermost, so that a stray slash is gone before routing: a redirect would turn a POST into a GET.
+            .wrap(NormalizePath::trim());
         let stopping = stopping.clone();
-        HttpService::build()
+        let http = HttpService::build()
             .graceful_shutdown_signal(move || {
                 let stopping = stopping.clone();
                 async move { stopping.notified().await }
             })
             .keep_alive(keep_alive)
-            .client_request_timeout(client_timeout)
+            .client_request_timeout(Duration::ZERO)
+            // By default a client that closes its side still keeps its place in the queue.
             .h1_allow_half_closed(false)
-            .tcp_nodelay(true)
-            .h1(map_config(app, |()| AppConfig::default())
-                .map_err(|error: ActixError| error.error_response()))
-            .rustls_0_23(tls.clone())
+            .on_connect_ext(|stream: &connection::Stream, data| drop(data.insert(stream.connection())))
+            .h1(map_config(app.into_factory(), |()| AppConfig::default())
+                .map_err(|error: ActixError| error.error_response()));
+        connection::serve(http, tls.clone(), connections, services.metrics.get_ref().clone())
     };
     Ok(server
         .workers(workers)
+        // The framework counts for each worker.
         .max_concurrent_connections(settings.max_connections.div_ceil(workers))
         .disable_signals()
         .shutdown_timeout(settings.drain_timeout.as_secs_f64().ceil() as u64)
-        .listen("https", listener, service)?
+        .listen("http", listener, service)?
         .run())
 }
 

@@ -151,6 +151,8 @@ impl<'text> Reader<'text> {
             http_workers: self.take(&mut table, "http_workers"),
             keep_alive: self.take(&mut table, "keep_alive"),
             client_timeout: self.take(&mut table, "client_timeout"),
+            send_timeout: self.take(&mut table, "send_timeout"),
+            min_send_rate: self.take(&mut table, "min_send_rate"),
             request_timeout: self.take(&mut table, "request_timeout"),
             max_connections: self.take(&mut table, "max_connections"),
             grace_pause: self.take(&mut table, "grace_pause"),

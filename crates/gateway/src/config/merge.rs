@@ -130,6 +130,8 @@ impl<'a> Merge<'a> {
             http_workers: self.or_processors(http_workers, MAX_HTTP_WORKERS),
             keep_alive: pick!(self, table, flags, file, builtin, keep_alive),
             client_timeout: pick!(self, table, flags, file, builtin, client_timeout),
+            send_timeout: pick!(self, table, flags, file, builtin, send_timeout),
+            min_send_rate: pick!(self, table, flags, file, builtin, min_send_rate),
             request_timeout: pick!(self, table, flags, file, builtin, request_timeout),
             max_connections: pick!(self, table, flags, file, builtin, max_connections),
             grace_pause: pick!(self, table, flags, file, builtin, grace_pause),

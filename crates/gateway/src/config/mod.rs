@@ -99,8 +99,12 @@ pub struct ServerConfig {
     pub http_workers: usize,
     /// How long an idle connection is kept open.
     pub keep_alive: Duration,
-    /// How long a client may take to send a request's head.
+    /// How long a client may take for its TLS handshake, and to send a request's head.
     pub client_timeout: Duration,
+    /// How long an answer waits for a client that takes none of it; zero for ever.
+    pub send_timeout: Duration,
+    /// Bytes of an answer that a client has to take in a second, on average; 0 where any byte is enough.
+    pub min_send_rate: Bytes,
     /// Deadline of one request, from its last byte read to its answer.
     pub request_timeout: Duration,
     /// Connections open at a time, over all workers.
@@ -251,6 +255,8 @@ impl ServerConfig {
             http_workers: cpus.clamp(1, bounds::MAX_HTTP_WORKERS),
             keep_alive: Duration::from_secs(90),
             client_timeout: Duration::from_secs(10),
+            send_timeout: Duration::from_secs(30),
+            min_send_rate: Bytes(16 * 1024),
             request_timeout: Duration::from_secs(120),
             max_connections: 10_000,
             grace_pause: Duration::ZERO,

@@ -110,9 +110,18 @@ pub struct ServerSettings {
     #[arg(long, env = "EMBEDGATE_KEEP_ALIVE", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
     pub keep_alive: Option<Duration>,
 
-    /// How long a client may take to send the head of a request; 0 for ever.
+    /// Longest time for a TLS handshake, and for the head of a request; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_CLIENT_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
     pub client_timeout: Option<Duration>,
+
+    /// Longest time that an answer waits for a client that takes none of it; 0 for no limit.
+    #[arg(long, env = "EMBEDGATE_SEND_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub send_timeout: Option<Duration>,
+
+    /// Bytes of an answer that a client has to take in a second, on average over `send_timeout`; 0 if any byte is
+    /// enough.
+    #[arg(long, env = "EMBEDGATE_MIN_SEND_RATE", value_name = "SIZE", hide_short_help = true)]
+    pub min_send_rate: Option<Bytes>,
 
     /// Deadline of one request; one that cannot meet it is refused with `retry-after`.
     #[arg(long, env = "EMBEDGATE_REQUEST_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]

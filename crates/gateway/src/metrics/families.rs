@@ -24,6 +24,7 @@ const INPUT_TOKENS: (f64, usize) = (4.0, 12);
 /// The families, each declared in [`Families::new`] and nowhere else.
 pub(super) struct Families {
     pub(super) http_requests: IntCounterVec,
+    pub(super) connections_ended: IntCounterVec,
     pub(super) request_duration: HistogramVec,
     pub(super) rejected: IntCounterVec,
     pub(super) extra_parameters: IntCounterVec,
@@ -67,6 +68,13 @@ impl Families {
                 "http_requests_total",
                 "Answers, by matched route, method and status.",
                 &["route", "method", "code"],
+            ),
+            connections_ended: declare.counters(
+                "connections_ended_total",
+                "Connections that the server ended because the client did not do its part, by phase: handshake (TLS), \
+                 head (of a request), idle (between requests), send (the client takes an answer too slowly), linger \
+                 (it goes on sending a body that was refused).",
+                &["phase"],
             ),
             request_duration: declare.histograms(
                 "request_duration_seconds",

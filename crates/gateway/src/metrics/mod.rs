@@ -12,7 +12,7 @@ use std::time::Duration;
 use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
-use crate::load::Choice;
+use crate::{connection::Phase, load::Choice};
 
 use families::{Families, register};
 
@@ -214,6 +214,9 @@ impl Metrics {
                 families.http_requests.with_label_values(&[route, method, &status.to_string()]);
             }
         }
+        for phase in Phase::ALL {
+            families.connections_ended.with_label_values(&[phase.label()]);
+        }
         for kind in ["timeout", "connection", "other"] {
             families.tier_errors.with_label_values(&[kind]);
             families.limits_errors.with_label_values(&[kind]);
@@ -267,6 +270,11 @@ impl Metrics {
     /// there are dozens, and most servers never see most of them.
     pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
+    }
+
+    /// Counts a connection that the server ended because its client did not do its part.
+    pub(crate) fn connection_ended(&self, phase: Phase) {
+        self.families.connections_ended.with_label_values(&[phase.label()]).inc();
     }
 
     /// Notes the version of ONNX Runtime that was loaded.

@@ -8,9 +8,10 @@ mod json;
 use std::io::{self, IsTerminal};
 
 use thiserror::Error;
+use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::ParseError,
+    filter::{FilterExt, ParseError, filter_fn},
     fmt::{self, format::JsonFields},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -56,6 +57,13 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
             lines.with_writer(io::stderr).log_internal_errors(false).boxed()
         }
     };
+    let filter = filter.and(filter_fn(|event| !is_repeated(event)));
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
     Ok(())
+}
+
+/// Returns true for an error of the HTTP library that `connection` logs, too, at a level by its cause: the library calls a
+/// client's malformed request an error of the server.
+fn is_repeated(event: &Metadata<'_>) -> bool {
+    event.target() == "actix_http::h1::dispatcher" && *event.level() == Level::ERROR
 }

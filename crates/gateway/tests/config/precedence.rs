@@ -17,13 +17,15 @@ const ISAS: [&str; 3] = if cfg!(target_arch = "aarch64") {
 };
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 44] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 45] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "ops_listen", "ops_listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
     ("server", "http_workers", "http_workers", ["1", "2", "3"]),
     ("server", "keep_alive", "keep_alive", ["\"81s\"", "\"82s\"", "\"83500ms\""]),
     ("server", "client_timeout", "client_timeout", ["\"1s\"", "\"2s\"", "\"3s\""]),
+    ("server", "send_timeout", "send_timeout", ["\"1s\"", "\"2s\"", "\"3s\""]),
+    ("server", "min_send_rate", "min_send_rate", ["\"1KiB\"", "\"0\"", "\"3KiB\""]),
     ("server", "request_timeout", "request_timeout", ["\"4s\"", "\"5s\"", "\"6s\""]),
     ("server", "max_connections", "max_connections", ["11", "12", "13"]),
     ("server", "grace_pause", "grace_pause", ["\"7s\"", "\"8s\"", "\"9s\""]),

@@ -1,0 +1,142 @@
+//! The moment at which a connection is ended, from its phase and its pace.
+//!
+//! Most phases have a limit from their beginning on. Sending has a budget instead: time in which the socket takes nothing
+//! uses it up, every byte that it takes earns `1 / min_send_rate` seconds, and it never holds more than `send_timeout`. So
+//! a client that stops is ended after that time at the latest, one that is too slow on average a little later, and
+//! one that pauses now and then never is.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Limits, Phase};
+
+/// When a connection ends unless something happens.
+pub(super) struct Deadline {
+    limits: Limits,
+    phase: Option<Phase>,
+    at: Option<Instant>,
+    /// What is left for sending.
+    budget: Duration,
+    /// Bytes written, and the time, at the last update.
+    written: u64,
+    updated: Instant,
+}
+
+impl Deadline {
+    pub(super) fn new(limits: Limits, now: Instant) -> Self {
+        Self { limits, phase: None, at: None, budget: limits.send, written: 0, updated: now }
+    }
+
+    /// The deadline of a connection that is in `phase` now and has `written` so many bytes; none for never.
+    pub(super) fn update(&mut self, phase: Option<Phase>, written: u64, now: Instant) -> Option<Instant> {
+        if self.phase == Some(Phase::Send) {
+            self.budget = self.budget.saturating_sub(now - self.updated);
+        }
+        let earned = self.limits.earned(written - self.written);
+        self.budget = self.budget.saturating_add(earned).min(self.limits.send);
+        self.at = match phase {
+            None => None,
+            Some(Phase::Send) => now.checked_add(self.budget),
+            Some(phase) => {
+                self.budget = self.limits.send;
+                let limit = if phase == Phase::Idle { self.limits.idle } else { self.limits.head };
+                if self.phase == Some(phase) { self.at } else { now.checked_add(limit) }
+            }
+        };
+        (self.phase, self.written, self.updated) = (phase, written, now);
+        self.at
+    }
+}
+
+impl Limits {
+    /// Time for sending that a client earns with so many bytes.
+    fn earned(&self, bytes: u64) -> Duration {
+        if bytes == 0 {
+            Duration::ZERO
+        } else if self.min_send_rate == 0 {
+            Duration::MAX
+        } else {
+            Duration::from_secs_f64(bytes as f64 / self.min_send_rate as f64)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    const LIMITS: Limits =
+        Limits { head: seconds(10), idle: seconds(90), send: seconds(30), min_send_rate: 1000, linger_bytes: 0 };
+
+    /// Seconds until the end of a client that takes `bytes` every `pause` seconds of an endless answer, if within a day.
+    fn lifetime(limits: Limits, bytes: u64, pause: u64) -> Option<u64> {
+        let start = Instant::now();
+        let mut deadline = Deadline::new(limits, start);
+        (0..86_400 / pause).find_map(|step| {
+            let now = start + seconds(step * pause);
+            let end = deadline.update(Some(Phase::Send), bytes * step, now)?;
+            (end < now + seconds(pause)).then(|| (end - start).as_secs())
+        })
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_has_the_send_timeout() {
+        assert_eq!(lifetime(LIMITS, 0, 1), Some(30));
+    }
+
+    #[test]
+    fn a_client_is_ended_if_and_only_if_it_is_slower_than_the_rate() {
+        assert_eq!(lifetime(LIMITS, 1000, 1), None);
+        assert_eq!(lifetime(LIMITS, 25_000, 25), None);
+        assert_eq!(lifetime(LIMITS, 500, 1), Some(59));
+        // However much it takes at once: nothing is saved for later.
+        assert_eq!(lifetime(LIMITS, 1_000_000_000, 40), Some(30));
+    }
+
+    #[test]
+    fn without_a_rate_any_byte_is_enough() {
+        let limits = Limits { min_send_rate: 0, ..LIMITS };
+        assert_eq!(lifetime(limits, 1, 29), None);
+        assert_eq!(lifetime(limits, 0, 1), Some(30));
+    }
+
+    #[test]
+    fn the_servers_own_time_costs_the_client_nothing() {
+        let start = Instant::now();
+        let mut deadline = Deadline::new(LIMITS, start);
+        deadline.update(Some(Phase::Send), 0, start);
+        assert_eq!(deadline.update(None, 0, start + seconds(10)), None);
+        let end = deadline.update(Some(Phase::Send), 0, start + seconds(1000));
+        assert_eq!(end, Some(start + seconds(1020)));
+    }
+
+    #[test]
+    fn a_limit_counts_from_the_beginning_of_its_phase() {
+        let start = Instant::now();
+        let mut deadline = Deadline::new(LIMITS, start);
+        for (after, phase, end) in [
+            (0, Some(Phase::Head), Some(10)),
+            (9, Some(Phase::Head), Some(10)),
+            (9, None, None),
+            (500, Some(Phase::Idle), Some(590)),
+            (580, Some(Phase::Head), Some(590)),
+        ] {
+            let found = deadline.update(phase, 0, start + seconds(after));
+            assert_eq!(found, end.map(|end| start + seconds(end)), "{phase:?} after {after} s");
+        }
+    }
+
+    #[test]
+    fn no_limit_is_no_deadline() {
+        let limits = Limits { head: Duration::MAX, send: Duration::MAX, ..LIMITS };
+        let now = Instant::now();
+        let mut deadline = Deadline::new(limits, now);
+        assert_eq!(deadline.update(Some(Phase::Head), 0, now), None);
+        assert_eq!(deadline.update(Some(Phase::Send), 10, now), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! One request and its answer, as their connection sees them.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use actix_web::{
+    HttpMessage,
+    body::{BodySize, MessageBody},
+    dev::{Payload, ServiceRequest},
+    error::PayloadError,
+    web::Bytes,
+};
+use futures_util::Stream;
+
+use super::{BodyState, Connection, Interim};
+
+/// From a request's head to the end of its answer, which is when this is dropped.
+pub(crate) struct Exchange(Rc<Connection>);
+
+impl Exchange {
+    /// Begins with `request`, whose body is watched from here on.
+    pub(crate) fn begin(request: &mut ServiceRequest) -> Self {
+        let connection = Connection::of(request.request());
+        let body = match request.take_payload() {
+            Payload::None => BodyState::Complete,
+            payload => {
+                let watched = RequestBody { payload, connection: Rc::clone(&connection) };
+                request.set_payload(Payload::Stream { payload: Box::pin(watched) });
+                BodyState::Untouched
+            }
+        };
+        connection.body.set(body);
+        connection.interim.set(if request.head().expect() { Interim::Hold } else { Interim::Pass });
+        connection.mark.set(connection.read.get());
+        connection.asked.set(true);
+        connection.answering.set(true);
+        Self(connection)
+    }
+
+    /// Notes that the final status is decided. Returns true if the connection has to close after the answer, because the
+    /// rest of the request's body would be taken for the next request.
+    pub(crate) fn decide(&self) -> bool {
+        let connection = &self.0;
+        if connection.interim.get() == Interim::Hold {
+            connection.interim.set(Interim::Drop);
+        }
+        connection.has_unread_body()
+    }
+
+    /// The answer's body, with which the exchange ends.
+    pub(crate) fn ending_with<B: MessageBody>(self, body: B) -> AnswerBody<B> {
+        AnswerBody { body: Box::pin(body), _exchange: self }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.mark.set(self.0.read.get());
+        self.0.answering.set(false);
+    }
+}
+
+/// A request's body that notes how far it was read.
+struct RequestBody {
+    payload: Payload,
+    connection: Rc<Connection>,
+}
+
+impl Stream for RequestBody {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.connection.body.get() == BodyState::Untouched {
+            self.connection.body.set(BodyState::Begun);
+            self.connection.interim.set(Interim::Pass);
+        }
+        let next = ready!(Pin::new(&mut self.payload).poll_next(context));
+        if next.is_none() {
+            self.connection.body.set(BodyState::Complete);
+        }
+        Poll::Ready(next)
+    }
+}
+
+/// An answer's body. The dispatcher drops it when all of it is in its write buffer.
+pub(crate) struct AnswerBody<B> {
+    body: Pin<Box<B>>,
+    _exchange: Exchange,
+}
+
+impl<B: MessageBody> MessageBody for AnswerBody<B> {
+    type Error = B::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        self.body.as_mut().poll_next(context)
+    }
+}

@@ -1,0 +1,111 @@
+//! The socket below HTTP: plain TCP, or TLS over it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use actix_http::error::DispatchError;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{Limits, Phase};
+use crate::metrics::Metrics;
+
+/// Unsent bytes that the kernel holds of an answer. The rest stays here until the client has taken some, so that its
+/// pace can be seen: without this, the kernel's buffer grows to megabytes and reports progress in steps of a third of it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MAX_UNSENT: u32 = 128 << 10;
+
+/// An accepted connection.
+pub(super) enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Takes up a connection: sets its options, and ends its TLS handshake where it has one.
+    ///
+    /// # Errors
+    /// [`DispatchError::Io`] if the handshake fails or takes longer than a head may.
+    pub(super) async fn accept(
+        tcp: TcpStream,
+        tls: Option<TlsAcceptor>,
+        limits: Limits,
+        metrics: Metrics,
+    ) -> Result<(Self, Option<SocketAddr>), DispatchError> {
+        let peer = tcp.peer_addr().ok();
+        // A socket that refuses an option works without it.
+        let _ = tcp.set_nodelay(true);
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(MAX_UNSENT);
+        let Some(tls) = tls else { return Ok((Self::Plain(tcp), peer)) };
+        match timeout(limits.head, tls.accept(tcp)).await {
+            Ok(Ok(stream)) => Ok((Self::Tls(Box::new(stream)), peer)),
+            Ok(Err(error)) => {
+                tracing::debug!(?peer, %error, "the TLS handshake failed");
+                Err(error.into())
+            }
+            Err(_) => {
+                super::supervisor::report(Phase::Handshake, peer, &metrics);
+                Err(io::Error::from(io::ErrorKind::TimedOut).into())
+            }
+        }
+    }
+
+    /// Makes the close that follows drop what the kernel has not sent, and reset the connection.
+    pub(super) fn reset_on_close(&self) {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        };
+        // Otherwise the kernel goes on for minutes to offer the rest to a client that takes nothing.
+        let _ = tcp.set_zero_linger();
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(context, buffer),
+            Self::Tls(tls) => Pin::new(tls).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
+            Self::Tls(tls) => Pin::new(tls).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_flush(context),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(context),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(context),
+        }
+    }
+}

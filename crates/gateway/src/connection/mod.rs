@@ -1,0 +1,159 @@
+//! One client's connection, from its accept to its close. No state of it is without a limit in time.
+//!
+//! The HTTP library has timers for the first head, an idle connection and little else, so all of them are ours. The
+//! library's dispatcher runs inside [`supervisor`], which knows from two sides which [`Phase`] the connection is in:
+//! [`stream`] counts the bytes that pass and notes when the client takes no more, and the middleware's [`Exchange`] says
+//! when a request is being answered and how much of its body was read. A connection that outlasts its phase's limit is
+//! taken from the dispatcher and closed (docs/adr/0014).
+//!
+//! ```text
+//! accept ─▶ handshake ─▶ head ─▶ (the server's turn: body, work) ─▶ send ─▶ idle ─▶ head ─▶ …
+//!                                                                     └─▶ linger ─▶ closed
+//! ```
+
+mod deadline;
+mod exchange;
+mod io;
+mod stream;
+mod supervisor;
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use actix_web::HttpRequest;
+
+use crate::config::Config;
+
+pub(crate) use exchange::Exchange;
+pub(crate) use stream::Stream;
+pub(crate) use supervisor::serve;
+
+/// Part of a connection's life in which the server waits for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The TLS handshake.
+    Handshake,
+    /// The head of a request: the first from the accept on, later ones from their first byte.
+    Head,
+    /// Between two requests.
+    Idle,
+    /// The socket takes no more of an answer.
+    Send,
+    /// The last answer is out, and the client still sends what nobody will read.
+    Linger,
+}
+
+impl Phase {
+    pub(crate) const ALL: [Self; 5] = [Self::Handshake, Self::Head, Self::Idle, Self::Send, Self::Linger];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::Head => "head",
+            Self::Idle => "idle",
+            Self::Send => "send",
+            Self::Linger => "linger",
+        }
+    }
+}
+
+/// Limits of every connection. [`Duration::MAX`] is no limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For a TLS handshake, and for a head.
+    head: Duration,
+    idle: Duration,
+    /// Longest time that an answer waits for its client; see [`deadline`].
+    send: Duration,
+    /// Bytes a second that a client has to take; 0 where any byte will do.
+    min_send_rate: usize,
+    /// Bytes that are read and dropped after the last answer.
+    linger_bytes: usize,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &Config) -> Self {
+        let limit = |time: Duration| if time.is_zero() { Duration::MAX } else { time };
+        let server = &config.server;
+        Self {
+            head: limit(server.client_timeout),
+            idle: server.keep_alive,
+            send: limit(server.send_timeout),
+            min_send_rate: server.min_send_rate.0,
+            linger_bytes: config.limits.max_body_bytes,
+        }
+    }
+}
+
+/// State of one connection, shared by its stream, its supervisor and the middleware, which all run on one thread.
+#[derive(Default)]
+pub(crate) struct Connection {
+    /// Bytes of HTTP read so far.
+    read: Cell<u64>,
+    /// `read` when the last request began, and again when its answer ended.
+    mark: Cell<u64>,
+    /// Bytes of HTTP written so far.
+    written: Cell<u64>,
+    /// True while the socket takes no more.
+    blocked: Cell<bool>,
+    /// True once the client closed its side.
+    closed: Cell<bool>,
+    /// True once a request came.
+    asked: Cell<bool>,
+    /// True from a request's head until the last byte of its answer is handed to the socket, or to `blocked`.
+    answering: Cell<bool>,
+    body: Cell<BodyState>,
+    interim: Cell<Interim>,
+}
+
+/// How much of the last request's body was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum BodyState {
+    /// To its end; also if there was none.
+    #[default]
+    Complete,
+    Begun,
+    Untouched,
+}
+
+/// What becomes of the `100 Continue` that the HTTP library writes before it calls the handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Interim {
+    #[default]
+    Pass,
+    /// Wait until the handler reads the body or answers.
+    Hold,
+    /// The final answer came first.
+    Drop,
+}
+
+impl Connection {
+    /// The connection that `request` came on.
+    pub(crate) fn of(request: &HttpRequest) -> Rc<Self> {
+        request.conn_data::<Rc<Self>>().cloned().unwrap_or_default()
+    }
+
+    /// Bytes on the wire since the request's head, in HTTP's framing; up to the dispatcher's buffer (128 KiB) more or less
+    /// than those of the body.
+    pub(crate) fn body_wire_bytes(&self) -> u64 {
+        self.read.get() - self.mark.get()
+    }
+
+    /// The phase, or none while it is the server's turn. The handler bounds its own time.
+    fn phase(&self) -> Option<Phase> {
+        if self.blocked.get() {
+            Some(Phase::Send)
+        } else if self.answering.get() {
+            None
+        } else if self.has_unread_body() {
+            Some(Phase::Linger)
+        } else if !self.asked.get() || self.read.get() > self.mark.get() {
+            Some(Phase::Head)
+        } else {
+            Some(Phase::Idle)
+        }
+    }
+
+    fn has_unread_body(&self) -> bool {
+        self.body.get() != BodyState::Complete
+    }
+}

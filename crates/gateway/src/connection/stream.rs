@@ -1,0 +1,88 @@
+//! The stream that the dispatcher reads and writes: it counts, and holds back an early `100 Continue`.
+
+use std::{
+    cell::RefCell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Connection, Interim, io::Io};
+
+/// The bytes that the HTTP library writes before it calls the handler.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A connection's bytes; its socket stays with the supervisor, too, which closes it.
+pub(crate) struct Stream {
+    io: Rc<RefCell<Io>>,
+    connection: Rc<Connection>,
+}
+
+impl Stream {
+    pub(super) fn new(io: &Rc<RefCell<Io>>, connection: &Rc<Connection>) -> Self {
+        Self { io: Rc::clone(io), connection: Rc::clone(connection) }
+    }
+
+    /// The state that requests find in their connection's data.
+    pub(crate) fn connection(&self) -> Rc<Connection> {
+        Rc::clone(&self.connection)
+    }
+
+    /// Notes whether the socket took what it was given.
+    fn note<T>(&self, taken: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.connection.blocked.set(taken.is_pending());
+        taken
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(context, buffer))?;
+        let read = buffer.filled().len() - before;
+        let connection = &self.connection;
+        connection.read.set(connection.read.get() + read as u64);
+        connection.closed.set(read == 0);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let connection = &self.connection;
+        // Behind the rest of an earlier answer it goes unnoticed, and the client sends a body that is not needed.
+        if bytes.starts_with(CONTINUE) {
+            match connection.interim.get() {
+                Interim::Pass => {}
+                // No waker is needed: the handler runs in the task that writes, and before it does.
+                Interim::Hold => return Poll::Pending,
+                Interim::Drop => {
+                    connection.interim.set(Interim::Pass);
+                    return Poll::Ready(Ok(CONTINUE.len()));
+                }
+            }
+        }
+        let taken = ready!(self.note(Pin::new(&mut *self.io.borrow_mut()).poll_write(context, bytes)))?;
+        connection.written.set(connection.written.get() + taken as u64);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.note(Pin::new(&mut *self.io.borrow_mut()).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.note(Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(context))
+    }
+}

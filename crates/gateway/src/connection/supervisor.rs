@@ -1,0 +1,173 @@
+//! The future of a connection: the HTTP dispatcher until it ends or the client is late, then the close.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use actix_http::error::DispatchError;
+use actix_service::{
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service,
+};
+use actix_web::http::header::HttpDate;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{Connection, Limits, Phase, Stream, deadline::Deadline, io::Io};
+use crate::metrics::Metrics;
+
+/// Longest time for a client to read its last answer and close.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Serves HTTP with `http` on every connection, in TLS where an acceptor is given.
+pub(crate) fn serve<H, F>(
+    http: F,
+    tls: Option<TlsAcceptor>,
+    limits: Limits,
+    metrics: Metrics,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
+where
+    F: IntoServiceFactory<H, (Stream, Option<SocketAddr>)>,
+    H: ServiceFactory<
+            (Stream, Option<SocketAddr>),
+            Config = (),
+            Response = (),
+            Error = DispatchError,
+            InitError = (),
+        > + 'static,
+{
+    let counts = metrics.clone();
+    let accept = move |tcp| Io::accept(tcp, tls.clone(), limits, counts.clone());
+    fn_service(accept).and_then(apply_fn_factory(http, move |(io, peer), http: &H::Service| {
+        let (io, connection) = (Rc::new(RefCell::new(io)), Rc::<Connection>::default());
+        let dispatcher = http.call((Stream::new(&io, &connection), peer));
+        supervise(dispatcher, io, connection, peer, limits, metrics.clone())
+    }))
+}
+
+/// How the dispatcher's part came to its end.
+enum End {
+    Dispatcher(Result<(), DispatchError>),
+    /// The answer is out, but not the whole body was read.
+    Unread,
+    /// The client did not do its part.
+    Late(Phase),
+}
+
+async fn supervise(
+    dispatcher: impl Future<Output = Result<(), DispatchError>>,
+    io: Rc<RefCell<Io>>,
+    connection: Rc<Connection>,
+    peer: Option<SocketAddr>,
+    limits: Limits,
+    metrics: Metrics,
+) -> Result<(), DispatchError> {
+    let end = drive(dispatcher, &connection, limits).await;
+    // The dispatcher is gone, and its share of the socket with it.
+    let Some(io) = Rc::into_inner(io) else { return Ok(()) };
+    let mut io = io.into_inner();
+    let unread = match end {
+        End::Late(phase) => {
+            report(phase, peer, &metrics);
+            match phase {
+                Phase::Head => refuse(&mut io, limits.linger_bytes).await,
+                Phase::Send => io.reset_on_close(),
+                _ => drop(timeout(LINGER_TIMEOUT, io.shutdown()).await),
+            }
+            false
+        }
+        End::Unread => true,
+        End::Dispatcher(Ok(())) => connection.has_unread_body() && !connection.closed.get(),
+        End::Dispatcher(Err(error)) => {
+            say(&error, peer);
+            matches!(error, DispatchError::Parse(_))
+        }
+    };
+    if unread && !linger(&mut io, limits.linger_bytes).await {
+        report(Phase::Linger, peer, &metrics);
+    }
+    Ok(())
+}
+
+/// Polls the dispatcher until it ends, or has to.
+async fn drive(
+    dispatcher: impl Future<Output = Result<(), DispatchError>>,
+    connection: &Connection,
+    limits: Limits,
+) -> End {
+    let mut dispatcher = pin!(dispatcher);
+    let mut timer = pin!(sleep(limits.head.min(limits.idle)));
+    let mut deadline = Deadline::new(limits, Instant::now());
+    poll_fn(|context| {
+        if let Poll::Ready(result) = dispatcher.as_mut().poll(context) {
+            return Poll::Ready(End::Dispatcher(result));
+        }
+        let phase = connection.phase();
+        let end = deadline.update(phase, connection.written.get(), Instant::now());
+        match (phase, end) {
+            (Some(Phase::Linger), _) => Poll::Ready(End::Unread),
+            (Some(phase), Some(end)) => {
+                if timer.deadline() != end {
+                    timer.as_mut().reset(end);
+                }
+                timer.as_mut().poll(context).map(|()| End::Late(phase))
+            }
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Answers a head that is late, and closes.
+async fn refuse(io: &mut Io, max_bytes: usize) {
+    let answer = format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\ndate: {}\r\n\r\n",
+        HttpDate::from(SystemTime::now())
+    );
+    if matches!(timeout(LINGER_TIMEOUT, io.write_all(answer.as_bytes())).await, Ok(Ok(()))) {
+        linger(io, max_bytes).await;
+    }
+}
+
+/// Closes our side and reads on for a while, because a close with unread bytes resets the connection, and the client may
+/// lose the answer by that (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
+async fn linger(io: &mut Io, max_bytes: usize) -> bool {
+    let mut scratch = vec![0; 16 << 10];
+    let read = async {
+        io.shutdown().await?;
+        let mut left = max_bytes;
+        loop {
+            let read = io.read(&mut scratch).await?;
+            if read == 0 || read > left {
+                return io::Result::Ok(read == 0);
+            }
+            left -= read;
+        }
+    };
+    // An error means that the client is gone.
+    timeout(LINGER_TIMEOUT, read).await.is_ok_and(|closed| closed.unwrap_or(true))
+}
+
+/// Counts and logs a connection that is ended because its client did not do its part.
+pub(super) fn report(phase: Phase, peer: Option<SocketAddr>, metrics: &Metrics) {
+    metrics.connection_ended(phase);
+    tracing::debug!(?peer, phase = phase.label(), "the connection was ended: its client took too long or too much");
+}
+
+/// Logs a dispatcher's error: a client's mistake is no error of the server.
+fn say(error: &DispatchError, peer: Option<SocketAddr>) {
+    match error {
+        DispatchError::Io(_) | DispatchError::Parse(_) => tracing::debug!(?peer, %error, "the connection broke"),
+        _ => tracing::error!(?peer, %error, "the connection broke"),
+    }
+}
