@@ -70,8 +70,13 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    const LIMITS: Limits =
-        Limits { head: seconds(10), idle: seconds(90), send: seconds(30), min_send_rate: 1000, linger_bytes: 0 };
+    const LIMITS: Limits = Limits {
+        head: seconds(10),
+        idle: seconds(90),
+        send: seconds(30),
+        min_send_rate: 1000,
+        linger_bytes: 0,
+    };
 
     /// Seconds until the end of a client that takes `bytes` every `pause` seconds of an endless answer, if within a day.
     fn lifetime(limits: Limits, bytes: u64, pause: u64) -> Option<u64> {

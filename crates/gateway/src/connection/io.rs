@@ -2,21 +2,17 @@
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use actix_http::error::DispatchError;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-
-use super::{Limits, Phase};
-use crate::metrics::Metrics;
 
 /// Unsent bytes that the kernel holds of an answer. The rest stays here until the client has taken some, so that its
 /// pace can be seen: without this, the kernel's buffer grows to megabytes and reports progress in steps of a third of it.
@@ -30,33 +26,22 @@ pub(super) enum Io {
 }
 
 impl Io {
-    /// Takes up a connection: sets its options, and ends its TLS handshake where it has one.
+    /// Sets the options of a connection, and ends its TLS handshake where it has one.
     ///
     /// # Errors
-    /// [`DispatchError::Io`] if the handshake fails or takes longer than a head may.
-    pub(super) async fn accept(
+    /// If the handshake fails or takes longer than `limit`; then of the kind [`io::ErrorKind::TimedOut`].
+    pub(super) async fn open(
         tcp: TcpStream,
         tls: Option<TlsAcceptor>,
-        limits: Limits,
-        metrics: Metrics,
-    ) -> Result<(Self, Option<SocketAddr>), DispatchError> {
-        let peer = tcp.peer_addr().ok();
+        limit: Duration,
+    ) -> Result<Self, io::Error> {
         // A socket that refuses an option works without it.
         let _ = tcp.set_nodelay(true);
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(MAX_UNSENT);
-        let Some(tls) = tls else { return Ok((Self::Plain(tcp), peer)) };
-        match timeout(limits.head, tls.accept(tcp)).await {
-            Ok(Ok(stream)) => Ok((Self::Tls(Box::new(stream)), peer)),
-            Ok(Err(error)) => {
-                tracing::debug!(?peer, %error, "the TLS handshake failed");
-                Err(error.into())
-            }
-            Err(_) => {
-                super::supervisor::report(Phase::Handshake, peer, &metrics);
-                Err(io::Error::from(io::ErrorKind::TimedOut).into())
-            }
-        }
+        let Some(tls) = tls else { return Ok(Self::Plain(tcp)) };
+        let stream = timeout(limit, tls.accept(tcp)).await??;
+        Ok(Self::Tls(Box::new(stream)))
     }
 
     /// Makes the close that follows drop what the kernel has not sent, and reset the connection.
@@ -84,11 +69,7 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
             Self::Tls(tls) => Pin::new(tls).poll_write(context, bytes),

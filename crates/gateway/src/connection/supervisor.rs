@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{Connection, Limits, Phase, Stream, deadline::Deadline, io::Io};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, OpenConnection};
 
 /// Longest time for a client to read its last answer and close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -46,13 +46,23 @@ where
             InitError = (),
         > + 'static,
 {
-    let counts = metrics.clone();
-    let accept = move |tcp| Io::accept(tcp, tls.clone(), limits, counts.clone());
-    fn_service(accept).and_then(apply_fn_factory(http, move |(io, peer), http: &H::Service| {
-        let (io, connection) = (Rc::new(RefCell::new(io)), Rc::<Connection>::default());
-        let dispatcher = http.call((Stream::new(&io, &connection), peer));
-        supervise(dispatcher, io, connection, peer, limits, metrics.clone())
-    }))
+    let accept = move |tcp: TcpStream| {
+        let supervisor = Supervisor {
+            peer: tcp.peer_addr().ok(),
+            limits,
+            _open: metrics.connection_opened(),
+            metrics: metrics.clone(),
+        };
+        supervisor.accept(tcp, tls.clone())
+    };
+    fn_service(accept).and_then(apply_fn_factory(
+        http,
+        |(io, supervisor): (Io, Supervisor), http: &H::Service| {
+            let (io, connection) = (Rc::new(RefCell::new(io)), Rc::<Connection>::default());
+            let dispatcher = http.call((Stream::new(&io, &connection), supervisor.peer));
+            supervisor.run(dispatcher, io, connection)
+        },
+    ))
 }
 
 /// How the dispatcher's part came to its end.
@@ -64,39 +74,77 @@ enum End {
     Late(Phase),
 }
 
-async fn supervise(
-    dispatcher: impl Future<Output = Result<(), DispatchError>>,
-    io: Rc<RefCell<Io>>,
-    connection: Rc<Connection>,
+struct Supervisor {
     peer: Option<SocketAddr>,
     limits: Limits,
     metrics: Metrics,
-) -> Result<(), DispatchError> {
-    let end = drive(dispatcher, &connection, limits).await;
-    // The dispatcher is gone, and its share of the socket with it.
-    let Some(io) = Rc::into_inner(io) else { return Ok(()) };
-    let mut io = io.into_inner();
-    let unread = match end {
-        End::Late(phase) => {
-            report(phase, peer, &metrics);
-            match phase {
-                Phase::Head => refuse(&mut io, limits.linger_bytes).await,
-                Phase::Send => io.reset_on_close(),
-                _ => drop(timeout(LINGER_TIMEOUT, io.shutdown()).await),
+    _open: OpenConnection,
+}
+
+impl Supervisor {
+    async fn accept(self, tcp: TcpStream, tls: Option<TlsAcceptor>) -> Result<(Io, Self), DispatchError> {
+        match Io::open(tcp, tls, self.limits.head).await {
+            Ok(io) => Ok((io, self)),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    self.report(Phase::Handshake);
+                }
+                self.log(&DispatchError::Io(error));
+                Err(DispatchError::DisconnectTimeout)
             }
-            false
         }
-        End::Unread => true,
-        End::Dispatcher(Ok(())) => connection.has_unread_body() && !connection.closed.get(),
-        End::Dispatcher(Err(error)) => {
-            say(&error, peer);
-            matches!(error, DispatchError::Parse(_))
-        }
-    };
-    if unread && !linger(&mut io, limits.linger_bytes).await {
-        report(Phase::Linger, peer, &metrics);
     }
-    Ok(())
+
+    async fn run(
+        self,
+        dispatcher: impl Future<Output = Result<(), DispatchError>>,
+        io: Rc<RefCell<Io>>,
+        connection: Rc<Connection>,
+    ) -> Result<(), DispatchError> {
+        let end = drive(dispatcher, &connection, self.limits).await;
+        // The dispatcher is gone, and its share of the socket with it.
+        let Some(io) = Rc::into_inner(io) else { return Ok(()) };
+        let mut io = io.into_inner();
+        let unread = match end {
+            End::Late(phase) => {
+                self.report(phase);
+                match phase {
+                    Phase::Head => refuse(&mut io).await,
+                    Phase::Send => io.reset_on_close(),
+                    _ => drop(timeout(LINGER_TIMEOUT, io.shutdown()).await),
+                }
+                false
+            }
+            End::Unread => true,
+            End::Dispatcher(Ok(())) => connection.has_unread_body() && !connection.closed.get(),
+            End::Dispatcher(Err(error)) => {
+                self.log(&error);
+                matches!(error, DispatchError::Parse(_))
+            }
+        };
+        if unread && !linger(&mut io, self.limits.linger_bytes).await {
+            self.report(Phase::Linger);
+        }
+        Ok(())
+    }
+
+    /// Counts and logs that the connection is ended because its client did not do its part.
+    fn report(&self, phase: Phase) {
+        self.metrics.connection_ended(phase);
+        let phase = phase.label();
+        tracing::debug!(peer = ?self.peer, phase, "the connection is ended: its client took too long, or sent too much");
+    }
+
+    /// Logs what broke the connection. A client's mistake is no error of the server.
+    fn log(&self, error: &DispatchError) {
+        let peer = self.peer;
+        match error {
+            DispatchError::Io(_) | DispatchError::Parse(_) => {
+                tracing::debug!(?peer, %error, "the connection broke");
+            }
+            _ => tracing::error!(?peer, %error, "the connection broke"),
+        }
+    }
 }
 
 /// Polls the dispatcher until it ends, or has to.
@@ -129,14 +177,17 @@ async fn drive(
 }
 
 /// Answers a head that is late, and closes.
-async fn refuse(io: &mut Io, max_bytes: usize) {
+async fn refuse(io: &mut Io) {
     let answer = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\ndate: {}\r\n\r\n",
         HttpDate::from(SystemTime::now())
     );
-    if matches!(timeout(LINGER_TIMEOUT, io.write_all(answer.as_bytes())).await, Ok(Ok(()))) {
-        linger(io, max_bytes).await;
-    }
+    let send = async {
+        io.write_all(answer.as_bytes()).await?;
+        io.shutdown().await
+    };
+    // A client that is gone needs no answer.
+    let _ = timeout(LINGER_TIMEOUT, send).await;
 }
 
 /// Closes our side and reads on for a while, because a close with unread bytes resets the connection, and the client may
@@ -156,18 +207,4 @@ async fn linger(io: &mut Io, max_bytes: usize) -> bool {
     };
     // An error means that the client is gone.
     timeout(LINGER_TIMEOUT, read).await.is_ok_and(|closed| closed.unwrap_or(true))
-}
-
-/// Counts and logs a connection that is ended because its client did not do its part.
-pub(super) fn report(phase: Phase, peer: Option<SocketAddr>, metrics: &Metrics) {
-    metrics.connection_ended(phase);
-    tracing::debug!(?peer, phase = phase.label(), "the connection was ended: its client took too long or too much");
-}
-
-/// Logs a dispatcher's error: a client's mistake is no error of the server.
-fn say(error: &DispatchError, peer: Option<SocketAddr>) {
-    match error {
-        DispatchError::Io(_) | DispatchError::Parse(_) => tracing::debug!(?peer, %error, "the connection broke"),
-        _ => tracing::error!(?peer, %error, "the connection broke"),
-    }
 }

@@ -24,6 +24,7 @@ const INPUT_TOKENS: (f64, usize) = (4.0, 12);
 /// The families, each declared in [`Families::new`] and nowhere else.
 pub(super) struct Families {
     pub(super) http_requests: IntCounterVec,
+    pub(super) connections: IntGauge,
     pub(super) connections_ended: IntCounterVec,
     pub(super) request_duration: HistogramVec,
     pub(super) rejected: IntCounterVec,
@@ -69,6 +70,7 @@ impl Families {
                 "Answers, by matched route, method and status.",
                 &["route", "method", "code"],
             ),
+            connections: declare.gauge("connections", "Open connections, on both listeners."),
             connections_ended: declare.counters(
                 "connections_ended_total",
                 "Connections that the server ended because the client did not do its part, by phase: handshake (TLS), \

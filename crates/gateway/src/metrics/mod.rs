@@ -183,6 +183,15 @@ pub struct LimitsMetrics {
     pub others: IntCounter,
 }
 
+/// One of the open connections.
+pub(crate) struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// What one model's engine reports, with the label looked up once: observations come at every batch.
 struct EngineMetrics {
     queue_wait: Histogram,
@@ -270,6 +279,12 @@ impl Metrics {
     /// there are dozens, and most servers never see most of them.
     pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
+    }
+
+    /// Counts a connection as open until what is returned is dropped.
+    pub(crate) fn connection_opened(&self) -> OpenConnection {
+        self.families.connections.inc();
+        OpenConnection(self.families.connections.clone())
     }
 
     /// Counts a connection that the server ended because its client did not do its part.

@@ -75,6 +75,38 @@ fn a_client_may_wait_for_100_continue() {
 }
 
 #[test]
+fn the_100_continue_comes_before_the_body() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    for _ in 0..2 {
+        connection.send(
+            b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 25\r\n\r\n",
+        );
+        assert_eq!(connection.receive_head().status, 100);
+        connection.send(BODY);
+        assert_eq!(connection.receive().status, 200);
+    }
+}
+
+#[test]
+fn what_the_head_alone_refuses_is_answered_without_100_continue() {
+    let app = TestApp::builder().key("team", "secret").start();
+    for (target, headers, status) in [
+        ("/v1/embeddings", "content-length: 25", 401),
+        ("/v1/embeddings", "transfer-encoding: chunked", 401),
+        ("/v1/embeddings", "api-key: secret\r\ncontent-length: 99999999", 413),
+        ("/v1/no", "content-length: 25", 404),
+        ("/livez", "content-length: 25", 405),
+    ] {
+        let mut connection = Connection::open(app.address);
+        let head = format!("POST {target} HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n{headers}\r\n\r\n");
+        connection.send(head.as_bytes());
+        let reply = connection.receive_head();
+        assert_eq!((reply.status, reply.header("connection")), (status, Some("close")), "{head}");
+    }
+}
+
+#[test]
 fn a_body_may_come_byte_by_byte_and_in_chunks() {
     let app = TestApp::start();
     let mut connection = Connection::open(app.address);

@@ -28,8 +28,13 @@ This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gate
 ";
 
 const CONCLUSION: &str = "
-What is refused below HTTP's semantics (a request line or header that cannot be parsed, a head above 128 KiB, a head
-that does not come within `server.client_timeout`) gets a bare 400, 431 or 408 without a body.
+A request that cannot be read as HTTP is answered without a body: 400 if its head cannot be parsed, 431 if the head
+is larger than 128 KiB or has more than 96 headers, 408 if it does not come within `server.client_timeout`.
+
+An answer to a request whose body was not read to its end has `connection: close`. The rest of the body is read and
+dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the answer; then the
+connection is closed. A chunked body may take up twice `limits.max_body_bytes` and 256 KiB on the wire, with all sizes,
+extensions and trailers; beyond that it is refused with 413.
 ";
 
 #[test]

@@ -278,6 +278,23 @@ fn chunked_body_too_large() {
     assert_valid("error", &reply.json());
 }
 
+/// Sizes, extensions and trailers of chunks are no content, but they are bounded with it.
+#[test]
+fn framing_of_a_chunked_body_is_bounded() {
+    let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
+    for begin in ["", "1;", "0\r\nx: "] {
+        let mut connection = Connection::open(app.address);
+        let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+        connection.send(format!("{head}{begin}").as_bytes());
+        for _ in 0..32 {
+            connection.send(&[b'0'; 16 << 10]);
+        }
+        let reply = connection.receive();
+        assert_eq!((reply.status, reply.header("connection")), (413, Some("close")), "{begin:?}");
+        assert_valid("error", &reply.json());
+    }
+}
+
 #[test]
 fn body_that_never_comes() {
     let app = TestApp::builder()
@@ -337,7 +354,8 @@ fn routes_are_checked_before_keys_and_keys_before_bodies() {
 fn what_is_no_http_request_gets_a_bare_status() {
     let app = TestApp::start();
     let huge = request("GET", "/livez", &[("x-huge", &"x".repeat(200_000))], b"");
-    for (bytes, status) in [(b"\x16\x03\x01\x02\x00\x01\r\n\r\n".to_vec(), 400), (huge, 431)] {
+    let many = request("GET", "/livez", &[("x", "y"); 96], b"");
+    for (bytes, status) in [(b"\x16\x03\x01\x02\x00\x01\r\n\r\n".to_vec(), 400), (huge, 431), (many, 431)] {
         let mut connection = Connection::open(app.address);
         // The server may answer and close before it has read all of it.
         let _ = connection.try_send(&bytes);

@@ -87,6 +87,16 @@ impl<S: Read + Write> Connection<S> {
         self.try_receive().unwrap()
     }
 
+    /// The stream, to send and receive by other rules than these.
+    pub(crate) fn stream(&mut self) -> &mut S {
+        self.0.get_mut()
+    }
+
+    /// As [`Connection::stream`], for good. What was read ahead is lost.
+    pub(crate) fn into_stream(self) -> S {
+        self.0.into_inner()
+    }
+
     /// Whether the server has closed the connection, or closes it now, without another byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.0.read(&mut [0]) {

@@ -27,5 +27,7 @@ mod redis_server;
 mod schema;
 mod shared_limits;
 #[cfg(unix)]
+mod slow_clients;
+#[cfg(unix)]
 mod tls;
 mod tokens;

@@ -25,14 +25,14 @@ use crate::{
 const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
 
 /// A certificate that vouches for itself, and its key, in PEM; and a client that trusts it.
-struct Pair {
+pub(crate) struct Pair {
     certificate: String,
     key: String,
     client: Arc<ClientConfig>,
 }
 
 impl Pair {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
@@ -46,14 +46,14 @@ impl Pair {
     }
 
     /// Writes both as `tls.crt` and `tls.key` below `folder`.
-    fn write(&self, folder: &Path) {
+    pub(crate) fn write(&self, folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
         fs::write(folder.join("tls.key"), &self.key).unwrap();
     }
 
     /// A connection of the client that trusts this pair and no other.
-    fn connect(
+    pub(crate) fn connect(
         &self,
         address: SocketAddr,
     ) -> std::io::Result<Connection<StreamOwned<ClientConnection, TcpStream>>> {
@@ -81,7 +81,7 @@ impl Pair {
     }
 }
 
-fn with(folder: &Path) -> Builder {
+pub(crate) fn with(folder: &Path) -> Builder {
     let tls = TlsConfig { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
     TestApp::builder().config(|config| config.tls = Some(tls))
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::program::Server;
+use crate::{http::Connection, program::Server};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -75,4 +75,16 @@ fn a_warning_has_its_ids_where_only_warnings_are_logged() {
     let ours: Vec<_> = lines.iter().filter(|line| line["request"] == id.as_str()).collect();
     let [line] = ours[..] else { panic!("{log}") };
     assert_eq!((line["level"].as_str(), line["trace_id"].as_str()), (Some("WARN"), Some(TRACE)));
+}
+
+#[test]
+fn a_clients_malformed_request_is_logged_as_no_error() {
+    let server = Server::start(&[("EMBEDGATE_LOG", "debug")]);
+    let mut connection = Connection::open(server.address);
+    connection.send(b"no HTTP\r\n\r\n");
+    assert_eq!(connection.receive().status, 400);
+    assert!(connection.is_closed());
+    let log = server.stop().log;
+    assert!(log.contains("DEBUG") && log.contains("the connection broke"), "{log}");
+    assert!(!log.contains("ERROR"), "{log}");
 }

@@ -1,0 +1,358 @@
+//! Clients that stop, or send and take byte by byte, in every state of a connection: each is ended in time, and has not
+//! only heard so, but lost its place. Clients that are merely slow are served.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{
+    app::{Builder, TestApp, wait_until},
+    http::{Connection, Reply, request},
+    tls::{Pair, with},
+};
+
+/// Every limit in time of these servers, long enough for a handshake on a loaded machine.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Pause of a client between two steps.
+const PACE: Duration = Duration::from_millis(20);
+
+const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
+
+/// Head of a request, up to the header that speaks of its body.
+const POST: &str = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n";
+const LENGTH: &str = "content-length: 1000\r\n\r\n";
+const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
+
+/// A state that a client can leave its connection in.
+struct State {
+    name: &'static str,
+    /// Sent first, and answered.
+    before: &'static str,
+    /// Sent then.
+    enter: String,
+    /// Sent byte by byte by clients that drip; the last one again and again.
+    drip: &'static [u8],
+    /// Statuses that the client receives.
+    answers: &'static [&'static str],
+}
+
+/// All states but those of handshakes and answers, which need other clients.
+fn states() -> Vec<State> {
+    let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
+    let head = &b"GET /v1/models HTTP/1.1\r\nx: y"[..];
+    let state = |name, enter: &[&str], drip, answers| State {
+        name,
+        before: "",
+        enter: enter.concat(),
+        drip,
+        answers,
+    };
+    vec![
+        state("first head", &[], head, &["408"]),
+        State { before: get, ..state("later head", &["G"], &head[1..], &["200", "408"]) },
+        state("body with a length", &[POST, LENGTH], b"x", &["408"]),
+        state("size of a chunk", &[POST, CHUNKED], b"0", &["408"]),
+        state("extension of a chunk", &[POST, CHUNKED, "1;"], b"x", &["408"]),
+        state("data of a chunk", &[POST, CHUNKED, "3e8\r\n"], b"x", &["408"]),
+        state("data of small chunks", &[POST, CHUNKED], b"1\r\nx\r\n0", &["408"]),
+        state("trailers", &[POST, CHUNKED, "0\r\n"], b"x: y", &["408"]),
+        state("chunked body of an answered GET", &["GET / HTTP/1.1\r\nhost: x\r\n", CHUNKED], b"0", &["200"]),
+        state("body of an answered GET", &["GET / HTTP/1.1\r\nhost: x\r\n", LENGTH], b"x", &["200"]),
+        state("refused chunked body", &["POST /v1/no HTTP/1.1\r\nhost: x\r\n", CHUNKED], b"0", &["404"]),
+        state("refused body", &["POST /v1/no HTTP/1.1\r\nhost: x\r\n", LENGTH], b"x", &["404"]),
+        state("body refused by its length", &[POST, "content-length: 99999999\r\n\r\n"], b"x", &["413"]),
+        state("no HTTP", &["\x16\x03\x01\r\n\r\n"], b"x", &["400"]),
+    ]
+}
+
+/// A server with short limits, and the address of its metrics.
+fn server(builder: Builder) -> (TestApp, SocketAddr) {
+    let (builder, ops) = builder.ops();
+    let limits = |config: &mut gateway::config::Config| {
+        let server = &mut config.server;
+        (server.client_timeout, server.keep_alive, server.send_timeout) = (LIMIT, LIMIT, LIMIT);
+        server.request_timeout = LIMIT;
+    };
+    let app = builder.config(limits).launch();
+    wait_until("the server is ready", || ask(ops, "/readyz").status == 200);
+    (app, ops)
+}
+
+fn ask(address: SocketAddr, path: &str) -> Reply {
+    let mut connection = Connection::open(address);
+    connection.send(&request("GET", path, &[("connection", "close")], b""));
+    connection.receive()
+}
+
+/// Waits until the metrics at `ops` hold this line.
+#[track_caller]
+fn wait_for_metric(ops: SocketAddr, line: &str) {
+    wait_until(line, || ask(ops, "/metrics").text().lines().any(|found| found == line));
+}
+
+/// Waits until no connection is open but the one that asks, then checks how many were ended in which phase.
+#[track_caller]
+fn assert_ended(ops: SocketAddr, phases: &[(&str, usize)]) {
+    wait_for_metric(ops, "embedgate_connections 1");
+    let metrics = ask(ops, "/metrics");
+    let ended = |phase| -> usize {
+        let series = format!("embedgate_connections_ended_total{{phase=\"{phase}\"}} ");
+        metrics.text().lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+    };
+    for phase in ["handshake", "head", "idle", "send", "linger"] {
+        let expected = phases.iter().find(|(name, _)| *name == phase).map_or(0, |(_, count)| *count);
+        assert_eq!(ended(phase), expected, "{phase}\n{}", metrics.text());
+    }
+}
+
+trait Client: Read + Write + Send {}
+impl<T: Read + Write + Send> Client for T {}
+
+/// Connects, in TLS where a pair is given. Reading never waits for long.
+fn connect(address: SocketAddr, pair: Option<&Pair>) -> Box<dyn Client> {
+    match pair {
+        None => {
+            let stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PACE)).unwrap();
+            Box::new(stream)
+        }
+        Some(pair) => {
+            let mut connection = pair.connect(address).unwrap();
+            connection.stream().sock.set_read_timeout(Some(PACE)).unwrap();
+            Box::new(connection.into_stream())
+        }
+    }
+}
+
+/// What the client of `state` receives until `over`. It never closes its side.
+fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &AtomicBool) -> Vec<u8> {
+    let mut received = Vec::new();
+    let mut read = |client: &mut Box<dyn Client>| {
+        let mut bytes = [0; 4096];
+        match client.read(&mut bytes) {
+            Ok(count) => received.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // The server has closed. Without a pause the loops below would spin.
+            Err(_) => thread::sleep(PACE),
+        }
+        received.ends_with(b"]}")
+    };
+    client.write_all(state.before.as_bytes()).unwrap();
+    while !state.before.is_empty() && !read(&mut client) {
+        assert!(!over.load(Ordering::Acquire), "{} was never entered", state.name);
+    }
+    client.write_all(state.enter.as_bytes()).unwrap();
+    let mut drip = state.drip.iter().chain(std::iter::repeat(state.drip.last().unwrap()));
+    while !over.load(Ordering::Acquire) {
+        if drips {
+            // It may be closed.
+            let _ = client.write_all(&[*drip.next().unwrap()]);
+            thread::sleep(PACE);
+        }
+        read(&mut client);
+    }
+    received
+}
+
+/// Statuses of the answers in `bytes`.
+fn statuses(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
+}
+
+/// A place that is let go at the end, also of a test that fails.
+struct Over(AtomicBool);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn clients_are_ended_in_every_state(builder: Builder, pair: Option<&Pair>) {
+    let (app, ops) = server(builder);
+    let (states, over) = (states(), Over(AtomicBool::new(false)));
+    thread::scope(|scope| {
+        let clients: Vec<_> = states
+            .iter()
+            .flat_map(|state| [(state, false), (state, true)])
+            .map(|(state, drips)| {
+                let (address, over) = (app.address, &over.0);
+                (state, drips, scope.spawn(move || receive(state, drips, connect(address, pair), over)))
+            })
+            .collect();
+        // Not before all are there: each costs the server's thread a handshake.
+        wait_for_metric(ops, &format!("embedgate_connections {}", clients.len() + 1));
+        let ended = [("head", 4), ("linger", 2 * (states.len() - 2))];
+        assert_ended(ops, &ended);
+        over.0.store(true, Ordering::Release);
+        for (state, drips, client) in clients {
+            let received = client.join().unwrap();
+            assert_eq!(statuses(&received), state.answers, "{}, dripping: {drips}", state.name);
+        }
+    });
+}
+
+#[test]
+fn silent_and_dripping_clients_are_ended_in_every_state() {
+    clients_are_ended_in_every_state(TestApp::builder(), None);
+}
+
+#[test]
+fn silent_and_dripping_clients_are_ended_in_every_state_of_tls() {
+    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
+    pair.write(folder.path());
+    clients_are_ended_in_every_state(with(folder.path()), Some(&pair));
+}
+
+#[test]
+fn a_tls_handshake_is_ended_in_time() {
+    let folder = TempDir::new().unwrap();
+    Pair::new().write(folder.path());
+    let (app, ops) = server(with(folder.path()));
+    // The beginning of a ClientHello, whose rest is long in coming.
+    let hello = State {
+        name: "handshake",
+        before: "",
+        enter: "\x16\x03\x01\x10\x00\x01\x00\x0f".to_owned(),
+        drip: b"\0",
+        answers: &[],
+    };
+    let over = Over(AtomicBool::new(false));
+    thread::scope(|scope| {
+        for drips in [false, true] {
+            let (hello, over) = (&hello, &over.0);
+            scope.spawn(move || receive(hello, drips, connect(app.address, None), over));
+        }
+        wait_for_metric(ops, "embedgate_connections 3");
+        assert_ended(ops, &[("handshake", 2)]);
+        over.0.store(true, Ordering::Release);
+    });
+}
+
+/// One silent, one that sends the empty lines which may precede a request.
+fn a_kept_connection_is_ended(builder: Builder, pair: Option<&Pair>) {
+    let (app, ops) = server(builder);
+    let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
+    let kept =
+        State { name: "kept", before: get, enter: String::new(), drip: b"\r\n\r\n", answers: &["200"] };
+    let over = Over(AtomicBool::new(false));
+    thread::scope(|scope| {
+        let clients = [false, true].map(|drips| {
+            let (kept, over) = (&kept, &over.0);
+            scope.spawn(move || receive(kept, drips, connect(app.address, pair), over))
+        });
+        wait_for_metric(ops, "embedgate_connections 3");
+        assert_ended(ops, &[("idle", 1), ("head", 1)]);
+        over.0.store(true, Ordering::Release);
+        let [silent, dripping] = clients.map(|client| statuses(&client.join().unwrap()));
+        assert_eq!((silent, dripping), (vec!["200".to_owned()], vec!["200".to_owned(), "408".to_owned()]));
+    });
+}
+
+#[test]
+fn an_idle_connection_is_ended() {
+    a_kept_connection_is_ended(TestApp::builder(), None);
+}
+
+#[test]
+fn an_idle_connection_is_ended_in_tls() {
+    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
+    pair.write(folder.path());
+    a_kept_connection_is_ended(with(folder.path()), Some(&pair));
+}
+
+/// Requests whose answers are more than sockets' buffers hold.
+fn requests_of_large_answers() -> Vec<u8> {
+    let inputs = vec!["\"a\""; 2048].join(",");
+    let body = format!(r#"{{"model":"m","input":[{inputs}]}}"#);
+    request("POST", "/v1/embeddings", &[], body.as_bytes()).repeat(16)
+}
+
+fn answers_that_are_not_taken_end_the_connection(builder: Builder, pair: Option<&Pair>) {
+    let (app, ops) = server(builder);
+    let [mut silent, mut dripping] = [(); 2].map(|()| connect(app.address, pair));
+    for client in [&mut silent, &mut dripping] {
+        client.write_all(&requests_of_large_answers()).unwrap();
+    }
+    // A byte a step is below any rate, however much TLS reads at once.
+    wait_until("both are ended", || {
+        let _ = dripping.read(&mut [0]);
+        ask(ops, "/metrics").text().lines().any(|line| line == "embedgate_connections 1")
+    });
+    assert_ended(ops, &[("send", 2)]);
+}
+
+#[test]
+fn answers_that_are_not_taken_end_a_connection() {
+    answers_that_are_not_taken_end_the_connection(TestApp::builder(), None);
+}
+
+#[test]
+fn answers_that_are_not_taken_end_a_connection_in_tls() {
+    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
+    pair.write(folder.path());
+    answers_that_are_not_taken_end_the_connection(with(folder.path()), Some(&pair));
+}
+
+#[test]
+fn probes_are_answered_after_every_place_was_taken_by_stopped_uploads() {
+    let (app, _) = server(TestApp::builder().config(|config| {
+        (config.server.http_workers, config.server.max_connections) = (1, 50);
+    }));
+    let held: Vec<_> = (0..50)
+        .map(|_| {
+            let mut connection = Connection::open(app.address);
+            connection.send(format!("{POST}{CHUNKED}5\r\nhello").as_bytes());
+            connection
+        })
+        .collect();
+    let mut next = Connection::open(app.address);
+    next.send(&request("GET", "/v1/models", &[], b""));
+    assert_eq!(next.receive().status, 200);
+    drop(held);
+}
+
+/// The limits are for the client's part. How late it is can be seen by a second client, which is ended meanwhile.
+#[test]
+fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head() {
+    let app = TestApp::builder()
+        .config(|config| {
+            config.server.client_timeout = Duration::from_millis(500);
+            config.server.send_timeout = Duration::from_millis(500);
+        })
+        .start();
+    app.control.hold();
+    let entered = app.control.entered();
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    app.control.wait_for_batch(entered);
+    let silent_client_is_ended = || assert_eq!(Connection::open(app.address).receive().status, 408);
+    silent_client_is_ended();
+    app.control.release();
+    assert_eq!(connection.receive().status, 200);
+    silent_client_is_ended();
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    assert_eq!(connection.receive().status, 200);
+}
+
+#[test]
+fn a_refused_upload_receives_its_answer_though_it_sends_on() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    connection.send(format!("POST /v1/no HTTP/1.1\r\nhost: x\r\n{CHUNKED}").as_bytes());
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(65_536));
+    for _ in 0..64 {
+        connection.send(chunk.as_bytes());
+    }
+    let reply = connection.receive();
+    assert_eq!((reply.status, reply.header("connection")), (404, Some("close")));
+    assert!(connection.is_closed());
+}
