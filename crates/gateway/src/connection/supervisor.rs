@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::Poll,
     time::{Duration, SystemTime},
@@ -59,7 +59,8 @@ where
         http,
         |(io, supervisor): (Io, Supervisor), http: &H::Service| {
             let (io, connection) = (Rc::new(RefCell::new(io)), Rc::<Connection>::default());
-            let dispatcher = http.call((Stream::new(&io, &connection), supervisor.peer));
+            // On the heap, because each future around it would have room for it twice.
+            let dispatcher = Box::pin(http.call((Stream::new(&io, &connection), supervisor.peer)));
             supervisor.run(dispatcher, io, connection)
         },
     ))
@@ -97,7 +98,7 @@ impl Supervisor {
 
     async fn run(
         self,
-        dispatcher: impl Future<Output = Result<(), DispatchError>>,
+        dispatcher: Pin<Box<impl Future<Output = Result<(), DispatchError>>>>,
         io: Rc<RefCell<Io>>,
         connection: Rc<Connection>,
     ) -> Result<(), DispatchError> {
@@ -149,21 +150,20 @@ impl Supervisor {
 
 /// Polls the dispatcher until it ends, or has to.
 async fn drive(
-    dispatcher: impl Future<Output = Result<(), DispatchError>>,
+    mut dispatcher: Pin<Box<impl Future<Output = Result<(), DispatchError>>>>,
     connection: &Connection,
     limits: Limits,
 ) -> End {
-    let mut dispatcher = pin!(dispatcher);
     let mut timer = pin!(sleep(limits.head.min(limits.idle)));
     let mut deadline = Deadline::new(limits, Instant::now());
     poll_fn(|context| {
         if let Poll::Ready(result) = dispatcher.as_mut().poll(context) {
             return Poll::Ready(End::Dispatcher(result));
         }
-        let phase = connection.phase();
-        let end = deadline.update(phase, connection.written.get(), Instant::now());
-        match (phase, end) {
+        let (phase, now) = (connection.phase(), Instant::now());
+        match (phase, deadline.update(phase, connection.written.get(), now)) {
             (Some(Phase::Linger), _) => Poll::Ready(End::Unread),
+            (Some(phase), Some(end)) if end <= now => Poll::Ready(End::Late(phase)),
             (Some(phase), Some(end)) => {
                 if timer.deadline() != end {
                     timer.as_mut().reset(end);
