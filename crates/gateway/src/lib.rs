@@ -9,10 +9,10 @@
 //! ```
 //!
 //! This crate joins what clients say (`openai-schema`), what a model folder is (`model-import`) and what a
-//! model does (`inference`); those three never meet elsewhere. One request's journey: `middleware` gives it
-//! an id and reports it once, `auth` lets it in, `body` reads it, `request` turns it into a job or refuses
-//! it, `limits` sees what its key has left, the engine embeds it, and the route prints the answer. Every
-//! failure on the way is an [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
+//! model does (`inference`); those three never meet elsewhere. One request's journey: its `connection` gives every
+//! state a limit in time, `middleware` gives it an id and reports it once, `auth` lets it in, `body` reads it, `request`
+//! turns it into a job or refuses it, `limits` sees what its key has left, the engine embeds it, and the route prints
+//! the answer. Every failure on the way is an [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
 //!
 //! The caller of [`run`] owns socket and signal: it passes a bound listener and a future that ends when the
 //! server should. The listener answers at once, with 503 until every model is loaded, warm and checked; after

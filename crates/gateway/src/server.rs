@@ -33,7 +33,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     auth::KeysFileError,
-    config::{Config, ServerConfig},
+    config::Config,
     connection,
     cors::share,
     load::{LoadError, load},
@@ -201,8 +201,7 @@ impl Servers {
         services: &Services,
     ) -> io::Result<Self> {
         let side = if ops.is_some() { Side::Api } else { Side::Whole };
-        let connections = connection::Limits::new(config);
-        let server = listen(&config.server, main, tls, connections, services, side)?;
+        let server = listen(config, main, tls, services, side)?;
         let main = server.handle();
         let mut tasks = vec![tokio::spawn(server)];
         let ops = match ops {
@@ -210,13 +209,11 @@ impl Servers {
             Some(listener) => {
                 let address = listener.local_addr()?;
                 // A thread and places of its own: however busy the main address is, probes are answered.
-                let settings = ServerConfig {
-                    http_workers: 1,
-                    max_connections: OPS_CONNECTIONS,
-                    drain_timeout: Duration::ZERO,
-                    ..config.server.clone()
-                };
-                let server = listen(&settings, listener, None, connections, services, Side::Ops)?;
+                let mut config = config.clone();
+                config.server.http_workers = 1;
+                config.server.max_connections = OPS_CONNECTIONS;
+                config.server.drain_timeout = Duration::ZERO;
+                let server = listen(&config, listener, None, services, Side::Ops)?;
                 let handle = server.handle();
                 tasks.push(tokio::spawn(server));
                 tracing::info!("metrics and probes on http://{address}");
@@ -235,14 +232,13 @@ impl Servers {
 /// An HTTP server of one listener, made from the parts of the framework's own: that one would offer HTTP/2 to clients that
 /// speak TLS, and has limits in time for few states of a connection.
 fn listen(
-    settings: &ServerConfig,
+    config: &Config,
     listener: TcpListener,
     tls: Option<TlsSettings>,
-    connections: connection::Limits,
     services: &Services,
     side: Side,
 ) -> io::Result<Server> {
-    let services = services.clone();
+    let (services, settings, limits) = (services.clone(), &config.server, connection::Limits::new(config));
     let workers = settings.http_workers.max(1);
     // How long a connection is kept is up to its supervisor.
     let keep_alive = if settings.keep_alive.is_zero() { KeepAlive::Disabled } else { KeepAlive::Os };
@@ -275,7 +271,7 @@ fn listen(
             .on_connect_ext(|stream: &connection::Stream, data| drop(data.insert(stream.connection())))
             .h1(map_config(app.into_factory(), |()| AppConfig::default())
                 .map_err(|error: ActixError| error.error_response()));
-        connection::serve(http, tls.clone(), connections, services.metrics.get_ref().clone())
+        connection::serve(http, tls.clone(), limits, services.metrics.get_ref().clone())
     };
     Ok(server
         .workers(workers)

@@ -167,10 +167,10 @@ fn statuses(bytes: &[u8]) -> Vec<String> {
     text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
 }
 
-/// A place that is let go at the end, also of a test that fails.
-struct Over(AtomicBool);
+/// Ends the clients of a test, also of one that fails: a scope waits for its threads.
+struct Over<'a>(&'a AtomicBool);
 
-impl Drop for Over {
+impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Release);
     }
@@ -178,13 +178,14 @@ impl Drop for Over {
 
 fn clients_are_ended_in_every_state(builder: Builder, pair: Option<&Pair>) {
     let (app, ops) = server(builder);
-    let (states, over) = (states(), Over(AtomicBool::new(false)));
+    let (states, over) = (states(), AtomicBool::new(false));
     thread::scope(|scope| {
+        let end = Over(&over);
         let clients: Vec<_> = states
             .iter()
             .flat_map(|state| [(state, false), (state, true)])
             .map(|(state, drips)| {
-                let (address, over) = (app.address, &over.0);
+                let (address, over) = (app.address, &over);
                 (state, drips, scope.spawn(move || receive(state, drips, connect(address, pair), over)))
             })
             .collect();
@@ -192,7 +193,7 @@ fn clients_are_ended_in_every_state(builder: Builder, pair: Option<&Pair>) {
         wait_for_metric(ops, &format!("embedgate_connections {}", clients.len() + 1));
         let ended = [("head", 4), ("linger", 2 * (states.len() - 2))];
         assert_ended(ops, &ended);
-        over.0.store(true, Ordering::Release);
+        drop(end);
         for (state, drips, client) in clients {
             let received = client.join().unwrap();
             assert_eq!(statuses(&received), state.answers, "{}, dripping: {drips}", state.name);
@@ -225,15 +226,16 @@ fn a_tls_handshake_is_ended_in_time() {
         drip: b"\0",
         answers: &[],
     };
-    let over = Over(AtomicBool::new(false));
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = Over(&over);
         for drips in [false, true] {
-            let (hello, over) = (&hello, &over.0);
+            let (hello, over) = (&hello, &over);
             scope.spawn(move || receive(hello, drips, connect(app.address, None), over));
         }
         wait_for_metric(ops, "embedgate_connections 3");
         assert_ended(ops, &[("handshake", 2)]);
-        over.0.store(true, Ordering::Release);
+        drop(end);
     });
 }
 
@@ -243,15 +245,16 @@ fn a_kept_connection_is_ended(builder: Builder, pair: Option<&Pair>) {
     let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
     let kept =
         State { name: "kept", before: get, enter: String::new(), drip: b"\r\n\r\n", answers: &["200"] };
-    let over = Over(AtomicBool::new(false));
+    let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let end = Over(&over);
         let clients = [false, true].map(|drips| {
-            let (kept, over) = (&kept, &over.0);
+            let (kept, over) = (&kept, &over);
             scope.spawn(move || receive(kept, drips, connect(app.address, pair), over))
         });
         wait_for_metric(ops, "embedgate_connections 3");
         assert_ended(ops, &[("idle", 1), ("head", 1)]);
-        over.0.store(true, Ordering::Release);
+        drop(end);
         let [silent, dripping] = clients.map(|client| statuses(&client.join().unwrap()));
         assert_eq!((silent, dripping), (vec!["200".to_owned()], vec!["200".to_owned(), "408".to_owned()]));
     });
