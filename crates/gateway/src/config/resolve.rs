@@ -99,6 +99,18 @@ pub enum Problem {
         /// The most that one request may need.
         needed: usize,
     },
+    /// A graph outside the model's folder.
+    #[error(
+        "`onnx_file` of model `{model}` is `{}`: it must be a path inside the model's folder, such as \
+         onnx/model_quantized.onnx",
+        path.display()
+    )]
+    OnnxFile {
+        /// The model.
+        model: String,
+        /// Its setting.
+        path: PathBuf,
+    },
     /// More inputs than a request is read for.
     #[error("`limits.max_inputs` may be {most} at most")]
     ManyInputs {

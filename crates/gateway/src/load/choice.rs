@@ -39,6 +39,8 @@ pub enum Why {
     NoGolden,
     /// fp32, because in bf16 the golden vectors were missed.
     Bf16Missed,
+    /// ONNX Runtime, because the settings name a graph.
+    OnnxFile,
     /// ONNX Runtime, because there are no kernels of our own for the network.
     Network,
     /// ONNX Runtime, because the provider is one of its.
@@ -49,12 +51,13 @@ pub enum Why {
 
 impl Why {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Asked,
         Self::Best,
         Self::NoBf16,
         Self::NoGolden,
         Self::Bf16Missed,
+        Self::OnnxFile,
         Self::Network,
         Self::Provider,
         Self::NoKernels,
@@ -68,6 +71,7 @@ impl Why {
             Self::NoBf16 => "no_bf16",
             Self::NoGolden => "no_golden",
             Self::Bf16Missed => "bf16_missed",
+            Self::OnnxFile => "onnx_file",
             Self::Network => "network",
             Self::Provider => "provider",
             Self::NoKernels => "no_kernels",
@@ -82,6 +86,7 @@ impl Why {
             Self::NoBf16 => "this processor has no fast bf16",
             Self::NoGolden => "no golden vectors to prove bf16 with",
             Self::Bf16Missed => "bf16 missed the golden vectors",
+            Self::OnnxFile => "onnx_file names the graph",
             Self::Network => "no kernels of our own for this network",
             Self::Provider => "the provider is ONNX Runtime's",
             Self::NoKernels => "this processor has neither AVX2 nor NEON",
@@ -116,6 +121,8 @@ pub(super) struct Question {
     pub(super) precision: PrecisionWish,
     /// The instructions that they allow.
     pub(super) isa: IsaCap,
+    /// Whether the settings name a graph.
+    pub(super) onnx_file: bool,
     /// Whether there are kernels of our own for the network.
     pub(super) known: bool,
     /// Whether its card holds golden vectors.
@@ -130,10 +137,11 @@ pub(super) fn choose(
     question: Question,
     best: impl Fn(Precision, Option<Isa>) -> Option<Isa>,
 ) -> Result<Choices, String> {
-    let Question { provider, precision, isa, known, golden } = question;
+    let Question { provider, precision, isa, onnx_file, known, golden } = question;
     let only = |kernels, why| Choices { first: Choice { kernels, why }, otherwise: None };
     let (graph, cap) = match isa {
         _ if provider != Provider::Cpu => (Some(Why::Provider), None),
+        _ if onnx_file => (Some(Why::OnnxFile), None),
         IsaCap::None => (Some(Why::Asked), None),
         _ if !known => (Some(Why::Network), None),
         IsaCap::Best => (None, None),
@@ -171,6 +179,7 @@ mod tests {
         provider: Provider::Cpu,
         precision: PrecisionWish::Auto,
         isa: IsaCap::Best,
+        onnx_file: false,
         known: true,
         golden: true,
     };
@@ -215,6 +224,7 @@ mod tests {
         let refused = [
             (bf16, "this processor has no fast bf16"),
             (Question { provider: Provider::Cuda { device: 0 }, ..bf16 }, "the provider is ONNX Runtime's"),
+            (Question { onnx_file: true, ..bf16 }, "onnx_file names the graph"),
             (Question { known: false, ..bf16 }, "no kernels of our own for this network"),
             (Question { isa: IsaCap::None, ..bf16 }, "as the settings ask"),
         ];
@@ -228,6 +238,7 @@ mod tests {
         let onnx = |why| [(Kernels::OnnxRuntime, why)];
         check(Question { known: false, ..QUESTION }, avx2, &onnx(Why::Network));
         check(Question { isa: IsaCap::None, ..QUESTION }, everything, &onnx(Why::Asked));
+        check(Question { onnx_file: true, ..QUESTION }, everything, &onnx(Why::OnnxFile));
         check(Question { provider: Provider::Cuda { device: 1 }, ..QUESTION }, avx2, &onnx(Why::Provider));
     }
 }

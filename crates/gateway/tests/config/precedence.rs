@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 43] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 45] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "ops_listen", "ops_listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
@@ -45,6 +45,8 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 43] = [
     ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),
     ("models", "precision", "precision", ["\"fp32\"", "\"bf16\"", "\"fp32\""]),
     ("models", "isa", "isa", ["\"avx2\"", "\"none\"", "\"avx512\""]),
+    ("models", "onnx_file", "onnx_file", ["\"a.onnx\"", "\"onnx/b.onnx\"", "\"c.onnx\""]),
+    ("models", "dynamic_quantization", "dynamic_quantization", ["\"refuse\"", "\"per-text\"", "\"refuse\""]),
     ("models", "threads", "threads", ["4", "5", "6"]),
     ("models", "workers", "workers", ["7", "8", "9"]),
     ("models", "overlong", "overlong", ["\"average\"", "\"error\"", "\"average\""]),

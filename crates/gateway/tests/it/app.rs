@@ -237,6 +237,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         fingerprint: "0".repeat(64),
         provider: model.provider,
         precision: model_import::Precision::Fp32,
+        per_text: false,
         choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Asked },
         load_time: Duration::ZERO,
     }
