@@ -32,6 +32,17 @@ pub enum Norm {
     Output(usize),
 }
 
+impl fmt::Display for Norm {
+    /// What it follows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embeddings => f.write_str("the embeddings"),
+            Self::Attention(layer) => write!(f, "the attention of layer {layer}"),
+            Self::Output(layer) => write!(f, "the feed-forward part of layer {layer}"),
+        }
+    }
+}
+
 /// One tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -66,8 +77,8 @@ impl fmt::Display for Part {
         match self {
             Self::Weight(layer, linear) => write!(f, "the weight of {linear:?} in layer {layer}"),
             Self::Bias(layer, linear) => write!(f, "the bias of {linear:?} in layer {layer}"),
-            Self::Scale(norm) => write!(f, "the scale of the norm {norm:?}"),
-            Self::Shift(norm) => write!(f, "the shift of the norm {norm:?}"),
+            Self::Scale(norm) => write!(f, "the scale of the norm after {norm}"),
+            Self::Shift(norm) => write!(f, "the shift of the norm after {norm}"),
             Self::Positions => f.write_str("the position table"),
         }
     }

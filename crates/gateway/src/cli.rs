@@ -95,6 +95,10 @@ pub enum ModelAction {
         /// The model's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
+
+        /// The ready-made ONNX graph to inspect, relative to the folder
+        #[arg(long, env = "EMBEDGATE_ONNX_FILE", value_name = "FILE")]
+        onnx_file: Option<PathBuf>,
     },
     /// List the models of a folder and whether they can be served
     List {
@@ -130,6 +134,10 @@ pub struct VerifyArgs {
     /// Up to which instructions: `auto`, `amx`, `avx512`, `avx2`, `neon`; `none` for ONNX Runtime
     #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA")]
     pub isa: Option<IsaCap>,
+
+    /// The ONNX graph to compute it with, relative to the folder
+    #[arg(long, env = "EMBEDGATE_ONNX_FILE", value_name = "FILE")]
+    pub onnx_file: Option<PathBuf>,
 
     /// Threads; 0 for one a processor
     #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]

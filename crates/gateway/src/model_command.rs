@@ -12,8 +12,8 @@ use thiserror::Error;
 use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
 use crate::load::{
-    Cache, Choice, Choices, Common, Encoders, ModelFault, Runtime, choices, encoders, golden_cosine,
-    no_folder, start, window,
+    Cache, Choice, Choices, Common, Encoders, ModelFault, PER_TEXT, Runtime, choices, encoders,
+    golden_cosine, no_folder, start, window,
 };
 use crate::model_bench::{self, BenchError, Drive};
 use crate::registry::Served;
@@ -84,23 +84,23 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     match action {
-        ModelAction::Import { folder } => import(folder, out),
+        ModelAction::Import { folder, onnx_file } => import(folder, onnx_file.as_deref(), out),
         ModelAction::List { folder } => list(folder, out),
         ModelAction::Verify(args) => verify(args, surroundings, out),
         ModelAction::Bench(args) => bench(args, surroundings, out),
     }
 }
 
-/// Opens a model's folder.
-fn open(folder: &Path) -> Result<ModelFolder, CommandError> {
+/// Opens a model's folder, with `onnx_file` as its graph where that is given.
+fn open(folder: &Path, onnx_file: Option<&Path>) -> Result<ModelFolder, CommandError> {
     if !folder.is_dir() {
         return Err(CommandError::NoFolder { folder: folder.to_owned(), advice: no_folder(folder) });
     }
-    Ok(ModelFolder::open(folder)?)
+    Ok(ModelFolder::open_with_graph(folder, onnx_file)?)
 }
 
-fn import(folder: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let model = open(folder)?;
+fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let model = open(folder, onnx_file)?;
     let mut meter = Meter::new();
     let graph = model_import::import(&model, &mut |progress| meter.show(progress));
     meter.clear();
@@ -115,6 +115,10 @@ fn import(folder: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
         model.window(),
         graph.fingerprint
     )?;
+    if !graph.dynamic_quantization.is_empty() {
+        let operators = graph.dynamic_quantization.join(", ");
+        writeln!(out, "{PER_TEXT} ({operators})")?;
+    }
     Ok(Verdict::Pass)
 }
 
@@ -130,7 +134,8 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
             folder.map_or(said, |folder| (Some(folder.dimensions()), Some(folder.window())));
         let (dimensions, window) = (number(dimensions), number(window));
         let state = match &model.state {
-            State::Ready => "ready".to_owned(),
+            State::Ready { is_per_text: false } => "ready".to_owned(),
+            State::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
             State::NotImported => {
                 format!("ready; for ONNX Runtime first: embedgate model import {}", model.path.display())
             }
@@ -152,7 +157,7 @@ fn verify(
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     let config = Config::resolve(&flags(args), surroundings)?.config;
-    let folder = open(&args.folder)?;
+    let folder = open(&args.folder, args.onnx_file.as_deref())?;
     let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
@@ -168,7 +173,8 @@ fn verify(
         let version = common.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
         let Choice { kernels, why } = choice;
         let folder = args.folder.display();
-        writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({})", why.words())?;
+        let batching = if served.per_text { format!(" · {PER_TEXT}") } else { String::new() };
+        writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({}){batching}", why.words())?;
         verdict = compare(&served, &card.golden, out)?;
         if verdict == Verdict::Pass {
             break;
@@ -184,16 +190,17 @@ fn bench(
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     let config = Config::resolve(&flags(&args.on), surroundings)?.config;
-    let folder = open(&args.on.folder)?;
+    let folder = open(&args.on.folder, args.on.onnx_file.as_deref())?;
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
     let fault = |fault| CommandError::Model { folder: args.on.folder.clone(), fault: Box::new(fault) };
     let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;
     let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
     let encoders = encoders(model, &folder, kernels, &runtime).map_err(fault)?;
     let tokenizer = Tokenizer::load(folder.tokenizer()).map_err(|error| fault(error.into()))?;
-    let Encoders { factory, precision, workers, batch_tokens } = encoders;
+    let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
     let (precision, threads) = (precision.name(), model.threads);
-    let title = format!("{precision} · {kernels} ({}) · {threads} threads", why.words());
+    let batching = if per_text { format!(" · {PER_TEXT}") } else { String::new() };
+    let title = format!("{precision} · {kernels} ({}) · {threads} threads{batching}", why.words());
     let window = window(model, &folder);
     let drive = Drive { workers, batch_tokens, window, time: Duration::from_secs_f64(args.seconds) };
     model_bench::run(&factory, &tokenizer, drive, (&title, args.json), out)?;
@@ -203,7 +210,8 @@ fn bench(
 /// The settings that a command needs, the rest from where the server would have it.
 fn flags(args: &VerifyArgs) -> Flags {
     let VerifyArgs { provider, precision, isa, threads, .. } = *args;
-    let model = ModelSettings { provider, precision, isa, threads, ..ModelSettings::default() };
+    let onnx_file = args.onnx_file.clone();
+    let model = ModelSettings { provider, precision, isa, onnx_file, threads, ..ModelSettings::default() };
     let settings = Settings {
         models: Some(vec![List(vec![args.folder.clone()])]),
         onnxruntime: args.onnxruntime.clone(),

@@ -6,7 +6,10 @@ use inference::{Engine, Overlong, Provider};
 use model_import::Precision;
 use thiserror::Error;
 
-use crate::{config::TokenIds, load::Choice};
+use crate::{
+    config::TokenIds,
+    load::{Choice, PER_TEXT},
+};
 
 /// One model in service.
 pub struct Served {
@@ -38,6 +41,8 @@ pub struct Served {
     pub provider: Provider,
     /// What it is computed in.
     pub precision: Precision,
+    /// Each text is run alone, since its graph quantises activations with one scale for a whole batch.
+    pub per_text: bool,
     /// What computes it, and why.
     pub choice: Choice,
     /// From opening its folder until its vectors were checked.
@@ -53,6 +58,15 @@ impl Served {
             return format!("`{id}`");
         }
         format!("`{}` stands for `{id}` here, which", echo(name))
+    }
+
+    /// One line for the log at start-up.
+    pub fn describe(&self) -> String {
+        let Self { id, dimensions, provider, precision, per_text, choice, .. } = self;
+        let (precision, Choice { kernels, why }) = (precision.name(), choice);
+        let batching = if *per_text { format!(" · {PER_TEXT}") } else { String::new() };
+        let why = why.words();
+        format!("{id} · {dimensions} dimensions · {provider} {precision} {kernels} ({why}){batching}")
     }
 }
 

@@ -149,7 +149,8 @@ where
             handle.stop(false).await;
             let loaded = loading.await.map_err(RunError::LoadPanicked)?;
             stop(ops).await;
-            tracing::info!(outcome = ?loaded.err(), "stopped while loading");
+            let outcome = loaded.err().map(|error| error.to_string());
+            tracing::info!(outcome, "stopped while loading");
             return Ok(());
         }
     };

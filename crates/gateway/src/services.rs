@@ -12,7 +12,6 @@ use crate::{
     config::{Config, Origins},
     lifecycle::Lifecycle,
     limits::KeyLimits,
-    load::Choice,
     metrics::{Metrics, ModelInfo},
     registry::{Registry, Served},
     request::RequestLimits,
@@ -69,12 +68,7 @@ impl Services {
 
     /// Lets requests in, and says so. `ops` is the second listener's address, where there is one.
     pub(crate) fn open(&self, registry: Registry, url: &str, ops: Option<SocketAddr>, elapsed: Duration) {
-        let describe = |served: &Served| {
-            let Served { id, dimensions, provider, precision, choice, .. } = served;
-            let (precision, Choice { kernels, why }) = (precision.name(), choice);
-            format!("{id} · {dimensions} dimensions · {provider} {precision} {kernels} ({})", why.words())
-        };
-        let models: Vec<_> = registry.models().map(describe).collect();
+        let models: Vec<_> = registry.models().map(Served::describe).collect();
         let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
         let aliases: Vec<_> = registry.aliases().map(name).collect();
         for served in registry.models() {
@@ -84,6 +78,7 @@ impl Services {
                 dtype: served.precision.name(),
                 provider: served.provider,
                 choice: served.choice,
+                per_text: served.per_text,
                 dimensions: served.dimensions,
                 max_tokens: served.window,
                 load_time: served.load_time,

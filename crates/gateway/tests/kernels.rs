@@ -12,7 +12,7 @@ use std::{
 use bert_cpu::Isa;
 use gateway::{
     Kernels, LoadError, Registry, Why,
-    config::{Config, IsaCap, ModelConfig, PrecisionWish},
+    config::{Bytes, Config, DynamicQuantization, IsaCap, ModelConfig, PrecisionWish},
     load,
     metrics::Metrics,
 };
@@ -128,19 +128,103 @@ fn our_own_kernels_need_neither_graph_nor_library() {
     assert!(!folder.path().join("embedgate.onnx").exists());
 }
 
+/// Why a model cannot be served, with all causes.
+fn message(config: &Config) -> String {
+    let error = served(config).err().unwrap();
+    let mut error: &dyn std::error::Error = &error;
+    let mut message = error.to_string();
+    while let Some(source) = error.source() {
+        error = source;
+        message += &format!(": {error}");
+    }
+    message
+}
+
+/// The tiny BERT beside its graph as ONNX Runtime's `quantize_dynamic` left it, and the settings that choose the graph.
+fn dynamically_quantised() -> (tempfile::TempDir, Config) {
+    let folder = tiny("bert-mean");
+    copy_folder(&workspace().join("crates/model-import/tests/graphs"), &folder.path().join("onnx"));
+    let mut config = config(folder.path(), IsaCap::Best);
+    config.models[0].onnx_file = Some("onnx/bert-mean_dynamic.onnx".into());
+    (folder, config)
+}
+
+#[test]
+fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
+    let (folder, mut config) = dynamically_quantised();
+    let reference = std::fs::read(folder.path().join("reference.json")).unwrap();
+    let texts = serde_json::from_slice::<Reference>(&reference).unwrap().texts;
+    let bits = |vectors: Vec<f32>| vectors.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+
+    // Nothing may come from the cache: each text is computed alone, then all in one request.
+    config.cache.memory = Bytes(0);
+    let registry = served(&config).unwrap();
+    let alone: Vec<u32> =
+        texts.iter().flat_map(|text| bits(embed(&registry, std::slice::from_ref(text)))).collect();
+    assert!(bits(embed(&registry, &texts)) == alone, "one request");
+    // And between the texts of strangers, who send at the same time.
+    std::thread::scope(|scope| {
+        let strangers: Vec<_> = (0..4)
+            .map(|stranger| {
+                let (registry, texts) = (&registry, &texts);
+                scope.spawn(move || {
+                    let mut texts = texts.clone();
+                    texts.rotate_left(stranger);
+                    embed(registry, &texts)
+                })
+            })
+            .collect();
+        for (stranger, vectors) in strangers.into_iter().enumerate() {
+            let mut expected = alone.clone();
+            expected.rotate_left(stranger * alone.len() / texts.len());
+            assert!(bits(vectors.join().unwrap()) == expected, "requests at the same time");
+        }
+    });
+
+    let model = registry.find("tiny").unwrap();
+    assert!(model.per_text);
+    assert_eq!(model.choice.why, Why::OnnxFile);
+    let line = model.describe();
+    let said = "cpu int8 onnxruntime (onnx_file names the graph) · one text at a time";
+    assert!(line.contains(said), "{line}");
+}
+
+#[test]
+fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
+    let (_folder, mut config) = dynamically_quantised();
+    config.models[0].dynamic_quantization = DynamicQuantization::Refuse;
+    let message = message(&config);
+    for part in
+        ["bert-mean_dynamic.onnx", "DynamicQuantizeLinear, MatMulInteger", "\"per-text\"", "`onnx_file`"]
+    {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    // Other graphs are not.
+    config.models[0].onnx_file = None;
+    config.models[0].isa = IsaCap::None;
+    let registry = served(&config).unwrap();
+    assert!(!registry.find("tiny").unwrap().per_text);
+}
+
+#[test]
+fn a_graph_that_cannot_be_used_is_described_in_words() {
+    let (folder, mut config) = dynamically_quantised();
+    config.models[0].onnx_file = Some("onnx/positions_int32_fp16.onnx".into());
+    let unfit = message(&config);
+    let said = "its output `last_hidden_state` is float16 [batch, sequence, 8]";
+    assert!(unfit.contains(said) && !unfit.contains("model import") && !unfit.contains("Some("), "{unfit}");
+
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    config.models[0].onnx_file = None;
+    let undecided = message(&config);
+    let said =
+        "`onnx/bert-mean_dynamic.onnx`, `onnx/positions_int32_fp16.onnx`, `onnx/positions_int64_bf16.onnx`";
+    assert!(undecided.contains(said) && undecided.contains("`onnx_file`"), "{undecided}");
+}
+
 #[test]
 fn what_cannot_be_had_is_an_error_that_says_what_to_do() {
     let folder = tiny("bert-mean");
-    let message = |config: &Config| {
-        let error = served(config).err().unwrap();
-        let mut error: &dyn std::error::Error = &error;
-        let mut message = error.to_string();
-        while let Some(source) = error.source() {
-            error = source;
-            message += &format!(": {error}");
-        }
-        message
-    };
     let without = Config { onnxruntime: None, ..config(folder.path(), IsaCap::None) };
     let remedies = ["--onnxruntime", "ORT_DYLIB_PATH"];
     assert!(remedies.iter().all(|remedy| message(&without).contains(remedy)), "{}", message(&without));

@@ -93,6 +93,7 @@ fn complete() -> Metrics {
         dtype: "fp32",
         provider: Provider::Cpu,
         choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Network },
+        per_text: false,
         dimensions: 384,
         max_tokens: 256,
         load_time: Duration::from_millis(250),
@@ -271,10 +272,29 @@ fn build_and_model_are_described_once() {
     assert_eq!(builds.len(), 1);
     assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
     assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
-    let model = "embedgate_model_info{dimensions=\"384\",dtype=\"fp32\",kernels=\"onnxruntime\",\
+    let model = "embedgate_model_info{batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",kernels=\"onnxruntime\",\
                  max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"network\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
+}
+
+#[test]
+fn a_model_that_runs_one_text_at_a_time_is_labelled() {
+    let metrics = metrics();
+    metrics.model_loaded(&ModelInfo {
+        model: "m",
+        revision: "abc",
+        dtype: "int8",
+        provider: Provider::Cpu,
+        choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::OnnxFile },
+        per_text: true,
+        dimensions: 384,
+        max_tokens: 256,
+        load_time: Duration::from_millis(250),
+    });
+    let model = "embedgate_model_info{batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",kernels=\"onnxruntime\",\
+                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"onnx_file\"}";
+    assert_eq!(value(&scrape(&metrics), model), 1.0);
 }
 
 #[cfg(target_os = "linux")]

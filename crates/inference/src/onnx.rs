@@ -1,10 +1,12 @@
 //! The encoder that runs an ONNX graph: the only file, with `provider`, that names `ort`.
 
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use half::slice::HalfFloatSliceExt;
 use ndarray::{ArrayView2, Axis};
 use ort::{
     environment::Environment,
@@ -12,7 +14,7 @@ use ort::{
         Session, SessionInputValue,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
-    value::{Outlet, TensorRef},
+    value::{DynValue, Outlet, Shape, Tensor, TensorElementType, TensorRef},
 };
 
 use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, Provider, StartError, shape};
@@ -95,7 +97,7 @@ fn version_of(file: &Path) -> Option<Arc<str>> {
     is_version.then(|| version.into())
 }
 
-/// An input that a graph may ask for, by its customary name; each is i64 of shape `[batch, sequence]`.
+/// An input that a graph may ask for, by its customary name; each is int64 or int32 of shape `[batch, sequence]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnnxInput {
     /// Token ids.
@@ -104,6 +106,11 @@ pub enum OnnxInput {
     AttentionMask,
     /// Always 0: one segment.
     TokenTypeIds,
+    /// Each token's row in the position table.
+    PositionIds {
+        /// Count from the row after this id, tokens of this id excepted, as RoBERTa does. `None`: from 0.
+        after_padding: Option<u32>,
+    },
 }
 
 impl OnnxInput {
@@ -113,6 +120,20 @@ impl OnnxInput {
             Self::InputIds => "input_ids",
             Self::AttentionMask => "attention_mask",
             Self::TokenTypeIds => "token_type_ids",
+            Self::PositionIds { .. } => "position_ids",
+        }
+    }
+}
+
+/// Writes each token's row in the position table.
+fn count_positions(sequence: &[u32], after_padding: Option<u32>, rows: &mut [i64]) {
+    let mut next = after_padding.map_or(0, |padding| i64::from(padding) + 1);
+    for (row, id) in rows.iter_mut().zip(sequence) {
+        if after_padding == Some(*id) {
+            *row = i64::from(*id);
+        } else {
+            *row = next;
+            next += 1;
         }
     }
 }
@@ -145,24 +166,30 @@ pub struct OnnxConfig {
     pub window: usize,
     /// Length of a vector.
     pub dimensions: usize,
+    /// Runs each sequence of a batch alone and without padding: for a graph that quantises activations with one scale
+    /// for a whole batch, which would make a vector depend on the other sequences.
+    pub per_text: bool,
 }
 
 /// Encoders that run `config`'s graph, each in a session of its own.
 pub fn onnx_encoders(runtime: &OnnxRuntime, config: OnnxConfig) -> EncoderFactory {
     let (runtime, config) = (runtime.clone(), Arc::new(config));
     Arc::new(move || {
-        let session = open(&runtime, &config)?;
+        let (session, inputs) = open(&runtime, &config)?;
         Ok(Box::new(OnnxEncoder {
             session,
             config: Arc::clone(&config),
+            inputs,
             ids: Vec::new(),
             mask: Vec::new(),
             types: Vec::new(),
+            positions: Vec::new(),
         }))
     })
 }
 
-fn open(runtime: &OnnxRuntime, config: &OnnxConfig) -> Result<Session, StartError> {
+/// The session, and the config's inputs with the types that the graph wants them in.
+fn open(runtime: &OnnxRuntime, config: &OnnxConfig) -> Result<(Session, Vec<TypedInput>), StartError> {
     let failed = |source: ort::Error| StartError::Session { graph: config.graph.clone(), source };
     let builder = Session::builder(&runtime.environment).map_err(failed)?;
     let builder = config
@@ -177,15 +204,18 @@ fn open(runtime: &OnnxRuntime, config: &OnnxConfig) -> Result<Session, StartErro
         name: name.to_owned(),
         found: found.join(", "),
     };
-    let inputs: Vec<&str> = session.inputs().iter().map(Outlet::name).collect();
-    if let Some(input) = config.inputs.iter().find(|input| !inputs.contains(&input.name())) {
-        return Err(missing("input", input.name(), inputs));
+    let mut inputs = Vec::with_capacity(config.inputs.len());
+    for &input in &config.inputs {
+        let Some(outlet) = session.inputs().iter().find(|outlet| outlet.name() == input.name()) else {
+            return Err(missing("input", input.name(), session.inputs().iter().map(Outlet::name).collect()));
+        };
+        inputs.push((input, outlet.dtype().tensor_type()));
     }
     let outputs: Vec<&str> = session.outputs().iter().map(Outlet::name).collect();
     if !outputs.contains(&config.output.as_str()) {
         return Err(missing("output", &config.output, outputs));
     }
-    Ok(session)
+    Ok((session, inputs))
 }
 
 fn configure(builder: SessionBuilder, intra_threads: usize) -> ort::Result<SessionBuilder> {
@@ -200,20 +230,25 @@ fn configure(builder: SessionBuilder, intra_threads: usize) -> ort::Result<Sessi
     Ok(builder)
 }
 
+/// An input and its element type in the graph.
+type TypedInput = (OnnxInput, Option<TensorElementType>);
+
 /// An encoder with its session. Buffers are kept from batch to batch.
 struct OnnxEncoder {
     session: Session,
     config: Arc<OnnxConfig>,
+    inputs: Vec<TypedInput>,
     ids: Vec<i64>,
     mask: Vec<i64>,
     types: Vec<i64>,
+    positions: Vec<i64>,
 }
 
 impl OnnxEncoder {
     /// The shape of the tensors, `[batch, longest]`: for some providers a larger one with rows that belong to no text.
     fn shape(&self, batch: &Batch) -> [usize; 2] {
         let (rows, longest) = (batch.len(), batch.longest());
-        if self.config.provider.prepares_shapes() {
+        if self.config.provider.prepares_shapes() && !self.config.per_text {
             shape::bucket(rows, longest, self.config.window)
         } else {
             [rows, longest]
@@ -225,16 +260,23 @@ impl OnnxEncoder {
         let shape @ [rows, longest] = self.shape(batch);
         let cells = rows * longest;
         self.types.resize(cells, 0);
-        for buffer in [&mut self.ids, &mut self.mask] {
+        for buffer in [&mut self.ids, &mut self.mask, &mut self.positions] {
             buffer.clear();
             buffer.resize(cells, 0);
         }
+        let after_padding = self.config.inputs.iter().find_map(|input| match input {
+            OnnxInput::PositionIds { after_padding } => Some(*after_padding),
+            _ => None,
+        });
         for (row, sequence) in batch.sequences().enumerate() {
             let start = row * longest;
             for (cell, &id) in self.ids[start..].iter_mut().zip(sequence) {
                 *cell = i64::from(id);
             }
             self.mask[start..start + sequence.len()].fill(1);
+            if let Some(after_padding) = after_padding {
+                count_positions(sequence, after_padding, &mut self.positions[start..]);
+            }
         }
         // A row of which the mask hides everything would be a division by zero.
         for row in batch.len()..rows {
@@ -250,11 +292,11 @@ impl Encoder for OnnxEncoder {
     }
 
     fn pads(&self) -> bool {
-        true
+        !self.config.per_text
     }
 
     fn spent(&self, batch: &Batch) -> usize {
-        self.shape(batch).iter().product()
+        if self.pads() { self.shape(batch).iter().product() } else { batch.tokens() }
     }
 
     fn encode(
@@ -263,19 +305,43 @@ impl Encoder for OnnxEncoder {
         _: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
+        if !self.config.per_text {
+            return self.run(batch, out);
+        }
+        let mut alone = Batch::new();
+        for (sequence, out) in batch.sequences().zip(out.chunks_exact_mut(self.config.dimensions)) {
+            alone.clear();
+            alone.push(sequence);
+            self.run(&alone, out)?;
+        }
+        Ok(())
+    }
+}
+
+impl OnnxEncoder {
+    /// Runs the graph once, for the whole batch.
+    fn run(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
         let shape = self.pad(batch);
-        let mut inputs = Vec::with_capacity(self.config.inputs.len());
-        for input in &self.config.inputs {
+        let mut inputs = Vec::with_capacity(self.inputs.len());
+        for (input, element) in &self.inputs {
             let buffer = match input {
                 OnnxInput::InputIds => &self.ids,
                 OnnxInput::AttentionMask => &self.mask,
                 OnnxInput::TokenTypeIds => &self.types,
+                OnnxInput::PositionIds { .. } => &self.positions,
             };
-            let tensor = TensorRef::from_array_view((shape, buffer.as_slice()))?;
-            inputs.push((input.name(), SessionInputValue::from(tensor)));
+            let value: SessionInputValue<'_> = match element {
+                Some(TensorElementType::Int32) => {
+                    // Ids, rows and flags are all far below the limit of an i32.
+                    let narrow: Vec<i32> = buffer.iter().map(|&value| value as i32).collect();
+                    Tensor::from_array((shape, narrow))?.into()
+                }
+                _ => TensorRef::from_array_view((shape, buffer.as_slice()))?.into(),
+            };
+            inputs.push((input.name(), value));
         }
         let outputs = self.session.run(inputs)?;
-        let (found, values) = outputs[self.config.output.as_str()].try_extract_tensor::<f32>()?;
+        let (found, values) = floats(&outputs[self.config.output.as_str()])?;
         let hidden = found.last().map_or(0, |&hidden| hidden as usize);
         let expected: &[usize] = match &self.config.output_kind {
             OnnxOutput::TokenEmbeddings(_) => &[shape[0], shape[1], hidden],
@@ -302,9 +368,38 @@ impl Encoder for OnnxEncoder {
     }
 }
 
+/// An output's shape and its values, converted if the graph computes in half precision.
+fn floats(output: &DynValue) -> ort::Result<(&Shape, Cow<'_, [f32]>)> {
+    Ok(match output.dtype().tensor_type() {
+        Some(TensorElementType::Float16) => {
+            let (shape, values) = output.try_extract_tensor::<half::f16>()?;
+            (shape, Cow::Owned(values.to_f32_vec()))
+        }
+        Some(TensorElementType::Bfloat16) => {
+            let (shape, values) = output.try_extract_tensor::<half::bf16>()?;
+            (shape, Cow::Owned(values.to_f32_vec()))
+        }
+        _ => {
+            let (shape, values) = output.try_extract_tensor::<f32>()?;
+            (shape, Cow::Borrowed(values))
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_count_from_zero_or_after_the_padding_id() {
+        let positions = |after_padding| {
+            let mut rows = [0; 5];
+            count_positions(&[7, 1, 8, 9], after_padding, &mut rows);
+            rows
+        };
+        assert_eq!(positions(None), [0, 1, 2, 3, 0]);
+        assert_eq!(positions(Some(1)), [2, 1, 3, 4, 0]);
+    }
 
     #[test]
     fn the_file_name_tells_the_version() {

@@ -94,8 +94,9 @@ impl Dense {
                 Ok(Self { weight, bias: bias.map(Array1::from), activation })
             }
             _ => Err(StartError::Config(format!(
-                "a dense layer of shape [{outputs}, {inputs}] cannot hold {} weights and {:?} biases",
-                found.0, found.1
+                "a dense layer of shape [{outputs}, {inputs}] cannot hold {} weights and {} biases",
+                found.0,
+                found.1.unwrap_or(0)
             ))),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     io,
     path::Path,
@@ -135,11 +136,14 @@ impl Card {
             let most = card.dimensions.unwrap_or(usize::MAX);
             let fits = (1..=most).contains(&vector.len()) && vector.iter().all(|value| value.is_finite());
             if !fits || card.window.is_some_and(|window| *tokens > window) {
+                let stated =
+                    |number: Option<usize>| number.map_or("any number".to_owned(), |n| n.to_string());
                 let reason = format!(
-                    "the golden text {text:?} has {} values and {tokens} tokens, the model {:?} and at most {:?}",
+                    "the golden text {text:?} has {} values and {tokens} tokens, but the card states {} dimensions \
+                     and a window of {}, and values must be finite",
                     vector.len(),
-                    card.dimensions,
-                    card.window
+                    stated(card.dimensions),
+                    stated(card.window)
                 );
                 return Err(ImportError::CardMismatch { path: path.to_owned(), reason });
             }
@@ -186,8 +190,8 @@ impl Card {
 
     /// Compares with what the folder's own files say.
     pub(crate) fn check(&self, path: &Path, folder: &ModelFolder) -> Result<(), ImportError> {
-        let differs = |what: &str, card: &dyn std::fmt::Debug, found: &dyn std::fmt::Debug| {
-            let reason = format!("it says {what} {card:?}, the folder says {found:?}");
+        let differs = |what: &str, card: &dyn fmt::Display, found: &dyn fmt::Display| {
+            let reason = format!("it says {what} {card}, the folder says {found}");
             Err(ImportError::CardMismatch { path: path.to_owned(), reason })
         };
         match self {

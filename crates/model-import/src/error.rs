@@ -89,6 +89,20 @@ pub enum ImportError {
         /// The known ones.
         supported: String,
     },
+    /// No graph at its usual place and nothing else to compute the model with, but graphs under other names.
+    #[error(
+        "`{}`: {reason}, and there is no graph at `model.onnx` or `onnx/model.onnx`; the folder holds {graphs}: name \
+         the one to use in the setting `onnx_file`",
+        root.display()
+    )]
+    ChooseGraph {
+        /// The model folder.
+        root: PathBuf,
+        /// Why it cannot be used as it is.
+        reason: String,
+        /// The graphs, in words.
+        graphs: String,
+    },
     /// No pooling mode, several at once, or an unknown one.
     #[error("`{}`: exactly one known pooling mode is needed, found {found}", path.display())]
     UnsupportedPooling {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::{
-    Card, DenseLayer, ImportError, PoolingMode, Source,
+    Card, DenseLayer, ImportError, PoolingMode, Positions, Source,
     family::{self, Architecture},
-    json, onnx_folder,
+    json,
+    onnx_folder::{self, ReadyMade},
     pipeline::Pipeline,
     safetensors::{INDEX, WEIGHTS, Weights},
 };
@@ -45,8 +46,8 @@ pub struct ModelFolder {
 pub(crate) enum Network {
     /// Weights that an exporter of ours turns into a graph.
     Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
-    /// A graph that somebody else exported.
-    Onnx(PathBuf),
+    /// A graph that came with the folder.
+    Onnx(ReadyMade),
 }
 
 /// `sentence_bert_config.json`.
@@ -126,6 +127,7 @@ struct AnyConfig {
     hidden_size: Option<usize>,
     dim: Option<usize>,
     max_position_embeddings: Option<usize>,
+    pad_token_id: Option<i64>,
 }
 
 impl ModelFolder {
@@ -135,6 +137,15 @@ impl ModelFolder {
     /// # Errors
     /// Any [`ImportError`] but those about single tensors and about writing: those come from [`crate::import`].
     pub fn open(root: impl AsRef<Path>) -> Result<Self, ImportError> {
+        Self::open_with_graph(root, None)
+    }
+
+    /// As [`open`](Self::open), but with the ONNX graph at the path `onnx_file`, relative to the folder, whatever
+    /// weights or other graphs there are.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and when there is no such file or the path leaves the folder.
+    pub fn open_with_graph(root: impl AsRef<Path>, onnx_file: Option<&Path>) -> Result<Self, ImportError> {
         let root = root.as_ref();
         if !root.is_dir() {
             let hint = "expected a model folder".to_owned();
@@ -151,7 +162,14 @@ impl ModelFolder {
         let known = family::read(&config, &origin(card.as_ref()));
         // Our own graph is laid out for speed, so it goes first where both are possible.
         let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
-        let ready_made = onnx_folder::find(root).filter(|_| known.is_err() || !has_weights);
+        let ready_made = onnx_folder::find(root, onnx_file)?
+            .filter(|_| onnx_file.is_some() || known.is_err() || !has_weights);
+        if ready_made.is_none()
+            && let Some(reason) = needs_graph(&known, has_weights)
+            && let Some(graphs) = onnx_folder::list(root)
+        {
+            return Err(ImportError::ChooseGraph { root: root.to_owned(), reason, graphs });
+        }
         let (model_type, network, hidden, positions) = match (ready_made, known) {
             (
                 Some(graph),
@@ -162,12 +180,18 @@ impl ModelFolder {
                     return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
                 };
                 files.extend(onnx_folder::files(&graph)?);
+                let counted = family::positions(&any.model_type, any.pad_token_id);
+                let unused = match counted {
+                    Some(Positions::AfterPadding(padding)) => usize::try_from(padding).unwrap_or(0) + 1,
+                    Some(Positions::FromZero) | None => 0,
+                };
                 // Some families' tables have rows that no position uses.
                 let positions = match known {
                     Ok((_, architecture)) => Some(architecture.positions()),
-                    Err(_) => any.max_position_embeddings,
+                    Err(_) => any.max_position_embeddings.map(|rows| rows.saturating_sub(unused)),
                 };
-                (any.model_type, Network::Onnx(graph), hidden, positions)
+                let ready_made = ReadyMade { path: graph, positions: counted };
+                (any.model_type, Network::Onnx(ready_made), hidden, positions)
             }
             (_, Err(error)) => return Err(error),
             (None, Ok((model_type, architecture))) => {
@@ -280,6 +304,19 @@ fn origin(card: Option<&Card>) -> String {
             format!("fetch the files of `{name}` from the Hugging Face hub")
         }
         None => "it describes the architecture".to_owned(),
+    }
+}
+
+/// Why only a ready-made graph can compute the model, if so.
+fn needs_graph<A>(known: &Result<A, ImportError>, has_weights: bool) -> Option<String> {
+    match known {
+        Ok(_) if has_weights => None,
+        Ok(_) => Some("it holds no weights (`model.safetensors`)".to_owned()),
+        Err(ImportError::UnsupportedFamily { model_type, .. }) => {
+            Some(format!("there is no exporter for its model_type `{model_type}`"))
+        }
+        Err(error @ ImportError::Setting { .. }) => Some(error.to_string()),
+        Err(_) => None,
     }
 }
 

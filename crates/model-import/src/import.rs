@@ -10,7 +10,7 @@ use prost::Message;
 use tempfile::NamedTempFile;
 
 use crate::{
-    ImportError, ModelFolder,
+    ImportError, ModelFolder, Positions,
     family::Architecture,
     fingerprint,
     folder::Network,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The graph's name in the model folder.
-const GRAPH: &str = "embedgate.onnx";
+pub(crate) const GRAPH: &str = "embedgate.onnx";
 /// The name of its weights, beside it.
 const DATA: &str = "embedgate.onnx.data";
 /// The key of the graph's metadata under which the fingerprint stands.
@@ -34,12 +34,15 @@ const STAMP: &str = "embedgate.stamp";
 pub struct Graph {
     /// The ONNX file.
     pub path: PathBuf,
-    /// What it must be given, each i64 `[batch, sequence]`.
+    /// What it must be given, each int64 or int32 `[batch, sequence]`.
     pub inputs: Vec<GraphInput>,
     /// What to read.
     pub output: GraphOutput,
     /// What its weights are stored in.
     pub precision: Precision,
+    /// Operators that quantise activations with one scale for a whole batch, each name once. A graph that has any
+    /// gives a text its own vector only if the text is run alone and without padding.
+    pub dynamic_quantization: Vec<String>,
     /// Hexadecimal SHA-256 over weights, tokenizer, configuration and exporter version: equal fingerprints give
     /// equal vectors.
     pub fingerprint: String,
@@ -54,9 +57,11 @@ pub enum GraphInput {
     AttentionMask,
     /// `token_type_ids`: all 0, since texts come alone.
     TokenTypeIds,
+    /// `position_ids`: each token's row in the position table.
+    PositionIds(Positions),
 }
 
-/// The output to read, f32.
+/// The output to read: float, float16 or bfloat16.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphOutput {
     /// Its name in the graph.
@@ -131,7 +136,7 @@ pub enum Stage {
 /// Any [`ImportError`]; the folder then holds no new file.
 pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<Graph, ImportError> {
     match &folder.network {
-        Network::Onnx(path) => onnx_folder::inspect(path, folder, progress),
+        Network::Onnx(ready_made) => onnx_folder::inspect(ready_made, folder, progress),
         Network::Weights { folder: weights, architecture } => {
             if let Some(graph) = up_to_date(folder, progress)? {
                 return Ok(graph);
@@ -151,7 +156,7 @@ pub(crate) fn up_to_date(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Option<Graph>, ImportError> {
     let path = match &folder.network {
-        Network::Onnx(path) => return onnx_folder::inspect(path, folder, progress).map(Some),
+        Network::Onnx(ready_made) => return onnx_folder::inspect(ready_made, folder, progress).map(Some),
         Network::Weights { .. } => folder.root().join(GRAPH),
     };
     // Whatever is wrong with an earlier export is mended by exporting again.
@@ -175,6 +180,7 @@ fn ours(root: &Path, fingerprint: String) -> Graph {
         inputs: vec![GraphInput::InputIds, GraphInput::AttentionMask],
         output: GraphOutput { name: "last_hidden_state".to_owned(), kind: OutputKind::TokenEmbeddings },
         precision: Precision::Fp32,
+        dynamic_quantization: Vec::new(),
         fingerprint,
     }
 }

@@ -27,6 +27,7 @@
 #![deny(missing_docs)]
 
 mod card;
+mod dynamic_quantization;
 mod encoder;
 mod error;
 mod family;

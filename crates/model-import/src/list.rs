@@ -24,7 +24,10 @@ pub struct Listed {
 #[derive(Debug)]
 pub enum State {
     /// Its graph is there.
-    Ready,
+    Ready {
+        /// Whether each text has to be run alone ([`Graph::dynamic_quantization`](crate::Graph::dynamic_quantization)).
+        is_per_text: bool,
+    },
     /// Complete, for those who read the weights themselves; for a graph, [`crate::import`] has to be run on it as it is
     /// now.
     NotImported,
@@ -48,7 +51,7 @@ pub fn list(models: &Path) -> Result<Vec<Listed>, ImportError> {
         }
         let card = Card::load(&path.join(Card::FILE)).ok();
         let state = match ModelFolder::open(&path).and_then(|folder| up_to_date(&folder, &mut |_| {})) {
-            Ok(Some(_)) => State::Ready,
+            Ok(Some(graph)) => State::Ready { is_per_text: !graph.dynamic_quantization.is_empty() },
             Ok(None) => State::NotImported,
             Err(error) => State::Incomplete(error),
         };

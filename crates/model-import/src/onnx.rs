@@ -4,6 +4,8 @@
 //! Fields left out are skipped when decoding, in particular `TensorProto.raw_data`: inspecting a graph with
 //! embedded weights copies none of them.
 
+use std::fmt;
+
 use prost::{Enumeration, Message};
 
 /// A file.
@@ -196,7 +198,7 @@ pub(crate) struct Tensor {
     pub(crate) data_location: i32,
 }
 
-/// The element types that graphs of ours hold, and those that tell a ready-made graph's precision.
+/// The element types that graphs of ours hold, and those that ready-made graphs may have for weights, inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
 pub(crate) enum ElementType {
@@ -204,11 +206,33 @@ pub(crate) enum ElementType {
     Float = 1,
     Uint8 = 2,
     Int8 = 3,
+    Int32 = 6,
     Int64 = 7,
     Float16 = 10,
     Double = 11,
     Bfloat16 = 16,
 }
+
+/// The names of `TensorProto.DataType`, by number.
+const ELEMENT_NAMES: &[&str] = &[
+    "of an unknown type",
+    "float",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+    "string",
+    "bool",
+    "float16",
+    "double",
+    "uint32",
+    "uint64",
+    "complex64",
+    "complex128",
+    "bfloat16",
+];
 
 /// Where a tensor's bytes lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -238,6 +262,16 @@ impl Value {
     /// Its dimensions, where the file states them.
     pub(crate) fn dimensions(&self) -> Option<&[Dimension]> {
         Some(&self.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()?.dim)
+    }
+
+    /// Type and shape in words, such as `int64 [batch, 512]`.
+    pub(crate) fn describe(&self) -> String {
+        let Some(element) = self.element() else { return "of an unknown type".to_owned() };
+        let element = usize::try_from(element).ok().and_then(|element| ELEMENT_NAMES.get(element));
+        let element = element.unwrap_or(&"of an unknown type");
+        let Some(dimensions) = self.dimensions() else { return format!("{element} of any shape") };
+        let dimensions: Vec<_> = dimensions.iter().map(ToString::to_string).collect();
+        format!("{element} [{}]", dimensions.join(", "))
     }
 
     /// The number of its elements' type in `TensorProto.DataType`.
@@ -283,6 +317,16 @@ pub(crate) enum Size {
     Fixed(i64),
     #[prost(string, tag = "2")]
     Named(String),
+}
+
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.size {
+            Some(Size::Fixed(size)) => size.fmt(f),
+            Some(Size::Named(name)) => f.write_str(name),
+            None => f.write_str("?"),
+        }
+    }
 }
 
 impl Dimension {

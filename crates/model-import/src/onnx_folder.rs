@@ -2,27 +2,31 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
 use prost::Message;
 
 use crate::{
-    Graph, GraphInput, GraphOutput, ImportError, ModelFolder, OutputKind, Precision, Progress, fingerprint,
-    json, mapped,
+    Graph, GraphInput, GraphOutput, ImportError, ModelFolder, OutputKind, Positions, Precision, Progress,
+    dynamic_quantization, fingerprint, import, json, mapped,
     onnx::{DataLocation, ElementType, Entry, Model, Size, Tensor, Value},
 };
 
 /// Where a graph may lie in a model folder, in order of preference.
 const PLACES: &[&str] = &["model.onnx", "onnx/model.onnx"];
 
-/// What the input of that name is, if it is one that can be provided.
-const INPUTS: &[(&str, GraphInput)] = &[
-    ("input_ids", GraphInput::InputIds),
-    ("attention_mask", GraphInput::AttentionMask),
-    ("token_type_ids", GraphInput::TokenTypeIds),
-];
+/// Most graphs that an error lists.
+const MAX_LISTED: usize = 10;
+
+/// A graph that the folder came with.
+#[derive(Debug)]
+pub(crate) struct ReadyMade {
+    pub(crate) path: PathBuf,
+    /// How the family counts positions, for a graph that asks for them; `None` where `config.json` does not say.
+    pub(crate) positions: Option<Positions>,
+}
 
 /// The outputs that can be used. A whole sentence vector goes first: the model's author has put pooling and
 /// dense layers into it, and less leaves the runtime.
@@ -32,9 +36,40 @@ const OUTPUTS: &[(&str, OutputKind)] = &[
     ("last_hidden_state", OutputKind::TokenEmbeddings),
 ];
 
-/// The ready-made graph in a model folder.
-pub(crate) fn find(root: &Path) -> Option<PathBuf> {
-    PLACES.iter().map(|place| root.join(place)).find(|path| path.is_file())
+/// The ready-made graph in a model folder: the one that the setting `onnx_file` names, else the one at its usual place.
+pub(crate) fn find(root: &Path, onnx_file: Option<&Path>) -> Result<Option<PathBuf>, ImportError> {
+    let Some(relative) = onnx_file else {
+        return Ok(PLACES.iter().map(|place| root.join(place)).find(|path| path.is_file()));
+    };
+    let path = json::inside(root, &relative.to_string_lossy(), root)?;
+    if !path.is_file() {
+        let hint = match list(root) {
+            Some(graphs) => format!("the setting `onnx_file` names it; the folder holds {graphs}"),
+            None => "the setting `onnx_file` names it, but the folder holds no ONNX graph".to_owned(),
+        };
+        return Err(ImportError::Missing { path, hint });
+    }
+    Ok(Some(path))
+}
+
+/// The ONNX graphs in the folder and in the folders directly in it, in words; `None` if there are none. What an
+/// import wrote is not one of them.
+pub(crate) fn list(root: &Path) -> Option<String> {
+    let entries = |folder: &Path| {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.collect::<Vec<_>>()
+    };
+    let mut paths = entries(root);
+    paths.extend(paths.clone().iter().filter(|path| path.is_dir()).flat_map(|folder| entries(folder)));
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "onnx") && path.is_file());
+    paths.retain(|path| *path != root.join(import::GRAPH));
+    paths.sort_unstable();
+    let relative = paths.iter().map(|path| path.strip_prefix(root).unwrap_or(path).to_string_lossy());
+    let mut listed = names(relative.take(MAX_LISTED));
+    if paths.len() > MAX_LISTED {
+        listed += &format!(" and {} more", paths.len() - MAX_LISTED);
+    }
+    (!paths.is_empty()).then_some(listed)
 }
 
 /// Decodes a graph; weights inside the file are passed over.
@@ -88,24 +123,22 @@ pub(crate) fn check_external_data(path: &Path, model: &Model) -> Result<BTreeSet
 
 /// Describes a ready-made graph for a folder that has been read.
 pub(crate) fn inspect(
-    path: &Path,
+    ready_made: &ReadyMade,
     folder: &ModelFolder,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Graph, ImportError> {
-    let unusable = |reason| ImportError::Onnx { path: path.to_owned(), reason };
-    let Some(graph) = read(path)?.graph else {
+    let path = &ready_made.path;
+    let unusable = |reason| ImportError::Onnx { path: path.clone(), reason };
+    let model = read(path)?;
+    let dynamic_quantization: Vec<_> = dynamic_quantization::operators(&model).into_iter().collect();
+    let Some(graph) = model.graph else {
         return Err(unusable("it holds no graph".to_owned()));
     };
     // Older files list the weights among the inputs.
     let constants: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let mut inputs = Vec::new();
     for value in graph.input.iter().filter(|value| !constants.contains(value.name.as_str())) {
-        let known = INPUTS.iter().find(|(name, _)| *name == value.name);
-        let Some((_, input)) = known.filter(|_| value.element() == Some(ElementType::Int64.into())) else {
-            let known = names(INPUTS.iter().map(|(name, _)| *name));
-            return Err(unusable(format!("it asks for `{}`; int64 inputs known: {known}", value.name)));
-        };
-        inputs.push(*input);
+        inputs.push(input(value, ready_made.positions).map_err(unusable)?);
     }
     if !inputs.contains(&GraphInput::InputIds) {
         return Err(unusable("it has no input `input_ids`".to_owned()));
@@ -122,14 +155,42 @@ pub(crate) fn inspect(
         OutputKind::SentenceEmbedding => (2, folder.dimensions()),
     };
     if !fits(value, rank, width) {
-        let (name, found) = (&value.name, value.r#type.as_ref());
+        let (name, found) = (&value.name, value.describe());
         return Err(unusable(format!(
-            "its output `{name}` is {found:?}, expected float with {rank} dimensions, the last of {width}"
+            "its output `{name}` is {found}, expected float, float16 or bfloat16 with {rank} dimensions, the last of \
+             {width}"
         )));
     }
     let output = GraphOutput { name: value.name.clone(), kind };
+    // The largest weights may be an embedding table in float: the products decide.
+    let is_quantized = !dynamic_quantization.is_empty();
+    let precision = if is_quantized { Precision::Int8 } else { precision(&graph.initializer) };
     let fingerprint = fingerprint::identify(folder, progress)?;
-    Ok(Graph { path: path.to_owned(), inputs, output, precision: precision(&graph.initializer), fingerprint })
+    Ok(Graph { path: path.clone(), inputs, output, precision, dynamic_quantization, fingerprint })
+}
+
+/// The input as it can be provided, or why it cannot.
+fn input(value: &Value, positions: Option<Positions>) -> Result<GraphInput, String> {
+    let name = &value.name;
+    let input = match name.as_str() {
+        "input_ids" => Some(GraphInput::InputIds),
+        "attention_mask" => Some(GraphInput::AttentionMask),
+        "token_type_ids" => Some(GraphInput::TokenTypeIds),
+        "position_ids" => Some(GraphInput::PositionIds(positions.ok_or(
+            "its input `position_ids` counts from the padding id, but `config.json` states no `pad_token_id`",
+        )?)),
+        _ => None,
+    };
+    let integers = [ElementType::Int64, ElementType::Int32].map(i32::from);
+    let is_integer = value.element().is_some_and(|element| integers.contains(&element));
+    let is_matrix = value.dimensions().is_none_or(|dimensions| dimensions.len() == 2);
+    input.filter(|_| is_integer && is_matrix).ok_or_else(|| {
+        format!(
+            "its input `{name}` is {}, which cannot be provided; supported inputs are `input_ids`, `attention_mask`, \
+             `token_type_ids` and `position_ids`, each int64 or int32 [batch, sequence]",
+            value.describe()
+        )
+    })
 }
 
 /// The type in which most weights are stored, by number of elements.
@@ -150,7 +211,7 @@ fn precision(weights: &[Tensor]) -> Precision {
     }
 }
 
-/// Whether an output is f32 of that rank, with a last dimension of `width` as far as the file says.
+/// Whether an output is of floats and of that rank, with a last dimension of `width` as far as the file says.
 fn fits(value: &Value, rank: usize, width: usize) -> bool {
     let shape = value.dimensions().is_none_or(|dimensions| {
         dimensions.len() == rank
@@ -159,9 +220,10 @@ fn fits(value: &Value, rank: usize, width: usize) -> bool {
                 Some(Size::Named(_)) | None => true,
             }
     });
-    shape && value.element() == Some(ElementType::Float.into())
+    let floats = [ElementType::Float, ElementType::Float16, ElementType::Bfloat16].map(i32::from);
+    shape && value.element().is_some_and(|element| floats.contains(&element))
 }
 
-fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+fn names(names: impl Iterator<Item = impl fmt::Display>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

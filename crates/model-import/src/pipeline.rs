@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -25,6 +26,20 @@ pub enum PoolingMode {
     MeanSqrtLen,
     /// Mean with weights 1, 2, 3, … by position.
     WeightedMean,
+}
+
+impl fmt::Display for PoolingMode {
+    /// The name as a card states it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mean => "mean",
+            Self::Cls => "cls",
+            Self::Max => "max",
+            Self::LastToken => "last-token",
+            Self::MeanSqrtLen => "mean-sqrt-len",
+            Self::WeightedMean => "weighted-mean",
+        })
+    }
 }
 
 /// What a [`DenseLayer`] applies to its result.

@@ -152,7 +152,7 @@ impl Weights {
             Dtype::F16 => Element::F16,
             Dtype::BF16 => Element::Bf16,
             other => {
-                return Err(ImportError::TensorType { path, tensor, found: format!("{other:?}") });
+                return Err(ImportError::TensorType { path, tensor, found: other.to_string() });
             }
         };
         // In bounds: the header check proved that the offsets tile the data exactly.

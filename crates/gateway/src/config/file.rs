@@ -292,6 +292,8 @@ impl<'text> Reader<'text> {
             provider: self.take(table, "provider"),
             precision: self.take(table, "precision"),
             isa: self.take(table, "isa"),
+            onnx_file: self.take(table, "onnx_file"),
+            dynamic_quantization: self.take(table, "dynamic_quantization"),
             threads: self.take(table, "threads"),
             workers: self.take(table, "workers"),
             overlong: self.take(table, "overlong"),

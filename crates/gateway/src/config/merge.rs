@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use inference::Overlong;
@@ -296,12 +296,16 @@ impl<'a> Merge<'a> {
         let provider = pick!(self, table, flags, file, builtin, provider);
         let precision = pick!(self, table, flags, file, builtin, precision);
         let isa = pick!(self, table, flags, file, builtin, isa);
+        let onnx_file = self.pick_optional(key("onnx_file"), flags.onnx_file.clone(), file.onnx_file);
+        let dynamic_quantization = pick!(self, table, flags, file, builtin, dynamic_quantization);
         let threads = pick!(self, table, flags, file, builtin, threads);
         let threads = self.or_processors(threads, MAX_THREADS);
         let model = ModelConfig {
             provider,
             precision,
             isa,
+            onnx_file,
+            dynamic_quantization,
             threads,
             workers: pick!(self, table, flags, file, builtin, workers),
             overlong: pick!(self, table, flags, file, builtin, overlong),
@@ -331,6 +335,10 @@ impl<'a> Merge<'a> {
             && !isa.is_of_this_architecture()
         {
             self.problems.push(Problem::ForeignIsa { model: model.id.clone(), isa });
+        }
+        let stays_inside = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+        if let Some(path) = model.onnx_file.as_deref().filter(|path| !stays_inside(path)) {
+            self.problems.push(Problem::OnnxFile { model: model.id.clone(), path: path.to_owned() });
         }
         // Averaging reads every window of a text, so only where texts are cut does the window bound a request.
         let cut = model.window.filter(|_| model.overlong != Overlong::Average);

@@ -42,7 +42,8 @@ pub use settings::{
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};
 pub use value::{
-    Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, UnsupportedParameters, WhenDown,
+    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds,
+    UnsupportedParameters, WhenDown,
 };
 
 /// Where the file is looked for when no other is named: under the working directory.
@@ -202,6 +203,10 @@ pub struct ModelConfig {
     pub precision: PrecisionWish,
     /// Up to which instructions our own kernels may be used.
     pub isa: IsaCap,
+    /// The ONNX graph that computes it, relative to the folder; without it, the folder's weights or its usual graph.
+    pub onnx_file: Option<PathBuf>,
+    /// What becomes of a graph that quantises activations with one scale for a whole batch.
+    pub dynamic_quantization: DynamicQuantization,
     /// Processors that it may use; from 1 to 1024.
     pub threads: usize,
     /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
@@ -319,6 +324,8 @@ impl ModelConfig {
             provider: Provider::Cpu,
             precision: PrecisionWish::Auto,
             isa: IsaCap::Best,
+            onnx_file: None,
+            dynamic_quantization: DynamicQuantization::PerText,
             threads: cpus.clamp(1, bounds::MAX_THREADS),
             workers: 1,
             overlong: Overlong::Truncate,

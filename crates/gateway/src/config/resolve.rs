@@ -111,6 +111,18 @@ pub enum Problem {
         /// The largest value that it may have.
         max: String,
     },
+    /// A graph outside the model's folder.
+    #[error(
+        "`onnx_file` of model `{model}` is `{}`: it must be a path inside the model's folder, such as \
+         onnx/model_quantized.onnx",
+        path.display()
+    )]
+    OnnxFile {
+        /// The model.
+        model: String,
+        /// Its setting.
+        path: PathBuf,
+    },
     /// A variable of ours that no setting has.
     #[error(
         "unknown variable `{variable}`{}",

@@ -14,8 +14,8 @@ use super::exposure::Origins;
 use super::listen::ListenAddress;
 use super::trace::{CollectorUrl, Ratio};
 use super::value::{
-    Bytes, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds, UnsupportedParameters, WhenDown,
-    elements, parse_duration,
+    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds,
+    UnsupportedParameters, WhenDown, elements, parse_duration,
 };
 
 /// The command line's and the environment's part of the settings.
@@ -349,6 +349,23 @@ pub struct ModelSettings {
     /// `avx512`, `avx2`, `neon`; with `none` ONNX Runtime computes every model.
     #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA", hide_short_help = true)]
     pub isa: Option<IsaCap>,
+
+    /// ONNX graph to compute the model with, relative to the model's folder, such as `onnx/model_quantized.onnx`. Without
+    /// it, the folder's weights are used if embedgate knows their architecture, else `model.onnx` or `onnx/model.onnx`.
+    #[arg(long, env = "EMBEDGATE_ONNX_FILE", value_name = "FILE", hide_short_help = true)]
+    pub onnx_file: Option<PathBuf>,
+
+    /// ONNX graphs that quantise activations with one scale for a whole batch (`DynamicQuantizeLinear` and its like):
+    /// `per-text` runs them one text at a time, so that a text's vector does not depend on its batch, `refuse` is an
+    /// error at start-up.
+    #[arg(
+        long,
+        env = "EMBEDGATE_DYNAMIC_QUANTIZATION",
+        value_name = "POLICY",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
+    pub dynamic_quantization: Option<DynamicQuantization>,
 
     /// Processors that the model may use; 0 for all that this process may.
     #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]

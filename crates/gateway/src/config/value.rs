@@ -126,6 +126,15 @@ pub enum PrecisionWish {
     Bf16,
 }
 
+/// What becomes of an ONNX graph that quantises activations with one scale for a whole batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DynamicQuantization {
+    /// It runs one text at a time, so that a text's vector does not depend on its batch.
+    PerText,
+    /// It is refused at start-up.
+    Refuse,
+}
+
 /// Up to which instructions embedgate's own kernels may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IsaCap {
@@ -421,6 +430,7 @@ string_values! {
     UnsupportedParameters: "\"reject\" or \"ignore\"",
     RedisUrl: "an address such as \"redis://host:6379/0\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
+    DynamicQuantization: "\"per-text\" or \"refuse\"",
     IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\", \"neon\" or \"none\"",
 }
 
@@ -446,7 +456,7 @@ macro_rules! spelt_as_flag {
     )*};
 }
 
-spelt_as_flag!(LogFormat, PrecisionWish, TokenIds, UnsupportedParameters, WhenDown);
+spelt_as_flag!(DynamicQuantization, LogFormat, PrecisionWish, TokenIds, UnsupportedParameters, WhenDown);
 
 #[cfg(test)]
 mod tests {

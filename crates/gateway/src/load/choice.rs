@@ -41,6 +41,8 @@ pub enum Why {
     NoGolden,
     /// fp32, because in bf16 the golden vectors were missed.
     Bf16Missed,
+    /// ONNX Runtime, because the settings name a graph.
+    OnnxFile,
     /// ONNX Runtime, because there are no kernels of our own for the network.
     Network,
     /// ONNX Runtime, because the provider is one of its.
@@ -58,6 +60,7 @@ impl Why {
         Self::NoBf16,
         Self::NoGolden,
         Self::Bf16Missed,
+        Self::OnnxFile,
         Self::Network,
         Self::Provider,
         Self::NoKernels,
@@ -72,6 +75,7 @@ impl Why {
             Self::NoBf16 => "no_bf16",
             Self::NoGolden => "no_golden",
             Self::Bf16Missed => "bf16_missed",
+            Self::OnnxFile => "onnx_file",
             Self::Network => "network",
             Self::Provider => "provider",
             Self::NoKernels => "no_kernels",
@@ -87,6 +91,7 @@ impl Why {
             Self::NoBf16 => "this processor has no fast bf16",
             Self::NoGolden => "no golden vectors to prove bf16 with",
             Self::Bf16Missed => "bf16 missed the golden vectors",
+            Self::OnnxFile => "onnx_file names the graph",
             Self::Network => "no kernels of our own for this network",
             Self::Provider => "the provider is ONNX Runtime's",
             Self::NoKernels => "this processor has neither AVX2 nor NEON",
@@ -121,6 +126,8 @@ pub(super) struct Question {
     pub(super) precision: PrecisionWish,
     /// The instructions that they allow.
     pub(super) isa: IsaCap,
+    /// Whether the settings name a graph.
+    pub(super) onnx_file: bool,
     /// Whether there are kernels of our own for the network.
     pub(super) known: bool,
     /// Whether its card holds golden vectors.
@@ -168,9 +175,10 @@ fn choose_within_cap(
     question: Question,
     best: impl Fn(Precision, Option<Isa>) -> Option<Isa>,
 ) -> Result<Choices, Why> {
-    let Question { provider, precision, isa, known, golden } = question;
+    let Question { provider, precision, isa, onnx_file, known, golden } = question;
     let (graph, cap) = match isa {
         _ if provider != Provider::Cpu => (Some(Why::Provider), None),
+        _ if onnx_file => (Some(Why::OnnxFile), None),
         IsaCap::None => (Some(Why::Asked), None),
         _ if !known => (Some(Why::Network), None),
         IsaCap::Best => (None, None),
@@ -206,6 +214,7 @@ mod tests {
         provider: Provider::Cpu,
         precision: PrecisionWish::Auto,
         isa: IsaCap::Best,
+        onnx_file: false,
         known: true,
         golden: true,
     };
@@ -255,6 +264,7 @@ mod tests {
                 AVX2,
                 "the provider is ONNX Runtime's",
             ),
+            (Question { onnx_file: true, ..bf16 }, AVX2, "onnx_file names the graph"),
             (Question { known: false, ..bf16 }, AVX2, "no kernels of our own for this network"),
             (
                 Question { isa: IsaCap::None, ..bf16 },
@@ -273,6 +283,7 @@ mod tests {
         let onnx = |why| [(Kernels::OnnxRuntime, why)];
         check(Question { known: false, ..QUESTION }, AVX2, &onnx(Why::Network));
         check(Question { isa: IsaCap::None, ..QUESTION }, EVERYTHING, &onnx(Why::Asked));
+        check(Question { onnx_file: true, ..QUESTION }, EVERYTHING, &onnx(Why::OnnxFile));
         check(Question { provider: Provider::Cuda { device: 1 }, ..QUESTION }, AVX2, &onnx(Why::Provider));
     }
 
@@ -313,7 +324,7 @@ mod tests {
                         Why::NoBf16 => best(Precision::Bf16).is_none(),
                         Why::NoGolden => !golden,
                         Why::Bf16Missed => best(Precision::Bf16).is_some() && golden,
-                        Why::Network | Why::Provider => false,
+                        Why::Network | Why::Provider | Why::OnnxFile => false,
                         Why::NoKernels => present.is_empty(),
                     };
                     assert!(holds, "{question:?} on {present:?}: {kernels} because of {why:?}");

@@ -31,7 +31,10 @@ use thiserror::Error;
 
 pub use self::choice::{Choice, Kernels, Why};
 use self::choice::{Question, choose};
-pub(crate) use self::{choice::Choices, onnx::Runtime};
+pub(crate) use self::{
+    choice::Choices,
+    onnx::{PER_TEXT, Runtime},
+};
 use crate::{
     config::{Config, ModelConfig, Surroundings},
     metrics::Metrics,
@@ -109,6 +112,22 @@ pub enum ModelFault {
     /// The folder cannot be used.
     #[error(transparent)]
     Folder(ImportError),
+    /// Its graph cannot be used.
+    #[error(transparent)]
+    Graph(ImportError),
+    /// The graph makes a text's vector depend on its batch, and the settings refuse such graphs.
+    #[error(
+        "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes a text's vector \
+         depend on the texts computed with it, and `dynamic_quantization` is \"refuse\": set \"per-text\" to run it one \
+         text at a time, or name another graph in `onnx_file`",
+        graph.display()
+    )]
+    DynamicQuantization {
+        /// The ONNX file.
+        graph: PathBuf,
+        /// The operators that do it.
+        operators: String,
+    },
     /// The graph is missing or stale and cannot be written.
     #[error(
         "its graph cannot be prepared; where the folder is read-only, run `embedgate model import {}` on a \
@@ -196,7 +215,8 @@ fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<
     if !model.path.is_dir() {
         return Err(ModelFault::NoFolder { advice: no_folder(&model.path) });
     }
-    let folder = ModelFolder::open(&model.path).map_err(ModelFault::Folder)?;
+    let folder = ModelFolder::open_with_graph(&model.path, model.onnx_file.as_deref());
+    let folder = folder.map_err(ModelFault::Folder)?;
     let attempt = |choice: Choice| {
         let served = start(model, &folder, choice, common, Arc::new(metrics.model(Some(&model.id))))?;
         let checked = folder.card().map_or(Ok(()), |card| check_golden(&served, card));
@@ -230,6 +250,7 @@ pub(crate) fn choices(model: &ModelConfig, folder: &ModelFolder) -> Result<Choic
         provider: model.provider,
         precision: model.precision,
         isa: model.isa,
+        onnx_file: model.onnx_file.is_some(),
         known: kernels::knows(folder)?,
         golden: folder.card().is_some_and(|card| golden(card, window(model, folder)).next().is_some()),
     };
@@ -253,9 +274,13 @@ pub(crate) fn start(
         let encoders = encoders(model, folder, choice.kernels, &common.runtime);
         (encoders, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let Encoders { factory, precision, workers, batch_tokens } = encoders?;
+    let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders?;
     let (provider, kernels) = (model.provider, choice.kernels);
-    let computed = format!("{fingerprint} on {provider} in {} by {kernels}", precision.name());
+    let mut computed = format!("{fingerprint} on {provider} in {} by {kernels}", precision.name());
+    if per_text {
+        // A shared cache may hold vectors of an earlier version, which ran such graphs in batches.
+        computed += " per text";
+    }
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: tokenizer?,
@@ -265,7 +290,7 @@ pub(crate) fn start(
         workers,
         tokenizer_threads: model.threads,
         batch_tokens,
-        batch_inputs: model.batch_inputs,
+        batch_inputs: if per_text { 1 } else { model.batch_inputs },
         queue_tokens: model.queue_tokens,
         cache: common.cache.of_model(computed),
     };
@@ -285,6 +310,7 @@ pub(crate) fn start(
         fingerprint,
         provider: model.provider,
         precision,
+        per_text,
         choice,
         load_time: started.elapsed(),
     })
@@ -298,6 +324,8 @@ pub(crate) struct Encoders {
     pub(crate) workers: usize,
     /// Tokens of one batch.
     pub(crate) batch_tokens: usize,
+    /// Each text is run alone: the graph quantises activations with one scale for a whole batch.
+    pub(crate) per_text: bool,
 }
 
 pub(crate) fn encoders(
@@ -308,9 +336,7 @@ pub(crate) fn encoders(
 ) -> Result<Encoders, ModelFault> {
     let batch_tokens = |suitable| model.batch_tokens.unwrap_or(suitable);
     let Kernels::Own(isa) = kernels else {
-        let (factory, precision) = onnx::encoders(model, folder, runtime)?;
-        let (workers, batch_tokens) = (model.workers, batch_tokens(GRAPH_BATCH));
-        return Ok(Encoders { factory, precision, workers, batch_tokens });
+        return onnx::encoders(model, folder, runtime, batch_tokens(GRAPH_BATCH));
     };
     let (workers, batch_tokens) = (model.threads, batch_tokens(own_batch(isa.precision())));
     let packed = kernels::model(folder, isa, workers)?.ok_or(ModelFault::Unknown(isa))?;
@@ -319,7 +345,7 @@ pub(crate) fn encoders(
         bert_cpu::Precision::Fp32 => Precision::Fp32,
         bert_cpu::Precision::Bf16 => Precision::Bf16,
     };
-    Ok(Encoders { factory, precision, workers, batch_tokens })
+    Ok(Encoders { factory, precision, workers, batch_tokens, per_text: false })
 }
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.

@@ -2,11 +2,17 @@
 
 use std::{cell::OnceCell, path::Path};
 
-use inference::{EncoderFactory, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
-use model_import::{Graph, GraphInput, ModelFolder, OutputKind, Precision, Progress, Stage};
+use inference::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
+use model_import::{Graph, GraphInput, ImportError, ModelFolder, OutputKind, Positions, Progress, Stage};
 
-use super::{ModelFault, head};
-use crate::{config::ModelConfig, metrics::Metrics};
+use super::{Encoders, ModelFault, head};
+use crate::{
+    config::{DynamicQuantization, ModelConfig},
+    metrics::Metrics,
+};
+
+/// Says at start-up and on the command line that a graph's texts are run alone.
+pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
 
 /// ONNX Runtime, loaded when the first model needs it.
 pub(crate) struct Runtime<'l> {
@@ -40,29 +46,37 @@ impl<'l> Runtime<'l> {
     }
 }
 
-/// Encoders that run the folder's graph, and what its weights are stored in.
+/// Encoders that run the folder's graph.
 pub(super) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
     runtime: &Runtime<'_>,
-) -> Result<(EncoderFactory, Precision), ModelFault> {
+    batch_tokens: usize,
+) -> Result<Encoders, ModelFault> {
     let runtime = runtime.get()?;
     let graph = import(model, folder)?;
+    let per_text = !graph.dynamic_quantization.is_empty();
+    if per_text && model.dynamic_quantization == DynamicQuantization::Refuse {
+        let operators = graph.dynamic_quantization.join(", ");
+        return Err(ModelFault::DynamicQuantization { graph: graph.path, operators });
+    }
     let output_kind = match graph.output.kind {
         OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(head(folder)?),
         OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
     };
     let config = OnnxConfig {
         graph: graph.path,
-        inputs: graph.inputs.into_iter().map(input).collect(),
+        inputs: graph.inputs.into_iter().map(input).collect::<Result<_, _>>()?,
         output: graph.output.name,
         output_kind,
         provider: model.provider,
         intra_threads: model.threads,
         window: folder.window(),
         dimensions: folder.dimensions(),
+        per_text,
     };
-    Ok((onnx_encoders(runtime, config), graph.precision))
+    let (factory, precision, workers) = (onnx_encoders(runtime, config), graph.precision, model.workers);
+    Ok(Encoders { factory, precision, workers, batch_tokens, per_text })
 }
 
 /// The folder's graph, written first where it is missing or stale.
@@ -74,14 +88,24 @@ fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelFault
             tracing::info!(model = model.id, folder = %model.path.display(), "writing the model's graph");
         }
     };
-    model_import::import(folder, &mut progress)
-        .map_err(|source| ModelFault::Import { path: model.path.clone(), source: Box::new(source) })
+    model_import::import(folder, &mut progress).map_err(|source| match source {
+        ImportError::Write { .. } => {
+            ModelFault::Import { path: model.path.clone(), source: Box::new(source) }
+        }
+        source => ModelFault::Graph(source),
+    })
 }
 
-fn input(input: GraphInput) -> OnnxInput {
-    match input {
+fn input(input: GraphInput) -> Result<OnnxInput, ModelFault> {
+    Ok(match input {
         GraphInput::InputIds => OnnxInput::InputIds,
         GraphInput::AttentionMask => OnnxInput::AttentionMask,
         GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
-    }
+        GraphInput::PositionIds(Positions::FromZero) => OnnxInput::PositionIds { after_padding: None },
+        GraphInput::PositionIds(Positions::AfterPadding(padding)) => {
+            let padding = u32::try_from(padding)
+                .map_err(|_| ModelFault::Settings(format!("pad_token_id {padding} is no token id")))?;
+            OnnxInput::PositionIds { after_padding: Some(padding) }
+        }
+    })
 }

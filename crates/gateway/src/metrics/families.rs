@@ -196,9 +196,20 @@ impl Families {
                 "model_info",
                 "A model in service; always 1. kernels: neon, avx2, avx512, amx are embedgate's own, \
                  onnxruntime runs a graph; why: asked (by the settings), best (of this processor), capped (by \
-                 `isa`), no_bf16 (on this processor), no_golden (vectors to prove bf16), bf16_missed (them), network \
-                 (without own kernels), provider (of ONNX Runtime), no_kernels (for this processor).",
-                &["model", "revision", "dtype", "provider", "kernels", "why", "dimensions", "max_tokens"],
+                 `isa`), no_bf16 (on this processor), no_golden (vectors to prove bf16), bf16_missed (them), onnx_file (names a graph), network \
+                 (without own kernels), provider (of ONNX Runtime), no_kernels (for this processor); batching: \
+                 batched, or per_text for a dynamically quantised graph.",
+                &[
+                    "model",
+                    "revision",
+                    "dtype",
+                    "provider",
+                    "kernels",
+                    "why",
+                    "batching",
+                    "dimensions",
+                    "max_tokens",
+                ],
             ),
             build_info: declare.infos(
                 "build_info",

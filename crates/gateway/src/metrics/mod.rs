@@ -130,6 +130,8 @@ pub struct ModelInfo<'a> {
     pub provider: Provider,
     /// What computes it, and why.
     pub choice: Choice,
+    /// Each text is run alone.
+    pub per_text: bool,
     /// Length of its vectors.
     pub dimensions: usize,
     /// Its window.
@@ -303,7 +305,9 @@ impl Metrics {
         let (dimensions, window) = (info.dimensions.to_string(), info.max_tokens.to_string());
         let (provider, kernels) = (info.provider.to_string(), info.choice.kernels.to_string());
         let why = info.choice.why.label();
-        let labels = [info.model, info.revision, info.dtype, &provider, &kernels, why, &dimensions, &window];
+        let batching = if info.per_text { "per_text" } else { "batched" };
+        let labels =
+            [info.model, info.revision, info.dtype, &provider, &kernels, why, batching, &dimensions, &window];
         self.families.model_info.with_label_values(&labels).set(1);
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
     }

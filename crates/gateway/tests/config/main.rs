@@ -76,6 +76,7 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     config.limits.redis_url = None;
     config.auth.keys_file = None;
     config.trace.otlp_endpoint = None;
+    config.models[0].onnx_file = None;
     config.models[0].window = None;
     config.models[0].batch_tokens = None;
     assert_eq!(config, Config::builtin(3));

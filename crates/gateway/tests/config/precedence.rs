@@ -17,7 +17,7 @@ const ISAS: [&str; 3] = if cfg!(target_arch = "aarch64") {
 };
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 45] = [
+const KEYS: &[(&str, &str, &str, [&str; 3])] = &[
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "ops_listen", "ops_listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
@@ -60,6 +60,8 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 45] = [
     ("models", "provider", "provider", ["\"cuda\"", "\"cuda:1\"", "\"cuda:2\""]),
     ("models", "precision", "precision", ["\"fp32\"", "\"bf16\"", "\"fp32\""]),
     ("models", "isa", "isa", ISAS),
+    ("models", "onnx_file", "onnx_file", ["\"a.onnx\"", "\"onnx/b.onnx\"", "\"c.onnx\""]),
+    ("models", "dynamic_quantization", "dynamic_quantization", ["\"refuse\"", "\"per-text\"", "\"refuse\""]),
     ("models", "threads", "threads", ["4", "5", "6"]),
     ("models", "workers", "workers", ["7", "8", "9"]),
     ("models", "overlong", "overlong", ["\"average\"", "\"error\"", "\"average\""]),

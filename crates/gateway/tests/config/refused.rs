@@ -68,6 +68,10 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
         "[[models]]\npath = \"a\"\nprovider = \"cdua\"",
         "config/embedgate.toml:3: `models.provider` is \"cdua\"; expected \"cpu\", \"openvino\", \"cuda\" or \"cuda:1\"",
     );
+    check(
+        "[[models]]\npath = \"a\"\ndynamic_quantization = \"batched\"",
+        "config/embedgate.toml:3: `models.dynamic_quantization` is \"batched\"; expected \"per-text\" or \"refuse\"",
+    );
     check("[[models]]\nid = \"a\"", "config/embedgate.toml:1: `models.path` is missing");
     check(
         "[models]\npath = \"a\"",
@@ -250,6 +254,17 @@ fn an_unknown_variable_names_the_nearest_known_one() {
         let nearest = nearest.map(str::to_owned);
         assert_eq!(problems, [Problem::UnknownVariable { variable: variable.to_owned(), nearest }]);
     }
+}
+
+#[test]
+fn a_graph_outside_the_models_folder_is_refused() {
+    let with = |path: &str| format!("[[models]]\npath = \"a\"\nonnx_file = \"{path}\"");
+    for path in ["../model.onnx", "/etc/model.onnx", "onnx/../../model.onnx"] {
+        let outside = [Problem::OnnxFile { model: "a".to_owned(), path: path.into() }];
+        assert_eq!(problems(&with(path)), outside);
+        assert!(outside[0].to_string().contains("inside the model's folder"), "{}", outside[0]);
+    }
+    assert!(resolve(&with("onnx/model_quantized.onnx")).is_ok());
 }
 
 #[test]

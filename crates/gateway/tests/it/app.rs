@@ -259,6 +259,7 @@ fn served(
         fingerprint: "0".repeat(64),
         provider: model.provider,
         precision: model_import::Precision::Fp32,
+        per_text: false,
         choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Asked },
         load_time: Duration::ZERO,
     }

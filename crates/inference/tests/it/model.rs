@@ -10,7 +10,7 @@ use inference::{
     Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
     OnnxRuntime, Overlong, Pooling, Provider, Tokenizer, onnx_encoders,
 };
-use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode};
+use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode, Positions};
 use serde::Deserialize;
 
 /// What sentence-transformers computed for a model.
@@ -74,6 +74,10 @@ impl Model {
             GraphInput::InputIds => OnnxInput::InputIds,
             GraphInput::AttentionMask => OnnxInput::AttentionMask,
             GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
+            GraphInput::PositionIds(Positions::FromZero) => OnnxInput::PositionIds { after_padding: None },
+            GraphInput::PositionIds(Positions::AfterPadding(padding)) => {
+                OnnxInput::PositionIds { after_padding: Some(u32::try_from(*padding).unwrap()) }
+            }
         };
         let pooling = match folder.pooling() {
             PoolingMode::Mean => Pooling::Mean,
@@ -103,6 +107,7 @@ impl Model {
             intra_threads,
             window: folder.window(),
             dimensions: folder.dimensions(),
+            per_text: !graph.dynamic_quantization.is_empty(),
         }
     }
 }
@@ -132,7 +137,7 @@ pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
     engine.submit(job).unwrap().wait().unwrap()
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -8,7 +8,8 @@ use std::{
 use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, onnx_encoders};
 
 use crate::model::{
-    Model, Reference, assert_close, copy_folder, embed, tiny_models_give_the_reference_vectors, workspace,
+    Model, Reference, assert_close, copy_folder, cosine, embed, tiny_models_give_the_reference_vectors,
+    workspace,
 };
 
 /// The default model's folder.
@@ -63,12 +64,12 @@ fn a_ready_made_graph_gives_the_reference_vectors() {
     }
 }
 
-/// A graph that pools by itself: the mean over the rows of a table in which row `i` holds sin(8i) … sin(8i + 7).
-#[test]
-fn a_graph_that_pools_is_taken_at_its_word() {
+/// A model of 8 dimensions with the tiny BERT's tokenizer, whose network is `graph` and whose vectors are means.
+fn table(model_type: &str, graph: &[u8]) -> Model {
     let root = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
-    write("config.json", r#"{"model_type": "table", "hidden_size": 8, "max_position_embeddings": 64}"#);
+    let config = r#""hidden_size": 8, "max_position_embeddings": 80, "pad_token_id": 1"#;
+    write("config.json", &format!(r#"{{"model_type": "{model_type}", {config}}}"#));
     write("sentence_bert_config.json", r#"{"max_seq_length": 64, "do_lower_case": false}"#);
     let modules = r#"[{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
@@ -76,10 +77,86 @@ fn a_graph_that_pools_is_taken_at_its_word() {
     std::fs::create_dir(root.path().join("1_Pooling")).unwrap();
     write("1_Pooling/config.json", r#"{"word_embedding_dimension": 8, "pooling_mode_mean_tokens": true}"#);
     let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
-    std::fs::copy(&tokenizer, root.path().join("tokenizer.json")).unwrap();
-    std::fs::write(root.path().join("model.onnx"), include_bytes!("pooled.onnx")).unwrap();
+    std::fs::copy(tokenizer, root.path().join("tokenizer.json")).unwrap();
+    std::fs::write(root.path().join("model.onnx"), graph).unwrap();
+    Model::at(root)
+}
 
+fn graph(name: &str) -> Vec<u8> {
+    std::fs::read(workspace().join("crates/model-import/tests/graphs").join(name)).unwrap()
+}
+
+/// Graphs that sum sin(0.37 id + j) and cos(0.11 position + j) for each token: with int32 inputs and a float16 output,
+/// with int64 inputs and a bfloat16 output, for a family that counts positions from 0 and one that counts them after
+/// its padding id.
+#[test]
+fn position_ids_int32_inputs_and_half_precision_outputs_are_served() {
+    let texts = ["I am so cold", "東京", "one", "the quick brown fox jumps over the lazy dog"];
+    let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
+    let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
+    for (name, epsilon) in [("positions_int32_fp16.onnx", 2e-3), ("positions_int64_bf16.onnx", 1.5e-2)] {
+        for (model_type, padding) in [("table", None), ("camembert", Some(1))] {
+            let model = table(model_type, &graph(name));
+            let found = embed(&engine(&model, 256, 1), &texts);
+            for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
+                let mut ids = Vec::new();
+                tokenizer.frame(&tokenizer.encode(text).unwrap(), &mut ids);
+                for (column, found) in row.iter().enumerate() {
+                    let (mut sum, mut next) = (0.0, padding.map_or(0, |padding| padding + 1));
+                    for &id in &ids {
+                        let position = if Some(id) == padding { id } else { next };
+                        next += u32::from(Some(id) != padding);
+                        let column = column as f32;
+                        sum += (0.37 * id as f32 + column).sin() + (0.11 * position as f32 + column).cos();
+                    }
+                    let expected = sum / ids.len() as f32;
+                    let context = format!("{name} {model_type} {text:?} column {column}");
+                    assert!((found - expected).abs() < epsilon, "{context}: {found}, not {expected}");
+                }
+            }
+        }
+    }
+}
+
+/// Dynamic quantisation takes one scale for a whole batch, so that such a graph must run each text alone.
+#[test]
+fn a_dynamically_quantised_graph_is_run_one_text_at_a_time() {
+    let root = tempfile::tempdir().unwrap();
+    copy_folder(&crate::tiny_model("bert-mean"), root.path());
+    std::fs::remove_file(root.path().join("model.safetensors")).unwrap();
+    std::fs::write(root.path().join("model.onnx"), graph("bert-mean_dynamic.onnx")).unwrap();
     let model = Model::at(root);
+    let texts = ["I am so cold", "one two three", "the quick brown fox", "A man is eating food."];
+    let bits = |onnx: &OnnxConfig| -> [Vec<u32>; 2] {
+        let engine = model.engine(runtime(), onnx.clone(), 256);
+        let alone = texts.iter().flat_map(|text| embed(&engine, &[text]).vectors).map(f32::to_bits);
+        let alone = alone.collect();
+        [alone, embed(&engine, &texts).vectors.into_iter().map(f32::to_bits).collect()]
+    };
+
+    let onnx = model.onnx(1, Provider::Cpu);
+    assert!(onnx.per_text);
+    let [alone, together] = bits(&onnx);
+    assert!(alone == together, "a text's vector depends on its batch");
+    // The same graph in batches: were these equal too, the test could not fail.
+    let [batched_alone, batched] = bits(&OnnxConfig { per_text: false, ..onnx });
+    assert!(batched_alone == alone);
+    assert!(batched != alone, "the graph's vectors do not depend on their batch");
+
+    let reference = Reference::of(&crate::tiny_model("bert-mean"));
+    let texts: Vec<&str> = reference.texts.iter().map(String::as_str).collect();
+    let found = embed(&engine(&model, 256, 1), &texts);
+    for (row, expected) in found.vectors.chunks_exact(48).zip(&reference.vectors) {
+        let cosine = cosine(row, expected);
+        assert!(cosine > 0.99, "{cosine}");
+    }
+}
+
+/// A graph that pools by itself: the mean over the rows of a table in which row `i` holds sin(8i) … sin(8i + 7).
+#[test]
+fn a_graph_that_pools_is_taken_at_its_word() {
+    let model = table("table", include_bytes!("pooled.onnx"));
+    let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
     let texts = ["I am so cold", "", "one"];
     let found = embed(&engine(&model, 256, 1), &texts);
     let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();

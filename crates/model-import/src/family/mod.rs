@@ -7,7 +7,7 @@ mod roberta;
 
 use std::{fmt, path::Path};
 
-use post_norm::PostNorm;
+use post_norm::{Positions, PostNorm};
 use serde::Deserialize;
 
 use crate::{ImportError, graph::GraphBuilder, json, safetensors::Weights};
@@ -57,6 +57,30 @@ pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Box<dyn A
         return Err(ImportError::UnsupportedFamily { path: config.to_owned(), model_type, supported });
     };
     Ok((family.model_type, (family.read)(config)?))
+}
+
+/// Families whose position table's first rows, up to the one of the padding id, belong to no token.
+const AFTER_PADDING: &[&str] = &[
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mluke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+];
+
+/// How a family counts positions; `None` where the padding id that it counts from is missing.
+pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positions> {
+    if !AFTER_PADDING.contains(&model_type) {
+        return Some(Positions::FromZero);
+    }
+    padding.filter(|&padding| padding >= 0).map(Positions::AfterPadding)
 }
 
 /// Refuses a setting of `config.json`.

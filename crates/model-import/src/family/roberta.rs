@@ -11,6 +11,11 @@ pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
         Some(padding @ 0..) => {
             Ok(Box::new(config.encoder(path, Positions::AfterPadding(padding), &["roberta.", "model."])?))
         }
-        other => Err(refuse(path, format!("pad_token_id {other:?}"), "positions are counted from it")),
+        Some(negative) => Err(refuse(
+            path,
+            format!("pad_token_id {negative}"),
+            "a token's id, which positions are counted from",
+        )),
+        None => Err(refuse(path, "no `pad_token_id`", "positions are counted from it")),
     }
 }

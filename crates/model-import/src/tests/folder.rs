@@ -121,7 +121,7 @@ fn a_card_that_contradicts_the_folder_is_an_error() {
     for (line, parts) in [
         ("window = 32", ["window 32", "64"]),
         ("dimensions = 32", ["dimensions 32", "48"]),
-        ("pooling = 'cls'", ["pooling Cls", "Mean"]),
+        ("pooling = 'cls'", ["pooling cls", "mean"]),
         ("normalize = false", ["normalize false", "true"]),
     ] {
         folder.write("model.toml", format!("id = 'x'\n{line}"));

@@ -180,7 +180,7 @@ fn models_are_listed_with_what_they_lack() {
     let [
         ("carded", State::Incomplete(no_config)),
         ("new", State::NotImported),
-        ("ready", State::Ready),
+        ("ready", State::Ready { .. }),
         ("spoilt", State::Incomplete(no_tokenizer)),
     ] = states[..]
     else {

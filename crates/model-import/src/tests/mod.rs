@@ -1,6 +1,7 @@
 //! Tests on the tiny models of `tests/tiny-models`: random weights, one folder per architecture and head.
 
 mod card;
+mod dynamic_quantization;
 mod encoder;
 mod fixture;
 mod folder;

@@ -1,12 +1,15 @@
 //! Ready-made graphs, written here with our own builder under other names.
 
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    path::Path,
+};
 
 use prost::Message;
 
-use super::fixture::{Folder, says};
+use super::fixture::{Folder, message, says};
 use crate::{
-    GraphInput, OutputKind, Precision,
+    GraphInput, ModelFolder, OutputKind, Positions, Precision,
     graph::GraphBuilder,
     onnx::{
         Attribute, DataLocation, Dimension, ElementType, Entry, Function, Graph, Model, Node, Tensor, Value,
@@ -126,14 +129,126 @@ fn unknown_outputs_and_inputs_are_listed() {
         &folder.refused(),
         &["model.onnx", "`logits`, `states`", "`sentence_embedding`, `token_embeddings`"],
     );
-    graph(&folder, "model.onnx", &["input_ids", "position_ids"], &[TOKENS]);
-    says(&folder.refused(), &["model.onnx", "asks for `position_ids`", "`token_type_ids`"]);
+    graph(&folder, "model.onnx", &["input_ids", "past_key_values.0.key"], &[TOKENS]);
+    says(
+        &folder.refused(),
+        &[
+            "model.onnx",
+            "its input `past_key_values.0.key` is int64 [batch, sequence], which cannot be provided",
+            "`token_type_ids` and `position_ids`, each int64 or int32 [batch, sequence]",
+        ],
+    );
     graph(&folder, "model.onnx", &["attention_mask"], &[TOKENS]);
     says(&folder.refused(), &["model.onnx", "no input `input_ids`"]);
     graph(&folder, "model.onnx", IDS, &[("last_hidden_state", &[-1, -1, 47])]);
-    says(&folder.refused(), &["model.onnx", "`last_hidden_state`", "the last of 48"]);
+    says(
+        &folder.refused(),
+        &["model.onnx", "`last_hidden_state` is float [n, n, 47], expected float, float16", "the last of 48"],
+    );
     graph(&folder, "model.onnx", IDS, &[("last_hidden_state", &[-1, 48])]);
     says(&folder.refused(), &["model.onnx", "3 dimensions"]);
+}
+
+/// Changes the declared types of a graph at `model.onnx`.
+fn retype(folder: &Folder, change: impl Fn(&mut Graph)) {
+    let mut model = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
+    change(model.graph.as_mut().unwrap());
+    folder.write("model.onnx", model.encode_to_vec());
+}
+
+fn set_element(value: &mut Value, element: ElementType) {
+    value.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().set_elem_type(element);
+}
+
+#[test]
+fn int32_inputs_and_half_precision_outputs_are_known() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS]);
+    retype(&folder, |graph| graph.input.iter_mut().for_each(|input| set_element(input, ElementType::Int32)));
+    assert_eq!(folder.import().unwrap().inputs, [GraphInput::InputIds, GraphInput::AttentionMask]);
+    for element in [ElementType::Float16, ElementType::Bfloat16] {
+        retype(&folder, |graph| set_element(&mut graph.output[0], element));
+        assert_eq!(folder.import().unwrap().output.kind, OutputKind::TokenEmbeddings);
+    }
+    retype(&folder, |graph| set_element(&mut graph.output[0], ElementType::Double));
+    says(
+        &folder.refused(),
+        &["`last_hidden_state` is double [n, n, 48], expected float, float16 or bfloat16"],
+    );
+    retype(&folder, |graph| set_element(&mut graph.input[1], ElementType::Float));
+    says(&folder.refused(), &["`attention_mask` is float [batch, sequence], which cannot be provided"]);
+    retype(&folder, |graph| graph.input[1].r#type = None);
+    says(&folder.refused(), &["`attention_mask` is of an unknown type, which cannot be provided"]);
+}
+
+#[test]
+fn positions_are_counted_as_the_family_counts_them() {
+    let inputs = |name, model_type: &str, padding: serde_json::Value| {
+        let folder = Folder::tiny(name);
+        folder.remove("model.safetensors");
+        folder.set("config.json", "model_type", model_type);
+        folder.set("config.json", "pad_token_id", padding);
+        graph(&folder, "model.onnx", &["input_ids", "position_ids"], &[TOKENS]);
+        folder
+    };
+    for (name, model_type, positions) in [
+        ("bert-mean", "bert", Positions::FromZero),
+        ("bert-mean", "qwen3", Positions::FromZero),
+        ("roberta-mean", "roberta", Positions::AfterPadding(1)),
+        ("xlm-roberta-mean", "xlm-roberta", Positions::AfterPadding(1)),
+        ("roberta-mean", "camembert", Positions::AfterPadding(1)),
+    ] {
+        let graph = inputs(name, model_type, 1.into()).import().unwrap();
+        assert_eq!(graph.inputs[1], GraphInput::PositionIds(positions), "{model_type}");
+    }
+    let folder = inputs("roberta-mean", "camembert", serde_json::Value::Null);
+    says(&folder.refused(), &["model.onnx", "`position_ids`", "`config.json` states no `pad_token_id`"]);
+}
+
+#[test]
+fn the_setting_chooses_one_of_several_graphs() {
+    let folder = Folder::tiny("bert-mean");
+    graph(&folder, "onnx/model.onnx", IDS, &[TOKENS]);
+    graph(&folder, "onnx/model_fp16.onnx", IDS, &[TOKENS]);
+    let path = |onnx_file: Option<&str>| {
+        let folder = ModelFolder::open_with_graph(folder.path(), onnx_file.map(Path::new))?;
+        let graph = crate::import(&folder, &mut |_| {})?;
+        Ok::<_, crate::ImportError>((graph.path, graph.fingerprint))
+    };
+    let (default, own) = path(None).unwrap();
+    assert_eq!(default, folder.file("embedgate.onnx"), "weights go first");
+    let (chosen, first) = path(Some("onnx/model.onnx")).unwrap();
+    assert_eq!(chosen, folder.file("onnx/model.onnx"), "the setting goes before weights");
+    let (chosen, second) = path(Some("onnx/model_fp16.onnx")).unwrap();
+    assert_eq!(chosen, folder.file("onnx/model_fp16.onnx"));
+    assert!(own != first && first != second, "each graph has its own fingerprint");
+
+    says(
+        &message(&path(Some("onnx/model_int8.onnx")).unwrap_err()),
+        &["onnx/model_int8.onnx` is missing", "`onnx_file`", "`onnx/model.onnx`, `onnx/model_fp16.onnx`"],
+    );
+    for outside in ["../model.onnx", "/etc/passwd", "onnx/../../model.onnx"] {
+        says(&message(&path(Some(outside)).unwrap_err()), &[outside, "must stay inside the model folder"]);
+    }
+}
+
+#[test]
+fn a_folder_with_graphs_under_other_names_only_lists_them() {
+    let folder = folder();
+    for place in ["onnx/model_quantized.onnx", "onnx/model_fp16.onnx", "model_O4.onnx"] {
+        graph(&folder, place, IDS, &[TOKENS]);
+    }
+    let listed = "holds `model_O4.onnx`, `onnx/model_fp16.onnx`, `onnx/model_quantized.onnx`: name the one to use in \
+                  the setting `onnx_file`";
+    says(&folder.refused(), &["it holds no weights (`model.safetensors`)", listed]);
+    folder.set("config.json", "model_type", "modernbert");
+    says(&folder.refused(), &["no exporter for its model_type `modernbert`", listed]);
+    for number in 0..12 {
+        folder.write(&format!("onnx/more_{number:02}.onnx"), "");
+    }
+    says(&folder.refused(), &["`onnx/more_06.onnx` and 5 more: name"]);
+    // Weights of a known family need no graph.
+    assert!(Folder::tiny("bert-mean").import().is_ok());
 }
 
 #[test]

@@ -39,7 +39,7 @@ const OWNED: [(&str, &[&str]); 4] = [
             "redis",
         ],
     ),
-    ("model-import", &["prost", "safetensors", "memmap2", "half"]),
+    ("model-import", &["prost", "safetensors", "memmap2"]),
     ("xtask", &["anyhow", "indicatif", "zip"]),
 ];
 

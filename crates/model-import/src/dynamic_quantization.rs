@@ -1,0 +1,147 @@
+//! Finds operators that quantise activations with a scale computed at run time.
+//!
+//! Dynamic quantisation takes one scale from the minimum and maximum of a whole tensor, so from all texts of a batch
+//! and their padding: a text's vector then depends on the texts that it is computed with. A scale that is a constant
+//! of the graph (static quantisation) has no such effect, nor has `MatMulNBits`, whose activations are quantised in
+//! blocks of a row even at `accuracy_level` 4.
+//!
+//! A false positive costs speed, a false negative a wrong vector. Parameters of functions therefore count as computed.
+
+use std::collections::{BTreeSet, HashSet};
+
+use crate::onnx::{Graph, Model, Node};
+
+/// Operators on quantised values, each with the positions of its data. Its other inputs are scales and zero points.
+const DATA_INPUTS: &[(&str, &[usize])] = &[
+    ("QuantizeLinear", &[0]),
+    ("DequantizeLinear", &[0]),
+    ("MatMulInteger", &[0, 1]),
+    ("ConvInteger", &[0, 1]),
+    ("QLinearMatMul", &[0, 3]),
+    ("QLinearConv", &[0, 3, 8]),
+    // ONNX Runtime's own (com.microsoft).
+    ("MatMulIntegerToFloat", &[0, 1, 6]),
+    ("QAttention", &[0, 1, 2, 5, 8]),
+    ("QGemm", &[0, 3, 6]),
+    ("QLinearAdd", &[0, 3]),
+    ("QLinearMul", &[0, 3]),
+    ("QLinearSigmoid", &[0]),
+    ("QLinearLeakyRelu", &[0]),
+    ("QLinearSoftmax", &[0]),
+    ("QLinearAveragePool", &[0]),
+    ("QLinearGlobalAveragePool", &[0]),
+    ("QLinearReduceMean", &[0]),
+    ("QLinearWhere", &[0, 1, 4]),
+];
+
+/// Operators that multiply integers and leave it to the nodes before them how these were made.
+const INTEGER_PRODUCTS: &[&str] = &["MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"];
+
+/// Operators that only move values.
+const LAYOUT: &[&str] = &[
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Slice",
+    "Split",
+    "Gather",
+    "Expand",
+];
+
+/// The operators of `model` that quantise by a scale computed at run time, each name once. None means that the
+/// graph's quantisation does not make a text depend on its batch.
+pub(crate) fn operators(model: &Model) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    if let Some(graph) = &model.graph {
+        Scope::default().graph(graph, &mut found);
+    }
+    for function in &model.functions {
+        Scope::default().nodes(&function.node, &mut found);
+    }
+    found
+}
+
+/// What is known of the values that a node can read: those of its graph and of the graphs around it.
+#[derive(Default)]
+struct Scope<'m, 'p> {
+    outer: Option<&'p Scope<'m, 'p>>,
+    /// Values that no input of the graph changes.
+    constant: HashSet<&'m str>,
+    /// Integers that a quantising operator made; whether its scale is constant is judged at that operator.
+    quantized: HashSet<&'m str>,
+}
+
+impl<'m> Scope<'m, '_> {
+    fn graph(&mut self, graph: &'m Graph, found: &mut BTreeSet<String>) {
+        self.constant.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
+        self.nodes(&graph.node, found);
+    }
+
+    fn nodes(&mut self, nodes: &'m [Node], found: &mut BTreeSet<String>) {
+        for node in nodes {
+            if self.computes_scale(node) {
+                found.insert(node.op_type.clone());
+            }
+            let mut is_constant = node.input.iter().all(|input| self.is_constant(input));
+            for attribute in &node.attribute {
+                for graph in attribute.g.as_deref().into_iter().chain(&attribute.graphs) {
+                    is_constant = false;
+                    let mut inner = Scope { outer: Some(&*self), ..Scope::default() };
+                    inner.graph(graph, found);
+                }
+            }
+            let outputs = node.output.iter().map(String::as_str);
+            if is_constant {
+                self.constant.extend(outputs);
+            } else if self.makes_quantized(node) {
+                self.quantized.extend(outputs);
+            }
+        }
+    }
+
+    fn computes_scale(&self, node: &Node) -> bool {
+        let operator = node.op_type.as_str();
+        if operator.starts_with("DynamicQuantize") {
+            return true;
+        }
+        let is_data = |position: usize| match operator {
+            // Scale and zero point of the result, then triples of data, scale and zero point.
+            "QLinearConcat" => position >= 2 && (position - 2).is_multiple_of(3),
+            _ => data_inputs(operator).is_some_and(|data| data.contains(&position)),
+        };
+        if operator != "QLinearConcat" && data_inputs(operator).is_none() {
+            // Of an unknown operator on quantised values, it cannot be told which inputs are scales.
+            return operator.starts_with("QLinear") || operator.starts_with("QOrdered");
+        }
+        let is_product = INTEGER_PRODUCTS.contains(&operator);
+        node.input.iter().enumerate().any(|(position, input)| match is_data(position) {
+            false => !self.is_constant(input),
+            true => is_product && position < 2 && !self.is_constant(input) && !self.is_quantized(input),
+        })
+    }
+
+    fn makes_quantized(&self, node: &Node) -> bool {
+        let operator = node.op_type.as_str();
+        operator == "QuantizeLinear"
+            || operator.starts_with("QLinear")
+            || LAYOUT.contains(&operator) && node.input.first().is_some_and(|input| self.is_quantized(input))
+    }
+
+    /// An input that is left out has an empty name.
+    fn is_constant(&self, name: &str) -> bool {
+        name.is_empty()
+            || self.constant.contains(name)
+            || self.outer.is_some_and(|outer| outer.is_constant(name))
+    }
+
+    fn is_quantized(&self, name: &str) -> bool {
+        self.quantized.contains(name) || self.outer.is_some_and(|outer| outer.is_quantized(name))
+    }
+}
+
+fn data_inputs(operator: &str) -> Option<&'static [usize]> {
+    DATA_INPUTS.iter().find(|(name, _)| *name == operator).map(|(_, data)| *data)
+}

@@ -1,0 +1,144 @@
+//! Which graphs make a text's vector depend on its batch.
+
+use std::{fs, path::Path};
+
+use prost::Message;
+
+use super::fixture::Folder;
+use crate::{
+    Precision, dynamic_quantization,
+    onnx::{Attribute, Function, Graph, Model, Node, Tensor},
+    onnx_folder,
+};
+
+fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Node {
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Node { op_type: operator.to_owned(), input: names(inputs), output: names(outputs), ..Node::default() }
+}
+
+/// A graph whose constants are `weight`, `scale` and `zero`; other names that no node makes come from inputs.
+fn graph(nodes: Vec<Node>) -> Graph {
+    let tensor = |name: &str| Tensor { name: name.to_owned(), ..Tensor::default() };
+    Graph { node: nodes, initializer: ["weight", "scale", "zero"].map(tensor).into(), ..Graph::default() }
+}
+
+fn found(model: &Model) -> Vec<String> {
+    dynamic_quantization::operators(model).into_iter().collect()
+}
+
+#[track_caller]
+fn check(nodes: Vec<Node>, expected: &[&str]) {
+    assert_eq!(found(&Model { graph: Some(graph(nodes)), ..Model::default() }), expected);
+}
+
+fn dynamic() -> Vec<Node> {
+    vec![
+        node("DynamicQuantizeLinear", &["x"], &["q", "q_scale", "q_zero"]),
+        node("MatMulInteger", &["q", "weight", "q_zero", "zero"], &["y"]),
+    ]
+}
+
+#[test]
+fn operators_that_quantise_at_run_time_are_found() {
+    check(dynamic(), &["DynamicQuantizeLinear", "MatMulInteger"]);
+    check(vec![node("DynamicQuantizeMatMul", &["x", "weight", "scale"], &["y"])], &["DynamicQuantizeMatMul"]);
+    check(vec![node("DynamicQuantizeLSTM", &["x", "weight"], &["y"])], &["DynamicQuantizeLSTM"]);
+}
+
+#[test]
+fn a_scale_from_a_reduction_is_found_whatever_reads_it() {
+    let reduced = || vec![node("Abs", &["x"], &["a"]), node("ReduceMax", &["a"], &["computed"])];
+    for reader in [
+        node("QuantizeLinear", &["x", "computed", "zero"], &["q"]),
+        node("DequantizeLinear", &["q", "computed"], &["y"]),
+        node("QLinearMatMul", &["q", "computed", "zero", "weight", "scale", "zero", "scale", "zero"], &["y"]),
+        node("QLinearConv", &["q", "scale", "zero", "weight", "scale", "zero", "computed", "zero"], &["y"]),
+        node("QLinearConcat", &["scale", "zero", "q", "scale", "zero", "p", "computed", "zero"], &["y"]),
+        node("QLinearAdd", &["q", "scale", "zero", "p", "scale", "computed", "scale", "zero"], &["y"]),
+        node("QAttention", &["q", "weight", "weight", "computed", "scale"], &["y"]),
+        node("QGemm", &["q", "computed", "zero", "weight", "scale", "zero"], &["y"]),
+        node("MatMulIntegerToFloat", &["weight", "weight", "computed", "scale"], &["y"]),
+    ] {
+        let operator = reader.op_type.clone();
+        check([reduced(), vec![reader]].concat(), &[&operator]);
+    }
+}
+
+/// `Div`, `Round`, `Cast` in the place of `QuantizeLinear`: the product is all that tells.
+#[test]
+fn integers_of_unknown_making_are_found_at_their_product() {
+    let by_hand = vec![
+        node("Div", &["x", "computed"], &["d"]),
+        node("Cast", &["d"], &["q"]),
+        node("MatMulInteger", &["q", "weight"], &["y"]),
+    ];
+    check(by_hand, &["MatMulInteger"]);
+    check(vec![node("ConvInteger", &["x", "weight"], &["y"])], &["ConvInteger"]);
+    check(vec![node("QLinearUnheardOf", &["x", "scale"], &["y"])], &["QLinearUnheardOf"]);
+}
+
+#[test]
+fn constant_scales_are_not() {
+    let mut nodes = vec![
+        node("Constant", &[], &["half"]),
+        node("Mul", &["scale", "half"], &["folded"]),
+        node("QuantizeLinear", &["x", "folded", "zero"], &["q"]),
+        node("Transpose", &["q"], &["turned"]),
+        node("MatMulInteger", &["turned", "weight", "zero", ""], &["y"]),
+        node("DequantizeLinear", &["y", "scale"], &["z"]),
+        node("QLinearMatMul", &["q", "scale", "zero", "weight", "scale", "zero", "scale", "zero"], &["m"]),
+        node("QLinearConcat", &["scale", "zero", "q", "scale", "zero", "m", "scale", "zero"], &["c"]),
+        node("QAttention", &["c", "weight", "weight", "scale", "scale", "mask", "zero", "zero"], &["a"]),
+        // Weights alone are quantised, or activations in blocks of a row.
+        node("DequantizeLinear", &["weight", "scale", "zero"], &["w"]),
+        node("MatMulNBits", &["x", "weight", "scale"], &["n"]),
+        node("ReduceMax", &["x"], &["largest"]),
+    ];
+    check(nodes.clone(), &[]);
+    nodes.extend(dynamic());
+    check(nodes, &["DynamicQuantizeLinear", "MatMulInteger"]);
+}
+
+#[test]
+fn subgraphs_and_functions_are_searched() {
+    let branch = |nodes| Attribute { g: Some(Box::new(graph(nodes))), ..Attribute::default() };
+    let choice = |nodes| Node { attribute: vec![branch(nodes)], ..node("If", &["condition"], &["y"]) };
+    check(vec![choice(vec![choice(dynamic())])], &["DynamicQuantizeLinear", "MatMulInteger"]);
+    // A branch reads the values of the graph around it.
+    let outside = vec![
+        node("QuantizeLinear", &["x", "scale"], &["q"]),
+        choice(vec![node("MatMulInteger", &["q", "weight"], &["y"])]),
+    ];
+    check(outside, &[]);
+    let bodies = Node {
+        attribute: vec![Attribute { graphs: vec![graph(dynamic())], ..Attribute::default() }],
+        ..node("Loop", &[], &["y"])
+    };
+    check(vec![bodies], &["DynamicQuantizeLinear", "MatMulInteger"]);
+
+    let function = |nodes| Model {
+        graph: Some(graph(vec![])),
+        functions: vec![Function { node: nodes }],
+        ..Model::default()
+    };
+    assert_eq!(found(&function(dynamic())), ["DynamicQuantizeLinear", "MatMulInteger"]);
+    assert_eq!(found(&function(vec![node("MatMul", &["a", "b"], &["c"])])), [""; 0]);
+}
+
+/// What ONNX Runtime's own tool makes of a tiny BERT, and the graph that it made it from.
+#[test]
+fn a_graph_of_quantize_dynamic_is_recognised() {
+    let folder = Folder::tiny("bert-mean");
+    assert!(folder.import().unwrap().dynamic_quantization.is_empty());
+    let graphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/graphs");
+    folder.write("onnx/model.onnx", fs::read(graphs.join("bert-mean_dynamic.onnx")).unwrap());
+    folder.remove("model.safetensors");
+    let graph = folder.import().unwrap();
+    assert_eq!(graph.dynamic_quantization, ["DynamicQuantizeLinear", "MatMulInteger"]);
+    assert_eq!(graph.precision, Precision::Int8);
+    // Without the operators it is any other graph.
+    let mut model = onnx_folder::read(&graph.path).unwrap();
+    model.graph.as_mut().unwrap().node.retain(|node| !graph.dynamic_quantization.contains(&node.op_type));
+    folder.write("onnx/model.onnx", model.encode_to_vec());
+    assert!(folder.import().unwrap().dynamic_quantization.is_empty());
+}
