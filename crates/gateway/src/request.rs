@@ -178,6 +178,7 @@ impl Plan {
                 let message = format!("Invalid 'input[{index}]': maximum input length is {window} tokens.");
                 ApiError::new(Code::TooLong, message)
             }
+            EmbedError::Refused(refused) => refusal(refused),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
                 let place = if self.bare { "input".to_owned() } else { format!("input[{index}]") };
