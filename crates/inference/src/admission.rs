@@ -116,11 +116,11 @@ impl Account {
 struct State {
     /// Footprints of all jobs that were admitted at the door.
     footprints: Account,
-    /// Tokens of the jobs that were admitted to the queue, until they are over.
+    /// Tokens that jobs added to the queue, until the jobs are over.
     computed: Account,
     jobs: usize,
-    /// Jobs that were admitted to the queue.
-    queued_jobs: usize,
+    /// Jobs that added tokens to the queue. Those that only share the tokens of others delay no job.
+    computing_jobs: usize,
     /// Jobs of which at least one sequence reached an encoder.
     running_jobs: usize,
     /// Bytes that wait for a tokenizer thread or are with one.
@@ -145,7 +145,7 @@ impl Admission {
             footprints: Account::default(),
             computed: Account::default(),
             jobs: 0,
-            queued_jobs: 0,
+            computing_jobs: 0,
             running_jobs: 0,
             bytes: 0,
             credit: capacity.max_credit(),
@@ -186,7 +186,7 @@ impl Admission {
         state.bytes += bytes;
         state.jobs += 1;
         let admission = Arc::clone(self);
-        Ok(Reservation { admission, caller, footprint, bytes, computed: None, running: false })
+        Ok(Reservation { admission, caller, footprint, bytes, computed: 0, running: false })
     }
 
     /// Whether the queue has room for `demand`, and time for it before `deadline`.
@@ -197,9 +197,12 @@ impl Admission {
         demand: Demand,
         deadline: Instant,
     ) -> Result<(), SubmitError> {
+        // Sequences that a job shared outlive it in the queue, and no other job's reservation holds them.
+        let waiting = demand.queued.max(state.computed.tokens);
         // An idle engine admits every legal job: no other server would answer it sooner.
-        if state.queued_jobs > 0 {
-            check_time(state.throughput.time_for(self.tokens_until_done(state, demand)), deadline)?;
+        if waiting > 0 {
+            let tokens = self.tokens_until_done(waiting, state.computing_jobs.max(1), demand);
+            check_time(state.throughput.time_for(tokens), deadline)?;
         }
         if !state.computed.fits(caller, demand.new, self.capacity.tokens) {
             return Err(SubmitError::Full { retry_after: state.retry_after() });
@@ -207,18 +210,17 @@ impl Admission {
         Ok(())
     }
 
-    /// Tokens that are computed before a job with this demand is done. Jobs take turns, so those ahead cost it no more than
-    /// either all that is left of them or as much as the job itself needs, each. If it needs several turns, others will
-    /// have come before the next, and go first.
-    fn tokens_until_done(&self, state: &State, demand: Demand) -> usize {
-        let Demand { new, total, queued } = demand;
-        // Sequences that a job shared outlive it in the queue, and no other job's reservation holds them.
-        let waiting = queued.max(state.computed.tokens);
-        let turns = |tokens: usize| waiting.min(state.queued_jobs.saturating_mul(tokens));
-        let rounds = total.div_ceil(self.capacity.quantum).min(MAX_PREDICTED_ROUNDS);
-        let fair = (waiting + new).min(state.queued_jobs.saturating_mul(total).saturating_add(total));
-        // What it shares is computed in the others' turns.
-        fair.max(turns(total.min(self.capacity.quantum)) * rounds + new)
+    /// Tokens that are computed before a job with this demand is done, behind `jobs` with `waiting` tokens. Jobs take
+    /// turns, so those ahead cost it no more than either all that is left of them or as much as the job itself needs, each.
+    /// If it needs several turns, others will have come before the next, and go first.
+    fn tokens_until_done(&self, waiting: usize, jobs: usize, demand: Demand) -> usize {
+        let Demand { new, total, .. } = demand;
+        let quantum = self.capacity.quantum;
+        let round = waiting.min(jobs.saturating_mul(total.min(quantum)));
+        let rounds = total.div_ceil(quantum).min(MAX_PREDICTED_ROUNDS);
+        let fair = jobs.saturating_mul(total).saturating_add(total);
+        // What it shares waits already, and is computed in others' turns, too.
+        (waiting + new).min(fair).max(round * rounds + new)
     }
 
     /// Expected time until `bytes` are tokenized behind those that wait.
@@ -312,8 +314,8 @@ pub(crate) struct Reservation {
     footprint: usize,
     /// Bytes that are not tokenized yet.
     bytes: usize,
-    /// Tokens that it added to the queue; `None` before it was admitted there.
-    computed: Option<usize>,
+    /// Tokens that it added to the queue.
+    computed: usize,
     running: bool,
 }
 
@@ -341,8 +343,8 @@ impl Reservation {
             return checked;
         }
         state.computed.add(self.caller, demand.new);
-        state.queued_jobs += 1;
-        self.computed = Some(demand.new);
+        state.computing_jobs += usize::from(demand.new > 0);
+        self.computed = demand.new;
         Ok(())
     }
 
@@ -360,10 +362,8 @@ impl Drop for Reservation {
         state.footprints.remove(self.caller, self.footprint);
         state.bytes -= self.bytes;
         state.jobs -= 1;
-        if let Some(computed) = self.computed {
-            state.computed.remove(self.caller, computed);
-            state.queued_jobs -= 1;
-        }
+        state.computed.remove(self.caller, self.computed);
+        state.computing_jobs -= usize::from(self.computed > 0);
         state.running_jobs -= usize::from(self.running);
     }
 }
@@ -443,7 +443,9 @@ mod tests {
         first.tokenized();
         assert_eq!(admission.lock().bytes, 7);
         drop((first, second));
-        assert_eq!((admission.jobs(), admission.lock().bytes, admission.lock().footprints.tokens), (0, 0, 0));
+        let state = admission.lock();
+        assert_eq!((state.jobs, state.bytes, state.footprints.tokens), (0, 0, 0));
+        drop(state);
         assert_eq!(reserve(101).unwrap_err(), SubmitError::TooLarge { tokens: 101, limit: 100 });
     }
 
@@ -534,7 +536,10 @@ mod tests {
     #[test]
     fn every_turn_costs_a_round() {
         let admission = measured(100_000, 250);
-        let needed = |tokens| admission.tokens_until_done(&admission.lock(), demand(tokens));
+        let needed = |tokens| {
+            let state = admission.lock();
+            admission.tokens_until_done(state.computed.tokens, state.computing_jobs, demand(tokens))
+        };
         // 20 jobs of one turn each: a round is 5,000 tokens.
         let held: Vec<_> = (0..20).map(|_| admit(&admission, 0, 250, patient()).unwrap()).collect();
         let waits = [100, 250, 251, 500, 750].map(|tokens| needed(tokens) - tokens);
