@@ -190,6 +190,7 @@ impl Plan {
                 );
                 ApiError::new(Code::TooLong, message)
             }
+            EmbedError::Refused(refused) => refusal(refused),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
                 let place = if self.bare { "input".to_owned() } else { format!("input[{index}]") };

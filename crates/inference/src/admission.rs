@@ -1,182 +1,304 @@
-//! Who may enter: the queue's capacity in tokens, and whether a deadline can be met.
+//! Admission in two steps: room for a request's memory at the door, room and time for its computation at the queue.
 //!
-//! A job reserves an upper estimate of its tokens before any work is done on it, all or nothing, and settles
-//! for the exact number once it is tokenized. A reservation is given back when it is dropped.
+//! Only the tokenizer, the cache and single-flight know what a request costs. So the door reserves the footprint, the
+//! least that any job of that size holds, and judges the deadline by the tokenizing that is ahead. The queue reserves the
+//! tokens that the job adds to it, all or nothing, and judges the deadline by these: a job that adds none is never refused
+//! there. Both are given back when the reservation is dropped.
 //!
-//! A caller with a name cannot fill the queue: its last quarter is for those who hold little of it.
+//! Under overload, tokenizing what is refused afterwards would be work for nothing. A job whose upper estimate finds no
+//! room or no time may pass the door only while there is credit, which batches earn and such refusals spend; else the door
+//! refuses it by the estimate.
+//!
+//! A caller with a name cannot fill either account: the last quarter is for those who hold little of it.
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::SubmitError;
+use crate::{
+    SubmitError,
+    throughput::{Ewma, Throughput},
+};
 
-/// Weight of the newest batch in the moving average of the pace.
-const PACE_WEIGHT: f64 = 0.1;
+/// Expected times are multiplied by this before they are compared with a deadline. Later jobs take turns with the one that
+/// is judged, and throughput is an average: a server that admitted what it could only just finish would, under a steady
+/// overload, finish next to nothing in time (`cargo xtask survive overload`).
+const DEADLINE_SAFETY_FACTOR: f64 = 1.5;
 
-/// How many times as long as expected a job may take without being late. Whoever comes later takes turns with it, and
-/// the pace is an average: a server that let in what it could only just finish would, under a steady overload, finish
-/// next to nothing in time (`cargo xtask survive overload`).
-const MARGIN: f64 = 1.5;
+/// Turns of a job for which later jobs are expected to keep the queue as full as it is: each turn then costs a round of all
+/// that wait. What a longer job will meet after that is not predicted.
+const MAX_PREDICTED_ROUNDS: usize = 4;
 
-/// Turns of a job for which it is foreseen that newcomers will keep the queue as full as it is: each turn then costs a round
-/// of all that wait. What a longer job will meet later on is anybody's guess.
-const FORESEEN: usize = 4;
+/// The part of an account, one in so many, that is kept for callers who hold at most half as much.
+const RESERVED_FRACTION: usize = 4;
 
-/// The part of the capacity, one in so many, that is kept for callers who hold at most half as much.
-const KEPT: usize = 4;
+/// Tokens that have to be computed for each token of footprint that is tokenized and then refused. A footprint of one
+/// token is tokenized in the time of one token on the fastest encoder, so this is at most an eighth of the work.
+const CREDIT_PER_FOOTPRINT: usize = 8;
 
-/// Shared counters of one engine.
-#[derive(Debug)]
-pub(crate) struct Admission {
-    limit: usize,
-    /// Tokens of one turn.
-    turn: usize,
-    tokens: AtomicUsize,
-    /// Tokens of each caller with a name, where there are any.
-    held: Mutex<HashMap<u64, usize>>,
-    jobs: AtomicUsize,
-    running: AtomicUsize,
-    /// Tokens a second over all workers, as the bits of an f64; 0 until the first batch.
-    pace: AtomicU64,
+/// Bytes below which a sample says nothing about the tokenizer's throughput: overhead outweighs them.
+const MIN_TOKENIZER_SAMPLE: usize = 1024;
+
+/// What one engine can hold and compute at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Capacity {
+    /// Tokens of each account.
+    pub(crate) tokens: usize,
+    /// Tokens of one turn: a full batch.
+    pub(crate) quantum: usize,
+    pub(crate) workers: usize,
+    pub(crate) tokenizer_threads: usize,
 }
 
-impl Admission {
-    /// Room for `limit` tokens, of which jobs get `turn` at a time.
-    pub(crate) fn new(limit: usize, turn: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            turn: turn.max(1),
-            tokens: AtomicUsize::new(0),
-            held: Mutex::default(),
-            jobs: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
-            pace: AtomicU64::new(0),
-        })
+/// What is known of a job before it is tokenized.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Estimate {
+    /// Upper bound of its tokens.
+    pub(crate) tokens: usize,
+    /// What it holds even if all of it is cached, in tokens: its inputs, and the time that tokenizing them takes.
+    pub(crate) footprint: usize,
+    /// Bytes of text to tokenize.
+    pub(crate) bytes: usize,
+}
+
+/// What a job asks of the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// Tokens that it adds to the queue.
+    pub(crate) new: usize,
+    /// Tokens that it waits for: the new ones, and those queued already that it shares.
+    pub(crate) total: usize,
+    /// Tokens in the queue, each sequence once, whoever waits for it.
+    pub(crate) queued: usize,
+}
+
+/// Tokens held by jobs, all together and by caller.
+#[derive(Debug, Default)]
+struct Account {
+    tokens: usize,
+    /// Only callers with a name, which is not 0.
+    tokens_by_caller: HashMap<u64, usize>,
+}
+
+impl Account {
+    /// Returns true if `caller` may hold `tokens` more, where all may hold `limit`.
+    fn fits(&self, caller: u64, tokens: usize, limit: usize) -> bool {
+        let own = self.tokens_by_caller.get(&caller).copied().unwrap_or(0);
+        let reserved = limit / RESERVED_FRACTION;
+        let limit = if caller == 0 || own + tokens <= reserved / 2 { limit } else { limit - reserved };
+        // A job may always be as large as the account if it has it for itself.
+        tokens == 0 || self.tokens == 0 || self.tokens.saturating_add(tokens) <= limit
     }
 
-    /// Reserves `tokens` for `caller`, or says why not.
-    pub(crate) fn reserve(
-        self: &Arc<Self>,
-        caller: u64,
-        tokens: usize,
-        deadline: Instant,
-    ) -> Result<Reservation, SubmitError> {
-        if tokens > self.limit {
-            return Err(SubmitError::TooLarge { tokens, limit: self.limit });
+    fn add(&mut self, caller: u64, tokens: usize) {
+        self.tokens += tokens;
+        if caller != 0 && tokens > 0 {
+            *self.tokens_by_caller.entry(caller).or_default() += tokens;
         }
-        let wait = self.wait(tokens);
-        let left = deadline.saturating_duration_since(Instant::now());
-        let needed = wait.saturating_add(self.time_for(tokens));
-        // An idle engine lets every legal request in: nobody could do better by it.
-        let needed = if self.jobs() == 0 { Duration::ZERO } else { needed };
-        if needed.as_secs_f64() * MARGIN > left.as_secs_f64() {
-            let late = needed.saturating_sub(left.div_f64(MARGIN));
-            return Err(SubmitError::TooLate { retry_after: whole_seconds(late) });
-        }
-        // Nobody's jobs are not counted one by one.
-        let mut held = (caller != 0).then(|| self.held());
-        let own = held.as_ref().and_then(|held| held.get(&caller)).copied().unwrap_or(0);
-        let kept = self.limit / KEPT;
-        let limit = if caller == 0 || own + tokens <= kept / 2 { self.limit } else { self.limit - kept };
-        let reserved = self.tokens.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
-            // One request may always be as large as the queue, if it has the queue for itself.
-            taken.checked_add(tokens).filter(|&sum| sum <= limit || taken == 0)
-        });
-        if reserved.is_err() {
-            return Err(SubmitError::Full { retry_after: self.retry_after() });
-        }
-        if let Some(held) = &mut held {
-            held.insert(caller, own + tokens);
-        }
-        self.jobs.fetch_add(1, Ordering::AcqRel);
-        Ok(Reservation { admission: Arc::clone(self), caller, tokens, running: false })
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<u64, usize>> {
-        // Nothing here panics halfway through a change.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A job of `caller` that held `before` tokens now holds `after`.
-    fn change(&self, caller: u64, before: usize, after: usize) {
-        if after >= before {
-            self.tokens.fetch_add(after - before, Ordering::AcqRel);
-        } else {
-            self.tokens.fetch_sub(before - after, Ordering::AcqRel);
-        }
-        if caller != 0 {
-            let mut held = self.held();
-            let own = held.get(&caller).copied().unwrap_or(0) + after - before;
-            if own == 0 {
-                held.remove(&caller);
-            } else {
-                held.insert(caller, own);
+    fn remove(&mut self, caller: u64, tokens: usize) {
+        self.tokens -= tokens;
+        if caller != 0
+            && let Some(own) = self.tokens_by_caller.get_mut(&caller)
+        {
+            *own -= tokens;
+            if *own == 0 {
+                self.tokens_by_caller.remove(&caller);
             }
         }
     }
+}
 
-    /// Expected wait of a job of `tokens`. Jobs take turns, so those ahead cost it no more than either all
-    /// that is left of them or as much as the job itself needs, each. If it needs several turns, others will have come
-    /// before the next, and go first.
-    fn wait(&self, tokens: usize) -> Duration {
-        let (waiting, jobs) = (self.tokens(), self.jobs());
-        let ahead = waiting.min(jobs.saturating_mul(tokens));
-        let round = waiting.min(jobs.saturating_mul(tokens.min(self.turn)));
-        let turns = tokens.div_ceil(self.turn).min(FORESEEN);
-        self.time_for(ahead.max(round * turns))
+#[derive(Debug)]
+struct State {
+    /// Footprints of all jobs that were admitted at the door.
+    footprints: Account,
+    /// Tokens that jobs added to the queue, until the jobs are over.
+    computed: Account,
+    jobs: usize,
+    /// Jobs that added tokens to the queue. Those that only share the tokens of others delay no job.
+    computing_jobs: usize,
+    /// Jobs of which at least one sequence reached an encoder.
+    running_jobs: usize,
+    /// Bytes that wait for a tokenizer thread or are with one.
+    bytes: usize,
+    /// Tokens computed and not yet spent on refusals after tokenizing.
+    credit: usize,
+    throughput: Throughput,
+    /// Bytes per second of one tokenizer thread.
+    tokenizer_throughput: Ewma,
+}
+
+/// The accounts of one engine.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    capacity: Capacity,
+    state: Mutex<State>,
+}
+
+impl Admission {
+    pub(crate) fn new(capacity: Capacity) -> Arc<Self> {
+        let state = State {
+            footprints: Account::default(),
+            computed: Account::default(),
+            jobs: 0,
+            computing_jobs: 0,
+            running_jobs: 0,
+            bytes: 0,
+            credit: capacity.max_credit(),
+            throughput: Throughput::new(capacity.quantum, capacity.workers),
+            tokenizer_throughput: Ewma::default(),
+        };
+        Arc::new(Self { capacity, state: Mutex::new(state) })
     }
 
-    fn time_for(&self, tokens: usize) -> Duration {
-        let pace = f64::from_bits(self.pace.load(Ordering::Relaxed));
-        if pace > 0.0 {
-            Duration::try_from_secs_f64(tokens as f64 / pace).unwrap_or(Duration::MAX)
-        } else {
-            Duration::ZERO
+    /// Admits a job at the door: reserves its footprint.
+    ///
+    /// # Errors
+    /// There is no room for the footprint, no time to tokenize it, or no room or time for its estimate and no credit.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        caller: u64,
+        estimate: Estimate,
+        deadline: Instant,
+    ) -> Result<Reservation, SubmitError> {
+        let Capacity { tokens: limit, .. } = self.capacity;
+        let Estimate { tokens, footprint, bytes } = estimate;
+        if footprint > limit {
+            return Err(SubmitError::TooLarge { tokens: footprint, limit });
         }
+        let mut state = self.lock();
+        if state.bytes > 0 {
+            check_time(self.tokenizing_time(&state, bytes), deadline)?;
+        }
+        if !state.footprints.fits(caller, footprint, limit) {
+            return Err(SubmitError::Full { retry_after: state.retry_after() });
+        }
+        let worst = Demand { new: tokens, total: tokens, queued: 0 };
+        let fits = self.check_queue(&state, caller, worst, deadline);
+        if state.credit < footprint.saturating_mul(CREDIT_PER_FOOTPRINT) {
+            fits?;
+        }
+        state.footprints.add(caller, footprint);
+        state.bytes += bytes;
+        state.jobs += 1;
+        let admission = Arc::clone(self);
+        Ok(Reservation { admission, caller, footprint, bytes, computed: 0, running: false })
     }
 
-    /// When about half of what is in flight will be done, from 1 s to 60 s.
+    /// Whether the queue has room for `demand`, and time for it before `deadline`.
+    fn check_queue(
+        &self,
+        state: &State,
+        caller: u64,
+        demand: Demand,
+        deadline: Instant,
+    ) -> Result<(), SubmitError> {
+        // Sequences that a job shared outlive it in the queue, and no other job's reservation holds them.
+        let waiting = demand.queued.max(state.computed.tokens);
+        // An idle engine admits every legal job: no other server would answer it sooner.
+        if waiting > 0 {
+            let tokens = self.tokens_until_done(waiting, state.computing_jobs.max(1), demand);
+            check_time(state.throughput.time_for(tokens), deadline)?;
+        }
+        if !state.computed.fits(caller, demand.new, self.capacity.tokens) {
+            return Err(SubmitError::Full { retry_after: state.retry_after() });
+        }
+        Ok(())
+    }
+
+    /// Tokens that are computed before a job with this demand is done, behind `jobs` with `waiting` tokens. Jobs take
+    /// turns, so those ahead cost it no more than either all that is left of them or as much as the job itself needs, each.
+    /// If it needs several turns, others will have come before the next, and go first.
+    fn tokens_until_done(&self, waiting: usize, jobs: usize, demand: Demand) -> usize {
+        let Demand { new, total, .. } = demand;
+        let quantum = self.capacity.quantum;
+        let round = waiting.min(jobs.saturating_mul(total.min(quantum)));
+        let rounds = total.div_ceil(quantum).min(MAX_PREDICTED_ROUNDS);
+        let fair = jobs.saturating_mul(total).saturating_add(total);
+        // What it shares waits already, and is computed in others' turns, too.
+        (waiting + new).min(fair).max(round * rounds + new)
+    }
+
+    /// Expected time until `bytes` are tokenized behind those that wait.
+    fn tokenizing_time(&self, state: &State, bytes: usize) -> Duration {
+        let throughput = state.tokenizer_throughput.get();
+        throughput.map_or(Duration::ZERO, |throughput| {
+            let throughput = throughput * self.capacity.tokenizer_threads as f64;
+            Duration::try_from_secs_f64((state.bytes + bytes) as f64 / throughput).unwrap_or(Duration::MAX)
+        })
+    }
+
+    /// Expected time for half of what is in flight, from 1 s to 60 s.
     pub(crate) fn retry_after(&self) -> Duration {
-        whole_seconds(self.time_for(self.tokens() / 2))
+        self.lock().retry_after()
     }
 
-    /// Somebody ran `tokens` in `elapsed`, while there was room for `alike` to do so.
-    pub(crate) fn observe_pace(&self, tokens: usize, elapsed: Duration, alike: f64) {
+    /// Learns from a batch of `tokens` that took `elapsed` while there was room for `parallelism` of its kind.
+    pub(crate) fn observe_batch(&self, tokens: usize, elapsed: Duration, parallelism: f64) {
+        let mut state = self.lock();
+        state.throughput.observe(tokens, elapsed, parallelism);
+        state.credit = state.credit.saturating_add(tokens).min(self.capacity.max_credit());
+    }
+
+    /// Learns from `bytes` that one thread tokenized in `elapsed`.
+    pub(crate) fn observe_tokenizer(&self, bytes: usize, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
-        if tokens == 0 || seconds <= 0.0 {
-            return;
+        if bytes >= MIN_TOKENIZER_SAMPLE && seconds > 0.0 {
+            self.lock().tokenizer_throughput.add(bytes as f64 / seconds);
         }
-        let now = tokens as f64 / seconds * alike;
-        let before = f64::from_bits(self.pace.load(Ordering::Relaxed));
-        let pace = if before > 0.0 { before + (now - before) * PACE_WEIGHT } else { now };
-        // Two workers may overwrite each other's sample; the average does not need every one.
-        self.pace.store(pace.to_bits(), Ordering::Relaxed);
     }
 
+    /// Capacity of each account in tokens.
     pub(crate) fn limit(&self) -> usize {
-        self.limit
+        self.capacity.tokens
     }
 
-    /// Tokens reserved at present.
+    /// Tokens that are to be computed for the jobs in flight.
     pub(crate) fn tokens(&self) -> usize {
-        self.tokens.load(Ordering::Acquire)
+        self.lock().computed.tokens
     }
 
     /// Jobs that hold a reservation.
     pub(crate) fn jobs(&self) -> usize {
-        self.jobs.load(Ordering::Acquire)
+        self.lock().jobs
     }
 
     /// Of these, jobs of which at least one sequence reached an encoder.
     pub(crate) fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+        self.lock().running_jobs
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing here panics halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Capacity {
+    /// Enough to tokenize a full account and refuse it. Credit beyond that would only make a burst of overload longer.
+    fn max_credit(self) -> usize {
+        self.tokens.saturating_mul(CREDIT_PER_FOOTPRINT)
+    }
+}
+
+impl State {
+    fn retry_after(&self) -> Duration {
+        whole_seconds(self.throughput.time_for(self.computed.tokens / 2))
+    }
+}
+
+/// Checks that what takes `needed` is done before `deadline`, with time to spare.
+fn check_time(needed: Duration, deadline: Instant) -> Result<(), SubmitError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if needed.as_secs_f64() * DEADLINE_SAFETY_FACTOR > left.as_secs_f64() {
+        let late = needed.saturating_sub(left.div_f64(DEADLINE_SAFETY_FACTOR));
+        return Err(SubmitError::TooLate { retry_after: whole_seconds(late) });
+    }
+    Ok(())
 }
 
 /// Rounds up to whole seconds between 1 and 60, as `retry-after` is sent.
@@ -184,38 +306,65 @@ fn whole_seconds(wait: Duration) -> Duration {
     Duration::from_secs((wait.as_secs_f64().ceil() as u64).clamp(1, 60))
 }
 
-/// A job's tokens in the queue's account.
+/// A job's share of the accounts.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     admission: Arc<Admission>,
     caller: u64,
-    tokens: usize,
+    footprint: usize,
+    /// Bytes that are not tokenized yet.
+    bytes: usize,
+    /// Tokens that it added to the queue.
+    computed: usize,
     running: bool,
 }
 
 impl Reservation {
-    /// Replaces the estimate by the exact number, which is nearly always smaller. Where it is larger (text
-    /// that grows in normalisation) the account follows, beyond the limit if need be: the job is admitted.
-    pub(crate) fn settle(&mut self, tokens: usize) {
-        self.admission.change(self.caller, self.tokens, tokens);
-        self.tokens = tokens;
+    /// All of the job is tokenized.
+    pub(crate) fn tokenized(&mut self) {
+        self.admission.lock().bytes -= std::mem::take(&mut self.bytes);
+    }
+
+    /// Admits the job to the queue: reserves the tokens that it adds. Once for each job.
+    ///
+    /// # Errors
+    /// There is no room or no time for them.
+    pub(crate) fn enqueue(&mut self, demand: Demand, deadline: Instant) -> Result<(), SubmitError> {
+        let admission = &self.admission;
+        let limit = admission.limit();
+        let mut state = admission.lock();
+        let checked = if demand.new > limit {
+            Err(SubmitError::TooLarge { tokens: demand.new, limit })
+        } else {
+            admission.check_queue(&state, self.caller, demand, deadline)
+        };
+        if checked.is_err() {
+            state.credit = state.credit.saturating_sub(self.footprint.saturating_mul(CREDIT_PER_FOOTPRINT));
+            return checked;
+        }
+        state.computed.add(self.caller, demand.new);
+        state.computing_jobs += usize::from(demand.new > 0);
+        self.computed = demand.new;
+        Ok(())
     }
 
     /// The job's first sequence reached an encoder.
     pub(crate) fn run(&mut self) {
         if !std::mem::replace(&mut self.running, true) {
-            self.admission.running.fetch_add(1, Ordering::AcqRel);
+            self.admission.lock().running_jobs += 1;
         }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.admission.change(self.caller, self.tokens, 0);
-        if self.running {
-            self.admission.running.fetch_sub(1, Ordering::AcqRel);
-        }
-        self.admission.jobs.fetch_sub(1, Ordering::AcqRel);
+        let mut state = self.admission.lock();
+        state.footprints.remove(self.caller, self.footprint);
+        state.bytes -= self.bytes;
+        state.jobs -= 1;
+        state.computed.remove(self.caller, self.computed);
+        state.computing_jobs -= usize::from(self.computed > 0);
+        state.running_jobs -= usize::from(self.running);
     }
 }
 
@@ -223,50 +372,90 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    fn admission(tokens: usize, quantum: usize) -> Arc<Admission> {
+        Admission::new(Capacity { tokens, quantum, workers: 1, tokenizer_threads: 2 })
+    }
+
+    /// Learns 1,000 tokens per second from a full batch, and has no credit.
+    fn measured(tokens: usize, quantum: usize) -> Arc<Admission> {
+        let admission = admission(tokens, quantum);
+        admission.observe_batch(quantum, Duration::from_millis(quantum as u64), 1.0);
+        admission.lock().credit = 0;
+        admission
+    }
+
+    fn estimate(tokens: usize) -> Estimate {
+        Estimate { tokens, footprint: 1, bytes: 0 }
+    }
+
+    fn demand(tokens: usize) -> Demand {
+        Demand { new: tokens, total: tokens, queued: 0 }
+    }
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
 
-    #[test]
-    fn all_or_nothing_and_given_back() {
-        let admission = Admission::new(100, 100);
-        let first = admission.reserve(0, 60, soon()).unwrap();
-        assert!(matches!(admission.reserve(0, 41, soon()), Err(SubmitError::Full { .. })));
-        assert_eq!((admission.tokens(), admission.jobs()), (60, 1));
-        let second = admission.reserve(0, 40, soon()).unwrap();
-        drop((first, second));
-        assert_eq!((admission.tokens(), admission.jobs()), (0, 0));
-        assert_eq!(
-            admission.reserve(0, 101, soon()).unwrap_err(),
-            SubmitError::TooLarge { tokens: 101, limit: 100 }
-        );
+    fn patient() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
+
+    /// Admits a job of which nothing is cached, and whose estimate is exact.
+    fn admit(
+        admission: &Arc<Admission>,
+        caller: u64,
+        tokens: usize,
+        deadline: Instant,
+    ) -> Result<Reservation, SubmitError> {
+        let mut reservation = admission.reserve(caller, estimate(tokens), deadline)?;
+        reservation.enqueue(demand(tokens), deadline)?;
+        Ok(reservation)
     }
 
     #[test]
-    fn settling_follows_the_exact_number() {
-        let admission = Admission::new(100, 100);
-        let mut reservation = admission.reserve(0, 60, soon()).unwrap();
-        reservation.settle(10);
-        assert_eq!(admission.tokens(), 10);
-        reservation.settle(120);
-        assert_eq!(admission.tokens(), 120);
-        reservation.run();
-        reservation.run();
-        assert_eq!(admission.running(), 1);
-        drop(reservation);
-        assert_eq!((admission.tokens(), admission.running()), (0, 0));
+    fn tokens_are_reserved_all_or_nothing_and_given_back() {
+        let admission = admission(100, 100);
+        let first = admit(&admission, 0, 60, soon()).unwrap();
+        assert!(matches!(admit(&admission, 0, 41, soon()), Err(SubmitError::Full { .. })));
+        assert_eq!((admission.tokens(), admission.jobs()), (60, 1));
+        let mut second = admit(&admission, 0, 40, soon()).unwrap();
+        second.run();
+        second.run();
+        assert_eq!((admission.tokens(), admission.running()), (100, 1));
+        drop((first, second));
+        assert_eq!((admission.tokens(), admission.jobs(), admission.running()), (0, 0, 0));
+        let refused = admit(&admission, 0, 101, soon()).unwrap_err();
+        assert_eq!(refused, SubmitError::TooLarge { tokens: 101, limit: 100 });
+    }
+
+    /// The same for what jobs hold before it is known what they cost.
+    #[test]
+    fn footprints_are_reserved_all_or_nothing_and_given_back() {
+        let admission = admission(100, 100);
+        let reserve =
+            |footprint| admission.reserve(0, Estimate { tokens: footprint, footprint, bytes: 7 }, soon());
+        let mut first = reserve(60).unwrap();
+        assert!(matches!(reserve(41), Err(SubmitError::Full { .. })));
+        let second = reserve(40).unwrap();
+        assert_eq!((admission.tokens(), admission.jobs(), admission.lock().bytes), (0, 2, 14));
+        first.tokenized();
+        first.tokenized();
+        assert_eq!(admission.lock().bytes, 7);
+        drop((first, second));
+        let state = admission.lock();
+        assert_eq!((state.jobs, state.bytes, state.footprints.tokens), (0, 0, 0));
+        drop(state);
+        assert_eq!(reserve(101).unwrap_err(), SubmitError::TooLarge { tokens: 101, limit: 100 });
     }
 
     #[test]
     fn a_hopeless_deadline_is_refused_at_once() {
-        let admission = Admission::new(100_000, 100_000);
-        admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
+        let admission = measured(100_000, 1000);
         // Five jobs with 5,000 tokens each: 25 s of work.
-        let patient = Instant::now() + Duration::from_secs(3600);
-        let held: Vec<_> = (0..5).map(|_| admission.reserve(0, 5_000, patient).unwrap()).collect();
+        let held: Vec<_> = (0..5).map(|_| admit(&admission, 0, 5_000, patient()).unwrap()).collect();
         // A small job takes its turn and is done long before.
-        assert!(admission.reserve(0, 100, soon()).is_ok());
-        let refused = admission.reserve(0, 5_000, soon()).unwrap_err();
+        assert!(admit(&admission, 0, 100, soon()).is_ok());
+        let refused = admission.reserve(0, estimate(5_000), soon()).unwrap_err();
         assert!(
             // Until 6⅔ s are left of 30: then it would be let in.
             matches!(refused, SubmitError::TooLate { retry_after } if (23..=24).contains(&retry_after.as_secs())),
@@ -280,49 +469,114 @@ mod tests {
     /// Ten seconds hold 13 jobs of half a second each, one and a half times.
     #[test]
     fn who_is_let_in_has_time_to_spare() {
-        let admission = Admission::new(100_000, 100_000);
-        admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
-        let held: Vec<_> = (0..100).map_while(|_| admission.reserve(0, 500, soon()).ok()).collect();
+        let admission = measured(100_000, 100);
+        let held: Vec<_> = (0..100).map_while(|_| admit(&admission, 0, 500, soon()).ok()).collect();
         assert_eq!(held.len(), 13);
-        let refused = admission.reserve(0, 500, soon()).unwrap_err();
+        let refused = admit(&admission, 0, 500, soon()).unwrap_err();
         assert_eq!(refused, SubmitError::TooLate { retry_after: Duration::from_secs(1) });
         drop(held);
-        assert!(admission.reserve(0, 100_000, soon()).is_ok(), "nobody else is there");
+        assert!(admit(&admission, 0, 100_000, soon()).is_ok(), "nobody else is there");
+    }
+
+    /// The upper estimate alone refuses no job, as long as there is credit; the exact number does.
+    #[test]
+    fn what_costs_nothing_is_admitted_however_long_the_queue() {
+        let admission = measured(10_000, 100);
+        let _full = admit(&admission, 0, 10_000, soon()).unwrap();
+        let late = |result| matches!(result, Err(SubmitError::TooLate { .. }));
+        assert!(late(admission.reserve(0, estimate(9_000), soon()).map(drop)), "there is no credit");
+        admission.observe_batch(100, Duration::from_millis(100), 1.0);
+        for _ in 0..100 {
+            let mut reservation = admission.reserve(0, estimate(9_000), soon()).unwrap();
+            reservation.enqueue(Demand { new: 0, total: 5, queued: 10_000 }, soon()).unwrap();
+        }
+        // Refusals after tokenizing spend what 100 computed tokens earned.
+        let refused = (0..100).map_while(|_| admission.reserve(0, estimate(9_000), soon()).ok());
+        let refused = refused.map(|mut job| assert!(late(job.enqueue(demand(9_000), soon()))));
+        assert_eq!(refused.count(), 100 / CREDIT_PER_FOOTPRINT);
+    }
+
+    /// Jobs of equal texts wait for the same tokens: the queue as it is, and no more.
+    #[test]
+    fn what_is_shared_is_expected_once() {
+        let admission = measured(100_000, 100);
+        let first = admit(&admission, 0, 5_000, soon()).unwrap();
+        let shares = Demand { new: 0, total: 5_000, queued: 5_000 };
+        let mut held: Vec<_> = (0..25).map(|_| admission.reserve(0, estimate(1), soon()).unwrap()).collect();
+        for reservation in &mut held {
+            reservation.enqueue(shares, soon()).unwrap();
+        }
+        assert_eq!(admission.tokens(), 5_000);
+        // The first leaves; what the others share is still queued, and delays a job of other texts.
+        drop(first);
+        let mut other = admission.reserve(0, estimate(1), soon()).unwrap();
+        let other = other.enqueue(Demand { new: 5_000, total: 5_000, queued: 5_000 }, soon());
+        assert!(matches!(other, Err(SubmitError::TooLate { .. })), "{other:?}");
+    }
+
+    /// At the door the deadline is judged by the texts that wait for the tokenizer.
+    #[test]
+    fn what_cannot_be_tokenized_in_time_is_refused_at_once() {
+        let admission = admission(100_000, 100);
+        let texts = |bytes| Estimate { tokens: 1, footprint: 1, bytes };
+        // Two threads, 10,000 bytes per second each. Single queries say nothing.
+        admission.observe_tokenizer(10_000, Duration::from_secs(1));
+        admission.observe_tokenizer(10, Duration::from_secs(1));
+        let mut first = admission.reserve(0, texts(100_000), soon()).unwrap();
+        let late = admission.reserve(0, texts(100_000), soon()).unwrap_err();
+        // 10 s, of which 6⅔ s are left with time to spare.
+        assert_eq!(late, SubmitError::TooLate { retry_after: Duration::from_secs(4) });
+        assert!(admission.reserve(0, texts(30_000), soon()).is_ok());
+        first.tokenized();
+        assert!(admission.reserve(0, texts(100_000), soon()).is_ok());
     }
 
     /// Who needs several turns waits for as many rounds of a queue that newcomers keep full.
     #[test]
     fn every_turn_costs_a_round() {
-        let admission = Admission::new(100_000, 250);
-        admission.observe_pace(1_000, Duration::from_secs(1), 1.0);
-        let wait = |tokens| admission.wait(tokens).as_secs_f64();
-        // 20 jobs of one turn each: a round is 5 s.
-        let patient = Instant::now() + Duration::from_secs(3600);
-        let held: Vec<_> = (0..20).map(|_| admission.reserve(0, 250, patient).unwrap()).collect();
-        assert_eq!([wait(100), wait(250), wait(251), wait(500), wait(750)], [2.0, 5.0, 10.0, 10.0, 15.0]);
+        let admission = measured(100_000, 250);
+        let needed = |tokens| {
+            let state = admission.lock();
+            admission.tokens_until_done(state.computed.tokens, state.computing_jobs, demand(tokens))
+        };
+        // 20 jobs of one turn each: a round is 5,000 tokens.
+        let held: Vec<_> = (0..20).map(|_| admit(&admission, 0, 250, patient()).unwrap()).collect();
+        let waits = [100, 250, 251, 500, 750].map(|tokens| needed(tokens) - tokens);
+        assert_eq!(waits, [2_000, 5_000, 10_000, 10_000, 15_000]);
         // Of a job of a hundred turns, a few are foreseen.
-        assert_eq!(wait(25_000), 20.0);
+        assert_eq!(needed(25_000), 20_000 + 25_000);
         drop(held);
         // A single large job: each of its turns costs the newcomer no more than the newcomer's costs it.
-        let _held = admission.reserve(0, 50_000, patient).unwrap();
-        assert_eq!([wait(250), wait(500), wait(5_000)], [0.25, 0.5, 5.0]);
+        let _held = admit(&admission, 0, 50_000, patient()).unwrap();
+        assert_eq!([250, 500, 5_000].map(|tokens| needed(tokens) - tokens), [250, 500, 5_000]);
     }
 
     #[test]
     fn the_last_quarter_is_for_those_who_hold_little() {
-        let admission = Admission::new(800, 800);
-        let mut held: Vec<_> = (0..6).map(|_| admission.reserve(1, 100, soon()).unwrap()).collect();
-        assert!(matches!(admission.reserve(1, 100, soon()), Err(SubmitError::Full { .. })));
-        // Others find room, as much as is kept for the like of them.
-        held.push(admission.reserve(2, 100, soon()).unwrap());
-        assert!(matches!(admission.reserve(2, 100, soon()), Err(SubmitError::Full { .. })));
-        held.push(admission.reserve(3, 100, soon()).unwrap());
-        assert!(matches!(admission.reserve(4, 1, soon()), Err(SubmitError::Full { .. })), "it is full");
-        drop(held);
-        assert_eq!((admission.tokens(), admission.held().len()), (0, 0));
-        // What has the queue for itself may fill it, and so may those without a name.
-        drop(admission.reserve(1, 800, soon()).unwrap());
-        let _half = admission.reserve(0, 400, soon()).unwrap();
-        assert!(admission.reserve(0, 400, soon()).is_ok());
+        let computed = |admission: &Arc<Admission>, caller, tokens| admit(admission, caller, tokens, soon());
+        let footprint = |admission: &Arc<Admission>, caller, footprint| {
+            admission.reserve(caller, Estimate { tokens: 1, footprint, bytes: 0 }, soon())
+        };
+        type Reserve = fn(&Arc<Admission>, u64, usize) -> Result<Reservation, SubmitError>;
+        for reserve in [computed as Reserve, footprint] {
+            let admission = admission(800, 800);
+            let reserve = |caller, tokens| reserve(&admission, caller, tokens);
+            let mut held: Vec<_> = (0..6).map(|_| reserve(1, 100).unwrap()).collect();
+            assert!(matches!(reserve(1, 100), Err(SubmitError::Full { .. })));
+            // Others find room, as much as is kept for the like of them.
+            held.push(reserve(2, 100).unwrap());
+            assert!(matches!(reserve(2, 100), Err(SubmitError::Full { .. })));
+            held.push(reserve(3, 100).unwrap());
+            assert!(matches!(reserve(4, 1), Err(SubmitError::Full { .. })), "it is full");
+            drop(held);
+            let state = admission.lock();
+            assert_eq!((state.computed.tokens, state.computed.tokens_by_caller.len()), (0, 0));
+            assert_eq!((state.footprints.tokens, state.footprints.tokens_by_caller.len()), (0, 0));
+            drop(state);
+            // What has the queue for itself may fill it, and so may those without a name.
+            drop(reserve(1, 800).unwrap());
+            let _half = reserve(0, 400).unwrap();
+            assert!(reserve(0, 400).is_ok());
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     Batch, CacheConfig, Encoder, EncoderFactory, Input, Job, Observer, Overlong, StartError, SubmitError,
     Ticket, Tokenizer,
-    admission::Admission,
+    admission::{Admission, Capacity, Estimate},
     cache::{Keys, Memory},
     flights::Flights,
     intake::{self, Desk, Purpose, Wish},
@@ -95,7 +95,8 @@ pub struct Load {
     pub running_requests: usize,
     /// Tokens in the queue, waiting for a worker.
     pub queued_tokens: usize,
-    /// Tokens of all admitted jobs: an upper estimate until a job is tokenized, then exact.
+    /// Tokens that are computed for the jobs in flight, waiting and running. What a cache answers, or what another job's
+    /// equal sequence stands for, is no part of it.
     pub tokens_in_flight: usize,
     /// Capacity for tokens in flight.
     pub tokens_limit: usize,
@@ -125,7 +126,7 @@ impl Shared {
         self.queue.tokens() > 0 || self.admission.running() > 0
     }
 
-    /// Hands a job's items to the workers.
+    /// Hands a job's items to the workers, or fails the job if there is no room or no time for them.
     pub(crate) fn enqueue(&self, work: Arc<Work>, items: Vec<Arc<Item>>) {
         if !self.has_work() {
             // The silence so far was for want of work.
@@ -180,7 +181,12 @@ impl Engine {
         config.check()?;
         let built: Vec<Box<dyn Encoder>> =
             (0..config.workers).map(|_| warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
-        let admission = Admission::new(config.queue_tokens, config.batch_tokens);
+        let admission = Admission::new(Capacity {
+            tokens: config.queue_tokens,
+            quantum: config.batch_tokens,
+            workers: config.workers,
+            tokenizer_threads: config.tokenizer_threads,
+        });
         let flights = Arc::new(Flights::default());
         let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights), config.batch_tokens);
         let cache = config.cache.clone();
@@ -227,8 +233,9 @@ impl Engine {
         }
     }
 
-    /// Admits a job as a whole, or refuses it before any work is done. Never blocks for long: a small job is tokenized
-    /// here, in less time than handing it on would take.
+    /// Takes a job in, or refuses it before it is tokenized. Never blocks for long: a small job is tokenized here, in less
+    /// time than handing it on would take. Once it is known what the job adds to the queue, it is admitted as a whole, or
+    /// the ticket yields [`EmbedError::Refused`](crate::EmbedError::Refused).
     ///
     /// # Errors
     /// [`SubmitError`]: the queue is full, the deadline hopeless, the job too large, or the engine draining.
@@ -241,8 +248,7 @@ impl Engine {
         let Some(desk) = desk.filter(|_| !self.draining.load(Ordering::Acquire)) else {
             return Err(SubmitError::Draining);
         };
-        let tokens = self.estimate(&job);
-        let reservation = self.shared.admission.reserve(job.caller, tokens, job.deadline)?;
+        let reservation = self.shared.admission.reserve(job.caller, self.estimate(&job), job.deadline)?;
         let (work, result) = Work::new(job.caller, job.deadline, reservation);
         let ticket = Ticket { result, work: Arc::clone(&work) };
         if job.inputs.is_empty() {
@@ -265,25 +271,30 @@ impl Engine {
         job.max_input_tokens.map_or(window, |most| window.min(most.max(self.special_tokens() + 1)))
     }
 
-    /// Upper estimate of a job's tokens before tokenizing: a token has at least one byte (save where
-    /// normalisation lengthens a text), and no input is computed beyond its window. All of it is tokenized, though:
-    /// a text of megabytes holds a place that is worth the time which that takes.
-    fn estimate(&self, job: &Job) -> usize {
+    /// What a job may cost, before it is tokenized. A token has at least one byte (save where normalisation lengthens a
+    /// text), and no input is computed beyond its window. All of it is tokenized, though: a text of megabytes has a
+    /// footprint that is worth the time which that takes.
+    fn estimate(&self, job: &Job) -> Estimate {
         let (window, specials) = (self.window(job), self.special_tokens());
-        let estimate = job.inputs.iter().map(|input| {
+        let mut estimate = Estimate { tokens: 0, footprint: 0, bytes: 0 };
+        for input in &job.inputs {
             let content = match input {
                 Input::Text(text) => text.len(),
                 Input::Tokens(ids) => ids.len(),
             };
-            match job.overlong {
-                Overlong::Average => content + content.div_ceil(window - specials).max(1) * specials,
-                Overlong::Truncate | Overlong::Error => {
-                    (content + specials).min(window).max(content / BYTES_FOR_A_TOKEN)
-                }
-            }
-        });
+            let sequences = match job.overlong {
+                Overlong::Average => content.div_ceil(window - specials).max(1),
+                Overlong::Truncate | Overlong::Error => 1,
+            };
+            let tokens = (content + sequences * specials).min(sequences * window);
+            let tokenizing = content / BYTES_FOR_A_TOKEN;
+            estimate.tokens += tokens.max(tokenizing);
+            estimate.footprint += tokens.min(sequences * (specials + 1)).max(tokenizing);
+            estimate.bytes += input.text_bytes();
+        }
         // A job with more is refused after tokenizing, by the exact number.
-        estimate.sum::<usize>().min(job.max_tokens)
+        let most = job.max_tokens;
+        Estimate { tokens: estimate.tokens.min(most), footprint: estimate.footprint.min(most), ..estimate }
     }
 
     /// How busy the engine is at present.

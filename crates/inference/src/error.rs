@@ -91,7 +91,7 @@ pub enum StartError {
     Thread(#[source] std::io::Error),
 }
 
-/// A job was refused before any work was done on it.
+/// A job was refused before an encoder saw any of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The queue holds as many tokens as it may.
@@ -132,6 +132,9 @@ pub enum EmbedError {
         /// The model's window in tokens, special tokens included.
         window: usize,
     },
+    /// The tokens that no cache and no other job stands for found no room in the queue, or no time.
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
     /// The whole job has more tokens than it may.
     #[error("the request has {tokens} tokens, but at most {limit} are allowed")]
     TooManyTokens {

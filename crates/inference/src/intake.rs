@@ -190,9 +190,12 @@ impl Portion {
             return;
         }
         let start = range.start;
+        let bytes = intake.wish.inputs[range.clone()].iter().map(Input::text_bytes).sum();
         let result = SCRATCH.with_borrow_mut(|scratch| {
             let tokenize = AssertUnwindSafe(|| tokenize(shared, &intake, range, scratch));
+            let started = Instant::now();
             let result = catch_unwind(tokenize).unwrap_or(Err(EmbedError::Panicked));
+            shared.admission.observe_tokenizer(bytes, started.elapsed());
             scratch.clear();
             scratch.shrink_to(MOST_SCRATCH);
             result
@@ -281,7 +284,7 @@ impl Tokenized {
     }
 }
 
-/// All portions are there: decides on the job as a whole, finds what need not be computed, and queues the rest.
+/// All portions are there: fails the job as a whole, or finds what need not be computed and queues the rest.
 fn finish(shared: &Shared, intake: &Intake) {
     let mut done = std::mem::take(&mut *intake.done.lock().unwrap_or_else(PoisonError::into_inner));
     done.sort_by_key(|&(start, _)| start);
@@ -351,15 +354,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::admission::Admission;
+    use crate::admission::{Admission, Capacity, Estimate};
 
     /// Lengths of the portions in the order in which one thread takes them, of jobs with so many inputs each.
     fn order(jobs: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let (desk, mut pile) = Desk::new();
-        let admission = Admission::new(1 << 20, 1 << 20);
+        let admission =
+            Admission::new(Capacity { tokens: 1 << 20, quantum: 1 << 20, workers: 1, tokenizer_threads: 1 });
+        let estimate = Estimate { tokens: 1, footprint: 1, bytes: 0 };
         for inputs in jobs {
             let deadline = Instant::now() + Duration::from_secs(60);
-            let (work, _) = Work::new(0, deadline, admission.reserve(0, 1, deadline).unwrap());
+            let (work, _) = Work::new(0, deadline, admission.reserve(0, estimate, deadline).unwrap());
             let inputs = vec![Input::Tokens(vec![1]); inputs];
             let (overlong, purpose) = (Overlong::Error, Purpose::Serve);
             let wish = Wish { inputs, overlong, window: 1, max_tokens: 1, purpose };

@@ -16,7 +16,11 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::{EmbedError, admission::Reservation, pooling::normalize};
+use crate::{
+    EmbedError, SubmitError,
+    admission::{Demand, Reservation},
+    pooling::normalize,
+};
 
 /// One request's worth of work.
 #[derive(Debug, Clone)]
@@ -43,6 +47,16 @@ pub enum Input {
     Text(String),
     /// Ids of the model's own vocabulary, without special tokens, which the engine adds.
     Tokens(Vec<u32>),
+}
+
+impl Input {
+    /// Bytes to tokenize.
+    pub(crate) fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(_) => 0,
+        }
+    }
 }
 
 /// What happens to an input longer than the model's window.
@@ -192,7 +206,7 @@ pub(crate) struct Work {
 #[derive(Debug)]
 struct Progress {
     answer: Option<oneshot::Sender<Result<Embeddings, EmbedError>>>,
-    /// The job's share of the queue; given back when the job is over.
+    /// The job's share of what the engine can hold and compute; given back when the job is over.
     reservation: Option<Reservation>,
     tokens: Tokens,
     shape: Shape,
@@ -254,9 +268,8 @@ impl Work {
         if progress.answer.is_none() {
             return;
         }
-        let total = tokens.lengths.iter().map(|&tokens| tokens as usize).sum();
         if let Some(reservation) = &mut progress.reservation {
-            reservation.settle(total);
+            reservation.tokenized();
         }
         progress.vectors = vec![0.0; tokens.sequences.len() * shape.dimensions];
         progress.remaining = tokens.sequences.iter().filter(|sequence| sequence.tokens > 0).count();
@@ -266,6 +279,15 @@ impl Work {
         if progress.remaining == 0 {
             self.answer(progress);
         }
+    }
+
+    /// Admits the job to the queue, unless it is over.
+    ///
+    /// # Errors
+    /// There is no room or no time for `demand`.
+    pub(crate) fn enqueue(&self, demand: Demand) -> Result<(), SubmitError> {
+        let reservation = &mut self.lock().reservation;
+        reservation.as_mut().map_or(Ok(()), |reservation| reservation.enqueue(demand, self.deadline))
     }
 
     /// Notes that a sequence reached the encoder; tells how long the job waited if it was the first.

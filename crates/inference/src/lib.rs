@@ -5,9 +5,9 @@
 //! place in the queue back. Inside:
 //!
 //! ```text
-//! submit ─ admission (tokens, all or nothing) ─▶ tokenizer threads ─▶ queue ─▶ worker threads ─▶ ticket
-//!                                                       │              │          │
-//!                                       flights, cache ─┘ batch::plan ─┘          └─ Encoder, owned by value
+//! submit ─ admission ─▶ tokenizer threads ─ flights, cache ─ admission ─▶ queue ─▶ worker threads ─▶ ticket
+//!          (footprint)                                       (tokens)      │       │
+//!                                                             batch::plan ─┘       └─ Encoder, owned by value
 //! ```
 //!
 //! * Between tokenizer and encoder everything is *ragged*: ids in one run plus lengths ([`Batch`]). Padding
@@ -40,6 +40,7 @@ mod pooling;
 mod provider;
 mod queue;
 mod shape;
+mod throughput;
 mod tier;
 mod tokenize;
 mod unicode;

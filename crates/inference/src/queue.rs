@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     EmbedError,
-    admission::Admission,
+    admission::{Admission, Demand},
     batch::{Budget, LEAST_SHARE},
     flights::Flights,
     item::Item,
@@ -87,11 +87,18 @@ impl Queue {
         Self { admission, flights, batch_tokens, state, spare_workers, urgent, work, stopping }
     }
 
-    /// Adds a job's references.
+    /// Admits a job and adds its references, or fails it. Here, under the lock, it is certain which sequences are queued
+    /// already: a job that was to compute them may have been refused or have left since this one joined them.
     pub(crate) fn push(&self, work: Arc<Work>, items: Vec<Arc<Item>>) {
         let mut state = self.lock();
         if state.stopped {
             work.fail(EmbedError::Stopped);
+            return;
+        }
+        if let Err(refusal) = work.enqueue(state.demand(&items)) {
+            drop(state);
+            work.fail(refusal.into());
+            self.flights.release(&items);
             return;
         }
         for item in &items {
@@ -234,6 +241,18 @@ impl State {
     fn insert(&mut self, pending: Pending, batch_tokens: usize) {
         let lane = if pending.tokens() <= batch_tokens { &mut self.short } else { &mut self.long };
         lane.insert(pending);
+    }
+
+    /// What a job with these references asks for.
+    fn demand(&self, items: &[Arc<Item>]) -> Demand {
+        let mut demand = Demand { queued: self.account.tokens, ..Demand::default() };
+        for item in items.iter().filter(|item| !item.is_taken()) {
+            demand.total += item.tokens();
+            if item.notes.references.load(Ordering::Relaxed) == 0 {
+                demand.new += item.tokens();
+            }
+        }
+        demand
     }
 
     fn has_jobs(&self) -> bool {

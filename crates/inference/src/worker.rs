@@ -145,8 +145,8 @@ impl<'s> Station<'s> {
         encoder.encode(batch, &mut meanwhile, vectors)?;
         let elapsed = started.elapsed().saturating_sub(paused);
         // Those without work may have helped, so there was room for fewer that are as fast.
-        let alike = shared.config.workers as f64 / (most_spare + 1) as f64;
-        shared.admission.observe_pace(tokens, elapsed, alike);
+        let parallelism = shared.config.workers as f64 / (most_spare + 1) as f64;
+        shared.admission.observe_batch(tokens, elapsed, parallelism);
         let padding = encoder.spent(batch).saturating_sub(tokens);
         Ok(BatchReport { inputs: batch.len(), tokens, padding, elapsed })
     }

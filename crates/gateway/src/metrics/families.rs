@@ -104,7 +104,7 @@ impl Families {
             queue_tokens: declare.gauges("queue_tokens", "Tokens in the queue, waiting for a worker."),
             in_flight: declare.gauges(
                 "tokens_in_flight",
-                "Tokens of all admitted requests, queued and executing: the measure to scale by.",
+                "Tokens to compute for the requests in flight, queued and executing: the measure to scale by.",
             ),
             in_flight_limit: declare.gauges("tokens_in_flight_limit", "Capacity for tokens in flight."),
             queue_wait: declare

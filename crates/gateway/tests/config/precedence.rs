@@ -78,7 +78,7 @@ fn check_config(masks: &[u8]) -> String {
     let mut tables: BTreeMap<&str, String> = BTreeMap::new();
     let mut program = Command::new(env!("CARGO_BIN_EXE_embedgate"));
     program.arg("check-config").env_clear();
-    for ((table, name, arg, [file, variable, flag]), mask) in KEYS.into_iter().zip(masks) {
+    for ((table, name, arg, [file, variable, flag]), mask) in KEYS.iter().copied().zip(masks) {
         let plain = |toml: &str| toml.trim_matches(['"', '[', ']']).to_owned();
         let text = tables.entry(table).or_default();
         if mask & 1 != 0 {
@@ -113,7 +113,7 @@ fn assert_precedence(masks: &[u8]) {
     }
     let printed = check_config(&masks);
     let defaults = defaults();
-    for ((_, name, arg, [file, variable, flag]), mask) in KEYS.into_iter().zip(masks) {
+    for ((_, name, arg, [file, variable, flag]), mask) in KEYS.iter().copied().zip(masks) {
         let default = defaults.settings.iter().find(|setting| setting.arg == Some(arg)).unwrap();
         let (value, source) = match (mask & 4 != 0, mask & 2 != 0, mask & 1 != 0) {
             (true, ..) => (flag, "flag".to_owned()),

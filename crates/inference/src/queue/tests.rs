@@ -1,6 +1,7 @@
 //! Turns and shares, without threads.
 
 use super::{lane::SWEPT, *};
+use crate::admission::{Capacity, Estimate};
 
 const BUDGET: Budget = Budget { tokens: 64, inputs: 4, pads: false };
 
@@ -12,7 +13,12 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let (admission, flights) = (Admission::new(1 << 20, 1 << 20), Arc::new(Flights::default()));
+        Self::with_capacity(1 << 20)
+    }
+
+    fn with_capacity(tokens: usize) -> Self {
+        let capacity = Capacity { tokens, quantum: 1 << 20, workers: 1, tokenizer_threads: 1 };
+        let (admission, flights) = (Admission::new(capacity), Arc::new(Flights::default()));
         Self {
             queue: Queue::new(Arc::clone(&admission), Arc::clone(&flights), BUDGET.tokens),
             admission,
@@ -36,13 +42,20 @@ impl Fixture {
     }
 
     fn push_ids(&self, caller: u64, sequences: &[Vec<u32>], deadline: Instant) -> Arc<Work> {
-        let reservation = self.admission.reserve(caller, 1, Instant::now()).unwrap();
+        let (work, items) = self.join(caller, sequences, deadline);
+        self.queue.push(Arc::clone(&work), items);
+        work
+    }
+
+    /// A job that is not queued yet, and its items.
+    fn join(&self, caller: u64, sequences: &[Vec<u32>], deadline: Instant) -> (Arc<Work>, Vec<Arc<Item>>) {
+        let estimate = Estimate { tokens: 1, footprint: 1, bytes: 0 };
+        let reservation = self.admission.reserve(caller, estimate, Instant::now()).unwrap();
         let (work, _) = Work::new(caller, deadline, reservation);
         let mut joined = crate::flights::Joined::default();
         let sequences = sequences.iter().map(Vec::as_slice).enumerate();
         self.flights.join(sequences, &work, None, &mut joined);
-        self.queue.push(Arc::clone(&work), joined.items);
-        work
+        (work, joined.items)
     }
 
     /// The next batch, as (job, position) pairs.
@@ -204,6 +217,35 @@ fn equal_sequences_are_taken_once_by_whoever_comes_first() {
     assert_eq!(fixture.take(), [(5, 0)]);
     assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (0, 0));
     drop(second);
+}
+
+#[test]
+fn a_job_reserves_the_tokens_that_it_adds_to_the_queue() {
+    let fixture = Fixture::with_capacity(100);
+    let first = fixture.push(1, &[40, 40]);
+    let equal: Vec<_> = (0..10).map(|_| fixture.push(1, &[40, 40])).collect();
+    assert_eq!((fixture.admission.tokens(), fixture.queue.tokens()), (80, 80));
+    // 20 of these 60 tokens are new.
+    let more = fixture.push(1, &[40, 40, 20]);
+    assert!(!more.is_over() && equal.iter().all(|work| !work.is_over()));
+    assert_eq!((fixture.admission.tokens(), fixture.queue.tokens()), (100, 100));
+    assert!(fixture.push(2, &[10]).is_over(), "it is full");
+    drop((first, equal, more));
+}
+
+/// Two jobs share a sequence that neither has queued yet when the one that brought it is refused.
+#[test]
+fn a_refused_job_takes_nothing_from_those_who_share_its_sequences() {
+    let fixture = Fixture::with_capacity(50);
+    fixture.push(1, &[40]);
+    let (refused, items) = fixture.join(0, &sequences(2, &[10, 30]), later());
+    let (shares, shared) = fixture.join(0, &sequences(2, &[10]), later());
+    fixture.queue.push(Arc::clone(&refused), items);
+    assert!(refused.is_over());
+    fixture.queue.push(Arc::clone(&shares), shared);
+    assert!(!shares.is_over());
+    assert_eq!((fixture.admission.tokens(), fixture.queue.tokens(), fixture.flights.len()), (50, 50, 2));
+    assert_eq!(fixture.take(), [(1, 0), (2, 0)]);
 }
 
 #[test]

@@ -153,14 +153,18 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
     let rig = Rig::start(inference::EngineConfig { queue_tokens: 20, ..config() }).unwrap();
     let running = rig.occupy();
     let admitted = rig.submit(&[&[5, 6, 7], &[8, 9, 10]]);
-    let refused = rig.engine.submit(job(&[&[5, 6, 7], &[8, 9, 10]])).unwrap_err();
-    assert!(
-        matches!(refused, SubmitError::Full { retry_after } if (1..=60).contains(&retry_after.as_secs()))
-    );
-    assert_eq!(
-        rig.engine.submit(job(&[&[5; 9], &[5; 9]])).unwrap_err(),
-        SubmitError::TooLarge { tokens: 22, limit: 20 }
-    );
+    let large = job(&[&[11; 6], &[12; 6]]);
+    // First when it is tokenized, while the encoder stands still, and then, without credit, at the door.
+    for at_the_door in [false, true] {
+        let refused = refusal(&rig, large.clone(), at_the_door);
+        assert!(
+            matches!(refused, SubmitError::Full { retry_after } if (1..=60).contains(&retry_after.as_secs()))
+        );
+        for _ in 0..10 {
+            let _ = rig.engine.submit(large.clone()).map(answer);
+        }
+    }
+    assert_eq!(rig.engine.load().queued_tokens, 10, "what was refused left nothing behind");
     // Tokenizing it would take as long as 30 tokens' inference.
     let huge = Job { inputs: vec![Input::Text("a ".repeat(15 * 256))], ..job(&[]) };
     assert_eq!(rig.engine.submit(huge).unwrap_err(), SubmitError::TooLarge { tokens: 30, limit: 20 });
@@ -168,7 +172,24 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
     running.wait().unwrap();
     admitted.wait().unwrap();
     settle(&rig.engine);
+    assert!(!rig.stage.saw(11) && !rig.stage.saw(12));
     rig.submit(&[&[5, 6, 7], &[8, 9, 10]]).wait().unwrap();
+    assert_eq!(
+        refusal(&rig, job(&[&[5; 9], &[6; 9]]), false),
+        SubmitError::TooLarge { tokens: 22, limit: 20 }
+    );
+}
+
+/// Why a job is refused, be it at once or when it is tokenized.
+fn refusal(rig: &Rig, job: Job, at_the_door: bool) -> SubmitError {
+    match rig.engine.submit(job) {
+        Err(refused) if at_the_door => refused,
+        Ok(ticket) if !at_the_door => match answer(ticket).unwrap_err() {
+            EmbedError::Refused(refused) => refused,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{:?}, at the door: {at_the_door}", other.map(drop)),
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! library, and the ONNX encoder on real graphs.
 #![allow(clippy::unwrap_used)]
 
+mod admission;
 mod engine;
 mod model;
 mod onnx;

@@ -21,7 +21,7 @@ enum Mood {
 }
 
 #[derive(Default)]
-struct Store {
+pub(crate) struct Store {
     vectors: Mutex<HashMap<CacheKey, Vec<f32>>>,
     mood: Mood,
 }
@@ -46,7 +46,7 @@ impl CacheTier for Store {
     }
 }
 
-fn rig(store: &Arc<Store>, fingerprint: &str, bytes: usize) -> Rig {
+pub(crate) fn rig(store: &Arc<Store>, fingerprint: &str, bytes: usize) -> Rig {
     let tier: Arc<dyn CacheTier> = Arc::clone(store) as _;
     let cache = CacheConfig { bytes, fingerprint: fingerprint.to_owned(), tier: Some(tier) };
     Rig::start(EngineConfig { cache: Some(cache), ..config() }).unwrap()

@@ -1,0 +1,115 @@
+//! Tokens per second over all workers, learned separately for full batches and for smaller ones.
+//!
+//! A batch has a fixed cost, so small batches compute fewer tokens per second. One average over all of them, learned from
+//! single queries, would make a queue of full batches look several times as long as it is.
+
+use std::time::Duration;
+
+/// Weight of the newest sample in a moving average.
+const EWMA_ALPHA: f64 = 0.1;
+
+/// Size classes: more than 1/2 of a full batch, more than 1/4, more than 1/8, …; the last one holds all smaller batches.
+const CLASSES: usize = 12;
+
+/// An exponentially weighted moving average; `None` until the first sample.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ewma(Option<f64>);
+
+impl Ewma {
+    pub(crate) fn add(&mut self, sample: f64) {
+        self.0 = Some(self.0.map_or(sample, |mean| mean + (sample - mean) * EWMA_ALPHA));
+    }
+
+    pub(crate) fn get(self) -> Option<f64> {
+        self.0
+    }
+}
+
+/// Throughput by batch size.
+#[derive(Debug)]
+pub(crate) struct Throughput {
+    /// Tokens of a full batch; at least 1.
+    batch_tokens: usize,
+    workers: usize,
+    classes: [Ewma; CLASSES],
+}
+
+impl Throughput {
+    pub(crate) fn new(batch_tokens: usize, workers: usize) -> Self {
+        Self { batch_tokens: batch_tokens.max(1), workers: workers.max(1), classes: Default::default() }
+    }
+
+    /// Learns from one batch of `tokens` that took `elapsed` while there was room for `parallelism` of its kind.
+    pub(crate) fn observe(&mut self, tokens: usize, elapsed: Duration, parallelism: f64) {
+        let seconds = elapsed.as_secs_f64();
+        if tokens > 0 && seconds > 0.0 {
+            let class = self.class(tokens);
+            self.classes[class].add(tokens as f64 / seconds * parallelism);
+        }
+    }
+
+    /// Expected time for `tokens` that are queued together, so in batches as full as these allow. Zero before the first
+    /// batch. Without samples of that size those of the next smaller size known stand in, which is the safe side; if
+    /// there are only larger ones, the nearest of these.
+    pub(crate) fn time_for(&self, tokens: usize) -> Duration {
+        let class = self.class(tokens.div_ceil(self.workers));
+        let smaller = self.classes[class..].iter().find_map(|class| class.get());
+        let throughput = smaller.or_else(|| self.classes[..class].iter().rev().find_map(|class| class.get()));
+        throughput.map_or(Duration::ZERO, |throughput| {
+            Duration::try_from_secs_f64(tokens as f64 / throughput).unwrap_or(Duration::MAX)
+        })
+    }
+
+    /// A batch of one long text may have more tokens than a full one; it is a full one.
+    fn class(&self, tokens: usize) -> usize {
+        let parts = self.batch_tokens / tokens.clamp(1, self.batch_tokens);
+        (parts.ilog2() as usize).min(CLASSES - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// 10 tokens per second alone, 1,000 in full batches of 100.
+    #[test]
+    fn tiny_batches_do_not_lower_the_forecast_for_full_ones() {
+        let mut throughput = Throughput::new(100, 1);
+        throughput.observe(100, SECOND / 10, 1.0);
+        for _ in 0..1000 {
+            throughput.observe(5, SECOND / 2, 1.0);
+        }
+        assert_eq!(throughput.time_for(10_000), 10 * SECOND);
+        // A single short text alone is as slow as it was.
+        assert_eq!(throughput.time_for(5), SECOND / 2);
+    }
+
+    #[test]
+    fn full_batches_are_averaged_and_a_longer_text_is_one_of_them() {
+        let mut throughput = Throughput::new(100, 1);
+        throughput.observe(100, SECOND, 1.0);
+        throughput.observe(60, SECOND / 10, 1.0);
+        assert_eq!(throughput.time_for(15_000), 100 * SECOND);
+        throughput.observe(6500, 10 * SECOND, 1.0);
+        assert_eq!(throughput.time_for(20_000), 100 * SECOND);
+    }
+
+    #[test]
+    fn batch_sizes_without_samples_take_those_of_the_next_smaller_size() {
+        let mut throughput = Throughput::new(64, 2);
+        assert_eq!(throughput.time_for(1 << 20), Duration::ZERO);
+        throughput.observe(4, SECOND, 2.0);
+        assert_eq!(throughput.time_for(800), 100 * SECOND);
+        throughput.observe(20, SECOND, 2.0);
+        assert_eq!(throughput.time_for(800), 20 * SECOND);
+        // Two workers share 16 tokens: batches of 8, of which nothing is known but those of 4.
+        assert_eq!(throughput.time_for(16), 2 * SECOND);
+        // Smaller than any batch so far.
+        assert_eq!(throughput.time_for(1), SECOND / 8);
+        throughput.observe(0, SECOND, 1.0);
+        throughput.observe(64, Duration::ZERO, 1.0);
+        assert_eq!(throughput.time_for(800), 20 * SECOND);
+    }
+}
