@@ -135,7 +135,7 @@ async fn read(
     let largest = announced.unwrap_or(limit);
     let reserve = announced.unwrap_or(0).min(LARGEST_RESERVE);
     // Sizes, extensions and trailers of chunks are no part of the body's length, so they have a limit of their own.
-    let max_on_wire = 2 * limit as u64 + READ_AHEAD;
+    let max_on_wire = (limit as u64).saturating_mul(2).saturating_add(READ_AHEAD);
     let mut chunks = stream::poll_fn(|context| match connection.body_wire_bytes() {
         read if read > max_on_wire => Poll::Ready(Some(Err(too_many_on_wire(limit, read)))),
         _ => payload.poll_next_unpin(context).map(|chunk| chunk.map(|chunk| chunk.map_err(broken))),

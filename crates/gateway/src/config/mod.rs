@@ -100,11 +100,11 @@ pub struct ServerConfig {
     pub http_workers: usize,
     /// How long an idle connection is kept open.
     pub keep_alive: Duration,
-    /// How long a client may take for its TLS handshake, and to send a request's head.
+    /// Longest time for a TLS handshake, and for a request's head; zero for no limit.
     pub client_timeout: Duration,
-    /// How long an answer waits for a client that takes none of it; zero for ever.
+    /// Longest time that an answer waits for a client that takes none of it; zero for no limit.
     pub send_timeout: Duration,
-    /// Bytes of an answer that a client has to take in a second, on average; 0 where any byte is enough.
+    /// Bytes of an answer that a client has to take in a second, on average; 0 if any byte is enough.
     pub min_send_rate: Bytes,
     /// Deadline of one request, from its last byte read to its answer.
     pub request_timeout: Duration,

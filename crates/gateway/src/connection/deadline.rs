@@ -2,8 +2,8 @@
 //!
 //! Most phases have a limit from their beginning on. Sending has a budget instead: time in which the socket takes nothing
 //! uses it up, every byte that it takes earns `1 / min_send_rate` seconds, and it never holds more than `send_timeout`. So
-//! a client that stops is ended after that time at the latest, one that is too slow on average a little later, and
-//! one that pauses now and then never is.
+//! a client that stops is ended after that time at the latest, and one that is too slow on average a little later. One
+//! that only pauses now and then is never ended.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::{Limits, Phase};
 
-/// When a connection ends unless something happens.
+/// Deadline of one connection.
 pub(super) struct Deadline {
     limits: Limits,
     phase: Option<Phase>,
     at: Option<Instant>,
-    /// What is left for sending.
+    /// Time left for sending.
     budget: Duration,
     /// Bytes written, and the time, at the last update.
     written: u64,

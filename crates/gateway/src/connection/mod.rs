@@ -38,7 +38,7 @@ pub(crate) enum Phase {
     Idle,
     /// The socket takes no more of an answer.
     Send,
-    /// The last answer is out, and the client still sends what nobody will read.
+    /// The last answer is out, and the client may still be sending a body that is not read.
     Linger,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Limits {
     idle: Duration,
     /// Longest time that an answer waits for its client; see [`deadline`].
     send: Duration,
-    /// Bytes a second that a client has to take; 0 where any byte will do.
+    /// Bytes a second that a client has to take; 0 if any byte is enough.
     min_send_rate: usize,
     /// Bytes that are read and dropped after the last answer.
     linger_bytes: usize,
@@ -105,7 +105,7 @@ pub(crate) struct Connection {
     interim: Cell<Interim>,
 }
 
-/// How much of the last request's body was read.
+/// Progress of reading the last request's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum BodyState {
     /// To its end; also if there was none.
@@ -115,14 +115,14 @@ enum BodyState {
     Untouched,
 }
 
-/// What becomes of the `100 Continue` that the HTTP library writes before it calls the handler.
+/// Treatment of the `100 Continue` that the HTTP library writes before it calls the handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Interim {
     #[default]
     Pass,
-    /// Wait until the handler reads the body or answers.
+    /// Keep it until the handler reads the body or answers.
     Hold,
-    /// The final answer came first.
+    /// Leave it out: the final answer came first.
     Drop,
 }
 

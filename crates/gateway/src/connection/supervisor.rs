@@ -66,7 +66,7 @@ where
     ))
 }
 
-/// How the dispatcher's part came to its end.
+/// Outcome of the dispatcher's part.
 enum End {
     Dispatcher(Result<(), DispatchError>),
     /// The answer is out, but not the whole body was read.
@@ -90,8 +90,9 @@ impl Supervisor {
                 if error.kind() == io::ErrorKind::TimedOut {
                     self.report(Phase::Handshake);
                 }
-                self.log(&DispatchError::Io(error));
-                Err(DispatchError::DisconnectTimeout)
+                let error = error.into();
+                self.log(&error);
+                Err(error)
             }
         }
     }
