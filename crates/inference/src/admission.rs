@@ -432,9 +432,8 @@ mod tests {
     #[test]
     fn footprints_are_reserved_all_or_nothing_and_given_back() {
         let admission = admission(100, 100);
-        let reserve = |footprint| {
-            admission.reserve(0, Estimate { tokens: footprint, footprint, bytes: 7 }, soon())
-        };
+        let reserve =
+            |footprint| admission.reserve(0, Estimate { tokens: footprint, footprint, bytes: 7 }, soon());
         let mut first = reserve(60).unwrap();
         assert!(matches!(reserve(41), Err(SubmitError::Full { .. })));
         let second = reserve(40).unwrap();

@@ -48,12 +48,7 @@ impl Fixture {
     }
 
     /// A job that is not queued yet, and its items.
-    fn join(
-        &self,
-        caller: u64,
-        sequences: &[Vec<u32>],
-        deadline: Instant,
-    ) -> (Arc<Work>, Vec<Arc<Item>>) {
+    fn join(&self, caller: u64, sequences: &[Vec<u32>], deadline: Instant) -> (Arc<Work>, Vec<Arc<Item>>) {
         let estimate = Estimate { tokens: 1, footprint: 1, bytes: 0 };
         let reservation = self.admission.reserve(caller, estimate, Instant::now()).unwrap();
         let (work, _) = Work::new(caller, deadline, reservation);
