@@ -31,6 +31,8 @@ pub(crate) struct Throughput {
     /// Tokens of a full batch; at least 1.
     batch_tokens: usize,
     workers: usize,
+    /// Seconds per token. Means of times are what forecasts need: a mean of rates hardly notices the batches that were
+    /// slow, as on a machine with other work.
     classes: [Ewma; CLASSES],
 }
 
@@ -44,7 +46,7 @@ impl Throughput {
         let seconds = elapsed.as_secs_f64();
         if tokens > 0 && seconds > 0.0 {
             let class = self.class(tokens);
-            self.classes[class].add(tokens as f64 / seconds * parallelism);
+            self.classes[class].add(seconds / tokens as f64 / parallelism);
         }
     }
 
@@ -54,10 +56,9 @@ impl Throughput {
     pub(crate) fn time_for(&self, tokens: usize) -> Duration {
         let class = self.class(tokens.div_ceil(self.workers));
         let smaller = self.classes[class..].iter().find_map(|class| class.get());
-        let throughput = smaller.or_else(|| self.classes[..class].iter().rev().find_map(|class| class.get()));
-        throughput.map_or(Duration::ZERO, |throughput| {
-            Duration::try_from_secs_f64(tokens as f64 / throughput).unwrap_or(Duration::MAX)
-        })
+        let known = smaller.or_else(|| self.classes[..class].iter().rev().find_map(|class| class.get()));
+        let seconds = known.unwrap_or_default() * tokens as f64;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 
     /// A batch of one long text may have more tokens than a full one; it is a full one.
@@ -81,35 +82,39 @@ mod tests {
         for _ in 0..1000 {
             throughput.observe(5, SECOND / 2, 1.0);
         }
-        assert_eq!(throughput.time_for(10_000), 10 * SECOND);
+        assert_eq!(throughput.time_for(10_000).as_secs_f64().round(), 10.0);
         // A single short text alone is as slow as it was.
-        assert_eq!(throughput.time_for(5), SECOND / 2);
+        assert_eq!((throughput.time_for(5).as_secs_f64() * 1e3).round(), 500.0);
     }
 
     #[test]
     fn full_batches_are_averaged_and_a_longer_text_is_one_of_them() {
         let mut throughput = Throughput::new(100, 1);
+        let time = |throughput: &Throughput| throughput.time_for(10_000).as_secs_f64().round();
         throughput.observe(100, SECOND, 1.0);
-        throughput.observe(60, SECOND / 10, 1.0);
-        assert_eq!(throughput.time_for(15_000), 100 * SECOND);
-        throughput.observe(6500, 10 * SECOND, 1.0);
-        assert_eq!(throughput.time_for(20_000), 100 * SECOND);
+        assert_eq!(time(&throughput), 100.0);
+        throughput.observe(60, 6 * SECOND, 1.0);
+        assert_eq!(time(&throughput), 190.0);
+        throughput.observe(6500, 6500 * SECOND / 1000, 1.0);
+        assert_eq!(time(&throughput), 172.0);
     }
 
     #[test]
     fn batch_sizes_without_samples_take_those_of_the_next_smaller_size() {
         let mut throughput = Throughput::new(64, 2);
+        let time =
+            |throughput: &Throughput, tokens| (throughput.time_for(tokens).as_secs_f64() * 1e3).round();
         assert_eq!(throughput.time_for(1 << 20), Duration::ZERO);
         throughput.observe(4, SECOND, 2.0);
-        assert_eq!(throughput.time_for(800), 100 * SECOND);
+        assert_eq!(time(&throughput, 800), 100_000.0);
         throughput.observe(20, SECOND, 2.0);
-        assert_eq!(throughput.time_for(800), 20 * SECOND);
+        assert_eq!(time(&throughput, 800), 20_000.0);
         // Two workers share 16 tokens: batches of 8, of which nothing is known but those of 4.
-        assert_eq!(throughput.time_for(16), 2 * SECOND);
+        assert_eq!(time(&throughput, 16), 2_000.0);
         // Smaller than any batch so far.
-        assert_eq!(throughput.time_for(1), SECOND / 8);
+        assert_eq!(time(&throughput, 1), 125.0);
         throughput.observe(0, SECOND, 1.0);
         throughput.observe(64, Duration::ZERO, 1.0);
-        assert_eq!(throughput.time_for(800), 20 * SECOND);
+        assert_eq!(time(&throughput, 800), 20_000.0);
     }
 }
