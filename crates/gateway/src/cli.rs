@@ -31,7 +31,8 @@ Examples:
 
 A setting is taken from its flag, else from its variable, else from the settings file, else its
 default holds. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that are let in,
-as name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's library, as elsewhere.
+as name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's
+library, as elsewhere. --model, --alias, --cors-origins and --matryoshka may be repeated.
 TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
 
 /// Serves text embeddings over OpenAI's API.

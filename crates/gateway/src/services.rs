@@ -101,6 +101,7 @@ impl Services {
         let cors = match self.origins.count() {
             0 => "off".to_owned(),
             _ if self.origins.any() => "every origin".to_owned(),
+            1 => "1 origin".to_owned(),
             count => format!("{count} origins"),
         };
         let tls = if url.starts_with("https://") { "on" } else { "off" };

@@ -386,18 +386,12 @@ fn describe(key: &str, value: &DeValue<'_>) -> String {
     }
 }
 
-/// Names that other servers have for a setting of ours.
-const NAMES_ELSEWHERE: [(&str, &str); 5] = [
-    ("port", "listen"),
-    ("host", "listen"),
-    ("hostname", "listen"),
-    ("bind", "listen"),
-    ("address", "listen"),
-];
+/// What other servers call the one setting that we call `listen`.
+const LISTEN_ELSEWHERE: [&str; 5] = ["port", "host", "hostname", "bind", "address"];
 
 /// The setting that other servers call `name`.
 pub(crate) fn known_elsewhere(name: &str) -> Option<&'static str> {
-    NAMES_ELSEWHERE.iter().find(|(elsewhere, _)| *elsewhere == name).map(|(_, known)| *known)
+    LISTEN_ELSEWHERE.contains(&name).then_some("listen")
 }
 
 /// The known key that looks most like `key`, if any does. Its last part counts, for a key in the wrong table
@@ -406,8 +400,8 @@ pub(super) fn nearest<'known>(key: &str, known: &'known [String]) -> Option<&'kn
     fn last(key: &str) -> &str {
         key.rsplit('.').next().unwrap_or(key)
     }
-    if let Some(meant) = known_elsewhere(last(key)) {
-        return known.iter().map(String::as_str).find(|candidate| *candidate == meant);
+    if let Some(meant) = known_elsewhere(key.strip_prefix("server.").unwrap_or(key)) {
+        return Some(meant);
     }
     let likeness = |candidate: &str| {
         let name = strsim::normalized_damerau_levenshtein(last(key), last(candidate));

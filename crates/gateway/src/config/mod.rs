@@ -4,7 +4,7 @@
 //! defaults below. [`Config::resolve`] merges the four once and proves that the result can work; nobody
 //! else reads the environment. To add a setting: declare it in `settings.rs` (flag, variable and help in
 //! one place), read it in `file.rs`, and merge it in `merge.rs`, `access.rs` or `exposure.rs`; the tests then ask for its line in
-//! `config/embedgate.toml`.
+//! `config/embedgate.toml`. A number has the upper bound of its type, or one of its own in `bounds.rs`.
 
 mod access;
 mod bounds;

@@ -43,7 +43,7 @@ pub struct Surroundings {
 }
 
 /// Where the names of our variables begin.
-pub(super) const PREFIX: &str = "EMBEDGATE_";
+const PREFIX: &str = "EMBEDGATE_";
 
 /// Names of this process's variables that begin with [`PREFIX`], but for those that Kubernetes sets.
 fn variables() -> Vec<String> {
