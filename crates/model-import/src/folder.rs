@@ -1,12 +1,16 @@
 //! What a model folder says about itself: everything that decides a vector is read, and nothing is guessed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
 use crate::{
     Card, DenseLayer, ImportError, PoolingMode, Source,
-    family::{self, Architecture},
+    family::{self, Architecture, MAX_SIZE},
+    file::MAX_TOKENIZER_BYTES,
     json, onnx_folder,
     pipeline::Pipeline,
     safetensors::{INDEX, WEIGHTS, Weights},
@@ -33,6 +37,7 @@ pub struct ModelFolder {
     tokenizer: PathBuf,
     window: usize,
     hidden: usize,
+    embeddings: Option<usize>,
     pipeline: Pipeline,
     /// Every file that decides a vector, weights included.
     pub(crate) files: Vec<PathBuf>,
@@ -45,6 +50,15 @@ pub(crate) enum Network {
     Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
     /// A graph that somebody else exported.
     Onnx(PathBuf),
+}
+
+/// What of the network's sizes the rest of the folder must fit.
+struct Sizes {
+    hidden: usize,
+    /// The most tokens that have a position, where that is known.
+    positions: Option<usize>,
+    /// Rows of the word table, where they are known.
+    embeddings: Option<usize>,
 }
 
 /// `sentence_bert_config.json`.
@@ -85,6 +99,8 @@ impl SentenceConfig {
 #[derive(Deserialize)]
 struct LibraryConfig {
     default_prompt_name: Option<String>,
+    #[serde(default)]
+    prompts: BTreeMap<String, String>,
 }
 
 /// `tokenizer_config.json`; the length is written as 1e30 where there is no limit.
@@ -122,6 +138,7 @@ struct AnyConfig {
     model_type: String,
     hidden_size: Option<usize>,
     dim: Option<usize>,
+    vocab_size: Option<usize>,
     max_position_embeddings: Option<usize>,
 }
 
@@ -149,7 +166,7 @@ impl ModelFolder {
         // Our own graph is laid out for speed, so it goes first where both are possible.
         let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
         let ready_made = onnx_folder::find(root).filter(|_| known.is_err() || !has_weights);
-        let (model_type, network, hidden, positions) = match (ready_made, known) {
+        let (model_type, network, sizes) = match (ready_made, known) {
             (
                 Some(graph),
                 known @ (Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. })),
@@ -158,22 +175,30 @@ impl ModelFolder {
                 let Some(hidden) = pipeline.hidden.or(any.hidden_size).or(any.dim) else {
                     return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
                 };
-                files.extend(onnx_folder::files(&graph)?);
+                family::check_size(&config, "hidden_size", hidden)?;
+                let contents = onnx_folder::contents(&graph)?;
+                files.extend(contents.files);
                 // Some families' tables have rows that no position uses.
                 let positions = match known {
                     Ok((_, architecture)) => Some(architecture.positions()),
                     Err(_) => any.max_position_embeddings,
                 };
-                (any.model_type, Network::Onnx(graph), hidden, positions)
+                let embeddings = contents.embeddings.or(any.vocab_size);
+                (any.model_type, Network::Onnx(graph), Sizes { hidden, positions, embeddings })
             }
             (_, Err(error)) => return Err(error),
             (None, Ok((model_type, architecture))) => {
-                let (hidden, positions) = (architecture.hidden(), architecture.positions());
+                let sizes = Sizes {
+                    hidden: architecture.hidden(),
+                    positions: Some(architecture.positions()),
+                    embeddings: Some(architecture.vocabulary()),
+                };
                 files.extend(Weights::files(folder)?);
                 let network = Network::Weights { folder: folder.clone(), architecture };
-                (model_type.to_owned(), network, hidden, Some(positions))
+                (model_type.to_owned(), network, sizes)
             }
         };
+        let Sizes { hidden, positions, embeddings } = sizes;
         if let Some(pooled) = pipeline.hidden.filter(|&pooled| pooled != hidden) {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
             return Err(setting(&config, &found, "equal sizes"));
@@ -181,7 +206,7 @@ impl ModelFolder {
 
         let tokenizer = folder.join("tokenizer.json");
         let hint = "the fast tokenizer's file; save the tokenizer again with transformers' `use_fast=True`";
-        let tokenizer_file: TokenizerFile = json::read(&tokenizer, hint)?;
+        let tokenizer_file: TokenizerFile = json::read_up_to(&tokenizer, hint, MAX_TOKENIZER_BYTES)?;
         files.push(tokenizer.clone());
         refuse_default_prompt(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
@@ -201,7 +226,8 @@ impl ModelFolder {
         files.sort_unstable();
         files.dedup();
         let root = root.to_owned();
-        let this = Self { root, card, model_type, network, tokenizer, window, hidden, pipeline, files };
+        let this =
+            Self { root, card, model_type, network, tokenizer, window, hidden, embeddings, pipeline, files };
         if let Some(card) = &this.card {
             card.check(&card_path, &this)?;
         }
@@ -236,6 +262,12 @@ impl ModelFolder {
     /// Width of a token's embedding.
     pub fn hidden(&self) -> usize {
         self.hidden
+    }
+
+    /// Number of token ids that have an embedding, from 0 on; `None` where neither the configuration nor the graph
+    /// tells.
+    pub fn embeddings(&self) -> Option<usize> {
+        self.embeddings
     }
 
     /// Length of a vector, after the dense layers.
@@ -288,12 +320,20 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
     Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
 }
 
-/// sentence-transformers puts a default prompt before every text; the engine does not.
+/// sentence-transformers puts a default prompt before every text; the engine does not. An empty one changes nothing.
 fn refuse_default_prompt(root: &Path) -> Result<(), ImportError> {
     let path = root.join("config_sentence_transformers.json");
-    match json::read_optional::<LibraryConfig>(&path)?.and_then(|config| config.default_prompt_name) {
-        Some(name) => Err(setting(&path, &format!("default_prompt_name `{name}`"), "it must be null")),
-        None => Ok(()),
+    let Some(config) = json::read_optional::<LibraryConfig>(&path)? else { return Ok(()) };
+    let Some(name) = config.default_prompt_name else { return Ok(()) };
+    let found = format!("default_prompt_name `{name}`");
+    match config.prompts.get(&name).map(String::as_str) {
+        Some("") => Ok(()),
+        Some(_) => Err(setting(&path, &found, "null, or the name of an empty prompt")),
+        None => Err(setting(
+            &path,
+            &format!("{found}, which `prompts` does not hold"),
+            "one of its names, or null",
+        )),
     }
 }
 
@@ -305,25 +345,26 @@ fn window(
     stated: Option<usize>,
     positions: Option<usize>,
 ) -> Result<usize, ImportError> {
-    let limit = positions.unwrap_or(usize::MAX);
-    if let Some(window) = stated {
-        return match window.min(limit) {
-            0 => Err(setting(sentence_path, "a window of 0 tokens", "at least 1")),
-            window => Ok(window),
-        };
-    }
-    let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
-    let length = tokenizer.and_then(|config| config.model_max_length);
-    match (length, positions) {
-        (Some(length), Some(positions)) if length >= 1.0 => {
+    let window = match stated {
+        Some(window) => window.min(positions.unwrap_or(usize::MAX)),
+        None => {
+            let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
+            let length = tokenizer.and_then(|config| config.model_max_length);
+            let (Some(length @ 1.0..), Some(positions)) = (length, positions) else {
+                return Err(ImportError::Missing {
+                    path: sentence_path.to_owned(),
+                    hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that \
+                           states `window`"
+                        .to_owned(),
+                });
+            };
             // Saturates: an absent limit is written as 1e30.
-            Ok((length as usize).min(positions))
+            (length as usize).min(positions)
         }
-        _ => Err(ImportError::Missing {
-            path: sentence_path.to_owned(),
-            hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that states \
-                   `window`"
-                .to_owned(),
-        }),
+    };
+    if !(1..=MAX_SIZE).contains(&window) {
+        let expected = format!("a `max_seq_length` from 1 to {MAX_SIZE}");
+        return Err(setting(sentence_path, &format!("a window of {window} tokens"), &expected));
     }
+    Ok(window)
 }

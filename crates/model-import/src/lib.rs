@@ -27,9 +27,11 @@
 #![deny(missing_docs)]
 
 mod card;
+mod element;
 mod encoder;
 mod error;
 mod family;
+mod file;
 mod fingerprint;
 mod folder;
 mod graph;

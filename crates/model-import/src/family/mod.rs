@@ -12,6 +12,10 @@ use serde::Deserialize;
 
 use crate::{ImportError, graph::GraphBuilder, json, safetensors::Weights};
 
+/// Largest number of anything in a `config.json`: far above any known encoder, and low enough that no product of two
+/// such numbers overflows.
+pub(crate) const MAX_SIZE: usize = 1 << 20;
+
 /// An exporter: the `model_type` of the `config.json` it reads, and how.
 struct Family {
     model_type: &'static str,
@@ -32,6 +36,9 @@ pub(crate) trait Architecture: fmt::Debug + Send + Sync {
 
     /// The most tokens that a sequence may have.
     fn positions(&self) -> usize;
+
+    /// Rows of the word table.
+    fn vocabulary(&self) -> usize;
 
     /// What may stand before the tensors' names, depending on the class the model was saved as.
     fn prefixes(&self) -> &'static [&'static str];
@@ -57,6 +64,14 @@ pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Box<dyn A
         return Err(ImportError::UnsupportedFamily { path: config.to_owned(), model_type, supported });
     };
     Ok((family.model_type, (family.read)(config)?))
+}
+
+/// Refuses a size that cannot be computed with.
+pub(crate) fn check_size(config: &Path, name: &str, size: usize) -> Result<(), ImportError> {
+    if (1..=MAX_SIZE).contains(&size) {
+        return Ok(());
+    }
+    Err(refuse(config, format!("{name} = {size}"), format!("1 to {MAX_SIZE}")))
 }
 
 /// Refuses a setting of `config.json`.
