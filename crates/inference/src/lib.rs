@@ -43,6 +43,7 @@ mod shape;
 mod tier;
 mod tokenize;
 mod unicode;
+mod vocabulary;
 mod worker;
 
 pub use cache::CacheConfig;
@@ -57,4 +58,4 @@ pub use onnx::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
 pub use pooling::{Activation, Dense, Head, Pooling, shorten};
 pub use provider::Provider;
 pub use tier::{CacheKey, CacheTier};
-pub use tokenize::Tokenizer;
+pub use tokenize::{Tokenizer, TokenizerOptions};
