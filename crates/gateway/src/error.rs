@@ -155,7 +155,10 @@ impl Code {
     /// When this happens, in one sentence for the documentation.
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::InvalidRequest => "The body, a header or a parameter breaks a rule of the API.",
+            Self::InvalidRequest => {
+                "The body, a header or a parameter breaks a rule of the API, or the model cannot embed an input, \
+                 which the message then names."
+            }
             Self::MissingParameter => "`input` is absent.",
             Self::TooLong => {
                 "The request has more tokens than `limits.max_request_tokens` or \

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use inference::{GoldenError, GoldenText, Tokenizer};
+use inference::{GoldenError, GoldenText};
 use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
 use thiserror::Error;
 
@@ -13,7 +13,7 @@ use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
 use crate::load::{
     Cache, Choice, Choices, Common, Encoders, ModelFault, PER_TEXT, Runtime, choices, encoders,
-    golden_cosine, no_folder, start, window,
+    golden_cosine, no_folder, start, tokenizer, window,
 };
 use crate::model_bench::{self, BenchError, Drive};
 use crate::registry::Served;
@@ -196,7 +196,7 @@ fn bench(
     let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;
     let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
     let encoders = encoders(model, &folder, kernels, &runtime).map_err(fault)?;
-    let tokenizer = Tokenizer::load(folder.tokenizer()).map_err(|error| fault(error.into()))?;
+    let tokenizer = tokenizer(model, &folder).map_err(|error| fault(error.into()))?;
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
     let (precision, threads) = (precision.name(), model.threads);
     let batching = if per_text { format!(" · {PER_TEXT}") } else { String::new() };

@@ -175,6 +175,11 @@ impl Plan {
         Ok(embeddings)
     }
 
+    /// What the client calls the input at `index`.
+    fn place(&self, index: usize) -> String {
+        if self.bare { "input".to_owned() } else { format!("input[{index}]") }
+    }
+
     fn failure(&self, error: EmbedError) -> ApiError {
         match error {
             EmbedError::Overlong { index, window, .. } => {
@@ -193,20 +198,34 @@ impl Plan {
             EmbedError::Refused(refused) => refusal(refused),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
-                let place = if self.bare { "input".to_owned() } else { format!("input[{index}]") };
+                let place = self.place(index);
                 ApiError::invalid(format!(
                     "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`.",
                     self.served.id
                 ))
             }
+            EmbedError::NoEmbedding { index, id, token } => ApiError::invalid(format!(
+                "Invalid '{}': the model `{}` has no embedding for the token `{token}` (id {id}) in this text.",
+                self.place(index),
+                self.served.id
+            )),
+            EmbedError::Tokenizer { index, reason } => ApiError::invalid(format!(
+                "Invalid '{}': the tokenizer of the model `{}` cannot read this text: {reason}.",
+                self.place(index),
+                self.served.id
+            )),
+            EmbedError::NotFinite { index } => ApiError::invalid(format!(
+                "Invalid '{}': the model `{}` computes no finite vector for this text.",
+                self.place(index),
+                self.served.id
+            )),
             EmbedError::Deadline { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
             EmbedError::Stopped => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
             EmbedError::Encoder(ref source) => match **source {
-                // A graph that does not fit its folder, or a text that yields NaN, will do so again.
-                EncodeError::Shape { .. } | EncodeError::NotFinite => ApiError::permanent(error),
+                // A graph that does not fit its folder will not do so later.
+                EncodeError::Shape { .. } => ApiError::permanent(error),
                 _ => ApiError::internal(error),
             },
-            EmbedError::Tokenizer(_) => ApiError::permanent(error),
             // Perhaps a neighbour's text in the same batch was the cause: worth another try.
             EmbedError::Panicked => ApiError::internal(error),
         }

@@ -66,9 +66,6 @@ pub enum EncodeError {
         /// Shape that was promised.
         expected: Vec<i64>,
     },
-    /// A vector holds NaN or an infinity.
-    #[error("the encoder produced a value that is not finite")]
-    NotFinite,
     /// Anything that an encoder outside this crate has to say.
     #[error("{0}")]
     Other(String),

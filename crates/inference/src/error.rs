@@ -143,13 +143,37 @@ pub enum EmbedError {
         /// [`Job::max_tokens`](crate::Job::max_tokens).
         limit: usize,
     },
-    /// A native token id is not in the model's vocabulary.
+    /// A native token id is not in the model's vocabulary, or has no embedding.
     #[error("input {index} holds token id {id}, which is not in the model's vocabulary")]
     UnknownToken {
         /// Position of the input in the job.
         index: usize,
         /// The id.
         id: u32,
+    },
+    /// A text holds a token that the tokenizer knows and the model has no embedding for.
+    #[error("input {index} holds the token `{token}` (id {id}), for which the model has no embedding")]
+    NoEmbedding {
+        /// Position of the input in the job.
+        index: usize,
+        /// The token's id.
+        id: u32,
+        /// The token, as the vocabulary spells it.
+        token: String,
+    },
+    /// The tokenizer cannot read a text of this job.
+    #[error("the tokenizer failed on input {index}: {reason}")]
+    Tokenizer {
+        /// Position of the input in the job.
+        index: usize,
+        /// What the tokenizer library said.
+        reason: String,
+    },
+    /// A text's vector holds NaN or an infinity.
+    #[error("the vector of input {index} holds a value that is not finite")]
+    NotFinite {
+        /// Position of the input in the job.
+        index: usize,
     },
     /// The deadline passed while the job waited or ran.
     #[error("the deadline passed; retry in {} s", retry_after.as_secs())]
@@ -160,10 +184,7 @@ pub enum EmbedError {
     /// The encoder returned an error for a batch that held part of this job.
     #[error("the encoder failed")]
     Encoder(#[source] std::sync::Arc<EncodeError>),
-    /// The tokenizer returned an error for a text of this job.
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(String),
-    /// The encoder or the tokenizer panicked on this job's data; other jobs are not touched.
+    /// The encoder panicked on a batch that held part of this job; other jobs are not touched.
     #[error("embedding panicked")]
     Panicked,
     /// The engine was stopped before the job was done.

@@ -6,7 +6,10 @@ use crate::{
     EmbedError, Embeddings, Engine, Input, Job, Overlong, SubmitError, intake::Purpose, pooling::cosine,
 };
 
-/// Time that a golden check may take: generous, for it runs on machines that are busy starting.
+/// A text that every tokenizer reads.
+const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
+
+/// Time that a check may take: generous, for it runs on machines that are busy starting.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// One golden text.
@@ -72,14 +75,23 @@ pub enum GoldenError {
         dimensions: usize,
     },
     /// The engine refused the texts.
-    #[error("the engine refused the golden texts")]
+    #[error("the engine refused the texts of the check")]
     Submit(#[from] SubmitError),
     /// The engine failed on them.
-    #[error("the engine failed on the golden texts")]
+    #[error("the engine failed on the texts of the check")]
     Embed(#[from] EmbedError),
 }
 
 impl Engine {
+    /// Embeds one short text through the whole engine, which must yield finite values. It proves of a model without
+    /// golden vectors that it computes at all. Blocks; not for async threads.
+    ///
+    /// # Errors
+    /// The engine's own error.
+    pub fn probe(&self) -> Result<(), GoldenError> {
+        self.embed_anew([PROBE]).map(drop)
+    }
+
     /// Embeds `golden` through the whole engine and compares. Blocks; not for async threads. Every text is computed
     /// here and now: no cache answers for it, and none keeps its vector.
     ///
@@ -90,15 +102,23 @@ impl Engine {
         golden: &[GoldenText<'_>],
         min_cosine: f64,
     ) -> Result<GoldenReport, GoldenError> {
+        compare(golden, &self.embed_anew(golden.iter().map(|golden| golden.text))?, min_cosine)
+    }
+
+    /// Embeds texts with the encoder, whatever the caches hold.
+    fn embed_anew<'text>(
+        &self,
+        texts: impl IntoIterator<Item = &'text str>,
+    ) -> Result<Embeddings, GoldenError> {
         let job = Job {
-            inputs: golden.iter().map(|golden| Input::Text(golden.text.to_owned())).collect(),
+            inputs: texts.into_iter().map(|text| Input::Text(text.to_owned())).collect(),
             overlong: Overlong::Truncate,
             max_input_tokens: None,
             deadline: Instant::now() + DEADLINE,
             max_tokens: usize::MAX,
             caller: 0,
         };
-        compare(golden, &self.submit_for(Purpose::Check, job)?.wait()?, min_cosine)
+        Ok(self.submit_for(Purpose::Check, job)?.wait()?)
     }
 }
 

@@ -192,9 +192,12 @@ impl Portion {
         let start = range.start;
         let bytes = intake.wish.inputs[range.clone()].iter().map(Input::text_bytes).sum();
         let result = SCRATCH.with_borrow_mut(|scratch| {
-            let tokenize = AssertUnwindSafe(|| tokenize(shared, &intake, range, scratch));
+            let mut index = start;
+            let tokenize = AssertUnwindSafe(|| tokenize(shared, &intake, range, &mut index, scratch));
             let started = Instant::now();
-            let result = catch_unwind(tokenize).unwrap_or(Err(EmbedError::Panicked));
+            let result = catch_unwind(tokenize);
+            let panicked = |_| Err(EmbedError::Tokenizer { index, reason: "it panicked".to_owned() });
+            let result = result.unwrap_or_else(panicked);
             shared.admission.observe_tokenizer(bytes, started.elapsed());
             scratch.clear();
             scratch.shrink_to(MOST_SCRATCH);
@@ -207,24 +210,33 @@ impl Portion {
     }
 }
 
+/// Tokenizes the inputs in `range`; `at` follows along, so that the input at which this panics is known.
 fn tokenize(
     shared: &Shared,
     intake: &Intake,
     range: Range<usize>,
+    at: &mut usize,
     scratch: &mut Vec<PipelineToken>,
 ) -> Result<Tokenized, EmbedError> {
     let mut tokenized = Tokenized::default();
+    let tokenizer = &shared.config.tokenizer;
     for index in range {
+        *at = index;
         if intake.work.is_over() {
             break;
         }
         let content = match &intake.wish.inputs[index] {
             Input::Text(text) => {
-                shared.config.tokenizer.encode_into(text, scratch).map_err(EmbedError::Tokenizer)?;
-                PipelineToken::cast_slice(scratch)
+                let failed = |reason| EmbedError::Tokenizer { index, reason };
+                tokenizer.encode_into(text, scratch).map_err(failed)?;
+                let ids = PipelineToken::cast_slice(scratch);
+                if let Some((id, token)) = tokenizer.first_without_embedding(ids) {
+                    return Err(EmbedError::NoEmbedding { index, id, token: token.to_owned() });
+                }
+                ids
             }
             Input::Tokens(ids) => {
-                if let Some(&id) = ids.iter().find(|&&id| !shared.config.tokenizer.knows(id)) {
+                if let Some(&id) = ids.iter().find(|&&id| !tokenizer.knows(id)) {
                     return Err(EmbedError::UnknownToken { index, id });
                 }
                 ids

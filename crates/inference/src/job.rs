@@ -261,6 +261,13 @@ impl Work {
         self.end(self.lock(), Err(error));
     }
 
+    /// Ends the job because a sequence of its has no finite vector.
+    pub(crate) fn fail_not_finite(&self, position: usize) {
+        let progress = self.lock();
+        let index = progress.tokens.sequences.get(position).map_or(0, |sequence| sequence.input as usize);
+        self.end(progress, Err(EmbedError::NotFinite { index }));
+    }
+
     /// Takes the tokenizer's result, and answers where there is nothing to compute: a sequence without tokens has
     /// a vector of zeros, and no encoder need know that case.
     pub(crate) fn tokenized(&self, tokens: Tokens, shape: Shape) {

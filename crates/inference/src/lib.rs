@@ -44,6 +44,7 @@ mod throughput;
 mod tier;
 mod tokenize;
 mod unicode;
+mod vocabulary;
 mod worker;
 
 pub use cache::CacheConfig;
@@ -58,4 +59,4 @@ pub use onnx::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
 pub use pooling::{Activation, Dense, Head, Pooling, shorten};
 pub use provider::Provider;
 pub use tier::{CacheKey, CacheTier};
-pub use tokenize::Tokenizer;
+pub use tokenize::{Tokenizer, TokenizerOptions};

@@ -1,14 +1,15 @@
-//! Text to token ids, exactly as sentence-transformers does it.
+//! Text to token ids, exactly as sentence-transformers does it: as its current release, or as those before 5.4, which
+//! stripped white space.
 //!
 //! The library's own truncation, padding and post-processing are switched off: an input is encoded without
 //! special tokens, and the caller cuts it and frames it ([`Tokenizer::frame`]). So nothing is allocated for what
 //! nobody reads, such as offsets and masks, and the policies for long texts all start from the whole text.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-use crate::{StartError, unicode::OldTables};
+use crate::{StartError, unicode::OldTables, vocabulary::Vocabulary};
 
 /// A model's tokenizer. Cheap to clone; shared between threads.
 #[derive(Clone)]
@@ -18,21 +19,59 @@ pub struct Tokenizer {
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     tables: OldTables,
+    strip_whitespace: bool,
+    /// Tokens that a text can hold and the model has no embedding for, by id. Empty for nearly all models.
+    without_embedding: Arc<BTreeMap<u32, String>>,
+}
+
+/// How a model reads texts, as far as its `tokenizer.json` does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenizerOptions {
+    /// Remove white space from both ends of every text, as sentence-transformers did before release 5.4.
+    pub strip_whitespace: bool,
+    /// Number of ids that the model has embeddings for, from 0 on. Without it, no id is refused.
+    pub embeddings: Option<usize>,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, of any age.
+    /// Reads a `tokenizer.json`, of any age, for a model with an embedding for each id.
     ///
     /// # Errors
     /// [`StartError::Tokenizer`] when the file cannot be read or holds something unknown.
     pub fn load(path: &Path) -> Result<Self, StartError> {
+        Self::load_with(path, TokenizerOptions::default())
+    }
+
+    /// Reads a `tokenizer.json`, of any age.
+    ///
+    /// # Errors
+    /// [`StartError::Tokenizer`] when the file cannot be read or holds something unknown, or when its vocabulary, or
+    /// a token that it puts around every text, has no embedding.
+    pub fn load_with(path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
+        let TokenizerOptions { strip_whitespace, embeddings } = options;
         let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
         let json = std::fs::read_to_string(path).map_err(|source| error(source.to_string()))?;
         let json = tokenizers::canonicalize_str(&json).map_err(|source| error(source.to_string()))?;
         let pipeline = tokenizers::from_json(&json).map_err(|source| error(source.to_string()))?;
         let template = &pipeline.get_post_processor().single;
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
-        let (prefix, suffix) = (ids(&template.prefix), ids(&template.suffix));
+        let (prefix, suffix): (Vec<u32>, Vec<u32>) = (ids(&template.prefix), ids(&template.suffix));
+        let without_embedding = match embeddings {
+            None => BTreeMap::new(),
+            Some(rows) => {
+                let vocabulary: Vocabulary =
+                    serde_json::from_str(&json).map_err(|source| error(source.to_string()))?;
+                vocabulary.check(rows).map_err(error)?;
+                let added = pipeline.get_added_vocabulary().get_vocab().into_iter();
+                added.map(|(token, id)| (id, token)).filter(|&(id, _)| id as usize >= rows).collect()
+            }
+        };
+        if let Some(id) = prefix.iter().chain(&suffix).find(|id| without_embedding.contains_key(id)) {
+            return Err(error(format!(
+                "it puts token id {id} around every text, but the model has no embedding for it: tokenizer and \
+                 weights are not of the same model"
+            )));
+        }
         let options = EncodeOptions {
             add_special_tokens: false,
             encode_special_tokens: false,
@@ -40,7 +79,8 @@ impl Tokenizer {
             truncation: Override::Off,
         };
         let tables = OldTables::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
-        Ok(Self { pipeline, options, prefix, suffix, tables })
+        let without_embedding = Arc::new(without_embedding);
+        Ok(Self { pipeline, options, prefix, suffix, tables, strip_whitespace, without_embedding })
     }
 
     /// Number of special tokens around every sequence.
@@ -61,7 +101,7 @@ impl Tokenizer {
     /// As [`encode`](Self::encode), into a buffer that the caller keeps from text to text.
     pub(crate) fn encode_into(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), String> {
         ids.clear();
-        let text = self.tables.apply(strip(text));
+        let text = self.tables.apply(if self.strip_whitespace { strip(text) } else { text });
         self.pipeline.encode_into(&text, &self.options, ids).map_err(|error| error.to_string())
     }
 
@@ -73,9 +113,23 @@ impl Tokenizer {
         out.extend_from_slice(&self.suffix);
     }
 
-    /// Whether the vocabulary has this id.
+    /// Whether the vocabulary has this id, and the model an embedding for it.
     pub fn knows(&self, id: u32) -> bool {
-        !self.pipeline.decode_tokens(&[id], false).is_empty()
+        !self.without_embedding.contains_key(&id) && !self.pipeline.decode_tokens(&[id], false).is_empty()
+    }
+
+    /// The tokens that a text can hold although the model has no embedding for them, by id.
+    pub fn without_embedding(&self) -> &BTreeMap<u32, String> {
+        &self.without_embedding
+    }
+
+    /// The first of `ids` that the model has no embedding for, and the token that it stands for.
+    pub(crate) fn first_without_embedding(&self, ids: &[u32]) -> Option<(u32, &str)> {
+        // All of them lie beyond the word table, so all ids of an ordinary text are smaller.
+        let (lowest, _) = self.without_embedding.first_key_value()?;
+        let found =
+            ids.iter().filter(|id| *id >= lowest).find_map(|id| self.without_embedding.get_key_value(id));
+        found.map(|(id, token)| (*id, token.as_str()))
     }
 }
 
@@ -85,8 +139,8 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// Removes white space from both ends as Python's `str.strip` does, which sentence-transformers applies to
-/// every text. Python counts the four information separators as white space; Unicode's property does not.
+/// Removes white space from both ends as Python's `str.strip` does, which sentence-transformers applied to every text
+/// before release 5.4. Python counts the four information separators as white space; Unicode's property does not.
 fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }

@@ -13,7 +13,7 @@ use crate::{
     batch::Budget,
     encoder::{Batch, EncodeError},
     engine::Shared,
-    item::Item,
+    item::{Item, Subscriber},
     pooling::normalize,
     queue::Taken,
 };
@@ -83,12 +83,14 @@ impl<'s> Station<'s> {
                     items.into_iter().for_each(|item| self.run(vec![item], None));
                 } else {
                     let error = Arc::new(error);
-                    fail(shared, &items, || EmbedError::Encoder(Arc::clone(&error)));
+                    fail(shared, &items, |subscriber| {
+                        subscriber.work.fail(EmbedError::Encoder(Arc::clone(&error)));
+                    });
                 }
             }
             Err(_) => {
                 tracing::error!(model = shared.config.name, "the encoder panicked; building a new one");
-                fail(shared, &items, || EmbedError::Panicked);
+                fail(shared, &items, |subscriber| subscriber.work.fail(EmbedError::Panicked));
                 // Whatever state the panic left behind goes with the old encoder.
                 self.encoder = None;
                 self.encoder = rebuild(shared, self.factory);
@@ -179,8 +181,7 @@ fn deliver(shared: &Shared, items: Vec<Arc<Item>>, vectors: &mut [f32]) {
         }
     }
     if !unsound.is_empty() {
-        let error = Arc::new(EncodeError::NotFinite);
-        fail(shared, &unsound, || EmbedError::Encoder(Arc::clone(&error)));
+        fail(shared, &unsound, |subscriber| subscriber.work.fail_not_finite(subscriber.position));
     }
 }
 
@@ -205,12 +206,10 @@ fn keep(shared: &Shared, sound: &[(Arc<Item>, &[f32])]) {
 }
 
 /// Fails all who wait for `items`; whoever asks again begins anew.
-fn fail(shared: &Shared, items: &[Arc<Item>], error: impl Fn() -> EmbedError) {
+fn fail(shared: &Shared, items: &[Arc<Item>], tell: impl Fn(&Subscriber)) {
     shared.observer.encoder_failed();
     shared.flights.land(items);
-    for subscriber in items.iter().flat_map(|item| item.close()) {
-        subscriber.work.fail(error());
-    }
+    items.iter().flat_map(|item| item.close()).for_each(|subscriber| tell(&subscriber));
 }
 
 /// Builds a new encoder, again and again until it works or the engine stops. Jobs meanwhile wait for their

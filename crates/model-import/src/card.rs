@@ -1,19 +1,17 @@
 //! The card of a known model, `models/<id>/model.toml`: where its files come from, their digests, and vectors
 //! that prove an installation right.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, File},
-    io,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, de::Error};
 use sha2::{Digest, Sha256};
 
-use crate::{ImportError, ModelFolder, PoolingMode, fingerprint, json};
+use crate::{
+    ImportError, ModelFolder, PoolingMode,
+    file::{self, MAX_METADATA_BYTES},
+    fingerprint, json,
+};
 
 /// What is known about a model beforehand.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -129,8 +127,8 @@ impl Card {
     /// [`ImportError::Missing`], [`ImportError::Read`], [`ImportError::Card`] with line and column, and
     /// [`ImportError::CardMismatch`] when its parts contradict each other.
     pub fn load(path: &Path) -> Result<Self, ImportError> {
-        let text = fs::read_to_string(path).map_err(ImportError::read(path, "expected a model card"))?;
-        let card: Self = toml::from_str(&text)
+        let bytes = file::read(path, "expected a model card", MAX_METADATA_BYTES)?;
+        let card: Self = toml::from_slice(&bytes)
             .map_err(|source| ImportError::Card { path: path.to_owned(), source: Box::new(source) })?;
         for Golden { text, vector, tokens } in &card.golden {
             let most = card.dimensions.unwrap_or(usize::MAX);
@@ -162,20 +160,20 @@ impl Card {
         let mut differences = Vec::new();
         for (name, expected) in &self.files {
             let path = root.join(name);
-            let bytes = match fs::metadata(&path) {
-                Ok(metadata) => metadata.len(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut file = match file::open(&path, "") {
+                Ok(file) => file,
+                Err(ImportError::Missing { .. }) => {
                     differences.push(format!("{name} is missing"));
                     continue;
                 }
-                Err(source) => return Err(ImportError::Read { path, source }),
+                Err(error) => return Err(error),
             };
+            let bytes = file.metadata().map_err(ImportError::read(&path, ""))?.len();
             if bytes != expected.bytes {
                 differences.push(format!("{name} has {bytes} bytes, not {}", expected.bytes));
                 continue;
             }
             let mut digest = Sha256::new();
-            let mut file = File::open(&path).map_err(ImportError::read(&path, ""))?;
             fingerprint::copy(&mut file, &mut digest, &mut |_| {}).map_err(ImportError::read(&path, ""))?;
             let found = fingerprint::hex(digest);
             if !found.eq_ignore_ascii_case(&expected.sha256) {

@@ -143,8 +143,8 @@ impl EncoderWeights {
     /// # Errors
     /// As [`weight`](Self::weight).
     pub fn into_words(self) -> Result<WordTable, ImportError> {
+        let stored = self.weights.find_rows(WORDS, &[self.network.vocabulary, self.network.hidden])?;
         self.weights.scattered()?;
-        let stored = self.weights.find(WORDS, &[self.network.vocabulary, self.network.hidden])?;
         Ok(WordTable { inner: Arc::new((self.weights, stored)) })
     }
 

@@ -25,6 +25,32 @@ pub enum ImportError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A folder, a device or a pipe in the place of a file.
+    #[error("`{}` is {found}, expected a regular file", path.display())]
+    NotRegular {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The text that a checkout without Git LFS has in the place of a large file.
+    #[error(
+        "`{}` is a Git LFS pointer, not the file itself: run `git lfs pull` in the model's repository, or download \
+         the file",
+        path.display()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that is larger than its kind can be.
+    #[error("`{}` has more than {max} bytes, the most that is read of such a file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most bytes that are read.
+        max: u64,
+    },
     /// The system refused to write: a full disk, a read-only folder.
     #[error("cannot write `{}`: the folder must be writable and hold the weights once more", path.display())]
     Write {
@@ -163,6 +189,22 @@ pub enum ImportError {
         tensor: String,
         /// Its type.
         found: String,
+    },
+    /// A weight that is no finite number.
+    #[error(
+        "`{}`: tensor `{tensor}` holds {value} at {index:?}, expected finite numbers: the file is damaged, or was saved \
+         by a training run that diverged; use another copy of the model",
+        path.display()
+    )]
+    NotFinite {
+        /// The file that holds the tensor.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where in it, one number for each dimension.
+        index: Vec<usize>,
+        /// NaN or an infinity.
+        value: f64,
     },
     /// Not an ONNX file.
     #[error("`{}` is not an ONNX file", path.display())]

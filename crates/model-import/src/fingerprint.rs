@@ -1,7 +1,7 @@
 //! The identity of a model: one digest over everything that decides its vectors.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read, Write},
     path::Path,
     time::UNIX_EPOCH,
@@ -9,7 +9,11 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::{ImportError, ModelFolder, Progress, Stage, import::temporary};
+use crate::{
+    ImportError, ModelFolder, Progress, Stage,
+    file::{self, MAX_METADATA_BYTES},
+    import::temporary,
+};
 
 /// Part of every digest; raise it when the exporter writes another graph for the same folder.
 const EXPORTER: &str = "embedgate graph 1";
@@ -25,8 +29,9 @@ const FILE: &str = "embedgate.fingerprint";
 /// A file that cannot be read.
 pub fn identify(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<String, ImportError> {
     let (path, stamp) = (folder.root().join(FILE), stamp(folder)?);
-    let known = fs::read_to_string(&path).unwrap_or_default();
-    if let Some((fingerprint, of)) = known.split_once('\n')
+    // Whatever is wrong with it, the digest can be computed again.
+    let known = file::read(&path, "", MAX_METADATA_BYTES).unwrap_or_default();
+    if let Some((fingerprint, of)) = str::from_utf8(&known).unwrap_or_default().split_once('\n')
         && of == stamp
     {
         return Ok(fingerprint.to_owned());
@@ -63,7 +68,7 @@ pub(crate) fn compute(
     digest.update(preamble(folder));
     let mut done = 0;
     for path in files {
-        let mut file = File::open(path).map_err(ImportError::read(path, "it is part of the model"))?;
+        let mut file = file::open(path, "it is part of the model")?;
         let size = file.metadata().map_err(ImportError::read(path, ""))?.len();
         // Length and terminator keep neighbours apart: no two different folders yield the same run of bytes.
         digest.update(format!("\n{}\0{size}\0", relative(root, path)));

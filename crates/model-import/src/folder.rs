@@ -1,13 +1,16 @@
 //! What a model folder says about itself: everything that decides a vector is read, and nothing is guessed.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
 use crate::{
     Card, DenseLayer, ImportError, PoolingMode, Positions, Source,
-    family::{self, Architecture},
+    family::{self, Architecture, MAX_SIZE},
+    file::MAX_TOKENIZER_BYTES,
     json,
     onnx_folder::{self, ReadyMade},
     pipeline::Pipeline,
@@ -35,6 +38,7 @@ pub struct ModelFolder {
     tokenizer: PathBuf,
     window: usize,
     hidden: usize,
+    embeddings: Option<usize>,
     pipeline: Pipeline,
     prompts: BTreeMap<String, String>,
     /// Every file that decides a vector, weights included.
@@ -48,6 +52,15 @@ pub(crate) enum Network {
     Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
     /// A graph that came with the folder.
     Onnx(ReadyMade),
+}
+
+/// What of the network's sizes the rest of the folder must fit.
+struct Sizes {
+    hidden: usize,
+    /// The most tokens that have a position, where that is known.
+    positions: Option<usize>,
+    /// Rows of the word table, where they are known.
+    embeddings: Option<usize>,
 }
 
 /// `sentence_bert_config.json`.
@@ -126,6 +139,7 @@ struct AnyConfig {
     model_type: String,
     hidden_size: Option<usize>,
     dim: Option<usize>,
+    vocab_size: Option<usize>,
     max_position_embeddings: Option<usize>,
     pad_token_id: Option<i64>,
 }
@@ -170,7 +184,7 @@ impl ModelFolder {
         {
             return Err(ImportError::ChooseGraph { root: root.to_owned(), reason, graphs });
         }
-        let (model_type, network, hidden, positions) = match (ready_made, known) {
+        let (model_type, network, sizes) = match (ready_made, known) {
             (
                 Some(graph),
                 known @ (Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. })),
@@ -179,7 +193,9 @@ impl ModelFolder {
                 let Some(hidden) = pipeline.hidden.or(any.hidden_size).or(any.dim) else {
                     return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
                 };
-                files.extend(onnx_folder::files(&graph)?);
+                family::check_size(&config, "hidden_size", hidden)?;
+                let contents = onnx_folder::contents(&graph)?;
+                files.extend(contents.files);
                 let counted = family::positions(&any.model_type, any.pad_token_id);
                 let unused = match counted {
                     Some(Positions::AfterPadding(padding)) => usize::try_from(padding).unwrap_or(0) + 1,
@@ -191,16 +207,22 @@ impl ModelFolder {
                     Err(_) => any.max_position_embeddings.map(|rows| rows.saturating_sub(unused)),
                 };
                 let ready_made = ReadyMade { path: graph, positions: counted };
-                (any.model_type, Network::Onnx(ready_made), hidden, positions)
+                let embeddings = contents.embeddings.or(any.vocab_size);
+                (any.model_type, Network::Onnx(ready_made), Sizes { hidden, positions, embeddings })
             }
             (_, Err(error)) => return Err(error),
             (None, Ok((model_type, architecture))) => {
-                let (hidden, positions) = (architecture.hidden(), architecture.positions());
+                let sizes = Sizes {
+                    hidden: architecture.hidden(),
+                    positions: Some(architecture.positions()),
+                    embeddings: Some(architecture.vocabulary()),
+                };
                 files.extend(Weights::files(folder)?);
                 let network = Network::Weights { folder: folder.clone(), architecture };
-                (model_type.to_owned(), network, hidden, Some(positions))
+                (model_type.to_owned(), network, sizes)
             }
         };
+        let Sizes { hidden, positions, embeddings } = sizes;
         if let Some(pooled) = pipeline.hidden.filter(|&pooled| pooled != hidden) {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
             return Err(setting(&config, &found, "equal sizes"));
@@ -208,7 +230,7 @@ impl ModelFolder {
 
         let tokenizer = folder.join("tokenizer.json");
         let hint = "the fast tokenizer's file; save the tokenizer again with transformers' `use_fast=True`";
-        let tokenizer_file: TokenizerFile = json::read(&tokenizer, hint)?;
+        let tokenizer_file: TokenizerFile = json::read_up_to(&tokenizer, hint, MAX_TOKENIZER_BYTES)?;
         files.push(tokenizer.clone());
         let prompts = read_prompts(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
@@ -228,8 +250,19 @@ impl ModelFolder {
         files.sort_unstable();
         files.dedup();
         let root = root.to_owned();
-        let this =
-            Self { root, card, model_type, network, tokenizer, window, hidden, pipeline, prompts, files };
+        let this = Self {
+            root,
+            card,
+            model_type,
+            network,
+            tokenizer,
+            window,
+            hidden,
+            embeddings,
+            pipeline,
+            prompts,
+            files,
+        };
         if let Some(card) = &this.card {
             card.check(&card_path, &this)?;
         }
@@ -264,6 +297,12 @@ impl ModelFolder {
     /// Width of a token's embedding.
     pub fn hidden(&self) -> usize {
         self.hidden
+    }
+
+    /// Number of token ids that have an embedding, from 0 on; `None` where neither the configuration nor the graph
+    /// tells.
+    pub fn embeddings(&self) -> Option<usize> {
+        self.embeddings
     }
 
     /// Length of a vector, after the dense layers.
@@ -335,16 +374,24 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
     Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
 }
 
-/// The prompts by name. A default prompt is refused: sentence-transformers puts it in front of every text, the engine
-/// does not.
+/// The prompts by name. sentence-transformers puts a default prompt before every text; the engine does not, so that only
+/// an empty one, which changes nothing, is accepted.
 fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     let path = root.join("config_sentence_transformers.json");
     let Some(config) = json::read_optional::<LibraryConfig>(&path)? else { return Ok(BTreeMap::new()) };
-    if let Some(name) = config.default_prompt_name {
-        return Err(setting(&path, &format!("default_prompt_name `{name}`"), "it must be null"));
-    }
     let prompts = config.prompts.unwrap_or_default().into_iter();
-    Ok(prompts.map(|(name, text)| (name, text.unwrap_or_default())).collect())
+    let prompts: BTreeMap<_, _> = prompts.map(|(name, text)| (name, text.unwrap_or_default())).collect();
+    let Some(name) = config.default_prompt_name else { return Ok(prompts) };
+    let found = format!("default_prompt_name `{name}`");
+    match prompts.get(&name).map(String::as_str) {
+        Some("") => Ok(prompts),
+        Some(_) => Err(setting(&path, &found, "null, or the name of an empty prompt")),
+        None => Err(setting(
+            &path,
+            &format!("{found}, which `prompts` does not hold"),
+            "one of its names, or null",
+        )),
+    }
 }
 
 /// The window as sentence-transformers finds it: its own setting or, where the folder has none, the card's, else
@@ -355,25 +402,26 @@ fn window(
     stated: Option<usize>,
     positions: Option<usize>,
 ) -> Result<usize, ImportError> {
-    let limit = positions.unwrap_or(usize::MAX);
-    if let Some(window) = stated {
-        return match window.min(limit) {
-            0 => Err(setting(sentence_path, "a window of 0 tokens", "at least 1")),
-            window => Ok(window),
-        };
-    }
-    let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
-    let length = tokenizer.and_then(|config| config.model_max_length);
-    match (length, positions) {
-        (Some(length), Some(positions)) if length >= 1.0 => {
+    let window = match stated {
+        Some(window) => window.min(positions.unwrap_or(usize::MAX)),
+        None => {
+            let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
+            let length = tokenizer.and_then(|config| config.model_max_length);
+            let (Some(length @ 1.0..), Some(positions)) = (length, positions) else {
+                return Err(ImportError::Missing {
+                    path: sentence_path.to_owned(),
+                    hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that \
+                           states `window`"
+                        .to_owned(),
+                });
+            };
             // Saturates: an absent limit is written as 1e30.
-            Ok((length as usize).min(positions))
+            (length as usize).min(positions)
         }
-        _ => Err(ImportError::Missing {
-            path: sentence_path.to_owned(),
-            hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that states \
-                   `window`"
-                .to_owned(),
-        }),
+    };
+    if !(1..=MAX_SIZE).contains(&window) {
+        let expected = format!("a `max_seq_length` from 1 to {MAX_SIZE}");
+        return Err(setting(sentence_path, &format!("a window of {window} tokens"), &expected));
     }
+    Ok(window)
 }

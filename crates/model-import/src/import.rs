@@ -127,7 +127,7 @@ pub enum Stage {
     Writing,
 }
 
-/// Makes sure that the folder holds a graph, and returns it.
+/// Makes sure that the folder holds a graph whose weights are all finite, and returns it.
 ///
 /// Weights are exported to `embedgate.onnx` and `embedgate.onnx.data` beside them, unless an export of exactly
 /// these files is there already. A ready-made graph is inspected and left as it is.
@@ -136,9 +136,15 @@ pub enum Stage {
 /// Any [`ImportError`]; the folder then holds no new file.
 pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<Graph, ImportError> {
     match &folder.network {
-        Network::Onnx(ready_made) => onnx_folder::inspect(ready_made, folder, progress),
+        Network::Onnx(ready_made) => {
+            onnx_folder::check_finite(&ready_made.path)?;
+            onnx_folder::inspect(ready_made, folder, progress)
+        }
         Network::Weights { folder: weights, architecture } => {
-            if let Some(graph) = up_to_date(folder, progress)? {
+            // An export that holds NaN is mended, or explained, by exporting again.
+            if let Some(graph) = up_to_date(folder, progress)?
+                && onnx_folder::check_finite(&graph.path).is_ok()
+            {
                 return Ok(graph);
             }
             let stamp = fingerprint::stamp(folder)?;
@@ -250,7 +256,9 @@ fn sweep(root: &Path) {
     for path in fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let ours = name.starts_with(PREFIX) && name.ends_with(SUFFIX);
+        // Opening anything but a file might wait for ever.
         if ours
+            && path.is_file()
             && let Ok(file) = fs::File::open(&path)
             && file.try_lock().is_ok()
         {

@@ -1,17 +1,22 @@
 //! Reading the folder's JSON files, with errors that name file and line.
 
-use std::{
-    fs,
-    path::{Component, Path, PathBuf},
-};
+use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::ImportError;
+use crate::{
+    ImportError,
+    file::{self, MAX_METADATA_BYTES},
+};
 
-/// Parses a file; a missing one is reported with `hint`.
+/// Parses a file that describes a model; a missing one is reported with `hint`.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, hint: &str) -> Result<T, ImportError> {
-    let bytes = fs::read(path).map_err(ImportError::read(path, hint))?;
+    read_up_to(path, hint, MAX_METADATA_BYTES)
+}
+
+/// Parses a file of up to `max` bytes.
+pub(crate) fn read_up_to<T: DeserializeOwned>(path: &Path, hint: &str, max: u64) -> Result<T, ImportError> {
+    let bytes = file::read(path, hint, max)?;
     serde_json::from_slice(&bytes).map_err(|source| ImportError::Json { path: path.to_owned(), source })
 }
 

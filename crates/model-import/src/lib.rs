@@ -28,9 +28,11 @@
 
 mod card;
 mod dynamic_quantization;
+mod element;
 mod encoder;
 mod error;
 mod family;
+mod file;
 mod fingerprint;
 mod folder;
 mod graph;

@@ -1,12 +1,14 @@
 //! The protobuf messages of an ONNX file, as far as they are written or inspected here.
 //!
 //! Declared by hand from the public `onnx.proto3`, tag for tag, so that building needs no protobuf compiler.
-//! Fields left out are skipped when decoding, in particular `TensorProto.raw_data`: inspecting a graph with
-//! embedded weights copies none of them.
+//! Fields left out are skipped when decoding. Weights inside a file are decoded without a copy: they are slices of the
+//! buffer that the file was decoded from.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use prost::{Enumeration, Message};
+use prost::{Enumeration, Message, bytes::Bytes};
+
+use crate::element::Element;
 
 /// A file.
 #[derive(Clone, PartialEq, Message)]
@@ -37,10 +39,13 @@ impl Model {
             if let Some(node) = nodes.pop() {
                 for attribute in &node.attribute {
                     found.extend(attribute.t.iter().chain(&attribute.tensors));
+                    let sparse = attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors);
+                    found.extend(sparse.flat_map(SparseTensor::parts));
                     graphs.extend(attribute.g.as_deref().into_iter().chain(&attribute.graphs));
                 }
             } else if let Some(graph) = graphs.pop() {
                 found.extend(&graph.initializer);
+                found.extend(graph.sparse_initializer.iter().flat_map(SparseTensor::parts));
                 nodes.extend(&graph.node);
             } else {
                 return found.into_iter();
@@ -98,6 +103,8 @@ pub(crate) struct Graph {
     pub(crate) input: Vec<Value>,
     #[prost(message, repeated, tag = "12")]
     pub(crate) output: Vec<Value>,
+    #[prost(message, repeated, tag = "15")]
+    pub(crate) sparse_initializer: Vec<SparseTensor>,
 }
 
 /// One operator.
@@ -138,6 +145,10 @@ pub(crate) struct Attribute {
     pub(crate) graphs: Vec<Graph>,
     #[prost(enumeration = "AttributeKind", tag = "20")]
     pub(crate) kind: i32,
+    #[prost(message, optional, tag = "22")]
+    pub(crate) sparse_tensor: Option<SparseTensor>,
+    #[prost(message, repeated, tag = "23")]
+    pub(crate) sparse_tensors: Vec<SparseTensor>,
 }
 
 /// Which field of an [`Attribute`] counts.
@@ -188,14 +199,65 @@ pub(crate) struct Tensor {
     pub(crate) data_type: i32,
     #[prost(float, repeated, tag = "4")]
     pub(crate) float_data: Vec<f32>,
+    /// Elements of the smaller types, the 16-bit floats among them, one to a number.
+    #[prost(int32, repeated, tag = "5")]
+    pub(crate) int32_data: Vec<i32>,
     #[prost(int64, repeated, tag = "7")]
     pub(crate) int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     pub(crate) name: String,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub(crate) raw_data: Bytes,
+    #[prost(double, repeated, tag = "10")]
+    pub(crate) double_data: Vec<f64>,
     #[prost(message, repeated, tag = "13")]
     pub(crate) external_data: Vec<Entry>,
     #[prost(enumeration = "DataLocation", tag = "14")]
     pub(crate) data_location: i32,
+}
+
+impl Tensor {
+    /// How its elements are stored, if they are floating-point numbers.
+    pub(crate) fn element(&self) -> Option<Element> {
+        match self.data_type() {
+            ElementType::Float => Some(Element::F32),
+            ElementType::Float16 => Some(Element::F16),
+            ElementType::Bfloat16 => Some(Element::Bf16),
+            ElementType::Double => Some(Element::F64),
+            _ => None,
+        }
+    }
+
+    /// The elements that lie in the graph's own file, little-endian, whichever field holds them.
+    pub(crate) fn inline_bytes(&self) -> Cow<'_, [u8]> {
+        if !self.raw_data.is_empty() {
+            return Cow::Borrowed(&self.raw_data);
+        }
+        let floats = self.float_data.iter().flat_map(|value| value.to_le_bytes());
+        let doubles = self.double_data.iter().flat_map(|value| value.to_le_bytes());
+        let halves = self.int32_data.iter().flat_map(|&bits| (bits as u16).to_le_bytes());
+        Cow::Owned(match self.data_type() {
+            ElementType::Float => floats.collect(),
+            ElementType::Double => doubles.collect(),
+            ElementType::Float16 | ElementType::Bfloat16 => halves.collect(),
+            _ => Vec::new(),
+        })
+    }
+}
+
+/// A constant that is 0 but for some elements.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SparseTensor {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) values: Option<Tensor>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) indices: Option<Tensor>,
+}
+
+impl SparseTensor {
+    fn parts(&self) -> impl Iterator<Item = &Tensor> {
+        self.values.iter().chain(&self.indices)
+    }
 }
 
 /// The element types that graphs of ours hold, and those that ready-made graphs may have for weights, inputs and outputs.

@@ -2,15 +2,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fmt, fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-use prost::Message;
+use memmap2::Mmap;
+use prost::{Message, bytes::Bytes};
 
 use crate::{
     Graph, GraphInput, GraphOutput, ImportError, ModelFolder, OutputKind, Positions, Precision, Progress,
-    dynamic_quantization, fingerprint, import, json, mapped,
+    dynamic_quantization,
+    element::{Element, coordinates},
+    file, fingerprint, import, json, mapped,
     onnx::{DataLocation, ElementType, Entry, Model, Size, Tensor, Value},
 };
 
@@ -72,29 +76,75 @@ pub(crate) fn list(root: &Path) -> Option<String> {
     (!paths.is_empty()).then_some(listed)
 }
 
-/// Decodes a graph; weights inside the file are passed over.
+/// Decodes a graph; weights inside the file stay in its map, which the graph keeps.
 pub(crate) fn read(path: &Path) -> Result<Model, ImportError> {
     let map = mapped::map(path, "expected an ONNX graph")?;
-    Model::decode(&map[..]).map_err(|source| ImportError::OnnxDecode { path: path.to_owned(), source })
+    Model::decode(Bytes::from_owner(map))
+        .map_err(|source| ImportError::OnnxDecode { path: path.to_owned(), source })
 }
 
-/// The graph and the files that it takes weights from.
-pub(crate) fn files(path: &Path) -> Result<BTreeSet<PathBuf>, ImportError> {
-    let mut files = check_external_data(path, &read(path)?)?;
+/// What a model folder needs to know of its graph.
+pub(crate) struct Contents {
+    /// The graph, and the files that it takes weights from.
+    pub(crate) files: BTreeSet<PathBuf>,
+    /// Rows of the word table, where the graph looks ids up in a constant.
+    pub(crate) embeddings: Option<usize>,
+}
+
+/// Looks into a graph, and checks that all its weights are there.
+pub(crate) fn contents(path: &Path) -> Result<Contents, ImportError> {
+    let model = read(path)?;
+    let mut files = check_external_data(path, &model)?;
     files.insert(path.to_owned());
-    Ok(files)
+    Ok(Contents { files, embeddings: model.graph.as_ref().and_then(word_table_rows) })
+}
+
+/// The first dimension of the constant that `input_ids` are looked up in.
+fn word_table_rows(graph: &crate::onnx::Graph) -> Option<usize> {
+    let lookup = graph.node.iter().find(|node| {
+        node.op_type == "Gather" && node.input.get(1).is_some_and(|indices| indices == "input_ids")
+    })?;
+    let table = graph.initializer.iter().find(|tensor| Some(&tensor.name) == lookup.input.first())?;
+    table.dims.first().and_then(|&rows| usize::try_from(rows).ok())
 }
 
 /// Checks that each weight outside the graph is there in full, and returns the files that hold them.
 pub(crate) fn check_external_data(path: &Path, model: &Model) -> Result<BTreeSet<PathBuf>, ImportError> {
-    let mut files = BTreeSet::new();
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut files = BTreeMap::new();
     for tensor in model.constants() {
+        let Some(External { data, bytes }) = External::of(tensor, path)? else { continue };
+        let found = match files.get(&data) {
+            Some(&size) => Some(size),
+            None => match file::open(&data, "") {
+                Ok(file) => Some(file.metadata().map_err(ImportError::read(&data, ""))?.len()),
+                Err(ImportError::Missing { .. }) => None,
+                Err(error) => return Err(error),
+            },
+        };
+        match found {
+            Some(size) if size >= bytes.end => files.insert(data, size),
+            _ => {
+                let (path, tensor, needed) = (path.to_owned(), tensor.name.clone(), bytes.end);
+                return Err(ImportError::ExternalData { path, tensor, data, needed, found });
+            }
+        };
+    }
+    Ok(files.into_keys().collect())
+}
+
+/// Where a tensor lies that is not in the graph's own file.
+struct External {
+    data: PathBuf,
+    bytes: Range<u64>,
+}
+
+impl External {
+    fn of(tensor: &Tensor, graph: &Path) -> Result<Option<Self>, ImportError> {
         if tensor.data_location() != DataLocation::External {
-            continue;
+            return Ok(None);
         }
         let unusable = |what: &str| ImportError::Onnx {
-            path: path.to_owned(),
+            path: graph.to_owned(),
             reason: format!("tensor `{}` {what}", tensor.name),
         };
         let location = Entry::find(&tensor.external_data, "location")
@@ -104,21 +154,55 @@ pub(crate) fn check_external_data(path: &Path, model: &Model) -> Result<BTreeSet
             Some(Ok(number)) => Ok(Some(number)),
             Some(Err(_)) => Err(unusable(&format!("has an unreadable {key} in its external data"))),
         };
-        let end = number("offset")?.unwrap_or(0).checked_add(number("length")?.unwrap_or(0));
-        let needed = end.ok_or_else(|| unusable("ends beyond any file"))?;
-        let data = json::inside(folder, location, path)?;
-        let found = match fs::metadata(&data) {
-            Ok(metadata) => Some(metadata.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(source) => return Err(ImportError::Read { path: data, source }),
-        };
-        if found.is_none_or(|found| found < needed) {
-            let (path, tensor) = (path.to_owned(), tensor.name.clone());
-            return Err(ImportError::ExternalData { path, tensor, data, needed, found });
-        }
-        files.insert(data);
+        let start = number("offset")?.unwrap_or(0);
+        let length = number("length")?.unwrap_or_else(|| {
+            elements(tensor).saturating_mul(tensor.element().map_or(0, Element::size) as u64)
+        });
+        let end = start.checked_add(length).ok_or_else(|| unusable("ends beyond any file"))?;
+        let data = json::inside(graph.parent().unwrap_or(Path::new("")), location, graph)?;
+        Ok(Some(Self { data, bytes: start..end }))
     }
-    Ok(files)
+}
+
+/// Checks that no weight of a graph is NaN or infinite. −∞ is no weight where it stands among zeros only: such a
+/// tensor is a mask that is added to attention scores.
+pub(crate) fn check_finite(path: &Path) -> Result<(), ImportError> {
+    let model = read(path)?;
+    let mut maps: BTreeMap<PathBuf, Mmap> = BTreeMap::new();
+    for tensor in model.constants() {
+        let Some(element) = tensor.element() else { continue };
+        let (holder, found) = match External::of(tensor, path)? {
+            None => (path.to_owned(), not_finite(element, &tensor.inline_bytes())),
+            Some(External { data, bytes }) => {
+                if !maps.contains_key(&data) {
+                    maps.insert(data.clone(), mapped::map(&data, "it holds weights")?);
+                }
+                // That the file is long enough was checked when the folder was opened.
+                let bytes = maps[&data].get(bytes.start as usize..bytes.end as usize).unwrap_or_default();
+                (data, not_finite(element, bytes))
+            }
+        };
+        if let Some((index, value)) = found {
+            let shape: Vec<usize> =
+                tensor.dims.iter().map(|&size| usize::try_from(size).unwrap_or(0)).collect();
+            let (tensor, index) = (tensor.name.clone(), coordinates(&shape, index));
+            return Err(ImportError::NotFinite { path: holder, tensor, index, value });
+        }
+    }
+    Ok(())
+}
+
+/// The first NaN or infinity that no mask would hold.
+fn not_finite(element: Element, bytes: &[u8]) -> Option<(usize, f64)> {
+    let first = element.first_not_finite(bytes)?;
+    let is_mask = (0..bytes.len() / element.size())
+        .all(|index| matches!(element.value(bytes, index), 0.0 | f64::NEG_INFINITY));
+    (!is_mask).then(|| (first, element.value(bytes, first)))
+}
+
+/// Number of a tensor's elements.
+fn elements(tensor: &Tensor) -> u64 {
+    tensor.dims.iter().map(|&size| u64::try_from(size).unwrap_or(0)).fold(1, u64::saturating_mul)
 }
 
 /// Describes a ready-made graph for a folder that has been read.
@@ -195,13 +279,12 @@ fn input(value: &Value, positions: Option<Positions>) -> Result<GraphInput, Stri
 
 /// The type in which most weights are stored, by number of elements.
 fn precision(weights: &[Tensor]) -> Precision {
-    let mut elements: BTreeMap<i32, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<i32, u64> = BTreeMap::new();
     for tensor in weights.iter().filter(|tensor| tensor.data_type() != ElementType::Int64) {
-        let sizes = tensor.dims.iter().map(|&dim| u64::try_from(dim).unwrap_or(0));
-        let most = elements.entry(tensor.data_type).or_default();
-        *most = most.saturating_add(sizes.fold(1, u64::saturating_mul));
+        let most = counts.entry(tensor.data_type).or_default();
+        *most = most.saturating_add(elements(tensor));
     }
-    let most = elements.into_iter().max_by_key(|&(_, count)| count);
+    let most = counts.into_iter().max_by_key(|&(_, count)| count);
     match most.and_then(|(kind, _)| ElementType::try_from(kind).ok()) {
         Some(ElementType::Float) => Precision::Fp32,
         Some(ElementType::Float16) => Precision::Fp16,

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Card, ImportError, json, safetensors::Weights};
+use crate::{Card, ImportError, family::check_size, json, safetensors::Weights};
 
 /// How the token embeddings of a text become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,6 +271,8 @@ fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
         }
     };
     let (inputs, outputs) = (config.in_features, config.out_features);
+    check_size(path, "in_features", inputs)?;
+    check_size(path, "out_features", outputs)?;
     let weights = Weights::open(folder, &[])?;
     let weight = weights.tensor("linear.weight", &[outputs, inputs])?;
     let bias = if config.bias { Some(weights.tensor("linear.bias", &[outputs])?) } else { None };

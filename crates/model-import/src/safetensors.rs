@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    io,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -15,7 +16,11 @@ use safetensors::{
 };
 use serde::Deserialize;
 
-use crate::{ImportError, json, mapped};
+use crate::{
+    ImportError,
+    element::{Element, coordinates},
+    file, json, mapped,
+};
 
 /// The one-file name.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
@@ -61,7 +66,7 @@ struct Index {
 
 impl Weights {
     /// The files that hold the weights in `folder`: one, or else an index and its shards, as transformers looks for
-    /// them. All of them are there.
+    /// them. All of them are there and can be opened.
     pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
         let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
         let mut files = Vec::new();
@@ -76,13 +81,15 @@ impl Weights {
         } else {
             files.push(whole);
         }
-        let Some(missing) = files.iter().find(|file| !file.is_file()) else { return Ok(files) };
         let hint = if folder.join("pytorch_model.bin").exists() {
             "the weights are in PyTorch's pickle format; save the model again with `safe_serialization=True`"
         } else {
             "it holds the weights"
         };
-        Err(ImportError::Missing { path: missing.clone(), hint: hint.to_owned() })
+        for path in &files {
+            file::open(path, hint)?;
+        }
+        Ok(files)
     }
 
     /// Opens the weights in `folder`. A name is found with any of `prefixes` before it, or none.
@@ -116,7 +123,7 @@ impl Weights {
         self.shards.iter().map(|shard| shard.map.len() as u64).sum()
     }
 
-    /// Hands a tensor's values to `sink` in order, in pieces.
+    /// Hands a tensor's values, once all have been found finite, to `sink` in order, in pieces.
     pub(crate) fn stream(
         &self,
         tensor: &str,
@@ -124,12 +131,45 @@ impl Weights {
         sink: &mut dyn FnMut(&[f32]) -> Result<(), ImportError>,
     ) -> Result<(), ImportError> {
         let stored = self.find(tensor, expected)?;
-        let bytes = &self.shards[stored.shard].map[stored.bytes];
+        let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];
+        self.check_finite(tensor, expected, &stored, bytes)?;
         match stored.element {
+            Element::F64 => convert(bytes, |bytes| f64::from_le_bytes(bytes) as f32, sink),
             Element::F32 => convert(bytes, f32::from_le_bytes, sink),
             Element::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32(), sink),
             Element::Bf16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32(), sink),
         }
+    }
+
+    /// Refuses a tensor that holds NaN or an infinity among its `bytes`.
+    fn check_finite(
+        &self,
+        tensor: &str,
+        shape: &[usize],
+        stored: &Stored,
+        bytes: &[u8],
+    ) -> Result<(), ImportError> {
+        let Some(index) = stored.element.first_not_finite(bytes) else { return Ok(()) };
+        Err(ImportError::NotFinite {
+            path: self.shards[stored.shard].path.clone(),
+            tensor: self.names.get(tensor).map_or(tensor, |(_, name)| name).to_owned(),
+            index: coordinates(shape, index),
+            value: stored.element.value(bytes, index),
+        })
+    }
+
+    /// Finds a tensor whose rows will be read one by one, and checks all its values. The check reads through a map of
+    /// its own, so that the pages it touches do not stay resident.
+    pub(crate) fn find_rows(&self, tensor: &str, expected: &[usize]) -> Result<Stored, ImportError> {
+        let stored = self.find(tensor, expected)?;
+        let path = &self.shards[stored.shard].path;
+        let map = mapped::map(path, "it holds weights")?;
+        let Some(bytes) = map.get(stored.bytes.clone()) else {
+            let source = io::ErrorKind::UnexpectedEof.into();
+            return Err(ImportError::Read { path: path.clone(), source });
+        };
+        self.check_finite(tensor, expected, &stored, bytes)?;
+        Ok(stored)
     }
 
     /// Where a tensor lies, once its shape and type have been checked.
@@ -160,12 +200,15 @@ impl Weights {
         Ok(Stored { shard: *index, bytes, element })
     }
 
-    /// A whole tensor, row-major: as it lies in the file where that is possible.
+    /// A whole tensor, row-major, all of it finite: as it lies in the file where that is possible.
     pub(crate) fn view(&self, tensor: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, ImportError> {
         let stored = self.find(tensor, expected)?;
-        let bytes = &self.shards[stored.shard].map[stored.bytes];
+        let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];
         match (stored.element, bytemuck::try_cast_slice(bytes)) {
-            (Element::F32, Ok(values)) if cfg!(target_endian = "little") => Ok(Cow::Borrowed(values)),
+            (Element::F32, Ok(values)) if cfg!(target_endian = "little") => {
+                self.check_finite(tensor, expected, &stored, bytes)?;
+                Ok(Cow::Borrowed(values))
+            }
             _ => self.tensor(tensor, expected).map(Cow::Owned),
         }
     }
@@ -190,6 +233,7 @@ impl Weights {
         let size = out.len() * stored.element.size();
         let bytes = &bytes[row * size..(row + 1) * size];
         match stored.element {
+            Element::F64 => decode(bytes, out, |bytes| f64::from_le_bytes(bytes) as f32),
             Element::F32 => decode(bytes, out, f32::from_le_bytes),
             Element::F16 => decode(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
             Element::Bf16 => decode(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
@@ -204,24 +248,6 @@ impl Weights {
             Ok(())
         })?;
         Ok(values)
-    }
-}
-
-/// What a tensor's elements are stored in.
-#[derive(Debug, Clone, Copy)]
-enum Element {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Element {
-    /// Bytes of one.
-    fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
     }
 }
 

@@ -298,6 +298,7 @@ impl<'text> Reader<'text> {
             workers: self.take(table, "workers"),
             overlong: self.take(table, "overlong"),
             token_ids: self.take(table, "token_ids"),
+            strip_whitespace: self.take(table, "strip_whitespace"),
             matryoshka: self.take(table, "matryoshka").map(|sizes| vec![List(sizes)]),
             batch_tokens: self.take(table, "batch_tokens"),
             batch_inputs: self.take(table, "batch_inputs"),

@@ -310,6 +310,7 @@ impl<'a> Merge<'a> {
             workers: pick!(self, table, flags, file, builtin, workers),
             overlong: pick!(self, table, flags, file, builtin, overlong),
             token_ids: pick!(self, table, flags, file, builtin, token_ids),
+            strip_whitespace: pick!(self, table, flags, file, builtin, strip_whitespace),
             matryoshka: ascending(&self.pick(
                 key("matryoshka"),
                 sizes,

@@ -215,6 +215,8 @@ pub struct ModelConfig {
     pub overlong: Overlong,
     /// What token ids in a request mean.
     pub token_ids: TokenIds,
+    /// Whether white space is removed from both ends of every text.
+    pub strip_whitespace: bool,
     /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
     pub matryoshka: Vec<usize>,
     /// Tokens of one batch, padding included; a longer text runs alone. Without it, what suits the kernels.
@@ -330,6 +332,7 @@ impl ModelConfig {
             workers: 1,
             overlong: Overlong::Truncate,
             token_ids: TokenIds::Cl100kBase,
+            strip_whitespace: false,
             matryoshka: Vec::new(),
             batch_tokens: None,
             batch_inputs: 256,

@@ -392,6 +392,21 @@ pub struct ModelSettings {
     )]
     pub token_ids: Option<TokenIds>,
 
+    /// `true` removes white space from both ends of every text, as sentence-transformers did before release 5.4: for an
+    /// index that was built so. Only tokenizers that keep white space, byte-level BPE and sentencepiece, give other
+    /// vectors.
+    #[arg(
+        long,
+        env = "EMBEDGATE_STRIP_WHITESPACE",
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_short_help = true,
+        hide_possible_values = true
+    )]
+    pub strip_whitespace: Option<bool>,
+
     /// A size to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka); may be repeated
     /// (variable: separated by commas).
     #[arg(long, env = "EMBEDGATE_MATRYOSHKA", value_name = "SIZE", hide_short_help = true)]

@@ -331,6 +331,18 @@ impl Value for Duration {
     bounded!(|_| MAX_TIME);
 }
 
+impl Value for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        value.as_bool()
+    }
+
+    fn to_toml(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Value for usize {
     const EXPECTED: &'static str = "a whole number";
 

@@ -22,7 +22,7 @@ use std::{
 use bert_cpu::Isa;
 use inference::{
     Activation, CacheConfig, CacheTier, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText,
-    Head, Observer, Pooling, StartError, Tokenizer, fused_encoders,
+    Head, Observer, Pooling, StartError, Tokenizer, TokenizerOptions, fused_encoders,
 };
 use model_import::{
     Card, DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, PoolingMode, Precision,
@@ -150,6 +150,9 @@ pub enum ModelFault {
     /// The engine does not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The engine starts, but embeds nothing.
+    #[error("it cannot embed a short text: weights or configuration are not those of a working model")]
+    Probe(#[source] Box<GoldenError>),
     /// The engine does not reproduce the card's vectors.
     #[error("the golden check of its card failed; look closer with `embedgate model verify {}`", path.display())]
     Golden {
@@ -219,6 +222,7 @@ fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<
     let folder = folder.map_err(ModelFault::Folder)?;
     let attempt = |choice: Choice| {
         let served = start(model, &folder, choice, common, Arc::new(metrics.model(Some(&model.id))))?;
+        served.engine.probe().map_err(|source| ModelFault::Probe(Box::new(source)))?;
         let checked = folder.card().map_or(Ok(()), |card| check_golden(&served, card));
         let missed = |source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) };
         checked.map(|()| served).map_err(missed)
@@ -270,17 +274,12 @@ pub(crate) fn start(
     let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
     // Both take about as long, and neither needs the other.
     let (encoders, tokenizer) = thread::scope(|scope| {
-        let tokenizer = scope.spawn(|| Tokenizer::load(folder.tokenizer()));
+        let tokenizer = scope.spawn(|| tokenizer(model, folder));
         let encoders = encoders(model, folder, choice.kernels, &common.runtime);
         (encoders, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders?;
-    let (provider, kernels) = (model.provider, choice.kernels);
-    let mut computed = format!("{fingerprint} on {provider} in {} by {kernels}", precision.name());
-    if per_text {
-        // A shared cache may hold vectors of an earlier version, which ran such graphs in batches.
-        computed += " per text";
-    }
+    let computed = cache_fingerprint(&fingerprint, model, precision, choice.kernels, per_text);
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: tokenizer?,
@@ -314,6 +313,41 @@ pub(crate) fn start(
         choice,
         load_time: started.elapsed(),
     })
+}
+
+/// Names everything that decides a cached vector but its ids. Servers that share a cache and differ in any of it must
+/// not share vectors.
+fn cache_fingerprint(
+    files: &str,
+    model: &ModelConfig,
+    precision: Precision,
+    kernels: Kernels,
+    per_text: bool,
+) -> String {
+    let (provider, precision) = (model.provider, precision.name());
+    // A shared cache may hold vectors of an earlier version, which ran such graphs in batches.
+    let alone = if per_text { " per text" } else { "" };
+    let stripped = if model.strip_whitespace { " of stripped texts" } else { "" };
+    format!("{files} on {provider} in {precision} by {kernels}{alone}{stripped}")
+}
+
+/// The folder's tokenizer, as the settings want it.
+pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, StartError> {
+    let options =
+        TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.embeddings() };
+    let tokenizer = Tokenizer::load_with(folder.tokenizer(), options)?;
+    if let Some((id, token)) = tokenizer.without_embedding().first_key_value() {
+        let (model, tokens) = (&model.id, tokenizer.without_embedding().len());
+        tracing::warn!(
+            model,
+            tokens,
+            id,
+            token,
+            "the tokenizer has added tokens for which the model has no embedding, such as this one: texts that hold one \
+             are refused with 400"
+        );
+    }
+    Ok(tokenizer)
 }
 
 /// What computes a model's vectors, and how it is to be driven.
@@ -426,6 +460,15 @@ fn modified(folder: &ModelFolder) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_that_read_texts_differently_share_no_cached_vector() {
+        let keeping = ModelConfig::builtin("a".to_owned(), PathBuf::new(), 1);
+        let stripping = ModelConfig { strip_whitespace: true, ..keeping.clone() };
+        let of = |model| cache_fingerprint("files", model, Precision::Fp32, Kernels::OnnxRuntime, false);
+        assert_eq!(of(&keeping), "files on cpu in fp32 by onnxruntime", "as earlier releases have it");
+        assert_ne!(of(&stripping), of(&keeping));
+    }
 
     #[test]
     fn only_texts_that_the_window_holds_prove_anything() {

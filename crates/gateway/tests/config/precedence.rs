@@ -66,6 +66,7 @@ const KEYS: &[(&str, &str, &str, [&str; 3])] = &[
     ("models", "workers", "workers", ["7", "8", "9"]),
     ("models", "overlong", "overlong", ["\"average\"", "\"error\"", "\"average\""]),
     ("models", "token_ids", "token_ids", ["\"o200k_base\"", "\"native\"", "\"reject\""]),
+    ("models", "strip_whitespace", "strip_whitespace", ["true", "false", "true"]),
     ("models", "matryoshka", "matryoshka", ["[1]", "[2]", "[3]"]),
     ("models", "batch_tokens", "batch_tokens", ["5001", "5002", "5003"]),
     ("models", "batch_inputs", "batch_inputs", ["21", "22", "23"]),
@@ -131,6 +132,16 @@ fn assert_precedence(masks: &[u8]) {
         });
         assert!(found.is_some(), "{name} should be {value} by {source} in\n{printed}");
     }
+}
+
+#[test]
+fn strip_whitespace_as_a_flag_needs_no_value() {
+    let folder = folder("[[models]]\npath = \"m/a\"\nstrip_whitespace = false\n");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_embedgate"));
+    program.args(["check-config", "--strip-whitespace"]).env_clear().current_dir(folder.path());
+    let printed = String::from_utf8(program.output().unwrap().stdout).unwrap();
+    let line = printed.lines().find(|line| line.starts_with("strip_whitespace = ")).unwrap();
+    assert!(line.starts_with("strip_whitespace = true") && line.contains("# flag"), "{line}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use gateway::{
     config::{ApiKey, Config, ModelConfig},
     run_with,
 };
-use inference::{Engine, EngineConfig, Tokenizer};
+use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -26,9 +26,13 @@ use crate::{
 /// The window of the models.
 pub(crate) const WINDOW: usize = 64;
 
+/// Number of ids that its models have embeddings for: all of its tokenizer.
+pub(crate) const EMBEDDINGS: usize = 600;
+
 /// A server to be started.
 pub(crate) struct Builder {
     config: Config,
+    tokenizer: PathBuf,
     hub_id: Option<String>,
     normalize: bool,
     prompts: BTreeMap<String, String>,
@@ -55,7 +59,20 @@ impl TestApp {
         config.default_model = "tiny".to_owned();
         config.aliases = BTreeMap::from([("m".to_owned(), "tiny".to_owned())]);
         config.server.drain_timeout = Duration::from_secs(10);
-        Builder { config, hub_id: None, normalize: true, prompts: BTreeMap::new(), gate: None, ops: None }
+        let tokenizer = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../model-import/tests/tiny-models/bert-mean/tokenizer.json"
+        )
+        .into();
+        Builder {
+            config,
+            tokenizer,
+            hub_id: None,
+            normalize: true,
+            prompts: BTreeMap::new(),
+            gate: None,
+            ops: None,
+        }
     }
 
     /// [`TestApp::builder`] without any wish.
@@ -146,6 +163,12 @@ impl Builder {
         self.config(|config| change(&mut config.models[0]))
     }
 
+    /// Reads texts with another tokenizer.
+    pub(crate) fn tokenizer(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.tokenizer);
+        self
+    }
+
     pub(crate) fn alias(self, name: &str) -> Self {
         self.config(|config| drop(config.aliases.insert(name.to_owned(), "tiny".to_owned())))
     }
@@ -199,7 +222,7 @@ impl Builder {
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
         let (shutdown, ended) = oneshot::channel::<()>();
-        let Self { config, hub_id, normalize, prompts, gate, ops } = self;
+        let Self { config, tokenizer, hub_id, normalize, prompts, gate, ops } = self;
         let (settings, hand) = (config.clone(), Arc::clone(&control));
         let serve = async move {
             let ended = async { drop(ended.await) };
@@ -209,7 +232,7 @@ impl Builder {
                 let models = settings.models.iter().map(|model| Served {
                     hub_id: hub_id.clone(),
                     prompts: prompts.clone(),
-                    ..served(model, normalize, &hand, metrics)
+                    ..served(model, normalize, &tokenizer, &hand, metrics)
                 });
                 Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
             };
@@ -223,16 +246,14 @@ impl Builder {
 fn served(
     model: &ModelConfig,
     normalize: bool,
+    tokenizer: &Path,
     control: &Arc<Control>,
     metrics: &gateway::metrics::Metrics,
 ) -> Served {
+    let options = TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: Some(EMBEDDINGS) };
     let config = EngineConfig {
         name: model.id.clone(),
-        tokenizer: Tokenizer::load(std::path::Path::new(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../model-import/tests/tiny-models/bert-mean/tokenizer.json"
-        )))
-        .unwrap(),
+        tokenizer: Tokenizer::load_with(tokenizer, options).unwrap(),
         window: WINDOW,
         dimensions: DIMENSIONS,
         normalize,

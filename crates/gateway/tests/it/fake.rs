@@ -34,6 +34,8 @@ struct State {
 pub(crate) enum Misfortune {
     Panic,
     Fail(EncodeError),
+    /// The first text's vector holds NaN.
+    NotFinite,
 }
 
 impl Control {
@@ -100,14 +102,18 @@ impl Encoder for Fake {
         _: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
-        match self.0.pass() {
+        let misfortune = self.0.pass();
+        match misfortune {
             Some(Misfortune::Panic) => panic!("as the test asked"),
             Some(Misfortune::Fail(error)) => return Err(error),
-            None => {}
+            Some(Misfortune::NotFinite) | None => {}
         }
         self.0.encoded.fetch_add(batch.len(), Ordering::SeqCst);
         for (ids, row) in batch.sequences().zip(out.chunks_exact_mut(DIMENSIONS)) {
             fill(ids, row);
+        }
+        if matches!(misfortune, Some(Misfortune::NotFinite)) {
+            out[0] = f32::NAN;
         }
         Ok(())
     }

@@ -121,13 +121,27 @@ fn a_failing_batch_shows_no_internals_and_only_permanent_faults_forbid_a_retry()
     let app = TestApp::start();
     for (error, should_retry) in [
         (EncodeError::Other("secret detail".to_owned()), None),
-        (EncodeError::NotFinite, Some("false")),
         (EncodeError::Shape { found: vec![1], expected: vec![2] }, Some("false")),
     ] {
         app.control.next(Misfortune::Fail(error));
         let reply = app.post(body("unlucky"));
         assert_eq!((reply.status, reply.header("x-should-retry")), (500, should_retry));
         assert_eq!(reply.message(), "The server had an error while processing your request");
+    }
+    assert_eq!(app.post(body("lucky")).status, 200);
+}
+
+/// It would be NaN again, so no SDK must be made to repeat it.
+#[test]
+fn a_text_without_finite_vector_is_a_400_that_names_it() {
+    let app = TestApp::start();
+    for (input, place) in [(r#""unlucky""#, "input"), (r#"["unlucky"]"#, "input[0]")] {
+        app.control.next(Misfortune::NotFinite);
+        let reply = app.post(format!(r#"{{"model":"m","input":{input}}}"#));
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        let expected =
+            format!("Invalid '{place}': the model `tiny` computes no finite vector for this text.");
+        assert_eq!(reply.message(), expected);
     }
     assert_eq!(app.post(body("lucky")).status, 200);
 }

@@ -3,7 +3,7 @@
 use gateway::config::TokenIds;
 use serde_json::json;
 
-use crate::app::TestApp;
+use crate::app::{EMBEDDINGS, TestApp};
 
 fn app(token_ids: TokenIds) -> TestApp {
     TestApp::builder().model(|model| model.token_ids = token_ids).start()
@@ -85,4 +85,54 @@ fn more_ids_than_a_request_may_have_tokens_are_refused() {
     let refused = reply(101);
     assert_eq!(refused.status, 400);
     assert_eq!(refused.message(), "Invalid 'input': maximum request size is 100 tokens per request.");
+}
+
+/// A server whose tokenizer was changed.
+fn app_with(change: impl FnOnce(&mut serde_json::Value)) -> TestApp {
+    let path =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../model-import/tests/tiny-models/bert-mean/tokenizer.json");
+    let mut json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    change(&mut json);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json.to_string()).unwrap();
+    TestApp::builder().tokenizer(file.path()).start()
+}
+
+/// Gemma's tokenizer knows `<image_soft_token>`, and its text models have no row for it.
+#[test]
+fn a_text_with_a_token_that_has_no_embedding_is_a_400_that_names_it() {
+    let app = app_with(|json| {
+        json["added_tokens"].as_array_mut().unwrap().push(json!({
+            "id": EMBEDDINGS, "content": "<image_soft_token>", "special": true,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        }));
+    });
+    for (input, place) in [
+        (json!("an <image_soft_token>"), "input"),
+        (json!(["fine", "fine", "<image_soft_token> a"]), "input[2]"),
+    ] {
+        let reply = app.post(json!({"model": "m", "input": input}).to_string());
+        assert_eq!((reply.status, reply.header("retry-after")), (400, None), "{}", reply.text());
+        let expected = format!(
+            "Invalid '{place}': the model `tiny` has no embedding for the token `<image_soft_token>` (id 600) in this \
+             text."
+        );
+        assert_eq!(reply.message(), expected);
+    }
+    assert_eq!(app.embed(&json!(["fine"])).len(), 1);
+}
+
+/// A tokenizer without a token for what it does not know fails on some texts.
+#[test]
+fn a_text_that_the_tokenizer_cannot_read_is_a_400_that_names_it() {
+    let app = app_with(|json| json["model"]["unk_token"] = json!("[ABSENT]"));
+    let reply = app.post(json!({"model": "m", "input": ["a", "東"]}).to_string());
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    let message = reply.message();
+    assert!(
+        message.starts_with("Invalid 'input[1]': the tokenizer of the model `tiny` cannot read this text: "),
+        "{message}"
+    );
+    assert!(!message.contains('東'), "{message}");
+    assert_eq!(app.embed(&json!(["a"])).len(), 1);
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use inference::Tokenizer;
+use inference::{StartError, Tokenizer, TokenizerOptions};
 use proptest::prelude::*;
 
 use crate::texts::for_texts;
@@ -38,9 +38,7 @@ impl Pair {
     fn encode(&self, text: &str) -> (Vec<u32>, Vec<u32>) {
         let mut ours = Vec::new();
         self.ours.frame(&self.ours.encode(text).unwrap(), &mut ours);
-        // What our tokenizer strips, sentence-transformers strips before the library sees it.
-        let stripped = text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c));
-        (ours, self.released.encode(stripped, true).unwrap().get_ids().to_vec())
+        (ours, self.released.encode(text, true).unwrap().get_ids().to_vec())
     }
 
     #[track_caller]
@@ -71,10 +69,6 @@ fn every_family_has_the_reference_ids() {
         let texts = reference["texts"].as_array().unwrap();
         for (text, expected) in texts.iter().zip(reference["token_ids"].as_array().unwrap()) {
             let text = text.as_str().unwrap();
-            if text.trim() != text {
-                // The reference ids are of the raw text, but sentence-transformers strips it first.
-                continue;
-            }
             let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
             let content = pair.ours.encode(text).unwrap();
             let room = content.len().min(window - pair.ours.specials());
@@ -84,7 +78,85 @@ fn every_family_has_the_reference_ids() {
             texts_checked += 1;
         }
     }
-    assert!(texts_checked >= 80);
+    assert!(texts_checked >= 100);
+}
+
+#[test]
+fn with_the_setting_white_space_at_the_ends_is_stripped() {
+    let options = TokenizerOptions { strip_whitespace: true, ..TokenizerOptions::default() };
+    for (name, pair, _) in references() {
+        let path = crate::tiny_model(&name).join("tokenizer.json");
+        let stripping = Tokenizer::load_with(&path, options).unwrap();
+        for text in ["  text\n", "\u{1c}\u{3000} a  b\t", " \n ", "", "text"] {
+            let trimmed = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{1c}');
+            assert_eq!(stripping.encode(text), pair.ours.encode(trimmed), "{name}: {text:?}");
+        }
+        let keeps = [
+            "modernbert-mean",
+            "mpnet-mean",
+            "qwen3-last",
+            "roberta-mean",
+            "xlm-roberta-mean",
+            "albert-mean",
+        ];
+        let differs = pair.ours.encode("  text\n") != pair.ours.encode("text");
+        assert_eq!(differs, keeps.contains(&name.as_str()), "{name}");
+    }
+}
+
+/// A copy of a tokenizer, changed.
+fn changed(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> tempfile::NamedTempFile {
+    let path = crate::tiny_model(name).join("tokenizer.json");
+    let mut json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    change(&mut json);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), json.to_string()).unwrap();
+    file
+}
+
+fn add_token(tokenizer: &mut serde_json::Value, id: u32, content: &str) {
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+        "id": id, "content": content, "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+    }));
+}
+
+#[test]
+fn an_added_token_without_embedding_is_known_and_one_of_the_vocabulary_is_refused() {
+    for (name, rows) in [("bert-mean", 600), ("roberta-mean", 700), ("xlm-roberta-mean", 600)] {
+        let load = |file: &tempfile::NamedTempFile, rows| {
+            let options = TokenizerOptions { embeddings: Some(rows), ..TokenizerOptions::default() };
+            Tokenizer::load_with(file.path(), options)
+        };
+        let plain = changed(name, |_| {});
+        assert!(load(&plain, rows).unwrap().without_embedding().is_empty(), "{name}");
+        let added = changed(name, |json| add_token(json, rows as u32, "<image_soft_token>"));
+        let tokenizer = load(&added, rows).unwrap();
+        let expected = [(rows as u32, "<image_soft_token>".to_owned())];
+        assert!(tokenizer.without_embedding().clone().into_iter().eq(expected), "{name}");
+        assert!(tokenizer.encode("a <image_soft_token>").unwrap().contains(&(rows as u32)), "{name}");
+        assert!(!tokenizer.knows(rows as u32) && tokenizer.knows(5), "{name}");
+        for fewer in [1, rows - 1] {
+            let error = load(&plain, fewer).err().unwrap();
+            assert!(matches!(error, StartError::Tokenizer { .. }), "{error:?}");
+            let expected = format!(
+                "ids up to {}, but the model has embeddings for ids up to {} only",
+                rows - 1,
+                fewer - 1
+            );
+            assert!(error.to_string().contains(&expected), "{name}: {error}");
+        }
+    }
+    // Around every text it puts a token that is an added one.
+    let framed = changed("bert-mean", |json| {
+        add_token(json, 600, "[NEW]");
+        let template = json["post_processor"].to_string().replace("[CLS]", "[NEW]");
+        json["post_processor"] = serde_json::from_str(&template).unwrap();
+        json["post_processor"]["special_tokens"]["[NEW]"]["ids"] = serde_json::json!([600]);
+    });
+    let options = TokenizerOptions { embeddings: Some(600), ..TokenizerOptions::default() };
+    let error = Tokenizer::load_with(framed.path(), options).err().unwrap().to_string();
+    assert!(error.contains("token id 600 around every text"), "{error}");
 }
 
 /// Compares both libraries on `count` generated texts for each of `pairs`, and tells how much that was.

@@ -12,6 +12,10 @@ use serde::Deserialize;
 
 use crate::{ImportError, graph::GraphBuilder, json, safetensors::Weights};
 
+/// Largest number of anything in a `config.json`: far above any known encoder, and low enough that no product of two
+/// such numbers overflows.
+pub(crate) const MAX_SIZE: usize = 1 << 20;
+
 /// An exporter: the `model_type` of the `config.json` it reads, and how.
 struct Family {
     model_type: &'static str,
@@ -32,6 +36,9 @@ pub(crate) trait Architecture: fmt::Debug + Send + Sync {
 
     /// The most tokens that a sequence may have.
     fn positions(&self) -> usize;
+
+    /// Rows of the word table.
+    fn vocabulary(&self) -> usize;
 
     /// What may stand before the tensors' names, depending on the class the model was saved as.
     fn prefixes(&self) -> &'static [&'static str];
@@ -81,6 +88,14 @@ pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positi
         return Some(Positions::FromZero);
     }
     padding.filter(|&padding| padding >= 0).map(Positions::AfterPadding)
+}
+
+/// Refuses a size that cannot be computed with.
+pub(crate) fn check_size(config: &Path, name: &str, size: usize) -> Result<(), ImportError> {
+    if (1..=MAX_SIZE).contains(&size) {
+        return Ok(());
+    }
+    Err(refuse(config, format!("{name} = {size}"), format!("1 to {MAX_SIZE}")))
 }
 
 /// Refuses a setting of `config.json`.

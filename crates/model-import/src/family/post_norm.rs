@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use super::{Architecture, refuse};
+use super::{Architecture, check_size, refuse};
 use crate::{
     ImportError,
     graph::GraphBuilder,
@@ -104,19 +104,32 @@ pub(crate) struct PostNorm {
 }
 
 impl PostNorm {
-    /// Itself, if its sizes make sense together.
+    /// Itself, if its numbers can be computed with.
     pub(super) fn checked(self, config: &Path) -> Result<Self, ImportError> {
-        if self.heads == 0 || self.hidden == 0 || !self.hidden.is_multiple_of(self.heads) {
+        for (name, size) in [
+            ("the hidden size", self.hidden),
+            ("the number of attention heads", self.heads),
+            ("the number of layers", self.layers),
+            ("the intermediate size", self.intermediate),
+            ("vocab_size", self.vocabulary),
+            ("max_position_embeddings", self.position_rows),
+            ("type_vocab_size", self.segments.unwrap_or(1)),
+        ] {
+            check_size(config, name, size)?;
+        }
+        if !self.hidden.is_multiple_of(self.heads) {
             let setting = format!("{} attention heads over a width of {}", self.heads, self.hidden);
             return Err(refuse(config, setting, "the heads must divide the width"));
         }
-        let sizes = [self.layers, self.intermediate, self.vocabulary, self.positions()];
-        if sizes.contains(&0) || self.segments == Some(0) {
-            return Err(refuse(
-                config,
-                "an encoder without layers, intermediate values, words, positions or segments",
-                "at least one of each",
-            ));
+        if self.positions() == 0 {
+            let (rows, positions) = (self.position_rows, self.positions);
+            let setting = format!("max_position_embeddings = {rows} with positions {positions:?}");
+            return Err(refuse(config, setting, "a row for at least one token"));
+        }
+        // Norms divide by the square root of the variance plus this.
+        if !(self.epsilon > 0.0 && self.epsilon <= 1.0) {
+            let setting = format!("layer_norm_eps = {}", self.epsilon);
+            return Err(refuse(config, setting, "a number above 0 and at most 1"));
         }
         Ok(self)
     }
@@ -277,6 +290,10 @@ impl Architecture for PostNorm {
                 .saturating_sub(usize::try_from(padding).unwrap_or(usize::MAX))
                 .saturating_sub(1),
         }
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocabulary
     }
 
     fn prefixes(&self) -> &'static [&'static str] {

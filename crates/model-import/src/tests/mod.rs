@@ -7,6 +7,7 @@ mod fixture;
 mod folder;
 mod fuzz;
 mod graph;
+mod hostile;
 mod import;
 mod network;
 mod onnx_folder;

@@ -184,9 +184,9 @@ fn architectures_that_differ_are_refused_by_name() {
         ("position_embedding_type", "relative_key".into(), &["config.json", "`relative_key`", "absolute"]),
         ("is_decoder", true.into(), &["config.json", "is_decoder"]),
         ("num_attention_heads", 7.into(), &["config.json", "7 attention heads over a width of 48"]),
-        ("num_attention_heads", 0.into(), &["config.json", "0 attention heads"]),
-        ("num_hidden_layers", 0.into(), &["config.json", "without layers"]),
-        ("type_vocab_size", 0.into(), &["config.json", "segments"]),
+        ("num_attention_heads", 0.into(), &["config.json", "number of attention heads = 0"]),
+        ("num_hidden_layers", 0.into(), &["config.json", "number of layers = 0", "1 to"]),
+        ("type_vocab_size", 0.into(), &["config.json", "type_vocab_size = 0"]),
         (
             "layer_norm_eps",
             serde_json::Value::Null,
@@ -211,10 +211,10 @@ fn architectures_that_differ_are_refused_by_name() {
         (
             "intermediate_size",
             10_000_000_000_000_u64.into(),
-            &["model.safetensors", "`encoder.layer.0.intermediate.dense.weight`", "[96, 48]"],
+            &["config.json", "intermediate size = 10000000000000", "1 to"],
         ),
-        ("intermediate_size", 0.into(), &["config.json", "without layers, intermediate values"]),
-        ("vocab_size", 0.into(), &["config.json", "words"]),
+        ("intermediate_size", 0.into(), &["config.json", "intermediate size = 0"]),
+        ("vocab_size", 0.into(), &["config.json", "vocab_size = 0"]),
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.set("config.json", key, value);

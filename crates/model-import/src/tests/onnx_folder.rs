@@ -12,7 +12,8 @@ use crate::{
     GraphInput, ModelFolder, OutputKind, Positions, Precision,
     graph::GraphBuilder,
     onnx::{
-        Attribute, DataLocation, Dimension, ElementType, Entry, Function, Graph, Model, Node, Tensor, Value,
+        Attribute, DataLocation, Dimension, ElementType, Entry, Function, Graph, Model, Node, SparseTensor,
+        Tensor, Value,
     },
 };
 
@@ -336,4 +337,88 @@ fn what_is_no_graph_is_refused() {
     says(&folder.refused(), &["`model.onnx` is not an ONNX file"]);
     folder.write("model.onnx", "");
     says(&folder.refused(), &["model.onnx", "no graph"]);
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_refused_wherever_it_stands() {
+    let folder = folder();
+    graph(&folder, "onnx/model.onnx", IDS, &[TOKENS]);
+    let honest = crate::onnx_folder::read(&folder.file("onnx/model.onnx")).unwrap();
+    let nan = f32::NAN.to_le_bytes();
+    fs::write(folder.file("onnx/model.onnx_data"), [1.0f32.to_le_bytes(), nan].concat()).unwrap();
+    says(&folder.refused(), &["onnx/model.onnx_data`", "tensor `weight` holds NaN at [1]"]);
+    // Without a length, a tensor has as many bytes as its shape asks for.
+    let mut model = honest.clone();
+    model.graph.as_mut().unwrap().initializer[0].external_data.retain(|entry| entry.key != "length");
+    folder.write("onnx/model.onnx", model.encode_to_vec());
+    says(&folder.refused(), &["onnx/model.onnx_data`", "tensor `weight` holds NaN at [1]"]);
+    fs::write(folder.file("onnx/model.onnx_data"), [0; 8]).unwrap();
+
+    let tensor = |element: ElementType| {
+        let mut tensor = Tensor { name: "inside".to_owned(), dims: vec![2, 1], ..Tensor::default() };
+        tensor.set_data_type(element);
+        tensor
+    };
+    let float = || tensor(ElementType::Float);
+    let raw = |element, bytes: &[u8]| Tensor { raw_data: bytes.to_vec().into(), ..tensor(element) };
+    let (one_f16, nan_f16, infinity_bf16) = (0x3c00, 0x7e00, 0x7f80);
+    for (bad, value) in [
+        (raw(ElementType::Float, &[1.0f32.to_le_bytes(), nan].concat()), "NaN"),
+        (raw(ElementType::Float16, &[0x00, 0x3c, 0x00, 0xfc]), "-inf"),
+        (raw(ElementType::Bfloat16, &[0x80, 0x3f, 0xc0, 0x7f]), "NaN"),
+        (raw(ElementType::Double, &[1.0f64, f64::INFINITY].map(f64::to_le_bytes).concat()), "inf"),
+        (Tensor { float_data: vec![1.0, f32::INFINITY], ..float() }, "inf"),
+        (Tensor { double_data: vec![1.0, f64::NAN], ..tensor(ElementType::Double) }, "NaN"),
+        (Tensor { int32_data: vec![one_f16, nan_f16], ..tensor(ElementType::Float16) }, "NaN"),
+        (Tensor { int32_data: vec![0, infinity_bf16], ..tensor(ElementType::Bfloat16) }, "inf"),
+    ] {
+        let says_where =
+            || says(&folder.refused(), &["onnx/model.onnx`", &format!("`inside` holds {value} at [1, 0]")]);
+        let mut model = honest.clone();
+        model.graph.as_mut().unwrap().initializer.push(bad.clone());
+        folder.write("onnx/model.onnx", model.encode_to_vec());
+        says_where();
+        let mut model = honest.clone();
+        let attribute = Attribute { t: Some(bad.clone()), ..Attribute::default() };
+        model.graph.as_mut().unwrap().node[0].attribute.push(attribute);
+        folder.write("onnx/model.onnx", model.encode_to_vec());
+        says_where();
+        let mut model = honest.clone();
+        let sparse = SparseTensor { values: Some(bad), indices: None };
+        model.graph.as_mut().unwrap().sparse_initializer.push(sparse);
+        folder.write("onnx/model.onnx", model.encode_to_vec());
+        says_where();
+    }
+    // A mask that is added to attention scores holds −∞ by right.
+    for (mask, fine) in [
+        (vec![0.0, f32::NEG_INFINITY], true),
+        (vec![f32::NEG_INFINITY; 2], true),
+        (vec![f32::NEG_INFINITY, 0.5], false),
+        (vec![0.0, f32::NAN], false),
+    ] {
+        let mut model = honest.clone();
+        model.graph.as_mut().unwrap().initializer.push(Tensor { float_data: mask, ..float() });
+        folder.write("onnx/model.onnx", model.encode_to_vec());
+        assert_eq!(folder.import().is_ok(), fine);
+    }
+}
+
+#[test]
+fn the_graph_tells_how_many_ids_have_an_embedding() {
+    let folder = folder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS]);
+    assert_eq!(folder.open().unwrap().embeddings(), Some(600), "as the configuration says");
+    let mut model = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
+    let lookup = Node {
+        op_type: "Gather".to_owned(),
+        input: vec!["table".to_owned(), "input_ids".to_owned()],
+        ..Node::default()
+    };
+    let mut table = Tensor { name: "table".to_owned(), dims: vec![500, 48], ..Tensor::default() };
+    table.set_data_type(ElementType::Float);
+    let graph = model.graph.as_mut().unwrap();
+    graph.node.push(lookup);
+    graph.initializer.push(table);
+    folder.write("model.onnx", model.encode_to_vec());
+    assert_eq!(folder.open().unwrap().embeddings(), Some(500));
 }

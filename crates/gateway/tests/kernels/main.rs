@@ -2,6 +2,8 @@
 //! four families, against what sentence-transformers computed for them.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod unusable;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -16,14 +18,21 @@ use gateway::{
     load,
     metrics::Metrics,
 };
-use inference::{Input, Job, Overlong};
+use inference::{EmbedError, Embeddings, Input, Job, Overlong};
 use serde::Deserialize;
 
 /// What sentence-transformers computed for a model.
 #[derive(Deserialize)]
 struct Reference {
     texts: Vec<String>,
+    token_ids: Vec<Vec<u32>>,
     vectors: Vec<Vec<f32>>,
+}
+
+impl Reference {
+    fn of(folder: &Path) -> Self {
+        serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap()
+    }
 }
 
 fn workspace() -> PathBuf {
@@ -65,16 +74,34 @@ fn served(config: &Config) -> Result<Registry, LoadError> {
     load(config, &Metrics::new(["tiny"]), &AtomicBool::new(false))
 }
 
-fn embed(registry: &Registry, texts: &[String]) -> Vec<f32> {
+fn embed(registry: &Registry, texts: &[impl AsRef<str>]) -> Result<Embeddings, EmbedError> {
     let job = Job {
-        inputs: texts.iter().cloned().map(Input::Text).collect(),
+        inputs: texts.iter().map(|text| Input::Text(text.as_ref().to_owned())).collect(),
         overlong: Overlong::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
         caller: 0,
     };
-    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
+    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait()
+}
+
+/// The error of a start that was refused, with all its sources.
+fn refused(config: &Config) -> String {
+    let error = served(config).err().unwrap();
+    let mut error: &dyn std::error::Error = &error;
+    let mut message = error.to_string();
+    while let Some(source) = error.source() {
+        error = source;
+        message += &format!(": {error}");
+    }
+    message
+}
+
+/// The largest difference between two runs of vectors.
+fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max)
 }
 
 /// Every cap under which this machine computes differently, and the kernels to expect.
@@ -91,24 +118,55 @@ fn ways() -> Vec<(IsaCap, Kernels)> {
         .collect()
 }
 
+const MODELS: [&str; 6] =
+    ["bert-cls", "bert-mean", "distilbert-cls", "distilbert-dense", "roberta-mean", "xlm-roberta-mean"];
+
 #[test]
-fn tiny_models_give_the_reference_vectors_with_all_kernels() {
-    let models =
-        ["bert-cls", "bert-mean", "distilbert-cls", "distilbert-dense", "roberta-mean", "xlm-roberta-mean"];
-    for name in models {
+fn tiny_models_give_the_reference_vectors_and_token_counts_with_all_kernels() {
+    for name in MODELS {
         let folder = tiny(name);
-        let reference = std::fs::read(folder.path().join("reference.json")).unwrap();
-        let reference: Reference = serde_json::from_slice(&reference).unwrap();
-        let expected = reference.vectors.concat();
+        let reference = Reference::of(folder.path());
+        assert!(reference.texts.iter().any(|text| text.trim() != text), "{name}: no text with white space");
+        let tokens: Vec<u32> = reference.token_ids.iter().map(|ids| ids.len() as u32).collect();
         for (cap, kernels) in ways() {
             let registry = served(&config(folder.path(), cap)).unwrap();
             assert_eq!(registry.find("tiny").unwrap().choice.kernels, kernels, "{name}");
-            let found = embed(&registry, &reference.texts);
-            assert_eq!(found.len(), expected.len());
-            let worst = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs());
-            let worst = worst.fold(0.0, f32::max);
+            let together = embed(&registry, &reference.texts).unwrap();
+            assert_eq!(together.tokens, tokens, "{name} with {kernels}");
             // Some are not normalised, so their values reach 3.
-            assert!(worst < 6e-6, "{name} with {kernels}: off by {worst}");
+            let worst_together = worst(&together.vectors, &reference.vectors.concat());
+            assert!(worst_together < 6e-6, "{name} with {kernels}: off by {worst_together}");
+            // No cache answers: a server of its own.
+            let registry = served(&config(folder.path(), cap)).unwrap();
+            for ((text, expected), tokens) in reference.texts.iter().zip(&reference.vectors).zip(&tokens) {
+                let alone = embed(&registry, &[text]).unwrap();
+                assert_eq!(alone.tokens, [*tokens], "{name} with {kernels}: {text:?}");
+                let worst = worst(&alone.vectors, expected);
+                assert!(worst < 6e-6, "{name} with {kernels}: {text:?} is off by {worst}");
+            }
+        }
+    }
+}
+
+/// As sentence-transformers did before release 5.4.
+#[test]
+fn strip_whitespace_gives_the_vector_of_the_trimmed_text() {
+    for name in MODELS {
+        let folder = tiny(name);
+        for (cap, kernels) in ways() {
+            let mut config = config(folder.path(), cap);
+            let keeping = served(&config).unwrap();
+            config.models[0].strip_whitespace = true;
+            let stripping = served(&config).unwrap();
+            let texts = ["  text\n", "\u{1c}UPPER lower\u{3000}", " \t "];
+            let trimmed = texts.map(|text| text.trim_matches(|c: char| c.is_whitespace() || c == '\u{1c}'));
+            let (found, expected) = (embed(&stripping, &texts).unwrap(), embed(&keeping, &trimmed).unwrap());
+            assert_eq!(found.tokens, expected.tokens, "{name} with {kernels}");
+            let off = worst(&found.vectors, &expected.vectors);
+            assert!(off < 1e-6, "{name} with {kernels}: off by {off}");
+            let kept = embed(&keeping, &texts).unwrap();
+            let keeps = ["roberta-mean", "xlm-roberta-mean"].contains(&name);
+            assert_eq!(worst(&kept.vectors, &expected.vectors) > 0.01, keeps, "{name} with {kernels}");
         }
     }
 }
@@ -126,18 +184,6 @@ fn our_own_kernels_need_neither_graph_nor_library() {
     let why = if uncapped { Why::NoBf16 } else { Why::Capped };
     assert_eq!(registry.find("tiny").unwrap().choice.why, why);
     assert!(!folder.path().join("embedgate.onnx").exists());
-}
-
-/// Why a model cannot be served, with all causes.
-fn message(config: &Config) -> String {
-    let error = served(config).err().unwrap();
-    let mut error: &dyn std::error::Error = &error;
-    let mut message = error.to_string();
-    while let Some(source) = error.source() {
-        error = source;
-        message += &format!(": {error}");
-    }
-    message
 }
 
 /// The tiny BERT beside its graph as ONNX Runtime's `quantize_dynamic` left it, and the settings that choose the graph.
@@ -159,9 +205,11 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
     // Nothing may come from the cache: each text is computed alone, then all in one request.
     config.cache.memory = Bytes(0);
     let registry = served(&config).unwrap();
-    let alone: Vec<u32> =
-        texts.iter().flat_map(|text| bits(embed(&registry, std::slice::from_ref(text)))).collect();
-    assert!(bits(embed(&registry, &texts)) == alone, "one request");
+    let alone: Vec<u32> = texts
+        .iter()
+        .flat_map(|text| bits(embed(&registry, std::slice::from_ref(text)).unwrap().vectors))
+        .collect();
+    assert!(bits(embed(&registry, &texts).unwrap().vectors) == alone, "one request");
     // And between the texts of strangers, who send at the same time.
     std::thread::scope(|scope| {
         let strangers: Vec<_> = (0..4)
@@ -170,7 +218,7 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
                 scope.spawn(move || {
                     let mut texts = texts.clone();
                     texts.rotate_left(stranger);
-                    embed(registry, &texts)
+                    embed(registry, &texts).unwrap().vectors
                 })
             })
             .collect();
@@ -193,7 +241,7 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
 fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
     let (_folder, mut config) = dynamically_quantised();
     config.models[0].dynamic_quantization = DynamicQuantization::Refuse;
-    let message = message(&config);
+    let message = refused(&config);
     for part in
         ["bert-mean_dynamic.onnx", "DynamicQuantizeLinear, MatMulInteger", "\"per-text\"", "`onnx_file`"]
     {
@@ -210,13 +258,13 @@ fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
 fn a_graph_that_cannot_be_used_is_described_in_words() {
     let (folder, mut config) = dynamically_quantised();
     config.models[0].onnx_file = Some("onnx/positions_int32_fp16.onnx".into());
-    let unfit = message(&config);
+    let unfit = refused(&config);
     let said = "its output `last_hidden_state` is float16 [batch, sequence, 8]";
     assert!(unfit.contains(said) && !unfit.contains("model import") && !unfit.contains("Some("), "{unfit}");
 
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     config.models[0].onnx_file = None;
-    let undecided = message(&config);
+    let undecided = refused(&config);
     let said =
         "`onnx/bert-mean_dynamic.onnx`, `onnx/positions_int32_fp16.onnx`, `onnx/positions_int64_bf16.onnx`";
     assert!(undecided.contains(said) && undecided.contains("`onnx_file`"), "{undecided}");
@@ -227,8 +275,8 @@ fn what_cannot_be_had_is_an_error_that_says_what_to_do() {
     let folder = tiny("bert-mean");
     let without = Config { onnxruntime: None, ..config(folder.path(), IsaCap::None) };
     let remedies = ["--onnxruntime", "ORT_DYLIB_PATH"];
-    assert!(remedies.iter().all(|remedy| message(&without).contains(remedy)), "{}", message(&without));
+    assert!(remedies.iter().all(|remedy| refused(&without).contains(remedy)), "{}", refused(&without));
     let mut bf16 = config(folder.path(), IsaCap::None);
     bf16.models[0].precision = PrecisionWish::Bf16;
-    assert!(message(&bf16).contains("precision = \"bf16\" cannot be had"), "{}", message(&bf16));
+    assert!(refused(&bf16).contains("precision = \"bf16\" cannot be had"), "{}", refused(&bf16));
 }
