@@ -14,8 +14,8 @@
 //! it, `limits` sees what its key has left, the engine embeds it, and the route prints the answer. Every
 //! failure on the way is an [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
 //!
-//! The caller of [`run`] owns socket and signal: it passes a bound listener and a future that ends when the
-//! server should. The listener answers at once, with 503 until every model is loaded, warm and checked; after
+//! The caller of [`run`] owns socket and signals: it passes a bound listener and a stream of requests to stop
+//! ([`signals`]). The listener answers at once, with 503 until every model is loaded, warm and checked; after
 //! the signal `/readyz` turns to 503, requests keep being answered for `grace_pause`, then the listener
 //! closes, and what is in flight finishes before every thread is joined.
 //!
@@ -42,6 +42,7 @@ mod request;
 mod routes;
 mod server;
 mod services;
+pub mod signals;
 pub mod telemetry;
 mod tls;
 mod trace;
@@ -49,6 +50,7 @@ mod vocabulary;
 mod watched;
 
 pub use auth::KeysFileError;
+pub use background::spawn_detached;
 pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
 pub use registry::{Registry, Served, UnknownModel};
 pub use server::{Listeners, RunError, run, run_with};

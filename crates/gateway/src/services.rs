@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use actix_web::web::{Data, ServiceConfig};
-use tokio::task::spawn_blocking;
 
 use crate::{
     auth::Keys,
-    background::Background,
+    background::{Background, spawn_detached},
     body::BodyLimits,
     config::{Config, Origins},
     lifecycle::Lifecycle,
@@ -101,12 +100,19 @@ impl Services {
     /// Takes the models out of service and joins their threads.
     pub(crate) async fn close(&self) {
         let Some(registry) = self.lifecycle.close() else { return };
-        if let Err(error) = spawn_blocking(move || registry.stop()).await {
-            tracing::error!(%error, "an engine panicked while it stopped");
-        }
         let tracing = self.tracing.clone();
-        if let Err(error) = spawn_blocking(move || tracing.shutdown()).await {
-            tracing::error!(%error, "sending the last traces panicked");
+        // Detached: a batch that never ends must not hold a process that is told again to stop.
+        let closing = spawn_detached("close", move || {
+            registry.stop();
+            tracing.shutdown();
+        });
+        match closing {
+            Ok(closing) => {
+                if closing.await.is_err() {
+                    tracing::error!("stopping the engines or the traces panicked");
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot start a thread to stop the engines"),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::stream::poll_fn;
 use gateway::{
     Choice, Kernels, Listeners, Registry, RunError, Served, Why,
     config::{ApiKey, Config, ModelConfig},
@@ -16,7 +17,7 @@ use gateway::{
 };
 use inference::{Engine, EngineConfig, Tokenizer};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::{
     fake::{Control, DIMENSIONS, encoders},
@@ -29,6 +30,7 @@ pub(crate) const WINDOW: usize = 64;
 /// A server to be started.
 pub(crate) struct Builder {
     config: Config,
+    dimensions: usize,
     hub_id: Option<String>,
     /// Loading waits for this, when there.
     gate: Option<mpsc::Receiver<()>>,
@@ -41,7 +43,7 @@ pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// The encoders of every model.
     pub(crate) control: Arc<Control>,
-    shutdown: Option<oneshot::Sender<()>>,
+    stop: UnboundedSender<()>,
     thread: Option<JoinHandle<Result<(), RunError>>>,
 }
 
@@ -53,7 +55,7 @@ impl TestApp {
         config.default_model = "tiny".to_owned();
         config.aliases = BTreeMap::from([("m".to_owned(), "tiny".to_owned())]);
         config.server.drain_timeout = Duration::from_secs(10);
-        Builder { config, hub_id: None, gate: None, ops: None }
+        Builder { config, dimensions: DIMENSIONS, hub_id: None, gate: None, ops: None }
     }
 
     /// [`TestApp::builder`] without any wish.
@@ -85,11 +87,15 @@ impl TestApp {
         vectors(&reply.json())
     }
 
-    /// Tells the server to stop, without waiting.
+    /// Tells the server to stop, or to hurry, without waiting.
     pub(crate) fn begin_shutdown(&mut self) {
-        if let Some(shutdown) = self.shutdown.take() {
-            let _ = shutdown.send(());
-        }
+        // It may have ended.
+        let _ = self.stop.send(());
+    }
+
+    /// Returns true once the server has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the server's end.
@@ -152,6 +158,12 @@ impl Builder {
         self.config(|config| config.auth.keys.push(ApiKey::new(name, secret)))
     }
 
+    /// Sets the length of the vectors.
+    pub(crate) fn dimensions(mut self, dimensions: usize) -> Self {
+        self.dimensions = dimensions;
+        self
+    }
+
     pub(crate) fn hub_id(mut self, id: &str) -> Self {
         self.hub_id = Some(id.to_owned());
         self
@@ -184,28 +196,33 @@ impl Builder {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
-        let (shutdown, ended) = oneshot::channel::<()>();
-        let Self { config, hub_id, gate, ops } = self;
+        let (stop, mut stops) = unbounded_channel();
+        let Self { config, dimensions, hub_id, gate, ops } = self;
         let (settings, hand) = (config.clone(), Arc::clone(&control));
         let serve = async move {
-            let ended = async { drop(ended.await) };
+            let stops = poll_fn(move |context| stops.poll_recv(context));
             let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
                 // An error means that the test let go of the gate, which opens it too.
                 gate.map(|gate| gate.recv());
-                let models = settings
-                    .models
-                    .iter()
-                    .map(|model| Served { hub_id: hub_id.clone(), ..served(model, &hand, metrics) });
+                let models = settings.models.iter().map(|model| Served {
+                    hub_id: hub_id.clone(),
+                    ..served(model, dimensions, &hand, metrics)
+                });
                 Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
             };
-            run_with(config, Listeners { main: listener, ops }, ended, load).await
+            run_with(config, Listeners { main: listener, ops }, stops, load).await
         };
         let thread = std::thread::spawn(move || actix_web::rt::System::new().block_on(serve));
-        TestApp { address, control, shutdown: Some(shutdown), thread: Some(thread) }
+        TestApp { address, control, stop, thread: Some(thread) }
     }
 }
 
-fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metrics::Metrics) -> Served {
+fn served(
+    model: &ModelConfig,
+    dimensions: usize,
+    control: &Arc<Control>,
+    metrics: &gateway::metrics::Metrics,
+) -> Served {
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: Tokenizer::load(std::path::Path::new(concat!(
@@ -214,7 +231,7 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
         )))
         .unwrap(),
         window: WINDOW,
-        dimensions: DIMENSIONS,
+        dimensions,
         normalize: true,
         workers: model.workers,
         tokenizer_threads: 1,
@@ -227,9 +244,9 @@ fn served(model: &ModelConfig, control: &Arc<Control>, metrics: &gateway::metric
     Served {
         id: model.id.as_str().into(),
         hub_id: None,
-        engine: Engine::start(config, &encoders(control), observer).unwrap(),
+        engine: Engine::start(config, &encoders(control, dimensions), observer).unwrap(),
         window: WINDOW,
-        dimensions: DIMENSIONS,
+        dimensions,
         matryoshka: model.matryoshka.clone(),
         overlong: model.overlong,
         token_ids: model.token_ids,
