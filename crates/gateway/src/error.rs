@@ -52,6 +52,8 @@ pub enum Code {
     QueueFull,
     /// The bodies of other requests have all the memory there is for them.
     BodiesFull,
+    /// The answers to other requests have all the memory there is for them.
+    ResponsesFull,
     /// The request cannot be answered before its deadline, or was not.
     Deadline,
     /// The models are still being loaded.
@@ -94,7 +96,7 @@ pub enum Retry {
 
 impl Code {
     /// Every code, in the order of their statuses.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::MissingParameter,
         Self::TooLong,
@@ -111,6 +113,7 @@ impl Code {
         Self::Permanent,
         Self::QueueFull,
         Self::BodiesFull,
+        Self::ResponsesFull,
         Self::Deadline,
         Self::Loading,
         Self::Draining,
@@ -136,6 +139,7 @@ impl Code {
             Self::Permanent => (500, "server_error", None, Retry::Never),
             Self::QueueFull
             | Self::BodiesFull
+            | Self::ResponsesFull
             | Self::Deadline
             | Self::Loading
             | Self::Draining
@@ -173,6 +177,10 @@ impl Code {
             Self::Permanent => "As above, and the same request would fail again.",
             Self::QueueFull => "The model's queue holds as many tokens as it may.",
             Self::BodiesFull => "The bodies of other requests take up `limits.body_memory`.",
+            Self::ResponsesFull => {
+                "The answers to other requests, computed or not yet read by their clients, take up \
+                 `limits.max_buffered_response_bytes`."
+            }
             Self::Deadline => {
                 "The request was not, or could not have been, answered within `server.request_timeout`."
             }

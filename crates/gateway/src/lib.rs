@@ -24,6 +24,7 @@
 mod auth;
 mod background;
 mod body;
+mod budget;
 pub mod cli;
 pub mod config;
 mod cors;
@@ -39,6 +40,7 @@ pub mod model_command;
 pub mod redis_tier;
 mod registry;
 mod request;
+mod response;
 mod routes;
 mod server;
 mod services;

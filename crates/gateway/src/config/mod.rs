@@ -116,6 +116,8 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Memory for the bodies of all requests together, at least one of the largest.
     pub body_memory: Bytes,
+    /// Memory for the large answers of all requests together.
+    pub max_buffered_response_bytes: Bytes,
     /// Requests of one key in a minute; 0 for as many as it likes.
     pub key_requests_per_minute: usize,
     /// Tokens of one key in a minute; 0 for as many as it likes.
@@ -258,6 +260,7 @@ impl Default for LimitsConfig {
             max_request_tokens: 300_000,
             max_body_bytes: 32 * 1024 * 1024,
             body_memory: Bytes(256 * 1024 * 1024),
+            max_buffered_response_bytes: Bytes(256 * 1024 * 1024),
             key_requests_per_minute: 0,
             key_tokens_per_minute: 0,
             redis_url: None,

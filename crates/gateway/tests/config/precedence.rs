@@ -10,7 +10,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use crate::folder;
 
 /// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
-const KEYS: [(&str, &str, &str, [&str; 3]); 43] = [
+const KEYS: [(&str, &str, &str, [&str; 3]); 44] = [
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "ops_listen", "ops_listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "onnxruntime", "onnxruntime", ["\"a.so\"", "\"b.so\"", "\"c.so\""]),
@@ -25,6 +25,12 @@ const KEYS: [(&str, &str, &str, [&str; 3]); 43] = [
     ("limits", "max_request_tokens", "max_request_tokens", ["1001", "1002", "1003"]),
     ("limits", "max_body_bytes", "max_body_bytes", ["2001", "2002", "2003"]),
     ("limits", "body_memory", "body_memory", ["\"64MiB\"", "\"65MiB\"", "\"66MiB\""]),
+    (
+        "limits",
+        "max_buffered_response_bytes",
+        "max_buffered_response_bytes",
+        ["\"71MiB\"", "\"72MiB\"", "\"73MiB\""],
+    ),
     ("limits", "key_requests_per_minute", "key_requests_per_minute", ["3001", "3002", "3003"]),
     ("limits", "key_tokens_per_minute", "key_tokens_per_minute", ["4001", "4002", "4003"]),
     ("limits", "redis_url", "limits_redis_url", ["\"redis://a:1\"", "\"redis://b:2\"", "\"redis://c:3\""]),

@@ -23,6 +23,7 @@ mod ops;
 mod overload;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
+mod responses;
 mod schema;
 mod shared_limits;
 #[cfg(unix)]
