@@ -1,20 +1,29 @@
-//! A thread that works beside the requests until whoever started it lets go of it, and is joined then.
+//! Threads besides those of the requests: one that works until its owner lets go of it, and is joined then, and one for
+//! work that may never end.
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-/// A running thread. Dropping it stops the thread and waits for its end.
+use tokio::sync::oneshot;
+
+/// How long a thread may take to end before it is abandoned: it may be in a read that never returns.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running thread. Dropping it stops the thread and waits for its end, for a few seconds at most.
 pub(crate) struct Background {
     name: &'static str,
     stop: Stop,
     thread: Option<JoinHandle<()>>,
+    /// Closed when the thread's work is done. The lock only makes it [`Sync`].
+    done: Mutex<mpsc::Receiver<()>>,
 }
 
 /// The thread's side: whether it should end.
@@ -44,8 +53,12 @@ impl Background {
     pub(crate) fn start(name: &'static str, body: impl FnOnce(&Stop) + Send + 'static) -> io::Result<Self> {
         let stop = Stop::default();
         let own = stop.clone();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || body(&own))?;
-        Ok(Self { name, stop, thread: Some(thread) })
+        let (working, done) = mpsc::channel::<()>();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _working = working;
+            body(&own);
+        })?;
+        Ok(Self { name, stop, thread: Some(thread), done: Mutex::new(done) })
     }
 }
 
@@ -54,8 +67,29 @@ impl Drop for Background {
         self.stop.0.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else { return };
         thread.thread().unpark();
+        let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if done.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(thread = self.name, "a thread in the background does not end: it is abandoned");
+            return;
+        }
         if thread.join().is_err() {
             tracing::error!(thread = self.name, "a thread in the background panicked");
         }
     }
+}
+
+/// Runs `work` on a thread of its own that nothing waits for: a read from a volume that does not answer never ends, and
+/// tokio's blocking pool would be joined when the runtime ends. The receiver gets the result, or an error if `work`
+/// panicked.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn spawn_detached<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (sender, receiver) = oneshot::channel();
+    // The receiver may be gone: then the result is dropped, on this thread.
+    thread::Builder::new().name(name.to_owned()).spawn(move || drop(sender.send(work())))?;
+    Ok(receiver)
 }

@@ -7,7 +7,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -20,12 +19,10 @@ use actix_web::{
     web::{self, Bytes},
 };
 use futures_util::{StreamExt, stream};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use crate::{
+    budget::{ByteBudget, ReservedBytes},
     connection::Connection,
     error::{ApiError, Code},
     registry::echo,
@@ -44,19 +41,19 @@ const READ_AHEAD: u64 = 256 << 10;
 const ROOM_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How much of a body is read, and for how long.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct BodyLimits {
     bytes: usize,
     /// Without it a client could hold a connection for ever by sending a byte now and then.
     time: Duration,
     /// Bytes that all bodies may still take beyond [`FREE`].
-    room: Arc<Semaphore>,
+    room: ByteBudget,
 }
 
 impl BodyLimits {
-    /// Bodies of at most `bytes` that arrive within `time` and share `memory` bytes.
-    pub(crate) fn new(bytes: usize, time: Duration, memory: usize) -> Self {
-        Self { bytes, time, room: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))) }
+    /// Bodies of at most `bytes` that arrive within `time` and share `room`.
+    pub(crate) fn new(bytes: usize, time: Duration, room: ByteBudget) -> Self {
+        Self { bytes, time, room }
     }
 }
 
@@ -66,7 +63,7 @@ pub(crate) struct Body {
     /// When its last byte came.
     pub(crate) received: Instant,
     /// Its share of the memory, which it gives back with itself.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: ReservedBytes,
 }
 
 impl FromRequest for Body {
@@ -131,7 +128,7 @@ async fn read(
         return Err(too_large(limit, length));
     }
     let mut bytes = Vec::new();
-    let mut room = None;
+    let mut room = limits.room.reserve_nothing();
     let largest = announced.unwrap_or(limit);
     let reserve = announced.unwrap_or(0).min(LARGEST_RESERVE);
     // Sizes, extensions and trailers of chunks are no part of the body's length, so they have a limit of their own.
@@ -150,36 +147,15 @@ async fn read(
             // Doubled, so that few bytes are copied twice, but no larger than the whole will be.
             let doubled = (2 * bytes.capacity()).max(reserve);
             let capacity = doubled.min(largest).max(length);
-            take(&mut room, capacity, limits)?;
+            // Waiting for it would not help: bodies may be waiting for each other.
+            if !room.grow_to(capacity.saturating_sub(FREE)) {
+                return Err(ApiError::unavailable(Code::BodiesFull, ROOM_RETRY_AFTER));
+            }
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&chunk);
     }
     Ok(Body { bytes: bytes.into(), received: Instant::now(), _room: room })
-}
-
-/// Takes memory until `room` is enough for a body of `capacity` bytes.
-///
-/// # Errors
-/// 503 when other bodies have it. Waiting would not help: they may be waiting for each other.
-fn take(
-    room: &mut Option<OwnedSemaphorePermit>,
-    capacity: usize,
-    limits: &BodyLimits,
-) -> Result<(), ApiError> {
-    let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let missing = capacity.saturating_sub(FREE + held);
-    if missing == 0 {
-        return Ok(());
-    }
-    let full = || ApiError::unavailable(Code::BodiesFull, ROOM_RETRY_AFTER);
-    let missing = u32::try_from(missing).map_err(|_| full())?;
-    let more = Arc::clone(&limits.room).try_acquire_many_owned(missing).map_err(|_| full())?;
-    match room {
-        Some(room) => room.merge(more),
-        None => *room = Some(more),
-    }
-    Ok(())
 }
 
 fn too_large(limit: usize, read: usize) -> ApiError {

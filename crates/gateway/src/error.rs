@@ -54,6 +54,8 @@ pub enum Code {
     QueueFull,
     /// The bodies of other requests have all the memory there is for them.
     BodiesFull,
+    /// The answers to other requests have all the memory there is for them.
+    ResponsesFull,
     /// The request cannot be answered before its deadline, or was not.
     Deadline,
     /// The models are still being loaded.
@@ -96,7 +98,7 @@ pub enum Retry {
 
 impl Code {
     /// Every code, in the order of their statuses.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidRequest,
         Self::MissingParameter,
         Self::TooLong,
@@ -114,6 +116,7 @@ impl Code {
         Self::Permanent,
         Self::QueueFull,
         Self::BodiesFull,
+        Self::ResponsesFull,
         Self::Deadline,
         Self::Loading,
         Self::Draining,
@@ -140,6 +143,7 @@ impl Code {
             Self::Permanent => (500, "server_error", None, Retry::Never),
             Self::QueueFull
             | Self::BodiesFull
+            | Self::ResponsesFull
             | Self::Deadline
             | Self::Loading
             | Self::Draining
@@ -183,6 +187,10 @@ impl Code {
             Self::Permanent => "As above, and the same request would fail again.",
             Self::QueueFull => "The model's queue holds as many tokens as it may.",
             Self::BodiesFull => "The bodies of other requests take up `limits.body_memory`.",
+            Self::ResponsesFull => {
+                "The answers to other requests, computed or not yet read by their clients, take up \
+                 `limits.max_buffered_response_bytes`."
+            }
             Self::Deadline => {
                 "The request was not, or could not have been, answered within `server.request_timeout`."
             }

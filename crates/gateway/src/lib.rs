@@ -14,8 +14,8 @@
 //! turns it into a job or refuses it, `limits` sees what its key has left, the engine embeds it, and the route prints
 //! the answer. Every failure on the way is an [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
 //!
-//! The caller of [`run`] owns socket and signal: it passes a bound listener and a future that ends when the
-//! server should. The listener answers at once, with 503 until every model is loaded, warm and checked; after
+//! The caller of [`run`] owns socket and signals: it passes a bound listener and a stream of requests to stop
+//! ([`signals`]). The listener answers at once, with 503 until every model is loaded, warm and checked; after
 //! the signal `/readyz` turns to 503, requests keep being answered for `grace_pause`, then the listener
 //! closes, and what is in flight finishes before every thread is joined.
 //!
@@ -24,6 +24,7 @@
 mod auth;
 mod background;
 mod body;
+mod budget;
 pub mod cli;
 pub mod config;
 mod connection;
@@ -41,9 +42,11 @@ pub mod parameters;
 pub mod redis_tier;
 mod registry;
 mod request;
+mod response;
 mod routes;
 mod server;
 mod services;
+pub mod signals;
 pub mod telemetry;
 mod tls;
 mod trace;
@@ -51,6 +54,7 @@ mod vocabulary;
 mod watched;
 
 pub use auth::KeysFileError;
+pub use background::spawn_detached;
 pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
 pub use registry::{Registry, Served, UnknownModel};
 pub use server::{Listeners, RunError, run, run_with};

@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
-use gateway::Listeners;
+use futures_util::StreamExt;
 use gateway::cli::{self, Request};
 use gateway::config::{Config, ConfigError, Flags, Resolved, Surroundings};
 use gateway::health;
 use gateway::model_command::{self, Verdict};
+use gateway::signals::stop_requests;
 use gateway::telemetry;
+use gateway::{Listeners, spawn_detached};
 
 /// Exit code of a command line or of settings that cannot work, as shells and clap have it.
 const USAGE: u8 = 2;
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
 fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
     let surroundings = Surroundings::of_this_process()?;
     match request {
-        Request::Serve(flags) => serve(&flags, &surroundings),
+        Request::Serve(flags) => serve(flags, surroundings),
         Request::CheckConfig(flags) => {
             let Resolved { report, warnings, .. } = Config::resolve(&flags, &surroundings)?;
             for warning in warnings {
@@ -61,7 +63,38 @@ fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-fn serve(flags: &Flags, surroundings: &Surroundings) -> Result<ExitCode, Box<dyn Error>> {
+fn serve(flags: Flags, surroundings: Surroundings) -> Result<ExitCode, Box<dyn Error>> {
+    actix_web::rt::System::new().block_on(async {
+        // Before anything is read: a file may be on a volume that does not answer, and as process 1 of a container the
+        // program would ignore what it does not catch.
+        let mut stop = stop_requests()?;
+        let prepared = spawn_detached("settings", move || prepare(&flags, &surroundings))?;
+        let prepared = tokio::select! {
+            prepared = prepared => prepared.map_err(|_| "reading the settings panicked")?,
+            _ = stop.next() => {
+                writeln!(io::stderr(), "stopped while reading the settings")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        let (config, listeners) = prepared.map_err(|error| error as Box<dyn Error>)?;
+        let ended = gateway::run(config, listeners, stop).await;
+        if let Err(error) = &ended
+            && error.leaves_threads()
+        {
+            report(error);
+            // No destructor and no exit handler: a thread that hangs while it loads a library holds a lock that they need.
+            signal_hook::low_level::exit(1);
+        }
+        ended?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Reads the settings, starts the log and binds the listeners.
+fn prepare(
+    flags: &Flags,
+    surroundings: &Surroundings,
+) -> Result<(Config, Listeners), Box<dyn Error + Send + Sync>> {
     let Resolved { config, warnings, .. } = Config::resolve(flags, surroundings)?;
     telemetry::init(&config.log)?;
     for warning in warnings {
@@ -73,36 +106,7 @@ fn serve(flags: &Flags, surroundings: &Surroundings) -> Result<ExitCode, Box<dyn
     };
     let main = listen(config.listen, "--listen")?;
     let ops = config.ops_listen.map(|address| listen(address, "--ops-listen")).transpose()?;
-    actix_web::rt::System::new().block_on(async {
-        gateway::run(config, Listeners { main, ops }, told_to_stop()?).await?;
-        Ok(ExitCode::SUCCESS)
-    })
-}
-
-/// A future that ends with SIGTERM or Ctrl-C. The signals are caught from this call on, not from the first
-/// poll.
-#[cfg(unix)]
-fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-/// A future that ends with Ctrl-C.
-#[cfg(not(unix))]
-fn told_to_stop() -> io::Result<impl Future<Output = ()>> {
-    Ok(async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::error!(%error, "cannot wait for Ctrl-C: shutting down");
-        }
-    })
+    Ok((config, Listeners { main, ops }))
 }
 
 /// Standard output, until its reader has seen enough (`| head -1`): the rest is nobody's, and no error.

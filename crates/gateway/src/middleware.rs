@@ -291,6 +291,7 @@ fn rejection(code: Code) -> Option<Rejection> {
     match code {
         Code::QueueFull => Some(Rejection::QueueFull),
         Code::BodiesFull => Some(Rejection::BodiesFull),
+        Code::ResponsesFull => Some(Rejection::ResponsesFull),
         Code::TooLong => Some(Rejection::TooLong),
         Code::MissingKey | Code::InvalidKey => Some(Rejection::Auth),
         Code::Draining => Some(Rejection::Draining),

@@ -17,22 +17,24 @@ use crate::{
     error::{ApiError, Code},
     parameters::{self, Wanted},
     registry::{Registry, Served, echo},
+    response::ResponseMemory,
     vocabulary::{CL100K_BASE, O200K_BASE, Vocabulary},
 };
 
 /// Lets one request choose what happens to its overlong inputs.
 pub(crate) const OVERLONG_HEADER: &str = "x-embedgate-overlong";
 
-/// From this size on, work on a body leaves the HTTP threads. Parsing or printing 256 KiB takes about half a
-/// millisecond; above that other connections of the thread would feel it, below it the hand-over costs more.
+/// From this size on, parsing a body leaves the HTTP threads. 256 KiB take about half a millisecond; above that other
+/// connections of the thread would feel it, below it the hand-over costs more.
 const OFFLOAD_BYTES: usize = 256 * 1024;
 
 /// What applies to every request.
-#[derive(Debug, Clone)]
 pub(crate) struct RequestLimits {
     pub(crate) limits: LimitsConfig,
     /// From the last byte of the body to the answer.
     pub(crate) time: Duration,
+    /// Memory for large answers.
+    pub(crate) responses: ResponseMemory,
 }
 
 impl RequestLimits {
@@ -155,6 +157,12 @@ impl Plan {
         self.job.inputs.len()
     }
 
+    /// Length of the answer in bytes, about: the text of numbers varies.
+    pub(crate) fn estimated_answer_bytes(&self) -> usize {
+        let dimensions = self.cut.unwrap_or(self.served.dimensions);
+        self.format.estimated_len(self.inputs(), dimensions) + self.model.len()
+    }
+
     /// Has the engine embed the inputs for `caller`. Dropping the future gives the place in the queue back.
     ///
     /// # Errors
@@ -171,6 +179,8 @@ impl Plan {
         if let Some(to) = self.cut {
             shorten(&mut embeddings.vectors, embeddings.dimensions, to);
             embeddings.dimensions = to;
+            // The answer may wait long for its client.
+            embeddings.vectors.shrink_to_fit();
         }
         Ok(embeddings)
     }
@@ -242,16 +252,6 @@ where
     F: FnOnce() -> T + Send + 'static,
 {
     if large { web::block(work).await.map_err(ApiError::internal) } else { Ok(work()) }
-}
-
-/// Whether an answer of so many numbers is large enough for [`offload`]: a number takes 5⅓ bytes as base64
-/// and about 12 as text.
-pub(crate) fn is_large_answer(numbers: usize, format: EncodingFormat) -> bool {
-    let bytes = match format {
-        EncodingFormat::Base64 => 6,
-        EncodingFormat::Float => 12,
-    };
-    numbers.saturating_mul(bytes) >= OFFLOAD_BYTES
 }
 
 /// The inputs as the engine takes them, token ids by the model's policy. Ids of OpenAI's are its tokens: more than

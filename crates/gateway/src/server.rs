@@ -1,7 +1,7 @@
 //! The server's life from bound listeners to the last joined thread.
 
 use std::{
-    future::Future,
+    future::pending,
     io,
     net::TcpListener,
     pin::pin,
@@ -21,18 +21,20 @@ use actix_web::{
     middleware::{NormalizePath, from_fn},
     web,
 };
-use futures_util::future::select_all;
+use futures_util::{Stream, StreamExt, future::select_all, stream::FusedStream};
 use opentelemetry_otlp::ExporterBuildError;
 use rustls::ServerConfig as TlsSettings;
 use thiserror::Error;
 use tokio::{
-    task::{JoinError, JoinHandle, spawn_blocking},
+    sync::oneshot,
+    task::{JoinError, JoinHandle},
     time::sleep,
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
     auth::KeysFileError,
+    background::{Background, spawn_detached},
     config::Config,
     connection,
     cors::share,
@@ -71,15 +73,42 @@ pub enum RunError {
     /// A model cannot be served.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Loading panicked.
-    #[error("loading the models panicked")]
-    LoadPanicked(#[source] JoinError),
+    /// A step of the start panicked.
+    #[error("{step} panicked")]
+    StartPanicked {
+        /// What was done.
+        step: &'static str,
+    },
+    /// A step of the start did not end when it was told to.
+    #[error(
+        "stopped while {step}, which did not end: abandoned after {} s; does a volume with model, key or certificate \
+         files not answer?", waited.as_secs_f64()
+    )]
+    StartHangs {
+        /// What was done.
+        step: &'static str,
+        /// From the first request to stop.
+        waited: Duration,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The drain was ended by a further request to stop.
+    #[error("told again to stop before the drain was done: requests in flight were dropped")]
+    DrainInterrupted,
     /// Traces cannot be sent.
     #[error("cannot set up the exporter of traces (`trace.otlp_endpoint`)")]
     Trace(#[source] ExporterBuildError),
     /// The HTTP server ended by itself.
     #[error("the HTTP server ended unexpectedly")]
     Ended(#[source] Option<io::Error>),
+}
+
+impl RunError {
+    /// Returns true if threads were left that may hang: the process can then only be ended without its exit handlers.
+    pub fn leaves_threads(&self) -> bool {
+        matches!(self, Self::StartHangs { .. } | Self::DrainInterrupted)
+    }
 }
 
 /// Where the server listens.
@@ -97,17 +126,20 @@ impl From<TcpListener> for Listeners {
     }
 }
 
-/// Serves `config` on `listeners` until `shutdown` ends, then drains. Needs a tokio runtime with time.
+/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the wait that it
+/// meets: the pause, the drain, the end of what the engines compute. During the start it ends the wait for the step at
+/// hand, which otherwise has `drain_timeout`. Needs a tokio runtime with time.
 ///
 /// # Errors
-/// When a model cannot be served or a listener cannot be used. A drained shutdown is `Ok`.
+/// When a model cannot be served or a listener cannot be used; when the start did not end in time, or the drain was
+/// ended by a further item. A drained shutdown is `Ok`.
 pub async fn run(
     config: Config,
     listeners: impl Into<Listeners>,
-    shutdown: impl Future<Output = ()>,
+    stop: impl Stream<Item = ()>,
 ) -> Result<(), RunError> {
     let settings = config.clone();
-    run_with(config, listeners, shutdown, move |metrics, cancelled| load(&settings, metrics, cancelled)).await
+    run_with(config, listeners, stop, move |metrics, cancelled| load(&settings, metrics, cancelled)).await
 }
 
 /// [`run`] with models from elsewhere than the settings: `load` runs on a thread of its own, gets the metrics
@@ -118,69 +150,153 @@ pub async fn run(
 pub async fn run_with<L>(
     config: Config,
     listeners: impl Into<Listeners>,
-    shutdown: impl Future<Output = ()>,
+    stop: impl Stream<Item = ()>,
     load: L,
 ) -> Result<(), RunError>
 where
     L: FnOnce(&Metrics, &AtomicBool) -> Result<Registry, LoadError> + Send + 'static,
 {
     let started = Instant::now();
+    let mut stop = pin!(stop.fuse());
     let Listeners { main, ops } = listeners.into();
     let address = main.local_addr().map_err(RunError::Listen)?;
     let ops_address = ops.as_ref().map(TcpListener::local_addr).transpose().map_err(RunError::Listen)?;
-    // These threads end when this function does.
-    let (services, _threads) = Services::new(&config)?;
-    let (tls, _watch) = config.tls.as_ref().map(tls::open).transpose()?.unzip();
+    let mut opening = Step::start("opening keys and certificates", {
+        let config = config.clone();
+        move || Opened::new(&config)
+    })?;
+    let opened = tokio::select! {
+        opened = opening.result() => opened??,
+        () = requested(&mut stop) => {
+            let opened = opening.abandon(config.server.drain_timeout, &mut stop).await?;
+            tracing::info!(outcome = ?opened.err(), "stopped before loading");
+            return Ok(());
+        }
+    };
+    let Opened { services, tls, _threads } = opened;
+    let (tls, _watch) = tls.unzip();
     let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
     let servers = Servers::start(&config, main, ops, tls, &services).map_err(RunError::Listen)?;
     let (handle, ops) = (servers.main.clone(), servers.ops.clone());
     let mut serving = pin!(servers.ended());
-    let mut shutdown = pin!(shutdown);
 
     let cancelled = Arc::new(AtomicBool::new(false));
     let (metrics, flag) = (services.metrics.clone(), Arc::clone(&cancelled));
-    let mut loading = pin!(spawn_blocking(move || load(&metrics, &flag)));
+    let mut loading = Step::start("loading the models", move || load(&metrics, &flag))?;
     let loaded = tokio::select! {
-        loaded = &mut loading => loaded,
+        loaded = loading.result() => loaded,
         ended = &mut serving => return Err(ended),
-        () = &mut shutdown => {
+        () = requested(&mut stop) => {
             // Nothing was promised yet, so nothing has to be finished but the model at hand.
             cancelled.store(true, Ordering::Release);
             handle.stop(false).await;
-            let loaded = loading.await.map_err(RunError::LoadPanicked)?;
-            stop(ops).await;
-            let outcome = loaded.err().map(|error| error.to_string());
+            let loaded = loading.abandon(config.server.drain_timeout, &mut stop).await;
+            stop_ops(ops).await;
+            // Not in the macro, which evaluates nothing where the level is not logged.
+            let outcome = loaded?.err().map(|error| error.to_string());
             tracing::info!(outcome, "stopped while loading");
             return Ok(());
         }
     };
-    match loaded.map_err(RunError::LoadPanicked).and_then(|loaded| Ok(loaded?)) {
+    match loaded.and_then(|loaded| Ok(loaded?)) {
         Ok(registry) => services.open(registry, &url, ops_address, started.elapsed()),
         Err(error) => {
             handle.stop(false).await;
-            stop(ops).await;
+            stop_ops(ops).await;
             return Err(error);
         }
     }
 
     tokio::select! {
         ended = &mut serving => return Err(ended),
-        () = shutdown => {}
+        () = requested(&mut stop) => {}
     }
     tracing::info!(pause = config.server.grace_pause.as_secs_f64(), "shutting down: not ready any more");
     services.lifecycle.drain();
-    sleep(config.server.grace_pause).await;
+    tokio::select! {
+        () = sleep(config.server.grace_pause) => {}
+        () = requested(&mut stop) => tracing::info!("told again to stop: the pause ends"),
+    }
     handle.pause().await;
     sleep(HAND_OVER).await;
-    handle.stop(true).await;
-    services.close().await;
-    stop(ops).await;
+    let drained = tokio::select! {
+        () = handle.stop(true) => true,
+        () = requested(&mut stop) => {
+            tracing::warn!("told again to stop: the drain ends, requests in flight are dropped");
+            false
+        }
+    };
+    let closed = tokio::select! {
+        () = services.close() => true,
+        () = requested(&mut stop) => {
+            tracing::warn!("told again to stop: what the engines compute is abandoned");
+            false
+        }
+    };
+    stop_ops(ops).await;
+    if !(drained && closed) {
+        return Err(RunError::DrainInterrupted);
+    }
     tracing::info!("drained");
     Ok(())
 }
 
+/// Waits for the next request to stop. A stream that has ended makes no further ones.
+async fn requested(stop: &mut (impl FusedStream<Item = ()> + Unpin)) {
+    if stop.next().await.is_none() {
+        pending::<()>().await;
+    }
+}
+
+/// What is opened before the servers start.
+struct Opened {
+    services: Services,
+    tls: Option<(TlsSettings, Background)>,
+    /// These threads end when this is dropped.
+    _threads: [Option<Background>; 2],
+}
+
+impl Opened {
+    fn new(config: &Config) -> Result<Self, RunError> {
+        let (services, threads) = Services::new(config)?;
+        let tls = config.tls.as_ref().map(tls::open).transpose()?;
+        Ok(Self { services, tls, _threads: threads })
+    }
+}
+
+/// A step of the start, on a thread of its own: it reads files, and a read may never end.
+struct Step<T> {
+    name: &'static str,
+    result: oneshot::Receiver<T>,
+}
+
+impl<T: Send + 'static> Step<T> {
+    fn start(name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Result<Self, RunError> {
+        Ok(Self { name, result: spawn_detached("start", work).map_err(RunError::Thread)? })
+    }
+
+    async fn result(&mut self) -> Result<T, RunError> {
+        (&mut self.result).await.map_err(|_| RunError::StartPanicked { step: self.name })
+    }
+
+    /// Waits for the step's end for at most `limit`, and no longer than until the next request to stop.
+    async fn abandon(
+        mut self,
+        limit: Duration,
+        stop: &mut (impl FusedStream<Item = ()> + Unpin),
+    ) -> Result<T, RunError> {
+        let (step, asked) = (self.name, Instant::now());
+        tokio::select! {
+            result = self.result() => return result,
+            () = sleep(limit) => {}
+            () = requested(stop) => {}
+        }
+        Err(RunError::StartHangs { step, waited: asked.elapsed() })
+    }
+}
+
 /// Stops the second listener, last of all, so that it can tell of everything before.
-async fn stop(ops: Option<ServerHandle>) {
+async fn stop_ops(ops: Option<ServerHandle>) {
     if let Some(ops) = ops {
         ops.stop(false).await;
     }

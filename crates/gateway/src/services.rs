@@ -3,18 +3,19 @@
 use std::{net::SocketAddr, time::Duration};
 
 use actix_web::web::{Data, ServiceConfig};
-use tokio::task::spawn_blocking;
 
 use crate::{
     auth::Keys,
-    background::Background,
+    background::{Background, spawn_detached},
     body::BodyLimits,
+    budget::ByteBudget,
     config::{Config, Origins},
     lifecycle::Lifecycle,
     limits::KeyLimits,
     metrics::{Metrics, ModelInfo},
     registry::{Registry, Served},
     request::RequestLimits,
+    response::ResponseMemory,
     routes::{self, Side},
     server::RunError,
     trace::Tracing,
@@ -45,8 +46,19 @@ impl Services {
             keys: Data::new(keys),
             origins: Data::new(config.cors.clone()),
             key_limits: Data::new(limits),
-            body: Data::new(BodyLimits::new(config.limits.max_body_bytes, time, config.limits.body_memory.0)),
-            requests: Data::new(RequestLimits { limits: config.limits.clone(), time }),
+            body: Data::new(BodyLimits::new(
+                config.limits.max_body_bytes,
+                time,
+                ByteBudget::new(config.limits.body_memory.0, metrics.bodies()),
+            )),
+            requests: Data::new(RequestLimits {
+                limits: config.limits.clone(),
+                time,
+                responses: ResponseMemory::new(
+                    config.limits.max_buffered_response_bytes.0,
+                    metrics.responses(),
+                ),
+            }),
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
@@ -112,12 +124,19 @@ impl Services {
     /// Takes the models out of service and joins their threads.
     pub(crate) async fn close(&self) {
         let Some(registry) = self.lifecycle.close() else { return };
-        if let Err(error) = spawn_blocking(move || registry.stop()).await {
-            tracing::error!(%error, "an engine panicked while it stopped");
-        }
         let tracing = self.tracing.clone();
-        if let Err(error) = spawn_blocking(move || tracing.shutdown()).await {
-            tracing::error!(%error, "sending the last traces panicked");
+        // Detached: a batch that never ends must not hold a process that is told again to stop.
+        let closing = spawn_detached("close", move || {
+            registry.stop();
+            tracing.shutdown();
+        });
+        match closing {
+            Ok(closing) => {
+                if closing.await.is_err() {
+                    tracing::error!("stopping the engines or the traces panicked");
+                }
+            }
+            Err(error) => tracing::error!(%error, "cannot start a thread to stop the engines"),
         }
     }
 }

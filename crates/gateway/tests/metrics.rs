@@ -139,7 +139,11 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
         assert_eq!(value(&text, &series), 0.0);
     }
     let reasons = [
-        ("m", &["queue_full", "too_long", "draining", "timeout", "rate_limit", "limits_away"][..]),
+        (
+            "m",
+            &["queue_full", "responses_full", "too_long", "draining", "timeout", "rate_limit", "limits_away"]
+                [..],
+        ),
         ("unknown", &["auth", "bodies_full", "draining"]),
     ];
     for (model, reasons) in reasons {

@@ -378,7 +378,8 @@ impl Progress {
 /// not depend on the order in which they were computed.
 fn average(windows: &[f32], sequences: &[Sequence], shape: Shape) -> Vec<f32> {
     let Shape { dimensions, normalized } = shape;
-    let mut vectors = Vec::new();
+    let inputs = sequences.chunk_by(|a, b| a.input == b.input).count();
+    let mut vectors = Vec::with_capacity(inputs * dimensions);
     for (group, vector) in sequences.chunk_by(|a, b| a.input == b.input).scan(0, |start, group| {
         let first = *start;
         *start += group.len();

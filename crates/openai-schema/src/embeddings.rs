@@ -251,25 +251,45 @@ pub struct Usage {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EmbeddingResponse<'a> {
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddingResponse {
     /// The model, by the name that the request used.
-    pub model: &'a str,
+    pub model: String,
     /// One vector for each input, in the order of the inputs.
-    pub vectors: Vectors<'a>,
+    pub vectors: Vectors,
     /// What the request asked for. Clients do not check it, and misread the other format.
     pub format: EncodingFormat,
     /// What the request cost.
     pub usage: Usage,
 }
 
-impl EmbeddingResponse<'_> {
-    /// Appends the response to `out` as JSON without whitespace, vector by vector.
+/// Writing to memory cannot fail.
+const IN_MEMORY: &str = "writing to memory cannot fail";
+
+impl EmbeddingResponse {
+    /// Appends the response to `out` as JSON without whitespace.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        const IN_MEMORY: &str = "writing to memory cannot fail";
-        out.reserve(self.estimated_len());
-        out.extend_from_slice(br#"{"object":"list","data":["#);
-        for (index, vector) in self.vectors.rows().enumerate() {
+        out.reserve(
+            self.format.estimated_len(self.vectors.len(), self.vectors.dimensions()) + self.model.len(),
+        );
+        self.write_part(0, usize::MAX, out);
+    }
+
+    /// Appends the part of the JSON that begins with vector `from`: whole vectors, until at least `bytes` bytes are
+    /// appended. Returns the vector with which the next part begins, `None` after the last part. The parts from
+    /// vector 0 on are, together, what [`EmbeddingResponse::write_json`] appends.
+    ///
+    /// # Panics
+    /// If `from` exceeds the number of vectors.
+    pub fn write_part(&self, from: usize, bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
+        let start = out.len();
+        if from == 0 {
+            out.extend_from_slice(br#"{"object":"list","data":["#);
+        }
+        for (index, vector) in self.vectors.rows_from(from) {
+            if index > from && out.len() - start >= bytes {
+                return Some(index);
+            }
             if index > 0 {
                 out.push(b',');
             }
@@ -281,15 +301,36 @@ impl EmbeddingResponse<'_> {
             out.push(b'}');
         }
         out.extend_from_slice(br#"],"model":"#);
-        serde_json::to_writer(&mut *out, self.model).expect(IN_MEMORY);
+        serde_json::to_writer(&mut *out, &self.model).expect(IN_MEMORY);
         out.extend_from_slice(br#","usage":"#);
         serde_json::to_writer(&mut *out, &self.usage).expect(IN_MEMORY);
         out.push(b'}');
+        None
     }
 
-    /// The length of the JSON: an upper bound for base64 unless the model's name is all escapes, a
-    /// little above the mean for numbers, so that the buffer rarely grows.
-    fn estimated_len(&self) -> usize {
+    /// The length of the JSON in bytes, if it is known without writing it: base64 has a fixed length, numbers do not.
+    pub fn json_len(&self) -> Option<u64> {
+        const ITEM: usize = r#"{"object":"embedding","index":,"embedding":""}"#.len();
+        match self.format {
+            EncodingFormat::Float => None,
+            EncodingFormat::Base64 => {
+                let mut frame = Vec::new();
+                let empty = Self { model: self.model.clone(), vectors: Vectors::default(), ..*self };
+                empty.write_part(0, usize::MAX, &mut frame);
+                let count = self.vectors.len();
+                let digits: usize =
+                    (0..count).map(|index| index.checked_ilog10().unwrap_or(0) as usize + 1).sum();
+                let vectors = count * (ITEM + vector::base64_len(self.vectors.dimensions()));
+                Some((frame.len() + vectors + digits + count.saturating_sub(1)) as u64)
+            }
+        }
+    }
+}
+
+impl EncodingFormat {
+    /// The length in bytes of a response of `vectors` vectors without the model's name: an upper bound for base64 unless
+    /// the name is all escapes, a little above the mean for numbers, so that a buffer rarely grows.
+    pub fn estimated_len(self, vectors: usize, dimensions: usize) -> usize {
         /// Everything around `data` and the model's name, with room for 20-digit counts.
         const FRAME: usize = 128;
         /// Everything around an `embedding`, with room for a 10-digit index.
@@ -297,11 +338,10 @@ impl EmbeddingResponse<'_> {
         /// Components of unit vectors of 384 dimensions take 12.3 characters in the mean, comma included.
         const NUMBER: usize = 13;
 
-        let dimensions = self.vectors.dimensions();
-        let vector = match self.format {
-            EncodingFormat::Float => dimensions * NUMBER,
-            EncodingFormat::Base64 => vector::base64_len(dimensions),
+        let vector = match self {
+            Self::Float => dimensions * NUMBER,
+            Self::Base64 => vector::base64_len(dimensions),
         };
-        FRAME + self.model.len() + self.vectors.len() * (ITEM + vector)
+        FRAME + vectors * (ITEM + vector)
     }
 }

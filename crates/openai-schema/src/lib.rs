@@ -25,8 +25,8 @@
 //! assert_eq!(request.input, EmbeddingInput::Texts(vec!["a".into(), "b".into()]));
 //!
 //! let response = EmbeddingResponse {
-//!     model: &request.model,
-//!     vectors: Vectors::new(&[1.0, 0.0, 0.0, 1.0], 2)?,
+//!     model: request.model,
+//!     vectors: Vectors::new(vec![1.0, 0.0, 0.0, 1.0], 2)?,
 //!     format: request.encoding_format.unwrap_or_default(),
 //!     usage: Usage { prompt_tokens: 6, total_tokens: 6 },
 //! };

@@ -9,9 +9,9 @@ const BASE64_BLOCK: usize = 384;
 const COMPONENT_BYTES: usize = size_of::<f32>();
 
 /// Vectors of one length, row by row in one run, all components finite.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Vectors<'a> {
-    values: &'a [f32],
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vectors {
+    values: Vec<f32>,
     dimensions: usize,
 }
 
@@ -36,16 +36,26 @@ pub enum VectorsError {
     },
 }
 
-impl<'a> Vectors<'a> {
+impl Default for Vectors {
+    /// No vectors.
+    fn default() -> Self {
+        Self { values: Vec::new(), dimensions: 1 }
+    }
+}
+
+impl Vectors {
     /// Takes `values` as rows of `dimensions` components each, in the order of the inputs.
     ///
     /// # Errors
     /// If the rows are not of equal, non-zero length, or a component is NaN or infinite.
-    pub fn new(values: &'a [f32], dimensions: usize) -> Result<Self, VectorsError> {
+    pub fn new(values: Vec<f32>, dimensions: usize) -> Result<Self, VectorsError> {
         if dimensions == 0 || !values.len().is_multiple_of(dimensions) {
             return Err(VectorsError::Ragged { values: values.len(), dimensions });
         }
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        // All first, without a branch for each: this is vectorised, `position` is not.
+        let all_finite = values.iter().fold(true, |finite, value| finite & value.is_finite());
+        let not_finite = || values.iter().position(|value| !value.is_finite());
+        if let Some(at) = (!all_finite).then(not_finite).flatten() {
             return Err(VectorsError::NotFinite { vector: at / dimensions, component: at % dimensions });
         }
         Ok(Self { values, dimensions })
@@ -62,8 +72,10 @@ impl<'a> Vectors<'a> {
         self.dimensions
     }
 
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &'a [f32]> {
-        self.values.chunks_exact(self.dimensions)
+    /// The vectors from number `from` on, with their numbers.
+    pub(crate) fn rows_from(&self, from: usize) -> impl Iterator<Item = (usize, &[f32])> {
+        let rows = self.values[from * self.dimensions..].chunks_exact(self.dimensions);
+        rows.enumerate().map(move |(offset, row)| (from + offset, row))
     }
 }
 

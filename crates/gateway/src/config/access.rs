@@ -6,6 +6,9 @@ use super::resolve::Problem;
 use super::surroundings::API_KEYS_VARIABLE;
 use super::{ApiKey, AuthConfig, Bytes, LimitsConfig};
 
+/// A few hundred vectors of common sizes. What one answer needs at most is known only when the models are loaded.
+const MIN_BUFFERED_RESPONSE_BYTES: Bytes = Bytes(1 << 20);
+
 impl Merge<'_> {
     pub(super) fn auth(&mut self) -> AuthConfig {
         let from_environment = match &self.surroundings.api_keys {
@@ -48,6 +51,14 @@ impl Merge<'_> {
             max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
             body_memory: pick!(self, table, flags, file, builtin, body_memory),
             unsupported_parameters: pick!(self, table, flags, file, builtin, unsupported_parameters),
+            max_buffered_response_bytes: pick!(
+                self,
+                table,
+                flags,
+                file,
+                builtin,
+                max_buffered_response_bytes
+            ),
             key_requests_per_minute: pick!(self, table, flags, file, builtin, key_requests_per_minute),
             key_tokens_per_minute: pick!(self, table, flags, file, builtin, key_tokens_per_minute),
             redis_url: self.pick_optional(
@@ -71,6 +82,12 @@ impl Merge<'_> {
         if limits.body_memory.0 < limits.max_body_bytes {
             let (memory, largest) = (limits.body_memory, Bytes(limits.max_body_bytes));
             self.problems.push(Problem::SmallBodyMemory { memory, largest });
+        }
+        if limits.max_buffered_response_bytes.0 < MIN_BUFFERED_RESPONSE_BYTES.0 {
+            self.problems.push(Problem::SmallResponseMemory {
+                memory: limits.max_buffered_response_bytes,
+                least: MIN_BUFFERED_RESPONSE_BYTES,
+            });
         }
         self.prove_shared(&limits);
         limits

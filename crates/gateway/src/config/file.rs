@@ -170,6 +170,7 @@ impl<'text> Reader<'text> {
             max_body_bytes: self.take(&mut table, "max_body_bytes"),
             body_memory: self.take(&mut table, "body_memory"),
             unsupported_parameters: self.take(&mut table, "unsupported_parameters"),
+            max_buffered_response_bytes: self.take(&mut table, "max_buffered_response_bytes"),
             key_requests_per_minute: self.take(&mut table, "key_requests_per_minute"),
             key_tokens_per_minute: self.take(&mut table, "key_tokens_per_minute"),
             redis_url: self.take(&mut table, "redis_url"),

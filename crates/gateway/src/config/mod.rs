@@ -129,6 +129,8 @@ pub struct LimitsConfig {
     pub body_memory: Bytes,
     /// Answer to a request with parameters of other vendors that cannot be honoured.
     pub unsupported_parameters: UnsupportedParameters,
+    /// Memory for the large answers of all requests together.
+    pub max_buffered_response_bytes: Bytes,
     /// Requests of one key in a minute; 0 for as many as it likes.
     pub key_requests_per_minute: usize,
     /// Tokens of one key in a minute; 0 for as many as it likes.
@@ -280,6 +282,7 @@ impl Default for LimitsConfig {
             max_body_bytes: 32 * 1024 * 1024,
             body_memory: Bytes(256 * 1024 * 1024),
             unsupported_parameters: UnsupportedParameters::Reject,
+            max_buffered_response_bytes: Bytes(256 * 1024 * 1024),
             key_requests_per_minute: 0,
             key_tokens_per_minute: 0,
             redis_url: None,

@@ -167,6 +167,14 @@ pub enum Problem {
         /// For one.
         largest: Bytes,
     },
+    /// Memory for answers that would hold hardly any.
+    #[error("`limits.max_buffered_response_bytes` is {memory}, but must be at least {least}")]
+    SmallResponseMemory {
+        /// For all answers together.
+        memory: Bytes,
+        /// The least that is allowed.
+        least: Bytes,
+    },
     /// One file of the two that TLS needs.
     #[error("`tls.{given}` is set, but not `tls.{missing}`: TLS needs both")]
     HalfOfTls {

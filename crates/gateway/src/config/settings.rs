@@ -172,6 +172,12 @@ pub struct LimitsSettings {
     )]
     pub unsupported_parameters: Option<UnsupportedParameters>,
 
+    /// Memory for all requests' answers together, at least 1MiB: four bytes for each number of an answer above 32KiB,
+    /// from its admission until its client has read it. A request that finds no room is refused (503); one that needs
+    /// more than all of it is admitted when no other large one is.
+    #[arg(long, env = "EMBEDGATE_MAX_BUFFERED_RESPONSE_BYTES", value_name = "SIZE", hide_short_help = true)]
+    pub max_buffered_response_bytes: Option<Bytes>,
+
     /// Requests that one key may send in a minute, or everybody together where there are no keys; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_KEY_REQUESTS_PER_MINUTE", value_name = "N")]
     pub key_requests_per_minute: Option<usize>,

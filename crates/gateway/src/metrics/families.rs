@@ -47,6 +47,10 @@ pub(super) struct Families {
     pub(super) inference_errors: IntCounterVec,
     pub(super) cache_requests: IntCounterVec,
     pub(super) deduplicated: IntCounterVec,
+    pub(super) body_bytes: IntGauge,
+    pub(super) body_bytes_limit: IntGauge,
+    pub(super) response_bytes: IntGauge,
+    pub(super) response_bytes_limit: IntGauge,
     cache_bytes: IntGaugeVec,
     cache_entries: IntGaugeVec,
     cache_evictions: IntCounterVec,
@@ -87,8 +91,8 @@ impl Families {
             ),
             rejected: declare.counters(
                 "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, bodies_full, too_long, auth, draining, \
-                 timeout, rate_limit, limits_away.",
+                "Refused requests for embeddings, by reason: queue_full, bodies_full, responses_full, too_long, auth, \
+                 draining, timeout, rate_limit, limits_away.",
                 &["model", "reason"],
             ),
             extra_parameters: declare.counters(
@@ -152,6 +156,16 @@ impl Families {
                 "Inputs that shared the vector of an equal one in flight, and so were not asked for.",
                 &["model"],
             ),
+            body_bytes: declare.gauge(
+                "buffered_body_bytes",
+                "Memory of request bodies that are being read or parsed, beyond 16 KiB of each.",
+            ),
+            body_bytes_limit: declare.gauge("buffered_body_bytes_limit", "Capacity for it."),
+            response_bytes: declare.gauge(
+                "buffered_response_bytes",
+                "Memory reserved for answers above 32 KiB that are computed or wait for their clients to read them.",
+            ),
+            response_bytes_limit: declare.gauge("buffered_response_bytes_limit", "Capacity for it."),
             cache_bytes: declare.gauges(
                 "cache_bytes",
                 "Memory of the vectors in the cache, with their keys and overhead.",

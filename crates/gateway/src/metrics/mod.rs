@@ -64,6 +64,8 @@ pub enum Rejection {
     QueueFull,
     /// The memory for bodies had no room for its own.
     BodiesFull,
+    /// The memory for answers had no room for its own.
+    ResponsesFull,
     /// More tokens than the limit or the window allows.
     TooLong,
     /// No key, or a wrong one.
@@ -82,13 +84,21 @@ impl Rejection {
     /// Those that can come before it is known which model is asked for.
     const EARLY: [Self; 3] = [Self::Auth, Self::BodiesFull, Self::Draining];
     /// Those that can come afterwards.
-    const LATE: [Self; 6] =
-        [Self::QueueFull, Self::TooLong, Self::Draining, Self::Timeout, Self::RateLimit, Self::LimitsAway];
+    const LATE: [Self; 7] = [
+        Self::QueueFull,
+        Self::ResponsesFull,
+        Self::TooLong,
+        Self::Draining,
+        Self::Timeout,
+        Self::RateLimit,
+        Self::LimitsAway,
+    ];
 
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
             Self::BodiesFull => "bodies_full",
+            Self::ResponsesFull => "responses_full",
             Self::TooLong => "too_long",
             Self::Auth => "auth",
             Self::Draining => "draining",
@@ -155,6 +165,15 @@ pub struct ModelMetrics {
     label: Arc<str>,
     families: Arc<Families>,
     engine: Option<Arc<EngineMetrics>>,
+}
+
+/// Bytes that clients make the server hold.
+#[derive(Clone)]
+pub struct BufferMetrics {
+    /// Bytes reserved at present.
+    pub bytes: IntGauge,
+    /// Most of them.
+    pub limit: IntGauge,
 }
 
 /// What the cache's second tier reports.
@@ -255,6 +274,18 @@ impl Metrics {
             others: errors("other"),
             dropped: self.families.tier_dropped.with_label_values::<&str>(&[]),
         }
+    }
+
+    /// The memory of request bodies.
+    pub fn bodies(&self) -> BufferMetrics {
+        let families = &self.families;
+        BufferMetrics { bytes: families.body_bytes.clone(), limit: families.body_bytes_limit.clone() }
+    }
+
+    /// The memory of answers.
+    pub fn responses(&self) -> BufferMetrics {
+        let families = &self.families;
+        BufferMetrics { bytes: families.response_bytes.clone(), limit: families.response_bytes_limit.clone() }
     }
 
     /// What limits that several servers share count in.

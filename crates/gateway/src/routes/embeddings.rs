@@ -2,20 +2,26 @@
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header::{self, HeaderName},
+    body::{BodySize, MessageBody},
+    http::{
+        ConnectionType, Version,
+        header::{self, HeaderName},
+    },
     web,
 };
 use inference::{Embeddings, Timings};
-use openai_schema::{EmbeddingResponse, Usage, Vectors, VectorsError};
+use openai_schema::{EmbeddingResponse, Usage, Vectors};
 
 use crate::{
     auth::Caller,
     body::Body,
+    budget::ReservedBytes,
     error::ApiError,
     lifecycle::Lifecycle,
     limits::admit,
     middleware::Record,
     request::{self, Plan, RequestLimits},
+    response::JsonParts,
 };
 
 // Headers of ours, checked when this is compiled and not at each answer.
@@ -42,6 +48,8 @@ pub(crate) async fn create(
     let mut plan = Plan::new(served, request, &limits, overlong, received).await?;
     record.set_inputs(plan.inputs());
     record.set_ignored(&plan.ignored);
+    // Before the key is charged and anything is computed: a refusal costs nothing.
+    let memory = limits.responses.reserve(&plan)?;
     let admission = admit(&http, caller.number, plan.estimate()).await?;
     let span = record.trace().embeddings(&plan);
     // A client that hangs up from here on has caused work, or kept others waiting: its tokens stay taken.
@@ -49,11 +57,17 @@ pub(crate) async fn create(
     admission.settle(embeddings.as_ref().map_or(0, Embeddings::total_tokens));
     let embeddings = embeddings?;
     record.set_tokens(embeddings.total_tokens(), embeddings.truncated);
-    answer(plan, embeddings).await
+    answer(http.version(), plan, embeddings, memory)
 }
 
-/// Prints the answer, with headers that say who answered, what was cut and where the time went.
-async fn answer(plan: Plan, embeddings: Embeddings) -> Result<HttpResponse, ApiError> {
+/// The answer, with headers that say who answered, what was cut and where the time went. It is written part by part
+/// where memory was reserved for it.
+fn answer(
+    version: Version,
+    plan: Plan,
+    embeddings: Embeddings,
+    memory: Option<ReservedBytes>,
+) -> Result<HttpResponse, ApiError> {
     let mut response = HttpResponse::Ok();
     response
         .insert_header((header::CONTENT_TYPE, "application/json"))
@@ -68,22 +82,27 @@ async fn answer(plan: Plan, embeddings: Embeddings) -> Result<HttpResponse, ApiE
     if embeddings.truncated > 0 {
         response.insert_header((TRUNCATED, embeddings.truncated));
     }
-    let large = request::is_large_answer(embeddings.vectors.len(), plan.format);
-    let json = request::offload(large, move || json(&plan, &embeddings)).await?;
-    Ok(response.body(json.map_err(ApiError::permanent)?))
-}
-
-fn json(plan: &Plan, embeddings: &Embeddings) -> Result<Vec<u8>, VectorsError> {
     let tokens = embeddings.total_tokens();
-    let response = EmbeddingResponse {
-        model: &plan.model,
-        vectors: Vectors::new(&embeddings.vectors, embeddings.dimensions)?,
+    let json = EmbeddingResponse {
+        model: plan.model,
+        vectors: Vectors::new(embeddings.vectors, embeddings.dimensions).map_err(ApiError::permanent)?,
         format: plan.format,
         usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
     };
-    let mut json = Vec::new();
-    response.write_json(&mut json);
-    Ok(json)
+    let Some(memory) = memory else {
+        let mut body = Vec::new();
+        json.write_json(&mut body);
+        return Ok(response.body(body));
+    };
+    let parts = JsonParts::new(json, memory);
+    // HTTP/1.0 has no chunks: an answer of unknown length ends with its connection.
+    let ends_connection = version < Version::HTTP_11 && parts.size() == BodySize::Stream;
+    let mut response = response.body(parts);
+    if ends_connection {
+        response.head_mut().no_chunking(true);
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response)
 }
 
 /// The engine's phases in milliseconds, for the header of that name (W3C Server Timing).

@@ -40,6 +40,12 @@ const KEYS: &[(&str, &str, &str, [&str; 3])] = &[
         "unsupported_parameters",
         ["\"ignore\"", "\"reject\"", "\"ignore\""],
     ),
+    (
+        "limits",
+        "max_buffered_response_bytes",
+        "max_buffered_response_bytes",
+        ["\"71MiB\"", "\"72MiB\"", "\"73MiB\""],
+    ),
     ("limits", "key_requests_per_minute", "key_requests_per_minute", ["3001", "3002", "3003"]),
     ("limits", "key_tokens_per_minute", "key_tokens_per_minute", ["4001", "4002", "4003"]),
     ("limits", "redis_url", "limits_redis_url", ["\"redis://a:1\"", "\"redis://b:2\"", "\"redis://c:3\""]),

@@ -121,6 +121,11 @@ fn what_cannot_work_is_refused() {
         problems("[limits]\nbody_memory = \"1MiB\"\nmax_body_bytes = 1048577"),
         [Problem::SmallBodyMemory { memory: Bytes(1 << 20), largest: Bytes((1 << 20) + 1) }]
     );
+    assert_eq!(
+        problems("[limits]\nmax_buffered_response_bytes = 1048575"),
+        [Problem::SmallResponseMemory { memory: Bytes((1 << 20) - 1), least: Bytes(1 << 20) }]
+    );
+    assert!(resolve("[limits]\nmax_buffered_response_bytes = \"1MiB\"").is_ok());
     for (url, problem) in [
         ("rediss://host", Problem::RedisTls { table: "cache" }),
         ("valkeys://host", Problem::RedisTls { table: "cache" }),

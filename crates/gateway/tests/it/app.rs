@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::stream::poll_fn;
 use gateway::{
     Choice, Kernels, Listeners, Registry, RunError, Served, Why,
     config::{ApiKey, Config, ModelConfig},
@@ -16,7 +17,7 @@ use gateway::{
 };
 use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::{
     fake::{Control, DIMENSIONS, encoders},
@@ -33,6 +34,7 @@ pub(crate) const EMBEDDINGS: usize = 600;
 pub(crate) struct Builder {
     config: Config,
     tokenizer: PathBuf,
+    dimensions: usize,
     hub_id: Option<String>,
     normalize: bool,
     prompts: BTreeMap<String, String>,
@@ -47,7 +49,7 @@ pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// The encoders of every model.
     pub(crate) control: Arc<Control>,
-    shutdown: Option<oneshot::Sender<()>>,
+    stop: UnboundedSender<()>,
     thread: Option<JoinHandle<Result<(), RunError>>>,
 }
 
@@ -67,6 +69,7 @@ impl TestApp {
         Builder {
             config,
             tokenizer,
+            dimensions: DIMENSIONS,
             hub_id: None,
             normalize: true,
             prompts: BTreeMap::new(),
@@ -104,11 +107,15 @@ impl TestApp {
         vectors(&reply.json())
     }
 
-    /// Tells the server to stop, without waiting.
+    /// Tells the server to stop, or to hurry, without waiting.
     pub(crate) fn begin_shutdown(&mut self) {
-        if let Some(shutdown) = self.shutdown.take() {
-            let _ = shutdown.send(());
-        }
+        // It may have ended.
+        let _ = self.stop.send(());
+    }
+
+    /// Returns true once the server has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for the server's end.
@@ -177,6 +184,12 @@ impl Builder {
         self.config(|config| config.auth.keys.push(ApiKey::new(name, secret)))
     }
 
+    /// Sets the length of the vectors.
+    pub(crate) fn dimensions(mut self, dimensions: usize) -> Self {
+        self.dimensions = dimensions;
+        self
+    }
+
     pub(crate) fn hub_id(mut self, id: &str) -> Self {
         self.hub_id = Some(id.to_owned());
         self
@@ -221,32 +234,40 @@ impl Builder {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
-        let (shutdown, ended) = oneshot::channel::<()>();
-        let Self { config, tokenizer, hub_id, normalize, prompts, gate, ops } = self;
+        let (stop, mut stops) = unbounded_channel();
+        let Self { config, tokenizer, dimensions, hub_id, normalize, prompts, gate, ops } = self;
         let (settings, hand) = (config.clone(), Arc::clone(&control));
         let serve = async move {
-            let ended = async { drop(ended.await) };
+            let stops = poll_fn(move |context| stops.poll_recv(context));
             let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
                 // An error means that the test let go of the gate, which opens it too.
                 gate.map(|gate| gate.recv());
+                let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize };
                 let models = settings.models.iter().map(|model| Served {
                     hub_id: hub_id.clone(),
                     prompts: prompts.clone(),
-                    ..served(model, normalize, &tokenizer, &hand, metrics)
+                    ..served(model, fake, &hand, metrics)
                 });
                 Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
             };
-            run_with(config, Listeners { main: listener, ops }, ended, load).await
+            run_with(config, Listeners { main: listener, ops }, stops, load).await
         };
         let thread = std::thread::spawn(move || actix_web::rt::System::new().block_on(serve));
-        TestApp { address, control, shutdown: Some(shutdown), thread: Some(thread) }
+        TestApp { address, control, stop, thread: Some(thread) }
     }
+}
+
+/// What the tests choose of the models.
+#[derive(Clone, Copy)]
+struct FakeModel<'a> {
+    tokenizer: &'a Path,
+    dimensions: usize,
+    normalize: bool,
 }
 
 fn served(
     model: &ModelConfig,
-    normalize: bool,
-    tokenizer: &Path,
+    FakeModel { tokenizer, dimensions, normalize }: FakeModel<'_>,
     control: &Arc<Control>,
     metrics: &gateway::metrics::Metrics,
 ) -> Served {
@@ -255,7 +276,7 @@ fn served(
         name: model.id.clone(),
         tokenizer: Tokenizer::load_with(tokenizer, options).unwrap(),
         window: WINDOW,
-        dimensions: DIMENSIONS,
+        dimensions,
         normalize,
         workers: model.workers,
         tokenizer_threads: 1,
@@ -268,9 +289,9 @@ fn served(
     Served {
         id: model.id.as_str().into(),
         hub_id: None,
-        engine: Engine::start(config, &encoders(control), observer).unwrap(),
+        engine: Engine::start(config, &encoders(control, dimensions), observer).unwrap(),
         window: WINDOW,
-        dimensions: DIMENSIONS,
+        dimensions,
         normalized: normalize,
         prompts: BTreeMap::new(),
         matryoshka: model.matryoshka.clone(),

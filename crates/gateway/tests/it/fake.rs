@@ -11,7 +11,7 @@ use std::{
 
 use inference::{Batch, EncodeError, Encoder, EncoderFactory};
 
-/// Length of the vectors.
+/// Length of the vectors, unless a test needs another.
 pub(crate) const DIMENSIONS: usize = 8;
 
 /// The test's hand on the encoders of one model.
@@ -85,11 +85,14 @@ impl Control {
     }
 }
 
-struct Fake(Arc<Control>);
+struct Fake {
+    control: Arc<Control>,
+    dimensions: usize,
+}
 
 impl Encoder for Fake {
     fn dimensions(&self) -> usize {
-        DIMENSIONS
+        self.dimensions
     }
 
     fn pads(&self) -> bool {
@@ -102,14 +105,14 @@ impl Encoder for Fake {
         _: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
-        let misfortune = self.0.pass();
+        let misfortune = self.control.pass();
         match misfortune {
             Some(Misfortune::Panic) => panic!("as the test asked"),
             Some(Misfortune::Fail(error)) => return Err(error),
             Some(Misfortune::NotFinite) | None => {}
         }
-        self.0.encoded.fetch_add(batch.len(), Ordering::SeqCst);
-        for (ids, row) in batch.sequences().zip(out.chunks_exact_mut(DIMENSIONS)) {
+        self.control.encoded.fetch_add(batch.len(), Ordering::SeqCst);
+        for (ids, row) in batch.sequences().zip(out.chunks_exact_mut(self.dimensions)) {
             fill(ids, row);
         }
         if matches!(misfortune, Some(Misfortune::NotFinite)) {
@@ -131,8 +134,8 @@ fn fill(ids: &[u32], row: &mut [f32]) {
     }
 }
 
-/// Builds encoders under `control`.
-pub(crate) fn encoders(control: &Arc<Control>) -> EncoderFactory {
+/// Builds encoders of vectors of this length under `control`.
+pub(crate) fn encoders(control: &Arc<Control>, dimensions: usize) -> EncoderFactory {
     let control = Arc::clone(control);
-    Arc::new(move || Ok(Box::new(Fake(Arc::clone(&control)))))
+    Arc::new(move || Ok(Box::new(Fake { control: Arc::clone(&control), dimensions })))
 }

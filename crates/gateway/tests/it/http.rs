@@ -131,6 +131,14 @@ impl<S: Read + Write> Connection<S> {
         Ok(reply)
     }
 
+    /// The next answer, which ends with the connection.
+    pub(crate) fn receive_to_end(&mut self) -> Reply {
+        let (status, headers) = self.head().unwrap();
+        let mut body = Vec::new();
+        self.0.read_to_end(&mut body).unwrap();
+        Reply { status, headers, body }
+    }
+
     fn head(&mut self) -> std::io::Result<(u16, Vec<(String, String)>)> {
         let line = self.line()?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -9,7 +9,7 @@ use std::{
 use gateway::{LoadError, RunError};
 
 use crate::{
-    app::TestApp,
+    app::{TestApp, wait_until},
     http::{Connection, request},
 };
 
@@ -82,6 +82,69 @@ fn a_shutdown_while_loading_ends_in_order() {
     app.begin_shutdown();
     drop(gate);
     app.join().unwrap();
+}
+
+/// Longer than any test may take.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// A read from a volume that does not answer never ends.
+#[test]
+fn a_load_that_hangs_is_abandoned_after_the_drain_timeout() {
+    let (builder, _gate) = TestApp::builder().gate();
+    let mut app = builder.config(|config| config.server.drain_timeout = Duration::from_millis(100)).launch();
+    app.wait_for("/livez", 200);
+    app.begin_shutdown();
+    wait_until("the server has ended", || app.has_ended());
+    let ended = app.join();
+    assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_second_request_to_stop_abandons_a_load_that_hangs() {
+    let (builder, _gate) = TestApp::builder().gate();
+    let mut app = builder.config(|config| config.server.drain_timeout = NEVER).launch();
+    app.wait_for("/livez", 200);
+    app.begin_shutdown();
+    app.begin_shutdown();
+    wait_until("the server has ended", || app.has_ended());
+    let ended = app.join();
+    assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_second_request_to_stop_ends_the_pause_and_loses_nothing() {
+    let mut app = TestApp::builder().config(|config| config.server.grace_pause = NEVER).start();
+    app.control.hold();
+    let entered = app.control.entered();
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    app.control.wait_for_batch(entered);
+    app.begin_shutdown();
+    app.wait_for("/readyz", 503);
+    app.begin_shutdown();
+    wait_until("the listener is closed", || std::net::TcpStream::connect(app.address).is_err());
+    app.control.release();
+    assert_eq!(connection.receive().status, 200);
+    wait_until("the server has ended", || app.has_ended());
+    app.join().unwrap();
+}
+
+/// The second one ends the drain, the third one the wait for the batch that the engine runs.
+#[test]
+fn further_requests_to_stop_end_the_drain_and_say_what_was_lost() {
+    let mut app = TestApp::builder().config(|config| config.server.drain_timeout = NEVER).start();
+    app.control.hold();
+    let entered = app.control.entered();
+    let mut connection = Connection::open(app.address);
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    app.control.wait_for_batch(entered);
+    app.begin_shutdown();
+    wait_until("the listener is closed", || std::net::TcpStream::connect(app.address).is_err());
+    app.begin_shutdown();
+    app.begin_shutdown();
+    wait_until("the server has ended", || app.has_ended());
+    let ended = app.join();
+    assert!(matches!(ended, Err(RunError::DrainInterrupted)), "{ended:?}");
 }
 
 #[test]

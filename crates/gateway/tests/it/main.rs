@@ -24,6 +24,7 @@ mod overload;
 mod parameters;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
+mod responses;
 mod schema;
 mod shared_limits;
 #[cfg(unix)]

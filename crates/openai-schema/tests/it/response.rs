@@ -7,10 +7,10 @@ use openai_schema::{
 use proptest::prelude::*;
 use serde_json::Value;
 
-fn write(model: &str, vectors: Vectors<'_>, format: EncodingFormat) -> String {
+fn write(model: &str, vectors: Vectors, format: EncodingFormat) -> String {
     let usage = Usage { prompt_tokens: 8, total_tokens: 8 };
     let mut json = Vec::new();
-    EmbeddingResponse { model, vectors, format, usage }.write_json(&mut json);
+    EmbeddingResponse { model: model.to_owned(), vectors, format, usage }.write_json(&mut json);
     String::from_utf8(json).unwrap()
 }
 
@@ -38,7 +38,7 @@ fn bits(vectors: &[Vec<f32>]) -> Vec<Vec<u32>> {
 
 #[test]
 fn floats_byte_for_byte() {
-    let vectors = Vectors::new(&[1.0, -0.0, 0.1, -0.033_823, 1e-45, f32::MAX], 3).unwrap();
+    let vectors = Vectors::new(vec![1.0, -0.0, 0.1, -0.033_823, 1e-45, f32::MAX], 3).unwrap();
     assert_eq!(
         write("org/m", vectors, EncodingFormat::Float),
         concat!(
@@ -53,7 +53,7 @@ fn floats_byte_for_byte() {
 /// The strings are those of Python: `base64.b64encode(struct.pack("<2f", 1.0, -2.5))`, and so on.
 #[test]
 fn base64_byte_for_byte() {
-    let vectors = Vectors::new(&[1.0, -2.5, -0.0, 1e-45], 2).unwrap();
+    let vectors = Vectors::new(vec![1.0, -2.5, -0.0, 1e-45], 2).unwrap();
     assert_eq!(
         write("m", vectors, EncodingFormat::Base64),
         concat!(
@@ -69,8 +69,8 @@ fn base64_byte_for_byte() {
 fn an_answer_is_appended() {
     let mut json = b"before".to_vec();
     EmbeddingResponse {
-        model: "m",
-        vectors: Vectors::new(&[], 3).unwrap(),
+        model: "m".to_owned(),
+        vectors: Vectors::new(vec![], 3).unwrap(),
         format: EncodingFormat::Float,
         usage: Usage { prompt_tokens: 0, total_tokens: u64::MAX },
     }
@@ -84,7 +84,7 @@ fn an_answer_is_appended() {
 #[test]
 fn a_model_name_is_escaped() {
     let name = "\"\\\n\u{0}é😀";
-    let json = write(name, Vectors::new(&[1.0], 1).unwrap(), EncodingFormat::Float);
+    let json = write(name, Vectors::new(vec![1.0], 1).unwrap(), EncodingFormat::Float);
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["model"], name);
 }
 
@@ -94,7 +94,7 @@ fn base64_of_every_length() {
     let values: Vec<f32> = (0..1200_u16).map(|n| f32::from(n) / 7.0 - 80.0).collect();
     for dimensions in (1..=7).chain(383..=386).chain(767..=770).chain([1024, 1152, 1153]) {
         let row = &values[..dimensions];
-        let json = write("m", Vectors::new(row, dimensions).unwrap(), EncodingFormat::Base64);
+        let json = write("m", Vectors::new(row.to_vec(), dimensions).unwrap(), EncodingFormat::Base64);
         let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
         assert!(json.contains(&format!(r#""embedding":"{}"}}"#, STANDARD.encode(bytes))), "{dimensions}");
         assert_eq!(bits(&read(&json)), bits(&[row.to_vec()]), "{dimensions}");
@@ -108,11 +108,12 @@ fn a_buffer_for_unit_vectors_is_reserved_once() {
         .map(|n| (n as f32 * 0.618_034).fract() - 0.5)
         .map(|value| value * (12.0 / dimensions as f32).sqrt())
         .collect();
-    let vectors = Vectors::new(&values, dimensions).unwrap();
+    let vectors = Vectors::new(values, dimensions).unwrap();
     for format in [EncodingFormat::Float, EncodingFormat::Base64] {
         let usage = Usage { prompt_tokens: 1, total_tokens: 1 };
         let mut json = Vec::new();
-        EmbeddingResponse { model: "m", vectors, format, usage }.write_json(&mut json);
+        EmbeddingResponse { model: "m".to_owned(), vectors: vectors.clone(), format, usage }
+            .write_json(&mut json);
         // A buffer that had grown would have at least doubled.
         assert!(json.capacity() < json.len() * 5 / 4, "{format:?}: {} of {}", json.len(), json.capacity());
     }
@@ -120,10 +121,10 @@ fn a_buffer_for_unit_vectors_is_reserved_once() {
 
 #[test]
 fn what_are_no_vectors() {
-    assert_eq!(Vectors::new(&[1.0; 5], 2), Err(VectorsError::Ragged { values: 5, dimensions: 2 }));
-    assert_eq!(Vectors::new(&[], 0), Err(VectorsError::Ragged { values: 0, dimensions: 0 }));
+    assert_eq!(Vectors::new(vec![1.0; 5], 2), Err(VectorsError::Ragged { values: 5, dimensions: 2 }));
+    assert_eq!(Vectors::new(vec![], 0), Err(VectorsError::Ragged { values: 0, dimensions: 0 }));
     for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        let error = Vectors::new(&[1.0, 2.0, 3.0, value, 5.0, 6.0], 3).unwrap_err();
+        let error = Vectors::new(vec![1.0, 2.0, 3.0, value, 5.0, 6.0], 3).unwrap_err();
         assert_eq!(error, VectorsError::NotFinite { vector: 1, component: 0 });
         assert_eq!(error.to_string(), "component 0 of vector 1 is not a finite number");
     }
@@ -166,11 +167,44 @@ proptest! {
         })
     ) {
         let values = rows.concat();
-        let vectors = Vectors::new(&values, rows.first().map_or(1, Vec::len)).unwrap();
+        let vectors = Vectors::new(values, rows.first().map_or(1, Vec::len)).unwrap();
         for format in [EncodingFormat::Float, EncodingFormat::Base64] {
-            let json = write("m", vectors, format);
+            let json = write("m", vectors.clone(), format);
             prop_assert_eq!(bits(&read(&json)), bits(&rows));
             prop_assert!(!json.contains("null"));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the size of the parts, and with indices of one to three digits.
+    #[test]
+    fn parts_are_together_what_is_written_at_once(
+        (dimensions, values) in (1_usize..10, 0_usize..130).prop_flat_map(|(dimensions, rows)| {
+            (Just(dimensions), prop::collection::vec(finite(), dimensions * rows))
+        }),
+        part_bytes in prop_oneof![Just(0), 1_usize..2000, Just(usize::MAX)],
+        model in "\\PC{0,8}",
+    ) {
+        let vectors = Vectors::new(values, dimensions).unwrap();
+        for format in [EncodingFormat::Float, EncodingFormat::Base64] {
+            let usage = Usage { prompt_tokens: 12, total_tokens: 12 };
+            let response = EmbeddingResponse { model: model.clone(), vectors: vectors.clone(), format, usage };
+            let mut whole = Vec::new();
+            response.write_json(&mut whole);
+            let (mut parts, mut next) = (Vec::new(), Some(0));
+            while let Some(from) = next {
+                let before = parts.len();
+                next = response.write_part(from, part_bytes, &mut parts);
+                prop_assert!(next.is_none_or(|next| next > from));
+                let longest_vector = 60 + dimensions * 16;
+                prop_assert!(parts.len() - before <= part_bytes.saturating_add(longest_vector + 200));
+            }
+            prop_assert_eq!(String::from_utf8(parts), String::from_utf8(whole.clone()));
+            let known = (format == EncodingFormat::Base64).then_some(whole.len() as u64);
+            prop_assert_eq!(response.json_len(), known);
         }
     }
 }
@@ -190,8 +224,8 @@ fn both_notations_keep_the_edges_of_f32() {
         f32::MAX,
         f32::MIN,
     ];
-    let vectors = Vectors::new(&edges, edges.len()).unwrap();
+    let vectors = Vectors::new(edges.to_vec(), edges.len()).unwrap();
     for format in [EncodingFormat::Float, EncodingFormat::Base64] {
-        assert_eq!(bits(&read(&write("m", vectors, format))), bits(&[edges.to_vec()]));
+        assert_eq!(bits(&read(&write("m", vectors.clone(), format))), bits(&[edges.to_vec()]));
     }
 }

@@ -1,0 +1,96 @@
+//! Memory that clients make the server hold: bounded in bytes over all of them together, and shown in two gauges.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use crate::metrics::BufferMetrics;
+
+/// A number of bytes that reservations share. A clone is another handle on the same bytes.
+#[derive(Clone)]
+pub(crate) struct ByteBudget(Arc<Shared>);
+
+struct Shared {
+    limit: usize,
+    reserved: AtomicUsize,
+    metrics: BufferMetrics,
+}
+
+/// Bytes of a [`ByteBudget`]; dropping them gives them back.
+pub(crate) struct ReservedBytes {
+    budget: ByteBudget,
+    bytes: usize,
+}
+
+impl ByteBudget {
+    /// A budget of `limit` bytes that reports to `metrics`.
+    pub(crate) fn new(limit: usize, metrics: BufferMetrics) -> Self {
+        metrics.limit.set(gauge(limit));
+        Self(Arc::new(Shared { limit, reserved: AtomicUsize::new(0), metrics }))
+    }
+
+    /// Bytes in all.
+    pub(crate) fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// A reservation of no bytes, which can grow.
+    pub(crate) fn reserve_nothing(&self) -> ReservedBytes {
+        ReservedBytes { budget: self.clone(), bytes: 0 }
+    }
+
+    /// Reserves `bytes`, or returns `None` if fewer are free.
+    pub(crate) fn try_reserve(&self, bytes: usize) -> Option<ReservedBytes> {
+        let mut reservation = self.reserve_nothing();
+        reservation.grow_to(bytes).then_some(reservation)
+    }
+}
+
+impl ReservedBytes {
+    /// Grows to `bytes` bytes, if so many are free; returns whether it has so many now.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
+        let Shared { limit, reserved, metrics } = &*self.budget.0;
+        let missing = bytes.saturating_sub(self.bytes);
+        let take = |held: usize| held.checked_add(missing).filter(|held| held <= limit);
+        let taken = reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok();
+        if taken {
+            metrics.bytes.add(gauge(missing));
+            self.bytes += missing;
+        }
+        taken
+    }
+}
+
+impl Drop for ReservedBytes {
+    fn drop(&mut self) {
+        self.budget.0.reserved.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.0.metrics.bytes.sub(gauge(self.bytes));
+    }
+}
+
+fn gauge(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn reservations_share_the_limit_and_give_back_what_they_took() {
+        let budget = ByteBudget::new(10, Metrics::new([]).responses());
+        let (first, second) = (budget.try_reserve(6).unwrap(), budget.try_reserve(4).unwrap());
+        assert!(budget.try_reserve(1).is_none() && budget.try_reserve(usize::MAX).is_none());
+        assert_eq!(budget.0.metrics.bytes.get(), 10);
+        drop(first);
+        assert!(budget.try_reserve(7).is_none());
+        let third = budget.try_reserve(6).unwrap();
+        drop((second, third));
+        assert_eq!((budget.0.metrics.bytes.get(), budget.0.metrics.limit.get()), (0, 10));
+        let mut growing = budget.reserve_nothing();
+        assert!(growing.grow_to(4) && growing.grow_to(9) && growing.grow_to(3) && !growing.grow_to(11));
+        assert_eq!(budget.0.metrics.bytes.get(), 9);
+    }
+}

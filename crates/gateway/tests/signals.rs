@@ -1,0 +1,223 @@
+//! SIGTERM, SIGINT and SIGHUP as a supervisor or a terminal sends them, during the start, while serving and in the drain.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+// Written for the neighbouring tests, of which this client needs only a part.
+#[allow(dead_code)]
+#[path = "it/http.rs"]
+mod http;
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::http::{Connection, Reply, request};
+
+/// A loaded machine may be slow; a hang must still end.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longer than any test may take.
+const NEVER: &str = "1h";
+
+struct Program {
+    child: Child,
+    folder: TempDir,
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+impl Program {
+    /// `embedgate serve ARGUMENTS` with a tiny model, in an empty folder and with nothing in its environment, run by the
+    /// shell after `setup`.
+    fn start_after(setup: &str, arguments: &[&str], folder: TempDir) -> Self {
+        let log = File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            &format!("{setup} exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_embedgate"),
+            "serve",
+        ]);
+        command.args(["--listen", "127.0.0.1:0", "--model"]);
+        command.arg(workspace().join("crates/model-import/tests/tiny-models/bert-mean"));
+        command.args(arguments).env_clear().current_dir(folder.path());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Self { child, folder }
+    }
+
+    fn start(arguments: &[&str], folder: TempDir) -> Self {
+        Self::start_after("", arguments, folder)
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Waits until something is found while the program runs.
+    #[track_caller]
+    fn wait_for<T>(&mut self, found: impl Fn(&Self) -> Option<T>) -> T {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(found) = found(self) {
+                return found;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < end, "{ended:?}:\n{}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until the program serves, and returns where.
+    #[track_caller]
+    fn ready(&mut self) -> SocketAddr {
+        self.wait_for(|program| {
+            let log = program.log();
+            log.split_once("listening on http://")?.1.split_once(' ')?.0.parse().ok()
+        })
+    }
+
+    /// Sends a signal, with the shell's own `kill`: a slim machine may lack the program of that name. It may have ended.
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {} 2>/dev/null", self.child.id());
+        Command::new("sh").args(["-c", &kill]).status().unwrap();
+    }
+
+    /// Sends the signal again and again until the program has ended.
+    #[track_caller]
+    fn signal_until_ended(&mut self, name: &str) -> ExitStatus {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            self.signal(name);
+            thread::sleep(Duration::from_millis(20));
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it has not ended:\n{}", self.log());
+        }
+    }
+
+    #[track_caller]
+    fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it has not ended:\n{}", self.log());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn get(address: SocketAddr, path: &str) -> Reply {
+    let mut connection = Connection::open(address);
+    connection.send(&request("GET", path, &[], b""));
+    connection.receive()
+}
+
+/// A file that is never read to its end, as on a volume that does not answer.
+fn fifo(folder: &TempDir) -> String {
+    let path = folder.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    path.to_str().unwrap().to_owned()
+}
+
+/// Waits until the program reads the file; while the returned end is open, it reads on.
+#[track_caller]
+fn reading(path: &str) -> File {
+    let (sender, opened) = mpsc::channel();
+    let path = path.to_owned();
+    // Opening ends when a reader has come.
+    thread::spawn(move || sender.send(File::options().write(true).open(path)));
+    opened.recv_timeout(TIMEOUT).expect("the program never opened the file").unwrap()
+}
+
+#[test]
+fn a_start_that_hangs_in_a_read_is_abandoned_after_the_drain_timeout() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = fifo(&folder);
+    let arguments = ["--isa", "none", "--onnxruntime", &library, "--drain-timeout", "200ms"];
+    let mut program = Program::start(&arguments, folder);
+    let _writer = reading(&library);
+    program.signal("TERM");
+    assert_eq!(program.ended().code(), Some(1), "{}", program.log());
+    assert!(
+        program.log().contains("stopped while loading the models, which did not end"),
+        "{}",
+        program.log()
+    );
+}
+
+#[test]
+fn a_second_signal_ends_a_start_that_hangs_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = fifo(&folder);
+    let arguments = ["--isa", "none", "--onnxruntime", &library, "--drain-timeout", NEVER];
+    let mut program = Program::start(&arguments, folder);
+    let _writer = reading(&library);
+    assert_eq!(program.signal_until_ended("INT").code(), Some(1), "{}", program.log());
+    assert!(
+        program.log().contains("stopped while loading the models, which did not end"),
+        "{}",
+        program.log()
+    );
+}
+
+#[test]
+fn sigterm_ends_a_program_that_hangs_in_its_settings_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = fifo(&folder);
+    let mut program = Program::start(&["--config", &settings], folder);
+    let _writer = reading(&settings);
+    program.signal("TERM");
+    assert_eq!(program.ended().code(), Some(0), "{}", program.log());
+    assert_eq!(program.log(), "stopped while reading the settings\n");
+}
+
+#[test]
+fn sighup_drains_and_a_further_signal_ends_the_pause() {
+    let mut program = Program::start(&["--grace-pause", NEVER], tempfile::tempdir().unwrap());
+    let address = program.ready();
+    program.signal("HUP");
+    program.wait_for(|_| (get(address, "/readyz").status == 503).then_some(()));
+    assert_eq!(get(address, "/readyz").text(), "draining\n");
+    program.signal("TERM");
+    assert_eq!(program.ended().code(), Some(0), "{}", program.log());
+    assert!(
+        program.log().contains("the pause ends") && program.log().contains("drained"),
+        "{}",
+        program.log()
+    );
+}
+
+/// `nohup` starts programs with SIGHUP ignored.
+#[cfg(target_os = "linux")]
+#[test]
+fn sighup_stays_ignored_where_it_was_at_the_start() {
+    let caught = |setup| {
+        let mut program = Program::start_after(setup, &[], tempfile::tempdir().unwrap());
+        program.ready();
+        let status = fs::read_to_string(format!("/proc/{}/status", program.child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & 1 != 0
+    };
+    assert!(caught("") && !caught("trap '' HUP;"));
+}
