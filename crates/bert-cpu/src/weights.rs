@@ -33,7 +33,7 @@ pub enum Norm {
 }
 
 impl fmt::Display for Norm {
-    /// What it follows.
+    /// Names the part of the network after which the norm stands.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embeddings => f.write_str("the embeddings"),

@@ -1,5 +1,5 @@
-//! Threads besides those of the requests: one that works until its owner lets go of it, and is joined then, and one for
-//! work that may never end.
+//! Threads that serve no request: one that works until its owner drops it, which joins it, and a detached one for work
+//! that may never end.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// How long a thread may take to end before it is abandoned: it may be in a read that never returns.
+/// Longest wait for a thread to end before it is abandoned: it may be in a read that never returns.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running thread. Dropping it stops the thread and waits for its end, for a few seconds at most.
@@ -69,7 +69,7 @@ impl Drop for Background {
         thread.thread().unpark();
         let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
         if done.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!(thread = self.name, "a thread in the background does not end: it is abandoned");
+            tracing::warn!(thread = self.name, "a background thread did not end in time and is abandoned");
             return;
         }
         if thread.join().is_err() {
@@ -78,9 +78,9 @@ impl Drop for Background {
     }
 }
 
-/// Runs `work` on a thread of its own that nothing waits for: a read from a volume that does not answer never ends, and
-/// tokio's blocking pool would be joined when the runtime ends. The receiver gets the result, or an error if `work`
-/// panicked.
+/// Runs `work` on a thread of its own, which is never joined. A read from a volume that does not answer never ends, and
+/// the end of the runtime would wait for it in tokio's blocking pool. The receiver gets the result, or an error if
+/// `work` panicked.
 ///
 /// # Errors
 /// If the system gives no thread.

@@ -94,7 +94,7 @@ impl FromRequest for Body {
     }
 }
 
-/// Checks that the body is sent as it is.
+/// Checks that the body is not compressed.
 ///
 /// # Errors
 /// 415 where the client compressed it.
@@ -131,7 +131,7 @@ async fn read(
     let mut room = limits.room.reserve_nothing();
     let largest = announced.unwrap_or(limit);
     let reserve = announced.unwrap_or(0).min(LARGEST_RESERVE);
-    // Sizes, extensions and trailers of chunks are no part of the body's length, so they have a limit of their own.
+    // The limit on the body's length does not count the sizes, extensions and trailers of chunks: this one does.
     let max_on_wire = (limit as u64).saturating_mul(2).saturating_add(READ_AHEAD);
     let mut chunks = stream::poll_fn(|context| match connection.body_wire_bytes() {
         read if read > max_on_wire => Poll::Ready(Some(Err(too_many_on_wire(limit, read)))),
@@ -147,7 +147,7 @@ async fn read(
             // Doubled, so that few bytes are copied twice, but no larger than the whole will be.
             let doubled = (2 * bytes.capacity()).max(reserve);
             let capacity = doubled.min(largest).max(length);
-            // Waiting for it would not help: bodies may be waiting for each other.
+            // Waiting for memory could deadlock: bodies may wait for each other.
             if !room.grow_to(capacity.saturating_sub(FREE)) {
                 return Err(ApiError::unavailable(Code::BodiesFull, ROOM_RETRY_AFTER));
             }

@@ -1,4 +1,4 @@
-//! Memory that clients make the server hold: bounded in bytes over all of them together, and shown in two gauges.
+//! Memory that the server holds for its clients, with one bound in bytes for all of them and two gauges.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::metrics::BufferMetrics;
 
-/// A number of bytes that reservations share. A clone is another handle on the same bytes.
+/// A number of bytes that reservations share. A clone shares them too.
 #[derive(Clone)]
 pub(crate) struct ByteBudget(Arc<Shared>);
 
@@ -30,7 +30,7 @@ impl ByteBudget {
         Self(Arc::new(Shared { limit, reserved: AtomicUsize::new(0), metrics }))
     }
 
-    /// Bytes in all.
+    /// Capacity in bytes.
     pub(crate) fn limit(&self) -> usize {
         self.0.limit
     }
@@ -48,7 +48,7 @@ impl ByteBudget {
 }
 
 impl ReservedBytes {
-    /// Grows to `bytes` bytes, if so many are free; returns whether it has so many now.
+    /// Grows to `bytes` bytes. Returns false, and changes nothing, if too few are free.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
         let Shared { limit, reserved, metrics } = &*self.budget.0;
         let missing = bytes.saturating_sub(self.bytes);

@@ -195,7 +195,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
     })
 }
 
-/// Adds our flag to the error about one that other servers have.
+/// Names our flag in the error about a flag that other servers have.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
     let known = config::known_elsewhere(flag.trim_start_matches('-'));

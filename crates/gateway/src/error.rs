@@ -54,7 +54,7 @@ pub enum Code {
     QueueFull,
     /// The bodies of other requests have all the memory there is for them.
     BodiesFull,
-    /// The answers to other requests have all the memory there is for them.
+    /// The answers to other requests use all the memory for answers.
     ResponsesFull,
     /// The request cannot be answered before its deadline, or was not.
     Deadline,
@@ -177,7 +177,7 @@ impl Code {
             Self::SlowBody => "The client took longer than `server.request_timeout` to send the body.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
-                "The body is compressed: the header `content-encoding` names something else than `identity`."
+                "The body is compressed: the header `content-encoding` names a coding other than `identity`."
             }
             Self::TooManyRequests => "The key has used up `limits.key_requests_per_minute`.",
             Self::TooManyTokens => "The key has used up `limits.key_tokens_per_minute`.",
@@ -250,7 +250,7 @@ impl ApiError {
         Self { param: Some(param), ..self }
     }
 
-    /// The parameter at fault.
+    /// The parameter that caused the error.
     pub fn param(&self) -> Option<&'static str> {
         self.param
     }

@@ -65,8 +65,8 @@ fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
 
 fn serve(flags: Flags, surroundings: Surroundings) -> Result<ExitCode, Box<dyn Error>> {
     actix_web::rt::System::new().block_on(async {
-        // Before anything is read: a file may be on a volume that does not answer, and as process 1 of a container the
-        // program would ignore what it does not catch.
+        // Before any file is read: a file may be on a volume that does not answer, and the process 1 of a container
+        // ignores signals that it does not catch.
         let mut stop = stop_requests()?;
         let prepared = spawn_detached("settings", move || prepare(&flags, &surroundings))?;
         let prepared = tokio::select! {
@@ -82,7 +82,8 @@ fn serve(flags: Flags, surroundings: Surroundings) -> Result<ExitCode, Box<dyn E
             && error.leaves_threads()
         {
             report(error);
-            // No destructor and no exit handler: a thread that hangs while it loads a library holds a lock that they need.
+            // Without destructors and exit handlers: they need a lock that a thread holds if it hangs in loading a
+            // library.
             signal_hook::low_level::exit(1);
         }
         ended?;

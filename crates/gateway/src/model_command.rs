@@ -38,7 +38,7 @@ pub enum CommandError {
     NoFolder {
         /// The path.
         folder: PathBuf,
-        /// What to name instead.
+        /// Says what to name instead.
         advice: String,
     },
     /// The settings cannot work.
@@ -91,7 +91,7 @@ pub fn run(
     }
 }
 
-/// Opens a model's folder, with `onnx_file` as its graph where that is given.
+/// Opens a model's folder, with `onnx_file` as its graph if given.
 fn open(folder: &Path, onnx_file: Option<&Path>) -> Result<ModelFolder, CommandError> {
     if !folder.is_dir() {
         return Err(CommandError::NoFolder { folder: folder.to_owned(), advice: no_folder(folder) });

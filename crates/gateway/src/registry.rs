@@ -70,9 +70,9 @@ impl Served {
     }
 }
 
-/// The start of a client's own value, for an error message: it could be as long as a body.
+/// The start of a value from the client, for an error message: the whole could be as long as a body.
 pub(crate) fn echo(value: &str) -> String {
-    /// In characters.
+    /// Maximum number of characters of an echoed value.
     const MAX_ECHO: usize = 128;
     value.chars().take(MAX_ECHO).collect()
 }
@@ -121,8 +121,8 @@ impl Registry {
         Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
     }
 
-    /// The model that answers to `name`: an id or an alias, exactly or else in any case of ASCII letters, if only one
-    /// model has such a name. If none has, the same without a leading `openai/`, which LiteLLM and other routers put in
+    /// The model with the id or alias `name`: exactly, or else in any case of ASCII letters if only one model has such
+    /// a name. If none has it, looks it up again without a leading `openai/`, which LiteLLM and other routers put in
     /// front of OpenAI's names.
     pub fn find(&self, name: &str) -> Option<&Arc<Served>> {
         let found = self.find_in_any_case(name).or_else(|| {

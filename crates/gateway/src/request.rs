@@ -24,8 +24,8 @@ use crate::{
 /// Lets one request choose what happens to its overlong inputs.
 pub(crate) const OVERLONG_HEADER: &str = "x-embedgate-overlong";
 
-/// From this size on, parsing a body leaves the HTTP threads. 256 KiB take about half a millisecond; above that other
-/// connections of the thread would feel it, below it the hand-over costs more.
+/// Bodies of at least this size are not parsed on HTTP threads. 256 KiB take about half a millisecond: a larger body
+/// would delay the other connections of the thread, and for a smaller one handing it over costs more.
 const OFFLOAD_BYTES: usize = 256 * 1024;
 
 /// What applies to every request.
@@ -53,7 +53,7 @@ pub(crate) struct Plan {
     pub(crate) model: String,
     /// How the vectors are wanted.
     pub(crate) format: EncodingFormat,
-    /// Parameters of other vendors without which it will be answered.
+    /// Parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
     /// Vectors are cut to this length, and normalised.
     cut: Option<usize>,
@@ -157,7 +157,7 @@ impl Plan {
         self.job.inputs.len()
     }
 
-    /// Length of the answer in bytes, about: the text of numbers varies.
+    /// Approximate length of the answer in bytes: the text of numbers varies.
     pub(crate) fn estimated_answer_bytes(&self) -> usize {
         let dimensions = self.cut.unwrap_or(self.served.dimensions);
         self.format.estimated_len(self.inputs(), dimensions) + self.model.len()
@@ -185,7 +185,7 @@ impl Plan {
         Ok(embeddings)
     }
 
-    /// What the client calls the input at `index`.
+    /// The input at `index` as the request's JSON names it.
     fn place(&self, index: usize) -> String {
         if self.bare { "input".to_owned() } else { format!("input[{index}]") }
     }

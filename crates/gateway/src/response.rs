@@ -1,5 +1,5 @@
-//! An answer with vectors on its way to the client: a small one in one piece, a large one part by part as the socket
-//! takes it, and all large ones within a bounded memory.
+//! An answer with vectors on its way to the client. A small one is written in one piece, a large one part by part as
+//! the socket takes it; the large ones share a bounded memory.
 
 use std::{
     convert::Infallible,
@@ -33,7 +33,7 @@ const PART_BYTES: usize = 64 << 10;
 /// Memory of a large answer besides its vectors: the part that is printed, and its copy in the connection's buffer.
 const PARTS_IN_MEMORY: usize = 2 * PART_BYTES;
 
-/// The `retry-after` of a refusal for want of memory.
+/// The `retry-after` of a refusal for lack of memory.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Memory for the large answers of all requests together.
@@ -51,10 +51,10 @@ impl ResponseMemory {
     }
 
     /// Reserves the memory of the answer to `plan`, before any work is done for it; `None` for a small answer. An answer
-    /// that needs more than there is takes all of it, so that it is admitted when it is alone.
+    /// that needs more than the limit reserves all of it, and is admitted when no other answer holds any.
     ///
     /// # Errors
-    /// 503 when the answers of other requests have the memory.
+    /// 503 if the answers of other requests hold the memory.
     pub(crate) fn reserve(&self, plan: &Plan) -> Result<Option<ReservedBytes>, ApiError> {
         if plan.estimated_answer_bytes() <= UNMETERED_BYTES {
             return Ok(None);
@@ -66,7 +66,7 @@ impl ResponseMemory {
 }
 
 /// The body of a large answer. It holds the vectors and prints the next part when the connection has sent the last
-/// one, so a client that does not read costs no more than the vectors and a part.
+/// one, so a client that does not read holds no more memory than the vectors and two parts.
 pub(crate) struct JsonParts {
     response: EmbeddingResponse,
     len: Option<u64>,
@@ -96,8 +96,8 @@ impl MessageBody for JsonParts {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let Some(from) = self.next else { return Poll::Ready(None) };
-        // A fast reader would otherwise have all parts printed in one go. A bare wake-up would not do: it comes before
-        // the runtime looks for what other sockets have received.
+        // Otherwise all parts would be printed in one go for a fast reader. Waking the task at once is not enough: it
+        // would run again before the runtime polls the other sockets.
         if let Some(yielding) = &mut self.yielding {
             ready!(yielding.as_mut().poll(context));
         }

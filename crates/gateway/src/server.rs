@@ -76,7 +76,7 @@ pub enum RunError {
     /// A step of the start panicked.
     #[error("{step} panicked")]
     StartPanicked {
-        /// What was done.
+        /// The step.
         step: &'static str,
     },
     /// A step of the start did not end when it was told to.
@@ -85,9 +85,9 @@ pub enum RunError {
          files not answer?", waited.as_secs_f64()
     )]
     StartHangs {
-        /// What was done.
+        /// The step.
         step: &'static str,
-        /// From the first request to stop.
+        /// Time since the first request to stop.
         waited: Duration,
     },
     /// The system gives no thread.
@@ -105,7 +105,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Returns true if threads were left that may hang: the process can then only be ended without its exit handlers.
+    /// Returns true if threads that may hang are left: the process must then end without running exit handlers.
     pub fn leaves_threads(&self) -> bool {
         matches!(self, Self::StartHangs { .. } | Self::DrainInterrupted)
     }
@@ -126,9 +126,9 @@ impl From<TcpListener> for Listeners {
     }
 }
 
-/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the wait that it
-/// meets: the pause, the drain, the end of what the engines compute. During the start it ends the wait for the step at
-/// hand, which otherwise has `drain_timeout`. Needs a tokio runtime with time.
+/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the current wait:
+/// the pause, the drain, or the wait for the engines' last batches. If the first item comes during the start,
+/// the current step may take `drain_timeout` to end, or until the next item. Needs a tokio runtime with time.
 ///
 /// # Errors
 /// When a model cannot be served or a listener cannot be used; when the start did not end in time, or the drain was
@@ -229,7 +229,7 @@ where
     let closed = tokio::select! {
         () = services.close() => true,
         () = requested(&mut stop) => {
-            tracing::warn!("told again to stop: what the engines compute is abandoned");
+            tracing::warn!("told again to stop: batches in the engines are abandoned");
             false
         }
     };
@@ -241,14 +241,14 @@ where
     Ok(())
 }
 
-/// Waits for the next request to stop. A stream that has ended makes no further ones.
+/// Waits for the next request to stop; for ever if the stream has ended.
 async fn requested(stop: &mut (impl FusedStream<Item = ()> + Unpin)) {
     if stop.next().await.is_none() {
         pending::<()>().await;
     }
 }
 
-/// What is opened before the servers start.
+/// Services and certificates that are opened before the servers start.
 struct Opened {
     services: Services,
     tls: Option<(TlsSettings, Background)>,
@@ -347,7 +347,7 @@ impl Servers {
 }
 
 /// An HTTP server of one listener, made from the parts of the framework's own: that one would offer HTTP/2 to clients that
-/// speak TLS, and has limits in time for few states of a connection.
+/// speak TLS, and has time limits for few states of a connection.
 fn listen(
     config: &Config,
     listener: TcpListener,
@@ -357,7 +357,7 @@ fn listen(
 ) -> io::Result<Server> {
     let (services, settings, limits) = (services.clone(), &config.server, connection::Limits::new(config));
     let workers = settings.http_workers.max(1);
-    // How long a connection is kept is up to its supervisor.
+    // The supervisor of a connection decides how long it is kept.
     let keep_alive = if settings.keep_alive.is_zero() { KeepAlive::Disabled } else { KeepAlive::Os };
     let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let server = Server::build();

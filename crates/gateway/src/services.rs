@@ -106,7 +106,7 @@ impl Services {
         }
     }
 
-    /// Which protections are on, in one line.
+    /// Says in one line which protections are on.
     fn exposure(&self, url: &str, ops: Option<SocketAddr>) -> String {
         let keys = if self.keys.required() { self.keys.count().to_string() } else { "off".to_owned() };
         let limits = self.key_limits.describe();

@@ -7,8 +7,8 @@ use futures_util::Stream;
 /// Requests to stop, one for each SIGTERM, SIGINT (Ctrl-C) or SIGHUP. The signals are caught from this call on, not
 /// from the first poll; equal signals that come before a poll count once. Needs a tokio runtime.
 ///
-/// SIGHUP comes when a terminal closes, and ends a program that does not catch it. Where it is ignored, as `nohup` has it,
-/// it stays ignored.
+/// A terminal that closes sends SIGHUP, which ends a program that does not catch it. If the process was started with
+/// SIGHUP ignored, as by `nohup`, it stays ignored.
 ///
 /// # Errors
 /// If the system does not let signals be caught.

@@ -139,7 +139,7 @@ impl Watched for Arc<Current> {
     }
 
     fn say_renewed(&self) {
-        tracing::info!("the certificate was read anew");
+        tracing::info!("the certificate was reloaded");
     }
 
     fn say_kept(&self, error: &TlsError) {

@@ -335,5 +335,5 @@ fn the_page_of_metrics_is_up_to_date() {
     if stale {
         fs::write(&path, page).unwrap();
     }
-    assert!(!stale, "docs/METRICS.md was stale and has been written anew: commit it");
+    assert!(!stale, "docs/METRICS.md was out of date and has been rewritten: commit it");
 }

@@ -2,7 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-// Written for the neighbouring tests, of which this client needs only a part.
+// Written for the neighbouring tests; this one needs only a part of it.
 #[allow(dead_code)]
 #[path = "it/http.rs"]
 mod http;
@@ -81,7 +81,7 @@ impl Program {
         }
     }
 
-    /// Waits until the program serves, and returns where.
+    /// Waits until the program serves, and returns its address.
     #[track_caller]
     fn ready(&mut self) -> SocketAddr {
         self.wait_for(|program| {

@@ -1,15 +1,15 @@
 //! Admission in two steps: room for a request's memory at the door, room and time for its computation at the queue.
 //!
-//! Only the tokenizer, the cache and single-flight know what a request costs. So the door reserves the footprint, the
-//! least that any job of that size holds, and judges the deadline by the tokenizing that is ahead. The queue reserves the
-//! tokens that the job adds to it, all or nothing, and judges the deadline by these: a job that adds none is never refused
-//! there. Both are given back when the reservation is dropped.
+//! The cost of a request is known only after the tokenizer, the cache and single-flight. So the door reserves the
+//! footprint, the least that any job of that size holds, and judges the deadline by the time until the job is
+//! tokenized. The queue reserves the tokens that the job adds to it, all or nothing, and judges the deadline by the
+//! time to compute them: a job that adds none is never refused there. Dropping the [`Reservation`] gives both back.
 //!
-//! Under overload, tokenizing what is refused afterwards would be work for nothing. A job whose upper estimate finds no
-//! room or no time may pass the door only while there is credit, which batches earn and such refusals spend; else the door
-//! refuses it by the estimate.
+//! Under overload, tokenizing a job that is then refused is wasted work. If there is no room or no time for a job's
+//! upper estimate, the job passes the door only while there is credit, which batches earn and such refusals spend.
+//! Without credit the door refuses the job by the estimate.
 //!
-//! A caller with a name cannot fill either account: the last quarter is for those who hold little of it.
+//! A caller with a name cannot fill either account: the last quarter is reserved for callers that hold little of it.
 
 use std::{
     collections::HashMap,
@@ -22,26 +22,26 @@ use crate::{
     throughput::{Ewma, Throughput},
 };
 
-/// Expected times are multiplied by this before they are compared with a deadline. Later jobs take turns with the one that
-/// is judged, and throughput is an average: a server that admitted what it could only just finish would, under a steady
-/// overload, finish next to nothing in time (`cargo xtask survive overload`).
+/// Expected times are multiplied by this before they are compared with a deadline. Later jobs take turns with the one
+/// that is judged, and throughput is an average: under a steady overload, a server that admitted jobs without this
+/// margin would finish almost none of them in time (`cargo xtask survive overload`).
 const DEADLINE_SAFETY_FACTOR: f64 = 1.5;
 
-/// Turns of a job for which later jobs are expected to keep the queue as full as it is: each turn then costs a round of all
-/// that wait. What a longer job will meet after that is not predicted.
+/// Maximum number of a job's turns for which the forecast assumes that later jobs keep the queue as full as it is: each
+/// of these turns costs a round of all waiting jobs. For later turns of a longer job no new jobs are predicted.
 const MAX_PREDICTED_ROUNDS: usize = 4;
 
-/// The part of an account, one in so many, that is kept for callers who hold at most half as much.
+/// One part in this many of an account is reserved for callers that hold at most half of that part.
 const RESERVED_FRACTION: usize = 4;
 
 /// Tokens that have to be computed for each token of footprint that is tokenized and then refused. A footprint of one
-/// token is tokenized in the time of one token on the fastest encoder, so this is at most an eighth of the work.
+/// token is tokenized in the time of one token on the fastest encoder, so at most an eighth of the work is wasted.
 const CREDIT_PER_FOOTPRINT: usize = 8;
 
 /// Bytes below which a sample says nothing about the tokenizer's throughput: overhead outweighs them.
 const MIN_TOKENIZER_SAMPLE: usize = 1024;
 
-/// What one engine can hold and compute at a time.
+/// Resources of one engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capacity {
     /// Tokens of each account.
@@ -52,25 +52,25 @@ pub(crate) struct Capacity {
     pub(crate) tokenizer_threads: usize,
 }
 
-/// What is known of a job before it is tokenized.
+/// Estimated cost of a job before it is tokenized.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Estimate {
-    /// Upper bound of its tokens.
+    /// Upper bound of the job's tokens.
     pub(crate) tokens: usize,
-    /// What it holds even if all of it is cached, in tokens: its inputs, and the time that tokenizing them takes.
+    /// Cost in tokens even if all inputs are cached: their memory, and the time to tokenize them.
     pub(crate) footprint: usize,
     /// Bytes of text to tokenize.
     pub(crate) bytes: usize,
 }
 
-/// What a job asks of the queue.
+/// Tokens that a job needs from the queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
     /// Tokens that it adds to the queue.
     pub(crate) new: usize,
-    /// Tokens that it waits for: the new ones, and those queued already that it shares.
+    /// Tokens that it waits for: the new ones, and the queued ones that it shares with other jobs.
     pub(crate) total: usize,
-    /// Tokens in the queue, each sequence once, whoever waits for it.
+    /// Tokens in the queue; a sequence that several jobs share counts once.
     pub(crate) queued: usize,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Demand {
 #[derive(Debug, Default)]
 struct Account {
     tokens: usize,
-    /// Only callers with a name, which is not 0.
+    /// Only callers with a name; those without are caller 0.
     tokens_by_caller: HashMap<u64, usize>,
 }
 
@@ -88,7 +88,7 @@ impl Account {
         let own = self.tokens_by_caller.get(&caller).copied().unwrap_or(0);
         let reserved = limit / RESERVED_FRACTION;
         let limit = if caller == 0 || own + tokens <= reserved / 2 { limit } else { limit - reserved };
-        // A job may always be as large as the account if it has it for itself.
+        // A job may always fill an account that is otherwise empty.
         tokens == 0 || self.tokens == 0 || self.tokens.saturating_add(tokens) <= limit
     }
 
@@ -189,7 +189,7 @@ impl Admission {
         Ok(Reservation { admission, caller, footprint, bytes, computed: 0, running: false })
     }
 
-    /// Whether the queue has room for `demand`, and time for it before `deadline`.
+    /// Checks that the queue has room for `demand`, and time to compute it before `deadline`.
     fn check_queue(
         &self,
         state: &State,
@@ -199,7 +199,7 @@ impl Admission {
     ) -> Result<(), SubmitError> {
         // Sequences that a job shared outlive it in the queue, and no other job's reservation holds them.
         let waiting = demand.queued.max(state.computed.tokens);
-        // An idle engine admits every legal job: no other server would answer it sooner.
+        // An idle engine admits every legal job: on another server it would not finish earlier.
         if waiting > 0 {
             let tokens = self.tokens_until_done(waiting, state.computing_jobs.max(1), demand);
             check_time(state.throughput.time_for(tokens), deadline)?;
@@ -211,15 +211,15 @@ impl Admission {
     }
 
     /// Tokens that are computed before a job with this demand is done, behind `jobs` with `waiting` tokens. Jobs take
-    /// turns, so those ahead cost it no more than either all that is left of them or as much as the job itself needs, each.
-    /// If it needs several turns, others will have come before the next, and go first.
+    /// turns, so each job ahead delays this one by no more than its own remaining tokens, and no more than the tokens
+    /// of this job. If this job needs several turns, jobs that arrive before its next turn go first.
     fn tokens_until_done(&self, waiting: usize, jobs: usize, demand: Demand) -> usize {
         let Demand { new, total, .. } = demand;
         let quantum = self.capacity.quantum;
         let round = waiting.min(jobs.saturating_mul(total.min(quantum)));
         let rounds = total.div_ceil(quantum).min(MAX_PREDICTED_ROUNDS);
         let fair = jobs.saturating_mul(total).saturating_add(total);
-        // What it shares waits already, and is computed in others' turns, too.
+        // Its shared tokens are part of `waiting`, and other jobs' turns compute them, too.
         (waiting + new).min(fair).max(round * rounds + new)
     }
 
@@ -279,7 +279,7 @@ impl Admission {
 }
 
 impl Capacity {
-    /// Enough to tokenize a full account and refuse it. Credit beyond that would only make a burst of overload longer.
+    /// Enough to tokenize a full account and refuse it. More credit would only prolong the wasted work under overload.
     fn max_credit(self) -> usize {
         self.tokens.saturating_mul(CREDIT_PER_FOOTPRINT)
     }
@@ -291,7 +291,7 @@ impl State {
     }
 }
 
-/// Checks that what takes `needed` is done before `deadline`, with time to spare.
+/// Checks that work which takes `needed` is done before `deadline`, with [`DEADLINE_SAFETY_FACTOR`] as the margin.
 fn check_time(needed: Duration, deadline: Instant) -> Result<(), SubmitError> {
     let left = deadline.saturating_duration_since(Instant::now());
     if needed.as_secs_f64() * DEADLINE_SAFETY_FACTOR > left.as_secs_f64() {
@@ -376,7 +376,7 @@ mod tests {
         Admission::new(Capacity { tokens, quantum, workers: 1, tokenizer_threads: 2 })
     }
 
-    /// Learns 1,000 tokens per second from a full batch, and has no credit.
+    /// An admission that has learned 1,000 tokens per second from a full batch, and has no credit.
     fn measured(tokens: usize, quantum: usize) -> Arc<Admission> {
         let admission = admission(tokens, quantum);
         admission.observe_batch(quantum, Duration::from_millis(quantum as u64), 1.0);
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(refused, SubmitError::TooLarge { tokens: 101, limit: 100 });
     }
 
-    /// The same for what jobs hold before it is known what they cost.
+    /// The same for footprints, which jobs hold before their cost is known.
     #[test]
     fn footprints_are_reserved_all_or_nothing_and_given_back() {
         let admission = admission(100, 100);
@@ -475,7 +475,7 @@ mod tests {
         let refused = admit(&admission, 0, 500, soon()).unwrap_err();
         assert_eq!(refused, SubmitError::TooLate { retry_after: Duration::from_secs(1) });
         drop(held);
-        assert!(admit(&admission, 0, 100_000, soon()).is_ok(), "nobody else is there");
+        assert!(admit(&admission, 0, 100_000, soon()).is_ok(), "no other job is there");
     }
 
     /// The upper estimate alone refuses no job, as long as there is credit; the exact number does.
@@ -496,7 +496,7 @@ mod tests {
         assert_eq!(refused.count(), 100 / CREDIT_PER_FOOTPRINT);
     }
 
-    /// Jobs of equal texts wait for the same tokens: the queue as it is, and no more.
+    /// Jobs of equal texts wait for the same tokens, so they wait for the present queue and no more.
     #[test]
     fn what_is_shared_is_expected_once() {
         let admission = measured(100_000, 100);
@@ -507,7 +507,7 @@ mod tests {
             reservation.enqueue(shares, soon()).unwrap();
         }
         assert_eq!(admission.tokens(), 5_000);
-        // The first leaves; what the others share is still queued, and delays a job of other texts.
+        // The first job leaves. The tokens that the others share are still queued, and delay a job of other texts.
         drop(first);
         let mut other = admission.reserve(0, estimate(1), soon()).unwrap();
         let other = other.enqueue(Demand { new: 5_000, total: 5_000, queued: 5_000 }, soon());
@@ -563,7 +563,7 @@ mod tests {
             let reserve = |caller, tokens| reserve(&admission, caller, tokens);
             let mut held: Vec<_> = (0..6).map(|_| reserve(1, 100).unwrap()).collect();
             assert!(matches!(reserve(1, 100), Err(SubmitError::Full { .. })));
-            // Others find room, as much as is kept for the like of them.
+            // Callers that hold little find room in the reserved quarter.
             held.push(reserve(2, 100).unwrap());
             assert!(matches!(reserve(2, 100), Err(SubmitError::Full { .. })));
             held.push(reserve(3, 100).unwrap());
@@ -573,7 +573,7 @@ mod tests {
             assert_eq!((state.computed.tokens, state.computed.tokens_by_caller.len()), (0, 0));
             assert_eq!((state.footprints.tokens, state.footprints.tokens_by_caller.len()), (0, 0));
             drop(state);
-            // What has the queue for itself may fill it, and so may those without a name.
+            // A job that has the queue for itself may fill it, and so may callers without a name.
             drop(reserve(1, 800).unwrap());
             let _half = reserve(0, 400).unwrap();
             assert!(reserve(0, 400).is_ok());

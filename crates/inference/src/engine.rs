@@ -95,8 +95,8 @@ pub struct Load {
     pub running_requests: usize,
     /// Tokens in the queue, waiting for a worker.
     pub queued_tokens: usize,
-    /// Tokens that are computed for the jobs in flight, waiting and running. What a cache answers, or what another job's
-    /// equal sequence stands for, is no part of it.
+    /// Tokens that are computed for the jobs in flight, waiting and running. Sequences that a cache answers, or that an
+    /// equal sequence of another job stands for, do not count.
     pub tokens_in_flight: usize,
     /// Capacity for tokens in flight.
     pub tokens_limit: usize,
@@ -233,9 +233,9 @@ impl Engine {
         }
     }
 
-    /// Takes a job in, or refuses it before it is tokenized. Never blocks for long: a small job is tokenized here, in less
-    /// time than handing it on would take. Once it is known what the job adds to the queue, it is admitted as a whole, or
-    /// the ticket yields [`EmbedError::Refused`](crate::EmbedError::Refused).
+    /// Accepts a job, or refuses it before it is tokenized. Never blocks for long: only a small job is tokenized here,
+    /// in less time than handing it to another thread takes. Once the tokens that the job adds to the queue are known,
+    /// it is admitted as a whole, or the ticket yields [`EmbedError::Refused`](crate::EmbedError::Refused).
     ///
     /// # Errors
     /// [`SubmitError`]: the queue is full, the deadline hopeless, the job too large, or the engine draining.
@@ -271,9 +271,9 @@ impl Engine {
         job.max_input_tokens.map_or(window, |most| window.min(most.max(self.special_tokens() + 1)))
     }
 
-    /// What a job may cost, before it is tokenized. A token has at least one byte (save where normalisation lengthens a
-    /// text), and no input is computed beyond its window. All of it is tokenized, though: a text of megabytes has a
-    /// footprint that is worth the time which that takes.
+    /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except where normalisation
+    /// lengthens a text), and no input is computed beyond its window. But all of an input is tokenized, so the
+    /// footprint of a text of megabytes grows with the time that tokenizing it takes.
     fn estimate(&self, job: &Job) -> Estimate {
         let (window, specials) = (self.window(job), self.special_tokens());
         let mut estimate = Estimate { tokens: 0, footprint: 0, bytes: 0 };

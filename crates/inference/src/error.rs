@@ -132,7 +132,7 @@ pub enum EmbedError {
         /// The model's window in tokens, special tokens included.
         window: usize,
     },
-    /// The tokens that no cache and no other job stands for found no room in the queue, or no time.
+    /// The queue had no room, or no time, for the tokens that neither a cache nor another job supplies.
     #[error(transparent)]
     Refused(#[from] SubmitError),
     /// The whole job has more tokens than it may.
@@ -166,7 +166,7 @@ pub enum EmbedError {
     Tokenizer {
         /// Position of the input in the job.
         index: usize,
-        /// What the tokenizer library said.
+        /// The tokenizer library's message.
         reason: String,
     },
     /// A text's vector holds NaN or an infinity.
@@ -184,7 +184,7 @@ pub enum EmbedError {
     /// The encoder returned an error for a batch that held part of this job.
     #[error("the encoder failed")]
     Encoder(#[source] std::sync::Arc<EncodeError>),
-    /// The encoder panicked on a batch that held part of this job; other jobs are not touched.
+    /// The encoder panicked on a batch that held part of this job; jobs in other batches are not affected.
     #[error("embedding panicked")]
     Panicked,
     /// The engine was stopped before the job was done.

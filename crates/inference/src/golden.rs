@@ -9,7 +9,7 @@ use crate::{
 /// A text that every tokenizer reads.
 const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
 
-/// Time that a check may take: generous, for it runs on machines that are busy starting.
+/// Longest time for a check: generous, because the machine may be busy while the server starts.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// One golden text.
@@ -83,8 +83,8 @@ pub enum GoldenError {
 }
 
 impl Engine {
-    /// Embeds one short text through the whole engine, which must yield finite values. It proves of a model without
-    /// golden vectors that it computes at all. Blocks; not for async threads.
+    /// Embeds one short text through the whole engine, which must yield finite values. For a model without golden
+    /// vectors this is the only proof that it computes at all. Blocks; not for async threads.
     ///
     /// # Errors
     /// The engine's own error.
@@ -105,7 +105,7 @@ impl Engine {
         compare(golden, &self.embed_anew(golden.iter().map(|golden| golden.text))?, min_cosine)
     }
 
-    /// Embeds texts with the encoder, whatever the caches hold.
+    /// Embeds texts with the encoder, without the caches.
     fn embed_anew<'text>(
         &self,
         texts: impl IntoIterator<Item = &'text str>,

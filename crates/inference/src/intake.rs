@@ -210,7 +210,7 @@ impl Portion {
     }
 }
 
-/// Tokenizes the inputs in `range`; `at` follows along, so that the input at which this panics is known.
+/// Tokenizes the inputs in `range`. `at` is the current input, so that the caller knows it after a panic.
 fn tokenize(
     shared: &Shared,
     intake: &Intake,
@@ -296,7 +296,8 @@ impl Tokenized {
     }
 }
 
-/// All portions are there: fails the job as a whole, or finds what need not be computed and queues the rest.
+/// Called when all portions are tokenized: fails the job as a whole, or answers what is cached or in flight and queues
+/// the rest.
 fn finish(shared: &Shared, intake: &Intake) {
     let mut done = std::mem::take(&mut *intake.done.lock().unwrap_or_else(PoisonError::into_inner));
     done.sort_by_key(|&(start, _)| start);

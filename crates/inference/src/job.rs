@@ -206,7 +206,7 @@ pub(crate) struct Work {
 #[derive(Debug)]
 struct Progress {
     answer: Option<oneshot::Sender<Result<Embeddings, EmbedError>>>,
-    /// The job's share of what the engine can hold and compute; given back when the job is over.
+    /// The job's share of the engine's capacity; given back when the job is over.
     reservation: Option<Reservation>,
     tokens: Tokens,
     shape: Shape,
@@ -261,7 +261,7 @@ impl Work {
         self.end(self.lock(), Err(error));
     }
 
-    /// Ends the job because a sequence of its has no finite vector.
+    /// Ends the job because one of its sequences has no finite vector.
     pub(crate) fn fail_not_finite(&self, position: usize) {
         let progress = self.lock();
         let index = progress.tokens.sequences.get(position).map_or(0, |sequence| sequence.input as usize);

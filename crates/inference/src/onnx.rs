@@ -108,7 +108,7 @@ pub enum OnnxInput {
     TokenTypeIds,
     /// Each token's row in the position table.
     PositionIds {
-        /// Count from the row after this id, tokens of this id excepted, as RoBERTa does. `None`: from 0.
+        /// Count from the row after this id, but not tokens of this id, as RoBERTa does. `None`: count from 0.
         after_padding: Option<u32>,
     },
 }

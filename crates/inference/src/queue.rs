@@ -87,8 +87,8 @@ impl Queue {
         Self { admission, flights, batch_tokens, state, spare_workers, urgent, work, stopping }
     }
 
-    /// Admits a job and adds its references, or fails it. Here, under the lock, it is certain which sequences are queued
-    /// already: a job that was to compute them may have been refused or have left since this one joined them.
+    /// Admits a job and adds its references, or fails it. Only under this lock is it certain which sequences are queued
+    /// already: the job that brought them may have been refused or have left since this job joined them.
     pub(crate) fn push(&self, work: Arc<Work>, items: Vec<Arc<Item>>) {
         let mut state = self.lock();
         if state.stopped {
@@ -243,7 +243,7 @@ impl State {
         lane.insert(pending);
     }
 
-    /// What a job with these references asks for.
+    /// The demand of a job with these references.
     fn demand(&self, items: &[Arc<Item>]) -> Demand {
         let mut demand = Demand { queued: self.account.tokens, ..Demand::default() };
         for item in items.iter().filter(|item| !item.is_taken()) {

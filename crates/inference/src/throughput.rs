@@ -31,8 +31,8 @@ pub(crate) struct Throughput {
     /// Tokens of a full batch; at least 1.
     batch_tokens: usize,
     workers: usize,
-    /// Seconds per token. Means of times are what forecasts need: a mean of rates hardly notices the batches that were
-    /// slow, as on a machine with other work.
+    /// Seconds per token. Times are averaged, not rates: slow batches, as on a machine with other work, hardly change a
+    /// mean of rates, which would forecast too little time.
     classes: [Ewma; CLASSES],
 }
 
@@ -50,9 +50,9 @@ impl Throughput {
         }
     }
 
-    /// Expected time for `tokens` that are queued together, so in batches as full as these allow. Zero before the first
-    /// batch. Without samples of that size those of the next smaller size known stand in, which is the safe side; if
-    /// there are only larger ones, the nearest of these.
+    /// Expected time for `tokens` that are queued together, in batches that are as full as this number allows. Zero
+    /// before the first batch. Without samples of that size class, uses the next smaller class that has samples, which
+    /// forecasts more time; if only larger classes have samples, the nearest of them.
     pub(crate) fn time_for(&self, tokens: usize) -> Duration {
         let class = self.class(tokens.div_ceil(self.workers));
         let smaller = self.classes[class..].iter().find_map(|class| class.get());
@@ -83,7 +83,7 @@ mod tests {
             throughput.observe(5, SECOND / 2, 1.0);
         }
         assert_eq!(throughput.time_for(10_000).as_secs_f64().round(), 10.0);
-        // A single short text alone is as slow as it was.
+        // The forecast for a single short text has not changed.
         assert_eq!((throughput.time_for(5).as_secs_f64() * 1e3).round(), 500.0);
     }
 
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(time(&throughput, 800), 100_000.0);
         throughput.observe(20, SECOND, 2.0);
         assert_eq!(time(&throughput, 800), 20_000.0);
-        // Two workers share 16 tokens: batches of 8, of which nothing is known but those of 4.
+        // Two workers share 16 tokens, in batches of 8. There are samples only of batches of 4.
         assert_eq!(time(&throughput, 16), 2_000.0);
         // Smaller than any batch so far.
         assert_eq!(time(&throughput, 1), 125.0);

@@ -1,5 +1,5 @@
-//! Text to token ids, exactly as sentence-transformers does it: as its current release, or as those before 5.4, which
-//! stripped white space.
+//! Converts text to token ids exactly as sentence-transformers does: as its current release, or as releases before 5.4,
+//! which stripped white space.
 //!
 //! The library's own truncation, padding and post-processing are switched off: an input is encoded without
 //! special tokens, and the caller cuts it and frames it ([`Tokenizer::frame`]). So nothing is allocated for what
@@ -24,7 +24,7 @@ pub struct Tokenizer {
     without_embedding: Arc<BTreeMap<u32, String>>,
 }
 
-/// How a model reads texts, as far as its `tokenizer.json` does not say.
+/// Options of a tokenizer that its `tokenizer.json` does not state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenizerOptions {
     /// Remove white space from both ends of every text, as sentence-transformers did before release 5.4.
@@ -113,7 +113,7 @@ impl Tokenizer {
         out.extend_from_slice(&self.suffix);
     }
 
-    /// Whether the vocabulary has this id, and the model an embedding for it.
+    /// Returns true if the vocabulary has this id, and the model an embedding for it.
     pub fn knows(&self, id: u32) -> bool {
         !self.without_embedding.contains_key(&id) && !self.pipeline.decode_tokens(&[id], false).is_empty()
     }

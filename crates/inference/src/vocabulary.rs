@@ -1,4 +1,4 @@
-//! The ids of a `tokenizer.json`, held against the embeddings of a model.
+//! Compares the ids of a `tokenizer.json` with the embeddings of a model.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// The ids of a tokenizer's vocabulary, added tokens not counted: those that it does not hold get their ids from the
-/// tokenizer library, whatever ids the file states.
+/// The ids of a tokenizer's vocabulary, without added tokens: the tokenizer library assigns the ids of added tokens
+/// that are not in the vocabulary, and ignores the ids that the file states.
 #[derive(Deserialize)]
 pub(crate) struct Vocabulary {
     model: Model,

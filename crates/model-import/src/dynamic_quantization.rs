@@ -5,7 +5,7 @@
 //! of the graph (static quantisation) has no such effect, nor has `MatMulNBits`, whose activations are quantised in
 //! blocks of a row even at `accuracy_level` 4.
 //!
-//! A false positive costs speed, a false negative a wrong vector. Parameters of functions therefore count as computed.
+//! A false positive costs speed; a false negative, wrong vectors. Parameters of functions therefore count as computed.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -34,7 +34,7 @@ const DATA_INPUTS: &[(&str, &[usize])] = &[
     ("QLinearWhere", &[0, 1, 4]),
 ];
 
-/// Operators that multiply integers and leave it to the nodes before them how these were made.
+/// Operators that multiply integers; how these were quantised depends on the nodes before.
 const INTEGER_PRODUCTS: &[&str] = &["MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"];
 
 /// Operators that only move values.
@@ -51,8 +51,8 @@ const LAYOUT: &[&str] = &[
     "Expand",
 ];
 
-/// The operators of `model` that quantise by a scale computed at run time, each name once. None means that the
-/// graph's quantisation does not make a text depend on its batch.
+/// The operators of `model` that quantise with a scale computed at run time, each name once. If there are none, no
+/// quantisation in the graph makes a text's vector depend on its batch.
 pub(crate) fn operators(model: &Model) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     if let Some(graph) = &model.graph {
@@ -64,7 +64,7 @@ pub(crate) fn operators(model: &Model) -> BTreeSet<String> {
     found
 }
 
-/// What is known of the values that a node can read: those of its graph and of the graphs around it.
+/// Facts about the values that a node can read: those of its graph and of the graphs around it.
 #[derive(Default)]
 struct Scope<'m, 'p> {
     outer: Option<&'p Scope<'m, 'p>>,
@@ -113,7 +113,7 @@ impl<'m> Scope<'m, '_> {
             _ => data_inputs(operator).is_some_and(|data| data.contains(&position)),
         };
         if operator != "QLinearConcat" && data_inputs(operator).is_none() {
-            // Of an unknown operator on quantised values, it cannot be told which inputs are scales.
+            // The scales of an unknown operator on quantised values cannot be told from its data.
             return operator.starts_with("QLinear") || operator.starts_with("QOrdered");
         }
         let is_product = INTEGER_PRODUCTS.contains(&operator);

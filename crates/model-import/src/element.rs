@@ -5,7 +5,7 @@ use half::{bf16, f16};
 /// Elements examined without a branch, which lets the compiler vectorise the search.
 const PIECE: usize = 4096;
 
-/// How an element of a tensor is stored, little-endian.
+/// Format in which a tensor's elements are stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Element {
     F16,
@@ -37,7 +37,7 @@ impl Element {
     /// The element at `index`.
     ///
     /// # Panics
-    /// When `bytes` has no such element.
+    /// If `bytes` has no such element.
     pub(crate) fn value(self, bytes: &[u8], index: usize) -> f64 {
         fn get<const SIZE: usize>(bytes: &[u8], index: usize) -> [u8; SIZE] {
             bytes.as_chunks::<SIZE>().0[index]

@@ -25,12 +25,12 @@ pub enum ImportError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A folder, a device or a pipe in the place of a file.
+    /// A folder, a device or a pipe in place of a file.
     #[error("`{}` is {found}, expected a regular file", path.display())]
     NotRegular {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// Kind of what is there instead.
         found: &'static str,
     },
     /// The text that a checkout without Git LFS has in the place of a large file.
@@ -44,11 +44,11 @@ pub enum ImportError {
         path: PathBuf,
     },
     /// A file that is larger than its kind can be.
-    #[error("`{}` has more than {max} bytes, the most that is read of such a file", path.display())]
+    #[error("`{}` has more than {max} bytes, the limit for such a file", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Most bytes that are read.
+        /// Maximum number of bytes that are read.
         max: u64,
     },
     /// The system refused to write: a full disk, a read-only folder.
@@ -60,7 +60,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// Not JSON, or not of the expected shape; the source holds line and column.
-    #[error("`{}` is not JSON with the keys that were expected", path.display())]
+    #[error("`{}` is not JSON with the expected keys", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -124,7 +124,7 @@ pub enum ImportError {
     ChooseGraph {
         /// The model folder.
         root: PathBuf,
-        /// Why it cannot be used as it is.
+        /// Reason why the folder cannot be used as it is.
         reason: String,
         /// The graphs, in words.
         graphs: String,
@@ -190,7 +190,7 @@ pub enum ImportError {
         /// Its type.
         found: String,
     },
-    /// A weight that is no finite number.
+    /// A weight that is not a finite number.
     #[error(
         "`{}`: tensor `{tensor}` holds {value} at {index:?}, expected finite numbers: the file is damaged, or was saved \
          by a training run that diverged; use another copy of the model",
@@ -201,7 +201,7 @@ pub enum ImportError {
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Where in it, one number for each dimension.
+        /// Coordinates of the weight in the tensor, one for each dimension.
         index: Vec<usize>,
         /// NaN or an infinity.
         value: f64,

@@ -1,5 +1,5 @@
-//! Reading the files of a model folder. A folder is data from elsewhere, so a file must be a regular one, must not be
-//! the pointer that Git LFS leaves in its place, and must not be larger than its kind ever is.
+//! Reading the files of a model folder. The folder is untrusted input, so a file must be a regular one, must not be the
+//! pointer that Git LFS leaves in its place, and must not exceed the limit for its kind.
 
 use std::{
     fs::{self, File, FileType},
@@ -21,7 +21,7 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Opens a file at its beginning; a missing one is reported with `hint`.
 pub(crate) fn open(path: &Path, hint: &str) -> Result<File, ImportError> {
-    // Asked before opening, which would wait for the writer of a named pipe.
+    // Checked before opening, because opening a named pipe would wait for its writer.
     let kind = fs::metadata(path).map_err(ImportError::read(path, hint))?.file_type();
     if !kind.is_file() {
         return Err(ImportError::NotRegular { path: path.to_owned(), found: name(kind) });
@@ -40,7 +40,7 @@ pub(crate) fn open(path: &Path, hint: &str) -> Result<File, ImportError> {
 /// Reads a whole file of up to `max` bytes; a missing one is reported with `hint`.
 pub(crate) fn read(path: &Path, hint: &str, max: u64) -> Result<Vec<u8>, ImportError> {
     let mut bytes = Vec::new();
-    // One byte more tells a file that is too large from one that just fits.
+    // One more byte is requested, to tell a file that is too large from one of exactly `max` bytes.
     let read = open(path, hint)?.take(max + 1).read_to_end(&mut bytes);
     read.map_err(|source| ImportError::Read { path: path.to_owned(), source })?;
     if bytes.len() as u64 > max {

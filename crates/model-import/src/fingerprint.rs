@@ -29,7 +29,7 @@ const FILE: &str = "embedgate.fingerprint";
 /// A file that cannot be read.
 pub fn identify(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<String, ImportError> {
     let (path, stamp) = (folder.root().join(FILE), stamp(folder)?);
-    // Whatever is wrong with it, the digest can be computed again.
+    // A cached digest that cannot be used is no error: the digest is computed again.
     let known = file::read(&path, "", MAX_METADATA_BYTES).unwrap_or_default();
     if let Some((fingerprint, of)) = str::from_utf8(&known).unwrap_or_default().split_once('\n')
         && of == stamp

@@ -54,7 +54,7 @@ pub(crate) enum Network {
     Onnx(ReadyMade),
 }
 
-/// What of the network's sizes the rest of the folder must fit.
+/// Sizes of the network that the rest of the folder must match.
 struct Sizes {
     hidden: usize,
     /// The most tokens that have a position, where that is known.
@@ -154,8 +154,8 @@ impl ModelFolder {
         Self::open_with_graph(root, None)
     }
 
-    /// As [`open`](Self::open), but with the ONNX graph at the path `onnx_file`, relative to the folder, whatever
-    /// weights or other graphs there are.
+    /// As [`open`](Self::open), but with the ONNX graph at the path `onnx_file`, relative to the folder, instead of any
+    /// weights or other graphs.
     ///
     /// # Errors
     /// As [`open`](Self::open), and when there is no such file or the path leaves the folder.
@@ -320,8 +320,8 @@ impl ModelFolder {
         self.pipeline.normalize
     }
 
-    /// The prompts of `config_sentence_transformers.json`, by name: texts that a caller may choose to have put in front
-    /// of an input. Many models list names with an empty text.
+    /// The prompts of `config_sentence_transformers.json`, by name: texts that a caller may put in front of an input.
+    /// Many models list names with an empty text.
     pub fn prompts(&self) -> &BTreeMap<String, String> {
         &self.prompts
     }
@@ -346,7 +346,7 @@ fn origin(card: Option<&Card>) -> String {
     }
 }
 
-/// Why only a ready-made graph can compute the model, if so.
+/// Reason why only a ready-made graph can compute the model; `None` if the weights can.
 fn needs_graph<A>(known: &Result<A, ImportError>, has_weights: bool) -> Option<String> {
     match known {
         Ok(_) if has_weights => None,

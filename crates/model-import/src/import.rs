@@ -34,7 +34,7 @@ const STAMP: &str = "embedgate.stamp";
 pub struct Graph {
     /// The ONNX file.
     pub path: PathBuf,
-    /// What it must be given, each int64 or int32 `[batch, sequence]`.
+    /// Inputs that it needs, each int64 or int32 `[batch, sequence]`.
     pub inputs: Vec<GraphInput>,
     /// What to read.
     pub output: GraphOutput,
@@ -141,7 +141,7 @@ pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Resul
             onnx_folder::inspect(ready_made, folder, progress)
         }
         Network::Weights { folder: weights, architecture } => {
-            // An export that holds NaN is mended, or explained, by exporting again.
+            // If an export holds NaN, exporting again either repairs it or reports the weight that is not finite.
             if let Some(graph) = up_to_date(folder, progress)?
                 && onnx_folder::check_finite(&graph.path).is_ok()
             {

@@ -25,7 +25,7 @@ pub struct Listed {
 pub enum State {
     /// Its graph is there.
     Ready {
-        /// Whether each text has to be run alone ([`Graph::dynamic_quantization`](crate::Graph::dynamic_quantization)).
+        /// True if each text has to be run alone ([`Graph::dynamic_quantization`](crate::Graph::dynamic_quantization)).
         is_per_text: bool,
     },
     /// Complete, for those who read the weights themselves; for a graph, [`crate::import`] has to be run on it as it is

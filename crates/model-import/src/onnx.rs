@@ -217,7 +217,7 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// How its elements are stored, if they are floating-point numbers.
+    /// Format in which its elements are stored, if they are floating-point numbers.
     pub(crate) fn element(&self) -> Option<Element> {
         match self.data_type() {
             ElementType::Float => Some(Element::F32),
@@ -245,7 +245,7 @@ impl Tensor {
     }
 }
 
-/// A constant that is 0 but for some elements.
+/// A constant that is 0 except for some elements.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SparseTensor {
     #[prost(message, optional, tag = "1")]

@@ -28,7 +28,8 @@ const MAX_LISTED: usize = 10;
 #[derive(Debug)]
 pub(crate) struct ReadyMade {
     pub(crate) path: PathBuf,
-    /// How the family counts positions, for a graph that asks for them; `None` where `config.json` does not say.
+    /// The way in which the family counts positions, for a graph that has them as an input; `None` if `config.json`
+    /// does not say.
     pub(crate) positions: Option<Positions>,
 }
 
@@ -83,7 +84,7 @@ pub(crate) fn read(path: &Path) -> Result<Model, ImportError> {
         .map_err(|source| ImportError::OnnxDecode { path: path.to_owned(), source })
 }
 
-/// What a model folder needs to know of its graph.
+/// Facts about a graph that its model folder needs.
 pub(crate) struct Contents {
     /// The graph, and the files that it takes weights from.
     pub(crate) files: BTreeSet<PathBuf>,
@@ -132,7 +133,7 @@ pub(crate) fn check_external_data(path: &Path, model: &Model) -> Result<BTreeSet
     Ok(files.into_keys().collect())
 }
 
-/// Where a tensor lies that is not in the graph's own file.
+/// Place of a tensor that is stored outside the graph's own file.
 struct External {
     data: PathBuf,
     bytes: Range<u64>,
@@ -164,8 +165,8 @@ impl External {
     }
 }
 
-/// Checks that no weight of a graph is NaN or infinite. −∞ is no weight where it stands among zeros only: such a
-/// tensor is a mask that is added to attention scores.
+/// Checks that no weight of a graph is NaN or infinite. A tensor that holds only zeros and −∞ is allowed: it is a mask
+/// that is added to attention scores.
 pub(crate) fn check_finite(path: &Path) -> Result<(), ImportError> {
     let model = read(path)?;
     let mut maps: BTreeMap<PathBuf, Mmap> = BTreeMap::new();
@@ -177,7 +178,7 @@ pub(crate) fn check_finite(path: &Path) -> Result<(), ImportError> {
                 if !maps.contains_key(&data) {
                     maps.insert(data.clone(), mapped::map(&data, "it holds weights")?);
                 }
-                // That the file is long enough was checked when the folder was opened.
+                // The length of the file was checked when the folder was opened.
                 let bytes = maps[&data].get(bytes.start as usize..bytes.end as usize).unwrap_or_default();
                 (data, not_finite(element, bytes))
             }
@@ -192,7 +193,7 @@ pub(crate) fn check_finite(path: &Path) -> Result<(), ImportError> {
     Ok(())
 }
 
-/// The first NaN or infinity that no mask would hold.
+/// The first NaN or infinity of a tensor that is not a mask.
 fn not_finite(element: Element, bytes: &[u8]) -> Option<(usize, f64)> {
     let first = element.first_not_finite(bytes)?;
     let is_mask = (0..bytes.len() / element.size())
@@ -246,14 +247,14 @@ pub(crate) fn inspect(
         )));
     }
     let output = GraphOutput { name: value.name.clone(), kind };
-    // The largest weights may be an embedding table in float: the products decide.
+    // The products determine the precision: most weights may be an embedding table in float.
     let is_quantized = !dynamic_quantization.is_empty();
     let precision = if is_quantized { Precision::Int8 } else { precision(&graph.initializer) };
     let fingerprint = fingerprint::identify(folder, progress)?;
     Ok(Graph { path: path.clone(), inputs, output, precision, dynamic_quantization, fingerprint })
 }
 
-/// The input as it can be provided, or why it cannot.
+/// The input as embedgate provides it, or the reason why it cannot.
 fn input(value: &Value, positions: Option<Positions>) -> Result<GraphInput, String> {
     let name = &value.name;
     let input = match name.as_str() {
@@ -294,7 +295,7 @@ fn precision(weights: &[Tensor]) -> Precision {
     }
 }
 
-/// Whether an output is of floats and of that rank, with a last dimension of `width` as far as the file says.
+/// Returns true if an output has floats, that rank and, if the file states it, a last dimension of `width`.
 fn fits(value: &Value, rank: usize, width: usize) -> bool {
     let shape = value.dimensions().is_none_or(|dimensions| {
         dimensions.len() == rank

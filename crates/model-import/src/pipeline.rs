@@ -29,7 +29,7 @@ pub enum PoolingMode {
 }
 
 impl fmt::Display for PoolingMode {
-    /// The name as a card states it.
+    /// The name as a model card states it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mean => "mean",

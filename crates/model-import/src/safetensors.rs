@@ -158,8 +158,8 @@ impl Weights {
         })
     }
 
-    /// Finds a tensor whose rows will be read one by one, and checks all its values. The check reads through a map of
-    /// its own, so that the pages it touches do not stay resident.
+    /// Finds a tensor that will be read row by row, and checks all its values. The check uses a separate memory map, so
+    /// that the pages it touches do not stay resident.
     pub(crate) fn find_rows(&self, tensor: &str, expected: &[usize]) -> Result<Stored, ImportError> {
         let stored = self.find(tensor, expected)?;
         let path = &self.shards[stored.shard].path;
@@ -200,7 +200,7 @@ impl Weights {
         Ok(Stored { shard: *index, bytes, element })
     }
 
-    /// A whole tensor, row-major, all of it finite: as it lies in the file where that is possible.
+    /// A whole tensor, row-major, with finite values only; borrowed from the file if possible.
     pub(crate) fn view(&self, tensor: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, ImportError> {
         let stored = self.find(tensor, expected)?;
         let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];

@@ -40,7 +40,7 @@ pub struct EmbeddingRequest {
     pub encoding_format: Option<EncodingFormat>,
     /// The wanted length of the vectors, at least 1.
     pub dimensions: Option<u32>,
-    /// The parameters that OpenAI's API does not have and the caller asked to keep, each name once.
+    /// Parameters that OpenAI's API does not have and that the caller asked to keep, each name once.
     pub extra: Vec<(&'static str, ExtraValue)>,
 }
 
@@ -57,8 +57,8 @@ impl EmbeddingRequest {
         Self::from_json_keeping(body, |_| None)
     }
 
-    /// Reads the body of a request as [`from_json`](Self::from_json) does, and keeps the values of the unknown fields
-    /// for whose name `extra_name` returns one.
+    /// Reads the body of a request as [`from_json`](Self::from_json) does, and keeps the values of those unknown fields
+    /// for which `extra_name` returns a name.
     ///
     /// # Errors
     /// Those of [`from_json`](Self::from_json).
@@ -66,7 +66,7 @@ impl EmbeddingRequest {
         body: &[u8],
         extra_name: fn(&str) -> Option<&'static str>,
     ) -> Result<Self, RequestError> {
-        // .NET's and PowerShell's encoders write it unless told otherwise.
+        // .NET's and PowerShell's encoders write this mark by default.
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let json = str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
         let fields =

@@ -7,7 +7,7 @@ use serde::de::SeqAccess;
 
 use crate::shape::{Shape, Shaped, skip_array};
 
-/// Maximum number of distinct texts that are kept of an array.
+/// Maximum number of distinct strings of an array that are kept.
 const MAX_TEXTS: usize = 16;
 
 /// The value of a parameter that OpenAI's API does not have.

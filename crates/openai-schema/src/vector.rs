@@ -52,7 +52,7 @@ impl Vectors {
         if dimensions == 0 || !values.len().is_multiple_of(dimensions) {
             return Err(VectorsError::Ragged { values: values.len(), dimensions });
         }
-        // All first, without a branch for each: this is vectorised, `position` is not.
+        // First a check of all values without a branch for each, which is vectorised; `position` is not.
         let all_finite = values.iter().fold(true, |finite, value| finite & value.is_finite());
         let not_finite = || values.iter().position(|value| !value.is_finite());
         if let Some(at) = (!all_finite).then(not_finite).flatten() {

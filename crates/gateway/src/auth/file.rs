@@ -88,7 +88,7 @@ impl Watched for KeysFile {
     }
 
     fn say_renewed(&self) {
-        tracing::info!(keys = self.keys.count(), "the file of API keys was read anew");
+        tracing::info!(keys = self.keys.count(), "the file of API keys was reloaded");
     }
 
     fn say_kept(&self, error: &KeysFileError) {

@@ -62,7 +62,7 @@ impl Keys {
         self.from_file || !self.fixed.is_empty()
     }
 
-    /// How many keys there are now.
+    /// Number of keys at present.
     pub(crate) fn count(&self) -> usize {
         self.current().len()
     }

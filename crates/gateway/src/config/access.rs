@@ -6,7 +6,7 @@ use super::resolve::Problem;
 use super::surroundings::API_KEYS_VARIABLE;
 use super::{ApiKey, AuthConfig, Bytes, LimitsConfig};
 
-/// A few hundred vectors of common sizes. What one answer needs at most is known only when the models are loaded.
+/// Room for a few hundred vectors of common sizes. The size of the largest answer is known only once models are loaded.
 const MIN_BUFFERED_RESPONSE_BYTES: Bytes = Bytes(1 << 20);
 
 impl Merge<'_> {

@@ -1,12 +1,12 @@
-//! The largest value of each number: above it the program could not start, or would compute with overflows.
+//! Upper bounds of all settings that are numbers. Above them the program could not start, or arithmetic would overflow.
 //!
-//! A key without a bound of its own has that of its type, so that no number is without one.
+//! A key that has no bound of its own has the bound of its type.
 
 use std::time::Duration;
 
 use super::value::Bytes;
 
-/// The listener of actix keeps one bit for each of its threads, in four words of 128.
+/// actix's listener keeps one bit for each of its threads, in four words of 128 bits.
 pub(super) const MAX_HTTP_WORKERS: usize = 512;
 
 /// Threads of one model: more than any processor has today, and few enough to be started.

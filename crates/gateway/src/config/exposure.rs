@@ -32,7 +32,7 @@ impl Origins {
         self.0.iter().any(|known| known == origin)
     }
 
-    /// How many are named.
+    /// Number of origins.
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
@@ -46,19 +46,19 @@ impl Origins {
     }
 }
 
-/// Why an origin would never match.
+/// Reason why an origin would never match.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginFault {
-    /// It holds `*` beside other characters.
+    /// It holds `*` and other characters.
     Pattern,
-    /// Browsers write the same origin in another way.
+    /// Browsers write the same origin differently: as this text.
     Written(String),
-    /// It is no origin.
+    /// It is not an origin.
     NotAnOrigin,
 }
 
 impl OriginFault {
-    /// What is wrong with `origin`, if anything is.
+    /// Fault of `origin`; `None` if browsers send it exactly so.
     fn of(origin: &str) -> Option<Self> {
         if origin == "*" {
             return None;
@@ -77,9 +77,9 @@ impl OriginFault {
 impl fmt::Display for OriginFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pattern => {
-                f.write_str("it is no pattern; write each origin out, with its port, or `*` alone for all")
-            }
+            Self::Pattern => f.write_str(
+                "patterns are not supported; write each origin out, with its port, or `*` alone for all",
+            ),
             Self::Written(origin) => write!(f, "write `{origin}`"),
             Self::NotAnOrigin => f.write_str("write https://host or https://host:port, or *"),
         }

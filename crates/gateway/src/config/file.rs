@@ -388,10 +388,10 @@ fn describe(key: &str, value: &DeValue<'_>) -> String {
     }
 }
 
-/// What other servers call the one setting that we call `listen`.
+/// Names that other servers have for the settings which are one here, `listen`.
 const LISTEN_ELSEWHERE: [&str; 5] = ["port", "host", "hostname", "bind", "address"];
 
-/// The setting that other servers call `name`.
+/// Our setting for `name`, if other servers call it so.
 pub(crate) fn known_elsewhere(name: &str) -> Option<&'static str> {
     LISTEN_ELSEWHERE.contains(&name).then_some("listen")
 }

@@ -33,7 +33,7 @@ pub enum ApiKeyError {
          as an element of its own"
     )]
     ControlCharacter {
-        /// Which one, counted from 1.
+        /// Position of the key, counted from 1.
         position: usize,
     },
     /// Two keys of one name.
@@ -68,8 +68,8 @@ impl ApiKey {
         Self::read_named(lines(text), "file-key")
     }
 
-    /// The keys that a variable holds: lines as in a file, each with one key or several between commas. Where there is
-    /// none, one that is empty, which [`Self::read_all`] refuses.
+    /// The keys that a variable holds: lines as in a file, each with one or several keys, separated by commas. Without
+    /// any key, one empty string, which [`Self::read_all`] refuses.
     pub(super) fn entries(text: &str) -> Vec<String> {
         let entries: Vec<_> = lines(text).flat_map(|line| line.split(',')).map(str::to_owned).collect();
         if entries.is_empty() { vec![String::new()] } else { entries }
@@ -97,7 +97,7 @@ impl ApiKey {
     }
 }
 
-/// The lines of a text that hold something: neither empty nor a comment.
+/// The lines of a text that are neither empty nor a comment.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.trim_start_matches('\u{feff}').split(['\n', '\r']).map(str::trim);
     lines.filter(|line| !line.is_empty() && !line.starts_with('#'))

@@ -1,4 +1,4 @@
-//! Where to listen: the forms in which an address may be written, and the one address that is meant.
+//! The listening address: the forms in which it may be written, and the socket address that it stands for.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -76,7 +76,7 @@ impl Value for ListenAddress {
 }
 
 impl Merge<'_> {
-    /// The address that is meant by the one that was noted last, the first that its host has; the note then tells.
+    /// Socket address of the value that was noted last, the first one that its host resolves to. The note shows it.
     pub(super) fn resolved(&mut self, listen: ListenAddress) -> SocketAddr {
         let (host, port) = match listen {
             ListenAddress::Ip(address) => return address,

@@ -205,9 +205,9 @@ pub struct ModelConfig {
     pub precision: PrecisionWish,
     /// Up to which instructions our own kernels may be used.
     pub isa: IsaCap,
-    /// The ONNX graph that computes it, relative to the folder; without it, the folder's weights or its usual graph.
+    /// The ONNX graph that computes it, relative to the folder; if none, the folder's weights or its default graph.
     pub onnx_file: Option<PathBuf>,
-    /// What becomes of a graph that quantises activations with one scale for a whole batch.
+    /// Treatment of a graph that quantises activations with one scale for a whole batch.
     pub dynamic_quantization: DynamicQuantization,
     /// Processors that it may use; from 1 to 1024.
     pub threads: usize,
@@ -217,7 +217,7 @@ pub struct ModelConfig {
     pub overlong: Overlong,
     /// What token ids in a request mean.
     pub token_ids: TokenIds,
-    /// Whether white space is removed from both ends of every text.
+    /// True if white space is removed from both ends of every text.
     pub strip_whitespace: bool,
     /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
     pub matryoshka: Vec<usize>,

@@ -83,7 +83,7 @@ impl Merge<'_> {
         });
     }
 
-    /// One for each processor, but `max` at most, where the number that was noted last is 0; the note then tells.
+    /// If the number that was noted last is 0: one for each processor, but `max` at most. The note then says so.
     pub(super) fn or_processors(&mut self, number: usize, max: usize) -> usize {
         if number != 0 {
             return number;
@@ -120,7 +120,7 @@ impl Merge<'_> {
     }
 }
 
-/// An upper bound as messages show it; that of an array is its elements'.
+/// An upper bound as messages show it; for an array, the bound of its elements.
 fn shown_bound<T: Value>(max: &T) -> String {
     max.to_toml().trim_matches(['[', ']']).to_owned()
 }

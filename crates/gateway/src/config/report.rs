@@ -22,7 +22,7 @@ pub struct Setting {
     pub arg: Option<&'static str>,
     /// Its value.
     pub value: Shown,
-    /// The largest value, where it is a number.
+    /// The largest value that is allowed, if the setting is a number.
     pub max: Option<String>,
     /// What a value that leaves something open means here.
     pub meaning: Option<String>,

@@ -123,11 +123,11 @@ pub enum Problem {
         /// Its setting.
         path: PathBuf,
     },
-    /// A variable of ours that no setting has.
+    /// A variable with our prefix that belongs to no setting.
     #[error(
         "unknown variable `{variable}`{}",
         nearest.as_ref().map_or_else(
-            || "; `embedgate serve --help` shows those that there are, remove or rename this one".to_owned(),
+            || "; `embedgate serve --help` lists the known variables, remove or rename this one".to_owned(),
             |known| format!("; did you mean `{known}`?")
         )
     )]
@@ -142,7 +142,7 @@ pub enum Problem {
     UnknownHost {
         /// The name.
         host: String,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
     /// Instructions that no processor of this architecture has.
@@ -167,12 +167,12 @@ pub enum Problem {
         /// For one.
         largest: Bytes,
     },
-    /// Memory for answers that would hold hardly any.
+    /// Memory for answers that is too small to hold more than a few.
     #[error("`limits.max_buffered_response_bytes` is {memory}, but must be at least {least}")]
     SmallResponseMemory {
-        /// For all answers together.
+        /// The value of the setting, for all answers together.
         memory: Bytes,
-        /// The least that is allowed.
+        /// The smallest value that is allowed.
         least: Bytes,
     },
     /// One file of the two that TLS needs.
@@ -188,7 +188,7 @@ pub enum Problem {
     Origin {
         /// What is there.
         origin: String,
-        /// What to write instead.
+        /// Its fault, which says what to write instead.
         fault: OriginFault,
     },
     /// No time for any request.

@@ -178,11 +178,11 @@ pub struct LimitsSettings {
     #[arg(long, env = "EMBEDGATE_MAX_BUFFERED_RESPONSE_BYTES", value_name = "SIZE", hide_short_help = true)]
     pub max_buffered_response_bytes: Option<Bytes>,
 
-    /// Requests that one key may send in a minute, or everybody together where there are no keys; 0 for no limit.
+    /// Requests that one key may send in a minute, or, without keys, all clients together; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_KEY_REQUESTS_PER_MINUTE", value_name = "N")]
     pub key_requests_per_minute: Option<usize>,
 
-    /// Tokens that one key may have embedded in a minute, or everybody together; 0 for no limit.
+    /// Tokens that one key may have embedded in a minute, or, without keys, all clients together; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_KEY_TOKENS_PER_MINUTE", value_name = "N")]
     pub key_tokens_per_minute: Option<usize>,
 
@@ -225,8 +225,8 @@ pub struct LimitsSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Access")]
 pub struct AuthSettings {
-    /// File of API keys, one `name=key` or `key` a line, read anew when it changes. They are let in besides those of
-    /// EMBEDGATE_API_KEYS.
+    /// File of API keys, one `name=key` or `key` a line, reloaded when it changes. They are accepted in addition to
+    /// those of EMBEDGATE_API_KEYS.
     #[arg(
         id = "api_keys_file",
         long = "api-keys-file",
@@ -240,8 +240,8 @@ pub struct AuthSettings {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "TLS")]
 pub struct TlsSettings {
-    /// PEM file of the certificate, followed by those that vouch for it; read anew when it changes. With this and the
-    /// key the main address speaks HTTPS.
+    /// PEM file of the certificate, followed by its intermediate certificates; reloaded when it changes. With this and
+    /// the key the main address speaks HTTPS.
     #[arg(
         id = "tls_certificate",
         long = "tls-certificate",
@@ -250,7 +250,7 @@ pub struct TlsSettings {
     )]
     pub certificate: Option<PathBuf>,
 
-    /// PEM file of the certificate's private key; read anew when it changes.
+    /// PEM file of the certificate's private key; reloaded when it changes.
     #[arg(id = "tls_key", long = "tls-key", env = "EMBEDGATE_TLS_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
 }

@@ -42,7 +42,7 @@ pub struct Surroundings {
     pub otlp_endpoint: Option<CollectorUrl>,
 }
 
-/// Where the names of our variables begin.
+/// Prefix of the names of our variables.
 const PREFIX: &str = "EMBEDGATE_";
 
 /// Names of this process's variables that begin with [`PREFIX`], but for those that Kubernetes sets.
@@ -54,7 +54,7 @@ fn variables() -> Vec<String> {
     ours.collect()
 }
 
-/// Returns true for a variable by which Kubernetes tells a pod of a Service, here one whose name begins with
+/// Returns true for a variable by which Kubernetes announces a Service to a pod, if the Service's name begins with
 /// `embedgate`: `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_HTTP`, `…_PORT` (an URL), and
 /// `…_PORT_8080_TCP` with `_PROTO`, `_PORT` or `_ADDR`.
 fn is_service_link(name: &str, value: &str) -> bool {
@@ -117,7 +117,7 @@ impl Surroundings {
 }
 
 impl Merge<'_> {
-    /// Refuses every variable of ours that no setting has, as unknown keys of the file are.
+    /// Refuses every variable with our prefix that belongs to no setting, as it refuses unknown keys of the file.
     pub(super) fn refuse_unknown_variables(&mut self) {
         let settings = Settings::augment_args(Command::new("settings"));
         let mut known: Vec<_> = settings.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();

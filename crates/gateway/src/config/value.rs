@@ -24,7 +24,7 @@ pub(super) trait Value: Sized + Clone {
     /// The value as the file would hold it.
     fn to_toml(&self) -> String;
 
-    /// The largest value of the key whose flag has clap's id `arg`; `None` for what is no number.
+    /// The largest value of the key whose flag has clap's id `arg`; `None` for types that are not numbers.
     fn upper_bound(_arg: &str) -> Option<Self> {
         None
     }
@@ -35,7 +35,7 @@ pub(super) trait Value: Sized + Clone {
     }
 }
 
-/// What a number with an upper bound has besides its spelling.
+/// The methods of a value that is a number with an upper bound.
 macro_rules! bounded {
     ($bound:expr) => {
         fn upper_bound(arg: &str) -> Option<Self> {
@@ -48,8 +48,8 @@ macro_rules! bounded {
     };
 }
 
-/// A part of a list, as one flag or a variable gives it: elements between commas or line breaks, with any blanks around
-/// them. Empty ones are passed over.
+/// A part of a list, as one flag or a variable gives it: elements separated by commas or line breaks, with optional
+/// blanks around them. Empty elements are skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
 
@@ -96,7 +96,7 @@ pub enum WhenDown {
 pub enum UnsupportedParameters {
     /// 400.
     Reject,
-    /// Vectors without regard to them, and a header that names them.
+    /// Vectors that do not honour them, and a header that names them.
     Ignore,
 }
 
@@ -126,7 +126,7 @@ pub enum PrecisionWish {
     Bf16,
 }
 
-/// What becomes of an ONNX graph that quantises activations with one scale for a whole batch.
+/// Treatment of an ONNX graph that quantises activations with one scale for a whole batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DynamicQuantization {
     /// It runs one text at a time, so that a text's vector does not depend on its batch.

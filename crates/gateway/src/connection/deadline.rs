@@ -1,9 +1,9 @@
-//! The moment at which a connection is ended, from its phase and its pace.
+//! The time at which a connection is ended, which follows from its phase and, while sending, from its rate.
 //!
-//! Most phases have a limit from their beginning on. Sending has a budget instead: time in which the socket takes nothing
-//! uses it up, every byte that it takes earns `1 / min_send_rate` seconds, and it never holds more than `send_timeout`. So
-//! a client that stops is ended after that time at the latest, and one that is too slow on average a little later. One
-//! that only pauses now and then is never ended.
+//! Most phases have a limit that counts from their beginning. Sending has a budget of time, which shrinks while the
+//! socket takes nothing, grows by `1 / min_send_rate` seconds for each byte that the socket takes, and never exceeds
+//! `send_timeout`. So the connection of a client that stops is ended after `send_timeout` at the latest, and that of a
+//! client that is too slow on average a little later. A client that only pauses now and then keeps its connection.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Deadline {
         Self { limits, phase: None, at: None, budget: limits.send, written: 0, updated: now }
     }
 
-    /// The deadline of a connection that is in `phase` now and has `written` so many bytes; none for never.
+    /// The deadline of a connection that is in `phase` now and has written `written` bytes; `None` for never.
     pub(super) fn update(&mut self, phase: Option<Phase>, written: u64, now: Instant) -> Option<Instant> {
         if self.phase == Some(Phase::Send) {
             self.budget = self.budget.saturating_sub(now - self.updated);
@@ -50,7 +50,7 @@ impl Deadline {
 }
 
 impl Limits {
-    /// Time for sending that a client earns with so many bytes.
+    /// Sending time that a client earns with `bytes` bytes.
     fn earned(&self, bytes: u64) -> Duration {
         if bytes == 0 {
             Duration::ZERO

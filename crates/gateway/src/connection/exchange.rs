@@ -1,4 +1,4 @@
-//! One request and its answer, as their connection sees them.
+//! One request and its answer, as the connection sees them.
 
 use std::{
     pin::Pin,
@@ -17,11 +17,11 @@ use futures_util::Stream;
 
 use super::{BodyState, Connection, Interim};
 
-/// From a request's head to the end of its answer, which is when this is dropped.
+/// The time from a request's head to the end of its answer. The end is the drop of this value.
 pub(crate) struct Exchange(Rc<Connection>);
 
 impl Exchange {
-    /// Begins with `request`, whose body is watched from here on.
+    /// Begins with `request`, and watches how far its body is read.
     pub(crate) fn begin(request: &mut ServiceRequest) -> Self {
         let connection = Connection::of(request.request());
         let body = match request.take_payload() {
@@ -50,7 +50,7 @@ impl Exchange {
         connection.has_unread_body()
     }
 
-    /// The answer's body, with which the exchange ends.
+    /// The answer's body. Dropping it ends the exchange.
     pub(crate) fn ending_with<B: MessageBody>(self, body: B) -> AnswerBody<B> {
         AnswerBody { body: Box::pin(body), _exchange: self }
     }

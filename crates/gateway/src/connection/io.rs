@@ -14,8 +14,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// Unsent bytes that the kernel holds of an answer. The rest stays here until the client has taken some, so that its
-/// pace can be seen: without this, the kernel's buffer grows to megabytes and reports progress in steps of a third of it.
+/// Maximum number of unsent bytes of an answer in the kernel. The rest stays in this process until the client has taken
+/// some, so that the client's rate can be measured. Without this, the kernel's buffer grows to megabytes and reports
+/// progress in steps of a third of it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const MAX_UNSENT: u32 = 128 << 10;
 
@@ -26,10 +27,10 @@ pub(super) enum Io {
 }
 
 impl Io {
-    /// Sets the options of a connection, and ends its TLS handshake where it has one.
+    /// Sets the options of a connection, and completes its TLS handshake if it has one.
     ///
     /// # Errors
-    /// If the handshake fails or takes longer than `limit`; then of the kind [`io::ErrorKind::TimedOut`].
+    /// If the handshake fails, or takes longer than `limit` ([`io::ErrorKind::TimedOut`]).
     pub(super) async fn open(
         tcp: TcpStream,
         tls: Option<TlsAcceptor>,
@@ -44,13 +45,13 @@ impl Io {
         Ok(Self::Tls(Box::new(stream)))
     }
 
-    /// Makes the close that follows drop what the kernel has not sent, and reset the connection.
+    /// Makes the next close drop the bytes that the kernel has not sent, and reset the connection.
     pub(super) fn reset_on_close(&self) {
         let tcp = match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
         };
-        // Otherwise the kernel goes on for minutes to offer the rest to a client that takes nothing.
+        // Otherwise the kernel tries for minutes to send the rest to a client that takes nothing.
         let _ = tcp.set_zero_linger();
     }
 }

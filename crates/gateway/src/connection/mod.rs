@@ -1,6 +1,6 @@
-//! One client's connection, from its accept to its close. No state of it is without a limit in time.
+//! One client's connection, from its accept to its close. Each of its states has a time limit.
 //!
-//! The HTTP library has timers for the first head, an idle connection and little else, so all of them are ours. The
+//! The HTTP library has timers for the first head, an idle connection and little else, so this module has its own. The
 //! library's dispatcher runs inside [`supervisor`], which knows from two sides which [`Phase`] the connection is in:
 //! [`stream`] counts the bytes that pass and notes when the client takes no more, and the middleware's [`Exchange`] says
 //! when a request is being answered and how much of its body was read. A connection that outlasts its phase's limit is
@@ -27,7 +27,7 @@ pub(crate) use exchange::Exchange;
 pub(crate) use stream::Stream;
 pub(crate) use supervisor::serve;
 
-/// Part of a connection's life in which the server waits for its client.
+/// Part of a connection's life in which the server waits for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The TLS handshake.
@@ -36,9 +36,9 @@ pub(crate) enum Phase {
     Head,
     /// Between two requests.
     Idle,
-    /// The socket takes no more of an answer.
+    /// The socket accepts no more bytes of an answer.
     Send,
-    /// The last answer is out, and the client may still be sending a body that is not read.
+    /// The last answer is sent, and the client may still be sending a body that is not read.
     Linger,
 }
 
@@ -93,13 +93,13 @@ pub(crate) struct Connection {
     mark: Cell<u64>,
     /// Bytes of HTTP written so far.
     written: Cell<u64>,
-    /// True while the socket takes no more.
+    /// True while the socket accepts no more bytes.
     blocked: Cell<bool>,
     /// True once the client closed its side.
     closed: Cell<bool>,
-    /// True once a request came.
+    /// True once a request has arrived.
     asked: Cell<bool>,
-    /// True from a request's head until the last byte of its answer is handed to the socket, or to `blocked`.
+    /// True from a request's head until the last byte of its answer is with the socket, or waits for it (`blocked`).
     answering: Cell<bool>,
     body: Cell<BodyState>,
     interim: Cell<Interim>,
@@ -108,7 +108,7 @@ pub(crate) struct Connection {
 /// Progress of reading the last request's body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum BodyState {
-    /// To its end; also if there was none.
+    /// Read to its end; also if there was no body.
     #[default]
     Complete,
     Begun,
@@ -132,13 +132,13 @@ impl Connection {
         request.conn_data::<Rc<Self>>().cloned().unwrap_or_default()
     }
 
-    /// Bytes on the wire since the request's head, in HTTP's framing; up to the dispatcher's buffer (128 KiB) more or less
-    /// than those of the body.
+    /// Bytes on the wire since the request's head, HTTP's framing included; exact up to the dispatcher's buffer
+    /// (128 KiB).
     pub(crate) fn body_wire_bytes(&self) -> u64 {
         self.read.get() - self.mark.get()
     }
 
-    /// The phase, or none while it is the server's turn. The handler bounds its own time.
+    /// The phase; `None` while the client waits for the server. The handler bounds its own time.
     fn phase(&self) -> Option<Phase> {
         if self.blocked.get() {
             Some(Phase::Send)

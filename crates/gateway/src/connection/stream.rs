@@ -1,4 +1,4 @@
-//! The stream that the dispatcher reads and writes: it counts, and holds back an early `100 Continue`.
+//! The stream that the dispatcher reads and writes. It counts the bytes, and holds back an early `100 Continue`.
 
 use std::{
     cell::RefCell,
@@ -15,7 +15,7 @@ use super::{Connection, Interim, io::Io};
 /// The bytes that the HTTP library writes before it calls the handler.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A connection's bytes; its socket stays with the supervisor, too, which closes it.
+/// Bytes of a connection. The supervisor shares the socket, and closes it.
 pub(crate) struct Stream {
     io: Rc<RefCell<Io>>,
     connection: Rc<Connection>,
@@ -31,7 +31,7 @@ impl Stream {
         Rc::clone(&self.connection)
     }
 
-    /// Notes whether the socket took what it was given.
+    /// Notes whether the socket accepted the bytes of a write.
     fn note<T>(&self, taken: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.connection.blocked.set(taken.is_pending());
         taken
@@ -61,7 +61,7 @@ impl AsyncWrite for Stream {
         if bytes.starts_with(CONTINUE) {
             match connection.interim.get() {
                 Interim::Pass => {}
-                // No waker is needed: the handler runs in the task that writes, and before it does.
+                // No waker is needed: the handler runs in the same task as this write, and before it.
                 Interim::Hold => return Poll::Pending,
                 Interim::Drop => {
                     connection.interim.set(Interim::Pass);

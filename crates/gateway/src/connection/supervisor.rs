@@ -1,4 +1,4 @@
-//! The future of a connection: the HTTP dispatcher until it ends or the client is late, then the close.
+//! The future of a connection: runs the HTTP dispatcher until it ends or the client is late, then closes the socket.
 
 use std::{
     cell::RefCell,
@@ -59,7 +59,7 @@ where
         http,
         |(io, supervisor): (Io, Supervisor), http: &H::Service| {
             let (io, connection) = (Rc::new(RefCell::new(io)), Rc::<Connection>::default());
-            // On the heap, because each future around it would have room for it twice.
+            // On the heap, because each future around it would reserve its size twice.
             let dispatcher = Box::pin(http.call((Stream::new(&io, &connection), supervisor.peer)));
             supervisor.run(dispatcher, io, connection)
         },
@@ -69,9 +69,9 @@ where
 /// Outcome of the dispatcher's part.
 enum End {
     Dispatcher(Result<(), DispatchError>),
-    /// The answer is out, but not the whole body was read.
+    /// The answer is sent, but the body was not read to its end.
     Unread,
-    /// The client did not do its part.
+    /// The client exceeded the limit of its phase.
     Late(Phase),
 }
 
@@ -104,7 +104,7 @@ impl Supervisor {
         connection: Rc<Connection>,
     ) -> Result<(), DispatchError> {
         let end = drive(dispatcher, &connection, self.limits).await;
-        // The dispatcher is gone, and its share of the socket with it.
+        // The dispatcher was dropped, and with it its handle on the socket.
         let Some(io) = Rc::into_inner(io) else { return Ok(()) };
         let mut io = io.into_inner();
         let unread = match end {
@@ -130,14 +130,14 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Counts and logs that the connection is ended because its client did not do its part.
+    /// Counts and logs that the connection is ended because its client exceeded a limit.
     fn report(&self, phase: Phase) {
         self.metrics.connection_ended(phase);
         let phase = phase.label();
         tracing::debug!(peer = ?self.peer, phase, "the connection is ended: its client took too long, or sent too much");
     }
 
-    /// Logs what broke the connection. A client's mistake is no error of the server.
+    /// Logs the error that broke the connection. A client's mistake is not logged as an error of the server.
     fn log(&self, error: &DispatchError) {
         let peer = self.peer;
         match error {
@@ -149,7 +149,7 @@ impl Supervisor {
     }
 }
 
-/// Polls the dispatcher until it ends, or has to.
+/// Polls the dispatcher until it ends, or its deadline has passed.
 async fn drive(
     mut dispatcher: Pin<Box<impl Future<Output = Result<(), DispatchError>>>>,
     connection: &Connection,
@@ -177,7 +177,7 @@ async fn drive(
     .await
 }
 
-/// Answers a head that is late, and closes.
+/// Answers a late head with 408, and closes.
 async fn refuse(io: &mut Io) {
     let answer = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\ndate: {}\r\n\r\n",
@@ -191,8 +191,8 @@ async fn refuse(io: &mut Io) {
     let _ = timeout(LINGER_TIMEOUT, send).await;
 }
 
-/// Closes our side and reads on for a while, because a close with unread bytes resets the connection, and the client may
-/// lose the answer by that (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
+/// Closes our side and reads on for a while. A close with unread bytes would reset the connection, and the client could
+/// lose the answer (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
 async fn linger(io: &mut Io, max_bytes: usize) -> bool {
     let mut scratch = vec![0; 16 << 10];
     let read = async {

@@ -75,7 +75,7 @@ impl KeyLimits {
         Ok((Self { rates, buckets: Buckets::new(rates), shared, when_down: config.redis_down }, thread))
     }
 
-    /// What a key may use, for the line at start-up.
+    /// Limits of a key in words, for the line at start-up.
     pub(crate) fn describe(&self) -> String {
         let Rates(Amounts { requests, tokens }) = self.rates;
         let of = |limit: f64, what| (limit > 0.0).then(|| format!("{limit} {what}"));

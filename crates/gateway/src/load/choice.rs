@@ -33,7 +33,7 @@ pub enum Why {
     Asked,
     /// It is the best that this processor has.
     Best,
-    /// The processor has better, but the setting `isa` does not allow it.
+    /// The processor has a better instruction set, but the setting `isa` does not allow it.
     Capped,
     /// fp32, because the processor has no instructions for bf16.
     NoBf16,
@@ -126,7 +126,7 @@ pub(super) struct Question {
     pub(super) precision: PrecisionWish,
     /// The instructions that they allow.
     pub(super) isa: IsaCap,
-    /// Whether the settings name a graph.
+    /// True if the settings name a graph.
     pub(super) onnx_file: bool,
     /// Whether there are kernels of our own for the network.
     pub(super) known: bool,
@@ -143,7 +143,7 @@ pub(super) fn choose(
     best: impl Fn(Precision, Option<Isa>) -> Option<Isa>,
 ) -> Result<Choices, String> {
     let chosen = choose_within_cap(question, &best);
-    // A cap is the reason where the same processor would do otherwise without it.
+    // The cap is the reason if the choice on this processor would differ without it.
     let chosen = match (chosen, question.isa) {
         (chosen, IsaCap::Best | IsaCap::None) => chosen,
         (chosen, IsaCap::At(_)) => {
@@ -169,7 +169,7 @@ fn only(kernels: Kernels, why: Why) -> Choices {
     Choices { first: Choice { kernels, why }, otherwise: None }
 }
 
-/// As [`choose`], with reasons that hold for a processor that has no more than the cap allows. The error is why bf16
+/// As [`choose`], for a processor that has no more than the cap allows. The error is the reason why bf16
 /// cannot be had.
 fn choose_within_cap(
     question: Question,

@@ -1,10 +1,10 @@
-//! Advice about a model's folder that is not there: where one is, or how to get it.
+//! Advice about a model folder that does not exist: where a similar one is, or how to get one.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::Surroundings;
 
-/// What is wrong with `path`, which is no folder, and what to name instead.
+/// Says why `path` is not a folder, and what to name instead.
 pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
     let Surroundings { working_directory: here, executable, .. } = surroundings;
     if here.join(path).exists() {
@@ -16,7 +16,7 @@ pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
     if let Some(name) = names.iter().find(|name| here.join(name).is_dir()) {
         return format!("{nowhere}, but there is {0}: name {0}", name.display());
     }
-    // An installation keeps its models beside the folder of its program.
+    // An installation keeps its models next to the folder of its program.
     let installation = executable.as_deref().and_then(Path::parent).and_then(Path::parent);
     let installed =
         installation.and_then(|root| Some((root, names.iter().find(|name| root.join(name).is_dir())?)));

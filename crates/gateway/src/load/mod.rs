@@ -106,7 +106,7 @@ pub enum ModelFault {
     /// There is no folder.
     #[error("{advice} (`--model`, EMBEDGATE_MODELS or the settings file name a model's folder)")]
     NoFolder {
-        /// What is there instead, or how to get one.
+        /// Says what is there instead, or how to get a folder.
         advice: String,
     },
     /// The folder cannot be used.
@@ -150,7 +150,7 @@ pub enum ModelFault {
     /// The engine does not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The engine starts, but embeds nothing.
+    /// The engine starts, but cannot embed a text.
     #[error("it cannot embed a short text: weights or configuration are not those of a working model")]
     Probe(#[source] Box<GoldenError>),
     /// The engine does not reproduce the card's vectors.
@@ -240,7 +240,7 @@ fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<
     Ok(served)
 }
 
-/// What to do about `path`, which is no folder.
+/// Advice about `path`, which is not a folder.
 pub(crate) fn no_folder(path: &Path) -> String {
     match Surroundings::of_this_process() {
         Ok(surroundings) => missing::advice(path, &surroundings),
@@ -315,8 +315,8 @@ pub(crate) fn start(
     })
 }
 
-/// Names everything that decides a cached vector but its ids. Servers that share a cache and differ in any of it must
-/// not share vectors.
+/// Names everything that determines a cached vector, except the token ids. Servers that share a cache but differ in any
+/// of it must not share vectors.
 fn cache_fingerprint(
     files: &str,
     model: &ModelConfig,
@@ -331,7 +331,7 @@ fn cache_fingerprint(
     format!("{files} on {provider} in {precision} by {kernels}{alone}{stripped}")
 }
 
-/// The folder's tokenizer, as the settings want it.
+/// The folder's tokenizer, with the options of the settings.
 pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, StartError> {
     let options =
         TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.embeddings() };

@@ -103,8 +103,9 @@ fn input(input: GraphInput) -> Result<OnnxInput, ModelFault> {
         GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
         GraphInput::PositionIds(Positions::FromZero) => OnnxInput::PositionIds { after_padding: None },
         GraphInput::PositionIds(Positions::AfterPadding(padding)) => {
-            let padding = u32::try_from(padding)
-                .map_err(|_| ModelFault::Settings(format!("pad_token_id {padding} is no token id")))?;
+            let padding = u32::try_from(padding).map_err(|_| {
+                ModelFault::Settings(format!("pad_token_id {padding} is not a valid token id"))
+            })?;
             OnnxInput::PositionIds { after_padding: Some(padding) }
         }
     })

@@ -77,9 +77,9 @@ impl Families {
             connections: declare.gauge("connections", "Open connections, on both listeners."),
             connections_ended: declare.counters(
                 "connections_ended_total",
-                "Connections that the server ended because the client did not do its part, by phase: handshake (TLS), \
+                "Connections that the server ended because the client exceeded a limit, by phase: handshake (TLS), \
                  head (of a request), idle (between requests), send (the client takes an answer too slowly), linger \
-                 (it goes on sending a body that was refused).",
+                 (the client goes on sending a body that was refused).",
                 &["phase"],
             ),
             request_duration: declare.histograms(
@@ -160,12 +160,18 @@ impl Families {
                 "buffered_body_bytes",
                 "Memory of request bodies that are being read or parsed, beyond 16 KiB of each.",
             ),
-            body_bytes_limit: declare.gauge("buffered_body_bytes_limit", "Capacity for it."),
+            body_bytes_limit: declare.gauge(
+                "buffered_body_bytes_limit",
+                "Capacity for request bodies, `limits.body_memory`.",
+            ),
             response_bytes: declare.gauge(
                 "buffered_response_bytes",
                 "Memory reserved for answers above 32 KiB that are computed or wait for their clients to read them.",
             ),
-            response_bytes_limit: declare.gauge("buffered_response_bytes_limit", "Capacity for it."),
+            response_bytes_limit: declare.gauge(
+                "buffered_response_bytes_limit",
+                "Capacity for answers above 32 KiB, `limits.max_buffered_response_bytes`.",
+            ),
             cache_bytes: declare.gauges(
                 "cache_bytes",
                 "Memory of the vectors in the cache, with their keys and overhead.",
@@ -209,10 +215,11 @@ impl Families {
             model_info: declare.infos(
                 "model_info",
                 "A model in service; always 1. kernels: neon, avx2, avx512, amx are embedgate's own, \
-                 onnxruntime runs a graph; why: asked (by the settings), best (of this processor), capped (by \
-                 `isa`), no_bf16 (on this processor), no_golden (vectors to prove bf16), bf16_missed (them), onnx_file (names a graph), network \
-                 (without own kernels), provider (of ONNX Runtime), no_kernels (for this processor); batching: \
-                 batched, or per_text for a dynamically quantised graph.",
+                 onnxruntime runs a graph; why: asked (by the settings), best (kernels for this \
+                 processor), capped (by `isa`), no_bf16 (the processor has no fast bf16), no_golden (no golden \
+                 vectors to prove bf16), bf16_missed (bf16 misses the golden vectors), onnx_file (the setting names a \
+                 graph), network (no own kernels for it), provider (only ONNX Runtime has it), no_kernels (none for \
+                 this processor); batching: batched, or per_text for a dynamically quantised graph.",
                 &[
                     "model",
                     "revision",

@@ -64,7 +64,7 @@ pub enum Rejection {
     QueueFull,
     /// The memory for bodies had no room for its own.
     BodiesFull,
-    /// The memory for answers had no room for its own.
+    /// The memory for answers had no room for the answer.
     ResponsesFull,
     /// More tokens than the limit or the window allows.
     TooLong,
@@ -167,12 +167,12 @@ pub struct ModelMetrics {
     engine: Option<Arc<EngineMetrics>>,
 }
 
-/// Bytes that clients make the server hold.
+/// Bytes that the server holds for its clients.
 #[derive(Clone)]
 pub struct BufferMetrics {
     /// Bytes reserved at present.
     pub bytes: IntGauge,
-    /// Most of them.
+    /// Maximum number of them.
     pub limit: IntGauge,
 }
 
@@ -308,19 +308,19 @@ impl Metrics {
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
     }
 
-    /// Counts a parameter of another vendor, by its name in the table of them. Its series appears with the first one:
-    /// there are dozens, and most servers never see most of them.
+    /// Counts a parameter of another vendor, by its name in the table of parameters. Its series appears with the first
+    /// one: there are dozens of names, and most servers never see most of them.
     pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
     }
 
-    /// Counts a connection as open until what is returned is dropped.
+    /// Counts a connection as open until the returned value is dropped.
     pub(crate) fn connection_opened(&self) -> OpenConnection {
         self.families.connections.inc();
         OpenConnection(self.families.connections.clone())
     }
 
-    /// Counts a connection that the server ended because its client did not do its part.
+    /// Counts a connection that the server ended because its client exceeded a limit.
     pub(crate) fn connection_ended(&self, phase: Phase) {
         self.families.connections_ended.with_label_values(&[phase.label()]).inc();
     }

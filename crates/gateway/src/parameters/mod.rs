@@ -1,8 +1,8 @@
 //! Parameters of other vendors' embedding APIs, which clients send to this one.
 //!
-//! [`PARAMETERS`] says for each what becomes of it (decision 0018): it is honoured, it is ignored because it changes
-//! nothing for the model that answers, or the request is rejected, because the vectors would not be those that were
-//! asked for. A name that is not in the table is ignored like `user`. A new parameter is one row here; a new meaning is
+//! [`PARAMETERS`] defines how each is treated (decision 0018): it is honoured, it is ignored because it changes nothing
+//! for the model that answers, or the request is rejected, because the vectors would not be those that the client asked
+//! for. A name that is not in the table is ignored like `user`. A new parameter is one row here; a new meaning is
 //! one [`Rule`]. `docs/PARAMETERS.md` is generated from both by a test.
 
 mod rules;
@@ -44,7 +44,7 @@ const fn row(name: &'static str, vendors: &'static str, rule: &'static Rule) -> 
     Parameter { name, vendors, rule }
 }
 
-/// Every parameter that is known, in the order in which they are judged: the size of the vectors comes before their
+/// All known parameters, in the order in which they are judged: the size of the vectors comes before their
 /// normalisation, which depends on it.
 pub const PARAMETERS: &[Parameter] = &[
     row("output_dimension", "Voyage, Mistral, Cohere", &rules::DIMENSIONS),
@@ -82,7 +82,7 @@ pub const PARAMETERS: &[Parameter] = &[
     row("priority", "vLLM", &rules::PRIORITY),
 ];
 
-/// The name in the table that is `key`.
+/// `key` as the table holds it, if it does.
 pub(crate) fn known(key: &str) -> Option<&'static str> {
     PARAMETERS.iter().map(|parameter| parameter.name).find(|name| *name == key)
 }
@@ -91,11 +91,12 @@ pub(crate) fn known(key: &str) -> Option<&'static str> {
 #[derive(Debug)]
 pub(crate) struct Wanted {
     pub(crate) format: EncodingFormat,
-    /// The length to which vectors are to be cut and normalised; the model's own only to normalise what it does not.
+    /// The length to which vectors are cut and then normalised. The model's own length only normalises the vectors of a
+    /// model that does not.
     pub(crate) cut: Option<usize>,
     pub(crate) overlong: Overlong,
     pub(crate) max_input_tokens: Option<usize>,
-    /// The parameters of other vendors without which the request is answered.
+    /// The parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
 }
 

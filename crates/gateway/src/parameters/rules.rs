@@ -14,12 +14,12 @@ pub(super) enum Effect {
     Ignored,
 }
 
-/// Why a value cannot be honoured.
+/// Reason why a value cannot be honoured.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// It has another type than this one.
+    /// It does not have this type.
     Type(&'static str),
-    /// It is wrong or not supported for this reason: whole sentences.
+    /// It is wrong or not supported, for this reason in whole sentences.
     Value(String),
     /// A message of its own, which does not repeat the value.
     Message(String),
@@ -40,7 +40,7 @@ impl Fault {
     }
 }
 
-/// A choice that several parameters can make, and the one that made it.
+/// A choice that several parameters can make, and the parameter that made it.
 pub(super) struct Once<T>(Option<(T, &'static str)>);
 
 impl<T: Copy + PartialEq> Once<T> {
@@ -56,7 +56,7 @@ impl<T: Copy + PartialEq> Once<T> {
     /// Has `name` make the choice too.
     ///
     /// # Errors
-    /// Another parameter chose otherwise.
+    /// If another parameter made a different choice.
     fn set(&mut self, value: T, name: &'static str) -> Result<Effect, Fault> {
         match self.0 {
             Some((chosen, by)) if chosen != value => {
@@ -95,10 +95,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Takes a wish for vectors of the length `asked`.
+    /// Records that the request asks for vectors of the length `asked`.
     ///
     /// # Errors
-    /// The model has no vectors of that length, or another parameter asks for another.
+    /// If the model has no vectors of that length, or another parameter asks for a different one.
     pub(super) fn dimensions(&mut self, asked: usize, name: &'static str) -> Result<Effect, Fault> {
         let Served { dimensions, matryoshka, .. } = self.served;
         let (own, mut sizes) = (*dimensions, matryoshka.clone());
@@ -168,7 +168,7 @@ fn text(value: &ExtraValue) -> Result<&str, Fault> {
     }
 }
 
-/// The strings of an array, or the only one.
+/// The strings of an array, or a single string.
 fn texts(value: &ExtraValue) -> Result<&[String], Fault> {
     match value {
         ExtraValue::Text(text) => Ok(std::slice::from_ref(text)),
@@ -198,7 +198,7 @@ pub(super) static DIMENSIONS: Rule = Rule {
 
 pub(super) static DATA_TYPE: Rule = Rule {
     accepted: "`\"float\"`, `\"float32\"`",
-    effect: "what is sent in any case",
+    effect: "embedgate always sends this",
     judge: |_, _, value| one_of(value, &["float", "float32"]),
 };
 
@@ -217,7 +217,7 @@ pub(super) static ENCODING: Rule = Rule {
 
 pub(super) static BYTE_ORDER: Rule = Rule {
     accepted: "`\"little\"`, `\"native\"`",
-    effect: "what is sent in any case",
+    effect: "embedgate always sends this",
     judge: |_, _, value| one_of(value, &["little", "native"]),
 };
 
@@ -244,7 +244,7 @@ pub(super) static TRUNCATE: Rule = Rule {
 
 pub(super) static MAX_TOKENS: Rule = Rule {
     accepted: "a number of tokens, special ones included; `-1` for the model's window",
-    effect: "texts are cut at so many tokens, at the window at the latest",
+    effect: "texts are cut at this number of tokens, or at the window if it is smaller",
     judge: |judge, name, value| {
         let least = judge.served.engine.special_tokens() + 1;
         let most = match integer(value)? {
@@ -262,7 +262,7 @@ pub(super) static MAX_TOKENS: Rule = Rule {
 
 pub(super) static TRUNCATION_SIDE: Rule = Rule {
     accepted: "`\"right\"`",
-    effect: "what is done in any case: a text that is cut keeps its beginning",
+    effect: "embedgate always does this: a text that is cut keeps its beginning",
     judge: |_, _, value| one_of(value, &["right"]),
 };
 
@@ -284,13 +284,13 @@ fn normalize(judge: &mut Judge<'_>, name: &'static str, wanted: bool) -> Result<
 
 pub(super) static NORMALIZE: Rule = Rule {
     accepted: "`true`; `false` for a model without normalisation, unless its vectors are cut",
-    effect: "`true` normalises the vectors of a model that does not; otherwise ignored",
+    effect: "`true` normalises the vectors of a model without normalisation; otherwise ignored",
     judge: |judge, name, value| normalize(judge, name, boolean(value)?),
 };
 
 pub(super) static NORM: Rule = Rule {
     accepted: "`2`; `-1` for a model without normalisation, unless its vectors are cut",
-    effect: "`2` normalises the vectors of a model that does not; otherwise ignored",
+    effect: "`2` normalises the vectors of a model without normalisation; otherwise ignored",
     judge: |judge, name, value| match integer(value)? {
         2 => normalize(judge, name, true),
         -1 => normalize(judge, name, false),
@@ -298,7 +298,7 @@ pub(super) static NORM: Rule = Rule {
     },
 };
 
-/// The names by which vendors and models call the two sides of a search, as one name for each.
+/// Maps the names that vendors and models have for the two sides of a search to one name for each side.
 fn side(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     if name.contains("query") {
@@ -346,7 +346,7 @@ pub(super) static PROMPT: Rule = Rule {
     judge: |_, name, value| match text(value)? {
         "" => Ok(Effect::Ignored),
         _ => Err(Fault::Message(format!(
-            "'{name}' is not supported: put its text in front of each input and leave it out."
+            "'{name}' is not supported: put its text in front of each input, and do not send '{name}'."
         ))),
     },
 };
@@ -362,7 +362,7 @@ pub(super) static OFF: Rule = Rule {
 
 pub(super) static ON: Rule = Rule {
     accepted: "`true`",
-    effect: "ignored: it is done in any case",
+    effect: "ignored: embedgate always does this",
     judge: |_, _, value| match boolean(value)? {
         true => Ok(Effect::Ignored),
         false => Err(Fault::supported("true")),

@@ -60,8 +60,8 @@ pub(crate) async fn create(
     answer(http.version(), plan, embeddings, memory)
 }
 
-/// The answer, with headers that say who answered, what was cut and where the time went. It is written part by part
-/// where memory was reserved for it.
+/// The answer, with headers for the model, the truncated inputs and the time of each stage. It is written part by part
+/// if memory was reserved for it.
 fn answer(
     version: Version,
     plan: Plan,

@@ -64,8 +64,8 @@ fn the_page_of_settings_is_up_to_date() {
             (None, "api_keys") => (
                 "none".to_owned(),
                 "`EMBEDGATE_API_KEYS`".to_owned(),
-                "Keys that are let in, as `name=key` or `key`; only their SHA-256 is kept. With none, everyone \
-                 is let in"
+                "Keys that are accepted, as `name=key` or `key`; only their SHA-256 is kept. With none, requests \
+                 need no key"
                     .to_owned(),
             ),
             (None, "id") => ("none".to_owned(), "none".to_owned(), "Name that clients send. Without it, the folder's name".to_owned()),
@@ -90,5 +90,5 @@ fn the_page_of_settings_is_up_to_date() {
     if stale {
         fs::write(&path, page).unwrap();
     }
-    assert!(!stale, "docs/CONFIG.md was stale and has been written anew: commit it");
+    assert!(!stale, "docs/CONFIG.md was out of date and has been rewritten: commit it");
 }

@@ -27,7 +27,7 @@ use crate::{
 /// The window of the models.
 pub(crate) const WINDOW: usize = 64;
 
-/// Number of ids that its models have embeddings for: all of its tokenizer.
+/// Number of ids for which its models have embeddings: all ids of its tokenizer.
 pub(crate) const EMBEDDINGS: usize = 600;
 
 /// A server to be started.
@@ -257,7 +257,7 @@ impl Builder {
     }
 }
 
-/// What the tests choose of the models.
+/// Properties of the models that a test can set.
 #[derive(Clone, Copy)]
 struct FakeModel<'a> {
     tokenizer: &'a Path,

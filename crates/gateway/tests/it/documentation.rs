@@ -1,5 +1,5 @@
-//! `docs/ERRORS.md` and `docs/PARAMETERS.md` say what the code says: each test writes its page, and fails when that
-//! changed it.
+//! `docs/ERRORS.md` and `docs/PARAMETERS.md` are generated from the code: each test writes its page, and fails if the
+//! page changed.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -86,7 +86,7 @@ fn parameters_md_is_up_to_date() {
     assert_current("docs/PARAMETERS.md", &text);
 }
 
-/// Writes the page `file` where it is not `text`, and fails then.
+/// If the page `file` differs from `text`, writes it and fails.
 #[track_caller]
 fn assert_current(file: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);

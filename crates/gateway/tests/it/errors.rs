@@ -240,7 +240,7 @@ fn announced_body_too_large() {
     "#);
 }
 
-/// Refused by its head, so that the client need not send what the server would not read.
+/// Refused by its head, so that the client need not send a body that the server would not read.
 #[test]
 fn compressed_body() {
     let app = TestApp::builder().key("team", "secret").start();
@@ -278,7 +278,7 @@ fn chunked_body_too_large() {
     assert_valid("error", &reply.json());
 }
 
-/// Sizes, extensions and trailers of chunks are no content, but they are bounded with it.
+/// Sizes, extensions and trailers of chunks are not part of the body, but they are bounded, too.
 #[test]
 fn framing_of_a_chunked_body_is_bounded() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();

@@ -92,7 +92,7 @@ impl<S: Read + Write> Connection<S> {
         self.0.get_mut()
     }
 
-    /// As [`Connection::stream`], for good. What was read ahead is lost.
+    /// As [`Connection::stream`], but consumes the connection. Bytes that were read ahead are lost.
     pub(crate) fn into_stream(self) -> S {
         self.0.into_inner()
     }

@@ -131,7 +131,7 @@ fn a_failing_batch_shows_no_internals_and_only_permanent_faults_forbid_a_retry()
     assert_eq!(app.post(body("lucky")).status, 200);
 }
 
-/// It would be NaN again, so no SDK must be made to repeat it.
+/// The vector would be NaN again, so the answer must not make an SDK repeat the request.
 #[test]
 fn a_text_without_finite_vector_is_a_400_that_names_it() {
     let app = TestApp::start();

@@ -59,7 +59,7 @@ fn parameters_that_change_nothing_are_ignored_and_named() {
         (json!({"add_special_tokens": true, "priority": -3}), Some("add_special_tokens, priority")),
         (json!({"modality": ["text", "text"]}), Some("modality")),
         (json!({"embedding_types": []}), Some("embedding_types")),
-        // These are what is sent in any case, so they are honoured.
+        // The server always sends these, so they are honoured.
         (json!({"output_dtype": "float", "embed_dtype": "float32", "endianness": "native"}), None),
         (json!({"embedding_type": "float", "embedding_types": ["float"]}), None),
         (json!({"truncation_side": "right", "truncation_direction": "Right"}), None),
@@ -87,7 +87,7 @@ fn null_is_ignored_named_and_counted_for_every_parameter() {
     }
 }
 
-/// What a model with normalised vectors and without prompts cannot honour, with the end of its message.
+/// Values that a model with normalised vectors and without prompts cannot honour, each with the end of its message.
 const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("output_dtype", r#""binary""#, "= binary. Supported values: ['float', 'float32']."),
     ("embed_dtype", r#""float16""#, "= float16. Supported values: ['float', 'float32']."),
@@ -107,7 +107,7 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("truncate_prompt_tokens", "2", "= 2. Must be -1, or greater than or equal to 3."),
     ("truncate_prompt_tokens", "-2", "= -2. Must be -1, or greater than or equal to 3."),
     ("prompt_name", r#""query""#, "= query. `m` stands for `tiny` here, which has no prompts."),
-    ("prompt", r#""Represent this""#, "put its text in front of each input and leave it out."),
+    ("prompt", r#""Represent this""#, "put its text in front of each input, and do not send 'prompt'."),
     ("late_chunking", "true", "= true. Supported values: [false]."),
     ("add_special_tokens", "false", "= false. Supported values: [true]."),
     ("modality", r#""image""#, "= image. Supported values: ['text']."),

@@ -10,7 +10,7 @@ use crate::{
     http::{Connection, Reply, request},
 };
 
-/// Those of the default model.
+/// Dimensions of the default model.
 const DIMENSIONS: usize = 384;
 
 /// OpenAI's limit.
@@ -19,7 +19,7 @@ const INPUTS: usize = 2048;
 /// Memory of an answer to `INPUTS` inputs: its vectors and two parts.
 const NEEDED: usize = INPUTS * DIMENSIONS * 4 + 2 * 64 * 1024;
 
-/// Some 10 kB that ask for some 9 MB.
+/// A request of some 10 kB whose answer has some 9 MB.
 fn equal_texts(count: usize) -> Vec<u8> {
     json!({"model": "m", "input": vec!["a"; count]}).to_string().into_bytes()
 }
@@ -51,7 +51,7 @@ fn metric(metrics: &Reply, series: &str) -> usize {
     value.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
 }
 
-/// 40 clients, of which none reads, would hold 380 MB of text without a bound.
+/// Without a bound, 40 clients that do not read would hold 380 MB of text.
 #[test]
 fn answers_that_no_client_reads_take_a_bounded_memory() {
     const CLIENTS: usize = 40;
@@ -90,7 +90,7 @@ fn answers_that_no_client_reads_take_a_bounded_memory() {
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// Such a request is legal, so it must be possible to answer it.
+/// Such a request is legal, so the server must be able to answer it.
 #[test]
 fn an_answer_larger_than_the_memory_is_admitted_when_it_is_alone() {
     let app = TestApp::builder()

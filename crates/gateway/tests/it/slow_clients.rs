@@ -1,5 +1,5 @@
-//! Clients that stop, or send and take byte by byte, in every state of a connection: each is ended in time, and has not
-//! only heard so, but lost its place. Clients that are merely slow are served.
+//! Clients that stop, or send and receive byte by byte, in every state of a connection: the connection of each is ended
+//! in time, and no longer counts as open. Clients that are merely slow are served.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,7 +17,7 @@ use crate::{
     tls::{Pair, with},
 };
 
-/// Every limit in time of these servers, long enough for a handshake on a loaded machine.
+/// Each time limit of these servers, long enough for a handshake on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Pause of a client between two steps.
@@ -25,7 +25,7 @@ const PACE: Duration = Duration::from_millis(20);
 
 const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
 
-/// Head of a request, up to the header that speaks of its body.
+/// Head of a request, up to the header about its body.
 const POST: &str = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n";
 const LENGTH: &str = "content-length: 1000\r\n\r\n";
 const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
@@ -35,7 +35,7 @@ struct State {
     name: &'static str,
     /// Sent first, and answered.
     before: &'static str,
-    /// Sent then.
+    /// Sent next.
     enter: String,
     /// Sent byte by byte by clients that drip; the last one again and again.
     drip: &'static [u8],
@@ -97,7 +97,7 @@ fn wait_for_metric(ops: SocketAddr, line: &str) {
     wait_until(line, || ask(ops, "/metrics").text().lines().any(|found| found == line));
 }
 
-/// Waits until so many connections were ended in these phases, none in another, and only the one that asks is open.
+/// Waits until exactly these numbers of connections were ended in their phases, and only the one that asks is open.
 #[track_caller]
 fn wait_for_ended(ops: SocketAddr, phases: &[(&str, usize)]) {
     let line = |phase, count| format!("embedgate_connections_ended_total{{phase=\"{phase}\"}} {count}");
@@ -266,7 +266,7 @@ fn an_idle_connection_is_ended_in_tls() {
     a_kept_connection_is_ended(with(folder.path()), Some(&pair));
 }
 
-/// Requests whose answers are more than sockets' buffers hold.
+/// Requests whose answers are larger than the sockets' buffers.
 fn requests_of_large_answers() -> Vec<u8> {
     let inputs = vec!["\"a\""; 2048].join(",");
     let body = format!(r#"{{"model":"m","input":[{inputs}]}}"#);
@@ -321,7 +321,8 @@ fn probes_are_answered_after_every_place_was_taken_by_stopped_uploads() {
     drop(held);
 }
 
-/// The limits are for the client's part. How late it is can be seen by a second client, which is ended meanwhile.
+/// The limits apply only while the server waits for the client. A second client, whose connection is ended meanwhile,
+/// shows how much time has passed.
 #[test]
 fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head() {
     let app = TestApp::builder()

@@ -122,7 +122,7 @@ fn a_text_with_a_token_that_has_no_embedding_is_a_400_that_names_it() {
     assert_eq!(app.embed(&json!(["fine"])).len(), 1);
 }
 
-/// A tokenizer without a token for what it does not know fails on some texts.
+/// A tokenizer without an unknown token fails on some texts.
 #[test]
 fn a_text_that_the_tokenizer_cannot_read_is_a_400_that_names_it() {
     let app = app_with(|json| json["model"]["unk_token"] = json!("[ABSENT]"));

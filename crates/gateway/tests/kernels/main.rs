@@ -21,7 +21,7 @@ use gateway::{
 use inference::{EmbedError, Embeddings, Input, Job, Overlong};
 use serde::Deserialize;
 
-/// What sentence-transformers computed for a model.
+/// Token ids and vectors that sentence-transformers computed for a model.
 #[derive(Deserialize)]
 struct Reference {
     texts: Vec<String>,
@@ -39,7 +39,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A copy of a tiny model, in a folder of its own: loading may write beside the weights.
+/// A copy of a tiny model, in a folder of its own: loading may write next to the weights.
 fn tiny(name: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_folder(&workspace().join("crates/model-import/tests/tiny-models").join(name), copy.path());
@@ -136,7 +136,7 @@ fn tiny_models_give_the_reference_vectors_and_token_counts_with_all_kernels() {
             // Some are not normalised, so their values reach 3.
             let worst_together = worst(&together.vectors, &reference.vectors.concat());
             assert!(worst_together < 6e-6, "{name} with {kernels}: off by {worst_together}");
-            // No cache answers: a server of its own.
+            // A server of its own, so that no cache answers.
             let registry = served(&config(folder.path(), cap)).unwrap();
             for ((text, expected), tokens) in reference.texts.iter().zip(&reference.vectors).zip(&tokens) {
                 let alone = embed(&registry, &[text]).unwrap();
@@ -186,7 +186,7 @@ fn our_own_kernels_need_neither_graph_nor_library() {
     assert!(!folder.path().join("embedgate.onnx").exists());
 }
 
-/// The tiny BERT beside its graph as ONNX Runtime's `quantize_dynamic` left it, and the settings that choose the graph.
+/// The tiny BERT with the output of ONNX Runtime's `quantize_dynamic` for it, and the settings that choose this graph.
 fn dynamically_quantised() -> (tempfile::TempDir, Config) {
     let folder = tiny("bert-mean");
     copy_folder(&workspace().join("crates/model-import/tests/graphs"), &folder.path().join("onnx"));
@@ -202,7 +202,7 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
     let texts = serde_json::from_slice::<Reference>(&reference).unwrap().texts;
     let bits = |vectors: Vec<f32>| vectors.into_iter().map(f32::to_bits).collect::<Vec<_>>();
 
-    // Nothing may come from the cache: each text is computed alone, then all in one request.
+    // Without the cache: each text is computed alone, then all in one request.
     config.cache.memory = Bytes(0);
     let registry = served(&config).unwrap();
     let alone: Vec<u32> = texts
@@ -210,7 +210,7 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
         .flat_map(|text| bits(embed(&registry, std::slice::from_ref(text)).unwrap().vectors))
         .collect();
     assert!(bits(embed(&registry, &texts).unwrap().vectors) == alone, "one request");
-    // And between the texts of strangers, who send at the same time.
+    // Then together with the texts of other clients, which send at the same time.
     std::thread::scope(|scope| {
         let strangers: Vec<_> = (0..4)
             .map(|stranger| {

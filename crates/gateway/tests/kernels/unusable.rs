@@ -1,4 +1,5 @@
-//! Models that cannot be served, or not every text: refused at start, or by text, with every kind of kernels.
+//! Models that cannot be served, or that cannot embed every text: refused at start-up, or for that text only, with
+//! every kind of kernels.
 
 use std::{fs, path::Path};
 
@@ -47,7 +48,7 @@ fn a_weight_that_is_not_finite_keeps_the_model_from_being_served() {
     }
 }
 
-/// Every weight is finite, but what is computed is not.
+/// Every weight is finite, but the computed values are not.
 #[test]
 fn a_model_that_overflows_fails_the_probe_at_start() {
     for (cap, kernels) in ways() {

@@ -233,7 +233,7 @@ fn a_job_reserves_the_tokens_that_it_adds_to_the_queue() {
     drop((first, equal, more));
 }
 
-/// Two jobs share a sequence that neither has queued yet when the one that brought it is refused.
+/// Two jobs share a sequence. The job that brought it is refused before either has queued it.
 #[test]
 fn a_refused_job_takes_nothing_from_those_who_share_its_sequences() {
     let fixture = Fixture::with_capacity(50);

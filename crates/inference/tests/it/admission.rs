@@ -1,4 +1,4 @@
-//! Jobs are refused for what they would cost, and not for what caches and single-flight spare.
+//! Jobs are refused by the tokens that must be computed for them, without those that caches and single-flight save.
 
 use std::{
     sync::Arc,
@@ -44,7 +44,7 @@ fn learn_to_be_slow(rig: &Rig) {
     answer(ticket).unwrap();
 }
 
-/// The encoder stands still, and would be far too slow for the upper estimate of any of these jobs.
+/// The encoder is blocked, and would be far too slow for the upper estimate of any of these jobs.
 #[test]
 fn jobs_answered_by_a_cache_are_not_refused_however_slow_the_encoder() {
     let store = Arc::new(Store::default());
@@ -53,7 +53,7 @@ fn jobs_answered_by_a_cache_are_not_refused_however_slow_the_encoder() {
         let other = tier::rig(&store, "a", 1 << 20);
         let found = answer(other.engine.submit(large_job(501, Duration::from_secs(60))).unwrap()).unwrap();
         assert!(found.vectors == expected);
-        // What was put is there when the engine has stopped.
+        // When the engine has stopped, all puts have arrived in the store.
     }
     let rig = tier::rig(&store, "a", 1 << 20);
     learn_to_be_slow(&rig);
@@ -99,7 +99,7 @@ fn a_job_whose_tokens_cannot_be_computed_in_time_is_refused_before_the_encoder()
     let error = answer(late).unwrap_err();
     assert!(matches!(error, EmbedError::Refused(SubmitError::TooLate { .. })), "{error:?}");
     assert_eq!(rig.engine.load().queued_tokens, 0);
-    // Its texts are not lost to others, who have the time for them.
+    // Other jobs with more time still get vectors for the same texts.
     let patient = large_job(501, Duration::from_secs(3600));
     let patient = Job { inputs: patient.inputs[..9].to_vec(), ..patient };
     let expected = vectors(&patient);

@@ -154,7 +154,7 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
     let running = rig.occupy();
     let admitted = rig.submit(&[&[5, 6, 7], &[8, 9, 10]]);
     let large = job(&[&[11; 6], &[12; 6]]);
-    // First when it is tokenized, while the encoder stands still, and then, without credit, at the door.
+    // First after tokenizing, while the encoder is blocked; then, without credit, at the door.
     for at_the_door in [false, true] {
         let refused = refusal(&rig, large.clone(), at_the_door);
         assert!(
@@ -164,7 +164,7 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
             let _ = rig.engine.submit(large.clone()).map(answer);
         }
     }
-    assert_eq!(rig.engine.load().queued_tokens, 10, "what was refused left nothing behind");
+    assert_eq!(rig.engine.load().queued_tokens, 10, "the refused jobs left no tokens behind");
     // Tokenizing it would take as long as 30 tokens' inference.
     let huge = Job { inputs: vec![Input::Text("a ".repeat(15 * 256))], ..job(&[]) };
     assert_eq!(rig.engine.submit(huge).unwrap_err(), SubmitError::TooLarge { tokens: 30, limit: 20 });
@@ -180,7 +180,7 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
     );
 }
 
-/// Why a job is refused, be it at once or when it is tokenized.
+/// The error with which a job is refused, at the door or after tokenizing.
 fn refusal(rig: &Rig, job: Job, at_the_door: bool) -> SubmitError {
     match rig.engine.submit(job) {
         Err(refused) if at_the_door => refused,

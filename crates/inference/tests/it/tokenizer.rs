@@ -147,7 +147,7 @@ fn an_added_token_without_embedding_is_known_and_one_of_the_vocabulary_is_refuse
             assert!(error.to_string().contains(&expected), "{name}: {error}");
         }
     }
-    // Around every text it puts a token that is an added one.
+    // It puts an added token around every text.
     let framed = changed("bert-mean", |json| {
         add_token(json, 600, "[NEW]");
         let template = json["post_processor"].to_string().replace("[CLS]", "[NEW]");

@@ -82,7 +82,7 @@ const AFTER_PADDING: &[&str] = &[
     "xmod",
 ];
 
-/// How a family counts positions; `None` where the padding id that it counts from is missing.
+/// The way in which a family counts positions; `None` if the padding id that it counts from is missing.
 pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positions> {
     if !AFTER_PADDING.contains(&model_type) {
         return Some(Positions::FromZero);
@@ -90,7 +90,7 @@ pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positi
     padding.filter(|&padding| padding >= 0).map(Positions::AfterPadding)
 }
 
-/// Refuses a size that cannot be computed with.
+/// Refuses a size with which the model cannot be computed.
 pub(crate) fn check_size(config: &Path, name: &str, size: usize) -> Result<(), ImportError> {
     if (1..=MAX_SIZE).contains(&size) {
         return Ok(());

@@ -104,7 +104,7 @@ pub(crate) struct PostNorm {
 }
 
 impl PostNorm {
-    /// Itself, if its numbers can be computed with.
+    /// Returns the configuration itself, if the model can be computed with its numbers.
     pub(super) fn checked(self, config: &Path) -> Result<Self, ImportError> {
         for (name, size) in [
             ("the hidden size", self.hidden),

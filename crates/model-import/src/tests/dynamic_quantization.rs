@@ -1,4 +1,4 @@
-//! Which graphs make a text's vector depend on its batch.
+//! Detection of graphs that make a text's vector depend on its batch.
 
 use std::{fs, path::Path};
 
@@ -64,7 +64,7 @@ fn a_scale_from_a_reduction_is_found_whatever_reads_it() {
     }
 }
 
-/// `Div`, `Round`, `Cast` in the place of `QuantizeLinear`: the product is all that tells.
+/// `Div`, `Round`, `Cast` instead of `QuantizeLinear`: only the product shows the quantisation.
 #[test]
 fn integers_of_unknown_making_are_found_at_their_product() {
     let by_hand = vec![
@@ -125,7 +125,7 @@ fn subgraphs_and_functions_are_searched() {
     assert_eq!(found(&function(vec![node("MatMul", &["a", "b"], &["c"])])), [""; 0]);
 }
 
-/// What ONNX Runtime's own tool makes of a tiny BERT, and the graph that it made it from.
+/// A tiny BERT's graph after ONNX Runtime's own tool, and before.
 #[test]
 fn a_graph_of_quantize_dynamic_is_recognised() {
     let folder = Folder::tiny("bert-mean");

@@ -1,4 +1,4 @@
-//! Folders that would serve nonsense, wait for ever or fill the memory: refused, with the file and what to do.
+//! Folders that would yield wrong vectors, hang, or fill the memory: refused, with the file and what to do.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::mpsc, thread, time::Duration};
 
@@ -99,7 +99,7 @@ fn a_weight_that_is_not_finite_is_refused_with_file_tensor_and_place() {
 }
 
 #[test]
-fn an_export_that_was_damaged_later_is_written_anew() {
+fn an_export_that_was_damaged_later_is_written_again() {
     let folder = Folder::tiny("bert-mean");
     folder.import().unwrap();
     let good = folder.bytes("embedgate.onnx.data");
@@ -132,7 +132,7 @@ fn refused_in_time(folder: Folder) -> String {
         let path = folder.path().to_owned();
         let error =
             ModelFolder::open(&path).and_then(|folder| crate::import(&folder, &mut |_| {})).unwrap_err();
-        // The test gave up where nobody receives it.
+        // If there is no receiver, the test has timed out.
         let _ = send.send(message(&error));
     });
     receive.recv_timeout(Duration::from_secs(60)).expect("the import ends")
@@ -189,7 +189,7 @@ fn what_is_no_regular_file_is_refused_and_never_read() {
     says(&refused_in_time(folder), &["config.json", "is a socket"]);
 }
 
-/// What we write ourselves may have been replaced, too.
+/// Files that embedgate itself wrote may have been replaced, too.
 #[cfg(unix)]
 #[test]
 fn a_pipe_in_the_place_of_our_own_files_does_not_stop_the_import() {

@@ -179,7 +179,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever the size of the parts, and with indices of one to three digits.
+    /// For any size of the parts, and with indices of one to three digits.
     #[test]
     fn parts_are_together_what_is_written_at_once(
         (dimensions, values) in (1_usize..10, 0_usize..130).prop_flat_map(|(dimensions, rows)| {
