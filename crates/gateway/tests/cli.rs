@@ -236,6 +236,14 @@ fn check_config_shows_sources_and_hides_keys() {
     assert!(!printed.contains("sk-") && err(&output).is_empty());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_settings_file_without_end_is_refused() {
+    let output = run(&["check-config", "--config", "/dev/zero"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("it is larger than 1048576 bytes"), "{}", err(&output));
+}
+
 #[test]
 fn a_reader_who_has_seen_enough_is_no_error() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! From the four sources to one [`Config`]: the entry, and everything that can be wrong with the result.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bert_cpu::Isa;
@@ -14,6 +14,9 @@ use super::settings::Flags;
 use super::surroundings::{API_KEYS_VARIABLE, Surroundings};
 use super::trace::CollectorFault;
 use super::{ApiKeyError, Bytes, Config, DEFAULT_FILE, RedisUrl};
+
+/// Most bytes of a settings file: a thousand models take a tenth of it.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A configuration, and how it came about.
 #[derive(Clone, Debug)]
@@ -290,7 +293,7 @@ pub fn defaults() -> Report {
 fn read_file(flags: &Flags, surroundings: &Surroundings) -> Result<(PathBuf, File), ConfigError> {
     let named = flags.settings.config.as_deref();
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-    match std::fs::read_to_string(surroundings.working_directory.join(path)) {
+    match read_text(&surroundings.working_directory.join(path)) {
         Ok(text) => match file::parse(path, &text) {
             Ok(file) => Ok((path.to_owned(), file)),
             Err(mistakes) => Err(ConfigError::File(mistakes)),
@@ -300,4 +303,14 @@ fn read_file(flags: &Flags, surroundings: &Surroundings) -> Result<(PathBuf, Fil
         }
         Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
     }
+}
+
+/// Reads a text file of up to [`MAX_FILE_BYTES`]; a pipe as well, such as a shell's `<(…)`.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(text)
 }

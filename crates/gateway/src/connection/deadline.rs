@@ -33,7 +33,8 @@ impl Deadline {
         if self.phase == Some(Phase::Send) {
             self.budget = self.budget.saturating_sub(now - self.updated);
         }
-        let earned = self.limits.earned(written - self.written);
+        let sent = written - self.written;
+        let earned = self.limits.earned(sent);
         self.budget = self.budget.saturating_add(earned).min(self.limits.send);
         self.at = match phase {
             None => None,
@@ -41,7 +42,10 @@ impl Deadline {
             Some(phase) => {
                 self.budget = self.limits.send;
                 let limit = if phase == Phase::Idle { self.limits.idle } else { self.limits.head };
-                if self.phase == Some(phase) { self.at } else { now.checked_add(limit) }
+                // The dispatcher can read a request and answer it in one poll: the phase seems unchanged, but a new period
+                // began with the answer.
+                let continues = self.phase == Some(phase) && sent == 0;
+                if continues { self.at } else { now.checked_add(limit) }
             }
         };
         (self.phase, self.written, self.updated) = (phase, written, now);
@@ -133,6 +137,24 @@ mod tests {
         ] {
             let found = deadline.update(phase, 0, start + seconds(after));
             assert_eq!(found, end.map(|end| start + seconds(end)), "{phase:?} after {after} s");
+        }
+    }
+
+    #[test]
+    fn an_answer_begins_a_new_period() {
+        let start = Instant::now();
+        let mut deadline = Deadline::new(LIMITS, start);
+        for (after, phase, written, end) in [
+            (0, Phase::Idle, 0, 90),
+            // A request was read and answered in one poll.
+            (60, Phase::Idle, 100, 150),
+            // Bytes that are no request change nothing.
+            (120, Phase::Idle, 100, 150),
+            (130, Phase::Head, 100, 140),
+            (135, Phase::Head, 200, 145),
+        ] {
+            let found = deadline.update(Some(phase), written, start + seconds(after));
+            assert_eq!(found, Some(start + seconds(end)), "{phase:?} after {after} s");
         }
     }
 

@@ -235,10 +235,7 @@ pub(super) static TRUNCATE: Rule = Rule {
             ExtraValue::Text(_) => return Err(Fault::supported("true, false, 'END', 'NONE'")),
             _ => return Err(Fault::Type("a boolean or a string")),
         };
-        match judge.overlong.0 {
-            Some((chosen, OVERLONG_HEADER)) if chosen != policy => Ok(Effect::Ignored),
-            _ => judge.overlong.set(policy, name),
-        }
+        truncation(judge, name, policy)
     },
 };
 
@@ -254,6 +251,10 @@ pub(super) static MAX_TOKENS: Rule = Rule {
                 _ => return Err(Fault::Value(format!("Must be -1, or greater than or equal to {least}."))),
             },
         };
+        if most.is_none() {
+            return truncation(judge, name, Overlong::Truncate);
+        }
+        // A smaller window cannot be had together with another policy.
         let effect = judge.overlong.set(Overlong::Truncate, name)?;
         judge.max_input_tokens = most;
         Ok(effect)
@@ -265,6 +266,14 @@ pub(super) static TRUNCATION_SIDE: Rule = Rule {
     effect: "embedgate always does this: a text that is cut keeps its beginning",
     judge: |_, _, value| one_of(value, &["right"]),
 };
+
+/// Chooses the policy for overlong texts. embedgate's own header wins over the parameters of other vendors.
+fn truncation(judge: &mut Judge<'_>, name: &'static str, policy: Overlong) -> Result<Effect, Fault> {
+    match judge.overlong.0 {
+        Some((chosen, OVERLONG_HEADER)) if chosen != policy => Ok(Effect::Ignored),
+        _ => judge.overlong.set(policy, name),
+    }
+}
 
 fn normalize(judge: &mut Judge<'_>, name: &'static str, wanted: bool) -> Result<Effect, Fault> {
     let refuse = |reason: &str| {

@@ -179,9 +179,11 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
     let app = TestApp::start();
     let average = [("x-embedgate-overlong", "average")];
     let averaged = post_with(&app, &long(), &json!({}), &average);
-    for truncate in [json!("NONE"), json!(true)] {
-        let reply = post_with(&app, &long(), &json!({"truncate": truncate}), &average);
-        assert_answered(&reply, Some("truncate"));
+    for (name, value) in
+        [("truncate", json!("NONE")), ("truncate", json!(true)), ("truncate_prompt_tokens", json!(-1))]
+    {
+        let reply = post_with(&app, &long(), &json!({name: value}), &average);
+        assert_answered(&reply, Some(name));
         assert_eq!(vectors(&reply.json()), vectors(&averaged.json()));
     }
     // It cannot be had together with an average of the whole text.

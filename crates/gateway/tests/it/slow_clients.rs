@@ -327,8 +327,8 @@ fn probes_are_answered_after_every_place_was_taken_by_stopped_uploads() {
 fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head() {
     let app = TestApp::builder()
         .config(|config| {
-            config.server.client_timeout = Duration::from_millis(500);
-            config.server.send_timeout = Duration::from_millis(500);
+            config.server.client_timeout = LIMIT;
+            config.server.send_timeout = LIMIT;
         })
         .start();
     app.control.hold();
@@ -342,6 +342,33 @@ fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head(
     assert_eq!(connection.receive().status, 200);
     silent_client_is_ended();
     connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    assert_eq!(connection.receive().status, 200);
+}
+
+/// Each request is read and answered before the connection waits again. A second client, which was idle throughout, shows
+/// that the limit has passed.
+#[test]
+fn a_connection_in_use_outlives_its_idle_limit() {
+    let app = TestApp::builder().config(|config| config.server.keep_alive = LIMIT).start();
+    let (mut connection, mut idle) = (Connection::open(app.address), Connection::open(app.address));
+    let get = request("GET", "/v1/models", &[], b"");
+    for client in [&mut connection, &mut idle] {
+        client.send(&get);
+        assert_eq!(client.receive().status, 200);
+    }
+    let (ended, is_ended) = std::sync::mpsc::channel();
+    let waiting = thread::spawn(move || ended.send(idle.is_closed()));
+    let is_ended = || is_ended.recv_timeout(LIMIT / 8) == Ok(true);
+    let mut rounds = 0;
+    while !is_ended() {
+        rounds += 1;
+        connection.send(&get);
+        assert_eq!(connection.receive().status, 200, "round {rounds}");
+        assert!(rounds < 100, "the idle client is not ended");
+    }
+    waiting.join().unwrap().unwrap();
+    assert!(rounds > 0);
+    connection.send(&get);
     assert_eq!(connection.receive().status, 200);
 }
 
