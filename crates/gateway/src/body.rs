@@ -165,8 +165,8 @@ fn too_large(limit: usize, read: usize) -> ApiError {
 
 fn too_many_on_wire(limit: usize, read: u64) -> ApiError {
     let message = format!(
-        "Maximum content size limit ({limit}) exceeded ({read} bytes read): chunk sizes, extensions and trailers may \
-         take up as many bytes as the content, no more"
+        "Maximum content size limit ({limit}) exceeded ({read} bytes read): the sizes, extensions and trailers of \
+         the chunks take up more than the content may"
     );
     ApiError::new(Code::BodyTooLarge, message)
 }

@@ -2,6 +2,8 @@
 
 use std::{
     borrow::Cow,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -51,6 +53,7 @@ impl OnnxRuntime {
             }
             None => {}
         }
+        read_start(&file).map_err(|error| failed(Box::new(error)))?;
         let environment = ort::init_from(&file)
             .map_err(|error| match error {
                 ort::LoadDynamicError::BadVersion { version_str, .. } => StartError::LibraryTooOld {
@@ -86,6 +89,15 @@ impl std::fmt::Debug for OnnxRuntime {
             .field("version", &self.version())
             .finish()
     }
+}
+
+/// Reads the start of a library. `dlopen` holds a lock without which no thread can start or end, so a volume that does not
+/// answer must keep this thread waiting before the lock is taken.
+fn read_start(file: &Path) -> io::Result<()> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    File::open(file)?.read_exact(&mut [0; 64])
 }
 
 /// The version in a library's real file name: `libonnxruntime.so.1.32.0`, `libonnxruntime.1.32.0.dylib`.

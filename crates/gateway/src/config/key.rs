@@ -27,14 +27,16 @@ pub enum ApiKeyError {
         /// Which one, counted from 1.
         position: usize,
     },
-    /// A control character, such as a line break, which no HTTP header can carry: no client could send the key.
+    /// A character that no key has, but a list of keys or a comment in the wrong form.
     #[error(
-        "API key {position} holds a line break or another control character, which no client can send: write each key \
-         as an element of its own"
+        "API key {position} holds {found}: write each key as an element of its own, without quotes, and a comment on a \
+         line of its own"
     )]
-    ControlCharacter {
+    Character {
         /// Position of the key, counted from 1.
         position: usize,
+        /// The character, described.
+        found: &'static str,
     },
     /// Two keys of one name.
     #[error("two API keys are named `{name}`: their names must differ")]
@@ -68,10 +70,13 @@ impl ApiKey {
         Self::read_named(lines(text), "file-key")
     }
 
-    /// The keys that a variable holds: lines as in a file, each with one or several keys, separated by commas. Without
-    /// any key, one empty string, which [`Self::read_all`] refuses.
+    /// The keys that a variable holds: lines as in a file, each with one or several keys, separated by commas. A comma may
+    /// end a line that another follows. Without any key, one empty string, which [`Self::read_all`] refuses.
     pub(super) fn entries(text: &str) -> Vec<String> {
-        let entries: Vec<_> = lines(text).flat_map(|line| line.split(',')).map(str::to_owned).collect();
+        let mut lines: Vec<_> = lines(text).collect();
+        let last = lines.pop();
+        let ended = lines.into_iter().map(|line| line.strip_suffix(',').unwrap_or(line));
+        let entries: Vec<_> = ended.chain(last).flat_map(|line| line.split(',')).map(str::to_owned).collect();
         if entries.is_empty() { vec![String::new()] } else { entries }
     }
 
@@ -85,8 +90,9 @@ impl ApiKey {
             if name.is_empty() || secret.trim_matches('=').is_empty() {
                 return Err(ApiKeyError::Empty { position });
             }
-            if [name, secret].iter().any(|part| part.contains(char::is_control)) {
-                return Err(ApiKeyError::ControlCharacter { position });
+            let control = name.contains(char::is_control).then_some(CONTROL);
+            if let Some(found) = control.or_else(|| foreign(secret)) {
+                return Err(ApiKeyError::Character { position, found });
             }
             if keys.iter().any(|known| known.name == name) {
                 return Err(ApiKeyError::DuplicateName { name: name.to_owned() });
@@ -95,6 +101,20 @@ impl ApiKey {
         }
         Ok(keys)
     }
+}
+
+const CONTROL: &str = "a line break or another control character";
+
+/// A character that shows that a list, a quotation or a comment was taken for a key, described.
+fn foreign(secret: &str) -> Option<&'static str> {
+    secret.chars().find_map(|character| match character {
+        '"' | '\'' | '`' => Some("a quotation mark"),
+        ',' | ';' => Some("a comma or semicolon"),
+        '[' | ']' | '{' | '}' => Some("a bracket"),
+        _ if character.is_control() => Some(CONTROL),
+        _ if character.is_whitespace() => Some("white space"),
+        _ => None,
+    })
 }
 
 /// The lines of a text that are neither empty nor a comment.

@@ -84,11 +84,21 @@ impl Limits {
     }
 }
 
+/// Maximum number of bytes that the dispatcher reads at a time between bodies. It decodes every request that it has read, at
+/// some 5 kB each, before it answers the first: 128 KiB, its own limit, are 20 MB of the shortest requests.
+const HEAD_STEP: usize = 2 << 10;
+/// The same within a body, which requests may follow.
+const BODY_STEP: usize = 16 << 10;
+
 /// State of one connection, shared by its stream, its supervisor and the middleware, which all run on one thread.
 #[derive(Default)]
 pub(crate) struct Connection {
     /// Bytes of HTTP read so far.
     read: Cell<u64>,
+    /// Bytes read in this step, see [`Self::begin_step`].
+    step: Cell<usize>,
+    /// True once the step's limit kept bytes from being read.
+    withheld: Cell<bool>,
     /// `read` when the last request began, and again when its answer ended.
     mark: Cell<u64>,
     /// Bytes of HTTP written so far.
@@ -151,6 +161,28 @@ impl Connection {
         } else {
             Some(Phase::Idle)
         }
+    }
+
+    /// Begins a new step of reading, unless requests would be read ahead of an answer that is computed or not yet taken.
+    fn begin_step(&self) {
+        if self.may_read_on() {
+            self.step.set(0);
+        }
+    }
+
+    /// Returns true if bytes were kept from being read in this step and may be read in the next.
+    fn wants_step(&self) -> bool {
+        self.may_read_on() && self.withheld.take()
+    }
+
+    /// Number of bytes that may still be read in this step.
+    fn left_in_step(&self) -> usize {
+        let limit = if self.has_unread_body() { BODY_STEP } else { HEAD_STEP };
+        limit.saturating_sub(self.step.get())
+    }
+
+    fn may_read_on(&self) -> bool {
+        !self.blocked.get() && (!self.answering.get() || self.has_unread_body())
     }
 
     fn has_unread_body(&self) -> bool {

@@ -44,10 +44,18 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(context, buffer))?;
-        let read = buffer.filled().len() - before;
         let connection = &self.connection;
+        let limit = connection.left_in_step();
+        if limit == 0 {
+            // The supervisor polls again when reading may go on.
+            connection.withheld.set(true);
+            return Poll::Pending;
+        }
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(limit.min(buffer.remaining())));
+        ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(context, &mut part))?;
+        let read = part.filled().len();
+        buffer.advance(read);
+        connection.step.set(connection.step.get() + read);
         connection.read.set(connection.read.get() + read as u64);
         connection.closed.set(read == 0);
         Poll::Ready(Ok(()))

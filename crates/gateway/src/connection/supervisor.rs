@@ -158,8 +158,12 @@ async fn drive(
     let mut timer = pin!(sleep(limits.head.min(limits.idle)));
     let mut deadline = Deadline::new(limits, Instant::now());
     poll_fn(|context| {
+        connection.begin_step();
         if let Poll::Ready(result) = dispatcher.as_mut().poll(context) {
             return Poll::Ready(End::Dispatcher(result));
+        }
+        if connection.wants_step() {
+            context.waker().wake_by_ref();
         }
         let (phase, now) = (connection.phase(), Instant::now());
         match (phase, deadline.update(phase, connection.written.get(), now)) {

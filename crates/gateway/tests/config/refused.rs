@@ -170,10 +170,21 @@ fn what_cannot_work_is_refused() {
         problems("[auth]\napi_keys = [\"a=1\", \"a=2\"]"),
         [Problem::ApiKey(ApiKeyError::DuplicateName { name: "a".to_owned() })]
     );
-    assert_eq!(
-        problems("[auth]\napi_keys = [\"a=1\", \"b=2\\nc=3\"]"),
-        [Problem::ApiKey(ApiKeyError::ControlCharacter { position: 2 })]
-    );
+    for (key, found) in [
+        (r"b=2\nc=3", "a line break or another control character"),
+        ("k1 k2", "white space"),
+        ("k1  # of the team", "white space"),
+        ("k1;k2", "a comma or semicolon"),
+        ("b=k1,c=k2", "a comma or semicolon"),
+        ("'k1'", "a quotation mark"),
+        ("[k1]", "a bracket"),
+    ] {
+        assert_eq!(
+            problems(&format!("[auth]\napi_keys = [\"a=1\", \"{key}\"]")),
+            [Problem::ApiKey(ApiKeyError::Character { position: 2, found })],
+            "{key}"
+        );
+    }
 }
 
 /// The settings file that gives `setting` this value.

@@ -49,6 +49,7 @@ fn a_variable_holds_keys_between_commas_and_line_breaks() {
     for keys in [
         "alice=sk-first,sk-second",
         "alice=sk-first\nsk-second\n",
+        "alice=sk-first,\nsk-second\n",
         "# of the team\r\n\r\n  alice = sk-first \r\n sk-second\r\n",
         "\u{feff}alice=sk-first\rsk-second",
     ] {

@@ -1,4 +1,11 @@
-//! Texts that nobody writes but to break something: enormous words, and such as are nothing once normalised.
+//! What clients send only to break something: enormous words, texts that are empty once normalised, requests without end
+//! whose answers they do not read.
+
+#[cfg(target_os = "linux")]
+use std::{
+    io::{ErrorKind, Write},
+    net::TcpStream,
+};
 
 use crate::{
     reference::{EXAMPLES, assert_same, cosine},
@@ -45,4 +52,38 @@ fn texts_that_nobody_writes_have_the_vectors_that_are_due_to_them() {
     assert_alike(&marked, &plain, "cafe");
     let example = &EXAMPLES[0];
     assert_same(&one(&mut client, &example.text).0, example);
+}
+
+/// The decoded requests of one such client took 20 MB when the server read ahead without a limit.
+#[cfg(target_os = "linux")]
+#[test]
+fn pipelined_requests_without_readers_take_a_bounded_memory() {
+    const CLIENTS: usize = 10;
+    const MAX_GROWTH_KIB: usize = 30 << 10;
+    let server = Server::start(&[]);
+    server.connect().get("/livez");
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let before = resident();
+    let requests = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2000);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = TcpStream::connect(server.address).unwrap();
+            client.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+            // Until the server takes no more of it.
+            let error = std::iter::repeat_with(|| client.write_all(requests.as_bytes()))
+                .take(100_000)
+                .find_map(Result::err)
+                .expect("the server reads on without a limit");
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            client
+        })
+        .collect();
+    let growth = resident().saturating_sub(before);
+    assert!(growth < MAX_GROWTH_KIB, "{growth} KiB for {CLIENTS} clients");
+    assert_eq!(server.connect().get("/livez").status, 200);
+    drop(clients);
 }

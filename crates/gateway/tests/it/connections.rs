@@ -45,6 +45,23 @@ fn piped_requests_are_answered_in_order() {
     assert_eq!(connection.receive().json()["object"], "model");
 }
 
+/// More than the server reads ahead, so that it has to go on with the rest by itself.
+#[test]
+fn hundreds_of_piped_requests_are_answered_in_order() {
+    let app = TestApp::start();
+    let mut connection = Connection::open(app.address);
+    let post = request("POST", "/v1/embeddings", &[], &format!("{:20000}", "").into_bytes());
+    let (known, unknown) =
+        (request("GET", "/v1/models/tiny", &[], b""), request("GET", "/v1/models/none", &[], b""));
+    let round = [known.as_slice(), &unknown, &post, &known].concat();
+    for _ in 0..3 {
+        connection.send(&round.repeat(100));
+        for _ in 0..100 {
+            assert_eq!([0; 4].map(|_| connection.receive().status), [200, 404, 400, 200]);
+        }
+    }
+}
+
 #[test]
 fn an_h2c_upgrade_is_declined_by_answering_in_http_1() {
     let app = TestApp::start();

@@ -33,7 +33,7 @@ is larger than 128 KiB or has more than 96 headers, 408 if it does not come with
 
 An answer to a request whose body was not read to its end has `connection: close`. The rest of the body is read and
 dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the answer; then the
-connection is closed. A chunked body may take up twice `limits.max_body_bytes` and 256 KiB on the wire, with all sizes,
+connection is closed. A chunked body may take up about twice `limits.max_body_bytes` and 256 KiB on the wire, with all sizes,
 extensions and trailers; beyond that it is refused with 413.
 ";
 
