@@ -210,7 +210,7 @@ impl Plan {
             EmbedError::UnknownToken { index, id } => {
                 let place = self.place(index);
                 ApiError::invalid(format!(
-                    "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`.",
+                    "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`, or has no embedding.",
                     self.served.id
                 ))
             }
@@ -226,6 +226,12 @@ impl Plan {
             )),
             EmbedError::NotFinite { index } => ApiError::invalid(format!(
                 "Invalid '{}': the model `{}` computes no finite vector for this text.",
+                self.place(index),
+                self.served.id
+            )),
+            // The engine has logged the encoder's error.
+            EmbedError::Unencodable { index, .. } => ApiError::invalid(format!(
+                "Invalid '{}': the model `{}` cannot compute a vector for this text.",
                 self.place(index),
                 self.served.id
             )),
