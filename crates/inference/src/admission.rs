@@ -319,6 +319,9 @@ impl Reservation {
     /// # Errors
     /// There is no room or no time for them.
     pub(crate) fn enqueue(&mut self, demand: Demand, deadline: Instant) -> Result<(), SubmitError> {
+        if demand.new == 0 {
+            return Ok(());
+        }
         let admission = &self.admission;
         let limit = admission.limit();
         let mut state = admission.lock();
@@ -332,7 +335,7 @@ impl Reservation {
             return checked;
         }
         state.computed.add(self.caller, demand.new);
-        state.computing_jobs += usize::from(demand.new > 0);
+        state.computing_jobs += 1;
         self.computed = demand.new;
         Ok(())
     }
@@ -476,9 +479,10 @@ mod tests {
         let late = |result| matches!(result, Err(SubmitError::TooLate { .. }));
         assert!(late(admission.reserve(0, estimate(9_000), soon()).map(drop)), "there is no credit");
         admission.observe_batch(100, Duration::from_millis(100), 1.0);
-        for _ in 0..100 {
+        // Even to wait for the whole queue, which takes longer than there is time.
+        for total in [5, 10_000].repeat(50) {
             let mut reservation = admission.reserve(0, estimate(9_000), soon()).unwrap();
-            reservation.enqueue(Demand { new: 0, total: 5, queued: 10_000 }, soon()).unwrap();
+            reservation.enqueue(Demand { new: 0, total, queued: 10_000 }, soon()).unwrap();
         }
         // Refusals after tokenizing spend what 100 computed tokens earned.
         let refused = (0..100).map_while(|_| admission.reserve(0, estimate(9_000), soon()).ok());
