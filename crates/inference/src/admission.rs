@@ -6,8 +6,8 @@
 //! time to compute them: a job that adds none is never refused there. Dropping the [`Reservation`] gives both back.
 //!
 //! Under overload, tokenizing a job that is then refused is wasted work. If there is no room or no time for a job's
-//! upper estimate, the job passes the door only while there is credit, which batches earn and such refusals spend.
-//! Without credit the door refuses the job by the estimate.
+//! upper estimate, the job passes the door only while its caller has credit, which batches earn and such refusals spend
+//! ([`Credits`]). Without credit the door refuses the job by the estimate.
 //!
 //! A caller with a name cannot fill either account: the last quarter is reserved for callers that hold little of it.
 
@@ -19,6 +19,7 @@ use std::{
 
 use crate::{
     SubmitError,
+    credit::Credits,
     throughput::{Ewma, Throughput},
 };
 
@@ -33,10 +34,6 @@ const MAX_PREDICTED_ROUNDS: usize = 4;
 
 /// One part in this many of an account is reserved for callers that hold at most half of that part.
 const RESERVED_FRACTION: usize = 4;
-
-/// Tokens that have to be computed for each token of footprint that is tokenized and then refused. A footprint of one
-/// token is tokenized in the time of one token on the fastest encoder, so at most an eighth of the work is wasted.
-const CREDIT_PER_FOOTPRINT: usize = 8;
 
 /// Bytes below which a sample says nothing about the tokenizer's throughput: overhead outweighs them.
 const MIN_TOKENIZER_SAMPLE: usize = 1024;
@@ -125,8 +122,8 @@ struct State {
     running_jobs: usize,
     /// Bytes that wait for a tokenizer thread or are with one.
     bytes: usize,
-    /// Tokens computed and not yet spent on refusals after tokenizing.
-    credit: usize,
+    /// Credit of the callers for refusals after tokenizing.
+    credits: Credits,
     throughput: Throughput,
     /// Bytes per second of one tokenizer thread.
     tokenizer_throughput: Ewma,
@@ -148,7 +145,7 @@ impl Admission {
             computing_jobs: 0,
             running_jobs: 0,
             bytes: 0,
-            credit: capacity.max_credit(),
+            credits: Credits::new(capacity.tokens),
             throughput: Throughput::new(capacity.quantum, capacity.workers),
             tokenizer_throughput: Ewma::default(),
         };
@@ -158,7 +155,7 @@ impl Admission {
     /// Admits a job at the door: reserves its footprint.
     ///
     /// # Errors
-    /// There is no room for the footprint, no time to tokenize it, or no room or time for its estimate and no credit.
+    /// There is no room for the footprint, no time to tokenize it, or no credit and no room or time for its estimate.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         caller: u64,
@@ -177,10 +174,9 @@ impl Admission {
         if !state.footprints.fits(caller, footprint, limit) {
             return Err(SubmitError::Full { retry_after: state.retry_after() });
         }
-        let worst = Demand { new: tokens, total: tokens, queued: 0 };
-        let fits = self.check_queue(&state, caller, worst, deadline);
-        if state.credit < footprint.saturating_mul(CREDIT_PER_FOOTPRINT) {
-            fits?;
+        if !state.credits.covers(caller, footprint) {
+            let worst = Demand { new: tokens, total: tokens, queued: 0 };
+            self.check_queue(&state, caller, worst, deadline)?;
         }
         state.footprints.add(caller, footprint);
         state.bytes += bytes;
@@ -241,7 +237,7 @@ impl Admission {
     pub(crate) fn observe_batch(&self, tokens: usize, elapsed: Duration, parallelism: f64) {
         let mut state = self.lock();
         state.throughput.observe(tokens, elapsed, parallelism);
-        state.credit = state.credit.saturating_add(tokens).min(self.capacity.max_credit());
+        state.credits.earn(tokens);
     }
 
     /// Learns from `bytes` that one thread tokenized in `elapsed`.
@@ -275,13 +271,6 @@ impl Admission {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing here panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Capacity {
-    /// Enough to tokenize a full account and refuse it. More credit would only prolong the wasted work under overload.
-    fn max_credit(self) -> usize {
-        self.tokens.saturating_mul(CREDIT_PER_FOOTPRINT)
     }
 }
 
@@ -330,6 +319,9 @@ impl Reservation {
     /// # Errors
     /// There is no room or no time for them.
     pub(crate) fn enqueue(&mut self, demand: Demand, deadline: Instant) -> Result<(), SubmitError> {
+        if demand.new == 0 {
+            return Ok(());
+        }
         let admission = &self.admission;
         let limit = admission.limit();
         let mut state = admission.lock();
@@ -339,11 +331,11 @@ impl Reservation {
             admission.check_queue(&state, self.caller, demand, deadline)
         };
         if checked.is_err() {
-            state.credit = state.credit.saturating_sub(self.footprint.saturating_mul(CREDIT_PER_FOOTPRINT));
+            state.credits.spend(self.caller, self.footprint);
             return checked;
         }
         state.computed.add(self.caller, demand.new);
-        state.computing_jobs += usize::from(demand.new > 0);
+        state.computing_jobs += 1;
         self.computed = demand.new;
         Ok(())
     }
@@ -371,16 +363,17 @@ impl Drop for Reservation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credit::CREDIT_PER_FOOTPRINT;
 
     fn admission(tokens: usize, quantum: usize) -> Arc<Admission> {
         Admission::new(Capacity { tokens, quantum, workers: 1, tokenizer_threads: 2 })
     }
 
-    /// An admission that has learned 1,000 tokens per second from a full batch, and has no credit.
+    /// An admission that has learned 1,000 tokens per second from a full batch, and where caller 0 has no credit.
     fn measured(tokens: usize, quantum: usize) -> Arc<Admission> {
         let admission = admission(tokens, quantum);
         admission.observe_batch(quantum, Duration::from_millis(quantum as u64), 1.0);
-        admission.lock().credit = 0;
+        admission.lock().credits.spend(0, tokens);
         admission
     }
 
@@ -486,14 +479,38 @@ mod tests {
         let late = |result| matches!(result, Err(SubmitError::TooLate { .. }));
         assert!(late(admission.reserve(0, estimate(9_000), soon()).map(drop)), "there is no credit");
         admission.observe_batch(100, Duration::from_millis(100), 1.0);
-        for _ in 0..100 {
+        // Even to wait for the whole queue, which takes longer than there is time.
+        for total in [5, 10_000].repeat(50) {
             let mut reservation = admission.reserve(0, estimate(9_000), soon()).unwrap();
-            reservation.enqueue(Demand { new: 0, total: 5, queued: 10_000 }, soon()).unwrap();
+            reservation.enqueue(Demand { new: 0, total, queued: 10_000 }, soon()).unwrap();
         }
         // Refusals after tokenizing spend what 100 computed tokens earned.
         let refused = (0..100).map_while(|_| admission.reserve(0, estimate(9_000), soon()).ok());
         let refused = refused.map(|mut job| assert!(late(job.enqueue(demand(9_000), soon()))));
         assert_eq!(refused.count(), 100 / CREDIT_PER_FOOTPRINT);
+    }
+
+    /// One caller has filled its part of the queue and goes on with single texts. Another one sends 2,048 texts, all of
+    /// them cached, of which the upper estimate finds no room.
+    #[test]
+    fn refusals_of_one_caller_leave_the_credit_of_others() {
+        let admission = admission(16_000, 100);
+        let _held = admit(&admission, 1, 12_000, soon()).unwrap();
+        let text = Estimate { tokens: 20, footprint: 3, bytes: 0 };
+        let cached = Estimate { tokens: 9_000, footprint: 2048 * 3, bytes: 0 };
+        let full = |result| matches!(result, Err(SubmitError::Full { .. }));
+        let flood = || {
+            let passed = (0..).map_while(|_| admission.reserve(1, text, soon()).ok());
+            passed.map(|mut job| assert!(full(job.enqueue(demand(3), soon())))).count()
+        };
+        assert_eq!(flood(), 16_000 / 3);
+        for _ in 0..100 {
+            assert!(full(admission.reserve(1, text, soon()).map(drop)), "the flood ends at the door");
+            let mut other = admission.reserve(2, cached, soon()).unwrap();
+            other.enqueue(demand(0), soon()).unwrap();
+            admission.observe_batch(text.footprint * CREDIT_PER_FOOTPRINT, Duration::from_millis(1), 1.0);
+            assert_eq!(flood(), 1);
+        }
     }
 
     /// Jobs of equal texts wait for the same tokens, so they wait for the present queue and no more.

@@ -273,10 +273,13 @@ impl Engine {
 
     /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except where normalisation
     /// lengthens a text), and no input is computed beyond its window. But all of an input is tokenized, so the
-    /// footprint of a text of megabytes grows with the time that tokenizing it takes.
+    /// footprint of a text of megabytes grows with the time that tokenizing it takes, up to the account's limit: that
+    /// time alone makes no job too large for an idle engine.
     fn estimate(&self, job: &Job) -> Estimate {
         let (window, specials) = (self.window(job), self.special_tokens());
         let mut estimate = Estimate { tokens: 0, footprint: 0, bytes: 0 };
+        // The part of the footprint that bounds memory.
+        let mut memory = 0;
         for input in &job.inputs {
             let content = match input {
                 Input::Text(text) => text.len(),
@@ -289,12 +292,15 @@ impl Engine {
             let tokens = (content + sequences * specials).min(sequences * window);
             let tokenizing = content / BYTES_FOR_A_TOKEN;
             estimate.tokens += tokens.max(tokenizing);
-            estimate.footprint += tokens.min(sequences * (specials + 1)).max(tokenizing);
+            let held = tokens.min(sequences * (specials + 1));
+            memory += held;
+            estimate.footprint += held.max(tokenizing);
             estimate.bytes += input.text_bytes();
         }
+        let footprint = estimate.footprint.min(self.shared.admission.limit().max(memory));
         // A job with more is refused after tokenizing, by the exact number.
         let most = job.max_tokens;
-        Estimate { tokens: estimate.tokens.min(most), footprint: estimate.footprint.min(most), ..estimate }
+        Estimate { tokens: estimate.tokens.min(most), footprint: footprint.min(most), ..estimate }
     }
 
     /// How busy the engine is at present.

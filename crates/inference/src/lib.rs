@@ -24,6 +24,7 @@
 mod admission;
 mod batch;
 mod cache;
+mod credit;
 mod encoder;
 mod engine;
 mod error;

@@ -165,9 +165,9 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
         }
     }
     assert_eq!(rig.engine.load().queued_tokens, 10, "the refused jobs left no tokens behind");
-    // Tokenizing it would take as long as 30 tokens' inference.
+    // Tokenizing it takes as long as the inference of 30 tokens: the whole account.
     let huge = Job { inputs: vec![Input::Text("a ".repeat(15 * 256))], ..job(&[]) };
-    assert_eq!(rig.engine.submit(huge).unwrap_err(), SubmitError::TooLarge { tokens: 30, limit: 20 });
+    assert!(matches!(rig.engine.submit(huge).unwrap_err(), SubmitError::Full { .. }));
     rig.stage.open_gate();
     running.wait().unwrap();
     admitted.wait().unwrap();
@@ -177,6 +177,26 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
     assert_eq!(
         refusal(&rig, job(&[&[5; 9], &[6; 9]]), false),
         SubmitError::TooLarge { tokens: 22, limit: 20 }
+    );
+}
+
+/// Its 32 inputs fill the queue at most, and tokenizing them takes as long as the inference of more tokens.
+#[test]
+fn an_idle_engine_admits_a_legal_job_however_long_its_texts() {
+    let (window, inputs, queue_tokens) = (128, 32, 4096);
+    let rig = Rig::start(inference::EngineConfig { window, queue_tokens, ..config() }).unwrap();
+    let text = "a ".repeat(17_500);
+    assert!(inputs * text.len() > queue_tokens * 256);
+    let long = Job { inputs: vec![Input::Text(text); inputs], ..job(&[]) };
+    for _ in 0..2 {
+        assert_eq!(answer(rig.engine.submit(long.clone()).unwrap()).unwrap().tokens, vec![128; inputs]);
+        settle(&rig.engine);
+    }
+    // The memory that inputs need stays limited.
+    let many = Job { inputs: vec![Input::Tokens(vec![5]); 1366], ..job(&[]) };
+    assert_eq!(
+        rig.engine.submit(many).unwrap_err(),
+        SubmitError::TooLarge { tokens: 3 * 1366, limit: queue_tokens }
     );
 }
 
