@@ -24,13 +24,14 @@ impl Element {
         }
     }
 
-    /// Index of the first NaN or infinity: the numbers whose exponent is all ones.
+    /// Index of the first NaN or infinity: the numbers whose exponent is all ones, and doubles beyond the range of f32,
+    /// in which models are computed.
     pub(crate) fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::F16 => first(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),
             Self::Bf16 => first(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80),
             Self::F32 => first(bytes, |bytes| u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000),
-            Self::F64 => first(bytes, |bytes| !f64::from_le_bytes(bytes).is_finite()),
+            Self::F64 => first(bytes, |bytes| !(f64::from_le_bytes(bytes) as f32).is_finite()),
         }
     }
 
@@ -103,6 +104,9 @@ mod tests {
             for value in [0.0, -0.0, 65_504.0, -65_504.0, 1e-7] {
                 assert_eq!(element.first_not_finite(&stored(element, 7, value)), None, "{element:?} {value}");
             }
+        }
+        for (value, found) in [(1e300, Some(7)), (-f64::MAX, Some(7)), (1e38, None), (1e-300, None)] {
+            assert_eq!(Element::F64.first_not_finite(&stored(Element::F64, 7, value)), found, "{value:e}");
         }
         let extremes = [f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45].map(f32::to_le_bytes).concat();
         assert_eq!(Element::F32.first_not_finite(&extremes), None);

@@ -190,9 +190,9 @@ pub enum ImportError {
         /// Its type.
         found: String,
     },
-    /// A weight that is not a finite number.
+    /// A weight that is not a finite number as f32.
     #[error(
-        "`{}`: tensor `{tensor}` holds {value} at {index:?}, expected finite numbers: the file is damaged, or was saved \
+        "`{}`: tensor `{tensor}` holds {value:e} at {index:?}, expected numbers that are finite as F32: the file is damaged, or was saved \
          by a training run that diverged; use another copy of the model",
         path.display()
     )]
@@ -203,7 +203,7 @@ pub enum ImportError {
         tensor: String,
         /// Coordinates of the weight in the tensor, one for each dimension.
         index: Vec<usize>,
-        /// NaN or an infinity.
+        /// NaN, an infinity, or a double beyond the range of f32.
         value: f64,
     },
     /// Not an ONNX file.

@@ -165,8 +165,8 @@ impl External {
     }
 }
 
-/// Checks that no weight of a graph is NaN or infinite. A tensor that holds only zeros and −∞ is allowed: it is a mask
-/// that is added to attention scores.
+/// Checks that no weight of a graph is NaN or infinite, or a double that is infinite as f32. A tensor that holds only
+/// zeros and −∞ is allowed: it is a mask that is added to attention scores.
 pub(crate) fn check_finite(path: &Path) -> Result<(), ImportError> {
     let model = read(path)?;
     let mut maps: BTreeMap<PathBuf, Mmap> = BTreeMap::new();
@@ -193,11 +193,11 @@ pub(crate) fn check_finite(path: &Path) -> Result<(), ImportError> {
     Ok(())
 }
 
-/// The first NaN or infinity of a tensor that is not a mask.
+/// The first value of a tensor that is not finite as f32, unless the tensor is a mask.
 fn not_finite(element: Element, bytes: &[u8]) -> Option<(usize, f64)> {
     let first = element.first_not_finite(bytes)?;
     let is_mask = (0..bytes.len() / element.size())
-        .all(|index| matches!(element.value(bytes, index), 0.0 | f64::NEG_INFINITY));
+        .all(|index| matches!(element.value(bytes, index) as f32, 0.0 | f32::NEG_INFINITY));
     (!is_mask).then(|| (first, element.value(bytes, first)))
 }
 

@@ -367,6 +367,7 @@ fn a_weight_that_is_not_finite_is_refused_wherever_it_stands() {
         (raw(ElementType::Float16, &[0x00, 0x3c, 0x00, 0xfc]), "-inf"),
         (raw(ElementType::Bfloat16, &[0x80, 0x3f, 0xc0, 0x7f]), "NaN"),
         (raw(ElementType::Double, &[1.0f64, f64::INFINITY].map(f64::to_le_bytes).concat()), "inf"),
+        (Tensor { double_data: vec![1.0, 1e300], ..tensor(ElementType::Double) }, "1e300"),
         (Tensor { float_data: vec![1.0, f32::INFINITY], ..float() }, "inf"),
         (Tensor { double_data: vec![1.0, f64::NAN], ..tensor(ElementType::Double) }, "NaN"),
         (Tensor { int32_data: vec![one_f16, nan_f16], ..tensor(ElementType::Float16) }, "NaN"),
@@ -401,6 +402,11 @@ fn a_weight_that_is_not_finite_is_refused_wherever_it_stands() {
         folder.write("onnx/model.onnx", model.encode_to_vec());
         assert_eq!(folder.import().is_ok(), fine);
     }
+    let mut model = honest;
+    let mask = Tensor { double_data: vec![0.0, f64::MIN], ..tensor(ElementType::Double) };
+    model.graph.as_mut().unwrap().initializer.push(mask);
+    folder.write("onnx/model.onnx", model.encode_to_vec());
+    assert!(folder.import().is_ok());
 }
 
 #[test]

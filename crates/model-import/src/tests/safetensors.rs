@@ -20,7 +20,7 @@ fn file(name: &str, dtype: Dtype) -> Vec<u8> {
         Dtype::F32 => VALUES.iter().flat_map(|value| value.to_le_bytes()).collect(),
         Dtype::F16 => VALUES.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
         Dtype::BF16 => VALUES.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-        Dtype::I64 => [0; 48].to_vec(),
+        Dtype::I64 | Dtype::F64 => [0; 48].to_vec(),
         other => unreachable!("{other:?}"),
     };
     let view = TensorView::new(dtype, vec![2, 3], &bytes).unwrap();
@@ -97,9 +97,11 @@ fn what_is_wrong_with_a_tensor_is_said() {
     let weights = open(&folder).unwrap();
     says(&message(&weights.tensor("b", &[4]).unwrap_err()), &[WEIGHTS, "no tensor `b`", "[4]"]);
     says(&message(&weights.tensor("a", &[3, 2]).unwrap_err()), &[WEIGHTS, "`bert.a`", "[2, 3]", "[3, 2]"]);
-    folder.write(WEIGHTS, file("a", Dtype::I64));
-    let error = open(&folder).unwrap().tensor("a", &[2, 3]).unwrap_err();
-    says(&message(&error), &[WEIGHTS, "`a` is I64", "F32, F16 or BF16"]);
+    for (dtype, name) in [(Dtype::I64, "I64"), (Dtype::F64, "F64")] {
+        folder.write(WEIGHTS, file("a", dtype));
+        let error = open(&folder).unwrap().tensor("a", &[2, 3]).unwrap_err();
+        says(&message(&error), &[WEIGHTS, &format!("`a` is {name}"), "F32, F16 or BF16"]);
+    }
 }
 
 #[test]
