@@ -100,13 +100,52 @@ pub(crate) fn contents(path: &Path) -> Result<Contents, ImportError> {
     Ok(Contents { files, embeddings: model.graph.as_ref().and_then(word_table_rows) })
 }
 
-/// The first dimension of the constant that `input_ids` are looked up in.
+/// Operators that look ids up in a table, with the positions of the table and of the ids among their inputs.
+const LOOKUPS: &[(&str, usize, usize)] = &[
+    ("Gather", 0, 1),
+    // ONNX Runtime's own (com.microsoft): 4-bit tables, and what its optimizer makes of BERT's embeddings.
+    ("GatherBlockQuantized", 0, 1),
+    ("EmbedLayerNormalization", 2, 0),
+    ("QEmbedLayerNormalization", 2, 0),
+];
+
+/// Operators that keep all ids, whatever their type and shape.
+const KEEP_IDS: &[&str] = &["Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+
+/// Operators that keep the rows of a table.
+const KEEP_ROWS: &[&str] = &["Cast", "Identity", "DequantizeLinear"];
+
+/// The first dimension of the constant that `input_ids` are looked up in; of several constants, the smallest.
 fn word_table_rows(graph: &crate::onnx::Graph) -> Option<usize> {
-    let lookup = graph.node.iter().find(|node| {
-        node.op_type == "Gather" && node.input.get(1).is_some_and(|indices| indices == "input_ids")
-    })?;
-    let table = graph.initializer.iter().find(|tensor| Some(&tensor.name) == lookup.input.first())?;
-    table.dims.first().and_then(|&rows| usize::try_from(rows).ok())
+    let rows_of = |tensor: &Tensor| tensor.dims.first().and_then(|&rows| usize::try_from(rows).ok());
+    let mut ids = BTreeSet::from(["input_ids"]);
+    let mut rows: BTreeMap<&str, usize> = graph
+        .initializer
+        .iter()
+        .filter_map(|tensor| rows_of(tensor).map(|rows| (tensor.name.as_str(), rows)))
+        .collect();
+    let mut bound: Option<usize> = None;
+    // The file format has nodes in an order in which every value is there before it is used.
+    for node in &graph.node {
+        let operator = node.op_type.as_str();
+        let input = |at: usize| node.input.get(at).map_or("", String::as_str);
+        if let Some(&(_, table, indices)) = LOOKUPS.iter().find(|(name, ..)| *name == operator)
+            && ids.contains(input(indices))
+            && let Some(&found) = rows.get(input(table))
+        {
+            bound = Some(bound.map_or(found, |bound| bound.min(found)));
+        }
+        let Some(output) = node.output.first().map(String::as_str) else { continue };
+        if KEEP_IDS.contains(&operator) && ids.contains(input(0)) {
+            ids.insert(output);
+        }
+        let kept = KEEP_ROWS.contains(&operator).then(|| rows.get(input(0)).copied()).flatten();
+        let constant = || node.attribute.iter().filter(|_| operator == "Constant").find_map(|a| a.t.as_ref());
+        if let Some(found) = kept.or_else(|| constant().and_then(rows_of)) {
+            rows.insert(output, found);
+        }
+    }
+    bound
 }
 
 /// Checks that each weight outside the graph is there in full, and returns the files that hold them.

@@ -414,17 +414,44 @@ fn the_graph_tells_how_many_ids_have_an_embedding() {
     let folder = folder();
     graph(&folder, "model.onnx", IDS, &[TOKENS]);
     assert_eq!(folder.open().unwrap().embeddings(), Some(600), "as the configuration says");
-    let mut model = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
-    let lookup = Node {
-        op_type: "Gather".to_owned(),
-        input: vec!["table".to_owned(), "input_ids".to_owned()],
+    let model = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
+    let node = |operator: &str, input: &[&str], output: &str| Node {
+        op_type: operator.to_owned(),
+        input: input.iter().map(|&name| name.to_owned()).collect(),
+        output: vec![output.to_owned()],
         ..Node::default()
     };
     let mut table = Tensor { name: "table".to_owned(), dims: vec![500, 48], ..Tensor::default() };
     table.set_data_type(ElementType::Float);
-    let graph = model.graph.as_mut().unwrap();
-    graph.node.push(lookup);
-    graph.initializer.push(table);
-    folder.write("model.onnx", model.encode_to_vec());
-    assert_eq!(folder.open().unwrap().embeddings(), Some(500));
+    let value = Attribute { t: Some(table.clone()), ..Attribute::default() };
+    let constant = Node { attribute: vec![value], ..node("Constant", &[], "made") };
+    let lookup = node("Gather", &["table", "input_ids"], "words");
+    let cast = node("Cast", &["input_ids"], "ids");
+    let known: [&[Node]; 8] = [
+        std::slice::from_ref(&lookup),
+        &[cast.clone(), node("Gather", &["table", "ids"], "words")],
+        &[cast.clone(), node("Identity", &["ids"], "same"), node("Gather", &["table", "same"], "words")],
+        &[node("Reshape", &["input_ids", "shape"], "flat"), node("Gather", &["table", "flat"], "words")],
+        &[
+            node("DequantizeLinear", &["table", "scale"], "floats"),
+            node("Gather", &["floats", "input_ids"], "words"),
+        ],
+        &[constant, node("Gather", &["made", "input_ids"], "words")],
+        &[cast.clone(), node("EmbedLayerNormalization", &["ids", "", "table", "positions"], "words")],
+        &[node("Gather", &["positions", "input_ids"], "other"), lookup.clone()],
+    ];
+    let unknown: [&[Node]; 2] = [
+        &[cast, node("Gather", &["table", "token_type_ids"], "words")],
+        &[node("Shape", &["input_ids"], "ids"), node("Gather", &["table", "ids"], "words")],
+    ];
+    let expected = known.map(|nodes| (nodes, 500)).into_iter().chain(unknown.map(|nodes| (nodes, 600)));
+    for (nodes, rows) in expected {
+        let mut model = model.clone();
+        let graph = model.graph.as_mut().unwrap();
+        graph.node.extend(nodes.iter().cloned());
+        let positions = Tensor { name: "positions".to_owned(), dims: vec![512, 48], ..table.clone() };
+        graph.initializer.extend([table.clone(), positions]);
+        folder.write("model.onnx", model.encode_to_vec());
+        assert_eq!(folder.open().unwrap().embeddings(), Some(rows), "{nodes:?}");
+    }
 }
