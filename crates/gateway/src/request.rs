@@ -210,7 +210,7 @@ impl Plan {
             EmbedError::UnknownToken { index, id } => {
                 let place = self.place(index);
                 ApiError::invalid(format!(
-                    "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`.",
+                    "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`, or has no embedding.",
                     self.served.id
                 ))
             }

@@ -144,7 +144,7 @@ pub enum EmbedError {
         limit: usize,
     },
     /// A native token id is not in the model's vocabulary, or has no embedding.
-    #[error("input {index} holds token id {id}, which is not in the model's vocabulary")]
+    #[error("input {index} holds token id {id}, which is not in the model's vocabulary or has no embedding")]
     UnknownToken {
         /// Position of the input in the job.
         index: usize,

@@ -60,7 +60,7 @@ fn native_ids_are_the_models_own() {
     assert_eq!(reply.status, 400);
     assert_eq!(
         reply.message(),
-        "Invalid 'input[1]': token id 99999 is not in the vocabulary of the model `tiny`."
+        "Invalid 'input[1]': token id 99999 is not in the vocabulary of the model `tiny`, or has no embedding."
     );
 }
 
