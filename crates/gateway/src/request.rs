@@ -229,6 +229,12 @@ impl Plan {
                 self.place(index),
                 self.served.id
             )),
+            // The engine has logged the encoder's error.
+            EmbedError::Unencodable { index, .. } => ApiError::invalid(format!(
+                "Invalid '{}': the model `{}` cannot compute a vector for this text.",
+                self.place(index),
+                self.served.id
+            )),
             EmbedError::Deadline { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
             EmbedError::Stopped => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
             EmbedError::Encoder(ref source) => match **source {

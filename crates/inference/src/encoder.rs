@@ -38,8 +38,9 @@ pub trait Encoder: Send {
     /// may help with this batch.
     ///
     /// # Errors
-    /// The encoder is used again afterwards, for each sequence of a larger batch by itself; what fails alone fails with
-    /// what is returned. After a panic the encoder is dropped, the batch's jobs fail, and a new one is built.
+    /// The encoder is used again afterwards, for each sequence of the batch by itself. A sequence that fails again fails
+    /// with what is returned. If the last one fails, the encoder is given a short text that every model can read: if it
+    /// computes that, the sequences are the cause. After a panic the encoder is dropped, the batch's jobs fail, and a new one is built.
     fn encode(
         &mut self,
         batch: &Batch,

@@ -181,7 +181,17 @@ pub enum EmbedError {
         /// When it could be met, by the present pace.
         retry_after: Duration,
     },
-    /// The encoder returned an error for a batch that held part of this job.
+    /// The encoder failed twice on a text, the second time on it alone, and then computed another text.
+    #[error("the encoder failed on input {index}, but not on other texts")]
+    Unencodable {
+        /// Position of the input in the job.
+        index: usize,
+        /// The encoder's error.
+        #[source]
+        source: std::sync::Arc<EncodeError>,
+    },
+    /// The encoder failed twice on a text, the second time on it alone, and then on a short text that every model can
+    /// read.
     #[error("the encoder failed")]
     Encoder(#[source] std::sync::Arc<EncodeError>),
     /// The encoder panicked on a batch that held part of this job; jobs in other batches are not affected.

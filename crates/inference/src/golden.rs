@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// A text that every tokenizer reads.
-const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
+pub(crate) const PROBE: &str = "The quick brown fox jumps over the lazy dog.";
 
 /// Longest time for a check: generous, because the machine may be busy while the server starts.
 const DEADLINE: Duration = Duration::from_secs(300);

@@ -261,11 +261,11 @@ impl Work {
         self.end(self.lock(), Err(error));
     }
 
-    /// Ends the job because one of its sequences has no finite vector.
-    pub(crate) fn fail_not_finite(&self, position: usize) {
+    /// Ends the job because of the sequence at `position`, with an error that names its input.
+    pub(crate) fn fail_at(&self, position: usize, error: impl FnOnce(usize) -> EmbedError) {
         let progress = self.lock();
         let index = progress.tokens.sequences.get(position).map_or(0, |sequence| sequence.input as usize);
-        self.end(progress, Err(EmbedError::NotFinite { index }));
+        self.end(progress, Err(error(index)));
     }
 
     /// Takes the tokenizer's result, and answers where there is nothing to compute: a sequence without tokens has

@@ -9,10 +9,11 @@ use std::{
 };
 
 use crate::{
-    BatchReport, EmbedError, Encoder, EncoderFactory,
+    BatchReport, EmbedError, Encoder, EncoderFactory, EngineConfig,
     batch::Budget,
     encoder::{Batch, EncodeError},
     engine::Shared,
+    golden::PROBE,
     item::{Item, Subscriber},
     pooling::normalize,
     queue::Taken,
@@ -45,6 +46,14 @@ struct Station<'s> {
     vectors: Vec<f32>,
 }
 
+/// Result of a batch that ran once.
+enum Outcome {
+    Computed,
+    Panicked,
+    /// The jobs that wait for these items do not know yet.
+    Failed(Vec<Arc<Item>>, EncodeError),
+}
+
 impl<'s> Station<'s> {
     fn new(shared: &'s Shared, factory: &'s EncoderFactory, encoder: Box<dyn Encoder>) -> Self {
         let budget = Budget {
@@ -57,6 +66,47 @@ impl<'s> Station<'s> {
 
     /// Runs a batch to its end, whatever that is. Short jobs that come meanwhile run `aside`.
     fn run(&mut self, items: Vec<Arc<Item>>, aside: Option<&mut Self>) {
+        let Outcome::Failed(items, error) = self.attempt(items, aside) else { return };
+        let shared = self.shared;
+        tracing::error!(
+            model = shared.config.name,
+            error = &error as &dyn std::error::Error,
+            "a batch failed; its texts are tried one by one"
+        );
+        shared.observer.encoder_failed();
+        // The cause may be one text, too little memory for all of them together, or a fault that has passed.
+        let (mut failed, mut is_last_computed) = (Vec::new(), false);
+        for item in items {
+            let outcome = self.attempt(vec![item], None);
+            is_last_computed = matches!(outcome, Outcome::Computed);
+            if let Outcome::Failed(items, error) = outcome {
+                failed.push((items, Arc::new(error)));
+            }
+        }
+        let Some((_, first)) = failed.first() else { return };
+        // A text computed before the failures proves nothing: the device may have failed since.
+        let is_text_at_fault = is_last_computed || self.computes_probe();
+        tracing::error!(
+            model = shared.config.name,
+            texts = failed.len(),
+            error = &**first as &dyn std::error::Error,
+            "the encoder failed twice on texts, and then {}",
+            if is_text_at_fault { "computed another" } else { "failed on the probe text, too" }
+        );
+        for (items, error) in failed {
+            fail(shared, &items, |Subscriber { work, position }| {
+                let source = Arc::clone(&error);
+                if is_text_at_fault {
+                    work.fail_at(*position, |index| EmbedError::Unencodable { index, source });
+                } else {
+                    work.fail(EmbedError::Encoder(source));
+                }
+            });
+        }
+    }
+
+    /// Runs a batch once. Its jobs are told of vectors and of a panic, but not of an error.
+    fn attempt(&mut self, items: Vec<Arc<Item>>, aside: Option<&mut Self>) -> Outcome {
         let shared = self.shared;
         shared.heartbeat.beat();
         self.fill(&items);
@@ -68,34 +118,43 @@ impl<'s> Station<'s> {
                     shared.observer.batch(&report);
                 }
                 deliver(shared, items, &mut self.vectors);
+                Outcome::Computed
             }
-            Ok(Err(error)) => {
-                let split = items.len() > 1;
-                tracing::error!(
-                    model = shared.config.name,
-                    error = &error as &dyn std::error::Error,
-                    "a batch failed{}",
-                    if split { "; its texts are tried one by one" } else { "" }
-                );
-                if split {
-                    // What failed may be one text of one job, or too little memory for all of them together.
-                    shared.observer.encoder_failed();
-                    items.into_iter().for_each(|item| self.run(vec![item], None));
-                } else {
-                    let error = Arc::new(error);
-                    fail(shared, &items, |subscriber| {
-                        subscriber.work.fail(EmbedError::Encoder(Arc::clone(&error)));
-                    });
-                }
-            }
+            Ok(Err(error)) => Outcome::Failed(items, error),
             Err(_) => {
-                tracing::error!(model = shared.config.name, "the encoder panicked; building a new one");
                 fail(shared, &items, |subscriber| subscriber.work.fail(EmbedError::Panicked));
-                // Whatever state the panic left behind goes with the old encoder.
-                self.encoder = None;
-                self.encoder = rebuild(shared, self.factory);
+                self.replace_encoder();
+                Outcome::Panicked
             }
         }
+    }
+
+    /// Builds a new encoder after a panic. Whatever state the panic left behind goes with the old one.
+    fn replace_encoder(&mut self) {
+        tracing::error!(model = self.shared.config.name, "the encoder panicked; building a new one");
+        self.encoder = None;
+        self.encoder = rebuild(self.shared, self.factory);
+    }
+
+    /// Returns true if the encoder computes a text that every model can read.
+    fn computes_probe(&mut self) -> bool {
+        let Self { shared, encoder, batch, vectors, .. } = self;
+        let EngineConfig { tokenizer, window, dimensions, .. } = &shared.config;
+        let (Some(encoder), Ok(mut content)) = (encoder, tokenizer.encode(PROBE)) else { return false };
+        content.truncate(window - tokenizer.specials());
+        let mut ids = Vec::new();
+        tokenizer.frame(&content, &mut ids);
+        batch.clear();
+        batch.push(&ids);
+        vectors.clear();
+        vectors.resize(*dimensions, 0.0);
+        let result = catch_unwind(AssertUnwindSafe(|| encoder.encode(batch, &mut || 0, vectors)));
+        shared.heartbeat.beat();
+        let is_computed = matches!(result, Ok(Ok(()))) && vectors.iter().all(|value| value.is_finite());
+        if result.is_err() {
+            self.replace_encoder();
+        }
+        is_computed
     }
 
     /// Gathers what was taken into a batch.
@@ -181,7 +240,9 @@ fn deliver(shared: &Shared, items: Vec<Arc<Item>>, vectors: &mut [f32]) {
         }
     }
     if !unsound.is_empty() {
-        fail(shared, &unsound, |subscriber| subscriber.work.fail_not_finite(subscriber.position));
+        fail(shared, &unsound, |Subscriber { work, position }| {
+            work.fail_at(*position, |index| EmbedError::NotFinite { index });
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 //! fail or panic.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -27,10 +28,13 @@ struct State {
     held: bool,
     /// Batches that reached an encoder, waiting ones included.
     entered: usize,
-    next: Option<Misfortune>,
+    next: VecDeque<Misfortune>,
 }
 
-/// What happens to the next batch.
+/// Failing batches after which the engine blames the encoder for a single text: the text, the text again, its probe.
+pub(crate) const FAILURES_OF_ENCODER: usize = 3;
+
+/// What happens to a batch.
 pub(crate) enum Misfortune {
     Panic,
     Fail(EncodeError),
@@ -50,9 +54,14 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// What happens to the next batch.
+    /// What happens to the next batch, or to the one after those of earlier calls.
     pub(crate) fn next(&self, misfortune: Misfortune) {
-        self.state.lock().unwrap().next = Some(misfortune);
+        self.state.lock().unwrap().next.push_back(misfortune);
+    }
+
+    /// The next `batches` fail.
+    pub(crate) fn fail(&self, batches: usize, error: impl Fn() -> EncodeError) {
+        (0..batches).for_each(|_| self.next(Misfortune::Fail(error())));
     }
 
     /// Batches that have reached an encoder.
@@ -81,7 +90,7 @@ impl Control {
         let limit = Duration::from_secs(30);
         let (mut state, late) = self.changed.wait_timeout_while(state, limit, |state| state.held).unwrap();
         assert!(!late.timed_out(), "the test never released the encoder");
-        state.next.take()
+        state.next.pop_front()
     }
 }
 

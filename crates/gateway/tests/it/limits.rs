@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     app::{Builder, TestApp},
-    fake::Misfortune,
+    fake::FAILURES_OF_ENCODER,
     http::{Connection, Reply, request},
     schema::assert_valid,
 };
@@ -132,7 +132,7 @@ fn more_tokens_than_a_minute_has_is_a_400_that_costs_nothing() {
 #[test]
 fn what_comes_to_nothing_gives_its_tokens_back() {
     let app = limited(0, 30).start();
-    app.control.next(Misfortune::Fail(EncodeError::Other("unlucky".to_owned())));
+    app.control.fail(FAILURES_OF_ENCODER, || EncodeError::Other("unlucky".to_owned()));
     let reply = app.post(LONGER);
     assert_eq!((reply.status, left(&reply, "tokens")), (500, 30));
 }

@@ -8,7 +8,10 @@ use std::{
 use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::{app::TestApp, fake::Misfortune};
+use crate::{
+    app::TestApp,
+    fake::{FAILURES_OF_ENCODER, Misfortune},
+};
 
 /// Everything that was logged in this process.
 #[derive(Clone, Default)]
@@ -113,7 +116,7 @@ fn a_request_has_one_line_with_what_it_cost_and_the_clients_own_id() {
 fn a_fault_is_logged_once_with_its_cause() {
     let log = &*LOG;
     let app = TestApp::start();
-    app.control.next(Misfortune::Fail(inference::EncodeError::Other("the cause".to_owned())));
+    app.control.fail(FAILURES_OF_ENCODER, || inference::EncodeError::Other("the cause".to_owned()));
     let reply = app.post(r#"{"model":"m","input":"a"}"#);
     let lines = log.lines(reply.header("x-request-id").unwrap());
     assert_eq!(lines.iter().filter(|line| line.contains("the cause")).count(), 1, "{lines:#?}");

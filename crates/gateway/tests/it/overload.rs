@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     app::{TestApp, WINDOW, wait_until},
-    fake::Misfortune,
+    fake::{FAILURES_OF_ENCODER, Misfortune},
     http::{Connection, request},
 };
 
@@ -119,14 +119,32 @@ fn a_panicking_batch_costs_one_500() {
 #[test]
 fn a_failing_batch_shows_no_internals_and_only_permanent_faults_forbid_a_retry() {
     let app = TestApp::start();
-    for (error, should_retry) in [
-        (EncodeError::Other("secret detail".to_owned()), None),
-        (EncodeError::Shape { found: vec![1], expected: vec![2] }, Some("false")),
-    ] {
-        app.control.next(Misfortune::Fail(error));
+    let errors: [(fn() -> EncodeError, _); 2] = [
+        (|| EncodeError::Other("secret detail".to_owned()), None),
+        (|| EncodeError::Shape { found: vec![1], expected: vec![2] }, Some("false")),
+    ];
+    for (error, should_retry) in errors {
+        app.control.fail(FAILURES_OF_ENCODER, error);
         let reply = app.post(body("unlucky"));
         assert_eq!((reply.status, reply.header("x-should-retry")), (500, should_retry));
         assert_eq!(reply.message(), "The server had an error while processing your request");
+    }
+    assert_eq!(app.post(body("lucky")).status, 200);
+}
+
+/// It would fail again, so the answer must not make an SDK repeat the request.
+#[test]
+fn a_text_that_alone_makes_the_encoder_fail_is_a_400_that_names_it() {
+    let app = TestApp::start();
+    let inputs =
+        [(r#""unlucky""#, "input"), (r#"["unlucky"]"#, "input[0]"), (r#"["unlucky","fine"]"#, "input[0]")];
+    for (input, place) in inputs {
+        // The batch, and then its first text by itself.
+        app.control.fail(2, || EncodeError::Other("secret detail".to_owned()));
+        let reply = app.post(format!(r#"{{"model":"m","input":{input}}}"#));
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        let expected = format!("Invalid '{place}': the model `tiny` cannot compute a vector for this text.");
+        assert_eq!(reply.message(), expected);
     }
     assert_eq!(app.post(body("lucky")).status, 200);
 }

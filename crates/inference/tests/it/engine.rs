@@ -233,15 +233,63 @@ fn a_panicking_batch_fails_alone() {
 }
 
 #[test]
-fn a_failing_batch_fails_alone_and_keeps_its_encoder() {
+fn a_text_that_fails_is_named_if_the_encoder_computes_the_probe() {
     let rig = Rig::default();
     let error = rig.submit(&[&[FAIL]]).wait().unwrap_err();
     assert!(
-        matches!(&error, EmbedError::Encoder(source) if source.to_string() == "told to fail"),
+        matches!(&error, EmbedError::Unencodable { index: 0, source } if source.to_string() == "told to fail"),
         "{error:?}"
     );
+    assert_eq!(rig.stage.count(FAIL), 2);
+    assert_eq!(rig.stage.arrivals(), 3, "the text twice, then the probe");
     assert!(rig.submit(&[&[5]]).wait().is_ok());
     assert_eq!(rig.stage.built.load(Ordering::SeqCst), 1);
+    settle(&rig.engine);
+}
+
+/// Two jobs in one batch, each with a text that fails.
+#[test]
+fn all_texts_of_a_batch_can_be_at_fault() {
+    let rig = Rig::default();
+    let running = rig.occupy();
+    let failing = [rig.submit(&[&[FAIL]]), rig.submit(&[&[FAIL, 6]])];
+    rig.stage.open_gate();
+    running.wait().unwrap();
+    for ticket in failing {
+        let error = ticket.wait().unwrap_err();
+        assert!(matches!(error, EmbedError::Unencodable { index: 0, .. }), "{error:?}");
+    }
+    settle(&rig.engine);
+}
+
+#[test]
+fn no_text_is_blamed_if_the_encoder_fails_on_the_probe_too() {
+    // The batch, each text by itself, and the probe.
+    let cases: [(&[&[u32]], &[bool]); 3] = [
+        (&[&[6]], &[true, true, true]),
+        (&[&[6], &[7]], &[true, true, true, true]),
+        (&[&[6], &[7]], &[true, false, true, true]),
+    ];
+    for (texts, faults) in cases {
+        let rig = Rig::default();
+        rig.stage.faults.lock().unwrap().extend(faults);
+        let error = rig.submit(texts).wait().unwrap_err();
+        assert!(
+            matches!(&error, EmbedError::Encoder(source) if source.to_string() == "told to fail"),
+            "{faults:?}: {error:?}"
+        );
+        assert!(rig.submit(&[&[8]]).wait().is_ok());
+        settle(&rig.engine);
+    }
+}
+
+#[test]
+fn a_fault_that_passes_fails_no_text() {
+    let rig = Rig::default();
+    rig.stage.faults.lock().unwrap().push_back(true);
+    assert_eq!(rig.submit(&[&[6]]).wait().unwrap().vectors, vector_of(&framed(&[6])));
+    assert_eq!(rig.counts.failures.load(Ordering::SeqCst), 1);
+    settle(&rig.engine);
 }
 
 /// The encoder refuses a batch, whichever of its texts is to blame.
@@ -252,7 +300,8 @@ fn the_company_of_a_failing_text_is_answered() {
     let (before, bad, after) = (rig.submit(&[&[5]]), rig.submit(&[&[6], &[FAIL]]), rig.submit(&[&[7]]));
     rig.stage.open_gate();
     running.wait().unwrap();
-    assert!(matches!(bad.wait().unwrap_err(), EmbedError::Encoder(_)));
+    let error = bad.wait().unwrap_err();
+    assert!(matches!(error, EmbedError::Unencodable { index: 1, .. }), "{error:?}");
     assert_eq!(before.wait().unwrap().vectors, vector_of(&framed(&[5])));
     assert_eq!(after.wait().unwrap().vectors, vector_of(&framed(&[7])));
     assert_eq!(rig.stage.count(FAIL), 2, "once with the others, once alone");

@@ -2,6 +2,7 @@
 //! fail and to panic.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -30,6 +31,8 @@ pub(crate) struct Stage {
     pub(crate) seen: Mutex<Vec<Vec<u32>>>,
     /// Every batch that came to the gate, and the spare workers that it was told of.
     pub(crate) arrived: Mutex<Vec<(Batch, usize)>>,
+    /// Which of the coming batches fail, whatever they hold; those after them do not.
+    pub(crate) faults: Mutex<VecDeque<bool>>,
     gate: Mutex<Gate>,
     opened: Condvar,
 }
@@ -149,7 +152,8 @@ impl Encoder for Fake {
         }
         self.stage.seen.lock().unwrap().extend(batch.sequences().map(<[u32]>::to_vec));
         assert!(!batch.ids().contains(&PANIC), "told to panic");
-        if batch.ids().contains(&FAIL) {
+        let fault = self.stage.faults.lock().unwrap().pop_front().unwrap_or(false);
+        if fault || batch.ids().contains(&FAIL) {
             return Err(EncodeError::Other("told to fail".to_owned()));
         }
         for (sequence, row) in batch.sequences().zip(out.chunks_exact_mut(DIMENSIONS)) {

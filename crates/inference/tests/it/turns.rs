@@ -88,7 +88,7 @@ fn a_batch_whose_pause_panics_goes_on() {
     let large = rig.submit(&long);
     wait_until("the worker is in a batch", || rig.stage.arrivals() == 1);
     assert!(matches!(answer(rig.submit(&[&[PANIC]])), Err(EmbedError::Panicked)));
-    assert!(matches!(answer(rig.submit(&[&[FAIL]])), Err(EmbedError::Encoder(_))));
+    assert!(matches!(answer(rig.submit(&[&[FAIL]])), Err(EmbedError::Unencodable { index: 0, .. })));
     answer(rig.submit(&[&[502]])).unwrap();
     rig.stage.open_gate();
     answer(large).unwrap();
