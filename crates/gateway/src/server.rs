@@ -219,15 +219,17 @@ where
     }
     handle.pause().await;
     sleep(HAND_OVER).await;
+    let stopping = handle.stop(true);
     let drained = tokio::select! {
-        () = handle.stop(true) => true,
+        () = stopping => true,
         () = requested(&mut stop) => {
             tracing::warn!("told again to stop: the drain ends, requests in flight are dropped");
             false
         }
     };
+    let closing = services.close();
     let closed = tokio::select! {
-        () = services.close() => true,
+        () = closing => true,
         () = requested(&mut stop) => {
             tracing::warn!("told again to stop: batches in the engines are abandoned");
             false

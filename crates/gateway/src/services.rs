@@ -122,21 +122,28 @@ impl Services {
     }
 
     /// Takes the models out of service and joins their threads.
-    pub(crate) async fn close(&self) {
-        let Some(registry) = self.lifecycle.close() else { return };
+    pub(crate) fn close(&self) -> impl Future<Output = ()> + use<> {
+        let registry = self.lifecycle.close();
         let tracing = self.tracing.clone();
-        // Detached: a batch that never ends must not hold a process that is told again to stop.
-        let closing = spawn_detached("close", move || {
-            registry.stop();
-            tracing.shutdown();
+        // Started now, not when the future is polled, and detached: a batch that never ends must not hold a process that is
+        // told again to stop.
+        let closing = registry.map(|registry| {
+            spawn_detached("close", move || {
+                registry.stop();
+                tracing.shutdown();
+            })
         });
-        match closing {
-            Ok(closing) => {
-                if closing.await.is_err() {
-                    tracing::error!("stopping the engines or the traces panicked");
+        async move {
+            let ended = match closing {
+                None => Ok(()),
+                Some(Ok(closing)) => {
+                    closing.await.map_err(|_| "stopping the engines or the traces panicked".to_owned())
                 }
+                Some(Err(error)) => Err(format!("cannot start a thread to stop the engines: {error}")),
+            };
+            if let Err(error) = ended {
+                tracing::error!("{error}");
             }
-            Err(error) => tracing::error!(%error, "cannot start a thread to stop the engines"),
         }
     }
 }
