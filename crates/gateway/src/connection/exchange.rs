@@ -32,7 +32,7 @@ impl Exchange {
                 BodyState::Untouched
             }
         };
-        connection.body.set(body);
+        connection.set_body(body);
         connection.interim.set(if request.head().expect() { Interim::Hold } else { Interim::Pass });
         connection.mark.set(connection.read.get());
         connection.asked.set(true);
@@ -79,7 +79,7 @@ impl Stream for RequestBody {
         }
         let next = ready!(Pin::new(&mut self.payload).poll_next(context));
         if next.is_none() {
-            self.connection.body.set(BodyState::Complete);
+            self.connection.set_body(BodyState::Complete);
         }
         Poll::Ready(next)
     }

@@ -170,15 +170,27 @@ impl Connection {
         }
     }
 
-    /// Returns true if bytes were kept from being read in this step and may be read in the next.
+    /// Returns true if bytes were kept from being read in this step and may be read now.
     fn wants_step(&self) -> bool {
-        self.may_read_on() && self.withheld.take()
+        let wants = self.withheld.get() && (self.may_read_on() || self.left_in_step() > 0);
+        if wants {
+            self.withheld.set(false);
+        }
+        wants
     }
 
     /// Number of bytes that may still be read in this step.
     fn left_in_step(&self) -> usize {
         let limit = if self.has_unread_body() { BODY_STEP } else { HEAD_STEP };
         limit.saturating_sub(self.step.get())
+    }
+
+    fn set_body(&self, body: BodyState) {
+        self.body.set(body);
+        if body == BodyState::Complete {
+            // However much was read so far, some more must be, or the server would not see that the client hangs up.
+            self.step.set(0);
+        }
     }
 
     fn may_read_on(&self) -> bool {

@@ -45,6 +45,26 @@ fn piped_requests_are_answered_in_order() {
     assert_eq!(connection.receive().json()["object"], "model");
 }
 
+/// The server reads no further than it must while it computes, but far enough to see this.
+#[test]
+fn a_client_that_hangs_up_is_noticed_whatever_the_size_of_its_request() {
+    for size in [400_usize, 2047, 2048, 2049, 4096, 18_432, 20_480, 500_000] {
+        let app = TestApp::start();
+        app.control.hold();
+        let entered = app.control.entered();
+        let padded = |padding| request("POST", "/v1/embeddings", &[], &[BODY, &vec![b' '; padding]].concat());
+        let padding =
+            (size.saturating_sub(400)..size).rev().find(|&padding| padded(padding).len() <= size).unwrap();
+        let mut connection = Connection::open(app.address);
+        connection.send(&padded(padding));
+        app.control.wait_for_batch(entered);
+        drop(connection);
+        app.wait_for_metric(
+            "embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1",
+        );
+    }
+}
+
 /// More than the server reads ahead, so that it has to go on with the rest by itself.
 #[test]
 fn hundreds_of_piped_requests_are_answered_in_order() {
