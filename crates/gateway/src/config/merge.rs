@@ -158,8 +158,18 @@ impl<'a> Merge<'a> {
         let cache = CacheConfig {
             memory: self.pick(memory, flags.memory, file.memory, builtin.memory),
             redis_url: self.pick_optional(url, flags.redis_url.clone(), file.redis_url.clone()),
-            redis_timeout: pick!(self, table, flags, file, builtin, redis_timeout),
-            redis_ttl: pick!(self, table, flags, file, builtin, redis_ttl),
+            redis_timeout: self.pick(
+                Key { table, name: "redis_timeout", arg: "cache_redis_timeout" },
+                flags.redis_timeout,
+                file.redis_timeout,
+                builtin.redis_timeout,
+            ),
+            redis_ttl: self.pick(
+                Key { table, name: "redis_ttl", arg: "cache_redis_ttl" },
+                flags.redis_ttl,
+                file.redis_ttl,
+                builtin.redis_ttl,
+            ),
         };
         self.problems.extend(cache.redis_url.as_ref().and_then(|url| Problem::of_redis(url, "cache")));
         if cache.redis_timeout.is_zero() || cache.redis_ttl.as_secs() == 0 {

@@ -251,7 +251,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     assert_eq!(warnings(""), Vec::<String>::new());
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("without API keys"));
     assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys = [\"k\"]"), Vec::<String>::new());
-    assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\nkeys_file = \"k\""), Vec::<String>::new());
+    assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys_file = \"k\""), Vec::<String>::new());
     let shared = "[limits]\nredis_url = \"redis://a\"";
     assert!(warnings(shared)[0].contains("nothing is limited"));
     assert_eq!(warnings(&format!("{shared}\nkey_tokens_per_minute = 9")), Vec::<String>::new());

@@ -155,7 +155,7 @@ fn what_cannot_work_is_refused() {
     );
     assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
     assert_eq!(
-        problems("[limits]\nbody_memory = \"1MiB\"\nmax_body_bytes = 1048577"),
+        problems("[limits]\nmax_buffered_body_bytes = \"1MiB\"\nmax_body_bytes = 1048577"),
         [Problem::SmallBodyMemory { memory: Bytes(1 << 20), largest: Bytes((1 << 20) + 1) }]
     );
     assert_eq!(
