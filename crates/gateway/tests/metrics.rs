@@ -141,10 +141,17 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     let reasons = [
         (
             "m",
-            &["queue_full", "responses_full", "too_long", "draining", "timeout", "rate_limit", "limits_away"]
-                [..],
+            &[
+                "queue_full",
+                "response_memory_exhausted",
+                "too_long",
+                "draining",
+                "timeout",
+                "rate_limit",
+                "rate_limiter_unavailable",
+            ][..],
         ),
-        ("unknown", &["auth", "bodies_full", "draining"]),
+        ("unknown", &["auth", "body_memory_exhausted", "draining"]),
     ];
     for (model, reasons) in reasons {
         for reason in reasons {

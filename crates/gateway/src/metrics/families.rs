@@ -91,8 +91,8 @@ impl Families {
             ),
             rejected: declare.counters(
                 "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, bodies_full, responses_full, too_long, auth, \
-                 draining, timeout, rate_limit, limits_away.",
+                "Rejected requests for embeddings, by reason: queue_full, body_memory_exhausted, \
+                 response_memory_exhausted, too_long, auth, draining, timeout, rate_limit, rate_limiter_unavailable.",
                 &["model", "reason"],
             ),
             extra_parameters: declare.counters(
