@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use tracing_subscriber::EnvFilter;
 
 use super::bounds::{MAX_HTTP_WORKERS, MAX_THREADS};
@@ -355,7 +355,7 @@ impl<'a> Merge<'a> {
             self.problems.push(Problem::OnnxFile { model: model.id.clone(), path: path.to_owned() });
         }
         // Averaging reads every window of a text, so only where texts are cut does the window bound a request.
-        let cut = model.max_input_tokens.filter(|_| model.truncation != Overlong::Average);
+        let cut = model.max_input_tokens.filter(|_| model.truncation != TruncationPolicy::Average);
         let most = cut.map_or(usize::MAX, |window| window.saturating_mul(limits.max_inputs));
         let needed = limits.max_request_tokens.min(most);
         let max_queue_tokens = model.max_queue_tokens;

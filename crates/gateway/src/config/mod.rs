@@ -27,7 +27,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inference::{Overlong, Provider};
+use inference::{Provider, TruncationPolicy};
 
 pub use exposure::{OriginFault, Origins};
 pub(crate) use file::known_elsewhere;
@@ -216,7 +216,7 @@ pub struct ModelConfig {
     /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
     pub onnx_sessions: usize,
     /// What becomes of a text longer than the window.
-    pub truncation: Overlong,
+    pub truncation: TruncationPolicy,
     /// What token ids in a request mean.
     pub token_ids: TokenIds,
     /// True if white space is removed from both ends of every text.
@@ -335,7 +335,7 @@ impl ModelConfig {
             dynamic_quantization: DynamicQuantization::PerText,
             threads: cpus.clamp(1, bounds::MAX_THREADS),
             onnx_sessions: 1,
-            truncation: Overlong::Truncate,
+            truncation: TruncationPolicy::Truncate,
             token_ids: TokenIds::Cl100kBase,
             strip_whitespace: false,
             matryoshka_dimensions: Vec::new(),
