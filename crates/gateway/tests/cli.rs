@@ -100,7 +100,7 @@ fn a_mistyped_command_line_is_code_2_and_names_what_was_meant() {
 fn settings_that_cannot_work_are_code_2() {
     let output = run(&["check-config", "--max-queue-tokens", "5"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_snapshot!(err(&output), @"error: `queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `queue_tokens` or lower `limits.max_request_tokens`");
+    assert_snapshot!(err(&output), @"error: `max_queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `max_queue_tokens` or lower `limits.max_request_tokens`");
     let output = run(&["serve", "--config", "nowhere.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).starts_with("error: cannot read the settings file nowhere.toml\n  because: "));
