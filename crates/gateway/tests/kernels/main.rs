@@ -107,7 +107,7 @@ fn worst(found: &[f32], expected: &[f32]) -> f32 {
 /// Every cap under which this machine computes differently, and the kernels to expect.
 fn ways() -> Vec<(IsaCap, Kernels)> {
     let own = Isa::ALL.into_iter().filter(|isa| {
-        let present = isa.is_present() && isa.precision() == bert_cpu::Precision::Fp32;
+        let present = isa.is_available() && isa.precision() == bert_cpu::Precision::Fp32;
         if !present {
             println!("NOT RUN IN PART: {isa} is not here, or has tests of its own");
         }
