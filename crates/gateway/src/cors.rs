@@ -34,7 +34,7 @@ pub(crate) async fn share(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
-    if origins.none() {
+    if origins.is_empty() {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     let allowed = request.headers().get(header::ORIGIN).and_then(|origin| allowed(&origins, origin));
@@ -71,7 +71,7 @@ pub(crate) async fn share(
 
 /// What the answer to a page of `origin` says, if it may be read there.
 fn allowed(origins: &Origins, origin: &HeaderValue) -> Option<HeaderValue> {
-    if origins.any() {
+    if origins.is_any() {
         return Some(HeaderValue::from_static("*"));
     }
     origin.to_str().is_ok_and(|origin| origins.contains(origin)).then(|| origin.clone())

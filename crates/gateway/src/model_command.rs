@@ -9,8 +9,8 @@ use inference::{GoldenError, GoldenText};
 use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
 use thiserror::Error;
 
-use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
-use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
+use crate::cli::ModelAction;
+use crate::config::{self, CliArgs, Config, ConfigError, ProcessEnv};
 use crate::load::{
     Cache, Choice, Choices, Common, Encoders, ModelFault, PER_TEXT, Runtime, choices, encoders,
     golden_cosine, no_folder, start, tokenizer, window,
@@ -80,14 +80,18 @@ pub enum CommandError {
 /// When the action cannot be carried out; a model that is found wrong is [`Verdict::Fail`].
 pub fn run(
     action: &ModelAction,
-    surroundings: &Surroundings,
+    args: &CliArgs,
+    env: &ProcessEnv,
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     match action {
-        ModelAction::Import { folder, onnx_file } => import(folder, onnx_file.as_deref(), out),
+        ModelAction::Import { folder } => import(folder, config::onnx_file(args, env).as_deref(), out),
         ModelAction::List { folder } => list(folder, out),
-        ModelAction::Verify(args) => verify(args, surroundings, out),
-        ModelAction::Bench(args) => bench(args, surroundings, out),
+        ModelAction::Verify { folder } => verify(folder, &Config::resolve_for(folder, args, env)?, out),
+        ModelAction::Bench { folder, seconds, json } => {
+            let time = Duration::from_secs_f64(*seconds);
+            bench(folder, &Config::resolve_for(folder, args, env)?, (time, *json), out)
+        }
     }
 }
 
@@ -151,20 +155,15 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
 }
 
 /// Starts the model as the server would, then compares text by text, so that a difference can be placed.
-fn verify(
-    args: &VerifyArgs,
-    surroundings: &Surroundings,
-    out: &mut dyn Write,
-) -> Result<Verdict, CommandError> {
-    let config = Config::resolve(&flags(args), surroundings)?.config;
-    let folder = open(&args.folder, args.onnx_file.as_deref())?;
-    let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
+fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let no_golden = || CommandError::NoGolden { folder: path.to_owned() };
+    let model = config.models.first().ok_or_else(no_golden)?;
+    let folder = open(path, model.onnx_file.as_deref())?;
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
-    card.verify_files(&args.folder)?;
+    card.verify_files(path)?;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let common = Common { runtime, cache: Cache::default() };
-    let model = config.models.first().ok_or_else(no_golden)?;
-    let fault = |fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) };
+    let fault = |fault| CommandError::Model { folder: path.to_owned(), fault: Box::new(fault) };
     let Choices { first, otherwise } = choices(model, &folder).map_err(fault)?;
     let mut verdict = Verdict::Fail;
     for choice in std::iter::once(first).chain(otherwise) {
@@ -172,7 +171,7 @@ fn verify(
         let (provider, precision) = (served.provider, served.precision.name());
         let version = common.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
         let Choice { kernels, why } = choice;
-        let folder = args.folder.display();
+        let folder = path.display();
         let batching = if served.per_text { format!(" · {PER_TEXT}") } else { String::new() };
         writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({}){batching}", why.words())?;
         verdict = compare(&served, &card.golden, out)?;
@@ -185,14 +184,14 @@ fn verify(
 
 /// Measures the kernels that the server would take, or those that the flags ask for.
 fn bench(
-    args: &BenchArgs,
-    surroundings: &Surroundings,
+    path: &Path,
+    config: &Config,
+    (time, json): (Duration, bool),
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
-    let config = Config::resolve(&flags(&args.on), surroundings)?.config;
-    let folder = open(&args.on.folder, args.on.onnx_file.as_deref())?;
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
-    let fault = |fault| CommandError::Model { folder: args.on.folder.clone(), fault: Box::new(fault) };
+    let folder = open(path, model.onnx_file.as_deref())?;
+    let fault = |fault| CommandError::Model { folder: path.to_owned(), fault: Box::new(fault) };
     let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let encoders = encoders(model, &folder, kernels, &runtime).map_err(fault)?;
@@ -202,23 +201,9 @@ fn bench(
     let batching = if per_text { format!(" · {PER_TEXT}") } else { String::new() };
     let title = format!("{precision} · {kernels} ({}) · {threads} threads{batching}", why.words());
     let window = window(model, &folder);
-    let drive = Drive { workers, batch_tokens, window, time: Duration::from_secs_f64(args.seconds) };
-    model_bench::run(&factory, &tokenizer, drive, (&title, args.json), out)?;
+    let drive = Drive { workers, batch_tokens, window, time };
+    model_bench::run(&factory, &tokenizer, drive, (&title, json), out)?;
     Ok(Verdict::Pass)
-}
-
-/// The settings that a command needs, the rest from where the server would have it.
-fn flags(args: &VerifyArgs) -> Flags {
-    let VerifyArgs { provider, precision, isa, threads, .. } = *args;
-    let onnx_file = args.onnx_file.clone();
-    let model = ModelSettings { provider, precision, isa, onnx_file, threads, ..ModelSettings::default() };
-    let settings = Settings {
-        models: Some(vec![List(vec![args.folder.clone()])]),
-        onnxruntime_path: args.onnxruntime_path.clone(),
-        model,
-        ..Settings::default()
-    };
-    Flags { settings, ..Flags::default() }
 }
 
 fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {

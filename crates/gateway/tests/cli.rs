@@ -66,9 +66,7 @@ fn help_is_a_page() {
 fn help_shows_variables_and_defaults_but_no_values() {
     let folder = tempfile::tempdir().unwrap();
     let help = out(&run_in(folder.path(), &["serve", "--help"], &[("EMBEDGATE_LISTEN", "127.0.0.1:4711")]));
-    for part in
-        ["Main settings:", "Server:", "Limits of a request:", "Log:", "Examples:", "EMBEDGATE_API_KEYS"]
-    {
+    for part in ["Main settings:", "Server:", "Limits:", "Log:", "Examples:", "EMBEDGATE_API_KEYS"] {
         assert!(help.contains(part), "{part} is not in\n{help}");
     }
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -124,8 +122,8 @@ fn a_number_above_its_bound_is_code_2() {
     let output = run(&["check-config", "--http-workers", "513", "--threads", "99999999999"]);
     assert_eq!(output.status.code(), Some(2));
     assert_snapshot!(err(&output), @r"
-    error: `server.http_workers` is 513, but may be 512 at most
-    `models.threads` is 99999999999, but may be 1024 at most
+    error: `--http-workers` is 513, but may be 512 at most
+    `--threads` is 99999999999, but may be 1024 at most
     ");
 }
 
@@ -135,7 +133,7 @@ fn an_instruction_set_of_another_architecture_is_code_2() {
     let output = run(&["check-config", "--isa", foreign]);
     assert_eq!(output.status.code(), Some(2));
     let said = format!(
-        "error: `isa` of model `all-MiniLM-L6-v2` is `{foreign}`, which no {} processor has: write `auto`, ",
+        "error: `isa` of model `all-MiniLM-L6-v2` is `{foreign}`, which no {} CPU has: write `auto`, ",
         std::env::consts::ARCH
     );
     assert!(err(&output).starts_with(&said), "{}", err(&output));

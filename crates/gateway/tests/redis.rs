@@ -27,7 +27,7 @@ fn config(server: &Server, password: &str) -> CacheConfig {
     CacheConfig {
         redis_url: Some(format!("{}{password}", server.url()).as_str().into()),
         redis_timeout: Duration::from_secs(5),
-        ..CacheConfig::default()
+        ..Config::builtin(1).cache
     }
 }
 
@@ -48,7 +48,7 @@ fn key(number: u8) -> CacheKey {
 
 #[test]
 fn without_an_address_there_is_no_tier() {
-    assert!(RedisTier::new(&CacheConfig::default(), Metrics::new(["m"]).tier()).unwrap().is_none());
+    assert!(RedisTier::new(&Config::builtin(1).cache, Metrics::new(["m"]).tier()).unwrap().is_none());
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn what_one_server_puts_another_gets_until_it_expires() {
     let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
     assert!(names.iter().all(|name| name.starts_with(b"embedgate:1:")), "{names:?}");
     let left: i64 = redis::cmd("TTL").arg(&names[0]).query(&mut client).unwrap();
-    let most = CacheConfig::default().redis_ttl.as_secs() as i64;
+    let most = Config::builtin(1).cache.redis_ttl.as_secs() as i64;
     assert!(left > most - 3600 && left <= most, "{left} s left of {most}");
 }
 
@@ -140,7 +140,7 @@ fn a_wrong_password_leaves_the_tier_away() {
 fn a_silent_server_costs_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/0", silent.local_addr().unwrap());
-    let config = CacheConfig { redis_url: Some(url.as_str().into()), ..CacheConfig::default() };
+    let config = CacheConfig { redis_url: Some(url.as_str().into()), ..Config::builtin(1).cache };
     let (tier, metrics) = tier(&config);
     assert_eq!(tier.get(&[key(1)]), [None]);
     wait("the silence is counted", || metrics.tier().timeouts.get() > 0);

@@ -6,7 +6,7 @@ use std::fmt;
 use bert_cpu::{Isa, Precision};
 use inference::Provider;
 
-use crate::config::{IsaCap, PrecisionWish};
+use crate::config::{MaxIsa, PrecisionSetting};
 
 /// What computes a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,9 +123,9 @@ pub(super) struct Question {
     /// The provider of the settings.
     pub(super) provider: Provider,
     /// The precision that they ask for.
-    pub(super) precision: PrecisionWish,
+    pub(super) precision: PrecisionSetting,
     /// The instructions that they allow.
-    pub(super) isa: IsaCap,
+    pub(super) isa: MaxIsa,
     /// True if the settings name a graph.
     pub(super) onnx_file: bool,
     /// Whether there are kernels of our own for the network.
@@ -145,9 +145,9 @@ pub(super) fn choose(
     let chosen = choose_within_cap(question, &best);
     // The cap is the reason if the choice on this processor would differ without it.
     let chosen = match (chosen, question.isa) {
-        (chosen, IsaCap::Best | IsaCap::None) => chosen,
-        (chosen, IsaCap::At(_)) => {
-            let uncapped = choose_within_cap(Question { isa: IsaCap::Best, ..question }, &best);
+        (chosen, MaxIsa::Best | MaxIsa::None) => chosen,
+        (chosen, MaxIsa::At(_)) => {
+            let uncapped = choose_within_cap(Question { isa: MaxIsa::Best, ..question }, &best);
             match (chosen, uncapped) {
                 (Ok(chosen), Ok(uncapped)) if chosen.first.kernels == uncapped.first.kernels => Ok(uncapped),
                 (Ok(chosen), _) => Ok(only(chosen.first.kernels, Why::Capped)),
@@ -179,13 +179,13 @@ fn choose_within_cap(
     let (graph, cap) = match isa {
         _ if provider != Provider::Cpu => (Some(Why::Provider), None),
         _ if onnx_file => (Some(Why::OnnxFile), None),
-        IsaCap::None => (Some(Why::Asked), None),
+        MaxIsa::None => (Some(Why::Asked), None),
         _ if !known => (Some(Why::Network), None),
-        IsaCap::Best => (None, None),
-        IsaCap::At(isa) => (None, Some(isa)),
+        MaxIsa::Best => (None, None),
+        MaxIsa::At(isa) => (None, Some(isa)),
     };
     let bf16 = best(Precision::Bf16, cap).filter(|_| graph.is_none());
-    if precision == PrecisionWish::Bf16 {
+    if precision == PrecisionSetting::Bf16 {
         return bf16.map(|isa| only(Kernels::Own(isa), Why::Asked)).ok_or(graph.unwrap_or(Why::NoBf16));
     }
     if let Some(why) = graph {
@@ -196,12 +196,12 @@ fn choose_within_cap(
         None => Choice { kernels: Kernels::OnnxRuntime, why: Why::NoKernels },
     };
     Ok(match (precision, bf16) {
-        (PrecisionWish::Auto, Some(isa)) if golden => Choices {
+        (PrecisionSetting::Auto, Some(isa)) if golden => Choices {
             first: Choice { kernels: Kernels::Own(isa), why: Why::Best },
             otherwise: Some(fp32(Why::Bf16Missed)),
         },
-        (PrecisionWish::Auto, Some(_)) => Choices { first: fp32(Why::NoGolden), otherwise: None },
-        (PrecisionWish::Auto, None) => Choices { first: fp32(Why::NoBf16), otherwise: None },
+        (PrecisionSetting::Auto, Some(_)) => Choices { first: fp32(Why::NoGolden), otherwise: None },
+        (PrecisionSetting::Auto, None) => Choices { first: fp32(Why::NoBf16), otherwise: None },
         _ => Choices { first: fp32(Why::Asked), otherwise: None },
     })
 }
@@ -212,8 +212,8 @@ mod tests {
 
     const QUESTION: Question = Question {
         provider: Provider::Cpu,
-        precision: PrecisionWish::Auto,
-        isa: IsaCap::Best,
+        precision: PrecisionSetting::Auto,
+        isa: MaxIsa::Best,
         onnx_file: false,
         known: true,
         golden: true,
@@ -250,11 +250,11 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_is_done_or_refused() {
-        let bf16 = Question { precision: PrecisionWish::Bf16, ..QUESTION };
+        let bf16 = Question { precision: PrecisionSetting::Bf16, ..QUESTION };
         check(bf16, EVERYTHING, &[(Kernels::Own(Isa::AmxBf16), Why::Asked)]);
-        let fp32 = Question { precision: PrecisionWish::Fp32, ..QUESTION };
+        let fp32 = Question { precision: PrecisionSetting::Fp32, ..QUESTION };
         check(fp32, EVERYTHING, &[(Kernels::Own(Isa::Avx512), Why::Asked)]);
-        let capped = Question { isa: IsaCap::At(Isa::Avx512), ..bf16 };
+        let capped = Question { isa: MaxIsa::At(Isa::Avx512), ..bf16 };
         let refused = [
             (bf16, AVX2, "this processor has no fast bf16"),
             (capped, AVX2, "this processor has no fast bf16"),
@@ -267,7 +267,7 @@ mod tests {
             (Question { onnx_file: true, ..bf16 }, AVX2, "onnx_file names the graph"),
             (Question { known: false, ..bf16 }, AVX2, "no kernels of our own for this network"),
             (
-                Question { isa: IsaCap::None, ..bf16 },
+                Question { isa: MaxIsa::None, ..bf16 },
                 AVX2,
                 "`isa = \"none\"` leaves the model to ONNX Runtime",
             ),
@@ -282,14 +282,14 @@ mod tests {
     fn onnx_runtime_computes_what_we_do_not() {
         let onnx = |why| [(Kernels::OnnxRuntime, why)];
         check(Question { known: false, ..QUESTION }, AVX2, &onnx(Why::Network));
-        check(Question { isa: IsaCap::None, ..QUESTION }, EVERYTHING, &onnx(Why::Asked));
+        check(Question { isa: MaxIsa::None, ..QUESTION }, EVERYTHING, &onnx(Why::Asked));
         check(Question { onnx_file: true, ..QUESTION }, EVERYTHING, &onnx(Why::OnnxFile));
         check(Question { provider: Provider::Cuda { device: 1 }, ..QUESTION }, AVX2, &onnx(Why::Provider));
     }
 
     #[test]
     fn a_cap_is_named_as_the_reason_and_an_absence_is_not() {
-        let at = |isa| Question { isa: IsaCap::At(isa), ..QUESTION };
+        let at = |isa| Question { isa: MaxIsa::At(isa), ..QUESTION };
         check(at(Isa::Neon), EVERYTHING, &[(Kernels::OnnxRuntime, Why::Capped)]);
         check(at(Isa::Avx2), EVERYTHING, &[(Kernels::Own(Isa::Avx2), Why::Capped)]);
         check(at(Isa::Avx512), EVERYTHING, &[(Kernels::Own(Isa::Avx512), Why::Capped)]);
@@ -303,22 +303,22 @@ mod tests {
 
     #[test]
     fn every_reason_is_true_of_its_processor() {
-        let caps = [IsaCap::Best, IsaCap::None].into_iter().chain(Isa::ALL.map(IsaCap::At));
+        let caps = [MaxIsa::Best, MaxIsa::None].into_iter().chain(Isa::ALL.map(MaxIsa::At));
         let processors = X86.into_iter().chain([&[Isa::Neon][..]]);
         for (isa, present) in caps.flat_map(|isa| processors.clone().map(move |present| (isa, present))) {
             for (precision, golden) in [
-                (PrecisionWish::Auto, true),
-                (PrecisionWish::Auto, false),
-                (PrecisionWish::Fp32, true),
-                (PrecisionWish::Bf16, true),
+                (PrecisionSetting::Auto, true),
+                (PrecisionSetting::Auto, false),
+                (PrecisionSetting::Fp32, true),
+                (PrecisionSetting::Bf16, true),
             ] {
                 let question = Question { precision, isa, golden, ..QUESTION };
                 let Ok(Choices { first, otherwise }) = choose(question, processor(present)) else { continue };
                 for Choice { kernels, why } in std::iter::once(first).chain(otherwise) {
                     let best = |precision| processor(present)(precision, None);
-                    let uncapped = choose(Question { isa: IsaCap::Best, ..question }, processor(present));
+                    let uncapped = choose(Question { isa: MaxIsa::Best, ..question }, processor(present));
                     let holds = match why {
-                        Why::Asked => isa == IsaCap::None || precision != PrecisionWish::Auto,
+                        Why::Asked => isa == MaxIsa::None || precision != PrecisionSetting::Auto,
                         Why::Best => uncapped.unwrap().first.kernels == kernels,
                         Why::Capped => uncapped.unwrap().first.kernels != kernels,
                         Why::NoBf16 => best(Precision::Bf16).is_none(),

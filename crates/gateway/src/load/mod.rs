@@ -36,7 +36,7 @@ pub(crate) use self::{
     onnx::{PER_TEXT, Runtime},
 };
 use crate::{
-    config::{Config, ModelConfig, Surroundings},
+    config::{Config, ModelConfig, ProcessEnv},
     metrics::Metrics,
     redis_tier::RedisTier,
     registry::{Registry, Served, UnknownModel},
@@ -242,8 +242,8 @@ fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<
 
 /// Advice about `path`, which is not a folder.
 pub(crate) fn no_folder(path: &Path) -> String {
-    match Surroundings::of_this_process() {
-        Ok(surroundings) => missing::advice(path, &surroundings),
+    match ProcessEnv::of_this_process() {
+        Ok(env) => missing::advice(path, &env),
         Err(error) => format!("this process has no working directory: {error}"),
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use bert_cpu::Isa;
 use gateway::{
     Kernels, LoadError, Registry, Why,
-    config::{Bytes, Config, DynamicQuantization, IsaCap, ModelConfig, PrecisionWish},
+    config::{Bytes, Config, DynamicQuantization, MaxIsa, ModelConfig, PrecisionSetting},
     load,
     metrics::Metrics,
 };
@@ -58,7 +58,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn config(folder: &Path, isa: IsaCap) -> Config {
+fn config(folder: &Path, isa: MaxIsa) -> Config {
     let model = ModelConfig { isa, ..ModelConfig::builtin("tiny".to_owned(), folder.to_owned(), 2) };
     let library = workspace().join(".runtime/onnxruntime/libonnxruntime.so");
     Config {
@@ -105,7 +105,7 @@ fn worst(found: &[f32], expected: &[f32]) -> f32 {
 }
 
 /// Every cap under which this machine computes differently, and the kernels to expect.
-fn ways() -> Vec<(IsaCap, Kernels)> {
+fn ways() -> Vec<(MaxIsa, Kernels)> {
     let own = Isa::ALL.into_iter().filter(|isa| {
         let present = isa.is_available() && isa.precision() == bert_cpu::Precision::Fp32;
         if !present {
@@ -113,8 +113,8 @@ fn ways() -> Vec<(IsaCap, Kernels)> {
         }
         present
     });
-    own.map(|isa| (IsaCap::At(isa), Kernels::Own(isa)))
-        .chain([(IsaCap::None, Kernels::OnnxRuntime)])
+    own.map(|isa| (MaxIsa::At(isa), Kernels::Own(isa)))
+        .chain([(MaxIsa::None, Kernels::OnnxRuntime)])
         .collect()
 }
 
@@ -174,12 +174,12 @@ fn strip_whitespace_gives_the_vector_of_the_trimmed_text() {
 #[test]
 fn our_own_kernels_need_neither_graph_nor_library() {
     let folder = tiny("bert-mean");
-    let Some((cap, _)) = ways().into_iter().find(|(cap, _)| *cap != IsaCap::None) else {
+    let Some((cap, _)) = ways().into_iter().find(|(cap, _)| *cap != MaxIsa::None) else {
         return println!("NOT RUN: no kernels of our own for this processor");
     };
     let config = Config { onnxruntime_path: None, ..config(folder.path(), cap) };
     let registry = served(&config).unwrap();
-    let best = Isa::best(bert_cpu::Precision::Fp32, None).map(IsaCap::At);
+    let best = Isa::best(bert_cpu::Precision::Fp32, None).map(MaxIsa::At);
     let uncapped = best == Some(cap) && Isa::best(bert_cpu::Precision::Bf16, None).is_none();
     let why = if uncapped { Why::NoBf16 } else { Why::Capped };
     assert_eq!(registry.find("tiny").unwrap().choice.why, why);
@@ -190,7 +190,7 @@ fn our_own_kernels_need_neither_graph_nor_library() {
 fn dynamically_quantised() -> (tempfile::TempDir, Config) {
     let folder = tiny("bert-mean");
     copy_folder(&workspace().join("crates/model-import/tests/graphs"), &folder.path().join("onnx"));
-    let mut config = config(folder.path(), IsaCap::Best);
+    let mut config = config(folder.path(), MaxIsa::Best);
     config.models[0].onnx_file = Some("onnx/bert-mean_dynamic.onnx".into());
     (folder, config)
 }
@@ -249,7 +249,7 @@ fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
     }
     // Other graphs are not.
     config.models[0].onnx_file = None;
-    config.models[0].isa = IsaCap::None;
+    config.models[0].isa = MaxIsa::None;
     let registry = served(&config).unwrap();
     assert!(!registry.find("tiny").unwrap().per_text);
 }
@@ -273,10 +273,10 @@ fn a_graph_that_cannot_be_used_is_described_in_words() {
 #[test]
 fn what_cannot_be_had_is_an_error_that_says_what_to_do() {
     let folder = tiny("bert-mean");
-    let without = Config { onnxruntime_path: None, ..config(folder.path(), IsaCap::None) };
+    let without = Config { onnxruntime_path: None, ..config(folder.path(), MaxIsa::None) };
     let remedies = ["--onnxruntime-path", "ORT_DYLIB_PATH"];
     assert!(remedies.iter().all(|remedy| refused(&without).contains(remedy)), "{}", refused(&without));
-    let mut bf16 = config(folder.path(), IsaCap::None);
-    bf16.models[0].precision = PrecisionWish::Bf16;
+    let mut bf16 = config(folder.path(), MaxIsa::None);
+    bf16.models[0].precision = PrecisionSetting::Bf16;
     assert!(refused(&bf16).contains("precision = \"bf16\" cannot be had"), "{}", refused(&bf16));
 }
