@@ -87,11 +87,11 @@ impl MaxIsa {
         [Self::Best].into_iter().chain(isas).chain([Self::None])
     }
 
-    fn name(self) -> String {
+    fn name(self) -> &'static str {
         match self {
-            Self::Best => "auto".to_owned(),
-            Self::At(isa) => isa.to_string(),
-            Self::None => "none".to_owned(),
+            Self::Best => "auto",
+            Self::At(isa) => isa.name(),
+            Self::None => "none",
         }
     }
 }
@@ -108,7 +108,7 @@ impl Value for MaxIsa {
     }
 
     fn to_toml(&self) -> Option<String> {
-        Some(quote(&self.name()))
+        Some(quote(self.name()))
     }
 }
 
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn max_isa_and_sizes_survive_a_round_trip() {
         for text in ["auto", "neon", "avx2", "avx512", "amx", "none"] {
-            assert_eq!(MaxIsa::from_text(text).map(MaxIsa::name).as_deref(), Some(text));
+            assert_eq!(MaxIsa::from_text(text).map(MaxIsa::name), Some(text));
         }
         for (text, size) in
             [("0", 0), ("1000", 1000), ("3KiB", 3072), ("1536MiB", 1536 << 20), ("2GiB", 2 << 30)]

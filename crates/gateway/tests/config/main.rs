@@ -69,7 +69,7 @@ fn the_shipped_file_changes_nothing() {
 }
 
 #[test]
-fn the_shipped_file_shows_every_key_with_its_default() {
+fn the_shipped_file_has_every_key_with_its_default() {
     let resolved = resolve(&uncommented()).unwrap();
     // Some keys have no default; what the file shows for them is an example.
     let mut config = resolved.config;
@@ -155,7 +155,7 @@ fn a_large_machine_gets_as_many_threads_as_can_be_started() {
 }
 
 #[test]
-fn an_address_is_read_in_the_forms_that_other_servers_take() {
+fn listen_takes_the_forms_of_other_servers() {
     for (file, listen) in [
         ("listen = \"localhost:8081\"", "127.0.0.1:8081"),
         ("listen = \":8081\"", "0.0.0.0:8081"),
@@ -178,7 +178,7 @@ fn the_report_is_a_settings_file_that_says_the_same() {
 }
 
 #[test]
-fn onnxruntime_is_found_where_it_is_put() {
+fn onnxruntime_is_found_in_the_documented_places() {
     let folder = folder("");
     let name = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
     let place = |path: &str| {
@@ -203,7 +203,7 @@ fn onnxruntime_is_found_where_it_is_put() {
 }
 
 #[test]
-fn a_collector_is_found_where_other_programs_find_it() {
+fn the_collector_of_other_programs_is_used() {
     let folder = folder("[trace]\notlp_endpoint = \"http://file:1\"");
     let mut env = environment(folder.path());
     let collector = |arguments: &[&str], env: &ProcessEnv| {
@@ -218,7 +218,7 @@ fn a_collector_is_found_where_other_programs_find_it() {
 }
 
 #[test]
-fn models_from_outside_replace_those_of_the_file() {
+fn models_of_flags_replace_those_of_the_file() {
     let file = "default_model = \"a\"\n[aliases]\nx = \"a\"\ny = \"c\"\n[[models]]\npath = \"m/a\"\n";
     let args = args(&["--model", "m/b", "--model", "m/c"]);
     let resolved = Config::resolve(&args, &environment(folder(file).path())).unwrap();
@@ -237,7 +237,7 @@ fn models_from_outside_replace_those_of_the_file() {
 }
 
 #[test]
-fn a_model_may_have_one_of_the_openai_names() {
+fn a_model_may_have_an_openai_name() {
     let config = resolve("[[models]]\nid = \"text-embedding-3-small\"\npath = \"m\"").unwrap().config;
     assert!(!config.aliases.contains_key("text-embedding-3-small") && config.aliases.len() == 2);
 }
@@ -252,7 +252,7 @@ fn a_maximum_of_input_tokens_may_be_set_and_unset() {
 }
 
 #[test]
-fn a_file_that_was_named_must_be_there() {
+fn a_named_settings_file_must_exist() {
     let folder = tempfile::tempdir().unwrap();
     let missing = Config::resolve(&args(&["--config", "other.toml"]), &environment(folder.path()));
     assert!(matches!(missing, Err(ConfigError::Read { path, .. }) if path == Path::new("other.toml")));
@@ -261,7 +261,7 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
-fn what_is_probably_not_meant_is_a_warning() {
+fn probable_mistakes_are_warnings() {
     let warnings = |file: &str| resolve(file).unwrap().warnings;
     assert_eq!(warnings(""), Vec::<String>::new());
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("without API keys"));

@@ -42,7 +42,7 @@ fn an_unknown_key_names_the_nearest_known_one() {
 }
 
 #[test]
-fn a_former_name_is_answered_with_the_present_one() {
+fn a_former_key_or_variable_is_answered_with_its_present_name() {
     for (file, line, key, new) in [
         ("[server]\ngrace_pause = \"1s\"", 2, "server.grace_pause", "server.shutdown_delay"),
         ("[limits]\nredis_down = \"open\"", 2, "limits.redis_down", "limits.redis_failure_mode"),
