@@ -59,7 +59,7 @@ impl<'text> SettingsFile<'text> {
                 file.models = file.model_entries(value, problems);
             } else if is_table {
                 match value.get_ref() {
-                    DeValue::Table(_) => file.keys.extend(keys(&name, value)),
+                    DeValue::Table(_) => file.keys.extend(qualified_keys(&name, value)),
                     other => {
                         // Unquoted, for it might be a secret.
                         let found = describe(other, true);
@@ -90,7 +90,7 @@ impl<'text> SettingsFile<'text> {
                 return None;
             }
         };
-        Some(entries.into_iter().map(|entry| (entry.span(), keys("models", entry))).collect())
+        Some(entries.into_iter().map(|entry| (entry.span(), qualified_keys("models", entry))).collect())
     }
 
     /// Returns the number of `[[models]]` entries, if the file has such a list.
@@ -130,7 +130,7 @@ impl<'text> SettingsFile<'text> {
             return None;
         };
         let mut strings = BTreeMap::new();
-        for (key, Key { value, .. }) in keys(table, value) {
+        for (key, Key { value, .. }) in qualified_keys(table, value) {
             match String::from_toml(value.get_ref()) {
                 Some(text) => {
                     let name = key.strip_prefix(table).unwrap_or(&key).trim_start_matches('.');
@@ -178,7 +178,7 @@ impl<'text> SettingsFile<'text> {
 }
 
 /// Returns the keys of a table, each with the table's name.
-fn keys<'text>(table: &str, value: Spanned<DeValue<'text>>) -> Keys<'text> {
+fn qualified_keys<'text>(table: &str, value: Spanned<DeValue<'text>>) -> Keys<'text> {
     let DeValue::Table(entries) = value.into_inner() else { return Keys::new() };
     let qualified = |key: &str| format!("{table}.{key}");
     entries

@@ -172,19 +172,20 @@ pub fn defaults(cpus: usize) -> Resolved {
     resolved.expect("the defaults can work")
 }
 
-/// Resolves all settings, those of the file from its path and text; with `only`, this folder's is the only model.
+/// Resolves all settings, those of the file from its path and text; with `single_model`, this folder holds the only
+/// model.
 fn resolve(
     args: &CliArgs,
     env: &ProcessEnv,
     file: (&Path, &str),
-    only: Option<&Path>,
+    single_model: Option<&Path>,
 ) -> Result<Resolved, ConfigError> {
     let all = settings();
     let mut resolver = Resolver::new(args, env, file, &all);
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
 
-    let entries = models::entries(&mut resolver, only, &mut problems);
-    let main = MainConfig::resolve(&mut resolver, entries.first());
+    let entries = models::entries(&mut resolver, single_model, &mut problems);
+    let main = MainConfig::resolve(&mut resolver, entries.first_id());
     let listen = socket_address(&mut resolver, "listen", &main.listen, &mut problems);
     let ops_listen = main.ops_listen.as_ref();
     let ops_listen = ops_listen.map(|ops| socket_address(&mut resolver, "ops_listen", ops, &mut problems));
@@ -197,7 +198,7 @@ fn resolve(
         Some(found)
     });
     let mut server = ServerConfig::resolve(&mut resolver);
-    server.http_workers = resolver.or_cpus("http_workers", server.http_workers, MAX_HTTP_WORKERS);
+    server.http_workers = resolver.or_cpu_count("http_workers", server.http_workers, MAX_HTTP_WORKERS);
     let limits = LimitsConfig::resolve(&mut resolver);
     let cache = CacheConfig::resolve(&mut resolver);
     let keys = api_keys(&mut resolver, &mut problems);
@@ -267,7 +268,7 @@ fn socket_address(
 }
 
 fn api_keys(resolver: &mut Resolver<'_>, problems: &mut Vec<String>) -> Vec<ApiKey> {
-    let given = resolver.given(&API_KEYS);
+    let given = resolver.lookup(&API_KEYS);
     let (ApiKeyEntries(entries), source) = given.unwrap_or((ApiKeyEntries(Vec::new()), Source::Default));
     let keys = ApiKey::read_all(&entries).unwrap_or_else(|error| {
         problems.push(error.to_string());

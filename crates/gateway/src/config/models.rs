@@ -25,7 +25,7 @@ pub(super) struct Entry {
 pub(super) struct Entries {
     pub(super) list: Vec<Entry>,
     /// True if a flag or variable replaced those of the file.
-    pub(super) are_from_outside: bool,
+    pub(super) replace_file: bool,
 }
 
 impl Entries {
@@ -35,7 +35,7 @@ impl Entries {
     }
 
     /// Returns the id of the first model.
-    pub(super) fn first(&self) -> String {
+    pub(super) fn first_id(&self) -> String {
         self.list.first().map(|entry| entry.id.clone()).unwrap_or_default()
     }
 
@@ -44,19 +44,19 @@ impl Entries {
     }
 }
 
-/// Returns the model in the folder `only`, else those of the flags, else of the variable, else of the file, else the
-/// default one.
+/// Returns the model in the folder `single_model`, else those of the flags, else of the variable, else of the file,
+/// else the default one.
 pub(super) fn entries(
     resolver: &mut Resolver<'_>,
-    only: Option<&Path>,
+    single_model: Option<&Path>,
     problems: &mut Vec<String>,
 ) -> Entries {
     let mut in_file = Vec::new();
     for position in 0..resolver.file.models().unwrap_or(0) {
         resolver.model = Some((position, true));
         let problems = resolver.problems.len();
-        let id = resolver.in_file::<String>(&MODEL_ID).map(|(id, _)| id);
-        let path = resolver.in_file::<PathBuf>(&MODEL_PATH).map(|(path, _)| path);
+        let id = resolver.read_file::<String>(&MODEL_ID).map(|(id, _)| id);
+        let path = resolver.read_file::<PathBuf>(&MODEL_PATH).map(|(path, _)| path);
         if path.is_none() && resolver.problems.len() == problems {
             let place = resolver.file.model_place(position);
             resolver.push(resolver.file.problem(&place, "`models.path` is missing".to_owned()));
@@ -64,13 +64,13 @@ pub(super) fn entries(
         in_file.push((id, path.unwrap_or_default(), Some(position)));
     }
     resolver.model = None;
-    let from_outside = match only {
+    let from_outside = match single_model {
         Some(folder) => Some((vec![folder.to_owned()], Source::Flag)),
         None => resolver
-            .outside::<Vec<String>>(&MODEL_PATH)
+            .read_outside::<Vec<String>>(&MODEL_PATH)
             .map(|(folders, source)| (folders.into_iter().map(PathBuf::from).collect(), source)),
     };
-    let are_from_outside = from_outside.is_some();
+    let replace_file = from_outside.is_some();
     let (given, source) = match from_outside {
         Some((folders, source)) => (folders.into_iter().map(|folder| (None, folder, None)).collect(), source),
         None if resolver.file.models().is_some() => (in_file, resolver.file_source()),
@@ -96,7 +96,7 @@ pub(super) fn entries(
         }
         list.push(Entry { id, path, id_source, path_source: source.clone(), in_file });
     }
-    Entries { list, are_from_outside }
+    Entries { list, replace_file }
 }
 
 /// Returns the id of the model that OpenAI's names stand for. `given` is what the settings say.
@@ -111,10 +111,10 @@ pub(super) fn default_model(
     }
     let file = resolver.file_source();
     let entry = resolver.report.entry_mut("default_model");
-    if let Some(entry) = entry.filter(|entry| entries.are_from_outside && entry.source == file) {
+    if let Some(entry) = entry.filter(|entry| entries.replace_file && entry.source == file) {
         // A flag or variable replaced the models that the file speaks of.
-        (entry.value, entry.source) = (entries.first().to_toml().into(), Source::Default);
-        return entries.first();
+        (entry.value, entry.source) = (entries.first_id().to_toml().into(), Source::Default);
+        return entries.first_id();
     }
     problems.push(format!("`default_model` is `{given}`, which is not among the models ({})", entries.ids()));
     given
@@ -141,7 +141,7 @@ pub(super) fn models(
         resolver.record(&MODEL_ID, entry.id.to_toml().into(), entry.id_source);
         resolver.record(&MODEL_PATH, entry.path.to_toml().into(), entry.path_source);
         let mut model = ModelConfig::resolve(resolver, entry.id, entry.path, limits);
-        model.threads = resolver.or_cpus("threads", model.threads, MAX_THREADS);
+        model.threads = resolver.or_cpu_count("threads", model.threads, MAX_THREADS);
         model.matryoshka_dimensions.sort_unstable();
         model.matryoshka_dimensions.dedup();
         models.push(model);
@@ -159,10 +159,10 @@ pub(super) fn aliases(
     warnings: &mut Vec<String>,
 ) -> BTreeMap<String, String> {
     let in_file = resolver.file.take_strings("aliases", &mut resolver.problems);
-    let (aliases, source) = match (resolver.outside::<Aliases>(&ALIASES), in_file) {
+    let (aliases, source) = match (resolver.read_outside::<Aliases>(&ALIASES), in_file) {
         (Some((Aliases(aliases), source)), _) => (aliases.into_iter().collect(), source),
         (None, Some(mut aliases)) => {
-            if entries.are_from_outside {
+            if entries.replace_file {
                 let lost = aliases.extract_if(.., |_, id| !entries.contains(id));
                 warnings.extend(lost.map(|(alias, id)| {
                     format!(

@@ -55,20 +55,20 @@ impl<'a> Resolver<'a> {
 
     /// Returns the value of `setting` and records its source.
     pub(super) fn value<T: Value>(&mut self, setting: &'static Setting, default: T) -> T {
-        let (value, source) = self.given(setting).unwrap_or((default, Source::Default));
+        let (value, source) = self.lookup(setting).unwrap_or((default, Source::Default));
         self.record(setting, value.to_toml().into(), source);
         value
     }
 
     /// Returns the value of `setting` and its source, if there is one other than the default. Nothing is recorded.
-    pub(super) fn given<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Source)> {
+    pub(super) fn lookup<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Source)> {
         // The file's is read, and found wrong, even if another one wins.
-        let in_file = self.in_file(setting);
-        self.outside(setting).or(in_file)
+        let in_file = self.read_file(setting);
+        self.read_outside(setting).or(in_file)
     }
 
     /// Returns the value of a flag or variable.
-    pub(super) fn outside<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Source)> {
+    pub(super) fn read_outside<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Source)> {
         let flag = self.args.get(setting).map(|text| (text, Source::Flag));
         let text_of = |name: &str| self.env.variables.get(name).map(OsString::as_os_str);
         let variable = || {
@@ -90,7 +90,7 @@ impl<'a> Resolver<'a> {
             Some(_) if setting.is_secret => "not understood".to_owned(),
             Some(text) => quote(text),
         };
-        match checked(setting, T::from_os(text), &name, &found) {
+        match check(setting, T::from_os(text), &name, &found) {
             Ok(value) => return Some((value, source)),
             Err(message) => self.push(message.into()),
         }
@@ -98,11 +98,11 @@ impl<'a> Resolver<'a> {
     }
 
     /// Returns the value of a key of the file.
-    pub(super) fn in_file<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Source)> {
+    pub(super) fn read_file<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Source)> {
         let model = self.model.filter(|(_, is_in_file)| *is_in_file).map(|(position, _)| position);
         let value = self.file.take(setting, model)?;
         let found = describe(value.get_ref(), setting.is_secret);
-        match checked(setting, T::from_toml(value.get_ref()), &setting.qualified_key(), &found) {
+        match check(setting, T::from_toml(value.get_ref()), &setting.qualified_key(), &found) {
             Ok(value) => return Some((value, self.file_source())),
             Err(message) => self.push(self.file.problem(&value.span(), message)),
         }
@@ -120,7 +120,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Returns `number`, or if it is 0, one for each CPU, but no more than `max`. The report then shows it.
-    pub(super) fn or_cpus(&mut self, key: &str, number: usize, max: usize) -> usize {
+    pub(super) fn or_cpu_count(&mut self, key: &str, number: usize, max: usize) -> usize {
         if number != 0 {
             return number;
         }
@@ -178,7 +178,7 @@ impl<'a> Resolver<'a> {
 
 /// Returns the value that was read, if it is one and within its bounds. `name` is its key, flag or variable, `found` its
 /// text.
-fn checked<T: Value>(setting: &Setting, read: Option<T>, name: &str, found: &str) -> Result<T, String> {
+fn check<T: Value>(setting: &Setting, read: Option<T>, name: &str, found: &str) -> Result<T, String> {
     let expected = setting.expected();
     let Some(value) = read else { return Err(format!("`{name}` is {found}; expected {expected}")) };
     let found = || value.to_toml().unwrap_or_default();
