@@ -141,10 +141,17 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     let reasons = [
         (
             "m",
-            &["queue_full", "responses_full", "too_long", "draining", "timeout", "rate_limit", "limits_away"]
-                [..],
+            &[
+                "queue_full",
+                "response_memory_exhausted",
+                "too_long",
+                "draining",
+                "timeout",
+                "rate_limit",
+                "rate_limiter_unavailable",
+            ][..],
         ),
-        ("unknown", &["auth", "bodies_full", "draining"]),
+        ("unknown", &["auth", "body_memory_exhausted", "draining"]),
     ];
     for (model, reasons) in reasons {
         for reason in reasons {
@@ -164,7 +171,7 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     for counter in counters {
         assert_eq!(value(&text, &format!("embedgate_{counter}_total{{model=\"m\"}}")), 0.0);
     }
-    for result in ["hit", "tier_hit", "miss"] {
+    for result in ["hit", "remote_hit", "miss"] {
         let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
@@ -172,8 +179,8 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     for series in ["cache_bytes", "cache_entries", "cache_evictions_total"] {
         assert_eq!(value(&unasked, &format!("embedgate_{series}{{model=\"m\"}}")), 0.0);
     }
-    assert_eq!(value(&text, "embedgate_limits_redis_up"), 0.0);
-    assert_eq!(value(&text, "embedgate_limits_redis_errors_total{kind=\"timeout\"}"), 0.0);
+    assert_eq!(value(&text, "embedgate_rate_limit_redis_up"), 0.0);
+    assert_eq!(value(&text, "embedgate_rate_limit_redis_errors_total{kind=\"timeout\"}"), 0.0);
     let answers = "embedgate_http_requests_total{code=\"200\",method=\"POST\",route=\"/v1/embeddings\"}";
     assert_eq!(value(&text, answers), 0.0);
 }
@@ -208,7 +215,7 @@ fn an_engine_is_observed_under_its_model() {
     assert_eq!(of_model("padding_tokens_total"), 118.0);
     assert_eq!(of_model("inference_errors_total"), 1.0);
     assert_eq!(of_model("inputs_deduplicated_total"), 8.0);
-    for (result, count) in [("hit", 2.0), ("tier_hit", 4.0), ("miss", 6.0)] {
+    for (result, count) in [("hit", 2.0), ("remote_hit", 4.0), ("miss", 6.0)] {
         let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
         assert_eq!(value(&text, &series), count);
     }
@@ -276,8 +283,8 @@ fn build_and_model_are_described_once() {
     assert_eq!(builds.len(), 1);
     assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
     assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
-    let model = "embedgate_model_info{batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",kernels=\"onnxruntime\",\
-                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"network\"}";
+    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",isa=\"\",\
+                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"unsupported_network\",revision=\"abc\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
 }
@@ -296,8 +303,8 @@ fn a_model_that_runs_one_text_at_a_time_is_labelled() {
         max_tokens: 256,
         load_time: Duration::from_millis(250),
     });
-    let model = "embedgate_model_info{batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",kernels=\"onnxruntime\",\
-                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"onnx_file\"}";
+    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",isa=\"\",\
+                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"onnx_file\",revision=\"abc\"}";
     assert_eq!(value(&scrape(&metrics), model), 1.0);
 }
 

@@ -226,7 +226,7 @@ fn servers_share_what_they_computed() {
     let (second, metrics) = start();
     assert_eq!(embed(&second, "shared between servers"), computed);
     let text = metrics.render(true, &[]).unwrap();
-    let hit = "embedgate_cache_requests_total{model=\"tiny\",result=\"tier_hit\"} 1";
+    let hit = "embedgate_cache_requests_total{model=\"tiny\",result=\"remote_hit\"} 1";
     assert!(text.contains(hit), "no {hit:?} in:\n{text}");
 
     server.kill();

@@ -69,16 +69,16 @@ impl Why {
     /// The label of the metric.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Asked => "asked",
+            Self::Asked => "configured",
             Self::Best => "best",
             Self::Capped => "capped",
             Self::NoBf16 => "no_bf16",
             Self::NoGolden => "no_golden",
-            Self::Bf16Missed => "bf16_missed",
+            Self::Bf16Missed => "golden_failed",
             Self::OnnxFile => "onnx_file",
-            Self::Network => "network",
+            Self::Network => "unsupported_network",
             Self::Provider => "provider",
-            Self::NoKernels => "no_kernels",
+            Self::NoKernels => "unsupported_cpu",
         }
     }
 

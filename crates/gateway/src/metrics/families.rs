@@ -91,8 +91,8 @@ impl Families {
             ),
             rejected: declare.counters(
                 "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, bodies_full, responses_full, too_long, auth, \
-                 draining, timeout, rate_limit, limits_away.",
+                "Refused requests for embeddings, by reason: queue_full, body_memory_exhausted, response_memory_exhausted, too_long, auth, \
+                 draining, timeout, rate_limit, rate_limiter_unavailable.",
                 &["model", "reason"],
             ),
             extra_parameters: declare.counters(
@@ -147,7 +147,7 @@ impl Families {
             inference_errors: declare.counters("inference_errors_total", "Batches that failed.", &["model"]),
             cache_requests: declare.counters(
                 "cache_requests_total",
-                "Inputs that the cache was asked for, by result: hit (in memory), tier_hit (in the second tier), miss. \
+                "Inputs that the cache was asked for, by result: hit (in memory), remote_hit (in the second tier), miss. \
                  An input that is embedded window by window counts once for each.",
                 &["model", "result"],
             ),
@@ -183,26 +183,26 @@ impl Families {
                 &["model"],
             ),
             tier_up: declare.gauge(
-                "cache_tier_up",
+                "cache_remote_up",
                 "Whether the cache's second tier answers; 0 also where there is none.",
             ),
             tier_errors: declare.counters(
-                "cache_tier_errors_total",
+                "cache_remote_errors_total",
                 "Failed attempts to ask, fill or reach the cache's second tier, by kind: timeout, connection, other. \
                  Requests go on without it.",
                 &["kind"],
             ),
             tier_dropped: declare.counters(
-                "cache_tier_dropped_total",
+                "cache_remote_dropped_total",
                 "Vectors that were not written to the cache's second tier: it was away or too slow.",
                 &[],
             ),
             limits_up: declare.gauge(
-                "limits_redis_up",
+                "rate_limit_redis_up",
                 "Whether the Redis server of the shared limits answers; 0 also where there is none.",
             ),
             limits_errors: declare.counters(
-                "limits_redis_errors_total",
+                "rate_limit_redis_errors_total",
                 "Failed attempts to ask or reach the Redis server of the shared limits, by kind: timeout, connection, \
                  other.",
                 &["kind"],
@@ -214,19 +214,21 @@ impl Families {
             load_duration: declare.load_duration(),
             model_info: declare.infos(
                 "model_info",
-                "A model in service; always 1. kernels: neon, avx2, avx512, amx are embedgate's own, \
-                 onnxruntime runs a graph; why: asked (by the settings), best (kernels for this \
-                 processor), capped (by `isa`), no_bf16 (the processor has no fast bf16), no_golden (no golden \
-                 vectors to prove bf16), bf16_missed (bf16 misses the golden vectors), onnx_file (the setting names a \
-                 graph), network (no own kernels for it), provider (only ONNX Runtime has it), no_kernels (none for \
-                 this processor); batching: batched, or per_text for a dynamically quantised graph.",
+                "A model in service; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: instruction set \
+                 of the native kernels (neon, avx2, avx512, amx); reason: configured (by the settings), best (the \
+                 fastest that this CPU supports), capped (by `isa`), no_bf16 (this CPU has no bf16 instructions), \
+                 no_golden (no golden vectors to check bf16 with), golden_failed (bf16 failed the golden check), \
+                 onnx_file (the setting names a graph), unsupported_network (no native kernels for it), provider \
+                 (only in ONNX Runtime), unsupported_cpu (no native kernels for it); batching: batched, or per_text for \
+                 a dynamically quantised graph.",
                 &[
                     "model",
                     "revision",
                     "dtype",
                     "provider",
-                    "kernels",
-                    "why",
+                    "backend",
+                    "isa",
+                    "reason",
                     "batching",
                     "dimensions",
                     "max_tokens",

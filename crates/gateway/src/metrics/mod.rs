@@ -12,7 +12,10 @@ use std::time::Duration;
 use inference::{BatchReport, CacheReport, Load, Observer, Provider};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
-use crate::{connection::Phase, load::Choice};
+use crate::{
+    connection::Phase,
+    load::{Choice, Kernels},
+};
 
 use families::{Families, register};
 
@@ -63,9 +66,9 @@ pub enum Rejection {
     /// The queue had no room for its tokens.
     QueueFull,
     /// The memory for bodies had no room for its own.
-    BodiesFull,
+    BodyMemoryExhausted,
     /// The memory for answers had no room for the answer.
-    ResponsesFull,
+    ResponseMemoryExhausted,
     /// More tokens than the limit or the window allows.
     TooLong,
     /// No key, or a wrong one.
@@ -77,34 +80,34 @@ pub enum Rejection {
     /// Its key's limits did not allow it.
     RateLimit,
     /// Nobody could say whether its key's limits allow it.
-    LimitsAway,
+    RateLimiterUnavailable,
 }
 
 impl Rejection {
     /// Those that can come before it is known which model is asked for.
-    const EARLY: [Self; 3] = [Self::Auth, Self::BodiesFull, Self::Draining];
+    const EARLY: [Self; 3] = [Self::Auth, Self::BodyMemoryExhausted, Self::Draining];
     /// Those that can come afterwards.
     const LATE: [Self; 7] = [
         Self::QueueFull,
-        Self::ResponsesFull,
+        Self::ResponseMemoryExhausted,
         Self::TooLong,
         Self::Draining,
         Self::Timeout,
         Self::RateLimit,
-        Self::LimitsAway,
+        Self::RateLimiterUnavailable,
     ];
 
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
-            Self::BodiesFull => "bodies_full",
-            Self::ResponsesFull => "responses_full",
+            Self::BodyMemoryExhausted => "body_memory_exhausted",
+            Self::ResponseMemoryExhausted => "response_memory_exhausted",
             Self::TooLong => "too_long",
             Self::Auth => "auth",
             Self::Draining => "draining",
             Self::Timeout => "timeout",
             Self::RateLimit => "rate_limit",
-            Self::LimitsAway => "limits_away",
+            Self::RateLimiterUnavailable => "rate_limiter_unavailable",
         }
     }
 }
@@ -334,11 +337,25 @@ impl Metrics {
     /// Notes that a model was loaded.
     pub fn model_loaded(&self, info: &ModelInfo<'_>) {
         let (dimensions, window) = (info.dimensions.to_string(), info.max_tokens.to_string());
-        let (provider, kernels) = (info.provider.to_string(), info.choice.kernels.to_string());
-        let why = info.choice.why.label();
+        let provider = info.provider.to_string();
+        let Choice { kernels, why } = info.choice;
+        let (backend, isa) = match kernels {
+            Kernels::Own(isa) => ("native", isa.to_string()),
+            Kernels::OnnxRuntime => ("onnxruntime", String::new()),
+        };
         let batching = if info.per_text { "per_text" } else { "batched" };
-        let labels =
-            [info.model, info.revision, info.dtype, &provider, &kernels, why, batching, &dimensions, &window];
+        let labels = [
+            info.model,
+            info.revision,
+            info.dtype,
+            &provider,
+            backend,
+            &isa,
+            why.label(),
+            batching,
+            &dimensions,
+            &window,
+        ];
         self.families.model_info.with_label_values(&labels).set(1);
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
     }
@@ -383,7 +400,7 @@ impl ModelMetrics {
             truncated: families.truncated.with_label_values(&[id]),
             inference_errors: families.inference_errors.with_label_values(&[id]),
             cache_hits: cache("hit"),
-            cache_tier_hits: cache("tier_hit"),
+            cache_tier_hits: cache("remote_hit"),
             cache_misses: cache("miss"),
             deduplicated: families.deduplicated.with_label_values(&[id]),
         };
