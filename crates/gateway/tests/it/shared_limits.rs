@@ -10,7 +10,7 @@ use crate::{
     app::{Builder, TestApp},
     http::{Connection, request},
     limits::{left, limited, too_soon},
-    redis_server::{PATIENCE, Server, wait},
+    redis_server::{Server, TIMEOUT, wait},
 };
 
 const BODY: &str = r#"{"model":"m","input":"a"}"#;
@@ -204,7 +204,7 @@ fn a_server_that_falls_silent_holds_up_nobody_else() {
             assert_eq!(app.get("/livez").status, 200);
         }
         assert!(answered.try_recv().is_err(), "it did not wait at all");
-        assert_eq!(answered.recv_timeout(PATIENCE).unwrap(), 200);
+        assert_eq!(answered.recv_timeout(TIMEOUT).unwrap(), 200);
     });
     app.wait_for_metric("embedgate_rate_limit_redis_up 0");
     app.wait_for_metric("embedgate_rate_limit_redis_errors_total{kind=\"timeout\"} 1");
