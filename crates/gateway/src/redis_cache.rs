@@ -1,9 +1,9 @@
 //! Remote cache in Redis or Valkey, shared between servers.
 //!
-//! A lookup uses an open connection with a timeout of milliseconds. Any error closes the connection, and until a new one
-//! is open every lookup returns nothing without touching the network. One background thread connects, which can be slow,
-//! and writes. Errors are counted; the log has one line when the server fails and one when it recovers. No request fails
-//! because of the remote cache (docs/adr/0007).
+//! A lookup uses an open connection with a timeout of milliseconds. Any error closes the connection, and until a new
+//! one is open every lookup returns nothing without touching the network. One background thread connects, which can be
+//! slow, and writes. Errors are counted; the log has one line when the server fails and one when it recovers. No
+//! request fails because of the remote cache (docs/adr/0007).
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{CacheKey, CacheTier};
+use inference::{CacheKey, RemoteCache};
 use redis::{Client, Connection, RedisError, RedisResult};
 
 use crate::{
@@ -24,8 +24,8 @@ use crate::{
 
 /// Prefix of every key, so that a server can be shared. The number changes with the format of the values.
 const PREFIX: &[u8] = b"embedgate:1:";
-/// Maximum number of keys of one MGET: a reply so small that a healthy server delivers it within the timeout, regardless
-/// of how many inputs a request has.
+/// Maximum number of keys of one MGET: a reply so small that a healthy server delivers it within the timeout,
+/// regardless of how many inputs a request has.
 const MGET_CHUNK: usize = 64;
 /// Maximum number of batches that wait to be written. Further ones are dropped.
 const CHANNEL_CAPACITY: usize = 256;
@@ -99,7 +99,7 @@ impl RedisCache {
     }
 }
 
-impl CacheTier for RedisCache {
+impl RemoteCache for RedisCache {
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>> {
         let mut reader = self.client.reader();
         let Some(connection) = reader.as_mut() else { return vec![None; keys.len()] };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use inference::{Engine, Overlong, Provider};
+use inference::{Engine, Provider, TruncationPolicy};
 use model_import::Precision;
 use thiserror::Error;
 
@@ -30,7 +30,7 @@ pub struct LoadedModel {
     /// Sizes to which its vectors can be shortened.
     pub matryoshka: Vec<usize>,
     /// Treatment of inputs longer than `max_input_tokens`.
-    pub overlong: Overlong,
+    pub overlong: TruncationPolicy,
     /// Vocabulary of token ids in requests.
     pub token_ids: TokenIds,
     /// Time of the last change of its files, in seconds since 1970.
@@ -96,8 +96,8 @@ pub struct UnknownModel {
 }
 
 impl Registry {
-    /// Creates a registry of loaded models. `aliases` maps names to ids; the hub id of a model becomes an alias too, unless
-    /// another model has that id.
+    /// Creates a registry of loaded models. `aliases` maps names to ids; the hub id of a model becomes an alias too,
+    /// unless another model has that id.
     ///
     /// # Errors
     /// When an alias stands for no model.
@@ -123,9 +123,9 @@ impl Registry {
         Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
     }
 
-    /// Finds the model with the id or alias `name`: an exact match, or else the only match that ignores the case of ASCII
-    /// letters. Without a match, tries again without a leading `openai/`, which LiteLLM and other routers put in front of
-    /// OpenAI's names.
+    /// Finds the model with the id or alias `name`: an exact match, or else the only match that ignores the case of
+    /// ASCII letters. Without a match, tries again without a leading `openai/`, which LiteLLM and other routers put in
+    /// front of OpenAI's names.
     pub fn find(&self, name: &str) -> Option<&Arc<LoadedModel>> {
         let found = self.find_in_any_case(name).or_else(|| {
             let (prefix, rest) = name.split_once('/')?;
@@ -171,8 +171,8 @@ impl Registry {
         self.aliases.iter().map(|(alias, &number)| (alias.as_str(), &*self.models[number]))
     }
 
-    /// Stops every engine and joins its threads. Blocks while a batch runs. There is no grace period: when the server calls
-    /// this, the listener is closed and every admitted request has been answered.
+    /// Stops every engine and joins its threads. Blocks while a batch runs. There is no grace period: when the server
+    /// calls this, the listener is closed and every admitted request has been answered.
     pub(crate) fn stop(&self) {
         for model in &self.models {
             model.engine.stop(Duration::ZERO);

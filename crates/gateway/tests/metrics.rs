@@ -11,9 +11,9 @@ use gateway::{
     Backend, Selection, SelectionReason,
     metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection},
 };
-use inference::{BatchReport, CacheReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 
-const LOAD: Load = Load {
+const LOAD: EngineStats = EngineStats {
     waiting_requests: 1,
     running_requests: 2,
     queued_tokens: 30,
@@ -205,7 +205,7 @@ fn an_engine_is_observed_under_its_model() {
     model.batch(&BatchReport { inputs: 3, tokens: 74, padding: 118, elapsed });
     model.encoder_failed();
     for _ in 0..2 {
-        model.cache(&CacheReport { hits: 1, tier_hits: 2, misses: 3, deduplicated: 4 });
+        model.cache(&CacheReport { hits: 1, remote_hits: 2, misses: 3, deduplicated: 4 });
     }
     let text = scrape(&metrics);
     let of_model = |name: &str| value(&text, &format!("embedgate_{name}{{model=\"m\"}}"));
@@ -241,7 +241,7 @@ fn engine_gauges_are_synced_at_every_scrape() {
     assert_eq!(of_model("cache_entries"), 7.0);
     assert_eq!(of_model("cache_evictions_total"), 8.0);
     // The counter is set from the engine's total: a second scrape must not add it again.
-    let later = metrics.render(true, &[("m", Load { cache_evictions: 11, ..LOAD })]).unwrap();
+    let later = metrics.render(true, &[("m", EngineStats { cache_evictions: 11, ..LOAD })]).unwrap();
     assert_eq!(value(&later, "embedgate_cache_evictions_total{model=\"m\"}"), 11.0);
     assert_eq!(value(&text, "embedgate_ready"), 1.0);
     assert_eq!(value(&metrics.render(false, &[]).unwrap(), "embedgate_ready"), 0.0);
@@ -283,8 +283,8 @@ fn build_and_model_are_described_once() {
     assert_eq!(builds.len(), 1);
     assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
     assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
-    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",isa=\"\",\
-                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"unsupported_network\",revision=\"abc\"}";
+    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",\
+                 isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"unsupported_network\",revision=\"abc\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
 }
@@ -303,8 +303,8 @@ fn a_per_text_model_is_labelled() {
         max_tokens: 256,
         load_time: Duration::from_millis(250),
     });
-    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",isa=\"\",\
-                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"onnx_file\",revision=\"abc\"}";
+    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",\
+                 isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"onnx_file\",revision=\"abc\"}";
     assert_eq!(value(&scrape(&metrics), model), 1.0);
 }
 

@@ -17,8 +17,8 @@ pub(super) struct Candidate {
     pub(super) precision: Precision,
     /// Default size of a batch of whole sequences, which one core takes through all layers. A request waits for the
     /// batches before it, so the size trades throughput for latency: in fp32 larger batches gain a few percent (measure
-    /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`); in bf16 they must be larger to amortise reading the
-    /// weights.
+    /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`); in bf16 they must be larger to amortise reading
+    /// the weights.
     pub(super) batch_tokens: usize,
 }
 

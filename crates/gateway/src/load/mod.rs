@@ -1,8 +1,8 @@
 //! Loading of models: from the settings to running engines.
 //!
 //! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, and check
-//! that the backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be served
-//! is an error before the first request.
+//! that the backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be
+//! served is an error before the first request.
 
 mod candidates;
 mod missing;
@@ -21,8 +21,8 @@ use std::{
 
 use bert_cpu::Isa;
 use inference::{
-    Activation, CacheConfig, CacheTier, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText,
-    Head, Observer, Pooling, StartError, Tokenizer, TokenizerOptions, fused_encoders,
+    Activation, CacheConfig, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Head,
+    Observer, Pooling, RemoteCache, StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
 use model_import::{
     Card, DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, PoolingMode, Precision,
@@ -104,9 +104,9 @@ pub enum ModelLoadError {
     Graph(ImportError),
     /// The graph makes the vector of an input depend on its batch, and the settings reject such graphs.
     #[error(
-        "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes the vector of an \
-         input depend on the other inputs of its batch, and `dynamic_quantization` is \"refuse\": set \"per-text\" to run \
-         it one input at a time, or name another graph in `onnx_file`",
+        "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes the vector of \
+         an input depend on the other inputs of its batch, and `dynamic_quantization` is \"refuse\": set \"per-text\" \
+         to run it one input at a time, or name another graph in `onnx_file`",
         graph.display()
     )]
     DynamicQuantization {
@@ -156,14 +156,14 @@ pub(crate) struct CacheFactory {
     /// Local memory for each model, in bytes.
     memory: usize,
     /// Remote cache, shared by all models.
-    remote: Option<Arc<dyn CacheTier>>,
+    remote: Option<Arc<dyn RemoteCache>>,
 }
 
 impl CacheFactory {
     /// Settings for a model whose vectors depend only on its token ids and `fingerprint`.
     fn for_model(&self, fingerprint: String) -> Option<CacheConfig> {
         let Self { memory, remote } = self.clone();
-        (memory > 0 || remote.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, tier: remote })
+        (memory > 0 || remote.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, remote })
     }
 }
 
@@ -179,7 +179,7 @@ pub(crate) struct LoadContext<'a> {
 /// The first model that cannot be served; [`LoadError::Cancelled`] if `cancelled` was set before the last model.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
     let remote = RedisCache::new(&config.cache, metrics.remote_cache()).map_err(LoadError::RemoteCache)?;
-    let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn CacheTier>);
+    let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn RemoteCache>);
     let context = LoadContext {
         runtime: Runtime::new(config.onnxruntime.as_deref(), Some(metrics)),
         cache: CacheFactory { memory: config.cache.memory.0, remote },
@@ -280,14 +280,14 @@ pub(crate) fn start(
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: tokenizer?,
-        window: max_input_tokens,
+        max_input_tokens,
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
         workers,
         tokenizer_threads: model.threads,
-        batch_tokens,
-        batch_inputs: if per_text { 1 } else { model.batch_inputs },
-        queue_tokens: model.queue_tokens,
+        max_batch_tokens: batch_tokens,
+        max_batch_inputs: if per_text { 1 } else { model.batch_inputs },
+        max_queue_tokens: model.queue_tokens,
         cache: context.cache.for_model(cache_fingerprint),
     };
     let engine = Engine::start(config, &factory, observer)?;
@@ -340,8 +340,8 @@ pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tok
             tokens,
             id,
             token,
-            "the tokenizer has added tokens without an embedding, such as this one: inputs with such a token are rejected \
-             with 400"
+            "the tokenizer has added tokens without an embedding, such as this one: inputs with such a token are \
+             rejected with 400"
         );
     }
     Ok(tokenizer)
@@ -373,7 +373,7 @@ pub(crate) fn encoders(
     let workers = model.threads;
     let packed = native::model(folder, isa, workers)?.ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
     Ok(Encoders {
-        factory: fused_encoders(packed, head(folder)?, folder.dimensions(), workers)?,
+        factory: native_encoders(packed, head(folder)?, folder.dimensions(), workers)?,
         precision: candidate.precision,
         workers,
         batch_tokens: model.batch_tokens.unwrap_or(candidate.batch_tokens),
@@ -401,7 +401,8 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), Model
     Err(ModelLoadError::Settings(reason))
 }
 
-/// Golden texts of the manifest that can be checked: truncation to `max_tokens` would change the vector of a longer one.
+/// Golden texts of the manifest that can be checked: truncation to `max_tokens` would change the vector of a longer
+/// one.
 fn checkable(card: &Card, max_tokens: usize) -> impl Iterator<Item = &Golden> {
     card.golden.iter().filter(move |golden| golden.tokens <= max_tokens)
 }

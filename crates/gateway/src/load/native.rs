@@ -8,8 +8,8 @@ use model_import::{EncoderWeights, ModelFolder};
 
 use super::ModelLoadError;
 
-/// Reads and packs the weights of `folder` for `isa`, on up to `threads` threads. `None` if there are no kernels for its
-/// network.
+/// Reads and packs the weights of `folder` for `isa`, on up to `threads` threads. `None` if there are no kernels for
+/// its network.
 pub(super) fn model(
     folder: &ModelFolder,
     isa: Isa,
@@ -17,7 +17,8 @@ pub(super) fn model(
 ) -> Result<Option<Arc<Model>>, ModelLoadError> {
     let Some(weights) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
     let Some(shape) = shape(&weights) else { return Ok(None) };
-    // A separate memory map for the token embeddings: the first one, with the pages that packing touched, is closed below.
+    // A separate memory map for the token embeddings: the first one, with the pages that packing touched, is closed
+    // below.
     let Some(words) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
     let words = words.into_words().map_err(ModelLoadError::Folder)?;
     let words = Arc::new(move |id: u32, out: &mut [f32]| words.row(id, out));

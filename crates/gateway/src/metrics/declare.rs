@@ -31,7 +31,8 @@ pub(super) trait Family: Collector + Clone + 'static {
     /// Creates the family and registers it.
     ///
     /// # Panics
-    /// When the name is malformed or declared twice: every name is a literal in `families.rs`, so every start would fail.
+    /// When the name is malformed or declared twice: every name is a literal in `families.rs`, so every start would
+    /// fail.
     fn declare(registry: &Registry, declaration: &Declaration) -> Self {
         let family = Self::create(declaration).expect("a family's name and labels are well formed");
         register(registry, family.clone());
@@ -106,25 +107,27 @@ impl ModelSeries for IntCounter {
     }
 }
 
-/// Declares families as fields of `Families`, and those with the label `model` alone as fields of `ModelFamilies`, with
-/// one model's series as fields of `EngineMetrics`.
+/// Declares the families under `server` as fields of `Families`, and those under `model`, whose only label is `model`,
+/// as fields of `ModelFamilies` and their series of one model as fields of `EngineMetrics`.
 macro_rules! families {
     (
-        $($field:ident: $kind:ident {
-            name: $name:literal,
-            help: $help:literal
-            $(, labels: [$($label:literal),+])?
-            $(, buckets: $buckets:expr)?
-            $(,)?
-        })*
-
-        for each model:
-        $($model_field:ident: $series:ident {
-            name: $model_name:literal,
-            help: $model_help:literal
-            $(, buckets: $model_buckets:expr)?
-            $(,)?
-        })*
+        server {
+            $($field:ident: $kind:ident {
+                name: $name:literal,
+                help: $help:literal
+                $(, labels: [$($label:literal),+])?
+                $(, buckets: $buckets:expr)?
+                $(,)?
+            })*
+        }
+        model {
+            $($model_field:ident: $series:ident {
+                name: $model_name:literal,
+                help: $model_help:literal
+                $(, buckets: $model_buckets:expr)?
+                $(,)?
+            })*
+        }
     ) => {
         pub(super) struct Families {
             $(pub(super) $field: $kind,)*

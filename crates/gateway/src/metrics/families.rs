@@ -1,6 +1,6 @@
 //! Declarations of all metric families.
 
-use inference::Load;
+use inference::EngineStats;
 use prometheus::{
     GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
@@ -12,162 +12,166 @@ const SECONDS: Buckets = (0.00125, 15);
 const NO_BUCKETS: Buckets = (1.0, 1);
 
 families! {
-    http_requests: IntCounterVec {
-        name: "http_requests_total",
-        help: "HTTP answers, by matched route, method and status.",
-        labels: ["route", "method", "code"],
+    server {
+        http_requests: IntCounterVec {
+            name: "http_requests_total",
+            help: "HTTP answers, by matched route, method and status.",
+            labels: ["route", "method", "code"],
+        }
+        connections: IntGauge { name: "connections", help: "Open connections, on both listeners." }
+        connections_ended: IntCounterVec {
+            name: "connections_ended_total",
+            help: "Connections that the server closed because the client exceeded a limit, by phase: handshake \
+                   (TLS), head (of a request), idle (between requests), send (the client reads an answer too \
+                   slowly), linger (the client keeps sending a rejected body).",
+            labels: ["phase"],
+        }
+        request_duration: HistogramVec {
+            name: "request_duration_seconds",
+            help: "Time from a request for embeddings to its answer, by outcome: success, client_error, rejected (no \
+                   capacity or no time), error, cancelled (the client disconnected).",
+            labels: ["model", "outcome"],
+            buckets: SECONDS,
+        }
+        rejected: IntCounterVec {
+            name: "requests_rejected_total",
+            help: "Rejected requests for embeddings, by reason: queue_full, body_memory_exhausted, \
+                   response_memory_exhausted, too_long, auth, draining, timeout, rate_limit, \
+                   rate_limiter_unavailable.",
+            labels: ["model", "reason"],
+        }
+        extra_parameters: IntCounterVec {
+            name: "extra_parameters_total",
+            help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, by outcome: ignored \
+                   (no effect, or `limits.unsupported_parameters` is `ignore`), rejected (with 400). Honoured \
+                   parameters are not counted.",
+            labels: ["parameter", "outcome"],
+        }
+        cache_requests: IntCounterVec {
+            name: "cache_requests_total",
+            help: "Cache lookups, by result: hit (local memory), remote_hit (remote cache), miss. An input that is \
+                   embedded in several windows counts once for each.",
+            labels: ["model", "result"],
+        }
+        body_bytes: IntGauge {
+            name: "buffered_body_bytes",
+            help: "Memory of request bodies that are being read or parsed, beyond 16 KiB of each.",
+        }
+        body_bytes_limit: IntGauge {
+            name: "buffered_body_bytes_limit",
+            help: "Capacity for request bodies, `limits.max_buffered_body_bytes`.",
+        }
+        response_bytes: IntGauge {
+            name: "buffered_response_bytes",
+            help: "Memory reserved for answers above 32 KiB, from admission until their clients have read them.",
+        }
+        response_bytes_limit: IntGauge {
+            name: "buffered_response_bytes_limit",
+            help: "Capacity for answers above 32 KiB, `limits.max_buffered_response_bytes`.",
+        }
+        remote_cache_up: IntGauge {
+            name: "cache_remote_up",
+            help: "1 if the remote cache answers, otherwise 0. Without a remote cache it is 0.",
+        }
+        remote_cache_errors: IntCounterVec {
+            name: "cache_remote_errors_total",
+            help: "Failed lookups, writes and connection attempts of the remote cache, by kind: timeout, connection, \
+                   other. Requests are served without it.",
+            labels: ["kind"],
+        }
+        remote_cache_dropped: IntCounter {
+            name: "cache_remote_dropped_total",
+            help: "Vectors not written to the remote cache because it was unavailable, too slow or full.",
+        }
+        rate_limiter_up: IntGauge {
+            name: "rate_limit_redis_up",
+            help: "1 if the Redis server of the shared rate limits answers, otherwise 0. Without one it is 0.",
+        }
+        rate_limiter_errors: IntCounterVec {
+            name: "rate_limit_redis_errors_total",
+            help: "Failed requests and connection attempts to the Redis server of the shared rate limits, by kind: \
+                   timeout, connection, other.",
+            labels: ["kind"],
+        }
+        ready: IntGauge {
+            name: "ready",
+            help: "1 if requests are accepted (every model is loaded and the server is not draining), otherwise 0.",
+        }
+        load_duration: GaugeVec {
+            name: "model_load_duration_seconds",
+            help: "Time from opening a model's folder until its golden check passed.",
+            labels: ["model"],
+        }
+        cache_evictions: IntCounterVec {
+            name: "cache_evictions_total",
+            help: "Vectors evicted from the local cache.",
+            labels: ["model"],
+        }
+        model_info: IntGaugeVec {
+            name: "model_info",
+            help: "A model in service; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
+                   instruction set of the native kernels (neon, avx2, avx512, amx); reason for the selection: \
+                   configured (by the settings), best (the fastest that this CPU supports), capped (by `isa`), \
+                   no_golden (no golden vectors to check a faster precision with), golden_failed (a faster precision \
+                   failed the golden check), onnx_file (the setting names a graph), unsupported_network (no native \
+                   kernels for it), provider (only ONNX Runtime has it), unsupported_cpu (no native kernels for it); \
+                   batching: batched, or per_text for a dynamically quantised graph.",
+            labels: [
+                "model", "revision", "dtype", "provider", "backend", "isa", "reason", "batching", "dimensions",
+                "max_tokens"
+            ],
+        }
+        build_info: IntGaugeVec {
+            name: "build_info",
+            help: "Version of this program; always 1. ort_version is empty until ONNX Runtime is loaded.",
+            labels: ["version", "revision", "ort_version"],
+        }
     }
-    connections: IntGauge { name: "connections", help: "Open connections, on both listeners." }
-    connections_ended: IntCounterVec {
-        name: "connections_ended_total",
-        help: "Connections that the server closed because the client exceeded a limit, by phase: handshake (TLS), \
-               head (of a request), idle (between requests), send (the client reads an answer too slowly), linger \
-               (the client keeps sending a rejected body).",
-        labels: ["phase"],
-    }
-    request_duration: HistogramVec {
-        name: "request_duration_seconds",
-        help: "Time from a request for embeddings to its answer, by outcome: success, client_error, rejected (no \
-               capacity or no time), error, cancelled (the client disconnected).",
-        labels: ["model", "outcome"],
-        buckets: SECONDS,
-    }
-    rejected: IntCounterVec {
-        name: "requests_rejected_total",
-        help: "Rejected requests for embeddings, by reason: queue_full, body_memory_exhausted, \
-               response_memory_exhausted, too_long, auth, draining, timeout, rate_limit, rate_limiter_unavailable.",
-        labels: ["model", "reason"],
-    }
-    extra_parameters: IntCounterVec {
-        name: "extra_parameters_total",
-        help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, by outcome: ignored (no \
-               effect, or `limits.unsupported_parameters` is `ignore`), rejected (with 400). Honoured parameters are \
-               not counted.",
-        labels: ["parameter", "outcome"],
-    }
-    cache_requests: IntCounterVec {
-        name: "cache_requests_total",
-        help: "Cache lookups, by result: hit (local memory), remote_hit (remote cache), miss. An input that is \
-               embedded in several windows counts once for each.",
-        labels: ["model", "result"],
-    }
-    body_bytes: IntGauge {
-        name: "buffered_body_bytes",
-        help: "Memory of request bodies that are being read or parsed, beyond 16 KiB of each.",
-    }
-    body_bytes_limit: IntGauge {
-        name: "buffered_body_bytes_limit",
-        help: "Capacity for request bodies, `limits.max_buffered_body_bytes`.",
-    }
-    response_bytes: IntGauge {
-        name: "buffered_response_bytes",
-        help: "Memory reserved for answers above 32 KiB, from admission until their clients have read them.",
-    }
-    response_bytes_limit: IntGauge {
-        name: "buffered_response_bytes_limit",
-        help: "Capacity for answers above 32 KiB, `limits.max_buffered_response_bytes`.",
-    }
-    remote_cache_up: IntGauge {
-        name: "cache_remote_up",
-        help: "1 if the remote cache answers, otherwise 0. Without a remote cache it is 0.",
-    }
-    remote_cache_errors: IntCounterVec {
-        name: "cache_remote_errors_total",
-        help: "Failed lookups, writes and connection attempts of the remote cache, by kind: timeout, connection, \
-               other. Requests are served without it.",
-        labels: ["kind"],
-    }
-    remote_cache_dropped: IntCounter {
-        name: "cache_remote_dropped_total",
-        help: "Vectors not written to the remote cache because it was unavailable, too slow or full.",
-    }
-    rate_limiter_up: IntGauge {
-        name: "rate_limit_redis_up",
-        help: "1 if the Redis server of the shared rate limits answers, otherwise 0. Without one it is 0.",
-    }
-    rate_limiter_errors: IntCounterVec {
-        name: "rate_limit_redis_errors_total",
-        help: "Failed requests and connection attempts to the Redis server of the shared rate limits, by kind: \
-               timeout, connection, other.",
-        labels: ["kind"],
-    }
-    ready: IntGauge {
-        name: "ready",
-        help: "1 if requests are accepted (every model is loaded and the server is not draining), otherwise 0.",
-    }
-    load_duration: GaugeVec {
-        name: "model_load_duration_seconds",
-        help: "Time from opening a model's folder until its golden check passed.",
-        labels: ["model"],
-    }
-    cache_evictions: IntCounterVec {
-        name: "cache_evictions_total",
-        help: "Vectors evicted from the local cache.",
-        labels: ["model"],
-    }
-    model_info: IntGaugeVec {
-        name: "model_info",
-        help: "A model in service; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: instruction set \
-               of the native kernels (neon, avx2, avx512, amx); reason for the selection: configured (by the \
-               settings), best (the fastest that this CPU supports), capped (by `isa`), no_golden (no golden vectors to \
-               check a faster precision with), golden_failed (a faster precision failed the golden check), onnx_file \
-               (the setting names a graph), unsupported_network (no native kernels for it), provider (only ONNX Runtime \
-               has it), unsupported_cpu (no native kernels for it); batching: batched, or per_text for a dynamically \
-               quantised graph.",
-        labels: [
-            "model", "revision", "dtype", "provider", "backend", "isa", "reason", "batching", "dimensions", "max_tokens"
-        ],
-    }
-    build_info: IntGaugeVec {
-        name: "build_info",
-        help: "Version of this program; always 1. ort_version is empty until ONNX Runtime is loaded.",
-        labels: ["version", "revision", "ort_version"],
-    }
-
-    for each model:
-    queue_wait: Histogram {
-        name: "queue_wait_seconds",
-        help: "Time that a tokenized request waited for its first batch.",
-        buckets: SECONDS,
-    }
-    tokenize: Histogram {
-        name: "tokenize_duration_seconds",
-        help: "Time to tokenize one request.",
-        buckets: SECONDS,
-    }
-    inference: Histogram {
-        name: "inference_duration_seconds",
-        help: "Time of one batch in the model.",
-        buckets: SECONDS,
-    }
-    batch_inputs: Histogram { name: "batch_inputs", help: "Inputs of one batch.", buckets: (1.0, 9) }
-    batch_tokens: Histogram {
-        name: "batch_tokens",
-        help: "Tokens of one batch, including padding.",
-        buckets: (32.0, 12),
-    }
-    input_length: Histogram {
-        name: "input_length_tokens",
-        help: "Tokens of one input as the model reads it, including special tokens.",
-        buckets: (4.0, 12),
-    }
-    inputs: IntCounter { name: "inputs_total", help: "Tokenized inputs." }
-    input_tokens: IntCounter {
-        name: "input_tokens_total",
-        help: "Tokens of all inputs, including special tokens, excluding padding.",
-    }
-    padding_tokens: IntCounter {
-        name: "padding_tokens_total",
-        help: "Padding tokens, computed to give the inputs of a batch equal length.",
-    }
-    truncated: IntCounter {
-        name: "inputs_truncated_total",
-        help: "Inputs truncated at the model's limit, or at a smaller limit of their request.",
-    }
-    inference_errors: IntCounter { name: "inference_errors_total", help: "Failed batches." }
-    deduplicated: IntCounter {
-        name: "inputs_deduplicated_total",
-        help: "Inputs that shared the computation of an equal input in flight, without a cache lookup.",
+    model {
+        queue_wait: Histogram {
+            name: "queue_wait_seconds",
+            help: "Time that a tokenized request waited for its first batch.",
+            buckets: SECONDS,
+        }
+        tokenize: Histogram {
+            name: "tokenize_duration_seconds",
+            help: "Time to tokenize one request.",
+            buckets: SECONDS,
+        }
+        inference: Histogram {
+            name: "inference_duration_seconds",
+            help: "Time of one batch in the model.",
+            buckets: SECONDS,
+        }
+        batch_inputs: Histogram { name: "batch_inputs", help: "Inputs of one batch.", buckets: (1.0, 9) }
+        batch_tokens: Histogram {
+            name: "batch_tokens",
+            help: "Tokens of one batch, including padding.",
+            buckets: (32.0, 12),
+        }
+        input_length: Histogram {
+            name: "input_length_tokens",
+            help: "Tokens of one input as the model reads it, including special tokens.",
+            buckets: (4.0, 12),
+        }
+        inputs: IntCounter { name: "inputs_total", help: "Tokenized inputs." }
+        input_tokens: IntCounter {
+            name: "input_tokens_total",
+            help: "Tokens of all inputs, including special tokens, excluding padding.",
+        }
+        padding_tokens: IntCounter {
+            name: "padding_tokens_total",
+            help: "Padding tokens, computed to give the inputs of a batch equal length.",
+        }
+        truncated: IntCounter {
+            name: "inputs_truncated_total",
+            help: "Inputs truncated at the model's limit, or at a smaller limit of their request.",
+        }
+        inference_errors: IntCounter { name: "inference_errors_total", help: "Failed batches." }
+        deduplicated: IntCounter {
+            name: "inputs_deduplicated_total",
+            help: "Inputs that shared the computation of an equal input in flight, without a cache lookup.",
+        }
     }
 }
 
@@ -175,7 +179,7 @@ families! {
 struct EngineGauge {
     name: &'static str,
     help: &'static str,
-    read: fn(&Load) -> usize,
+    read: fn(&EngineStats) -> usize,
 }
 
 const ENGINE_GAUGES: [EngineGauge; 7] = [
@@ -236,7 +240,7 @@ impl EngineGauges {
     }
 
     /// Sets the gauges of the model `id`.
-    pub(super) fn sync(&self, id: &str, load: &Load) {
+    pub(super) fn sync(&self, id: &str, load: &EngineStats) {
         for (family, gauge) in self.0.iter().zip(&ENGINE_GAUGES) {
             let value = i64::try_from((gauge.read)(load)).unwrap_or(i64::MAX);
             family.with_label_values(&[id]).set(value);

@@ -15,7 +15,7 @@ macro_rules! label {
             #[allow(dead_code, reason = "the values of some labels are not preregistered")]
             pub(super) const ALL: &[Self] = &[$(Self::$variant),+];
 
-            pub(super) fn label(self) -> &'static str {
+            pub(crate) fn label(self) -> &'static str {
                 match self {
                     $(Self::$variant => $value,)+
                 }

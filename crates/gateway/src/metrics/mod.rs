@@ -1,8 +1,8 @@
 //! Metrics in Prometheus' format, in a registry of our own.
 //!
 //! A family is declared once, in `families.rs`; `docs/METRICS.md` is generated from the declarations by a test. Label
-//! values come from closed sets (configured models, matched routes, enums). Series whose labels are known at startup exist
-//! from then on at zero, so that a rate is right from the first event.
+//! values come from closed sets (configured models, matched routes, enums). Series whose labels are known at startup
+//! exist from then on at zero, so that a rate is right from the first event.
 
 mod declare;
 mod families;
@@ -10,7 +10,7 @@ mod labels;
 
 use std::{sync::Arc, time::Duration};
 
-use inference::{BatchReport, CacheReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use redis::RedisError;
 
@@ -215,8 +215,8 @@ impl Metrics {
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
     }
 
-    /// Counts a parameter of another vendor, by its name in the table of parameters. The series appears when it is first
-    /// counted, because most servers never see most of the names.
+    /// Counts a parameter of another vendor, by its name in the table of parameters. The series appears when it is
+    /// first counted, because most servers never see most of the names.
     pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
     }
@@ -263,7 +263,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When a family cannot be encoded.
-    pub fn render(&self, ready: bool, loads: &[(&str, Load)]) -> Result<String, prometheus::Error> {
+    pub fn render(&self, ready: bool, loads: &[(&str, EngineStats)]) -> Result<String, prometheus::Error> {
         self.families.ready.set(ready.into());
         for (id, load) in loads {
             self.engine_gauges.sync(id, load);
@@ -330,7 +330,7 @@ impl Observer for ModelMetrics {
         let Some(engine) = &self.engine else { return };
         for (result, count) in [
             (CacheResult::Hit, report.hits),
-            (CacheResult::RemoteHit, report.tier_hits),
+            (CacheResult::RemoteHit, report.remote_hits),
             (CacheResult::Miss, report.misses),
         ] {
             let labels = [&*self.label, result.label()];
