@@ -162,7 +162,7 @@ fn verify(
     let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
-    let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
+    let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let context = LoadContext { runtime, cache: CacheFactory::default() };
     let config = config.models.first().ok_or_else(no_golden)?;
     let failed = |error| CommandError::Model { folder: args.folder.clone(), error: Box::new(error) };
@@ -195,7 +195,7 @@ fn bench(
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
     let failed = |error| CommandError::Model { folder: args.on.folder.clone(), error: Box::new(error) };
     let Selection { backend, reason } = plan_backends(model, &folder).map_err(failed)?.preferred;
-    let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
+    let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let encoders = encoders(model, &folder, backend, &runtime).map_err(failed)?;
     let tokenizer = tokenizer(model, &folder).map_err(|error| failed(error.into()))?;
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
@@ -223,7 +223,7 @@ fn flags(args: &VerifyArgs) -> Flags {
     let model = ModelSettings { provider, precision, isa, onnx_file, threads, ..ModelSettings::default() };
     let settings = Settings {
         models: Some(vec![List(vec![args.folder.clone()])]),
-        onnxruntime: args.onnxruntime.clone(),
+        onnxruntime_path: args.onnxruntime_path.clone(),
         model,
         ..Settings::default()
     };

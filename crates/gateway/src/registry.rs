@@ -30,7 +30,7 @@ pub struct LoadedModel {
     /// Sizes to which its vectors can be shortened.
     pub matryoshka: Vec<usize>,
     /// Treatment of inputs longer than `max_input_tokens`.
-    pub overlong: TruncationPolicy,
+    pub truncation: TruncationPolicy,
     /// Vocabulary of token ids in requests.
     pub token_ids: TokenIds,
     /// Time of the last change of its files, in seconds since 1970.

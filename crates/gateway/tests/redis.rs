@@ -218,7 +218,7 @@ fn servers_share_computed_vectors() {
         aliases: Default::default(),
         default_model: "tiny".to_owned(),
         cache: config(&server, ""),
-        onnxruntime: library(),
+        onnxruntime_path: library(),
         ..Config::builtin(2)
     };
     let start = || {

@@ -81,7 +81,7 @@ pub enum ModelLoadError {
     /// No ONNX Runtime library was named or found, and the model needs one.
     #[error(
         "the model needs ONNX Runtime, but no shared library was found in ../lib or next to the program: name one with \
-         `--onnxruntime` or in ORT_DYLIB_PATH"
+         `--onnxruntime-path` or in ORT_DYLIB_PATH"
     )]
     NoRuntime,
     /// ONNX Runtime does not load.
@@ -105,7 +105,7 @@ pub enum ModelLoadError {
     /// The graph makes the vector of an input depend on its batch, and the settings reject such graphs.
     #[error(
         "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes the vector of \
-         an input depend on the other inputs of its batch, and `dynamic_quantization` is \"refuse\": set \"per-text\" \
+         an input depend on the other inputs of its batch, and `dynamic_quantization` is \"reject\": set \"per-text\" \
          to run it one input at a time, or name another graph in `onnx_file`",
         graph.display()
     )]
@@ -181,7 +181,7 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
     let remote = RedisCache::new(&config.cache, metrics.remote_cache()).map_err(LoadError::RemoteCache)?;
     let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn RemoteCache>);
     let context = LoadContext {
-        runtime: Runtime::new(config.onnxruntime.as_deref(), Some(metrics)),
+        runtime: Runtime::new(config.onnxruntime_path.as_deref(), Some(metrics)),
         cache: CacheFactory { memory: config.cache.memory.0, remote },
     };
     let mut models = Vec::with_capacity(config.models.len());
@@ -254,7 +254,7 @@ pub(crate) fn plan_backends(
         has_native_kernels: native::is_supported(folder)?,
         has_golden,
     };
-    select(&query, Isa::is_present).map_err(ModelLoadError::Settings)
+    select(&query, Isa::is_available).map_err(ModelLoadError::Settings)
 }
 
 /// Starts a model's engine without checking its vectors.
@@ -286,8 +286,8 @@ pub(crate) fn start(
         workers,
         tokenizer_threads: model.threads,
         max_batch_tokens: batch_tokens,
-        max_batch_inputs: if per_text { 1 } else { model.batch_inputs },
-        max_queue_tokens: model.queue_tokens,
+        max_batch_inputs: if per_text { 1 } else { model.max_batch_inputs },
+        max_queue_tokens: model.max_queue_tokens,
         cache: context.cache.for_model(cache_fingerprint),
     };
     let engine = Engine::start(config, &factory, observer)?;
@@ -299,8 +299,8 @@ pub(crate) fn start(
         dimensions: folder.dimensions(),
         normalized: folder.normalize(),
         prompts: folder.prompts().clone(),
-        matryoshka: model.matryoshka.clone(),
-        overlong: model.overlong,
+        matryoshka: model.matryoshka_dimensions.clone(),
+        truncation: model.truncation,
         token_ids: model.token_ids,
         created: modified(folder),
         fingerprint,
@@ -367,7 +367,7 @@ pub(crate) fn encoders(
     runtime: &Runtime<'_>,
 ) -> Result<Encoders, ModelLoadError> {
     let Backend::Native(isa) = backend else {
-        return onnx::encoders(model, folder, runtime, model.batch_tokens.unwrap_or(ONNX_BATCH_TOKENS));
+        return onnx::encoders(model, folder, runtime, model.max_batch_tokens.unwrap_or(ONNX_BATCH_TOKENS));
     };
     let candidate = Candidate::of(isa).ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
     let workers = model.threads;
@@ -376,25 +376,25 @@ pub(crate) fn encoders(
         factory: native_encoders(packed, head(folder)?, folder.dimensions(), workers)?,
         precision: candidate.precision,
         workers,
-        batch_tokens: model.batch_tokens.unwrap_or(candidate.batch_tokens),
+        batch_tokens: model.max_batch_tokens.unwrap_or(candidate.batch_tokens),
         per_text: false,
     })
 }
 
 /// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
 pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
-    model.window.unwrap_or_else(|| folder.window())
+    model.max_input_tokens.unwrap_or_else(|| folder.window())
 }
 
 /// Checks that the settings match the folder.
 fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelLoadError> {
     let (configured, maximum) = (max_input_tokens(model, folder), folder.window());
     let dimensions = folder.dimensions();
-    let too_long = model.matryoshka.iter().find(|&&size| size > dimensions);
+    let too_long = model.matryoshka_dimensions.iter().find(|&&size| size > dimensions);
     let reason = if configured > maximum {
         format!("max_input_tokens = {configured}, but the model reads at most {maximum} tokens")
     } else if let Some(size) = too_long {
-        format!("matryoshka has {size}, but the model's vectors have {dimensions} values")
+        format!("matryoshka_dimensions has {size}, but the model's vectors have {dimensions} values")
     } else {
         return Ok(());
     };

@@ -116,7 +116,7 @@ fn config(folder: &Path, isa: IsaCap) -> Config {
         models: vec![model],
         aliases: BTreeMap::new(),
         default_model: "tiny".to_owned(),
-        onnxruntime: library.exists().then_some(library),
+        onnxruntime_path: library.exists().then_some(library),
         ..Config::builtin(2)
     }
 }
@@ -216,7 +216,7 @@ native_tests! {
     #[test]
     fn native_kernels_need_neither_graph_nor_onnx_runtime(backend: Backend) {
         let folder = tiny("bert-mean");
-        let config = Config { onnxruntime: None, ..config_for(folder.path(), backend) };
+        let config = Config { onnxruntime_path: None, ..config_for(folder.path(), backend) };
         let registry = served(&config).unwrap();
         // This model has no golden vectors, so bf16 is never selected.
         let fastest = Isa::best(bert_cpu::Precision::Fp32, None);
@@ -285,7 +285,7 @@ fn a_dynamically_quantised_graph_gives_an_input_the_same_vector_in_every_batch()
 #[test]
 fn a_dynamically_quantised_graph_is_rejected_if_the_settings_say_so() {
     let (_folder, mut config) = dynamically_quantised();
-    config.models[0].dynamic_quantization = DynamicQuantization::Refuse;
+    config.models[0].dynamic_quantization = DynamicQuantization::Reject;
     let message = load_error(&config);
     for part in
         ["bert-mean_dynamic.onnx", "DynamicQuantizeLinear, MatMulInteger", "\"per-text\"", "`onnx_file`"]
@@ -321,8 +321,8 @@ fn an_unusable_graph_is_described_in_the_error() {
 #[test]
 fn an_unavailable_backend_is_an_error_with_its_remedy() {
     let folder = tiny("bert-mean");
-    let without = Config { onnxruntime: None, ..config(folder.path(), IsaCap::None) };
-    let remedies = ["--onnxruntime", "ORT_DYLIB_PATH"];
+    let without = Config { onnxruntime_path: None, ..config(folder.path(), IsaCap::None) };
+    let remedies = ["--onnxruntime-path", "ORT_DYLIB_PATH"];
     assert!(remedies.iter().all(|remedy| load_error(&without).contains(remedy)), "{}", load_error(&without));
     let mut bf16 = config(folder.path(), IsaCap::None);
     bf16.models[0].precision = PrecisionWish::Bf16;
