@@ -219,12 +219,17 @@ fn load_model(
         checked.map(|()| model).map_err(failed)
     };
     let BackendPlan { preferred, fallbacks } = plan_backends(config, &folder)?;
-    let mut attempted = attempt(preferred);
+    let (mut selection, mut attempted) = (preferred, attempt(preferred));
     for fallback in fallbacks {
         let Err(ModelLoadError::Golden { source, .. }) = &attempted else { break };
-        let (model, backend) = (&config.id, fallback.backend.to_string());
-        tracing::warn!(model, backend, error = %source, "golden check failed; falling back to another backend");
-        attempted = attempt(fallback);
+        tracing::warn!(
+            model = config.id,
+            backend = %selection.backend,
+            fallback = %fallback.backend,
+            error = %source,
+            "golden check failed; falling back to the next backend"
+        );
+        (selection, attempted) = (fallback, attempt(fallback));
     }
     let mut model = attempted?;
     model.load_time = started.elapsed();
