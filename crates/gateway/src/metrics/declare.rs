@@ -46,35 +46,23 @@ pub(super) fn register(registry: &Registry, collector: impl Collector + 'static)
     registry.register(Box::new(collector)).expect("each family is declared once");
 }
 
-impl Family for IntGauge {
-    fn create(declaration: &Declaration) -> prometheus::Result<Self> {
-        Self::with_opts(declaration.options())
-    }
+macro_rules! impl_family {
+    ($($kind:ident::$create:ident($($labels:ident)?)),+) => {$(
+        impl Family for $kind {
+            fn create(declaration: &Declaration) -> prometheus::Result<Self> {
+                Self::$create(declaration.options() $(, declaration.$labels)?)
+            }
+        }
+    )+};
 }
 
-impl Family for IntCounter {
-    fn create(declaration: &Declaration) -> prometheus::Result<Self> {
-        Self::with_opts(declaration.options())
-    }
-}
-
-impl Family for IntGaugeVec {
-    fn create(declaration: &Declaration) -> prometheus::Result<Self> {
-        Self::new(declaration.options(), declaration.labels)
-    }
-}
-
-impl Family for GaugeVec {
-    fn create(declaration: &Declaration) -> prometheus::Result<Self> {
-        Self::new(declaration.options(), declaration.labels)
-    }
-}
-
-impl Family for IntCounterVec {
-    fn create(declaration: &Declaration) -> prometheus::Result<Self> {
-        Self::new(declaration.options(), declaration.labels)
-    }
-}
+impl_family!(
+    IntGauge::with_opts(),
+    IntCounter::with_opts(),
+    IntGaugeVec::new(labels),
+    GaugeVec::new(labels),
+    IntCounterVec::new(labels)
+);
 
 impl Family for HistogramVec {
     fn create(declaration: &Declaration) -> prometheus::Result<Self> {
