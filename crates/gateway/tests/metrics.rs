@@ -284,7 +284,8 @@ fn build_and_model_are_described_once() {
     assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
     assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
     let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",\
-                 isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"unsupported_network\",revision=\"abc\"}";
+                 isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",\
+                 reason=\"unsupported_network\",revision=\"abc\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
 }
