@@ -50,7 +50,7 @@ Examples:
   cargo xtask bench --competitors embedgate --profiles one,together
   cargo xtask bench --quick --competitors embedgate          does it run at all?
   cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
-  cargo xtask bench --competitors embedgate -- --workers 2   with settings of `embedgate serve`
+  cargo xtask bench --competitors embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
 
 Competitors are installed into .runtime/bench when they are first run: torch brings about 3 GB of packages. The
@@ -232,12 +232,12 @@ mod tests {
     #[test]
     fn the_command_line_selects_rivals_profiles_and_modes() {
         let options =
-            parse("bench --competitors embedgate,tei --profiles one,together --write -- --workers 2");
+            parse("bench --competitors embedgate,tei --profiles one,together --write -- --onnx-sessions 2");
         let Compare { competitors, profiles, write, serve, .. } = options.unwrap().compare;
         assert_eq!(competitors, [Name::Embedgate, Name::Tei]);
         assert_eq!(profiles, ["one", "together"]);
         assert_eq!(write.as_deref(), Some(Path::new("docs")));
-        assert_eq!(serve, ["--workers", "2"]);
+        assert_eq!(serve, ["--onnx-sessions", "2"]);
         assert!(matches!(parse("bench engine --isa avx2,avx512").unwrap().mode, Some(Mode::Engine(_))));
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bert_cpu::{Model, Team};
+use bert_cpu::{Model, ThreadPool};
 use ndarray::{ArrayView2, ShapeBuilder};
 
 use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, StartError};
@@ -14,33 +14,34 @@ use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, StartError};
 /// # Errors
 /// [`StartError::Config`] when `head` does not turn the model's states into `dimensions` values;
 /// [`StartError::Thread`] when a helper thread cannot be started.
-pub fn fused_encoders(
+pub fn native_encoders(
     model: Arc<Model>,
     head: Head,
     dimensions: usize,
     workers: usize,
 ) -> Result<EncoderFactory, StartError> {
-    head.check(model.shape().hidden, dimensions)?;
-    let team = Team::new(workers.saturating_sub(1)).map_err(|error| StartError::Kernels(Box::new(error)))?;
-    let (team, head) = (Arc::new(team), Arc::new(head));
+    head.check(model.config().hidden, dimensions)?;
+    let pool = ThreadPool::new(workers.saturating_sub(1));
+    let pool = pool.map_err(|error| StartError::Kernels(Box::new(error)))?;
+    let (pool, head) = (Arc::new(pool), Arc::new(head));
     Ok(Arc::new(move || {
-        let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&team));
-        Ok(Box::new(Fused { encoder, head: Arc::clone(&head), dimensions }))
+        let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&pool));
+        Ok(Box::new(NativeEncoder { encoder, head: Arc::clone(&head), dimensions }))
     }))
 }
 
-struct Fused {
+struct NativeEncoder {
     encoder: bert_cpu::Encoder,
     head: Arc<Head>,
     dimensions: usize,
 }
 
-impl Encoder for Fused {
+impl Encoder for NativeEncoder {
     fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    fn pads(&self) -> bool {
+    fn needs_padding(&self) -> bool {
         false
     }
 
@@ -48,17 +49,17 @@ impl Encoder for Fused {
         false
     }
 
-    fn pauses(&self) -> bool {
+    fn supports_preemption(&self) -> bool {
         true
     }
 
     fn encode(
         &mut self,
         batch: &Batch,
-        meanwhile: &mut dyn FnMut() -> usize,
+        on_yield: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
-        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), meanwhile);
+        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), on_yield);
         let hidden = hidden.map_err(|error| match error {
             // As a panic of the encoder's own: the worker then builds a new one.
             bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),

@@ -32,7 +32,7 @@ pub(super) fn run(engine: &Engine, image: &str, suite: &mut Suite) -> Result<()>
     }
     let container = Container { engine, name: format!("embedgate-{}", std::process::id()) };
     // A port chosen by the kernel cannot be in use; no shutdown delay, since no load balancer watches.
-    let settings = ["EMBEDGATE_LISTEN=127.0.0.1:0", "EMBEDGATE_GRACE_PAUSE=0s"];
+    let settings = ["EMBEDGATE_LISTEN=127.0.0.1:0", "EMBEDGATE_SHUTDOWN_DELAY=0s"];
     let server = Server::start(container.podman_run(image, &settings))?;
 
     suite.check("it embeds", || embeds(&server));

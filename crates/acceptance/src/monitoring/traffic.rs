@@ -11,7 +11,7 @@ use testkit::http;
 
 /// Settings with which little traffic fills the queue of the default model.
 pub(super) const SETTINGS: &str = "[limits]\nmax_body_bytes = 65536\nmax_request_tokens = 2048\n[[models]]\n\
-    path = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nqueue_tokens = 2048\n";
+    path = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nmax_queue_tokens = 2048\n";
 /// Concurrent clients that fill the queue.
 const CLIENTS: usize = 12;
 /// Requests of each client.

@@ -7,14 +7,14 @@
 
 mod rules;
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
 
 use crate::{
     config::UnsupportedParameters,
     error::ApiError,
     registry::{Served, echo},
-    request::OVERLONG_HEADER,
+    request::TRUNCATION_HEADER,
 };
 
 use rules::{Effect, Fault, Judge, Once};
@@ -94,7 +94,7 @@ pub(crate) struct Wanted {
     /// The length to which vectors are cut and then normalised. The model's own length only normalises the vectors of a
     /// model that does not.
     pub(crate) cut: Option<usize>,
-    pub(crate) overlong: Overlong,
+    pub(crate) overlong: TruncationPolicy,
     pub(crate) max_input_tokens: Option<usize>,
     /// The parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
@@ -108,12 +108,12 @@ pub(crate) struct Wanted {
 pub(crate) fn judge(
     request: &EmbeddingRequest,
     served: &Served,
-    overlong: Option<Overlong>,
+    overlong: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
 ) -> Result<Wanted, ApiError> {
     let mut judge = Judge::new(served, &request.model);
     judge.format = Once::given(request.encoding_format, "encoding_format");
-    judge.overlong = Once::given(overlong, OVERLONG_HEADER);
+    judge.overlong = Once::given(overlong, TRUNCATION_HEADER);
     if let Some(dimensions) = request.dimensions {
         judge.dimensions(dimensions as usize, "dimensions").map_err(|fault| {
             ApiError::invalid(fault.message("dimensions", &dimensions.to_string())).about("dimensions")

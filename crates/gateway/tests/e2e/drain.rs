@@ -43,7 +43,7 @@ impl Drop for LeaveGuard<'_> {
 /// get every response.
 #[test]
 fn sigterm_under_load_loses_no_request() {
-    let server = Server::start(&["--grace-pause", "500ms"]);
+    let server = Server::start(&["--shutdown-delay", "500ms"]);
     let examples = long();
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let after = thread::scope(|scope| {

@@ -25,7 +25,7 @@ fn fails(folder: &Path, arguments: &[&str], parts: &[&str]) -> ExitReport {
 fn a_missing_library_is_named_with_the_remedy() {
     fails(
         &root(),
-        &["--isa", "none", "--onnxruntime", "nowhere/libonnxruntime.so"],
+        &["--isa", "none", "--onnxruntime-path", "nowhere/libonnxruntime.so"],
         &["nowhere/libonnxruntime.so", "ORT_DYLIB_PATH"],
     );
 }
@@ -37,7 +37,7 @@ fn an_invalid_library_is_named() {
     fs::write(&library, "not a library").unwrap();
     fails(
         &root(),
-        &["--isa", "none", "--onnxruntime", library.to_str().unwrap()],
+        &["--isa", "none", "--onnxruntime-path", library.to_str().unwrap()],
         &[library.to_str().unwrap(), "ORT_DYLIB_PATH"],
     );
 }

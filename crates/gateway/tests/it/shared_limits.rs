@@ -3,7 +3,7 @@
 
 use std::{net::TcpListener, sync::mpsc, thread, time::Duration};
 
-use gateway::config::WhenDown;
+use gateway::config::RedisFailureMode;
 use insta::assert_snapshot;
 
 use crate::{
@@ -31,7 +31,7 @@ fn connected(builder: Builder) -> TestApp {
 }
 
 fn closed(builder: Builder) -> Builder {
-    builder.config(|config| config.limits.redis_down = WhenDown::Closed)
+    builder.config(|config| config.limits.redis_failure_mode = RedisFailureMode::FailClosed)
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn where_the_choice_is_closed_nobody_passes_without_the_server() {
     {"error":{"message":"The engine is currently overloaded, please try again later","type":"service_unavailable_error","param":null,"code":"server_is_overloaded"}}
     "#);
     assert_eq!([0; 2].map(|_| app.post(BODY).status), [503; 2]);
-    let rejected = r#"embedgate_requests_rejected_total{model="tiny",reason="limits_away"} 3"#;
+    let rejected = r#"embedgate_requests_rejected_total{model="tiny",reason="rate_limiter_unavailable"} 3"#;
     app.wait_for_metric(rejected);
     assert_eq!(app.get("/readyz").status, 200);
     let _redis = Server::start_in(folder, &[]);

@@ -42,7 +42,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
     }
     let timeout = format!("{}s", CLIENT_TIMEOUT.as_secs());
     let limit = MAX_CONNECTIONS.to_string();
-    let server = run.start_server(&["--client-timeout", &timeout, "--max-connections", &limit])?;
+    let server = run.start_server(&["--client-header-timeout", &timeout, "--max-connections", &limit])?;
     idle(&server, run)?;
     slow(&server, run)?;
     server.stop()?;

@@ -40,7 +40,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
     let redis = start_redis(workspace, scratch.path())?;
     let url = format!("redis+unix://{}", scratch.path().join("redis.sock").display());
     // Without a local cache, the server asks Redis for every text.
-    let server = run.start_server(&["--redis-url", &url, "--cache-memory", "0"])?;
+    let server = run.start_server(&["--cache-redis-url", &url, "--cache-memory", "0"])?;
     let address = server.address();
     wait_until_up(address, true)?;
 
