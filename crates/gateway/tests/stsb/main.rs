@@ -3,6 +3,7 @@
 //! The set has its own license and is not a part of the project: `EMBEDGATE_STSB` names a CSV file of sentence, sentence,
 //! score. Without it, the test is reported as ignored; libtest cannot decide that at run time, libtest-mimic can.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(clippy::print_stdout, reason = "the figures are a part of the result")]
 
 #[path = "../e2e/reference.rs"]
 #[allow(dead_code, reason = "written for the neighboring tests")]
