@@ -42,11 +42,11 @@ pub(super) fn run(workspace: &Workspace, toolchain: &Toolchain, library: &Path) 
             return suite;
         }
     };
-    for (kernels, isa) in [("neon", "auto"), ("onnxruntime", "none")] {
+    for (label, kernels, isa) in [("isa", "neon", "auto"), ("backend", "onnxruntime", "none")] {
         suite.check(&format!("with {kernels} its vectors equal this machine's"), || {
             let server = Server::start(emulated(workspace, toolchain, library, isa))?;
             let metrics = http::get(server.address(), "/metrics")?;
-            let label = format!("kernels=\"{kernels}\"");
+            let label = format!("{label}=\"{kernels}\"");
             ensure!(metrics.text().contains(&label), "the metrics lack {label}");
             compare(&embed(&server)?, &native)?;
             server.stop()

@@ -20,7 +20,7 @@ use crate::{Run, millis};
 const CLIENTS: u32 = 8;
 /// Duration of each phase: Redis is up, down, and up again.
 const PHASE: Duration = Duration::from_secs(2);
-const UP: &str = "embedgate_cache_tier_up";
+const UP: &str = "embedgate_cache_remote_up";
 
 /// Starts a Redis whose socket is in `folder`.
 fn start_redis(workspace: &Workspace, folder: &Path) -> Result<Program> {
