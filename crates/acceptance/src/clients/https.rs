@@ -20,9 +20,8 @@ pub(super) fn run(clients: &Clients<'_>) -> Result<Suite> {
     let server = start_server(clients.workspace, &[&flags[0], &flags[1]])?;
     // Python's programs read further authorities from this file.
     let variables = [("SSL_CERT_FILE", file("ca.crt"))];
-    let kind = Kind::Python("openai-3");
-    let mut suite =
-        clients.run("openai (Python) 3.54.0, https", kind, "check_openai_https.py", &server, &variables)?;
+    let script = (Kind::Python("openai-3"), "check_openai_https.py");
+    let mut suite = clients.run("openai (Python) 3.54.0, https", script, &server, &variables)?;
     suite.check("the server ends with code 0", || server.stop());
     Ok(suite)
 }

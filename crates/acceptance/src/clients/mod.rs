@@ -38,7 +38,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let clients = Clients { environments: Environments::prepare(workspace)?, workspace };
     let server = start_server(workspace, &[])?;
     for (name, kind, script) in SUITES {
-        report.suites.push(clients.run(name, kind, script, &server, &[])?);
+        report.suites.push(clients.run(name, (kind, script), &server, &[])?);
     }
     let mut suite = Suite::new("server of the clients");
     suite.check("the server ends with code 0", || server.stop());
@@ -49,7 +49,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let keys = format!("--api-keys-file={}", keys.display());
     let server = start_server(workspace, &[&keys, "--key-requests-per-minute=6"])?;
     let name = "openai (Python) 3.54.0, keys and limits";
-    let mut suite = clients.run(name, Kind::Python("openai-3"), "check_openai_limits.py", &server, &[])?;
+    let mut suite = clients.run(name, (Kind::Python("openai-3"), "check_openai_limits.py"), &server, &[])?;
     suite.check("the server ends with code 0", || server.stop());
     report.suites.push(suite);
     report.suites.push(https::run(&clients)?);
@@ -67,8 +67,7 @@ impl Clients<'_> {
     fn run(
         &self,
         name: &str,
-        kind: Kind,
-        script: &str,
+        (kind, script): (Kind, &str),
         server: &Server,
         variables: &[(&str, String)],
     ) -> Result<Suite> {
