@@ -179,7 +179,7 @@ impl<'a> Resolver<'a> {
 /// Returns the value that was read, if it is one and within its bounds. `name` is its key, flag or variable, `found` its
 /// text.
 fn check<T: Value>(setting: &Setting, read: Option<T>, name: &str, found: &str) -> Result<T, String> {
-    let expected = setting.expected();
+    let expected = setting.expected::<T>();
     let Some(value) = read else { return Err(format!("`{name}` is {found}; expected {expected}")) };
     let found = || value.to_toml().unwrap_or_default();
     match setting.compare(&value.numbers()) {

@@ -190,9 +190,9 @@ impl Setting {
         self.max.map(self.format)
     }
 
-    /// Returns the description of what may be written.
-    pub(super) fn expected(&self) -> String {
-        let expected = (self.expected)();
+    /// Describes what may be written as a `T`, within the bounds.
+    pub(super) fn expected<T: Value>(&self) -> String {
+        let expected = T::expected();
         if self.min == 0 { expected } else { format!("{expected}, at least {}", (self.format)(self.min)) }
     }
 

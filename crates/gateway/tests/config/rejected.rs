@@ -108,6 +108,7 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
         "[[models]]\npath = \"a\"\ndynamic_quantization = \"batched\"",
         "config/embedgate.toml:3: `models.dynamic_quantization` is \"batched\"; expected \"per-text\" or \"reject\"",
     );
+    check("[[models]]\npath = 1", "config/embedgate.toml:2: `models.path` is 1; expected a path");
     check("[[models]]\nid = \"a\"\nthreads = 1", "config/embedgate.toml:1: `models.path` is missing");
     check(
         "[models]\npath = \"a\"",
