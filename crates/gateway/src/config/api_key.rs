@@ -20,7 +20,7 @@ pub struct ApiKey {
 /// An API key that cannot be used. Never quotes a secret.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ApiKeyError {
-    /// Nothing before or after `=`, nothing between two commas, or an empty variable. Refused, because a
+    /// Nothing before or after `=`, nothing between two commas, or an empty variable. Rejected, because a
     /// secret that was not filled in must not leave the server open.
     #[error(
         "API key {position} is empty: write `name=key`, or a bare `key` without `=`; \

@@ -28,7 +28,7 @@ pub enum ConfigError {
 pub struct Problem {
     /// Settings file and line, counted from 1, if it is one line that is wrong.
     pub place: Option<(PathBuf, usize)>,
-    /// What is wrong, and what to do. Quotes no secret.
+    /// Description of the problem and its remedy. Quotes no secret.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! What to write in place of an unknown key, flag or variable.
+//! Suggestions for unknown keys, flags and variables.
 
 use super::setting::Setting;
 

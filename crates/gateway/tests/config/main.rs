@@ -193,8 +193,8 @@ fn onnxruntime_is_found_in_the_documented_places() {
     assert_eq!(found(&env), None);
     let set_up = place(".runtime/onnxruntime");
     assert_eq!(found(&env), Some(set_up));
-    let beside = place("app/bin");
-    assert_eq!(found(&env), Some(beside));
+    let sibling = place("app/bin");
+    assert_eq!(found(&env), Some(sibling));
     place("app/lib");
     let library = found(&env).unwrap();
     assert_eq!(library, folder.path().join("app/bin/../lib").join(name));

@@ -9,7 +9,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 
 use crate::folder;
 
-/// Those of another architecture are refused.
+/// Those of another architecture are rejected.
 const ISAS: [&str; 3] = if cfg!(target_arch = "aarch64") {
     ["\"neon\"", "\"none\"", "\"auto\""]
 } else {
@@ -86,7 +86,7 @@ const KEYS: &[(&str, &str, &str, [&str; 3])] = &[
     ("models", "max_input_tokens", "max_input_tokens", ["101", "102", "103"]),
 ];
 
-/// What `check-config` prints when each key is given by the sources in its mask (1 file, 2 variable, 4 flag).
+/// Output of `check-config` when each key is given by the sources in its mask (1 file, 2 variable, 4 flag).
 fn check_config(masks: &[u8]) -> String {
     let mut tables: BTreeMap<&str, String> = BTreeMap::new();
     let mut program = Command::new(env!("CARGO_BIN_EXE_embedgate"));
