@@ -17,7 +17,7 @@ use inference::{CacheKey, CacheTier};
 use redis::{Client, Connection, RedisError, RedisResult};
 
 use crate::{
-    background::{Background, Stop},
+    background::{BackgroundThread, StopToken},
     config::CacheConfig,
     metrics::TierMetrics,
 };
@@ -42,7 +42,7 @@ pub struct RedisTier {
     shared: Arc<Shared>,
     /// Stands before the thread so that it is dropped first: the closed channel wakes the thread that is to end.
     entries: SyncSender<Entries>,
-    _thread: Background,
+    _thread: BackgroundThread,
 }
 
 struct Shared {
@@ -85,9 +85,9 @@ impl RedisTier {
         let (entries, receiver) = sync_channel(WAITING);
         let body = {
             let shared = Arc::clone(&shared);
-            move |stop: &Stop| shared.run(stop, &receiver)
+            move |stop: &StopToken| shared.run(stop, &receiver)
         };
-        let thread = Background::start("redis", body);
+        let thread = BackgroundThread::start("redis", body);
         let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(Some(Self { shared, entries, _thread: thread }))
     }
@@ -137,9 +137,9 @@ impl Shared {
     }
 
     /// Body of the background thread: keeps connections open and writes what comes.
-    fn run(&self, stop: &Stop, entries: &Receiver<Entries>) {
+    fn run(&self, stop: &StopToken, entries: &Receiver<Entries>) {
         let mut writer: Option<Connection> = None;
-        while !stop.asked() {
+        while !stop.is_cancelled() {
             if self.reader().is_none() {
                 writer = None;
             }

@@ -171,7 +171,7 @@ fn sighup_drains_and_a_further_signal_ends_the_pause() {
     program.signal("TERM");
     assert_eq!(program.ended().code(), Some(0), "{}", program.log());
     assert!(
-        program.log().contains("the pause ends") && program.log().contains("drained"),
+        program.log().contains("the shutdown delay ends") && program.log().contains("drained"),
         "{}",
         program.log()
     );

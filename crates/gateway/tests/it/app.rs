@@ -195,7 +195,7 @@ impl Builder {
         self
     }
 
-    /// Serves models whose vectors are not normalised.
+    /// Serves models whose vectors are not normalized.
     pub(crate) fn unnormalized(mut self) -> Self {
         self.normalize = false;
         self

@@ -41,7 +41,7 @@ fn wrong_key() {
     401
     content-type: application/json
     www-authenticate: Bearer
-    {"error":{"message":"Incorrect API key provided: sk-***cdb0. The keys of this server are set by whoever runs it.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}
+    {"error":{"message":"Incorrect API key provided: sk-***cdb0. The operator of this server sets its keys.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}
     "#);
 }
 
@@ -125,13 +125,13 @@ fn too_long_a_text() {
     assert_snapshot!(summary(&bare), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-overlong' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which accepts 64 tokens per input: send shorter inputs, or choose how longer ones are handled with the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
     let listed = app.post(json!({"model": "m", "input": ["a", text]}).to_string());
     assert_snapshot!(summary(&listed), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-overlong' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which accepts 64 tokens per input: send shorter inputs, or choose how longer ones are handled with the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 
@@ -192,12 +192,12 @@ fn malformed_json() {
 #[test]
 fn unknown_overlong_policy() {
     let app = TestApp::start();
-    let headers = [("x-embedgate-overlong", "cut")];
+    let headers = [("x-embedgate-truncation", "cut")];
     let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
     assert_snapshot!(summary(&reply), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid value for header 'x-embedgate-overlong' = cut. Supported values: ['truncate', 'average', 'error'].","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid value for header 'x-embedgate-truncation' = cut. Supported values: ['truncate', 'average', 'error'].","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 

@@ -87,7 +87,7 @@ fn null_is_ignored_named_and_counted_for_every_parameter() {
     }
 }
 
-/// Values that a model with normalised vectors and without prompts cannot honour, each with the end of its message.
+/// Values that a model with normalized vectors and without prompts cannot honour, each with the end of its message.
 const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("output_dtype", r#""binary""#, "= binary. Supported values: ['float', 'float32']."),
     ("embed_dtype", r#""float16""#, "= float16. Supported values: ['float', 'float32']."),
@@ -98,9 +98,9 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
         "An answer has one kind of vectors: send 'float' or 'base64'.",
     ),
     ("endianness", r#""big""#, "= big. Supported values: ['little', 'native']."),
-    ("normalize", "false", "which yields normalised vectors, and no others: leave 'normalize' out."),
-    ("normalized", "false", "which yields normalised vectors, and no others: leave 'normalized' out."),
-    ("embd_normalize", "-1", "which yields normalised vectors, and no others: leave 'embd_normalize' out."),
+    ("normalize", "false", "which only has normalized vectors: leave 'normalize' out."),
+    ("normalized", "false", "which only has normalized vectors: leave 'normalized' out."),
+    ("embd_normalize", "-1", "which only has normalized vectors: leave 'embd_normalize' out."),
     ("embd_normalize", "0", "Supported values: [2, -1]."),
     ("truncate", r#""START""#, "= START. Supported values: [true, false, 'END', 'NONE']."),
     ("truncation_direction", r#""Left""#, "= Left. Supported values: ['right']."),
@@ -177,7 +177,7 @@ fn truncation_is_what_the_request_asks_for_under_any_policy() {
 #[test]
 fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
     let app = TestApp::start();
-    let average = [("x-embedgate-overlong", "average")];
+    let average = [("x-embedgate-truncation", "average")];
     let averaged = post_with(&app, &long(), &json!({}), &average);
     for (name, value) in
         [("truncate", json!("NONE")), ("truncate", json!(true)), ("truncate_prompt_tokens", json!(-1))]
@@ -190,7 +190,7 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
     let reply = post_with(&app, &long(), &json!({"truncate_prompt_tokens": 10}), &average);
     assert!(
         rejected(&reply, "truncate_prompt_tokens")
-            .ends_with("It contradicts 'x-embedgate-overlong': send one of them.")
+            .ends_with("It contradicts 'x-embedgate-truncation': send one of them.")
     );
 }
 
@@ -253,22 +253,22 @@ fn norm(reply: &Reply) -> f64 {
 }
 
 #[test]
-fn a_model_without_normalisation_normalises_where_it_is_asked_to() {
+fn normalize_true_normalizes_the_vectors_of_an_unnormalized_model() {
     let app = TestApp::builder().unnormalized().model(|model| model.matryoshka = vec![4]).start();
     let plain = post(&app, &json!({}));
     assert!((norm(&plain) - 1.0).abs() > 1e-2, "the fake's vectors must not have norm 1");
-    let normalised = post(&app, &json!({"normalize": true}));
-    assert_answered(&normalised, None);
-    assert!((norm(&normalised) - 1.0).abs() < 1e-6);
+    let normalized = post(&app, &json!({"normalize": true}));
+    assert_answered(&normalized, None);
+    assert!((norm(&normalized) - 1.0).abs() < 1e-6);
     let length = norm(&plain);
-    for (plain, normalised) in vectors(&plain.json())[0].iter().zip(&vectors(&normalised.json())[0]) {
-        assert!((plain / length - normalised).abs() < 1e-6);
+    for (plain, normalized) in vectors(&plain.json())[0].iter().zip(&vectors(&normalized.json())[0]) {
+        assert!((plain / length - normalized).abs() < 1e-6);
     }
     let raw = post(&app, &json!({"normalized": false}));
     assert_answered(&raw, Some("normalized"));
     assert_eq!(vectors(&raw.json()), vectors(&plain.json()));
     rejected(&post(&app, &json!({"normalized": false, "normalize": true})), "normalized");
-    // A cut vector is normalised, as Matryoshka models are trained.
+    // A cut vector is normalized, as Matryoshka models are trained.
     assert_answered(&post(&app, &json!({"normalize": true, "dimensions": 4})), None);
     rejected(&post(&app, &json!({"normalize": false, "dimensions": 4})), "normalize");
 }

@@ -28,7 +28,9 @@ fn without_collector(url: &str) -> Ended {
 }
 
 fn warnings(log: &str) -> usize {
-    log.lines().filter(|line| line.contains("WARN") && line.contains("the collector takes no traces")).count()
+    log.lines()
+        .filter(|line| line.contains("WARN") && line.contains("cannot export spans to the trace collector"))
+        .count()
 }
 
 #[test]
@@ -83,10 +85,10 @@ fn a_collector_that_comes_back_is_spoken_of() {
     let url = format!("http://{address}");
     let mut server = Server::start(&[("EMBEDGATE_OTLP_ENDPOINT", &url), ("OTEL_BSP_SCHEDULE_DELAY", "20")]);
     assert_eq!(server.embed(&[], "lost").status, 200);
-    server.wait_for_line("the collector takes no traces");
+    server.wait_for_line("cannot export spans to the trace collector");
     let collector = Collector::on(TcpListener::bind(address).unwrap(), Manner::Takes);
     assert_eq!(server.embed(&[], "found").status, 200);
-    server.wait_for_line("the collector takes traces again");
+    server.wait_for_line("the trace collector accepts spans again");
     server.stop();
     assert_eq!(collector.traces().len(), 1);
 }

@@ -31,7 +31,7 @@ fn the_start_up_lines_say_which_protections_are_on() {
     ])
     .stop()
     .log;
-    let line = "API keys: 2 · limits: 600 requests and 100000 tokens a minute · CORS: 2 origins · TLS: off · metrics \
+    let line = "API keys: 2 · limits: 600 requests and 100000 tokens per minute · CORS: 2 origins · TLS: off · metrics \
                 and probes: on 127.0.0.1:";
     assert!(on.contains(line) && !on.contains("sk-1"), "{on}");
 }
