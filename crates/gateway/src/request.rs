@@ -7,7 +7,10 @@ use std::{
 };
 
 use actix_web::{http::header::HeaderMap, web};
-use inference::{EmbedError, Embeddings, EncodeError, Input, Job, Overlong, SubmitError, shorten};
+use inference::{
+    CallerId, EmbedError, Embeddings, EncodeError, Input, Job, SubmitError, TruncationPolicy,
+    truncate_dimensions,
+};
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
 use tokio::time::timeout_at;
 
@@ -80,7 +83,7 @@ pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
 ///
 /// # Errors
 /// 400 if the header has another value.
-pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<Overlong>, ApiError> {
+pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, ApiError> {
     let Some(value) = headers.get(TRUNCATION_HEADER) else { return Ok(None) };
     let value = echo(String::from_utf8_lossy(value.as_bytes()).trim());
     value.parse().map(Some).map_err(|_| {
@@ -115,7 +118,7 @@ impl ValidatedRequest {
         served: Arc<Served>,
         request: EmbeddingRequest,
         limits: &RequestLimits,
-        truncation: Option<Overlong>,
+        truncation: Option<TruncationPolicy>,
         received: Instant,
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
@@ -129,11 +132,11 @@ impl ValidatedRequest {
         let is_single = request.input.is_bare();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
-            overlong: options.truncation,
+            truncation: options.truncation,
             max_input_tokens: options.max_input_tokens,
             deadline: received + limits.timeout,
             max_tokens: limits.max_tokens(),
-            caller: 0,
+            caller: None,
         };
         let RequestOptions { format, output_dimensions, ignored, .. } = options;
         Ok(Self { served, model: request.model, format, ignored, output_dimensions, is_single, job })
@@ -148,7 +151,7 @@ impl ValidatedRequest {
                 Input::Text(text) => text.len().div_ceil(4),
                 Input::Tokens(ids) => ids.len(),
             };
-            let max = if self.job.overlong == Overlong::Average { usize::MAX } else { window };
+            let max = if self.job.truncation == TruncationPolicy::Average { usize::MAX } else { window };
             (content + 2).min(max)
         };
         self.job.inputs.iter().map(tokens).sum::<usize>().min(self.job.max_tokens)
@@ -177,7 +180,7 @@ impl ValidatedRequest {
     ///
     /// # Errors
     /// 400 for errors of the tokenizer, 503 for a lack of capacity or time, 500 otherwise.
-    pub(crate) async fn embed(&mut self, caller: u64) -> Result<Embeddings, ApiError> {
+    pub(crate) async fn embed(&mut self, caller: Option<CallerId>) -> Result<Embeddings, ApiError> {
         let deadline = self.job.deadline;
         let job = Job { inputs: std::mem::take(&mut self.job.inputs), caller, ..self.job };
         let ticket = self.served.engine.submit(job).map_err(submit_error)?;
@@ -187,7 +190,7 @@ impl ValidatedRequest {
             .map_err(|_| ApiError::unavailable(Code::Deadline, Duration::from_secs(1)))?;
         let mut embeddings = result.map_err(|error| self.embed_error(error))?;
         if let Some(dimensions) = self.output_dimensions {
-            shorten(&mut embeddings.vectors, embeddings.dimensions, dimensions);
+            truncate_dimensions(&mut embeddings.vectors, embeddings.dimensions, dimensions);
             embeddings.dimensions = dimensions;
             // A slow client may hold the response for long.
             embeddings.vectors.shrink_to_fit();
@@ -202,7 +205,7 @@ impl ValidatedRequest {
 
     fn embed_error(&self, error: EmbedError) -> ApiError {
         match error {
-            EmbedError::Overlong { index, window, .. } => {
+            EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
                 let reason = if self.is_single {
                     format!("Invalid 'input': maximum context length is {window} tokens.")
                 } else {
@@ -215,7 +218,7 @@ impl ValidatedRequest {
                 );
                 ApiError::new(Code::TooLong, message)
             }
-            EmbedError::Refused(error) => submit_error(error),
+            EmbedError::Rejected(error) => submit_error(error),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
                 let path = self.path(index);
@@ -245,7 +248,9 @@ impl ValidatedRequest {
                 self.path(index),
                 self.served.id
             )),
-            EmbedError::Deadline { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
+            EmbedError::DeadlineExceeded { retry_after } => {
+                ApiError::unavailable(Code::Deadline, retry_after)
+            }
             EmbedError::Stopped => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
             EmbedError::Encoder(ref source) => match **source {
                 // The graph does not match the model's files: a retry would fail, too.
@@ -316,7 +321,7 @@ fn decode(decoder: &TiktokenDecoder, arrays: &[Vec<u32>], is_single: bool) -> Re
 fn submit_error(error: SubmitError) -> ApiError {
     match error {
         SubmitError::Full { retry_after } => ApiError::unavailable(Code::QueueFull, retry_after),
-        SubmitError::TooLate { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
+        SubmitError::DeadlineUnmeetable { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
         SubmitError::TooLarge { limit, .. } => too_many_tokens(limit),
         SubmitError::Draining => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
     }

@@ -17,6 +17,7 @@ use actix_web::{
     http::header::{self, HeaderMap},
     web,
 };
+use inference::CallerId;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -96,7 +97,7 @@ impl Keys {
         for key in &*self.current() {
             let equal: Choice = key.sha256.ct_eq(&hash);
             if bool::from(equal) {
-                principal = Some(Principal { name: key.name.clone(), number: number(&key.sha256) });
+                principal = Some(Principal { name: key.name.clone(), id: caller_id(&key.sha256) });
             }
         }
         principal.map(Some).ok_or_else(|| {
@@ -113,21 +114,21 @@ impl Keys {
 #[derive(Debug, PartialEq)]
 struct Principal {
     name: String,
-    number: u64,
+    id: CallerId,
 }
 
-/// Number of a key, never 0, and the same in every process. The key's hash is hashed again, so that the number cannot
-/// be looked up in a list of key hashes.
-fn number(sha256: &[u8; 32]) -> u64 {
+/// Id of a key, never 0, and the same in every process. The key's hash is hashed again, so that the id cannot be looked up
+/// in a list of key hashes.
+fn caller_id(sha256: &[u8; 32]) -> CallerId {
     let digest = Sha256::new().chain_update(b"embedgate caller").chain_update(sha256).finalize();
     let number = digest.iter().take(8).fold(0, |number, &byte| (number << 8) | u64::from(byte));
-    number.max(1)
+    CallerId(number.max(1))
 }
 
 /// Proof that the request is authenticated: a handler that takes it runs only for admitted callers.
 pub(crate) struct Caller {
-    /// Number of the caller's key; 0 if no key is required.
-    pub(crate) number: u64,
+    /// Identifies the caller's key; `None` if no key is required.
+    pub(crate) id: Option<CallerId>,
 }
 
 impl FromRequest for Caller {
@@ -139,11 +140,11 @@ impl FromRequest for Caller {
             return ready(Err(ApiError::internal("the app was built without its keys")));
         };
         ready(keys.authenticate(request.headers()).map(|principal| match principal {
-            Some(Principal { name, number }) => {
+            Some(Principal { name, id }) => {
                 RequestContext::of(request).key.get_or_init(|| name);
-                Self { number }
+                Self { id: Some(id) }
             }
-            None => Self { number: 0 },
+            None => Self { id: None },
         }))
     }
 }
@@ -212,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_key_depends_on_its_secret_and_not_on_its_name() {
-        let number = |name, secret| number(&ApiKey::new(name, secret).sha256);
-        assert_eq!(number("a", "secret-one"), number("b", "secret-one"));
-        assert_ne!(number("a", "secret-one"), number("a", "secret-two"));
-        assert_ne!(number("a", "secret-one"), 0);
+    fn the_id_of_a_key_depends_on_its_secret_and_not_on_its_name() {
+        let id = |name, secret| caller_id(&ApiKey::new(name, secret).sha256);
+        assert_eq!(id("a", "secret-one"), id("b", "secret-one"));
+        assert_ne!(id("a", "secret-one"), id("a", "secret-two"));
+        assert_ne!(id("a", "secret-one"), CallerId(0));
     }
 
     #[test]

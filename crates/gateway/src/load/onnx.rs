@@ -71,7 +71,7 @@ pub(super) fn encoders(
         output_kind,
         provider: model.provider,
         intra_threads: model.threads,
-        window: folder.window(),
+        max_input_tokens: folder.window(),
         dimensions: folder.dimensions(),
         per_text,
     };

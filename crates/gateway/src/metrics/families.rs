@@ -1,6 +1,6 @@
 //! The declaration of every family: name, help, labels and buckets, each once.
 
-use inference::Load;
+use inference::EngineStats;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector, exponential_buckets,
@@ -264,7 +264,7 @@ impl Families {
         self.cache_evictions.with_label_values(&[id])
     }
 
-    pub(super) fn mirror(&self, id: &str, load: &Load) {
+    pub(super) fn mirror(&self, id: &str, load: &EngineStats) {
         let values = [
             load.waiting_requests,
             load.running_requests,

@@ -9,7 +9,7 @@ mod families;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inference::{BatchReport, CacheReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::{connection::Phase, load::Choice};
@@ -348,7 +348,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When a family cannot be encoded.
-    pub fn render(&self, ready: bool, loads: &[(&str, Load)]) -> Result<String, prometheus::Error> {
+    pub fn render(&self, ready: bool, loads: &[(&str, EngineStats)]) -> Result<String, prometheus::Error> {
         self.families.ready.set(ready.into());
         for (id, load) in loads {
             self.families.mirror(id, load);
@@ -429,7 +429,7 @@ impl Observer for ModelMetrics {
     fn cache(&self, report: &CacheReport) {
         let Some(engine) = &self.engine else { return };
         engine.cache_hits.inc_by(report.hits as u64);
-        engine.cache_tier_hits.inc_by(report.tier_hits as u64);
+        engine.cache_tier_hits.inc_by(report.remote_hits as u64);
         engine.cache_misses.inc_by(report.misses as u64);
         engine.deduplicated.inc_by(report.deduplicated as u64);
     }

@@ -7,7 +7,7 @@
 
 mod rules;
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
 
 use crate::{
@@ -95,7 +95,7 @@ pub(crate) struct RequestOptions {
     pub(crate) format: EncodingFormat,
     /// Length to which vectors are truncated and then normalized. The model's own length only normalizes them.
     pub(crate) output_dimensions: Option<usize>,
-    pub(crate) truncation: Overlong,
+    pub(crate) truncation: TruncationPolicy,
     pub(crate) max_input_tokens: Option<usize>,
     /// Parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
@@ -109,7 +109,7 @@ pub(crate) struct RequestOptions {
 pub(crate) fn resolve(
     request: &EmbeddingRequest,
     served: &Served,
-    truncation: Option<Overlong>,
+    truncation: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
 ) -> Result<RequestOptions, ApiError> {
     let mut builder = OptionsBuilder::new(served, &request.model);

@@ -1,6 +1,6 @@
 //! The meanings of parameters. Each is a [`Rule`] with a function that applies a value.
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
 use super::{RequestOptions, Rule, TRUNCATION_HEADER};
@@ -77,7 +77,7 @@ pub(super) struct OptionsBuilder<'a> {
     model: &'a str,
     dimensions: SingleChoice<usize>,
     pub(super) format: SingleChoice<EncodingFormat>,
-    pub(super) truncation: SingleChoice<Overlong>,
+    pub(super) truncation: SingleChoice<TruncationPolicy>,
     max_input_tokens: Option<usize>,
     normalize: SingleChoice<bool>,
 }
@@ -231,10 +231,10 @@ pub(super) static TRUNCATE: Rule = Rule {
     apply: |builder, name, value| {
         let is = |value: &str, names: [&str; 2]| names.iter().any(|name| value.eq_ignore_ascii_case(name));
         let policy = match value {
-            ExtraValue::Bool(true) => Overlong::Truncate,
-            ExtraValue::Bool(false) => Overlong::Error,
-            ExtraValue::Text(end) if is(end, ["END", "RIGHT"]) => Overlong::Truncate,
-            ExtraValue::Text(none) if none.eq_ignore_ascii_case("NONE") => Overlong::Error,
+            ExtraValue::Bool(true) => TruncationPolicy::Truncate,
+            ExtraValue::Bool(false) => TruncationPolicy::Error,
+            ExtraValue::Text(end) if is(end, ["END", "RIGHT"]) => TruncationPolicy::Truncate,
+            ExtraValue::Text(none) if none.eq_ignore_ascii_case("NONE") => TruncationPolicy::Error,
             ExtraValue::Text(_) => return Err(ParameterError::supported("true, false, 'END', 'NONE'")),
             _ => return Err(ParameterError::Type("a boolean or a string")),
         };
@@ -246,7 +246,7 @@ pub(super) static MAX_TOKENS: Rule = Rule {
     accepted: "a number of tokens, special ones included; `-1` for the model's maximum",
     effect: "inputs are truncated to this number of tokens, or to the model's maximum if that is smaller",
     apply: |builder, name, value| {
-        let min = builder.served.engine.special_tokens() + 1;
+        let min = builder.served.engine.num_special_tokens() + 1;
         let max = match integer(value)? {
             -1 => None,
             tokens => match usize::try_from(tokens) {
@@ -259,10 +259,10 @@ pub(super) static MAX_TOKENS: Rule = Rule {
             },
         };
         if max.is_none() {
-            return set_truncation(builder, name, Overlong::Truncate);
+            return set_truncation(builder, name, TruncationPolicy::Truncate);
         }
         // Another policy cannot be combined with a smaller maximum.
-        let effect = builder.truncation.set(Overlong::Truncate, name)?;
+        let effect = builder.truncation.set(TruncationPolicy::Truncate, name)?;
         builder.max_input_tokens = max;
         Ok(effect)
     },
@@ -278,7 +278,7 @@ pub(super) static TRUNCATION_SIDE: Rule = Rule {
 fn set_truncation(
     builder: &mut OptionsBuilder<'_>,
     name: &'static str,
-    policy: Overlong,
+    policy: TruncationPolicy,
 ) -> Result<Effect, ParameterError> {
     match builder.truncation.0 {
         Some((chosen, TRUNCATION_HEADER)) if chosen != policy => Ok(Effect::Ignored),

@@ -10,6 +10,8 @@ mod redis;
 
 use std::{io, time::Instant};
 
+use inference::CallerId;
+
 use self::{
     bucket::LocalBuckets,
     redis::{DebitResult, RedisRateLimiter},
@@ -100,12 +102,14 @@ impl RateLimiter {
     /// If a bucket holds too little, or Redis is unavailable and the failure mode is to reject.
     pub(crate) async fn acquire(
         &self,
-        caller: u64,
+        caller: Option<CallerId>,
         estimate: usize,
     ) -> Result<RateLimitPermit<'_>, RateLimitError> {
         if !self.limits.is_limited() {
             return Ok(RateLimitPermit(None));
         }
+        // Without keys, all requests share the buckets of caller 0.
+        let caller = caller.map_or(0, |CallerId(id)| id);
         let cost = self.limits.cost(1.0, estimate as f64);
         let shared = match &self.redis {
             Some(redis) => redis.try_debit(caller, cost).await,

@@ -73,7 +73,7 @@ async fn embed(
     context.ignored.get_or_init(|| request.ignored.clone());
     // Before the rate limit and any computation: a request rejected here costs nothing.
     let memory = request.reserve_response(&limits.responses)?;
-    let permit = match rate_limiter.acquire(caller.number, request.estimate_tokens()).await {
+    let permit = match rate_limiter.acquire(caller.id, request.estimate_tokens()).await {
         Ok(permit) => permit,
         Err(error) => {
             *status = error.status();
@@ -84,7 +84,7 @@ async fn embed(
     let span = Trace::of(http).embeddings(&request);
     // If the client disconnects from here on, the permit is dropped and keeps its debit: otherwise a client could have
     // embeddings computed at no cost.
-    let embeddings = span.end(request.embed(caller.number).await);
+    let embeddings = span.end(request.embed(caller.id).await);
     *status = permit.settle(embeddings.as_ref().map_or(0, Embeddings::total_tokens));
     let embeddings = embeddings?;
     context.tokens.set(embeddings.total_tokens());

@@ -44,10 +44,10 @@ pub(super) async fn metrics(
     lifecycle: web::Data<Lifecycle>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.models();
-    let loads = registry.iter().flat_map(|registry| registry.models());
-    let loads: Vec<_> = loads.map(|served| (&*served.id, served.engine.load())).collect();
+    let models = registry.iter().flat_map(|registry| registry.models());
+    let stats: Vec<_> = models.map(|served| (&*served.id, served.engine.stats())).collect();
     let ready = registry.is_some() && !lifecycle.is_draining();
-    let text = metrics.render(ready, &loads).map_err(ApiError::internal)?;
+    let text = metrics.render(ready, &stats).map_err(ApiError::internal)?;
     Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, prometheus::TEXT_FORMAT)).body(text))
 }
 
