@@ -1,10 +1,15 @@
-//! The real server, started for one test and stopped at its end.
+//! A real server of one test, and helpers to wait.
 
 use std::{
     collections::BTreeMap,
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -24,13 +29,16 @@ use crate::{
     http::{Connection, Reply, request},
 };
 
-/// The window of the models.
+/// A small request.
+pub(crate) const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
+
+/// Maximum number of input tokens of the models.
 pub(crate) const WINDOW: usize = 64;
 
 /// Number of ids for which its models have embeddings: all ids of its tokenizer.
 pub(crate) const EMBEDDINGS: usize = 600;
 
-/// A server to be started.
+/// Settings of a server to start.
 pub(crate) struct Builder {
     config: Config,
     tokenizer: PathBuf,
@@ -38,13 +46,13 @@ pub(crate) struct Builder {
     hub_id: Option<String>,
     normalize: bool,
     prompts: BTreeMap<String, String>,
-    /// Loading waits for this, when there.
+    /// Loading waits until the other end sends or is dropped.
     gate: Option<mpsc::Receiver<()>>,
-    /// The second listener, when there is to be one.
+    /// The listener for probes and metrics.
     ops: Option<TcpListener>,
 }
 
-/// A running server. Dropping it stops it and asserts that it stopped in order.
+/// A running server. Dropping it stops it and asserts a clean shutdown.
 pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// The encoders of every model.
@@ -78,7 +86,7 @@ impl TestApp {
         }
     }
 
-    /// [`TestApp::builder`] without any wish.
+    /// Starts a server with the defaults of [`TestApp::builder`].
     pub(crate) fn start() -> Self {
         Self::builder().start()
     }
@@ -99,7 +107,7 @@ impl TestApp {
         self.send("POST", "/v1/embeddings", &[("content-type", "application/json")], body.as_ref())
     }
 
-    /// The vectors of `input`, which must be answered well.
+    /// The vectors of `input`; the status must be 200.
     #[track_caller]
     pub(crate) fn embed(&self, input: &Value) -> Vec<Vec<f64>> {
         let reply = self.post(serde_json::json!({ "model": "m", "input": input }).to_string());
@@ -107,26 +115,61 @@ impl TestApp {
         vectors(&reply.json())
     }
 
-    /// Tells the server to stop, or to hurry, without waiting.
-    pub(crate) fn begin_shutdown(&mut self) {
-        // It may have ended.
+    /// Sends a request to stop, without waiting.
+    pub(crate) fn begin_shutdown(&self) {
+        // The server may have ended.
         let _ = self.stop.send(());
     }
 
-    /// Returns true once the server has ended.
-    pub(crate) fn has_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for the server's end.
+    /// Waits for the server's end, which must come in time.
+    #[track_caller]
     pub(crate) fn join(&mut self) -> Result<(), RunError> {
+        wait_until("the server has ended", || self.has_ended());
         self.thread.take().unwrap().join().unwrap()
     }
 
-    /// Waits until the metrics hold exactly this line.
+    /// Waits until the metrics contain exactly this line.
     #[track_caller]
     pub(crate) fn wait_for_metric(&self, line: &str) {
         wait_until(line, || self.get("/metrics").text().lines().any(|found| found == line));
+    }
+
+    /// Sends [`BODY`] and waits until its batch is held in the encoder.
+    #[track_caller]
+    pub(crate) fn hold_request(&self) -> Connection {
+        self.hold_request_on(Connection::open(self.address), BODY)
+    }
+
+    /// Sends `body` on `connection` and waits until its batch is held in the encoder.
+    #[track_caller]
+    pub(crate) fn hold_request_on<S: Read + Write>(
+        &self,
+        mut connection: Connection<S>,
+        body: &[u8],
+    ) -> Connection<S> {
+        self.control.hold();
+        let entered = self.control.entered();
+        connection.send(&request("POST", "/v1/embeddings", &[], body));
+        self.control.wait_for_batch(entered);
+        connection
+    }
+
+    /// Waits until the listener is closed.
+    #[track_caller]
+    pub(crate) fn wait_for_closed_listener(&self) {
+        wait_until("the listener is closed", || std::net::TcpStream::connect(self.address).is_err());
+    }
+
+    /// Waits until a request was cancelled, as the metrics count it.
+    #[track_caller]
+    pub(crate) fn wait_for_cancelled(&self) {
+        self.wait_for_metric(
+            "embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1",
+        );
     }
 
     /// Waits until `path` answers with `status`.
@@ -136,13 +179,25 @@ impl TestApp {
     }
 }
 
-/// Waits until something is so.
+/// Maximum time to wait for an event.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Waits until a condition is true, and fails the test after [`TIMEOUT`].
 #[track_caller]
-pub(crate) fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(20);
-    while !reached() {
-        assert!(Instant::now() < limit, "{what} never came to pass");
+pub(crate) fn wait_until(condition: &str, mut is_true: impl FnMut() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !is_true() {
+        assert!(Instant::now() < end, "not in time: {condition}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Sets a flag that ends the client threads of a test, also if the test fails: a thread scope joins its threads.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -150,11 +205,8 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.control.release();
         self.begin_shutdown();
-        if let Some(thread) = self.thread.take() {
-            let result = thread.join();
-            if !std::thread::panicking() {
-                result.unwrap().unwrap();
-            }
+        if self.thread.is_some() && !std::thread::panicking() {
+            self.join().unwrap();
         }
     }
 }
@@ -170,7 +222,7 @@ impl Builder {
         self.config(|config| change(&mut config.models[0]))
     }
 
-    /// Reads texts with another tokenizer.
+    /// Uses another tokenizer.
     pub(crate) fn tokenizer(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.tokenizer);
         self
@@ -201,7 +253,7 @@ impl Builder {
         self
     }
 
-    /// Gives the models a prompt, which the engine does not apply.
+    /// Adds a prompt to the models, which the engine does not apply.
     pub(crate) fn prompt(mut self, name: &str, text: &str) -> Self {
         self.prompts.insert(name.to_owned(), text.to_owned());
         self
@@ -214,7 +266,7 @@ impl Builder {
         (self, open)
     }
 
-    /// Gives metrics and probes a listener of their own, and tells where.
+    /// Gives probes and metrics a listener of their own, and returns its address.
     pub(crate) fn ops(mut self) -> (Self, SocketAddr) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -240,7 +292,7 @@ impl Builder {
         let serve = async move {
             let stops = poll_fn(move |context| stops.poll_recv(context));
             let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
-                // An error means that the test let go of the gate, which opens it too.
+                // An error means that the test dropped the gate, which opens it, too.
                 gate.map(|gate| gate.recv());
                 let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize };
                 let models = settings.models.iter().map(|model| Served {

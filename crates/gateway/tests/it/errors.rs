@@ -118,7 +118,7 @@ fn too_many_inputs() {
 }
 
 #[test]
-fn too_long_a_text() {
+fn too_long_an_input() {
     let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
     let text = "a ".repeat(WINDOW + 1);
     let bare = app.post(json!({"model": "m", "input": text}).to_string());
@@ -190,7 +190,7 @@ fn malformed_json() {
 }
 
 #[test]
-fn unknown_overlong_policy() {
+fn unknown_truncation_policy() {
     let app = TestApp::start();
     let headers = [("x-embedgate-truncation", "cut")];
     let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
@@ -351,7 +351,7 @@ fn routes_are_checked_before_keys_and_keys_before_bodies() {
 /// What the HTTP layer refuses before there is a request to answer has no body; the status must be right all
 /// the same and the connection must end.
 #[test]
-fn what_is_no_http_request_gets_a_bare_status() {
+fn invalid_http_gets_a_status_without_a_body() {
     let app = TestApp::start();
     let huge = request("GET", "/livez", &[("x-huge", &"x".repeat(200_000))], b"");
     let many = request("GET", "/livez", &[("x", "y"); 96], b"");

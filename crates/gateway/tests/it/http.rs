@@ -1,4 +1,4 @@
-//! A client that sends exactly the bytes it is given, which no HTTP library would do.
+//! An HTTP client that sends exactly the given bytes, which no HTTP library does.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-/// One answer.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -17,7 +17,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    /// The value of a header, whose name is in lower case.
+    /// The value of the header with this lower-case name.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -32,13 +32,13 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// `error.message` of an answer that is an error.
+    /// `error.message` of an error response.
     #[track_caller]
     pub(crate) fn message(&self) -> String {
         self.json()["error"]["message"].as_str().unwrap().to_owned()
     }
 
-    /// Status, the headers that say something about an error, and the body: what a snapshot holds.
+    /// Status, headers of errors, and body, for a snapshot.
     pub(crate) fn summary(&self) -> String {
         let mut summary = format!("{}\n", self.status);
         for name in ["allow", "content-type", "retry-after", "www-authenticate", "x-should-retry"] {
@@ -56,20 +56,20 @@ pub(crate) struct Connection<S = TcpStream>(BufReader<S>);
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        // A server that does not answer fails the test instead of hanging it.
+        // A server that does not respond must fail the test instead of hanging it.
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_nodelay(true).unwrap();
         Self(BufReader::new(stream))
     }
 
-    /// Closes our side, as a client does that has nothing more to say.
+    /// Closes the sending side.
     pub(crate) fn half_close(&mut self) {
         self.0.get_mut().shutdown(Shutdown::Write).unwrap();
     }
 }
 
 impl<S: Read + Write> Connection<S> {
-    /// A connection over something that is connected.
+    /// A connection over a connected stream.
     pub(crate) fn over(stream: S) -> Self {
         Self(BufReader::new(stream))
     }
@@ -87,7 +87,7 @@ impl<S: Read + Write> Connection<S> {
         self.try_receive().unwrap()
     }
 
-    /// The stream, to send and receive by other rules than these.
+    /// The stream itself.
     pub(crate) fn stream(&mut self) -> &mut S {
         self.0.get_mut()
     }
@@ -97,22 +97,22 @@ impl<S: Read + Write> Connection<S> {
         self.0.into_inner()
     }
 
-    /// Whether the server has closed the connection, or closes it now, without another byte.
+    /// Returns true if the server has closed the connection, or closes it now, without another byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.0.read(&mut [0]) {
             Ok(read) => read == 0,
-            // What happens when the server closes before it has read everything.
+            // The server closed before it had read everything.
             Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
         }
     }
 
-    /// The next answer, to a `HEAD`: its headers speak of a body that does not follow.
+    /// The next response, to a `HEAD` request: no body follows its headers.
     pub(crate) fn receive_head(&mut self) -> Reply {
         let (status, headers) = self.head().unwrap();
         Reply { status, headers, body: Vec::new() }
     }
 
-    /// The next answer; an interim `100 Continue` is passed over.
+    /// The next response; an interim `100 Continue` is skipped.
     pub(crate) fn try_receive(&mut self) -> std::io::Result<Reply> {
         let (status, headers) = loop {
             let (status, headers) = self.head()?;
@@ -131,7 +131,7 @@ impl<S: Read + Write> Connection<S> {
         Ok(reply)
     }
 
-    /// The next answer, which ends with the connection.
+    /// The next response, which ends with the connection.
     pub(crate) fn receive_to_end(&mut self) -> Reply {
         let (status, headers) = self.head().unwrap();
         let mut body = Vec::new();
@@ -173,7 +173,14 @@ impl<S: Read + Write> Connection<S> {
     }
 }
 
-/// The bytes of a request; a body gets its `content-length`.
+/// Sends a GET request on a connection of its own.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {
+    let mut connection = Connection::open(address);
+    connection.send(&request("GET", path, &[("connection", "close")], b""));
+    connection.receive()
+}
+
+/// The bytes of a request, with a `content-length` if there is a body.
 pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut bytes = format!("{method} {path} HTTP/1.1\r\nhost: test.example:8080\r\n");
     for (name, value) in headers {

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     app::TestApp,
-    fake::{FAILURES_OF_ENCODER, Misfortune},
+    fake::{FAILURES_OF_ENCODER, InjectedFault},
 };
 
 /// Everything that was logged in this process.
@@ -64,7 +64,7 @@ pub(crate) static LOG: LazyLock<Log> = LazyLock::new(|| {
 });
 
 #[test]
-fn neither_texts_nor_keys_are_logged_whatever_happens() {
+fn input_texts_and_keys_are_never_logged() {
     let log = &*LOG;
     let app = TestApp::builder().key("team", "sk-right-key-7c1e0b").start();
     let body = json!({"model": "m", "input": ["confidential-4f2a"]}).to_string();
@@ -76,7 +76,7 @@ fn neither_texts_nor_keys_are_logged_whatever_happens() {
     assert_eq!(send("sk-right-key-7c1e0b", &body).status, 200);
     assert_eq!(send("sk-wrong-key-93d5aa", &body).status, 401);
     assert_eq!(send("sk-right-key-7c1e0b", &body[..body.len() - 1]).status, 400);
-    app.control.next(Misfortune::Panic);
+    app.control.inject(InjectedFault::Panic);
     assert_eq!(send("sk-right-key-7c1e0b", &body).status, 500);
     drop(app);
     for secret in ["confidential-4f2a", "right-key-7c1e0b", "wrong-key-93d5aa"] {
@@ -87,7 +87,7 @@ fn neither_texts_nor_keys_are_logged_whatever_happens() {
 }
 
 #[test]
-fn a_request_has_one_line_with_what_it_cost_and_the_clients_own_id() {
+fn a_request_has_one_log_line_with_its_tokens_and_the_clients_id() {
     let log = &*LOG;
     let app = TestApp::builder().key("team", "secret").start();
     let headers = [("api-key", "secret"), ("x-request-id", "client-77.a")];

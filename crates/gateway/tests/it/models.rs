@@ -41,7 +41,7 @@ fn a_model_is_found_by_id_and_alias_with_slashes_raw_or_encoded() {
 }
 
 #[test]
-fn an_answer_repeats_the_name_asked_for_and_a_header_names_the_model() {
+fn a_response_has_the_requested_name_and_a_header_with_the_model() {
     let app = TestApp::builder().hub_id("org/tiny").start();
     for name in ["tiny", "m", "org/tiny"] {
         let reply = app.post(json!({"model": name, "input": "a"}).to_string());
@@ -73,7 +73,7 @@ fn a_name_is_found_in_any_case_and_after_openai() {
 }
 
 #[test]
-fn an_exact_name_goes_first_and_an_ambiguous_one_is_unknown() {
+fn an_exact_name_takes_precedence_and_an_ambiguous_one_is_unknown() {
     let app = TestApp::builder()
         .config(|config| {
             let mut other = config.models[0].clone();
@@ -98,7 +98,7 @@ fn an_exact_name_goes_first_and_an_ambiguous_one_is_unknown() {
 }
 
 #[test]
-fn an_unknown_name_is_told_ten_that_are_known() {
+fn an_unknown_model_error_lists_ten_names() {
     let mut builder = TestApp::builder();
     for number in 0..8 {
         builder = builder.alias(&format!("a{number}"));

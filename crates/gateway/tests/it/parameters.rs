@@ -45,7 +45,7 @@ fn rejected(reply: &Reply, param: &str) -> String {
 }
 
 #[test]
-fn parameters_that_change_nothing_are_ignored_and_named() {
+fn parameters_without_effect_are_ignored_and_listed() {
     let app = TestApp::start();
     let plain = post(&app, &json!({}));
     assert_answered(&plain, None);
@@ -72,7 +72,7 @@ fn parameters_that_change_nothing_are_ignored_and_named() {
 }
 
 #[test]
-fn null_is_ignored_named_and_counted_for_every_parameter() {
+fn null_is_ignored_listed_and_counted_for_every_parameter() {
     let app = TestApp::start();
     for parameter in PARAMETERS {
         assert_answered(&post(&app, &json!({ parameter.name: null })), Some(parameter.name));
@@ -125,7 +125,7 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
 ];
 
 #[test]
-fn parameters_that_would_change_the_vectors_are_rejected_by_name() {
+fn parameters_that_would_change_the_vectors_are_rejected_with_their_name() {
     let app = TestApp::start();
     for (name, value, end) in UNSUPPORTED {
         let value: Value = serde_json::from_str(value).unwrap();
@@ -138,7 +138,7 @@ fn parameters_that_would_change_the_vectors_are_rejected_by_name() {
 }
 
 #[test]
-fn a_setting_has_them_ignored_and_named_instead() {
+fn unsupported_parameters_can_be_ignored_by_a_setting() {
     let app = TestApp::builder()
         .config(|config| config.limits.unsupported_parameters = UnsupportedParameters::Ignore)
         .start();
@@ -156,7 +156,7 @@ fn a_setting_has_them_ignored_and_named_instead() {
 }
 
 #[test]
-fn truncation_is_what_the_request_asks_for_under_any_policy() {
+fn the_truncate_parameter_overrides_the_models_policy() {
     for policy in [
         inference::TruncationPolicy::Truncate,
         inference::TruncationPolicy::Average,
@@ -179,7 +179,7 @@ fn truncation_is_what_the_request_asks_for_under_any_policy() {
 }
 
 #[test]
-fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
+fn embedgates_header_takes_precedence_over_parameters_of_other_vendors() {
     let app = TestApp::start();
     let average = [("x-embedgate-truncation", "average")];
     let averaged = post_with(&app, &long(), &json!({}), &average);
@@ -199,7 +199,7 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
 }
 
 #[test]
-fn a_request_may_ask_for_fewer_tokens_of_each_text() {
+fn truncate_prompt_tokens_lowers_the_maximum_of_each_input() {
     let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
     let input = json!(["a b c d e f g h", "a b"]);
     let reply = post_with(&app, &input, &json!({"truncate_prompt_tokens": 6}), &[]);
@@ -215,7 +215,7 @@ fn a_request_may_ask_for_fewer_tokens_of_each_text() {
 }
 
 #[test]
-fn other_names_of_dimensions_and_of_the_format_mean_the_same() {
+fn aliases_of_dimensions_and_encoding_format_have_the_same_effect() {
     let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
     let cut = post(&app, &json!({"dimensions": 4}));
     for name in ["output_dimension", "output_dimensionality", "truncate_dim"] {
@@ -282,7 +282,7 @@ fn with_prompts() -> Builder {
 }
 
 #[test]
-fn a_prompt_that_the_model_has_is_never_left_out_in_silence() {
+fn a_parameter_that_selects_a_prompt_is_rejected() {
     let app = with_prompts().start();
     for (name, value) in [
         ("prompt_name", "query"),

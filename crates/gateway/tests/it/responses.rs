@@ -53,7 +53,7 @@ fn metric(metrics: &Reply, series: &str) -> usize {
 
 /// Without a bound, 40 clients that do not read would hold 380 MB of text.
 #[test]
-fn answers_that_no_client_reads_take_a_bounded_memory() {
+fn unread_responses_use_a_bounded_memory() {
     const CLIENTS: usize = 40;
     const ADMITTED: usize = 8;
     let limit = ADMITTED * NEEDED + NEEDED / 2;
@@ -92,7 +92,7 @@ fn answers_that_no_client_reads_take_a_bounded_memory() {
 
 /// Such a request is legal, so the server must be able to answer it.
 #[test]
-fn an_answer_larger_than_the_memory_is_admitted_when_it_is_alone() {
+fn a_response_larger_than_the_memory_is_admitted_alone() {
     let app = TestApp::builder()
         .dimensions(DIMENSIONS)
         .config(|config| config.limits.max_buffered_response_bytes = Bytes(NEEDED / 2))
@@ -107,7 +107,7 @@ fn an_answer_larger_than_the_memory_is_admitted_when_it_is_alone() {
 
 /// Sizes around a part, and a connection that goes on after each answer.
 #[test]
-fn an_answer_in_parts_is_byte_for_byte_the_one_in_one_piece() {
+fn a_response_in_parts_equals_the_one_serialized_at_once() {
     let app = TestApp::builder().dimensions(DIMENSIONS).start();
     let mut connection = Connection::open(app.address);
     for (name, format) in [("float", EncodingFormat::Float), ("base64", EncodingFormat::Base64)] {
@@ -128,7 +128,7 @@ fn an_answer_in_parts_is_byte_for_byte_the_one_in_one_piece() {
 
 /// HTTP/1.0 has no chunks: only the end of the connection tells the end of an answer of unknown length.
 #[test]
-fn a_large_answer_to_http_1_0_ends_with_its_connection() {
+fn a_large_response_to_http_1_0_ends_with_its_connection() {
     let app = TestApp::builder().dimensions(DIMENSIONS).start();
     let body = text_of(100, "float");
     let head = format!(
