@@ -183,9 +183,9 @@ impl Code {
             Self::TooManyTokens => "The key exceeds `limits.key_tokens_per_minute`.",
             Self::Internal => "The server failed; the log has the cause under the response's `x-request-id`.",
             Self::Permanent => "The server failed, and a retry would fail, too.",
-            Self::QueueFull => "The model's queue is at its capacity in tokens (`models.queue_tokens`).",
+            Self::QueueFull => "The model's queue is at its capacity in tokens (`models.max_queue_tokens`).",
             Self::BodyMemoryExhausted => {
-                "The bodies of other requests hold the memory of `limits.body_memory`."
+                "The bodies of other requests hold the memory of `limits.max_buffered_body_bytes`."
             }
             Self::ResponseMemoryExhausted => {
                 "The responses to other requests, in computation or not yet read by their clients, hold the memory of \
@@ -197,7 +197,7 @@ impl Code {
             Self::Loading => "The models are loading.",
             Self::Draining => "The server is shutting down.",
             Self::RateLimiterUnavailable => {
-                "The Redis server of the rate limiter is unavailable, and `limits.redis_down` is `closed`."
+                "The Redis server of the rate limiter is unavailable, and `limits.redis_failure_mode` is `fail-closed`."
             }
         }
     }

@@ -153,12 +153,12 @@ where
         () = stop_requested(&mut stop) => {}
     }
     tracing::info!(
-        delay = config.server.grace_pause.as_secs_f64(),
+        delay = config.server.shutdown_delay.as_secs_f64(),
         "shutting down: /readyz fails from now on"
     );
     services.lifecycle.drain();
     tokio::select! {
-        () = sleep(config.server.grace_pause) => {}
+        () = sleep(config.server.shutdown_delay) => {}
         () = stop_requested(&mut stop) => tracing::info!("second stop request: the shutdown delay ends"),
     }
     handle.pause().await;

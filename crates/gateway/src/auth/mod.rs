@@ -52,8 +52,8 @@ impl Keys {
     pub(crate) fn open(config: &AuthConfig) -> Result<(Self, Option<BackgroundThread>), KeysFileError> {
         let fixed: Arc<[ApiKey]> = config.keys.clone().into();
         let all = Arc::new(RwLock::new(Arc::clone(&fixed)));
-        let keys = Self { fixed, has_file: config.keys_file.is_some(), all };
-        let Some(path) = &config.keys_file else { return Ok((keys, None)) };
+        let keys = Self { fixed, has_file: config.api_keys_file.is_some(), all };
+        let Some(path) = &config.api_keys_file else { return Ok((keys, None)) };
         let thread = file::watch(keys.clone(), path.clone())?;
         Ok((keys, Some(thread)))
     }
@@ -178,7 +178,7 @@ mod tests {
     #[track_caller]
     fn check(name: &str, value: &str) -> Result<Option<String>, Code> {
         let keys = vec![ApiKey::new("first", "secret-one"), ApiKey::new("second", "secret-two")];
-        let (keys, _) = Keys::open(&AuthConfig { keys, keys_file: None }).unwrap();
+        let (keys, _) = Keys::open(&AuthConfig { keys, api_keys_file: None }).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(name.parse().unwrap(), value.parse().unwrap());
         keys.authenticate(&headers)

@@ -18,7 +18,7 @@ use self::{
 };
 use crate::{
     background::BackgroundThread,
-    config::{LimitsConfig, WhenDown},
+    config::{LimitsConfig, RedisFailureMode},
     metrics::LimitsMetrics,
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct RateLimiter {
     limits: RateLimits,
     local: LocalBuckets,
     redis: Option<RedisRateLimiter>,
-    failure_mode: WhenDown,
+    failure_mode: RedisFailureMode,
 }
 
 /// Limits and levels of a caller at one moment.
@@ -80,7 +80,7 @@ impl RateLimiter {
             url.map(|url| RedisRateLimiter::start(url, config.redis_timeout, limits, metrics)).transpose()?;
         let (redis, thread) = redis.unzip();
         let local = LocalBuckets::new(limits);
-        Ok((Self { limits, local, redis, failure_mode: config.redis_down }, thread))
+        Ok((Self { limits, local, redis, failure_mode: config.redis_failure_mode }, thread))
     }
 
     /// Description of the limits for the log line at start-up.
@@ -123,7 +123,7 @@ impl RateLimiter {
                 }
                 result
             }
-            None if self.redis.is_some() && self.failure_mode == WhenDown::Closed => {
+            None if self.redis.is_some() && self.failure_mode == RedisFailureMode::FailClosed => {
                 return Err(RateLimitError::Unavailable);
             }
             None => {

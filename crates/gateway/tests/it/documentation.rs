@@ -29,7 +29,7 @@ This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gate
 
 const CONCLUSION: &str = "
 The response to a request that is not valid HTTP has no body: 400 if its head cannot be parsed, 431 if the head is larger
-than 128 KiB or has more than 96 headers, 408 if it does not arrive within `server.client_timeout`.
+than 128 KiB or has more than 96 headers, 408 if it does not arrive within `server.client_header_timeout`.
 
 The response to a request whose body was not read completely has `connection: close`. The rest of the body is read and
 dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the response; then the

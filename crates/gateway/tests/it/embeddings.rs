@@ -98,7 +98,7 @@ fn the_models_own_dimensions_are_accepted() {
 
 #[test]
 fn a_matryoshka_vector_is_truncated_and_normalized_again() {
-    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     let whole = app.embed(&json!(["a", "b"]));
     let reply = app.post(r#"{"model":"m","input":["a","b"],"dimensions":4}"#);
     for (cut, whole) in vectors(&reply.json()).iter().zip(&whole) {

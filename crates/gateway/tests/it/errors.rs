@@ -119,7 +119,7 @@ fn too_many_inputs() {
 
 #[test]
 fn too_long_an_input() {
-    let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
+    let app = TestApp::builder().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let text = "a ".repeat(WINDOW + 1);
     let bare = app.post(json!({"model": "m", "input": text}).to_string());
     assert_snapshot!(summary(&bare), @r#"
@@ -163,7 +163,7 @@ fn dimensions_that_the_model_does_not_have() {
 
 #[test]
 fn dimensions_between_those_that_the_model_was_trained_for() {
-    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a","dimensions":3}"#)), @r#"
     400
     content-type: application/json

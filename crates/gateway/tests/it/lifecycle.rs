@@ -19,7 +19,7 @@ use crate::{
 fn a_shutdown_under_load_loses_no_request() {
     const CLIENTS: usize = 8;
     let mut app =
-        TestApp::builder().config(|config| config.server.grace_pause = Duration::from_secs(2)).start();
+        TestApp::builder().config(|config| config.server.shutdown_delay = Duration::from_secs(2)).start();
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let address = app.address;
     thread::scope(|scope| {
@@ -102,7 +102,7 @@ fn a_second_stop_request_abandons_a_load_that_hangs() {
 
 #[test]
 fn a_second_stop_request_ends_the_shutdown_delay_and_loses_no_request() {
-    let mut app = TestApp::builder().config(|config| config.server.grace_pause = NEVER).start();
+    let mut app = TestApp::builder().config(|config| config.server.shutdown_delay = NEVER).start();
     let mut connection = app.hold_request();
     app.begin_shutdown();
     app.wait_for("/readyz", 503);

@@ -19,7 +19,7 @@ fn body(text: &str) -> String {
 
 #[test]
 fn a_full_queue_rejects_immediately_and_admitted_requests_are_answered() {
-    let app = TestApp::builder().model(|model| model.queue_tokens = 4 * WINDOW).start();
+    let app = TestApp::builder().model(|model| model.max_queue_tokens = 4 * WINDOW).start();
     app.control.hold();
     let (sender, replies) = mpsc::channel();
     thread::scope(|scope| {
@@ -67,7 +67,9 @@ fn bodies_share_a_bounded_memory() {
     /// Bytes of each body that are not counted.
     const UNMETERED: usize = 16 << 10;
     let app = TestApp::builder()
-        .config(|config| (config.limits.max_body_bytes, config.limits.body_memory) = (SIZE, Bytes(SIZE)))
+        .config(|config| {
+            (config.limits.max_body_bytes, config.limits.max_buffered_body_bytes) = (SIZE, Bytes(SIZE))
+        })
         .start();
     let large = format!("{:<SIZE$}", body("a"));
     let slow_request = request("POST", "/v1/embeddings", &[], large.as_bytes());

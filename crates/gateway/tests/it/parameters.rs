@@ -162,7 +162,7 @@ fn the_truncate_parameter_overrides_the_models_policy() {
         inference::TruncationPolicy::Average,
         inference::TruncationPolicy::Error,
     ] {
-        let app = TestApp::builder().model(|model| model.overlong = policy).start();
+        let app = TestApp::builder().model(|model| model.truncation = policy).start();
         for fields in [json!({"truncate": true}), json!({"truncate": "end"}), json!({"truncation": true})] {
             let reply = post_with(&app, &long(), &fields, &[]);
             assert_answered(&reply, None);
@@ -200,7 +200,7 @@ fn embedgates_header_takes_precedence_over_parameters_of_other_vendors() {
 
 #[test]
 fn truncate_prompt_tokens_lowers_the_maximum_of_each_input() {
-    let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
+    let app = TestApp::builder().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let input = json!(["a b c d e f g h", "a b"]);
     let reply = post_with(&app, &input, &json!({"truncate_prompt_tokens": 6}), &[]);
     assert_answered(&reply, None);
@@ -216,7 +216,7 @@ fn truncate_prompt_tokens_lowers_the_maximum_of_each_input() {
 
 #[test]
 fn aliases_of_dimensions_and_encoding_format_have_the_same_effect() {
-    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     let cut = post(&app, &json!({"dimensions": 4}));
     for name in ["output_dimension", "output_dimensionality", "truncate_dim"] {
         let reply = post(&app, &json!({ name: 4 }));
@@ -258,7 +258,7 @@ fn norm(reply: &Reply) -> f64 {
 
 #[test]
 fn normalize_true_normalizes_the_vectors_of_an_unnormalized_model() {
-    let app = TestApp::builder().unnormalized().model(|model| model.matryoshka = vec![4]).start();
+    let app = TestApp::builder().unnormalized().model(|model| model.matryoshka_dimensions = vec![4]).start();
     let plain = post(&app, &json!({}));
     assert!((norm(&plain) - 1.0).abs() > 1e-2, "the fake's vectors must not have norm 1");
     let normalized = post(&app, &json!({"normalize": true}));

@@ -75,7 +75,7 @@ fn server(builder: Builder, request_timeout: Duration) -> (TestApp, SocketAddr) 
     let (builder, ops) = builder.ops();
     let limits = move |config: &mut gateway::config::Config| {
         let server = &mut config.server;
-        (server.client_timeout, server.keep_alive, server.send_timeout) = (LIMIT, LIMIT, LIMIT);
+        (server.client_header_timeout, server.keep_alive, server.send_timeout) = (LIMIT, LIMIT, LIMIT);
         server.request_timeout = request_timeout;
     };
     let app = builder.config(limits).launch();
@@ -310,7 +310,7 @@ fn a_request_is_answered_after_stopped_uploads_held_every_connection() {
 fn the_head_timeout_does_not_apply_while_computing_or_between_requests() {
     let app = TestApp::builder()
         .config(|config| {
-            config.server.client_timeout = LIMIT;
+            config.server.client_header_timeout = LIMIT;
             config.server.send_timeout = LIMIT;
         })
         .start();

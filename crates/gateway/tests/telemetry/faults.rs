@@ -99,7 +99,7 @@ fn a_recovered_collector_is_logged() {
 fn a_full_disk_under_the_log_affects_no_request() {
     for format in ["text", "json"] {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let variables = [("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG", "debug")];
+        let variables = [("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG_FILTER", "debug")];
         serves(Server::start_logging_to(&variables, full.into()));
     }
 }
@@ -109,7 +109,7 @@ fn a_full_disk_under_the_log_affects_no_request() {
 fn a_closed_pipe_under_the_log_affects_no_request() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    serves(Server::start_logging_to(&[("EMBEDGATE_LOG", "debug")], writer.into()));
+    serves(Server::start_logging_to(&[("EMBEDGATE_LOG_FILTER", "debug")], writer.into()));
 }
 
 #[cfg(target_os = "linux")]

@@ -8,7 +8,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Sends a request that is logged as INFO and WARN. Returns its id and the log.
 fn logged(format: &str, filter: &str) -> (String, String) {
-    let server = Server::start(&[("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG", filter)]);
+    let server = Server::start(&[("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG_FILTER", filter)]);
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-00");
     let reply = server.embed(&[("traceparent", &traceparent)], "longer than the maximum ".repeat(400));
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -78,7 +78,7 @@ fn warnings_have_their_ids_at_filter_level_warn() {
 
 #[test]
 fn a_malformed_request_is_logged_at_level_debug() {
-    let server = Server::start(&[("EMBEDGATE_LOG", "debug")]);
+    let server = Server::start(&[("EMBEDGATE_LOG_FILTER", "debug")]);
     let mut connection = Connection::open(server.address);
     connection.send(b"no HTTP\r\n\r\n");
     assert_eq!(connection.receive().status, 400);

@@ -199,7 +199,7 @@ fn a_span_of_an_error_has_its_code_and_no_input_text() {
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_API_KEYS", "team=sk-right-41c7"),
         ("EMBEDGATE_MAX_REQUEST_TOKENS", "100"),
-        ("EMBEDGATE_OVERLONG", "error"),
+        ("EMBEDGATE_TRUNCATION", "error"),
     ]);
     let right = ("authorization", "Bearer sk-right-41c7");
     let wrong = ("authorization", "Bearer sk-wrong-88d0");
@@ -252,7 +252,7 @@ fn a_503_and_a_disconnect_are_errors_of_the_span_and_a_4xx_is_not() {
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_MAX_INPUTS", "20000"),
         ("EMBEDGATE_MAX_REQUEST_TOKENS", "2000000"),
-        ("EMBEDGATE_QUEUE_TOKENS", "2000000"),
+        ("EMBEDGATE_MAX_QUEUE_TOKENS", "2000000"),
     ]);
     let body = |numbers: Range<usize>| {
         let texts: Vec<String> = numbers.map(|number| format!("{number} {}", "word ".repeat(70))).collect();
