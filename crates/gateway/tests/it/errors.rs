@@ -9,7 +9,7 @@ use crate::{
     schema::assert_valid,
 };
 
-/// Posts `body` to a server with default settings; the answer must be an error in the envelope.
+/// Posts `body` to a server with default settings. The response must be an error in OpenAI's format.
 #[track_caller]
 fn refused(body: impl AsRef<[u8]>) -> String {
     summary(&TestApp::start().post(body))
@@ -227,7 +227,7 @@ fn unknown_url() {
     "#);
 }
 
-/// Refused by its announced length, so that the client need not send what nobody reads.
+/// Rejected by its `content-length`, so that the client need not send a body that the server would not read.
 #[test]
 fn announced_body_too_large() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
@@ -240,7 +240,7 @@ fn announced_body_too_large() {
     "#);
 }
 
-/// Refused by its head, so that the client need not send a body that the server would not read.
+/// Rejected by its head, so that the client need not send a body that the server would not read.
 #[test]
 fn compressed_body() {
     let app = TestApp::builder().key("team", "secret").start();
@@ -262,7 +262,7 @@ fn compressed_body() {
         let head = format!("api-key: secret\r\ncontent-encoding: {coding}\r\ncontent-length: 50\r\n");
         assert_eq!(post(&head).status, 415, "{coding}");
     }
-    // The key is checked first, here too.
+    // The key is checked first.
     assert_eq!(post("content-encoding: gzip\r\ncontent-length: 50\r\n").status, 401);
 }
 
@@ -278,7 +278,7 @@ fn chunked_body_too_large() {
     assert_valid("error", &reply.json());
 }
 
-/// Sizes, extensions and trailers of chunks are not part of the body, but they are bounded, too.
+/// Chunk sizes, extensions and trailers are not part of the body, but they are bounded, too.
 #[test]
 fn framing_of_a_chunked_body_is_bounded() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
@@ -357,7 +357,7 @@ fn invalid_http_gets_a_status_without_a_body() {
     let many = request("GET", "/livez", &[("x", "y"); 96], b"");
     for (bytes, status) in [(b"\x16\x03\x01\x02\x00\x01\r\n\r\n".to_vec(), 400), (huge, 431), (many, 431)] {
         let mut connection = Connection::open(app.address);
-        // The server may answer and close before it has read all of it.
+        // The server may respond and close before it has read everything.
         let _ = connection.try_send(&bytes);
         assert_eq!(connection.receive().status, status);
         assert!(connection.is_closed());

@@ -1,4 +1,4 @@
-//! What is logged, at the highest verbosity: enough to find a request, never a text or a key.
+//! The log at the highest verbosity: it identifies requests, and never contains input text or keys.
 
 use std::{
     io::{self, Write},
@@ -13,7 +13,7 @@ use crate::{
     fake::{FAILURES_OF_ENCODER, InjectedFault},
 };
 
-/// Everything that was logged in this process.
+/// All log lines of this process.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -23,7 +23,7 @@ impl Log {
         String::from_utf8(bytes.clone()).unwrap()
     }
 
-    /// The lines that speak of one request.
+    /// The lines of one request.
     #[track_caller]
     fn lines(&self, request: &str) -> Vec<String> {
         let lines: Vec<_> =
@@ -52,7 +52,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// The log of all tests of this process: the server works on threads of its own, so it cannot be one test's.
+/// The log of all tests of this process: servers log on their own threads, so it cannot belong to one test.
 pub(crate) static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
     tracing_subscriber::fmt()
@@ -109,7 +109,7 @@ fn a_request_has_one_log_line_with_its_tokens_and_the_clients_id() {
     let (_, time) = line.split_once(" ms=").unwrap();
     let time = time.split(' ').next().unwrap();
     assert!(time.parse::<f64>().unwrap() > 0.0, "{time}");
-    assert!(time.split_once('.').unwrap().1.len() <= 3, "{time} is finer than microseconds");
+    assert!(time.split_once('.').unwrap().1.len() <= 3, "{time} is more precise than microseconds");
 }
 
 #[test]

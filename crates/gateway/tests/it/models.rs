@@ -1,4 +1,4 @@
-//! `GET /v1/models` and everything that a model may be called.
+//! `GET /v1/models`, and the names of a model.
 
 use serde_json::json;
 
@@ -117,7 +117,7 @@ fn an_unknown_model_error_lists_ten_names() {
         "{}",
         unknown(&twelve)
     );
-    // A name as long as a head may be is not repeated whole.
+    // A long name is not repeated completely.
     let long = twelve.get(&format!("/v1/models/{}", "x".repeat(10_000)));
     assert!(long.status == 404 && long.message().len() < 400, "{}", long.message());
 }

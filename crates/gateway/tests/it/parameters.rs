@@ -1,4 +1,4 @@
-//! Parameters of other vendors: honoured, ignored and named, or rejected.
+//! Parameters of other vendors: honoured, ignored and listed, or rejected.
 
 use gateway::{config::UnsupportedParameters, parameters::PARAMETERS};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::{
 
 const IGNORED: &str = "x-embedgate-ignored";
 
-/// Posts the texts `a` and `b` with `fields`.
+/// Posts the inputs `a` and `b` with `fields`.
 fn post(app: &TestApp, fields: &Value) -> Reply {
     post_with(app, &json!(["a", "b"]), fields, &[])
 }
@@ -23,7 +23,7 @@ fn post_with(app: &TestApp, input: &Value, fields: &Value, headers: &[(&str, &st
     app.send("POST", "/v1/embeddings", headers, body.to_string().as_bytes())
 }
 
-/// A text of twice the window.
+/// An input of twice the maximum length.
 fn long() -> Value {
     json!("a ".repeat(2 * WINDOW))
 }
@@ -95,7 +95,7 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
     (
         "embedding_types",
         r#"["float","int8"]"#,
-        "An answer has one kind of vectors: send 'float' or 'base64'.",
+        "A response has one encoding: send 'float' or 'base64'.",
     ),
     ("endianness", r#""big""#, "= big. Supported values: ['little', 'native']."),
     ("normalize", "false", "which only has normalized vectors: leave 'normalize' out."),
@@ -107,7 +107,7 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("truncate_prompt_tokens", "2", "= 2. Must be -1, or greater than or equal to 3."),
     ("truncate_prompt_tokens", "-2", "= -2. Must be -1, or greater than or equal to 3."),
     ("prompt_name", r#""query""#, "= query. `m` stands for `tiny` here, which has no prompts."),
-    ("prompt", r#""Represent this""#, "put its text in front of each input, and do not send 'prompt'."),
+    ("prompt", r#""Represent this""#, "prepend its text to each input, and do not send 'prompt'."),
     ("late_chunking", "true", "= true. Supported values: [false]."),
     ("add_special_tokens", "false", "= false. Supported values: [true]."),
     ("modality", r#""image""#, "= image. Supported values: ['text']."),
@@ -149,7 +149,7 @@ fn unsupported_parameters_can_be_ignored_by_a_setting() {
         assert_answered(&reply, Some(name));
         assert_eq!(vectors(&reply.json()), vectors(&plain.json()), "{name}");
     }
-    // Of two that contradict each other, OpenAI's holds; it is never ignored itself.
+    // If two contradict each other, OpenAI's parameter applies and is never ignored.
     let both = json!({"dimensions": DIMENSIONS, "output_dimension": 4});
     assert_answered(&post(&app, &both), Some("output_dimension"));
     assert_eq!(post(&app, &json!({"dimensions": 4})).status, 400);
@@ -190,7 +190,7 @@ fn embedgates_header_takes_precedence_over_parameters_of_other_vendors() {
         assert_answered(&reply, Some(name));
         assert_eq!(vectors(&reply.json()), vectors(&averaged.json()));
     }
-    // It cannot be had together with an average of the whole text.
+    // A smaller maximum cannot be combined with an average of the whole input.
     let reply = post_with(&app, &long(), &json!({"truncate_prompt_tokens": 10}), &average);
     assert!(
         rejected(&reply, "truncate_prompt_tokens")
@@ -207,7 +207,7 @@ fn truncate_prompt_tokens_lowers_the_maximum_of_each_input() {
     assert_eq!(reply.json()["usage"]["prompt_tokens"], 6 + 4);
     assert_eq!(reply.header("x-embedgate-truncated"), Some("1"));
     assert_eq!(vectors(&reply.json()), app.embed(&json!(["a b c d", "a b"])));
-    // The window stays the limit.
+    // The model's maximum stays the limit.
     for tokens in [-1, WINDOW as i64, 1_000_000] {
         let reply = post_with(&app, &long(), &json!({"truncate_prompt_tokens": tokens}), &[]);
         assert_eq!(reply.json()["usage"]["prompt_tokens"], WINDOW, "{tokens}");
@@ -249,7 +249,7 @@ fn aliases_of_dimensions_and_encoding_format_have_the_same_effect() {
     }
 }
 
-/// The length of the first vector of an answer.
+/// The norm of the first vector of a response.
 #[track_caller]
 fn norm(reply: &Reply) -> f64 {
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -272,7 +272,7 @@ fn normalize_true_normalizes_the_vectors_of_an_unnormalized_model() {
     assert_answered(&raw, Some("normalized"));
     assert_eq!(vectors(&raw.json()), vectors(&plain.json()));
     rejected(&post(&app, &json!({"normalized": false, "normalize": true})), "normalized");
-    // A cut vector is normalized, as Matryoshka models are trained.
+    // A truncated vector is normalized, as Matryoshka models are trained.
     assert_answered(&post(&app, &json!({"normalize": true, "dimensions": 4})), None);
     rejected(&post(&app, &json!({"normalize": false, "dimensions": 4})), "normalize");
 }

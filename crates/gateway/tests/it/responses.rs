@@ -16,10 +16,10 @@ const DIMENSIONS: usize = 384;
 /// OpenAI's limit.
 const INPUTS: usize = 2048;
 
-/// Memory of an answer to `INPUTS` inputs: its vectors and two parts.
+/// Memory of a response to `INPUTS` inputs: its vectors and two parts.
 const NEEDED: usize = INPUTS * DIMENSIONS * 4 + 2 * 64 * 1024;
 
-/// A request of some 10 kB whose answer has some 9 MB.
+/// A request of about 10 kB with a response of about 9 MB.
 fn equal_texts(count: usize) -> Vec<u8> {
     json!({"model": "m", "input": vec!["a"; count]}).to_string().into_bytes()
 }
@@ -29,8 +29,8 @@ fn text_of(count: usize, format: &str) -> String {
     json!({"model": "m", "input": inputs, "encoding_format": format}).to_string()
 }
 
-/// The answer as it is printed in one piece.
-fn printed_at_once(answer: &Value, format: EncodingFormat) -> String {
+/// The response, serialized at once.
+fn serialized_at_once(answer: &Value, format: EncodingFormat) -> String {
     let rows = vectors(answer);
     let tokens = answer["usage"]["total_tokens"].as_u64().unwrap();
     let mut json = Vec::new();
@@ -90,7 +90,7 @@ fn unread_responses_use_a_bounded_memory() {
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// Such a request is legal, so the server must be able to answer it.
+/// Such a request is valid, so the server must be able to answer it.
 #[test]
 fn a_response_larger_than_the_memory_is_admitted_alone() {
     let app = TestApp::builder()
@@ -105,7 +105,7 @@ fn a_response_larger_than_the_memory_is_admitted_alone() {
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// Sizes around a part, and a connection that goes on after each answer.
+/// Sizes around a part, on one connection.
 #[test]
 fn a_response_in_parts_equals_the_one_serialized_at_once() {
     let app = TestApp::builder().dimensions(DIMENSIONS).start();
@@ -115,18 +115,18 @@ fn a_response_in_parts_equals_the_one_serialized_at_once() {
             connection.send(&request("POST", "/v1/embeddings", &[], text_of(count, name).as_bytes()));
             let reply = connection.receive();
             assert_eq!(reply.status, 200);
-            assert_eq!(reply.text(), printed_at_once(&reply.json(), format), "{count} {name}");
+            assert_eq!(reply.text(), serialized_at_once(&reply.json(), format), "{count} {name}");
             let is_chunked = reply.header("transfer-encoding") == Some("chunked");
             let length = reply.header("content-length").map(|length| length.parse::<usize>().unwrap());
             assert_eq!(length, (!is_chunked).then_some(reply.body.len()), "{count} {name}");
-            // Numbers have no known length before they are printed.
+            // The length of numbers is unknown before they are serialized.
             assert_eq!(is_chunked, format == EncodingFormat::Float && count >= 7, "{count} {name}");
         }
     }
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// HTTP/1.0 has no chunks: only the end of the connection tells the end of an answer of unknown length.
+/// HTTP/1.0 has no chunked encoding: a response of unknown length ends with its connection.
 #[test]
 fn a_large_response_to_http_1_0_ends_with_its_connection() {
     let app = TestApp::builder().dimensions(DIMENSIONS).start();

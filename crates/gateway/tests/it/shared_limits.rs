@@ -140,7 +140,7 @@ fn resume(client: &mut redis::Connection) {
 fn wait_for_postponed_script(client: &mut redis::Connection) {
     wait_until("a script is postponed", || {
         let clients: String = redis::cmd("CLIENT").arg("LIST").query(client).unwrap();
-        clients.lines().any(|line| line.contains(" flags=b ") && line.contains(" cmd=evalsha "))
+        clients.lines().any(|line| line.contains(" flags=b") && line.contains(" cmd=evalsha "))
     });
 }
 

@@ -1,4 +1,4 @@
-//! Token ids as input: OpenAI's vocabularies become text again, the model's own are taken as they are.
+//! Token ids as input: those of OpenAI's vocabularies are decoded to text, the model's own are used as they are.
 
 use gateway::config::TokenIds;
 use serde_json::json;
@@ -29,7 +29,7 @@ fn special_token_ids_are_decoded_to_their_text() {
     );
 }
 
-/// LangChain cuts long texts at 8,191 tokens, wherever in a character that is.
+/// LangChain splits long texts at 8,191 tokens, possibly inside a character.
 #[test]
 fn token_ids_split_inside_a_character_are_embedded() {
     let app = app(TokenIds::Cl100kBase);
@@ -76,7 +76,7 @@ fn token_ids_can_be_rejected() {
     assert_eq!(app.post(r#"{"model":"m","input":"text"}"#).status, 200);
 }
 
-/// Before they are decoded: an id may stand for a text thirty times as long as itself.
+/// They are rejected before decoding: the text of an id may be thirty times as long as the id.
 #[test]
 fn more_token_ids_than_max_request_tokens_are_rejected() {
     let app = TestApp::builder().config(|config| config.limits.max_request_tokens = 100).start();
@@ -87,7 +87,7 @@ fn more_token_ids_than_max_request_tokens_are_rejected() {
     assert_eq!(refused.message(), "Invalid 'input': maximum request size is 100 tokens per request.");
 }
 
-/// A server whose tokenizer was changed.
+/// A server with a modified tokenizer.
 fn app_with(change: impl FnOnce(&mut serde_json::Value)) -> TestApp {
     let path =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../model-import/tests/tiny-models/bert-mean/tokenizer.json");
@@ -98,7 +98,7 @@ fn app_with(change: impl FnOnce(&mut serde_json::Value)) -> TestApp {
     TestApp::builder().tokenizer(file.path()).start()
 }
 
-/// Gemma's tokenizer knows `<image_soft_token>`, and its text models have no row for it.
+/// Gemma's tokenizer has `<image_soft_token>`, but its text models have no embedding for it.
 #[test]
 fn an_input_with_a_token_without_embedding_is_a_400_that_names_it() {
     let app = app_with(|json| {
