@@ -92,11 +92,7 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("output_dtype", r#""binary""#, "= binary. Supported values: ['float', 'float32']."),
     ("embed_dtype", r#""float16""#, "= float16. Supported values: ['float', 'float32']."),
     ("embedding_type", r#""ubinary""#, "= ubinary. Supported values: ['float', 'base64']."),
-    (
-        "embedding_types",
-        r#"["float","int8"]"#,
-        "A response has one encoding: send 'float' or 'base64'.",
-    ),
+    ("embedding_types", r#"["float","int8"]"#, "A response has one encoding: send 'float' or 'base64'."),
     ("endianness", r#""big""#, "= big. Supported values: ['little', 'native']."),
     ("normalize", "false", "which only has normalized vectors: leave 'normalize' out."),
     ("normalized", "false", "which only has normalized vectors: leave 'normalized' out."),
