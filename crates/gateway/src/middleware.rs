@@ -107,7 +107,7 @@ impl RequestGuard {
                 self.metrics.parameter(name, ParameterOutcome::Rejected);
             }
         }
-        self.trace.end_with_response(&self.context.id, response.request(), route, status, code);
+        self.trace.end_with_response(&self.context.id, route, response, code);
         self.log(status, elapsed);
         self.write_headers(response.headers_mut(), elapsed);
     }

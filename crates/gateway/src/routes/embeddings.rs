@@ -34,17 +34,13 @@ const IGNORED: HeaderName = HeaderName::from_static("x-embedgate-ignored");
 const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
 
+/// Shared state of the handler.
+type State = (web::Data<Lifecycle>, web::Data<RequestLimits>, web::Data<RateLimiter>);
+
 /// Embeds the inputs of one request. Its response, also an error, tells the state of the caller's rate limit.
-pub(super) async fn create(
-    caller: Caller,
-    http: HttpRequest,
-    body: Body,
-    lifecycle: web::Data<Lifecycle>,
-    limits: web::Data<RequestLimits>,
-    rate_limiter: web::Data<RateLimiter>,
-) -> HttpResponse {
+pub(super) async fn create(caller: Caller, http: HttpRequest, body: Body, state: State) -> HttpResponse {
     let mut status = None;
-    let result = embed(&caller, &http, body, &lifecycle, &limits, &rate_limiter, &mut status).await;
+    let result = embed(&caller, &http, body, &state, &mut status).await;
     let mut response = result.unwrap_or_else(HttpResponse::from_error);
     if let Some(status) = status {
         rate_limit_response::write_headers(&status, response.headers_mut());
@@ -56,9 +52,7 @@ async fn embed(
     caller: &Caller,
     http: &HttpRequest,
     body: Body,
-    lifecycle: &Lifecycle,
-    limits: &RequestLimits,
-    rate_limiter: &RateLimiter,
+    (lifecycle, limits, rate_limiter): &State,
     status: &mut Option<RateLimitStatus>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;

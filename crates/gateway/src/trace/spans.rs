@@ -17,8 +17,8 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest,
-    dev::ServiceRequest,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
     http::{Method, Version, header::HOST, uri::Authority},
 };
 use inference::Embeddings;
@@ -109,12 +109,12 @@ impl Trace {
     pub(crate) fn end_with_response(
         &self,
         id: &str,
-        request: &HttpRequest,
         route: Option<&str>,
-        status: u16,
+        response: &ServiceResponse<impl MessageBody>,
         code: Option<Code>,
     ) {
         let Some(mut active) = self.request.take() else { return };
+        let (request, status) = (response.request(), response.status().as_u16());
         if let Some(route) = route {
             active.span.update_name(format!("{} {route}", method(request.method())));
             if route == request.path() {

@@ -68,7 +68,7 @@ fn bodies_share_a_bounded_memory() {
     const UNMETERED: usize = 16 << 10;
     let app = TestApp::builder()
         .config(|config| {
-            (config.limits.max_body_bytes, config.limits.max_buffered_body_bytes) = (SIZE, Bytes(SIZE))
+            (config.limits.max_body_bytes, config.limits.max_buffered_body_bytes) = (SIZE, Bytes(SIZE));
         })
         .start();
     let large = format!("{:<SIZE$}", body("a"));
