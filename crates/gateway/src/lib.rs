@@ -22,6 +22,7 @@
 //! This crate never computes vectors and never reads model graphs.
 
 mod auth;
+mod backend;
 mod background;
 mod body;
 mod budget;
@@ -40,7 +41,7 @@ pub mod model_bench;
 pub mod model_command;
 pub mod parameters;
 mod rate_limit;
-pub mod redis_tier;
+pub mod redis_cache;
 mod registry;
 mod reload;
 mod request;
@@ -57,9 +58,10 @@ mod tls;
 mod trace;
 
 pub use auth::KeysFileError;
+pub use backend::{Backend, Selection, SelectionReason};
 pub use background::spawn_detached;
-pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
-pub use registry::{Registry, Served, UnknownModel};
+pub use load::{LoadError, ModelLoadError, load};
+pub use registry::{LoadedModel, Registry, UnknownModel};
 pub use run_error::RunError;
 pub use server::{Listeners, run, run_with};
 pub use tls::TlsError;

@@ -20,7 +20,7 @@ use crate::{
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
     parameters::{self, RequestOptions, TRUNCATION_HEADER},
-    registry::{Registry, Served, echo},
+    registry::{LoadedModel, Registry, echo},
     response::ResponseMemory,
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
 };
@@ -53,7 +53,7 @@ impl RequestLimits {
 /// A request that is valid as far as this is known without the tokenizer.
 pub(crate) struct ValidatedRequest {
     /// The requested model.
-    pub(crate) served: Arc<Served>,
+    pub(crate) served: Arc<LoadedModel>,
     /// The name by which it was requested.
     pub(crate) model: String,
     /// Encoding of the vectors in the response.
@@ -97,7 +97,7 @@ pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>
 ///
 /// # Errors
 /// 404 if there is none.
-pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<Served>, ApiError> {
+pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
     registry.find(name).map(Arc::clone).ok_or_else(|| {
         let message = format!(
             "The model `{}` does not exist or you do not have access to it. {}",
@@ -115,7 +115,7 @@ impl ValidatedRequest {
     /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot be
     /// honoured, or token ids that the model does not accept.
     pub(crate) async fn new(
-        served: Arc<Served>,
+        served: Arc<LoadedModel>,
         request: EmbeddingRequest,
         limits: &RequestLimits,
         truncation: Option<TruncationPolicy>,
@@ -145,7 +145,10 @@ impl ValidatedRequest {
     /// Estimated number of tokens: one for every four bytes, and two special ones for each input. Only the tokenizer can
     /// count exactly.
     pub(crate) fn estimate_tokens(&self) -> usize {
-        let window = self.job.max_input_tokens.map_or(self.served.window, |max| max.min(self.served.window));
+        let window = self
+            .job
+            .max_input_tokens
+            .map_or(self.served.max_input_tokens, |max| max.min(self.served.max_input_tokens));
         let tokens = |input: &Input| {
             let content = match input {
                 Input::Text(text) => text.len().div_ceil(4),
@@ -279,7 +282,7 @@ where
 /// text, which may be thirty times as large as the body, so more than `max_tokens` of them are rejected first.
 async fn inputs(
     input: EmbeddingInput,
-    served: &Served,
+    served: &LoadedModel,
     model: &str,
     max_tokens: usize,
 ) -> Result<Vec<Input>, ApiError> {

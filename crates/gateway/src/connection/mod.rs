@@ -21,40 +21,11 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix_web::HttpRequest;
 
-use crate::config::Config;
+use crate::{config::Config, metrics::ConnectionPhase as Phase};
 
 pub(crate) use exchange::Exchange;
 pub(crate) use stream::Stream;
 pub(crate) use supervisor::serve;
-
-/// Phase of a connection in which the server waits for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The TLS handshake.
-    Handshake,
-    /// The head of a request: the first one counts from the accept, later ones from their first byte.
-    Head,
-    /// Between two requests.
-    Idle,
-    /// The socket accepts no more bytes of a response.
-    Send,
-    /// The last response is sent, and the client may still send a body that is not read.
-    Linger,
-}
-
-impl Phase {
-    pub(crate) const ALL: [Self; 5] = [Self::Handshake, Self::Head, Self::Idle, Self::Send, Self::Linger];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::Head => "head",
-            Self::Idle => "idle",
-            Self::Send => "send",
-            Self::Linger => "linger",
-        }
-    }
-}
 
 /// Limits of every connection. [`Duration::MAX`] means no limit.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
 use crate::{
     config::UnsupportedParameters,
     error::ApiError,
-    registry::{Served, echo},
+    registry::{LoadedModel, echo},
 };
 
 use rules::{Effect, OptionsBuilder, ParameterError, SingleChoice};
@@ -108,7 +108,7 @@ pub(crate) struct RequestOptions {
 /// unless `unsupported` is to ignore those.
 pub(crate) fn resolve(
     request: &EmbeddingRequest,
-    served: &Served,
+    served: &LoadedModel,
     truncation: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
 ) -> Result<RequestOptions, ApiError> {

@@ -4,7 +4,7 @@ use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
 use super::{RequestOptions, Rule, TRUNCATION_HEADER};
-use crate::registry::Served;
+use crate::registry::LoadedModel;
 
 /// Effect of an accepted value.
 pub(super) enum Effect {
@@ -72,7 +72,7 @@ impl<T: Copy + PartialEq> SingleChoice<T> {
 
 /// Options of one request while its parameters are applied.
 pub(super) struct OptionsBuilder<'a> {
-    served: &'a Served,
+    served: &'a LoadedModel,
     /// The requested name of the model.
     model: &'a str,
     dimensions: SingleChoice<usize>,
@@ -83,7 +83,7 @@ pub(super) struct OptionsBuilder<'a> {
 }
 
 impl<'a> OptionsBuilder<'a> {
-    pub(super) fn new(served: &'a Served, model: &'a str) -> Self {
+    pub(super) fn new(served: &'a LoadedModel, model: &'a str) -> Self {
         Self {
             served,
             model,
@@ -104,7 +104,7 @@ impl<'a> OptionsBuilder<'a> {
         requested: usize,
         name: &'static str,
     ) -> Result<Effect, ParameterError> {
-        let Served { dimensions, matryoshka, .. } = self.served;
+        let LoadedModel { dimensions, matryoshka, .. } = self.served;
         let (own, mut sizes) = (*dimensions, matryoshka.clone());
         if !sizes.contains(&own) {
             sizes.push(own);
@@ -135,7 +135,7 @@ impl<'a> OptionsBuilder<'a> {
         RequestOptions {
             format: self.format.get().unwrap_or_default(),
             output_dimensions: truncated.or(normalize.then_some(own)),
-            truncation: self.truncation.get().unwrap_or(self.served.overlong),
+            truncation: self.truncation.get().unwrap_or(self.served.truncation),
             max_input_tokens: self.max_input_tokens,
             ignored,
         }

@@ -19,7 +19,7 @@ use self::{
 use crate::{
     background::BackgroundThread,
     config::{LimitsConfig, RedisFailureMode},
-    metrics::LimitsMetrics,
+    metrics::RedisMetrics,
 };
 
 pub(crate) use bucket::{Counts, Exceeded, LimitKind, RateLimits};
@@ -69,7 +69,7 @@ impl RateLimiter {
     /// If the system cannot start a thread.
     pub(crate) fn start(
         config: &LimitsConfig,
-        metrics: LimitsMetrics,
+        metrics: RedisMetrics,
     ) -> io::Result<(Self, Option<BackgroundThread>)> {
         let limits = RateLimits(Counts {
             requests: config.key_requests_per_minute as f64,

@@ -21,7 +21,7 @@ use super::bucket::{Counts, RateLimits};
 use crate::{
     background::{BackgroundThread, StopToken},
     config::RedisUrl,
-    metrics::LimitsMetrics,
+    metrics::RedisMetrics,
 };
 
 const SCRIPT: &str = include_str!("bucket.lua");
@@ -72,7 +72,7 @@ impl RedisRateLimiter {
         url: &RedisUrl,
         timeout: Duration,
         limits: RateLimits,
-        metrics: LimitsMetrics,
+        metrics: RedisMetrics,
     ) -> io::Result<(Self, BackgroundThread)> {
         let client = Client::open(url.secret())
             .map_err(|_| io::Error::other(format!("{url} is not the address of a Redis server")))?;
@@ -116,7 +116,7 @@ struct RedisWorker {
     client: Client,
     timeout: Duration,
     limits: RateLimits,
-    metrics: LimitsMetrics,
+    metrics: RedisMetrics,
     is_up: Arc<AtomicBool>,
     connection: Option<RedisConnection>,
     /// Earliest time of the next attempt to connect.
@@ -228,14 +228,7 @@ impl RedisWorker {
         self.is_up.store(false, Ordering::Release);
         self.metrics.up.set(0);
         self.connection = None;
-        let counter = if error.is_timeout() {
-            &self.metrics.timeouts
-        } else if error.is_io_error() || error.is_connection_dropped() {
-            &self.metrics.connections
-        } else {
-            &self.metrics.others
-        };
-        counter.inc();
+        self.metrics.count_error(error);
         self.next_attempt = Instant::now() + self.backoff;
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         if !std::mem::replace(&mut self.has_logged_outage, true) {

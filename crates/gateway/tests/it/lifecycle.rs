@@ -135,6 +135,6 @@ fn an_alias_of_an_unknown_model_is_a_start_up_error() {
     assert!(matches!(error, RunError::Load(LoadError::Alias(_))));
     assert_eq!(
         error.to_string(),
-        "the alias `x` stands for `unknown`, which is not served; served are: tiny"
+        "the alias `x` stands for `unknown`, which is not configured; the models are: tiny"
     );
 }

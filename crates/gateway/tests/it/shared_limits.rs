@@ -25,7 +25,7 @@ fn shared(url: &str, requests: usize, tokens: usize) -> Builder {
 
 fn connected(builder: Builder) -> TestApp {
     let app = builder.start();
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     app
 }
 
@@ -103,11 +103,11 @@ fn local_limits_apply_while_redis_is_down_and_shared_ones_after_its_restart() {
     let folder = redis.kill();
     // The first request finds out. Every request is answered, and the ones before still count.
     assert_eq!(left(&app.post(BODY), "requests"), 2);
-    app.wait_for_metric("embedgate_limits_redis_up 0");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 0");
     assert_eq!([app.post(BODY), app.post(BODY), app.post(BODY)].map(|reply| reply.status), [200, 200, 429]);
 
     let redis = Server::start_in(folder, &[]);
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     // The new server does not know the requests that were counted locally.
     assert_eq!(left(&app.post(BODY), "requests"), 3);
     drop(redis);
@@ -120,8 +120,8 @@ fn a_flushed_script_is_loaded_again() {
     assert_eq!(left(&app.post(BODY), "requests"), 99);
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.client()).unwrap();
     assert_eq!(app.post(BODY).status, 200);
-    app.wait_for_metric("embedgate_limits_redis_errors_total{kind=\"other\"} 1");
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_errors_total{kind=\"other\"} 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     // The request in between was only counted locally.
     assert_eq!(left(&app.post(BODY), "requests"), 98);
 }
@@ -176,7 +176,7 @@ fn fail_closed_rejects_every_request_without_redis() {
     app.wait_for_metric(rejected);
     assert_eq!(app.get("/readyz").status, 200);
     let _redis = Server::start_in(folder, &[]);
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     assert_eq!(app.post(BODY).status, 200);
 }
 
@@ -201,7 +201,7 @@ fn a_redis_that_was_never_reachable_delays_no_request() {
 fn has_redis_error(app: &TestApp, kind: &str) -> bool {
     let metrics = app.get("/metrics");
     let mut errors = metrics.text().lines().filter(|line| {
-        line.contains("limits_redis_errors_total{") && line.contains(&format!("kind=\"{kind}"))
+        line.contains("rate_limit_redis_errors_total{") && line.contains(&format!("kind=\"{kind}"))
     });
     errors.any(|line| !line.ends_with(" 0"))
 }
@@ -239,6 +239,6 @@ fn a_redis_that_stops_responding_is_abandoned_after_the_timeout() {
     // Without WRITE, all commands are postponed, also those of a new connection.
     redis::cmd("CLIENT").arg("PAUSE").arg(600_000).exec(&mut redis.client()).unwrap();
     assert_eq!(app.post(BODY).status, 200);
-    app.wait_for_metric("embedgate_limits_redis_up 0");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 0");
     wait_until("the timeout is counted", || has_redis_error(&app, "timeout"));
 }

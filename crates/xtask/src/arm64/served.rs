@@ -42,11 +42,11 @@ pub(super) fn run(workspace: &Workspace, toolchain: &Toolchain, library: &Path) 
             return suite;
         }
     };
-    for (kernels, isa) in [("neon", "auto"), ("onnxruntime", "none")] {
+    for (label, kernels, isa) in [("isa", "neon", "auto"), ("backend", "onnxruntime", "none")] {
         suite.check(&format!("with {kernels} its vectors are this machine's"), || {
             let server = Server::launch(emulated(workspace, toolchain, library, isa))?;
             let metrics = ask(&server, "GET /metrics HTTP/1.1\r\nhost: embedgate\r\n\r\n")?;
-            let label = format!("kernels=\"{kernels}\"");
+            let label = format!("{label}=\"{kernels}\"");
             ensure!(metrics.contains(&label), "the metrics do not say {label}");
             compare(&embed(&server)?, &native)?;
             server.stop()

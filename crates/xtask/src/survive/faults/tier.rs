@@ -23,7 +23,7 @@ const CLIENTS: u32 = 8;
 /// How long Redis is there, away, and there again.
 const PHASE: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(30);
-const UP: &str = "embedgate_cache_tier_up";
+const UP: &str = "embedgate_cache_remote_up";
 
 /// A server that is ended at once when it goes out of scope.
 struct Redis(Child);

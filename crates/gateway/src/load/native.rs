@@ -1,37 +1,38 @@
-//! A model folder's tensors for embedgate's own kernels: `model_import` says where they are, `bert_cpu` what they
-//! are for.
+//! Weights of a model folder for the native kernels: connects `model_import`, which locates tensors, with `bert_cpu`,
+//! which consumes them.
 
 use std::{borrow::Cow, error::Error, sync::Arc};
 
 use bert_cpu::{BertConfig, Isa, LinearId, Model, NormId, TensorId, WeightSource};
 use model_import::{EncoderWeights, ModelFolder};
 
-use super::ModelFault;
+use super::ModelLoadError;
 
-/// Reads and packs the weights of `folder` for `isa`, on up to `threads` threads. `None` where there are no
-/// kernels for its network.
+/// Reads and packs the weights of `folder` for `isa`, on up to `threads` threads. `None` if there are no kernels for
+/// its network.
 pub(super) fn model(
     folder: &ModelFolder,
     isa: Isa,
     threads: usize,
-) -> Result<Option<Arc<Model>>, ModelFault> {
-    let Some(weights) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
+) -> Result<Option<Arc<Model>>, ModelLoadError> {
+    let Some(weights) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
     let Some(config) = bert_config(&weights) else { return Ok(None) };
-    // A map of its own for the words: the other one, with the pages that packing touched, is closed below.
-    let Some(words) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
-    let words = words.into_words().map_err(ModelFault::Folder)?;
+    // A separate memory map for the token embeddings: the first one, with the pages that packing touched, is closed
+    // below.
+    let Some(words) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
+    let words = words.into_words().map_err(ModelLoadError::Folder)?;
     let words = Arc::new(move |id: u32, out: &mut [f32]| words.row(id, out));
-    let model = Model::new(config, &Source(&weights), words, isa, threads);
-    model.map(|model| Some(Arc::new(model))).map_err(|error| ModelFault::Kernels(Box::new(error)))
+    let model = Model::new(config, &WeightAdapter(&weights), words, isa, threads);
+    model.map(|model| Some(Arc::new(model))).map_err(|error| ModelLoadError::NativeWeights(Box::new(error)))
 }
 
-/// Whether there are kernels for the network of `folder`.
-pub(super) fn knows(folder: &ModelFolder) -> Result<bool, ModelFault> {
-    let weights = folder.encoder().map_err(ModelFault::Folder)?;
+/// Returns true if there are kernels for the network of `folder`.
+pub(super) fn is_supported(folder: &ModelFolder) -> Result<bool, ModelLoadError> {
+    let weights = folder.encoder().map_err(ModelLoadError::Folder)?;
     Ok(weights.as_ref().and_then(bert_config).is_some())
 }
 
-/// The sizes in the kernels' terms; `None` for what they cannot compute.
+/// Dimensions of the network in `bert_cpu`'s types; `None` if the kernels do not support them.
 fn bert_config(weights: &EncoderWeights) -> Option<BertConfig> {
     let sizes = weights.sizes();
     let config = BertConfig {
@@ -57,9 +58,9 @@ fn bert_config(weights: &EncoderWeights) -> Option<BertConfig> {
     config.validate().ok()
 }
 
-struct Source<'w>(&'w EncoderWeights);
+struct WeightAdapter<'w>(&'w EncoderWeights);
 
-impl WeightSource for Source<'_> {
+impl WeightSource for WeightAdapter<'_> {
     fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
         Ok(match tensor {
             TensorId::Weight(layer, id) => self.0.weight(layer, linear(id))?,
