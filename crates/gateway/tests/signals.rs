@@ -2,11 +2,6 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-// Shared with the tests in `it`; not all of it is used here.
-#[allow(dead_code)]
-#[path = "it/http.rs"]
-mod http;
-
 use std::{
     fs::{self, File},
     net::SocketAddr,
@@ -18,8 +13,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-
-use crate::http::{Connection, Reply, request};
+use testkit::http::{Connection, Reply, request};
 
 /// Maximum time to wait for an event, on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(60);

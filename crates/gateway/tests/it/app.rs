@@ -11,7 +11,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::stream::poll_fn;
@@ -23,6 +23,8 @@ use gateway::{
 use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+pub(crate) use testkit::wait::{TIMEOUT, until as wait_until};
 
 use crate::{
     fake::{Control, DIMENSIONS, encoders},
@@ -179,17 +181,10 @@ impl TestApp {
     }
 }
 
-/// Maximum time to wait for an event.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Waits until a condition is true, and fails the test after [`TIMEOUT`].
+/// Sends a GET request on a connection of its own.
 #[track_caller]
-pub(crate) fn wait_until(condition: &str, mut is_true: impl FnMut() -> bool) {
-    let end = Instant::now() + TIMEOUT;
-    while !is_true() {
-        assert!(Instant::now() < end, "not in time: {condition}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {
+    testkit::http::get(address, path).unwrap()
 }
 
 /// Sets a flag that ends the client threads of a test, also if the test fails: a thread scope joins its threads.

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::{
-    app::{BODY, TestApp, wait_until},
-    http::{Reply, get},
+    app::{BODY, TestApp, get, wait_until},
+    http::Reply,
 };
 
 const PROBES: [&str; 4] = ["/startupz", "/readyz", "/livez", "/metrics"];

@@ -12,8 +12,8 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    app::{BODY, Builder, SetOnDrop, TestApp, wait_until},
-    http::{Connection, get, request},
+    app::{BODY, Builder, SetOnDrop, TestApp, get, wait_until},
+    http::{Connection, request},
     tls::{Pair, with},
 };
 

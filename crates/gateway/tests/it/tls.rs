@@ -16,8 +16,8 @@ use rustls::{
 use tempfile::TempDir;
 
 use crate::{
-    app::{BODY, Builder, TIMEOUT, TestApp, wait_until},
-    http::{Connection, get, request},
+    app::{BODY, Builder, TIMEOUT, TestApp, get, wait_until},
+    http::{Connection, request},
     logs::LOG,
 };
 

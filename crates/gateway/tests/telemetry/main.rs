@@ -2,13 +2,10 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-// Shared with the tests in `it`; not all of it is used here.
-#[allow(dead_code)]
-#[path = "../it/http.rs"]
-mod http;
-
 mod collector;
 mod faults;
 mod log;
 mod program;
 mod traces;
+
+use testkit::http;
