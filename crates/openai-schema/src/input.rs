@@ -13,11 +13,11 @@ use crate::{
 
 /// How many texts or token arrays of a request are kept, and one more that tells that there were too many. What comes
 /// after that is only read for its syntax: three bytes of a body can ask for an element of a hundred bytes.
-pub const MOST_INPUTS: usize = 65_536;
+pub const MAX_INPUTS: usize = 65_536;
 
 /// How many token ids of a request are kept, and one more. Two bytes of a body can ask for an id of four. With that
 /// one the number is a power of two, to which a vector grows by doubling.
-pub const MOST_TOKENS: usize = (1 << 21) - 1;
+pub const MAX_TOKENS: usize = (1 << 21) - 1;
 
 /// What is to be embedded.
 ///
@@ -48,7 +48,7 @@ impl EmbeddingInput {
 
     /// Whether this is one input that is not an element of an array. OpenAI's messages call such an
     /// input `'input'` and the others `'input[0]'`, `'input[1]'`, …
-    pub fn is_bare(&self) -> bool {
+    pub fn is_single(&self) -> bool {
         matches!(self, Self::Text(_) | Self::Tokens(_))
     }
 
@@ -92,7 +92,7 @@ impl Shape for EmbeddingInput {
             Some(Shaped(None)) => return skip_array(array),
         };
         let mut tokens = input.tokens();
-        while input.len() <= MOST_INPUTS && tokens <= MOST_TOKENS {
+        while input.len() <= MAX_INPUTS && tokens <= MAX_TOKENS {
             let Some(Shaped(item)) = array.next_element()? else { return Ok(Some(input)) };
             match (&mut input, item) {
                 (Self::Texts(texts), Some(Item::Text(text))) => texts.push(text),
@@ -130,7 +130,7 @@ impl Shape for Item {
 
     fn from_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<Option<Self>, A::Error> {
         let mut ids = Vec::new();
-        while ids.len() <= MOST_TOKENS {
+        while ids.len() <= MAX_TOKENS {
             let Some(Shaped(id)) = array.next_element()? else { return Ok(Some(Self::Tokens(ids))) };
             let Some(id) = id else { return skip_array(array) };
             ids.push(id);

@@ -50,6 +50,6 @@ mod vector;
 pub use embeddings::{EmbeddingRequest, EmbeddingResponse, EncodingFormat, Usage};
 pub use error::{ErrorBody, ErrorDetail, RequestError};
 pub use extra::ExtraValue;
-pub use input::{EmbeddingInput, MOST_INPUTS, MOST_TOKENS};
+pub use input::{EmbeddingInput, MAX_INPUTS, MAX_TOKENS};
 pub use models::{ModelList, ModelObject};
 pub use vector::{Vectors, VectorsError};

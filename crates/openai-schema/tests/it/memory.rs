@@ -1,6 +1,6 @@
 //! What a hostile body costs before anybody has looked at its limits.
 
-use openai_schema::{EmbeddingInput, EmbeddingRequest, MOST_INPUTS, MOST_TOKENS, RequestError};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, MAX_INPUTS, MAX_TOKENS, RequestError};
 
 /// The largest body that a server takes by default, in bytes.
 const LARGEST: usize = 32 << 20;
@@ -24,7 +24,7 @@ fn parse(elements: &str) -> (Result<EmbeddingRequest, RequestError>, u64) {
 fn a_body_of_tiny_elements_takes_no_more_memory_than_itself() {
     for element in [r#""a""#, "[1]", r#""\u0061""#] {
         let (request, most) = read(element);
-        assert_eq!(request.unwrap().input.len(), MOST_INPUTS + 1, "{element}");
+        assert_eq!(request.unwrap().input.len(), MAX_INPUTS + 1, "{element}");
         assert!(most < LARGEST as u64, "{element}: {most} bytes");
     }
     for element in [r#""""#, "[]"] {
@@ -38,23 +38,23 @@ fn a_body_of_tiny_elements_takes_no_more_memory_than_itself() {
         other => panic!("{other:?}"),
     };
     let (request, most) = read("1");
-    assert_eq!(ids(request), MOST_TOKENS + 1);
+    assert_eq!(ids(request), MAX_TOKENS + 1);
     assert!(most < LARGEST as u64, "{most} bytes");
     // The largest that is kept behind one that is just not too large.
-    let long = format!("[{}]", vec!["1"; MOST_TOKENS].join(","));
-    let longer = format!("[{}]", vec!["1"; 2 * MOST_TOKENS].join(","));
+    let long = format!("[{}]", vec!["1"; MAX_TOKENS].join(","));
+    let longer = format!("[{}]", vec!["1"; 2 * MAX_TOKENS].join(","));
     let (request, most) = parse(&format!("{long},{longer},{longer}"));
-    assert_eq!(ids(request), 2 * MOST_TOKENS + 1);
+    assert_eq!(ids(request), 2 * MAX_TOKENS + 1);
     assert!(most < LARGEST as u64, "{most} bytes");
 }
 
 #[test]
 fn the_rest_of_too_many_inputs_is_still_json() {
-    let many = vec![r#""a""#; MOST_INPUTS + 10].join(",");
+    let many = vec![r#""a""#; MAX_INPUTS + 10].join(",");
     let read = |tail: &str| {
         EmbeddingRequest::from_json(format!(r#"{{"model":"m","input":[{many}{tail}"#).as_bytes())
     };
-    assert_eq!(read("]}").unwrap().input.len(), MOST_INPUTS + 1);
+    assert_eq!(read("]}").unwrap().input.len(), MAX_INPUTS + 1);
     assert!(matches!(read(",x]}"), Err(RequestError::MalformedJson { .. })));
 }
 

@@ -61,7 +61,7 @@ fn the_four_shapes() {
         ("[[7]]", EmbeddingInput::TokenArrays(vec![vec![7]]), 1, false),
         ("[[7,8],[9]]", EmbeddingInput::TokenArrays(vec![vec![7, 8], vec![9]]), 2, false),
     ] {
-        assert_eq!((input.len(), input.is_bare()), (len, bare), "{json}");
+        assert_eq!((input.len(), input.is_single()), (len, bare), "{json}");
         assert_eq!(with_input(json), Ok(input), "{json}");
     }
 }
