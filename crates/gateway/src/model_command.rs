@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inference::{GoldenError, GoldenText};
-use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
+use model_import::{
+    Golden, ImportError, ImportProgress, ImportStage, ModelFolder, ModelManifest, ModelState,
+};
 use thiserror::Error;
 
 use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
@@ -23,7 +25,7 @@ use crate::registry::Served;
 pub enum Verdict {
     /// Done, and nothing is wrong.
     Pass,
-    /// A model does not do what its card says.
+    /// A model does not do what its manifest says.
     Fail,
 }
 
@@ -55,9 +57,9 @@ pub enum CommandError {
     },
     /// There is nothing to compare with.
     #[error(
-        "{} has no golden vectors to verify against: its card {} is missing or holds none",
+        "{} has no golden vectors to verify against: its manifest {} is missing or holds none",
         folder.display(),
-        Card::FILE
+        ModelManifest::FILE
     )]
     NoGolden {
         /// The model's folder.
@@ -112,7 +114,7 @@ fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Resul
         "{} · {} dimensions · window {} tokens · fingerprint {}",
         model.family(),
         model.dimensions(),
-        model.window(),
+        model.max_input_tokens(),
         graph.fingerprint
     )?;
     if !graph.dynamic_quantization.is_empty() {
@@ -123,23 +125,23 @@ fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Resul
 }
 
 fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let listed = model_import::list(models)?;
+    let listed = model_import::list_models(models)?;
     let width = listed.iter().map(|model| model.id.chars().count()).max().unwrap_or(0);
     for model in &listed {
         let number =
             |number: Option<usize>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-        let (folder, card) = (ModelFolder::open(&model.path).ok(), model.card.as_ref());
-        let said = card.map_or((None, None), |card| (card.dimensions, card.window));
+        let (folder, manifest) = (ModelFolder::open(&model.path).ok(), model.manifest.as_ref());
+        let said = manifest.map_or((None, None), |manifest| (manifest.dimensions, manifest.max_input_tokens));
         let (dimensions, window) =
-            folder.map_or(said, |folder| (Some(folder.dimensions()), Some(folder.window())));
+            folder.map_or(said, |folder| (Some(folder.dimensions()), Some(folder.max_input_tokens())));
         let (dimensions, window) = (number(dimensions), number(window));
         let state = match &model.state {
-            State::Ready { is_per_text: false } => "ready".to_owned(),
-            State::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
-            State::NotImported => {
+            ModelState::Ready { is_per_text: false } => "ready".to_owned(),
+            ModelState::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
+            ModelState::NotImported => {
                 format!("ready; for ONNX Runtime first: embedgate model import {}", model.path.display())
             }
-            State::Incomplete(error) => format!("incomplete: {error}"),
+            ModelState::Incomplete(error) => format!("incomplete: {error}"),
         };
         let id = &model.id;
         writeln!(out, "{id:width$}  {dimensions:>5} dimensions  window {window:>5}  {state}")?;
@@ -159,8 +161,8 @@ fn verify(
     let config = Config::resolve(&flags(args), surroundings)?.config;
     let folder = open(&args.folder, args.onnx_file.as_deref())?;
     let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
-    let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
-    card.verify_files(&args.folder)?;
+    let manifest = folder.manifest().filter(|manifest| !manifest.golden.is_empty()).ok_or_else(no_golden)?;
+    manifest.verify_files(&args.folder)?;
     let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
     let common = Common { runtime, cache: Cache::default() };
     let model = config.models.first().ok_or_else(no_golden)?;
@@ -175,7 +177,7 @@ fn verify(
         let folder = args.folder.display();
         let batching = if served.per_text { format!(" · {PER_TEXT}") } else { String::new() };
         writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({}){batching}", why.words())?;
-        verdict = compare(&served, &card.golden, out)?;
+        verdict = compare(&served, &manifest.golden, out)?;
         if verdict == Verdict::Pass {
             break;
         }
@@ -258,7 +260,7 @@ fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Ve
 struct Meter {
     terminal: bool,
     /// What was last shown, so that a line is written once a percent.
-    shown: Option<(Stage, u64)>,
+    shown: Option<(ImportStage, u64)>,
     wrote: bool,
 }
 
@@ -267,8 +269,8 @@ impl Meter {
         Self { terminal: io::stderr().is_terminal(), shown: None, wrote: false }
     }
 
-    fn show(&mut self, progress: Progress) {
-        self.wrote |= progress.stage == Stage::Writing;
+    fn show(&mut self, progress: ImportProgress) {
+        self.wrote |= progress.stage == ImportStage::Writing;
         let percent = (progress.done.saturating_mul(100)) / progress.total.max(1);
         let now = Some((progress.stage, percent));
         if !self.terminal || self.shown == now {
@@ -276,8 +278,8 @@ impl Meter {
         }
         self.shown = now;
         let doing = match progress.stage {
-            Stage::Checking => "checking the files",
-            Stage::Writing => "writing the graph",
+            ImportStage::Checking => "checking the files",
+            ImportStage::Writing => "writing the graph",
         };
         // A terminal that went away is no reason to stop the import.
         let _ = write!(io::stderr(), "\r\x1b[K{doing} … {percent} %");

@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use crate::{
     Activation, ImportError, ModelFolder, Positions,
     family::post_norm::{EMBEDDINGS_NORM, PostNorm, WORDS},
-    folder::Network,
+    folder::ModelSource,
     safetensors::{Stored, Weights},
 };
 
@@ -72,7 +72,7 @@ impl ModelFolder {
     /// # Errors
     /// When the weights cannot be opened.
     pub fn encoder(&self) -> Result<Option<EncoderWeights>, ImportError> {
-        let Network::Weights { folder, architecture } = &self.network else { return Ok(None) };
+        let ModelSource::Weights { folder, architecture } = &self.network else { return Ok(None) };
         let Some(network) = architecture.post_norm() else { return Ok(None) };
         Ok(Some(EncoderWeights { network, weights: Weights::open(folder, network.prefixes)? }))
     }
@@ -142,10 +142,10 @@ impl EncoderWeights {
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
-    pub fn into_words(self) -> Result<WordTable, ImportError> {
+    pub fn into_token_embeddings(self) -> Result<TokenEmbeddings, ImportError> {
         let stored = self.weights.find_rows(WORDS, &[self.network.vocabulary, self.network.hidden])?;
         self.weights.scattered()?;
-        Ok(WordTable { inner: Arc::new((self.weights, stored)) })
+        Ok(TokenEmbeddings { inner: Arc::new((self.weights, stored)) })
     }
 
     fn module(&self, layer: usize, linear: Linear) -> (String, [usize; 2]) {
@@ -179,11 +179,11 @@ impl std::fmt::Debug for EncoderWeights {
 
 /// A word table in a mapped file. Cheap to clone.
 #[derive(Clone)]
-pub struct WordTable {
+pub struct TokenEmbeddings {
     inner: Arc<(Weights, Stored)>,
 }
 
-impl WordTable {
+impl TokenEmbeddings {
     /// Writes the row of `id`; `out` has the table's width.
     ///
     /// # Panics
@@ -194,8 +194,8 @@ impl WordTable {
     }
 }
 
-impl std::fmt::Debug for WordTable {
+impl std::fmt::Debug for TokenEmbeddings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WordTable").finish_non_exhaustive()
+        f.debug_struct("TokenEmbeddings").finish_non_exhaustive()
     }
 }

@@ -67,25 +67,25 @@ pub enum ImportError {
         /// Names line and column.
         source: serde_json::Error,
     },
-    /// A card that cannot be parsed.
-    #[error("`{}` is not a model card", path.display())]
-    Card {
-        /// The card.
+    /// A manifest that cannot be parsed.
+    #[error("`{}` is not a model manifest", path.display())]
+    Manifest {
+        /// The manifest.
         path: PathBuf,
         /// Names line and column.
         source: Box<toml::de::Error>,
     },
-    /// A card whose parts contradict each other or the folder.
-    #[error("the card `{}` does not fit: {reason}", path.display())]
-    CardMismatch {
-        /// The card.
+    /// A manifest whose parts contradict each other or the folder.
+    #[error("the manifest `{}` does not fit: {reason}", path.display())]
+    ManifestMismatch {
+        /// The manifest.
         path: PathBuf,
         /// What differs.
         reason: String,
     },
-    /// Files that are not those of the card.
-    #[error("`{}` is not the model of its card: {}", root.display(), differences.join("; "))]
-    CardFiles {
+    /// Files that are not those of the manifest.
+    #[error("`{}` is not the model of its manifest: {}", root.display(), differences.join("; "))]
+    ManifestFiles {
         /// The model folder.
         root: PathBuf,
         /// One entry per file that differs.

@@ -10,7 +10,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ImportError, ModelFolder, Progress, Stage,
+    ImportError, ImportProgress, ImportStage, ModelFolder,
     file::{self, MAX_METADATA_BYTES},
     import::temporary,
 };
@@ -27,7 +27,10 @@ const FILE: &str = "embedgate.fingerprint";
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn identify(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<String, ImportError> {
+pub fn fingerprint(
+    folder: &ModelFolder,
+    progress: &mut dyn FnMut(ImportProgress),
+) -> Result<String, ImportError> {
     let (path, stamp) = (folder.root().join(FILE), stamp(folder)?);
     // A cached digest that cannot be used is no error: the digest is computed again.
     let known = file::read(&path, "", MAX_METADATA_BYTES).unwrap_or_default();
@@ -49,15 +52,15 @@ fn remember(root: &Path, path: &Path, text: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The exporter's version, and what a card may have said in the place of the folder's files.
+/// The exporter's version, and what a manifest may have said in the place of the folder's files.
 fn preamble(folder: &ModelFolder) -> String {
-    format!("{EXPORTER}\n{} {:?} {}", folder.window(), folder.pooling(), folder.normalize())
+    format!("{EXPORTER}\n{} {:?} {}", folder.max_input_tokens(), folder.pooling(), folder.normalize())
 }
 
 /// Hexadecimal SHA-256 over the exporter's version, window and head, and name, size and content of each file.
 pub(crate) fn compute(
     folder: &ModelFolder,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(ImportProgress),
 ) -> Result<String, ImportError> {
     let (root, files) = (folder.root(), &folder.files);
     let mut total = 0;
@@ -74,7 +77,7 @@ pub(crate) fn compute(
         digest.update(format!("\n{}\0{size}\0", relative(root, path)));
         let mut report = |bytes| {
             done += bytes;
-            progress(Progress { stage: Stage::Checking, done, total });
+            progress(ImportProgress { stage: ImportStage::Checking, done, total });
         };
         copy(&mut file, &mut digest, &mut report).map_err(ImportError::read(path, ""))?;
     }

@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    Card, DenseLayer, ImportError, PoolingMode, Positions, Source,
+    DenseLayer, DownloadSource, ImportError, ModelManifest, PoolingMode, Positions,
     family::{self, Architecture, MAX_SIZE},
     file::MAX_TOKENIZER_BYTES,
     json,
@@ -32,13 +32,13 @@ const SENTENCE_CONFIGS: &[&str] = &[
 #[derive(Debug)]
 pub struct ModelFolder {
     root: PathBuf,
-    card: Option<Card>,
+    manifest: Option<ModelManifest>,
     model_type: String,
-    pub(crate) network: Network,
+    pub(crate) network: ModelSource,
     tokenizer: PathBuf,
-    window: usize,
+    max_input_tokens: usize,
     hidden: usize,
-    embeddings: Option<usize>,
+    vocab_size: Option<usize>,
     pipeline: Pipeline,
     prompts: BTreeMap<String, String>,
     /// Every file that decides a vector, weights included.
@@ -47,7 +47,7 @@ pub struct ModelFolder {
 
 /// Where the transformer comes from.
 #[derive(Debug)]
-pub(crate) enum Network {
+pub(crate) enum ModelSource {
     /// Weights that an exporter of ours turns into a graph.
     Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
     /// A graph that came with the folder.
@@ -60,7 +60,7 @@ struct Sizes {
     /// The most tokens that have a position, where that is known.
     positions: Option<usize>,
     /// Rows of the word table, where they are known.
-    embeddings: Option<usize>,
+    vocab_size: Option<usize>,
 }
 
 /// `sentence_bert_config.json`.
@@ -165,15 +165,15 @@ impl ModelFolder {
             let hint = "expected a model folder".to_owned();
             return Err(ImportError::Missing { path: root.to_owned(), hint });
         }
-        let card_path = root.join(Card::FILE);
-        let card = if card_path.exists() { Some(Card::load(&card_path)?) } else { None };
-        let pipeline = Pipeline::read(root, card.as_ref())?;
+        let manifest_path = root.join(ModelManifest::FILE);
+        let manifest = if manifest_path.exists() { Some(ModelManifest::load(&manifest_path)?) } else { None };
+        let pipeline = Pipeline::read(root, manifest.as_ref())?;
         let folder = &pipeline.transformer;
         let config = folder.join("config.json");
         let mut files = pipeline.files.clone();
         files.push(config.clone());
 
-        let known = family::read(&config, &origin(card.as_ref()));
+        let known = family::read(&config, &origin(manifest.as_ref()));
         // Our own graph is laid out for speed, so it goes first where both are possible.
         let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
         let ready_made = onnx_folder::find(root, onnx_file)?
@@ -207,22 +207,22 @@ impl ModelFolder {
                     Err(_) => any.max_position_embeddings.map(|rows| rows.saturating_sub(unused)),
                 };
                 let ready_made = ReadyMade { path: graph, positions: counted };
-                let embeddings = contents.embeddings.or(any.vocab_size);
-                (any.model_type, Network::Onnx(ready_made), Sizes { hidden, positions, embeddings })
+                let vocab_size = contents.vocab_size.or(any.vocab_size);
+                (any.model_type, ModelSource::Onnx(ready_made), Sizes { hidden, positions, vocab_size })
             }
             (_, Err(error)) => return Err(error),
             (None, Ok((model_type, architecture))) => {
                 let sizes = Sizes {
                     hidden: architecture.hidden(),
                     positions: Some(architecture.positions()),
-                    embeddings: Some(architecture.vocabulary()),
+                    vocab_size: Some(architecture.vocabulary()),
                 };
                 files.extend(Weights::files(folder)?);
-                let network = Network::Weights { folder: folder.clone(), architecture };
+                let network = ModelSource::Weights { folder: folder.clone(), architecture };
                 (model_type.to_owned(), network, sizes)
             }
         };
-        let Sizes { hidden, positions, embeddings } = sizes;
+        let Sizes { hidden, positions, vocab_size } = sizes;
         if let Some(pooled) = pipeline.hidden.filter(|&pooled| pooled != hidden) {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
             return Err(setting(&config, &found, "equal sizes"));
@@ -241,8 +241,8 @@ impl ModelFolder {
             let expected = "only with a tokenizer that lowers the case itself";
             return Err(setting(&sentence_path, "do_lower_case = true", expected));
         }
-        let stated = sentence.max_seq_length.or_else(|| card.as_ref()?.window);
-        let window = window(folder, &sentence_path, stated, positions)?;
+        let stated = sentence.max_seq_length.or_else(|| manifest.as_ref()?.max_input_tokens);
+        let max_input_tokens = max_input_tokens(folder, &sentence_path, stated, positions)?;
         files.extend(
             [sentence_path, folder.join("tokenizer_config.json")].into_iter().filter(|path| path.exists()),
         );
@@ -252,19 +252,19 @@ impl ModelFolder {
         let root = root.to_owned();
         let this = Self {
             root,
-            card,
+            manifest,
             model_type,
             network,
             tokenizer,
-            window,
+            max_input_tokens,
             hidden,
-            embeddings,
+            vocab_size,
             pipeline,
             prompts,
             files,
         };
-        if let Some(card) = &this.card {
-            card.check(&card_path, &this)?;
+        if let Some(manifest) = &this.manifest {
+            manifest.check(&manifest_path, &this)?;
         }
         Ok(this)
     }
@@ -274,9 +274,9 @@ impl ModelFolder {
         &self.root
     }
 
-    /// The card beside the weights, if there is one.
-    pub fn card(&self) -> Option<&Card> {
-        self.card.as_ref()
+    /// The manifest beside the weights, if there is one.
+    pub fn manifest(&self) -> Option<&ModelManifest> {
+        self.manifest.as_ref()
     }
 
     /// The architecture, by transformers' name for it (`model_type`).
@@ -290,8 +290,8 @@ impl ModelFolder {
     }
 
     /// The most tokens a text may have, special tokens included.
-    pub fn window(&self) -> usize {
-        self.window
+    pub fn max_input_tokens(&self) -> usize {
+        self.max_input_tokens
     }
 
     /// Width of a token's embedding.
@@ -301,8 +301,8 @@ impl ModelFolder {
 
     /// Number of token ids that have an embedding, from 0 on; `None` where neither the configuration nor the graph
     /// tells.
-    pub fn embeddings(&self) -> Option<usize> {
-        self.embeddings
+    pub fn vocab_size(&self) -> Option<usize> {
+        self.vocab_size
     }
 
     /// Length of a vector, after the dense layers.
@@ -333,13 +333,13 @@ impl ModelFolder {
 }
 
 /// Where the files of a folder without any can be had.
-fn origin(card: Option<&Card>) -> String {
-    match card.and_then(|card| Some((card, card.source.as_ref()?))) {
-        Some((_, Source::Pypi { package, version, .. })) => {
-            format!("by its card it is part of the Python package {package} {version}")
+fn origin(manifest: Option<&ModelManifest>) -> String {
+    match manifest.and_then(|manifest| Some((manifest, manifest.source.as_ref()?))) {
+        Some((_, DownloadSource::Pypi { package, version, .. })) => {
+            format!("by its manifest it is part of the Python package {package} {version}")
         }
-        Some((card, Source::Hub)) => {
-            let name = card.hub_id.as_ref().unwrap_or(&card.id);
+        Some((manifest, DownloadSource::Hub)) => {
+            let name = manifest.hub_id.as_ref().unwrap_or(&manifest.id);
             format!("fetch the files of `{name}` from the Hugging Face hub")
         }
         None => "it describes the architecture".to_owned(),
@@ -394,16 +394,16 @@ fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     }
 }
 
-/// The window as sentence-transformers finds it: its own setting or, where the folder has none, the card's, else
+/// The window as sentence-transformers finds it: its own setting or, where the folder has none, the manifest's, else
 /// the smaller of the tokenizer's limit and the position table's; never beyond the positions.
-fn window(
+fn max_input_tokens(
     folder: &Path,
     sentence_path: &Path,
     stated: Option<usize>,
     positions: Option<usize>,
 ) -> Result<usize, ImportError> {
-    let window = match stated {
-        Some(window) => window.min(positions.unwrap_or(usize::MAX)),
+    let max = match stated {
+        Some(stated) => stated.min(positions.unwrap_or(usize::MAX)),
         None => {
             let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
             let length = tokenizer.and_then(|config| config.model_max_length);
@@ -411,7 +411,7 @@ fn window(
                 return Err(ImportError::Missing {
                     path: sentence_path.to_owned(),
                     hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that \
-                           states `window`"
+                           states `max_input_tokens`"
                         .to_owned(),
                 });
             };
@@ -419,9 +419,9 @@ fn window(
             (length as usize).min(positions)
         }
     };
-    if !(1..=MAX_SIZE).contains(&window) {
+    if !(1..=MAX_SIZE).contains(&max) {
         let expected = format!("a `max_seq_length` from 1 to {MAX_SIZE}");
-        return Err(setting(sentence_path, &format!("a window of {window} tokens"), &expected));
+        return Err(setting(sentence_path, &format!("a maximum of {max} tokens"), &expected));
     }
-    Ok(window)
+    Ok(max)
 }

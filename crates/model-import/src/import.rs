@@ -13,7 +13,7 @@ use crate::{
     ImportError, ModelFolder, Positions,
     family::Architecture,
     fingerprint,
-    folder::Network,
+    folder::ModelSource,
     graph::GraphBuilder,
     onnx::{Entry, Model},
     onnx_folder,
@@ -109,9 +109,9 @@ impl Precision {
 
 /// How far an import is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ImportProgress {
     /// What is being done.
-    pub stage: Stage,
+    pub stage: ImportStage,
     /// Bytes done.
     pub done: u64,
     /// Bytes in all.
@@ -120,7 +120,7 @@ pub struct Progress {
 
 /// The parts of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum ImportStage {
     /// Reading the model's files to compute their digest.
     Checking,
     /// Writing the graph's weights.
@@ -134,13 +134,13 @@ pub enum Stage {
 ///
 /// # Errors
 /// Any [`ImportError`]; the folder then holds no new file.
-pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Result<Graph, ImportError> {
+pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(ImportProgress)) -> Result<Graph, ImportError> {
     match &folder.network {
-        Network::Onnx(ready_made) => {
+        ModelSource::Onnx(ready_made) => {
             onnx_folder::check_finite(&ready_made.path)?;
             onnx_folder::inspect(ready_made, folder, progress)
         }
-        Network::Weights { folder: weights, architecture } => {
+        ModelSource::Weights { folder: weights, architecture } => {
             // If an export holds NaN, exporting again either repairs it or reports the weight that is not finite.
             if let Some(graph) = up_to_date(folder, progress)?
                 && onnx_folder::check_finite(&graph.path).is_ok()
@@ -159,11 +159,11 @@ pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(Progress)) -> Resul
 /// The graph that is already there for exactly these files.
 pub(crate) fn up_to_date(
     folder: &ModelFolder,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(ImportProgress),
 ) -> Result<Option<Graph>, ImportError> {
     let path = match &folder.network {
-        Network::Onnx(ready_made) => return onnx_folder::inspect(ready_made, folder, progress).map(Some),
-        Network::Weights { .. } => folder.root().join(GRAPH),
+        ModelSource::Onnx(ready_made) => return onnx_folder::inspect(ready_made, folder, progress).map(Some),
+        ModelSource::Weights { .. } => folder.root().join(GRAPH),
     };
     // Whatever is wrong with an earlier export is mended by exporting again.
     let Ok(model) = onnx_folder::read(&path) else { return Ok(None) };
@@ -197,14 +197,15 @@ fn export(
     weights: &Path,
     architecture: &dyn Architecture,
     metadata: Vec<Entry>,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(ImportProgress),
 ) -> Result<(), ImportError> {
     let weights = Weights::open(weights, architecture.prefixes())?;
     sweep(root);
     let total = weights.bytes();
     let (graph_path, data_path) = (root.join(GRAPH), root.join(DATA));
     let mut data = temporary(root).map_err(ImportError::write(&data_path))?;
-    let mut report = |done: u64| progress(Progress { stage: Stage::Writing, done: done.min(total), total });
+    let mut report =
+        |done: u64| progress(ImportProgress { stage: ImportStage::Writing, done: done.min(total), total });
     let mut builder = GraphBuilder::new(data.as_file_mut(), &data_path, &mut report);
     architecture.write(&weights, &mut builder)?;
     let model: Model = builder.finish(metadata)?;

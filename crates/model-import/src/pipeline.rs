@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Card, ImportError, family::check_size, json, safetensors::Weights};
+use crate::{ImportError, ModelManifest, family::check_size, json, safetensors::Weights};
 
 /// How the token embeddings of a text become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub enum PoolingMode {
 }
 
 impl fmt::Display for PoolingMode {
-    /// The name as a model card states it.
+    /// The name as a model manifest states it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mean => "mean",
@@ -139,13 +139,15 @@ impl Ends {
 }
 
 impl Pipeline {
-    /// Reads `modules.json` and what it points to; without one, the card must say what it would say.
-    pub(crate) fn read(root: &Path, card: Option<&Card>) -> Result<Self, ImportError> {
+    /// Reads `modules.json` and what it points to; without one, the manifest must say what it would say.
+    pub(crate) fn read(root: &Path, manifest: Option<&ModelManifest>) -> Result<Self, ImportError> {
         let list = root.join("modules.json");
         if let Some(modules) = json::read_optional::<Vec<Module>>(&list)? {
             return Self::from_modules(root, &list, &modules);
         }
-        let Some((pooling, normalize)) = card.and_then(|card| Some((card.pooling?, card.normalize?))) else {
+        let Some((pooling, normalize)) =
+            manifest.and_then(|manifest| Some((manifest.pooling?, manifest.normalize?)))
+        else {
             return Err(ImportError::Missing {
                 path: list,
                 hint: "it lists how token embeddings become a vector; a folder without it needs a `model.toml` that \

@@ -38,7 +38,7 @@ impl Workspace {
         self.root.join(".runtime")
     }
 
-    /// A known model's folder: its tracked card, and beside it the fetched weights.
+    /// A known model's folder: its tracked manifest, and beside it the fetched weights.
     pub(crate) fn model(&self, id: &str) -> PathBuf {
         self.root.join("models").join(id)
     }

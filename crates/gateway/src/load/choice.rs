@@ -37,7 +37,7 @@ pub enum Why {
     Capped,
     /// fp32, because the processor has no instructions for bf16.
     NoBf16,
-    /// fp32, because the model's card has no golden vectors that would show what bf16 does to it.
+    /// fp32, because the model's manifest has no golden vectors that would show what bf16 does to it.
     NoGolden,
     /// fp32, because in bf16 the golden vectors were missed.
     Bf16Missed,
@@ -130,7 +130,7 @@ pub(super) struct Question {
     pub(super) onnx_file: bool,
     /// Whether there are kernels of our own for the network.
     pub(super) known: bool,
-    /// Whether its card holds golden vectors.
+    /// Whether its manifest holds golden vectors.
     pub(super) golden: bool,
 }
 

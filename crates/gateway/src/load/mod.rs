@@ -1,7 +1,7 @@
 //! From settings to running engines: what happens between start and ready.
 //!
 //! For each model: open its folder, choose what computes it (`choice`: our own kernels or ONNX Runtime), start the
-//! engine (which warms it up), and have it reproduce its card's golden vectors on the very arithmetic that will
+//! engine (which warms it up), and have it reproduce its manifest's golden vectors on the very arithmetic that will
 //! serve. What cannot be served is an error here, before the first request.
 
 mod choice;
@@ -25,7 +25,7 @@ use inference::{
     Head, Observer, Pooling, StartError, Tokenizer, TokenizerOptions, fused_encoders,
 };
 use model_import::{
-    Card, DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, PoolingMode, Precision,
+    DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, ModelManifest, PoolingMode, Precision,
 };
 use thiserror::Error;
 
@@ -55,7 +55,7 @@ fn own_batch(precision: bert_cpu::Precision) -> usize {
     }
 }
 
-/// Least cosine between a card's golden vector and the one that this machine computes. In fp32 rounding alone
+/// Least cosine between a manifest's golden vector and the one that this machine computes. In fp32 rounding alone
 /// stays far above; half precisions come close to theirs; a wrong pooling, tokenizer or provider does not.
 pub(crate) fn golden_cosine(precision: Precision) -> f64 {
     if precision == Precision::Fp32 { 0.999_99 } else { 0.9999 }
@@ -153,8 +153,8 @@ pub enum ModelFault {
     /// The engine starts, but cannot embed a text.
     #[error("it cannot embed a short text: weights or configuration are not those of a working model")]
     Probe(#[source] Box<GoldenError>),
-    /// The engine does not reproduce the card's vectors.
-    #[error("the golden check of its card failed; look closer with `embedgate model verify {}`", path.display())]
+    /// The engine does not reproduce the manifest's vectors.
+    #[error("the golden check of its manifest failed; look closer with `embedgate model verify {}`", path.display())]
     Golden {
         /// The folder.
         path: PathBuf,
@@ -223,7 +223,7 @@ fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<
     let attempt = |choice: Choice| {
         let served = start(model, &folder, choice, common, Arc::new(metrics.model(Some(&model.id))))?;
         served.engine.probe().map_err(|source| ModelFault::Probe(Box::new(source)))?;
-        let checked = folder.card().map_or(Ok(()), |card| check_golden(&served, card));
+        let checked = folder.manifest().map_or(Ok(()), |manifest| check_golden(&served, manifest));
         let missed = |source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) };
         checked.map(|()| served).map_err(missed)
     };
@@ -256,7 +256,9 @@ pub(crate) fn choices(model: &ModelConfig, folder: &ModelFolder) -> Result<Choic
         isa: model.isa,
         onnx_file: model.onnx_file.is_some(),
         known: kernels::knows(folder)?,
-        golden: folder.card().is_some_and(|card| golden(card, window(model, folder)).next().is_some()),
+        golden: folder
+            .manifest()
+            .is_some_and(|manifest| golden(manifest, window(model, folder)).next().is_some()),
     };
     choose(question, Isa::best).map_err(ModelFault::Settings)
 }
@@ -271,7 +273,7 @@ pub(crate) fn start(
 ) -> Result<Served, ModelFault> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
+    let fingerprint = model_import::fingerprint(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
     // Both take about as long, and neither needs the other.
     let (encoders, tokenizer) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| tokenizer(model, folder));
@@ -296,7 +298,7 @@ pub(crate) fn start(
     let engine = Engine::start(config, &factory, observer)?;
     Ok(Served {
         id: model.id.as_str().into(),
-        hub_id: folder.card().and_then(|card| card.hub_id.clone()),
+        hub_id: folder.manifest().and_then(|manifest| manifest.hub_id.clone()),
         engine,
         window: window(model, folder),
         dimensions: folder.dimensions(),
@@ -334,7 +336,7 @@ fn cache_fingerprint(
 /// The folder's tokenizer, with the options of the settings.
 pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, StartError> {
     let options =
-        TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.embeddings() };
+        TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.vocab_size() };
     let tokenizer = Tokenizer::load_with(folder.tokenizer(), options)?;
     if let Some((id, token)) = tokenizer.without_embedding().first_key_value() {
         let (model, tokens) = (&model.id, tokenizer.without_embedding().len());
@@ -384,12 +386,13 @@ pub(crate) fn encoders(
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.
 pub(crate) fn window(model: &ModelConfig, folder: &ModelFolder) -> usize {
-    model.window.unwrap_or_else(|| folder.window())
+    model.window.unwrap_or_else(|| folder.max_input_tokens())
 }
 
 /// Proves that the settings can work with what the folder turned out to hold.
 fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelFault> {
-    let (window, largest, dimensions) = (window(model, folder), folder.window(), folder.dimensions());
+    let (window, largest, dimensions) =
+        (window(model, folder), folder.max_input_tokens(), folder.dimensions());
     let too_long = model.matryoshka.iter().find(|&&size| size > dimensions);
     let reason = if window > largest {
         format!("window = {window}, but the model reads at most {largest} tokens")
@@ -401,21 +404,20 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), Model
     Err(ModelFault::Settings(reason))
 }
 
-/// The texts of a card that can be checked: one that the card's window holds and a smaller one cuts has another vector
-/// by right.
-fn golden(card: &Card, window: usize) -> impl Iterator<Item = &Golden> {
-    card.golden.iter().filter(move |golden| golden.tokens <= window)
+/// The golden texts of at most `window` tokens. A longer one would be truncated, which changes its vector.
+fn golden(manifest: &ModelManifest, window: usize) -> impl Iterator<Item = &Golden> {
+    manifest.golden.iter().filter(move |golden| golden.tokens <= window)
 }
 
-fn check_golden(served: &Served, card: &Card) -> Result<(), GoldenError> {
-    let texts: Vec<_> = golden(card, served.window)
+fn check_golden(served: &Served, manifest: &ModelManifest) -> Result<(), GoldenError> {
+    let texts: Vec<_> = golden(manifest, served.window)
         .map(|golden| GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector })
         .collect();
-    if texts.is_empty() && !card.golden.is_empty() {
+    if texts.is_empty() && !manifest.golden.is_empty() {
         tracing::warn!(
             model = %served.id,
             window = served.window,
-            "no golden text of the card fits the window: its vectors are not checked"
+            "no golden text of the manifest fits the window: its vectors are not checked"
         );
     }
     let report = served.engine.check_golden(&texts, golden_cosine(served.precision))?;
@@ -473,8 +475,8 @@ mod tests {
     #[test]
     fn only_texts_that_the_window_holds_prove_anything() {
         let text = |tokens| serde_json::json!({"text": "a", "tokens": tokens, "prefix": [1.0]});
-        let card = serde_json::json!({"id": "a", "golden": [text(16), text(17)]});
-        let card: Card = serde_json::from_value(card).unwrap();
-        assert_eq!([15, 16, 17].map(|window| golden(&card, window).count()), [0, 1, 2]);
+        let manifest = serde_json::json!({"id": "a", "golden": [text(16), text(17)]});
+        let manifest: ModelManifest = serde_json::from_value(manifest).unwrap();
+        assert_eq!([15, 16, 17].map(|window| golden(&manifest, window).count()), [0, 1, 2]);
     }
 }

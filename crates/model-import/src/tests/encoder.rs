@@ -1,7 +1,7 @@
 //! Tensors by their role, and the fingerprint of a folder without a graph.
 
 use super::fixture::Folder;
-use crate::{Linear, Norm, identify};
+use crate::{Linear, Norm, fingerprint};
 
 #[test]
 fn every_tensor_of_every_family_is_found() {
@@ -34,7 +34,7 @@ fn every_tensor_of_every_family_is_found() {
         }
         assert_eq!(weights.positions().unwrap().len(), sizes.position_rows * 48, "{name}");
         assert!(weights.weight(sizes.layers, Linear::Up).is_err(), "{name}: a layer too many");
-        let words = weights.into_words().unwrap();
+        let words = weights.into_token_embeddings().unwrap();
         let (mut first, mut last) = ([0.0; 48], [0.0; 48]);
         words.row(0, &mut first);
         words.row(sizes.vocabulary as u32 - 1, &mut last);
@@ -47,7 +47,7 @@ fn a_word_is_the_tables_row() {
     let folder = Folder::tiny("bert-mean");
     let weights = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
     let table = weights.tensor("embeddings.word_embeddings.weight", &[600, 48]).unwrap();
-    let words = folder.open().unwrap().encoder().unwrap().unwrap().into_words().unwrap();
+    let words = folder.open().unwrap().encoder().unwrap().unwrap().into_token_embeddings().unwrap();
     for id in [0, 17, 599] {
         let mut row = [0.0; 48];
         words.row(id, &mut row);
@@ -61,7 +61,7 @@ fn the_fingerprint_is_the_graphs_and_is_remembered() {
     let mut read = 0;
     let mut count = |folder: &Folder| {
         read = 0;
-        let fingerprint = identify(&folder.open().unwrap(), &mut |_| read += 1).unwrap();
+        let fingerprint = fingerprint(&folder.open().unwrap(), &mut |_| read += 1).unwrap();
         (fingerprint, read > 0)
     };
     let (fingerprint, computed) = count(&folder);

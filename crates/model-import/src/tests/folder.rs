@@ -41,16 +41,16 @@ fn bad_json_is_reported_with_file_and_line() {
 #[test]
 fn the_window_is_stated_or_derived_and_never_beyond_the_positions() {
     let folder = Folder::tiny("bert-mean");
-    assert_eq!(folder.open().unwrap().window(), 64);
+    assert_eq!(folder.open().unwrap().max_input_tokens(), 64);
     folder.set(SENTENCE, "max_seq_length", 10_000);
-    assert_eq!(folder.open().unwrap().window(), 80);
+    assert_eq!(folder.open().unwrap().max_input_tokens(), 80);
     folder.set(SENTENCE, "max_seq_length", 0);
-    says(&folder.refused(), &[SENTENCE, "window of 0"]);
+    says(&folder.refused(), &[SENTENCE, "maximum of 0 tokens"]);
     // As sentence-transformers does: the smaller of the tokenizer's length and the positions.
     folder.set(SENTENCE, "max_seq_length", Value::Null);
     for (length, window) in [(40.0, 40), (1e30, 80)] {
         folder.set("tokenizer_config.json", "model_max_length", length);
-        assert_eq!(folder.open().unwrap().window(), window);
+        assert_eq!(folder.open().unwrap().max_input_tokens(), window);
     }
     folder.set("tokenizer_config.json", "model_max_length", Value::Null);
     says(&folder.refused(), &[SENTENCE, "max_seq_length", "model.toml"]);
@@ -58,7 +58,7 @@ fn the_window_is_stated_or_derived_and_never_beyond_the_positions() {
     // Its 80 rows of positions begin after the padding id, 1.
     let folder = Folder::tiny("roberta-mean");
     folder.set(SENTENCE, "max_seq_length", 10_000);
-    assert_eq!(folder.open().unwrap().window(), 78);
+    assert_eq!(folder.open().unwrap().max_input_tokens(), 78);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn settings_that_would_change_the_vectors_are_refused() {
         tokenizer["normalizer"] = normalizer;
         folder.write("tokenizer.json", tokenizer.to_string());
         match fine {
-            true => assert_eq!(folder.open().unwrap().window(), 64),
+            true => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
             false => says(&folder.refused(), &[SENTENCE, "do_lower_case", "tokenizer"]),
         }
     }
@@ -106,12 +106,15 @@ fn a_card_stands_in_for_what_a_plain_folder_does_not_say() {
     fs::remove_dir_all(folder.file("1_Pooling")).unwrap();
     says(&folder.refused(), &["modules.json", "pooling", "normalize"]);
     folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false");
-    says(&folder.refused(), &[SENTENCE, "model.toml", "window"]);
-    folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nwindow = 32");
+    says(&folder.refused(), &[SENTENCE, "model.toml", "max_input_tokens"]);
+    folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nmax_input_tokens = 32");
     let opened = folder.open().unwrap();
-    assert_eq!((opened.pooling(), opened.normalize(), opened.window()), (PoolingMode::Cls, false, 32));
+    assert_eq!(
+        (opened.pooling(), opened.normalize(), opened.max_input_tokens()),
+        (PoolingMode::Cls, false, 32)
+    );
     let cls = folder.import().unwrap().fingerprint;
-    folder.write("model.toml", "id = 'x'\npooling = 'mean'\nnormalize = false\nwindow = 32");
+    folder.write("model.toml", "id = 'x'\npooling = 'mean'\nnormalize = false\nmax_input_tokens = 32");
     assert_ne!(folder.import().unwrap().fingerprint, cls);
 }
 
@@ -119,23 +122,26 @@ fn a_card_stands_in_for_what_a_plain_folder_does_not_say() {
 fn a_card_that_contradicts_the_folder_is_an_error() {
     let folder = Folder::tiny("bert-mean");
     for (line, parts) in [
-        ("window = 32", ["window 32", "64"]),
+        ("max_input_tokens = 32", ["max_input_tokens 32", "64"]),
         ("dimensions = 32", ["dimensions 32", "48"]),
         ("pooling = 'cls'", ["pooling cls", "mean"]),
         ("normalize = false", ["normalize false", "true"]),
     ] {
         folder.write("model.toml", format!("id = 'x'\n{line}"));
-        assert!(matches!(folder.open(), Err(ImportError::CardMismatch { .. })));
+        assert!(matches!(folder.open(), Err(ImportError::ManifestMismatch { .. })));
         says(&folder.refused(), &[&["model.toml"], &parts[..]].concat());
     }
-    folder.write("model.toml", "id = 'x'\nwindow = 64\ndimensions = 48\npooling = 'mean'\nnormalize = true");
-    assert_eq!(folder.open().unwrap().card().unwrap().id, "x");
+    folder.write(
+        "model.toml",
+        "id = 'x'\nmax_input_tokens = 64\ndimensions = 48\npooling = 'mean'\nnormalize = true",
+    );
+    assert_eq!(folder.open().unwrap().manifest().unwrap().id, "x");
 }
 
 #[test]
 fn a_card_says_where_missing_files_can_be_had() {
     let folder = Folder::empty();
-    let card = "id = 'x'\nhub_id = 'o/x'\npooling = 'mean'\nnormalize = true\nsource = { kind = 'hub' }";
-    folder.write("model.toml", card);
+    let manifest = "id = 'x'\nhub_id = 'o/x'\npooling = 'mean'\nnormalize = true\nsource = { kind = 'hub' }";
+    folder.write("model.toml", manifest);
     says(&folder.refused(), &["config.json", "is missing", "`o/x` from the Hugging Face hub"]);
 }

@@ -60,7 +60,7 @@ fn read_all(folder: &ModelFolder) -> Result<(), ImportError> {
         }
     }
     weights.positions()?;
-    weights.into_words().map(drop)
+    weights.into_token_embeddings().map(drop)
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_pipe_in_the_place_of_our_own_files_does_not_stop_the_import() {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let opened = folder.open().unwrap();
-        let fingerprint = crate::identify(&opened, &mut |_| {}).unwrap();
+        let fingerprint = crate::fingerprint(&opened, &mut |_| {}).unwrap();
         let graph = folder.import().unwrap();
         let _ = send.send(fingerprint == graph.fingerprint);
     });
@@ -273,7 +273,7 @@ fn an_empty_default_prompt_changes_nothing() {
     ] {
         folder.set(FILE, "default_prompt_name", name.clone());
         match refused {
-            None => assert_eq!(folder.open().unwrap().window(), 64),
+            None => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
             Some(part) => says(
                 &folder.refused(),
                 &[FILE, &format!("default_prompt_name `{}`", name.as_str().unwrap()), part],

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use super::fixture::{Folder, says};
-use crate::{GraphInput, OutputKind, Progress, Stage, State};
+use crate::{GraphInput, ImportProgress, ImportStage, ModelState, OutputKind};
 
 #[test]
 fn the_graph_is_written_once_and_described() {
@@ -35,9 +35,10 @@ fn a_copy_with_other_times_is_recognised_by_its_content() {
     weights.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let mut stages = Vec::new();
     let again =
-        crate::import(&folder.open().unwrap(), &mut |Progress { stage, .. }| stages.push(stage)).unwrap();
+        crate::import(&folder.open().unwrap(), &mut |ImportProgress { stage, .. }| stages.push(stage))
+            .unwrap();
     assert_eq!(again, graph);
-    assert!(stages.iter().all(|stage| *stage == Stage::Checking) && !stages.is_empty());
+    assert!(stages.iter().all(|stage| *stage == ImportStage::Checking) && !stages.is_empty());
     assert_eq!(fs::metadata(&graph.path).unwrap().modified().unwrap(), written);
 }
 
@@ -135,7 +136,7 @@ fn progress_reaches_its_total_in_each_stage() {
     let folder = Folder::tiny("bert-mean");
     let mut seen = Vec::new();
     crate::import(&folder.open().unwrap(), &mut |progress| seen.push(progress)).unwrap();
-    for stage in [Stage::Checking, Stage::Writing] {
+    for stage in [ImportStage::Checking, ImportStage::Writing] {
         let of: Vec<_> = seen.iter().filter(|progress| progress.stage == stage).collect();
         assert!(of.is_sorted_by_key(|progress| progress.done), "{of:?}");
         let last = of.last().unwrap();
@@ -169,26 +170,26 @@ fn models_are_listed_with_what_they_lack() {
             }
         }
     }
-    models.write("carded/model.toml", "id = 'carded'\npooling = 'mean'\nnormalize = true");
+    models.write("manifest-only/model.toml", "id = 'manifest-only'\npooling = 'mean'\nnormalize = true");
     models.write("README.md", "not a model");
     models.write(".hidden/config.json", "{}");
     crate::import(&crate::ModelFolder::open(place("ready")).unwrap(), &mut |_| {}).unwrap();
     fs::remove_file(place("spoilt").join("tokenizer.json")).unwrap();
 
-    let listed = crate::list(models.path()).unwrap();
+    let listed = crate::list_models(models.path()).unwrap();
     let states: Vec<_> = listed.iter().map(|listed| (listed.id.as_str(), &listed.state)).collect();
     let [
-        ("carded", State::Incomplete(no_config)),
-        ("new", State::NotImported),
-        ("ready", State::Ready { .. }),
-        ("spoilt", State::Incomplete(no_tokenizer)),
+        ("manifest-only", ModelState::Incomplete(no_config)),
+        ("new", ModelState::NotImported),
+        ("ready", ModelState::Ready { .. }),
+        ("spoilt", ModelState::Incomplete(no_tokenizer)),
     ] = states[..]
     else {
         panic!("{states:?}")
     };
     says(&no_config.to_string(), &["config.json", "is missing"]);
     says(&no_tokenizer.to_string(), &["tokenizer.json", "is missing"]);
-    assert_eq!(listed[0].card.as_ref().unwrap().id, "carded");
-    assert!(listed[1].card.is_none() && listed[1].path == place("new"));
-    says(&crate::list(&place("none")).unwrap_err().to_string(), &["none", "is missing"]);
+    assert_eq!(listed[0].manifest.as_ref().unwrap().id, "manifest-only");
+    assert!(listed[1].manifest.is_none() && listed[1].path == place("new"));
+    says(&crate::list_models(&place("none")).unwrap_err().to_string(), &["none", "is missing"]);
 }

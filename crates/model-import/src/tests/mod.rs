@@ -1,6 +1,5 @@
 //! Tests on the tiny models of `tests/tiny-models`: random weights, one folder per architecture and head.
 
-mod card;
 mod dynamic_quantization;
 mod encoder;
 mod fixture;
@@ -9,6 +8,7 @@ mod fuzz;
 mod graph;
 mod hostile;
 mod import;
+mod manifest;
 mod network;
 mod onnx_folder;
 mod pipeline;

@@ -118,7 +118,7 @@ fn weights_of_a_known_family_go_before_a_ready_made_graph() {
     // Of another family, the graph is what there is.
     folder.set("config.json", "model_type", "modernbert");
     let opened = folder.open().unwrap();
-    assert_eq!((opened.family(), opened.window(), opened.hidden()), ("modernbert", 64, 48));
+    assert_eq!((opened.family(), opened.max_input_tokens(), opened.hidden()), ("modernbert", 64, 48));
     assert_eq!(folder.import().unwrap().path, folder.file("onnx/model.onnx"));
 }
 
@@ -413,7 +413,7 @@ fn a_weight_that_is_not_finite_is_refused_wherever_it_stands() {
 fn the_graph_tells_how_many_ids_have_an_embedding() {
     let folder = folder();
     graph(&folder, "model.onnx", IDS, &[TOKENS]);
-    assert_eq!(folder.open().unwrap().embeddings(), Some(600), "as the configuration says");
+    assert_eq!(folder.open().unwrap().vocab_size(), Some(600), "as the configuration says");
     let model = crate::onnx_folder::read(&folder.file("model.onnx")).unwrap();
     let node = |operator: &str, input: &[&str], output: &str| Node {
         op_type: operator.to_owned(),
@@ -452,6 +452,6 @@ fn the_graph_tells_how_many_ids_have_an_embedding() {
         let positions = Tensor { name: "positions".to_owned(), dims: vec![512, 48], ..table.clone() };
         graph.initializer.extend([table.clone(), positions]);
         folder.write("model.onnx", model.encode_to_vec());
-        assert_eq!(folder.open().unwrap().embeddings(), Some(rows), "{nodes:?}");
+        assert_eq!(folder.open().unwrap().vocab_size(), Some(rows), "{nodes:?}");
     }
 }

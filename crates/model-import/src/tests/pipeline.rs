@@ -20,7 +20,7 @@ fn modules(folder: &Folder, list: &[(&str, &str)]) {
 fn heads_are_read() {
     let folder = Folder::tiny("bert-cls").open().unwrap();
     assert_eq!((folder.pooling(), folder.normalize(), folder.dimensions()), (PoolingMode::Cls, true, 48));
-    assert_eq!((folder.family(), folder.window(), folder.dense().len()), ("bert", 64, 0));
+    assert_eq!((folder.family(), folder.max_input_tokens(), folder.dense().len()), ("bert", 64, 0));
 
     let folder = Folder::tiny("distilbert-dense").open().unwrap();
     assert_eq!((folder.pooling(), folder.normalize()), (PoolingMode::Mean, false));
@@ -114,7 +114,7 @@ fn a_folder_of_a_new_release_is_the_same_model() {
         assert!(new.bytes("modules.json") != old.bytes("modules.json"), "{name}");
         let (before, after) = (old.open().unwrap(), new.open().unwrap());
         assert_eq!(after.family(), before.family(), "{name}");
-        assert_eq!(after.window(), before.window(), "{name}");
+        assert_eq!(after.max_input_tokens(), before.max_input_tokens(), "{name}");
         assert_eq!(after.pooling(), before.pooling(), "{name}");
         assert_eq!(after.normalize(), before.normalize(), "{name}");
         assert_eq!(after.dense(), before.dense(), "{name}");

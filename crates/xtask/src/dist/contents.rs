@@ -44,16 +44,16 @@ pub(super) enum Content {
     Link(String),
 }
 
-/// The part that we read of a model's card.
+/// The part that we read of a model's manifest.
 #[derive(Deserialize)]
-pub(super) struct Card {
+pub(super) struct ModelManifest {
     pub(super) hub_id: String,
     pub(super) license: String,
-    pub(super) files: BTreeMap<String, CardFile>,
+    pub(super) files: BTreeMap<String, ManifestFile>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct CardFile {
+pub(super) struct ManifestFile {
     pub(super) sha256: String,
 }
 
@@ -75,19 +75,23 @@ pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant)
     ];
     entries.extend(libraries(runtime)?);
 
-    let card = card(workspace)?;
+    let manifest = manifest(workspace)?;
     let folder = workspace.model(DEFAULT_MODEL);
     // Where our own kernels run, the graph would double the model for nothing.
     let graph = variant == Variant::Cuda || !OWN_KERNELS.contains(&platform.arch);
-    let names = card.files.keys().map(String::as_str).chain(["model.toml"]);
+    let names = manifest.files.keys().map(String::as_str).chain(["model.toml"]);
     for name in names.chain(GRAPH.into_iter().filter(|_| graph)) {
         entries.push(file(&format!("models/{DEFAULT_MODEL}/{name}"), folder.join(name)));
     }
-    ensure!(card.license == OWN_LICENSE, "the text of the model's licence, {}, is not here", card.license);
-    let license = format!("{}\n{}: the text is in share/LICENSE.\n", card.hub_id, card.license);
+    ensure!(
+        manifest.license == OWN_LICENSE,
+        "the text of the model's licence, {}, is not here",
+        manifest.license
+    );
+    let license = format!("{}\n{}: the text is in share/LICENSE.\n", manifest.hub_id, manifest.license);
     entries.push(text(&format!("share/licences/{DEFAULT_MODEL}.txt"), &license));
 
-    let inventory = inventory::document(workspace, &target, &card, runtime)?;
+    let inventory = inventory::document(workspace, &target, &manifest, runtime)?;
     entries.push(text("share/licences/rust.txt", &licences::texts(workspace, &target, &inventory)?));
     entries.push(text("share/sbom.cdx.json", &format!("{inventory:#}\n")));
     entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -118,8 +122,8 @@ fn libraries(runtime: &Path) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The default model's card.
-fn card(workspace: &Workspace) -> Result<Card> {
+/// The default model's manifest.
+fn manifest(workspace: &Workspace) -> Result<ModelManifest> {
     let path = workspace.model(DEFAULT_MODEL).join("model.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("in {}", path.display()))

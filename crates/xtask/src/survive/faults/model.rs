@@ -91,7 +91,7 @@ const DAMAGES: [Damage; 9] = [
         structural: true,
     },
     Damage {
-        what: "a card cut in half",
+        what: "a manifest cut in half",
         file: "model.toml",
         spoil: |bytes| bytes.truncate(bytes.len() / 2),
         names: "model.toml",
