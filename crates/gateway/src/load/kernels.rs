@@ -20,7 +20,7 @@ pub(super) fn model(
     // A map of its own for the words: the other one, with the pages that packing touched, is closed below.
     let Some(words) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
     let words = words.into_token_embeddings().map_err(ModelFault::Folder)?;
-    let words = Arc::new(move |id: u32, out: &mut [f32]| words.row(id, out));
+    let words = Arc::new(move |id: u32, out: &mut [f32]| words.read_row(id, out));
     let model = Model::new(shape, &Source(&weights), words, isa, threads);
     model.map(|model| Some(Arc::new(model))).map_err(|error| ModelFault::Kernels(Box::new(error)))
 }

@@ -1,8 +1,8 @@
-//! Manifests: those of this repository, and errors in others.
+//! Tests of manifests: those of this repository, and errors in others.
 
 use std::path::Path;
 
-use super::fixture::{Folder, message, says};
+use super::fixture::{Folder, assert_contains, message};
 use crate::{DownloadSource, ModelManifest, PoolingMode};
 
 fn repository(id: &str) -> ModelManifest {
@@ -11,7 +11,7 @@ fn repository(id: &str) -> ModelManifest {
 }
 
 #[test]
-fn the_default_models_card_is_complete() {
+fn the_default_models_manifest_is_complete() {
     let manifest = repository("all-MiniLM-L6-v2");
     assert_eq!(manifest.id, "all-MiniLM-L6-v2");
     assert_eq!(manifest.hub_id.as_deref(), Some("sentence-transformers/all-MiniLM-L6-v2"));
@@ -36,14 +36,14 @@ fn the_default_models_card_is_complete() {
 }
 
 #[test]
-fn a_card_may_hold_the_beginning_of_a_vector() {
+fn a_golden_vector_may_be_a_prefix() {
     let manifest = repository("all-MiniLM-L6-v1");
     assert_eq!(manifest.source, Some(DownloadSource::Hub));
     assert_eq!(manifest.golden[0].vector, [-3.3823e-2, 6.4573e-3, 2.2603e-2, 8.3722e-2, 5.9714e-2]);
 }
 
 #[test]
-fn mistakes_are_reported_with_line_and_reason() {
+fn errors_name_line_and_reason() {
     let folder = Folder::empty();
     let golden = |value: &str| {
         format!("id = 'x'\ndimensions = 2\nmax_input_tokens = 8\n[[golden]]\ntext = 'a'\n{value}")
@@ -63,14 +63,14 @@ fn mistakes_are_reported_with_line_and_reason() {
     ] {
         folder.write(ModelManifest::FILE, &manifest);
         let error = ModelManifest::load(&folder.file(ModelManifest::FILE)).expect_err(&manifest);
-        says(&message(&error), parts);
+        assert_contains(&message(&error), parts);
     }
     folder.write(ModelManifest::FILE, golden("tokens = 3\nvector = 'AACAPwAAAEA='"));
     assert_eq!(ModelManifest::load(&folder.file(ModelManifest::FILE)).unwrap().golden[0].vector, [1.0, 2.0]);
 }
 
 #[test]
-fn every_file_that_differs_is_named() {
+fn verify_files_names_every_file_that_differs() {
     let folder = Folder::empty();
     // SHA-256 of `abc`, from FIPS 180-2.
     let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -83,7 +83,7 @@ fn every_file_that_differs_is_named() {
     folder.write("longer", "abcd");
     let manifest = ModelManifest::load(&folder.file(ModelManifest::FILE)).unwrap();
     let error = manifest.verify_files(folder.path()).unwrap_err().to_string();
-    says(&error, &["other has SHA-256", "longer has 4 bytes, not 3", "sub/absent is missing"]);
+    assert_contains(&error, &["other has SHA-256", "longer has 4 bytes, not 3", "sub/absent is missing"]);
     assert!(!error.contains("same"), "{error}");
 
     for name in ["other", "longer", "sub/absent"] {

@@ -1,21 +1,21 @@
-//! The number formats of weights, and the search for values that no weight may have.
+//! The number formats of weights, and the search for values that are not finite.
 
 use half::{bf16, f16};
 
-/// Elements examined without a branch, which lets the compiler vectorise the search.
-const PIECE: usize = 4096;
+/// Elements that are examined without a branch, so that the compiler vectorises the search.
+const CHUNK: usize = 4096;
 
-/// Format in which a tensor's elements are stored, little-endian.
+/// The format of a tensor's elements, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Element {
+pub(crate) enum FloatType {
     F16,
     Bf16,
     F32,
     F64,
 }
 
-impl Element {
-    /// Bytes of one element.
+impl FloatType {
+    /// Returns the size of one element in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 2,
@@ -24,8 +24,8 @@ impl Element {
         }
     }
 
-    /// Index of the first NaN or infinity: the numbers whose exponent is all ones, and doubles beyond the range of f32,
-    /// in which models are computed.
+    /// Returns the index of the first NaN or infinity: a number whose exponent is all ones, or a double out of the range of
+    /// f32, in which models are computed.
     pub(crate) fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::F16 => first(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),
@@ -35,7 +35,7 @@ impl Element {
         }
     }
 
-    /// The element at `index`.
+    /// Returns the element at `index`.
     ///
     /// # Panics
     /// If `bytes` has no such element.
@@ -54,16 +54,15 @@ impl Element {
 
 fn first<const SIZE: usize>(bytes: &[u8], matches: impl Fn([u8; SIZE]) -> bool) -> Option<usize> {
     let (elements, _) = bytes.as_chunks::<SIZE>();
-    let any = |piece: &[[u8; SIZE]]| piece.iter().fold(false, |any, &element| any | matches(element));
-    let piece = elements.chunks(PIECE).position(any)?;
-    let start = piece * PIECE;
+    let any = |chunk: &[[u8; SIZE]]| chunk.iter().fold(false, |any, &element| any | matches(element));
+    let start = elements.chunks(CHUNK).position(any)? * CHUNK;
     elements[start..].iter().position(|&element| matches(element)).map(|at| start + at)
 }
 
-/// The coordinates of the element at a flat index of a row-major tensor.
+/// Returns the coordinates of the element at a flat index of a row-major tensor.
 pub(crate) fn coordinates(shape: &[usize], index: usize) -> Vec<usize> {
     let mut rest = index;
-    let mut place: Vec<usize> = shape
+    let mut coordinates: Vec<usize> = shape
         .iter()
         .rev()
         .map(|&size| {
@@ -72,44 +71,52 @@ pub(crate) fn coordinates(shape: &[usize], index: usize) -> Vec<usize> {
             at
         })
         .collect();
-    place.reverse();
-    place
+    coordinates.reverse();
+    coordinates
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// 1.0, then `value` at `index`, in each format.
-    fn stored(element: Element, index: usize, value: f64) -> Vec<u8> {
-        let encode = |value: f64| match element {
-            Element::F16 => f16::from_f64(value).to_le_bytes().to_vec(),
-            Element::Bf16 => bf16::from_f64(value).to_le_bytes().to_vec(),
-            Element::F32 => (value as f32).to_le_bytes().to_vec(),
-            Element::F64 => value.to_le_bytes().to_vec(),
+    /// Encodes −1.0 everywhere but at `index`, which holds `value`.
+    fn stored(float_type: FloatType, index: usize, value: f64) -> Vec<u8> {
+        let encode = |value: f64| match float_type {
+            FloatType::F16 => f16::from_f64(value).to_le_bytes().to_vec(),
+            FloatType::Bf16 => bf16::from_f64(value).to_le_bytes().to_vec(),
+            FloatType::F32 => (value as f32).to_le_bytes().to_vec(),
+            FloatType::F64 => value.to_le_bytes().to_vec(),
         };
         (0..=index + 3).flat_map(|at| encode(if at == index { value } else { -1.0 })).collect()
     }
 
     #[test]
-    fn nan_and_infinity_are_found_in_every_format_and_nothing_else_is() {
-        for element in [Element::F16, Element::Bf16, Element::F32, Element::F64] {
-            for index in [0, 1, PIECE - 1, PIECE, 3 * PIECE + 5] {
+    fn first_not_finite_finds_nan_and_infinity_in_every_format() {
+        for float_type in [FloatType::F16, FloatType::Bf16, FloatType::F32, FloatType::F64] {
+            for index in [0, 1, CHUNK - 1, CHUNK, 3 * CHUNK + 5] {
                 for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-                    let bytes = stored(element, index, value);
-                    assert_eq!(element.first_not_finite(&bytes), Some(index), "{element:?} {value}");
-                    assert_eq!(element.value(&bytes, index).to_string(), value.to_string());
+                    let bytes = stored(float_type, index, value);
+                    assert_eq!(float_type.first_not_finite(&bytes), Some(index), "{float_type:?} {value}");
+                    assert_eq!(float_type.value(&bytes, index).to_string(), value.to_string());
                 }
             }
             for value in [0.0, -0.0, 65_504.0, -65_504.0, 1e-7] {
-                assert_eq!(element.first_not_finite(&stored(element, 7, value)), None, "{element:?} {value}");
+                assert_eq!(
+                    float_type.first_not_finite(&stored(float_type, 7, value)),
+                    None,
+                    "{float_type:?} {value}"
+                );
             }
         }
         for (value, found) in [(1e300, Some(7)), (-f64::MAX, Some(7)), (1e38, None), (1e-300, None)] {
-            assert_eq!(Element::F64.first_not_finite(&stored(Element::F64, 7, value)), found, "{value:e}");
+            assert_eq!(
+                FloatType::F64.first_not_finite(&stored(FloatType::F64, 7, value)),
+                found,
+                "{value:e}"
+            );
         }
         let extremes = [f32::MAX, f32::MIN, f32::MIN_POSITIVE, 1e-45].map(f32::to_le_bytes).concat();
-        assert_eq!(Element::F32.first_not_finite(&extremes), None);
+        assert_eq!(FloatType::F32.first_not_finite(&extremes), None);
     }
 
     #[test]
