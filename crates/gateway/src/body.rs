@@ -87,7 +87,7 @@ impl FromRequest for Body {
                 let seconds = limits.time.as_secs();
                 let message =
                     format!("Timed out reading the request: the body took more than {seconds} seconds.");
-                ApiError::new(Code::SlowBody, message)
+                ApiError::new(Code::BodyTimeout, message)
             };
             timeout(limits.time, read(payload, announced, &limits, &connection)).await.map_err(slow)?
         })
@@ -149,7 +149,7 @@ async fn read(
             let capacity = doubled.min(largest).max(length);
             // Waiting for memory could deadlock: bodies may wait for each other.
             if !room.grow_to(capacity.saturating_sub(FREE)) {
-                return Err(ApiError::unavailable(Code::BodiesFull, ROOM_RETRY_AFTER));
+                return Err(ApiError::unavailable(Code::BodyMemoryExhausted, ROOM_RETRY_AFTER));
             }
             bytes.reserve_exact(capacity - bytes.len());
         }

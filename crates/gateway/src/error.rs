@@ -41,7 +41,7 @@ pub enum Code {
     /// The route exists, with another method.
     MethodNotAllowed,
     /// The client took too long to send the body.
-    SlowBody,
+    BodyTimeout,
     /// The body is larger than allowed.
     BodyTooLarge,
     /// The body is compressed.
@@ -53,9 +53,9 @@ pub enum Code {
     /// The model's queue holds as many tokens as it may.
     QueueFull,
     /// The bodies of other requests have all the memory there is for them.
-    BodiesFull,
+    BodyMemoryExhausted,
     /// The answers to other requests use all the memory for answers.
-    ResponsesFull,
+    ResponseMemoryExhausted,
     /// The request cannot be answered before its deadline, or was not.
     Deadline,
     /// The models are still being loaded.
@@ -63,7 +63,7 @@ pub enum Code {
     /// The server is shutting down.
     Draining,
     /// Nobody can say whether the caller's limits allow the request.
-    LimitsAway,
+    RateLimiterUnavailable,
     /// Something of ours broke; the same request may succeed next time.
     Internal,
     /// Something of ours broke, and will again for this request.
@@ -107,7 +107,7 @@ impl Code {
         Self::ModelNotFound,
         Self::UnknownUrl,
         Self::MethodNotAllowed,
-        Self::SlowBody,
+        Self::BodyTimeout,
         Self::BodyTooLarge,
         Self::UnsupportedEncoding,
         Self::TooManyRequests,
@@ -115,12 +115,12 @@ impl Code {
         Self::Internal,
         Self::Permanent,
         Self::QueueFull,
-        Self::BodiesFull,
-        Self::ResponsesFull,
+        Self::BodyMemoryExhausted,
+        Self::ResponseMemoryExhausted,
         Self::Deadline,
         Self::Loading,
         Self::Draining,
-        Self::LimitsAway,
+        Self::RateLimiterUnavailable,
     ];
 
     /// Status, type, code and retry advice of this failure.
@@ -134,7 +134,7 @@ impl Code {
             Self::ModelNotFound => (404, INVALID, Some("model_not_found"), Retry::ByStatus),
             Self::UnknownUrl => (404, INVALID, None, Retry::ByStatus),
             Self::MethodNotAllowed => (405, INVALID, None, Retry::ByStatus),
-            Self::SlowBody => (408, INVALID, None, Retry::ByStatus),
+            Self::BodyTimeout => (408, INVALID, None, Retry::ByStatus),
             Self::BodyTooLarge => (413, "server_error", None, Retry::ByStatus),
             Self::UnsupportedEncoding => (415, INVALID, None, Retry::ByStatus),
             Self::TooManyRequests => (429, "requests", Some("rate_limit_exceeded"), Retry::AfterMillis),
@@ -142,12 +142,12 @@ impl Code {
             Self::Internal => (500, "server_error", None, Retry::ByStatus),
             Self::Permanent => (500, "server_error", None, Retry::Never),
             Self::QueueFull
-            | Self::BodiesFull
-            | Self::ResponsesFull
+            | Self::BodyMemoryExhausted
+            | Self::ResponseMemoryExhausted
             | Self::Deadline
             | Self::Loading
             | Self::Draining
-            | Self::LimitsAway => {
+            | Self::RateLimiterUnavailable => {
                 (503, "service_unavailable_error", Some("server_is_overloaded"), Retry::After)
             }
         };
@@ -174,7 +174,7 @@ impl Code {
             Self::ModelNotFound => "No model or alias has the name asked for.",
             Self::UnknownUrl => "No route has this path.",
             Self::MethodNotAllowed => "The route exists, with the methods named in the `allow` header.",
-            Self::SlowBody => "The client took longer than `server.request_timeout` to send the body.",
+            Self::BodyTimeout => "The client took longer than `server.request_timeout` to send the body.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
                 "The body is compressed: the header `content-encoding` names a coding other than `identity`."
@@ -186,8 +186,8 @@ impl Code {
             }
             Self::Permanent => "As above, and the same request would fail again.",
             Self::QueueFull => "The model's queue holds as many tokens as it may.",
-            Self::BodiesFull => "The bodies of other requests take up `limits.body_memory`.",
-            Self::ResponsesFull => {
+            Self::BodyMemoryExhausted => "The bodies of other requests take up `limits.body_memory`.",
+            Self::ResponseMemoryExhausted => {
                 "The answers to other requests, computed or not yet read by their clients, take up \
                  `limits.max_buffered_response_bytes`."
             }
@@ -196,7 +196,7 @@ impl Code {
             }
             Self::Loading => "The models are still being loaded.",
             Self::Draining => "The server is shutting down.",
-            Self::LimitsAway => {
+            Self::RateLimiterUnavailable => {
                 "The server of the shared limits is away, and `limits.redis_down` is `closed`."
             }
         }

@@ -290,20 +290,20 @@ fn outcome(status: u16) -> Outcome {
 fn rejection(code: Code) -> Option<Rejection> {
     match code {
         Code::QueueFull => Some(Rejection::QueueFull),
-        Code::BodiesFull => Some(Rejection::BodiesFull),
-        Code::ResponsesFull => Some(Rejection::ResponsesFull),
+        Code::BodyMemoryExhausted => Some(Rejection::BodyMemoryExhausted),
+        Code::ResponseMemoryExhausted => Some(Rejection::ResponseMemoryExhausted),
         Code::TooLong => Some(Rejection::TooLong),
         Code::MissingKey | Code::InvalidKey => Some(Rejection::Auth),
         Code::Draining => Some(Rejection::Draining),
         Code::Deadline => Some(Rejection::Timeout),
         Code::TooManyRequests | Code::TooManyTokens => Some(Rejection::RateLimit),
-        Code::LimitsAway => Some(Rejection::LimitsAway),
+        Code::RateLimiterUnavailable => Some(Rejection::RateLimiterUnavailable),
         Code::InvalidRequest
         | Code::MissingParameter
         | Code::ModelNotFound
         | Code::UnknownUrl
         | Code::MethodNotAllowed
-        | Code::SlowBody
+        | Code::BodyTimeout
         | Code::BodyTooLarge
         | Code::UnsupportedEncoding
         | Code::Loading

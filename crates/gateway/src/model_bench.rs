@@ -74,7 +74,7 @@ pub(crate) fn run(
 ) -> Result<(), BenchError> {
     let mut built: Vec<Box<dyn Encoder>> =
         (0..drive.workers).map(|_| encoders()).collect::<Result<_, _>>()?;
-    let ids: Vec<u32> = (1..2_000).filter(|&id| tokenizer.knows(id)).collect();
+    let ids: Vec<u32> = (1..2_000).filter(|&id| tokenizer.is_valid_id(id)).collect();
     let mut printer = Printer { out, json };
     printer.begin(title)?;
     let short = SENTENCE.min(drive.window);
@@ -156,7 +156,7 @@ fn throughput(
     (id, lengths): (&'static str, &[usize]),
     drive: Drive,
 ) -> Result<Figure, BenchError> {
-    let pads = built.first().is_some_and(|encoder| encoder.pads());
+    let pads = built.first().is_some_and(|encoder| encoder.needs_padding());
     let batches = batches(ids, lengths, drive.batch_tokens, pads);
     let (next, texts, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let failed = Mutex::new(None);
@@ -197,7 +197,7 @@ fn batches(ids: &[u32], lengths: &[usize], budget: usize, pads: bool) -> Vec<Bat
     let (mut batches, mut batch) = (Vec::new(), Batch::new());
     for (salt, &length) in lengths.iter().enumerate() {
         // Longest first, so padding brings every text of a batch to the first one's length.
-        let cost = if pads { batch.longest() * (batch.len() + 1) } else { batch.tokens() + length };
+        let cost = if pads { batch.max_length() * (batch.len() + 1) } else { batch.tokens() + length };
         if !batch.is_empty() && cost > budget {
             batches.push(std::mem::take(&mut batch));
         }
@@ -223,7 +223,7 @@ mod tests {
             lengths.sort_unstable();
             assert_eq!(lengths, MIXED);
             for batch in &batches {
-                let cost = if pads { batch.longest() * batch.len() } else { batch.tokens() };
+                let cost = if pads { batch.max_length() * batch.len() } else { batch.tokens() };
                 assert!(cost <= 256, "{cost}");
             }
         }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{CacheKey, CacheTier};
+use inference::{CacheKey, RemoteCache};
 use redis::{Client, Connection, RedisError, RedisResult};
 
 use crate::{
@@ -98,7 +98,7 @@ impl RedisTier {
     }
 }
 
-impl CacheTier for RedisTier {
+impl RemoteCache for RedisTier {
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>> {
         let mut reader = self.shared.reader();
         let Some(connection) = reader.as_mut() else { return vec![None; keys.len()] };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use inference::{Engine, Overlong, Provider};
+use inference::{Engine, Provider, TruncationPolicy};
 use model_import::Precision;
 use thiserror::Error;
 
@@ -30,7 +30,7 @@ pub struct Served {
     /// Sizes to which its vectors may be cut.
     pub matryoshka: Vec<usize>,
     /// What becomes of a text longer than the window.
-    pub overlong: Overlong,
+    pub overlong: TruncationPolicy,
     /// What token ids in a request mean.
     pub token_ids: TokenIds,
     /// When its files were written, in seconds since 1970.

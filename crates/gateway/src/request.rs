@@ -7,7 +7,10 @@ use std::{
 };
 
 use actix_web::{http::header::HeaderMap, web};
-use inference::{EmbedError, Embeddings, EncodeError, Input, Job, Overlong, SubmitError, shorten};
+use inference::{
+    CallerId, EmbedError, Embeddings, EncodeError, Input, Job, SubmitError, TruncationPolicy,
+    truncate_dimensions,
+};
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
 use tokio::time::timeout_at;
 
@@ -77,7 +80,7 @@ pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
 ///
 /// # Errors
 /// 400 when the header names none.
-pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<Overlong>, ApiError> {
+pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, ApiError> {
     let Some(value) = headers.get(OVERLONG_HEADER) else { return Ok(None) };
     let value = echo(String::from_utf8_lossy(value.as_bytes()).trim());
     value.parse().map(Some).map_err(|_| {
@@ -112,7 +115,7 @@ impl Plan {
         served: Arc<Served>,
         request: EmbeddingRequest,
         limits: &RequestLimits,
-        overlong: Option<Overlong>,
+        overlong: Option<TruncationPolicy>,
         received: Instant,
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
@@ -126,11 +129,11 @@ impl Plan {
         let bare = request.input.is_single();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
-            overlong: wanted.overlong,
+            truncation: wanted.overlong,
             max_input_tokens: wanted.max_input_tokens,
             deadline: received + limits.time,
             max_tokens: limits.most_tokens(),
-            caller: 0,
+            caller: None,
         };
         let Wanted { format, cut, ignored, .. } = wanted;
         Ok(Self { served, model: request.model, format, ignored, cut, bare, job })
@@ -146,7 +149,7 @@ impl Plan {
                 Input::Text(text) => text.len().div_ceil(4),
                 Input::Tokens(ids) => ids.len(),
             };
-            let read = if self.job.overlong == Overlong::Average { usize::MAX } else { window };
+            let read = if self.job.truncation == TruncationPolicy::Average { usize::MAX } else { window };
             (content + 2).min(read)
         };
         self.job.inputs.iter().map(tokens).sum::<usize>().min(self.job.max_tokens)
@@ -169,6 +172,7 @@ impl Plan {
     /// 400 for what only the tokenizer can know, 503 when there is no room or no time, 500 otherwise.
     pub(crate) async fn embed(&mut self, caller: u64) -> Result<Embeddings, ApiError> {
         let deadline = self.job.deadline;
+        let caller = (caller != 0).then_some(CallerId(caller));
         let job = Job { inputs: std::mem::take(&mut self.job.inputs), caller, ..self.job };
         let ticket = self.served.engine.submit(job).map_err(refusal)?;
         // The engine keeps the deadline too, but a wedged encoder could not.
@@ -177,7 +181,7 @@ impl Plan {
             .map_err(|_| ApiError::unavailable(Code::Deadline, Duration::from_secs(1)))?;
         let mut embeddings = result.map_err(|error| self.failure(error))?;
         if let Some(to) = self.cut {
-            shorten(&mut embeddings.vectors, embeddings.dimensions, to);
+            truncate_dimensions(&mut embeddings.vectors, embeddings.dimensions, to);
             embeddings.dimensions = to;
             // The answer may wait long for its client.
             embeddings.vectors.shrink_to_fit();
@@ -192,7 +196,7 @@ impl Plan {
 
     fn failure(&self, error: EmbedError) -> ApiError {
         match error {
-            EmbedError::Overlong { index, window, .. } => {
+            EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
                 let fault = if self.bare {
                     format!("Invalid 'input': maximum context length is {window} tokens.")
                 } else {
@@ -205,7 +209,7 @@ impl Plan {
                 );
                 ApiError::new(Code::TooLong, message)
             }
-            EmbedError::Refused(refused) => refusal(refused),
+            EmbedError::Rejected(rejected) => refusal(rejected),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
                 let place = self.place(index);
@@ -235,7 +239,9 @@ impl Plan {
                 self.place(index),
                 self.served.id
             )),
-            EmbedError::Deadline { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
+            EmbedError::DeadlineExceeded { retry_after } => {
+                ApiError::unavailable(Code::Deadline, retry_after)
+            }
             EmbedError::Stopped => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
             EmbedError::Encoder(ref source) => match **source {
                 // A graph that does not fit its folder will not do so later.
@@ -306,7 +312,7 @@ fn decode(vocabulary: &Vocabulary, arrays: &[Vec<u32>], bare: bool) -> Result<Ve
 fn refusal(error: SubmitError) -> ApiError {
     match error {
         SubmitError::Full { retry_after } => ApiError::unavailable(Code::QueueFull, retry_after),
-        SubmitError::TooLate { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
+        SubmitError::DeadlineUnmeetable { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
         SubmitError::TooLarge { limit, .. } => too_many_tokens(limit),
         SubmitError::Draining => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
     }

@@ -60,7 +60,7 @@ impl ResponseMemory {
             return Ok(None);
         }
         let needed = Self::needed(plan.inputs(), plan.served.dimensions).min(self.0.limit());
-        let full = || ApiError::unavailable(Code::ResponsesFull, RETRY_AFTER);
+        let full = || ApiError::unavailable(Code::ResponseMemoryExhausted, RETRY_AFTER);
         self.0.try_reserve(needed).map(Some).ok_or_else(full)
     }
 }

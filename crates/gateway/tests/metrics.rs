@@ -11,9 +11,9 @@ use gateway::{
     Choice, Kernels, Why,
     metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection},
 };
-use inference::{BatchReport, CacheReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 
-const LOAD: Load = Load {
+const LOAD: EngineStats = EngineStats {
     waiting_requests: 1,
     running_requests: 2,
     queued_tokens: 30,
@@ -141,10 +141,17 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     let reasons = [
         (
             "m",
-            &["queue_full", "responses_full", "too_long", "draining", "timeout", "rate_limit", "limits_away"]
-                [..],
+            &[
+                "queue_full",
+                "response_memory_exhausted",
+                "too_long",
+                "draining",
+                "timeout",
+                "rate_limit",
+                "rate_limiter_unavailable",
+            ][..],
         ),
-        ("unknown", &["auth", "bodies_full", "draining"]),
+        ("unknown", &["auth", "body_memory_exhausted", "draining"]),
     ];
     for (model, reasons) in reasons {
         for reason in reasons {
@@ -198,7 +205,7 @@ fn an_engine_is_observed_under_its_model() {
     model.batch(&BatchReport { inputs: 3, tokens: 74, padding: 118, elapsed });
     model.encoder_failed();
     for _ in 0..2 {
-        model.cache(&CacheReport { hits: 1, tier_hits: 2, misses: 3, deduplicated: 4 });
+        model.cache(&CacheReport { hits: 1, remote_hits: 2, misses: 3, deduplicated: 4 });
     }
     let text = scrape(&metrics);
     let of_model = |name: &str| value(&text, &format!("embedgate_{name}{{model=\"m\"}}"));
@@ -234,7 +241,7 @@ fn gauges_mirror_the_engine_at_the_scrape() {
     assert_eq!(of_model("cache_entries"), 7.0);
     assert_eq!(of_model("cache_evictions_total"), 8.0);
     // A counter, though it is read off: a second scrape does not count again.
-    let later = metrics.render(true, &[("m", Load { cache_evictions: 11, ..LOAD })]).unwrap();
+    let later = metrics.render(true, &[("m", EngineStats { cache_evictions: 11, ..LOAD })]).unwrap();
     assert_eq!(value(&later, "embedgate_cache_evictions_total{model=\"m\"}"), 11.0);
     assert_eq!(value(&text, "embedgate_ready"), 1.0);
     assert_eq!(value(&metrics.render(false, &[]).unwrap(), "embedgate_ready"), 0.0);

@@ -18,7 +18,7 @@ use gateway::{
     metrics::Metrics,
     redis_tier::RedisTier,
 };
-use inference::{CacheKey, CacheTier, Input, Job, Overlong};
+use inference::{CacheKey, Input, Job, RemoteCache, TruncationPolicy};
 use redis_server::{PATIENCE, Server, wait};
 
 fn config(server: &Server, password: &str) -> CacheConfig {
@@ -238,11 +238,11 @@ fn servers_share_what_they_computed() {
 fn embed(registry: &Registry, text: &str) -> Vec<f32> {
     let job = Job {
         inputs: vec![Input::Text(text.to_owned())],
-        overlong: Overlong::Truncate,
+        truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + PATIENCE,
         max_tokens: usize::MAX,
-        caller: 0,
+        caller: None,
     };
     registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
 }

@@ -38,6 +38,10 @@ const RESERVED_FRACTION: usize = 4;
 /// Bytes below which a sample says nothing about the tokenizer's throughput: overhead outweighs them.
 const MIN_TOKENIZER_SAMPLE: usize = 1024;
 
+/// Identifies a caller for quotas and for fair queueing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallerId(pub u64);
+
 /// Resources of one engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capacity {
@@ -75,30 +79,32 @@ pub(crate) struct Demand {
 #[derive(Debug, Default)]
 struct Account {
     tokens: usize,
-    /// Only callers with a name; those without are caller 0.
-    tokens_by_caller: HashMap<u64, usize>,
+    tokens_by_caller: HashMap<CallerId, usize>,
 }
 
 impl Account {
     /// Returns true if `caller` may hold `tokens` more, where all may hold `limit`.
-    fn fits(&self, caller: u64, tokens: usize, limit: usize) -> bool {
-        let own = self.tokens_by_caller.get(&caller).copied().unwrap_or(0);
+    fn fits(&self, caller: Option<CallerId>, tokens: usize, limit: usize) -> bool {
+        let own = caller.map(|caller| self.tokens_by_caller.get(&caller).copied().unwrap_or(0));
         let reserved = limit / RESERVED_FRACTION;
-        let limit = if caller == 0 || own + tokens <= reserved / 2 { limit } else { limit - reserved };
+        let may_use_reserve = own.is_none_or(|own| own + tokens <= reserved / 2);
+        let limit = if may_use_reserve { limit } else { limit - reserved };
         // A job may always fill an account that is otherwise empty.
         tokens == 0 || self.tokens == 0 || self.tokens.saturating_add(tokens) <= limit
     }
 
-    fn add(&mut self, caller: u64, tokens: usize) {
+    fn add(&mut self, caller: Option<CallerId>, tokens: usize) {
         self.tokens += tokens;
-        if caller != 0 && tokens > 0 {
+        if let Some(caller) = caller
+            && tokens > 0
+        {
             *self.tokens_by_caller.entry(caller).or_default() += tokens;
         }
     }
 
-    fn remove(&mut self, caller: u64, tokens: usize) {
+    fn remove(&mut self, caller: Option<CallerId>, tokens: usize) {
         self.tokens -= tokens;
-        if caller != 0
+        if let Some(caller) = caller
             && let Some(own) = self.tokens_by_caller.get_mut(&caller)
         {
             *own -= tokens;
@@ -158,7 +164,7 @@ impl Admission {
     /// There is no room for the footprint, no time to tokenize it, or no credit and no room or time for its estimate.
     pub(crate) fn reserve(
         self: &Arc<Self>,
-        caller: u64,
+        caller: Option<CallerId>,
         estimate: Estimate,
         deadline: Instant,
     ) -> Result<Reservation, SubmitError> {
@@ -189,7 +195,7 @@ impl Admission {
     fn check_queue(
         &self,
         state: &State,
-        caller: u64,
+        caller: Option<CallerId>,
         demand: Demand,
         deadline: Instant,
     ) -> Result<(), SubmitError> {
@@ -285,7 +291,7 @@ fn check_time(needed: Duration, deadline: Instant) -> Result<(), SubmitError> {
     let left = deadline.saturating_duration_since(Instant::now());
     if needed.as_secs_f64() * DEADLINE_SAFETY_FACTOR > left.as_secs_f64() {
         let late = needed.saturating_sub(left.div_f64(DEADLINE_SAFETY_FACTOR));
-        return Err(SubmitError::TooLate { retry_after: whole_seconds(late) });
+        return Err(SubmitError::DeadlineUnmeetable { retry_after: whole_seconds(late) });
     }
     Ok(())
 }
@@ -299,7 +305,7 @@ fn whole_seconds(wait: Duration) -> Duration {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     admission: Arc<Admission>,
-    caller: u64,
+    caller: Option<CallerId>,
     footprint: usize,
     /// Bytes that are not tokenized yet.
     bytes: usize,
@@ -369,12 +375,16 @@ mod tests {
         Admission::new(Capacity { tokens, quantum, workers: 1, tokenizer_threads: 2 })
     }
 
-    /// An admission that has learned 1,000 tokens per second from a full batch, and where caller 0 has no credit.
+    /// An admission that has learned 1,000 tokens per second from a full batch, and where jobs without a caller have no credit.
     fn measured(tokens: usize, quantum: usize) -> Arc<Admission> {
         let admission = admission(tokens, quantum);
         admission.observe_batch(quantum, Duration::from_millis(quantum as u64), 1.0);
-        admission.lock().credits.spend(0, tokens);
+        admission.lock().credits.spend(None, tokens);
         admission
+    }
+
+    fn caller(number: u64) -> Option<CallerId> {
+        Some(CallerId(number))
     }
 
     fn estimate(tokens: usize) -> Estimate {
@@ -396,7 +406,7 @@ mod tests {
     /// Admits a job of which nothing is cached, and whose estimate is exact.
     fn admit(
         admission: &Arc<Admission>,
-        caller: u64,
+        caller: Option<CallerId>,
         tokens: usize,
         deadline: Instant,
     ) -> Result<Reservation, SubmitError> {
@@ -408,16 +418,16 @@ mod tests {
     #[test]
     fn tokens_are_reserved_all_or_nothing_and_given_back() {
         let admission = admission(100, 100);
-        let first = admit(&admission, 0, 60, soon()).unwrap();
-        assert!(matches!(admit(&admission, 0, 41, soon()), Err(SubmitError::Full { .. })));
+        let first = admit(&admission, None, 60, soon()).unwrap();
+        assert!(matches!(admit(&admission, None, 41, soon()), Err(SubmitError::Full { .. })));
         assert_eq!((admission.tokens(), admission.jobs()), (60, 1));
-        let mut second = admit(&admission, 0, 40, soon()).unwrap();
+        let mut second = admit(&admission, None, 40, soon()).unwrap();
         second.run();
         second.run();
         assert_eq!((admission.tokens(), admission.running()), (100, 1));
         drop((first, second));
         assert_eq!((admission.tokens(), admission.jobs(), admission.running()), (0, 0, 0));
-        let refused = admit(&admission, 0, 101, soon()).unwrap_err();
+        let refused = admit(&admission, None, 101, soon()).unwrap_err();
         assert_eq!(refused, SubmitError::TooLarge { tokens: 101, limit: 100 });
     }
 
@@ -426,7 +436,7 @@ mod tests {
     fn footprints_are_reserved_all_or_nothing_and_given_back() {
         let admission = admission(100, 100);
         let reserve =
-            |footprint| admission.reserve(0, Estimate { tokens: footprint, footprint, bytes: 7 }, soon());
+            |footprint| admission.reserve(None, Estimate { tokens: footprint, footprint, bytes: 7 }, soon());
         let mut first = reserve(60).unwrap();
         assert!(matches!(reserve(41), Err(SubmitError::Full { .. })));
         let second = reserve(40).unwrap();
@@ -445,13 +455,13 @@ mod tests {
     fn a_hopeless_deadline_is_refused_at_once() {
         let admission = measured(100_000, 1000);
         // Five jobs with 5,000 tokens each: 25 s of work.
-        let held: Vec<_> = (0..5).map(|_| admit(&admission, 0, 5_000, patient()).unwrap()).collect();
+        let held: Vec<_> = (0..5).map(|_| admit(&admission, None, 5_000, patient()).unwrap()).collect();
         // A small job takes its turn and is done long before.
-        assert!(admit(&admission, 0, 100, soon()).is_ok());
-        let refused = admission.reserve(0, estimate(5_000), soon()).unwrap_err();
+        assert!(admit(&admission, None, 100, soon()).is_ok());
+        let refused = admission.reserve(None, estimate(5_000), soon()).unwrap_err();
         assert!(
             // Until 5.7 s are left of 30: then it would be admitted.
-            matches!(refused, SubmitError::TooLate { retry_after } if (24..=25).contains(&retry_after.as_secs())),
+            matches!(refused, SubmitError::DeadlineUnmeetable { retry_after } if (24..=25).contains(&retry_after.as_secs())),
             "{refused:?}"
         );
         assert_eq!(admission.retry_after(), Duration::from_secs(13));
@@ -463,29 +473,29 @@ mod tests {
     #[test]
     fn who_is_let_in_has_time_to_spare() {
         let admission = measured(100_000, 100);
-        let held: Vec<_> = (0..100).map_while(|_| admit(&admission, 0, 500, soon()).ok()).collect();
+        let held: Vec<_> = (0..100).map_while(|_| admit(&admission, None, 500, soon()).ok()).collect();
         assert_eq!(held.len(), 11);
-        let refused = admit(&admission, 0, 500, soon()).unwrap_err();
-        assert_eq!(refused, SubmitError::TooLate { retry_after: Duration::from_secs(1) });
+        let refused = admit(&admission, None, 500, soon()).unwrap_err();
+        assert_eq!(refused, SubmitError::DeadlineUnmeetable { retry_after: Duration::from_secs(1) });
         drop(held);
-        assert!(admit(&admission, 0, 100_000, soon()).is_ok(), "no other job is there");
+        assert!(admit(&admission, None, 100_000, soon()).is_ok(), "no other job is there");
     }
 
     /// The upper estimate alone refuses no job, as long as there is credit; the exact number does.
     #[test]
     fn what_costs_nothing_is_admitted_however_long_the_queue() {
         let admission = measured(10_000, 100);
-        let _full = admit(&admission, 0, 10_000, soon()).unwrap();
-        let late = |result| matches!(result, Err(SubmitError::TooLate { .. }));
-        assert!(late(admission.reserve(0, estimate(9_000), soon()).map(drop)), "there is no credit");
+        let _full = admit(&admission, None, 10_000, soon()).unwrap();
+        let late = |result| matches!(result, Err(SubmitError::DeadlineUnmeetable { .. }));
+        assert!(late(admission.reserve(None, estimate(9_000), soon()).map(drop)), "there is no credit");
         admission.observe_batch(100, Duration::from_millis(100), 1.0);
         // Even to wait for the whole queue, which takes longer than there is time.
         for total in [5, 10_000].repeat(50) {
-            let mut reservation = admission.reserve(0, estimate(9_000), soon()).unwrap();
+            let mut reservation = admission.reserve(None, estimate(9_000), soon()).unwrap();
             reservation.enqueue(Demand { new: 0, total, queued: 10_000 }, soon()).unwrap();
         }
         // Refusals after tokenizing spend what 100 computed tokens earned.
-        let refused = (0..100).map_while(|_| admission.reserve(0, estimate(9_000), soon()).ok());
+        let refused = (0..100).map_while(|_| admission.reserve(None, estimate(9_000), soon()).ok());
         let refused = refused.map(|mut job| assert!(late(job.enqueue(demand(9_000), soon()))));
         assert_eq!(refused.count(), 100 / CREDIT_PER_FOOTPRINT);
     }
@@ -495,18 +505,18 @@ mod tests {
     #[test]
     fn refusals_of_one_caller_leave_the_credit_of_others() {
         let admission = admission(16_000, 100);
-        let _held = admit(&admission, 1, 12_000, soon()).unwrap();
+        let _held = admit(&admission, caller(1), 12_000, soon()).unwrap();
         let text = Estimate { tokens: 20, footprint: 3, bytes: 0 };
         let cached = Estimate { tokens: 9_000, footprint: 2048 * 3, bytes: 0 };
         let full = |result| matches!(result, Err(SubmitError::Full { .. }));
         let flood = || {
-            let passed = (0..).map_while(|_| admission.reserve(1, text, soon()).ok());
+            let passed = (0..).map_while(|_| admission.reserve(caller(1), text, soon()).ok());
             passed.map(|mut job| assert!(full(job.enqueue(demand(3), soon())))).count()
         };
         assert_eq!(flood(), 16_000 / 3);
         for _ in 0..100 {
-            assert!(full(admission.reserve(1, text, soon()).map(drop)), "the flood ends at the door");
-            let mut other = admission.reserve(2, cached, soon()).unwrap();
+            assert!(full(admission.reserve(caller(1), text, soon()).map(drop)), "the flood ends at the door");
+            let mut other = admission.reserve(caller(2), cached, soon()).unwrap();
             other.enqueue(demand(0), soon()).unwrap();
             admission.observe_batch(text.footprint * CREDIT_PER_FOOTPRINT, Duration::from_millis(1), 1.0);
             assert_eq!(flood(), 1);
@@ -517,18 +527,19 @@ mod tests {
     #[test]
     fn what_is_shared_is_expected_once() {
         let admission = measured(100_000, 100);
-        let first = admit(&admission, 0, 5_000, soon()).unwrap();
+        let first = admit(&admission, None, 5_000, soon()).unwrap();
         let shares = Demand { new: 0, total: 5_000, queued: 5_000 };
-        let mut held: Vec<_> = (0..25).map(|_| admission.reserve(0, estimate(1), soon()).unwrap()).collect();
+        let mut held: Vec<_> =
+            (0..25).map(|_| admission.reserve(None, estimate(1), soon()).unwrap()).collect();
         for reservation in &mut held {
             reservation.enqueue(shares, soon()).unwrap();
         }
         assert_eq!(admission.tokens(), 5_000);
         // The first job leaves. The tokens that the others share are still queued, and delay a job of other texts.
         drop(first);
-        let mut other = admission.reserve(0, estimate(1), soon()).unwrap();
+        let mut other = admission.reserve(None, estimate(1), soon()).unwrap();
         let other = other.enqueue(Demand { new: 5_000, total: 5_000, queued: 5_000 }, soon());
-        assert!(matches!(other, Err(SubmitError::TooLate { .. })), "{other:?}");
+        assert!(matches!(other, Err(SubmitError::DeadlineUnmeetable { .. })), "{other:?}");
     }
 
     /// At the door the deadline is judged by the texts that wait for the tokenizer.
@@ -539,13 +550,13 @@ mod tests {
         // Two threads, 10,000 bytes per second each. Single queries say nothing.
         admission.observe_tokenizer(10_000, Duration::from_secs(1));
         admission.observe_tokenizer(10, Duration::from_secs(1));
-        let mut first = admission.reserve(0, texts(100_000), soon()).unwrap();
-        let late = admission.reserve(0, texts(100_000), soon()).unwrap_err();
+        let mut first = admission.reserve(None, texts(100_000), soon()).unwrap();
+        let late = admission.reserve(None, texts(100_000), soon()).unwrap_err();
         // 10 s, of which 5.7 s are left with time to spare.
-        assert_eq!(late, SubmitError::TooLate { retry_after: Duration::from_secs(5) });
-        assert!(admission.reserve(0, texts(10_000), soon()).is_ok());
+        assert_eq!(late, SubmitError::DeadlineUnmeetable { retry_after: Duration::from_secs(5) });
+        assert!(admission.reserve(None, texts(10_000), soon()).is_ok());
         first.tokenized();
-        assert!(admission.reserve(0, texts(100_000), soon()).is_ok());
+        assert!(admission.reserve(None, texts(100_000), soon()).is_ok());
     }
 
     /// Who needs several turns waits for as many rounds of a queue that newcomers keep full.
@@ -557,14 +568,14 @@ mod tests {
             admission.tokens_until_done(state.computed.tokens, state.computing_jobs, demand(tokens))
         };
         // 20 jobs of one turn each: a round is 5,000 tokens.
-        let held: Vec<_> = (0..20).map(|_| admit(&admission, 0, 250, patient()).unwrap()).collect();
+        let held: Vec<_> = (0..20).map(|_| admit(&admission, None, 250, patient()).unwrap()).collect();
         let waits = [100, 250, 251, 500, 750].map(|tokens| needed(tokens) - tokens);
         assert_eq!(waits, [2_000, 5_000, 10_000, 10_000, 15_000]);
         // Of a job of a hundred turns, a few are foreseen.
         assert_eq!(needed(25_000), 20_000 + 25_000);
         drop(held);
         // A single large job: each of its turns costs the newcomer no more than the newcomer's costs it.
-        let _held = admit(&admission, 0, 50_000, patient()).unwrap();
+        let _held = admit(&admission, None, 50_000, patient()).unwrap();
         assert_eq!([250, 500, 5_000].map(|tokens| needed(tokens) - tokens), [250, 500, 5_000]);
     }
 
@@ -574,26 +585,26 @@ mod tests {
         let footprint = |admission: &Arc<Admission>, caller, footprint| {
             admission.reserve(caller, Estimate { tokens: 1, footprint, bytes: 0 }, soon())
         };
-        type Reserve = fn(&Arc<Admission>, u64, usize) -> Result<Reservation, SubmitError>;
+        type Reserve = fn(&Arc<Admission>, Option<CallerId>, usize) -> Result<Reservation, SubmitError>;
         for reserve in [computed as Reserve, footprint] {
             let admission = admission(800, 800);
             let reserve = |caller, tokens| reserve(&admission, caller, tokens);
-            let mut held: Vec<_> = (0..6).map(|_| reserve(1, 100).unwrap()).collect();
-            assert!(matches!(reserve(1, 100), Err(SubmitError::Full { .. })));
+            let mut held: Vec<_> = (0..6).map(|_| reserve(caller(1), 100).unwrap()).collect();
+            assert!(matches!(reserve(caller(1), 100), Err(SubmitError::Full { .. })));
             // Callers that hold little find room in the reserved quarter.
-            held.push(reserve(2, 100).unwrap());
-            assert!(matches!(reserve(2, 100), Err(SubmitError::Full { .. })));
-            held.push(reserve(3, 100).unwrap());
-            assert!(matches!(reserve(4, 1), Err(SubmitError::Full { .. })), "it is full");
+            held.push(reserve(caller(2), 100).unwrap());
+            assert!(matches!(reserve(caller(2), 100), Err(SubmitError::Full { .. })));
+            held.push(reserve(caller(3), 100).unwrap());
+            assert!(matches!(reserve(caller(4), 1), Err(SubmitError::Full { .. })), "it is full");
             drop(held);
             let state = admission.lock();
             assert_eq!((state.computed.tokens, state.computed.tokens_by_caller.len()), (0, 0));
             assert_eq!((state.footprints.tokens, state.footprints.tokens_by_caller.len()), (0, 0));
             drop(state);
             // A job that has the queue for itself may fill it, and so may callers without a name.
-            drop(reserve(1, 800).unwrap());
-            let _half = reserve(0, 400).unwrap();
-            assert!(reserve(0, 400).is_ok());
+            drop(reserve(caller(1), 800).unwrap());
+            let _half = reserve(None, 400).unwrap();
+            assert!(reserve(None, 400).is_ok());
         }
     }
 }

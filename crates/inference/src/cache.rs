@@ -13,7 +13,7 @@ use std::{
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 use sha2::{Digest, Sha256};
 
-use crate::{CacheKey, CacheTier};
+use crate::{CacheKey, RemoteCache};
 
 /// What an entry takes beside its ids and its vector, in bytes: two allocations with their counters (2 × 32), a
 /// place in the list (48) and in the index (12), and half as much again for those that the policy remembers
@@ -29,10 +29,10 @@ pub struct CacheConfig {
     /// Memory for them, in bytes, keys and overhead included; 0 for none.
     pub bytes: usize,
     /// Names everything that a vector depends on beside the token ids: weights, pooling, precision, kernels. A
-    /// second tier may hold the vectors of many models; equal fingerprints mean equal vectors.
+    /// remote cache may hold the vectors of many models; equal fingerprints mean equal vectors.
     pub fingerprint: String,
-    /// A second tier, asked for what memory does not hold.
-    pub tier: Option<Arc<dyn CacheTier>>,
+    /// A remote cache, asked for what memory does not hold.
+    pub remote: Option<Arc<dyn RemoteCache>>,
 }
 
 impl fmt::Debug for CacheConfig {
@@ -40,7 +40,7 @@ impl fmt::Debug for CacheConfig {
         f.debug_struct("CacheConfig")
             .field("bytes", &self.bytes)
             .field("fingerprint", &self.fingerprint)
-            .field("tier", &self.tier.is_some())
+            .field("remote", &self.remote.is_some())
             .finish()
     }
 }
@@ -117,7 +117,7 @@ impl Lifecycle<Arc<[u32]>, Arc<[f32]>> for Evictions {
     }
 }
 
-/// Makes keys for a second tier: SHA-256 over the fingerprint (its length first) and the ids, all little-endian.
+/// Makes keys for a remote cache: SHA-256 over the fingerprint (its length first) and the ids, all little-endian.
 #[derive(Clone)]
 pub(crate) struct Keys {
     prefix: Sha256,

@@ -11,11 +11,11 @@ pub trait Encoder: Send {
 
     /// Whether the encoder pads every sequence of a batch to the longest. The planner then counts a batch as
     /// `sequences × longest` and puts texts of like length together.
-    fn pads(&self) -> bool;
+    fn needs_padding(&self) -> bool;
 
     /// Tokens that computing `batch` costs, padding included.
-    fn spent(&self, batch: &Batch) -> usize {
-        if self.pads() { batch.longest() * batch.len() } else { batch.tokens() }
+    fn padded_tokens(&self, batch: &Batch) -> usize {
+        if self.needs_padding() { batch.max_length() * batch.len() } else { batch.tokens() }
     }
 
     /// Whether the first runs are slower than those after them: a graph is compiled, memory planned. The engine then
@@ -26,7 +26,7 @@ pub trait Encoder: Send {
 
     /// Whether [`encode`](Self::encode) calls `meanwhile`. Then each worker has a second encoder for what it is given to
     /// do in there.
-    fn pauses(&self) -> bool {
+    fn supports_preemption(&self) -> bool {
         false
     }
 
@@ -44,7 +44,7 @@ pub trait Encoder: Send {
     fn encode(
         &mut self,
         batch: &Batch,
-        meanwhile: &mut dyn FnMut() -> usize,
+        on_yield: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError>;
 }
@@ -123,7 +123,7 @@ impl Batch {
     }
 
     /// Tokens of the longest sequence.
-    pub fn longest(&self) -> usize {
+    pub fn max_length(&self) -> usize {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
@@ -150,7 +150,7 @@ mod tests {
             batch.push(sequence);
         }
         assert_eq!(batch.sequences().collect::<Vec<_>>(), sequences);
-        assert_eq!((batch.len(), batch.tokens(), batch.longest()), (4, 6, 3));
+        assert_eq!((batch.len(), batch.tokens(), batch.max_length()), (4, 6, 3));
         batch.clear();
         assert!(batch.is_empty());
         assert_eq!(batch.sequences().count(), 0);

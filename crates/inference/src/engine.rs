@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::{
-    Batch, CacheConfig, Encoder, EncoderFactory, Input, Job, Observer, Overlong, StartError, SubmitError,
-    Ticket, Tokenizer,
+    Batch, CacheConfig, Encoder, EncoderFactory, Input, Job, Observer, StartError, SubmitError, Ticket,
+    Tokenizer, TruncationPolicy,
     admission::{Admission, Capacity, Estimate},
     cache::{Keys, Memory},
     flights::Flights,
@@ -38,7 +38,7 @@ pub struct EngineConfig {
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
     /// Most tokens that the model reads at once, special tokens included.
-    pub window: usize,
+    pub max_input_tokens: usize,
     /// Length of a vector.
     pub dimensions: usize,
     /// Whether vectors are scaled to norm 1.
@@ -49,11 +49,11 @@ pub struct EngineConfig {
     pub tokenizer_threads: usize,
     /// Budget of one batch in tokens, as the encoder spends them (with padding if it pads); a longer sequence
     /// runs alone.
-    pub batch_tokens: usize,
+    pub max_batch_tokens: usize,
     /// Most sequences in a batch.
-    pub batch_inputs: usize,
+    pub max_batch_inputs: usize,
     /// Tokens that may be admitted at a time, waiting and running.
-    pub queue_tokens: usize,
+    pub max_queue_tokens: usize,
     /// Whether and where vectors are kept; without it none is, and only equal texts in flight share theirs.
     pub cache: Option<CacheConfig>,
 }
@@ -68,18 +68,18 @@ impl EngineConfig {
             ("dimensions", self.dimensions),
             ("workers", self.workers),
             ("tokenizer_threads", self.tokenizer_threads),
-            ("batch_tokens", self.batch_tokens),
-            ("batch_inputs", self.batch_inputs),
-            ("queue_tokens", self.queue_tokens),
+            ("max_batch_tokens", self.max_batch_tokens),
+            ("max_batch_inputs", self.max_batch_inputs),
+            ("max_queue_tokens", self.max_queue_tokens),
         ];
         if let Some((name, _)) = zero.iter().find(|(_, value)| *value == 0) {
             return Err(StartError::Config(format!("model {}: {name} must be at least 1", self.name)));
         }
-        let specials = self.tokenizer.specials();
-        if self.window <= specials {
+        let specials = self.tokenizer.num_special_tokens();
+        if self.max_input_tokens <= specials {
             return Err(StartError::Config(format!(
-                "model {}: a window of {} tokens has no room beside {specials} special tokens",
-                self.name, self.window
+                "model {}: max_input_tokens = {} leaves no room for text next to {specials} special tokens",
+                self.name, self.max_input_tokens
             )));
         }
         Ok(())
@@ -88,7 +88,7 @@ impl EngineConfig {
 
 /// How busy an engine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub struct EngineStats {
     /// Jobs of which no sequence has reached an encoder yet.
     pub waiting_requests: usize,
     /// Jobs of which some sequence has.
@@ -182,16 +182,16 @@ impl Engine {
         let built: Vec<Box<dyn Encoder>> =
             (0..config.workers).map(|_| warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
         let admission = Admission::new(Capacity {
-            tokens: config.queue_tokens,
-            quantum: config.batch_tokens,
+            tokens: config.max_queue_tokens,
+            quantum: config.max_batch_tokens,
             workers: config.workers,
             tokenizer_threads: config.tokenizer_threads,
         });
         let flights = Arc::new(Flights::default());
-        let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights), config.batch_tokens);
+        let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights), config.max_batch_tokens);
         let cache = config.cache.clone();
         let memory = cache.as_ref().and_then(|cache| Memory::new(cache.bytes, config.dimensions));
-        let tier = cache.and_then(|cache| Some((cache.tier?, Keys::new(&cache.fingerprint))));
+        let tier = cache.and_then(|cache| Some((cache.remote?, Keys::new(&cache.fingerprint))));
         let (errands, receiver) = crossbeam_channel::unbounded();
         let errands = tier.is_some().then(|| Errands::new(errands));
         let heartbeat = Heartbeat::new();
@@ -235,7 +235,7 @@ impl Engine {
 
     /// Accepts a job, or refuses it before it is tokenized. Never blocks for long: only a small job is tokenized here,
     /// in less time than handing it to another thread takes. Once the tokens that the job adds to the queue are known,
-    /// it is admitted as a whole, or the ticket yields [`EmbedError::Refused`](crate::EmbedError::Refused).
+    /// it is admitted as a whole, or the ticket yields [`EmbedError::Rejected`](crate::EmbedError::Rejected).
     ///
     /// # Errors
     /// [`SubmitError`]: the queue is full, the deadline hopeless, the job too large, or the engine draining.
@@ -255,20 +255,20 @@ impl Engine {
             work.tokenized(Tokens::default(), self.shared.config.shape());
         }
         let window = self.window(&job);
-        let Job { inputs, overlong, max_tokens, .. } = job;
-        desk.put(&self.shared, work, Wish { inputs, overlong, window, max_tokens, purpose });
+        let Job { inputs, truncation, max_tokens, .. } = job;
+        desk.put(&self.shared, work, Wish { inputs, truncation, window, max_tokens, purpose });
         Ok(ticket)
     }
 
     /// Number of special tokens that the model adds to each input.
-    pub fn special_tokens(&self) -> usize {
-        self.shared.config.tokenizer.specials()
+    pub fn num_special_tokens(&self) -> usize {
+        self.shared.config.tokenizer.num_special_tokens()
     }
 
     /// The window for a job: the model's, or the smaller one that the job asks for, with room for one token at least.
     fn window(&self, job: &Job) -> usize {
-        let window = self.shared.config.window;
-        job.max_input_tokens.map_or(window, |most| window.min(most.max(self.special_tokens() + 1)))
+        let window = self.shared.config.max_input_tokens;
+        job.max_input_tokens.map_or(window, |most| window.min(most.max(self.num_special_tokens() + 1)))
     }
 
     /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except where normalisation
@@ -276,7 +276,7 @@ impl Engine {
     /// footprint of a text of megabytes grows with the time that tokenizing it takes, up to the account's limit: that
     /// time alone makes no job too large for an idle engine.
     fn estimate(&self, job: &Job) -> Estimate {
-        let (window, specials) = (self.window(job), self.special_tokens());
+        let (window, specials) = (self.window(job), self.num_special_tokens());
         let mut estimate = Estimate { tokens: 0, footprint: 0, bytes: 0 };
         // The part of the footprint that bounds memory.
         let mut memory = 0;
@@ -285,9 +285,9 @@ impl Engine {
                 Input::Text(text) => text.len(),
                 Input::Tokens(ids) => ids.len(),
             };
-            let sequences = match job.overlong {
-                Overlong::Average => content.div_ceil(window - specials).max(1),
-                Overlong::Truncate | Overlong::Error => 1,
+            let sequences = match job.truncation {
+                TruncationPolicy::Average => content.div_ceil(window - specials).max(1),
+                TruncationPolicy::Truncate | TruncationPolicy::Error => 1,
             };
             let tokens = (content + sequences * specials).min(sequences * window);
             let tokenizing = content / BYTES_FOR_A_TOKEN;
@@ -304,11 +304,11 @@ impl Engine {
     }
 
     /// How busy the engine is at present.
-    pub fn load(&self) -> Load {
+    pub fn stats(&self) -> EngineStats {
         let admission = &self.shared.admission;
         let running = admission.running();
         let memory = self.shared.memory.as_ref();
-        Load {
+        EngineStats {
             waiting_requests: admission.jobs().saturating_sub(running),
             running_requests: running,
             queued_tokens: self.shared.queue.tokens(),
@@ -369,7 +369,7 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
             .field("config", &self.shared.config)
-            .field("load", &self.load())
+            .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }
@@ -390,9 +390,9 @@ fn warm_encoder(factory: &EncoderFactory, config: &EngineConfig) -> Result<Box<d
         return Ok(encoder);
     }
     let mut frame = Vec::new();
-    config.tokenizer.frame(&[], &mut frame);
+    config.tokenizer.add_special_tokens(&[], &mut frame);
     let filler = frame.first().copied().unwrap_or(0);
-    for length in [frame.len().max(1), config.window] {
+    for length in [frame.len().max(1), config.max_input_tokens] {
         let mut batch = Batch::new();
         batch.push(&vec![filler; length]);
         encoder

@@ -102,7 +102,7 @@ pub enum SubmitError {
     },
     /// By the present pace the job would end after its deadline.
     #[error("the deadline cannot be met; retry in {} s", retry_after.as_secs())]
-    TooLate {
+    DeadlineUnmeetable {
         /// When it could be met, by the present pace.
         retry_after: Duration,
     },
@@ -123,18 +123,18 @@ pub enum SubmitError {
 #[derive(Debug, thiserror::Error)]
 pub enum EmbedError {
     /// A text is longer than the window and the job asked for an error in that case.
-    #[error("input {index} has {tokens} tokens, but the model reads at most {window}")]
-    Overlong {
+    #[error("input {index} has {tokens} tokens, but the model reads at most {max_input_tokens}")]
+    InputTooLong {
         /// Position of the input in the job.
         index: usize,
         /// Its length in tokens, special tokens included.
         tokens: usize,
         /// The model's window in tokens, special tokens included.
-        window: usize,
+        max_input_tokens: usize,
     },
     /// The queue had no room, or no time, for the tokens that neither a cache nor another job supplies.
     #[error(transparent)]
-    Refused(#[from] SubmitError),
+    Rejected(#[from] SubmitError),
     /// The whole job has more tokens than it may.
     #[error("the request has {tokens} tokens, but at most {limit} are allowed")]
     TooManyTokens {
@@ -177,7 +177,7 @@ pub enum EmbedError {
     },
     /// The deadline passed while the job waited or ran.
     #[error("the deadline passed; retry in {} s", retry_after.as_secs())]
-    Deadline {
+    DeadlineExceeded {
         /// When it could be met, by the present pace.
         retry_after: Duration,
     },

@@ -14,7 +14,7 @@ use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, StartError};
 /// # Errors
 /// [`StartError::Config`] when `head` does not turn the model's states into `dimensions` values;
 /// [`StartError::Thread`] when a helper thread cannot be started.
-pub fn fused_encoders(
+pub fn native_encoders(
     model: Arc<Model>,
     head: Head,
     dimensions: usize,
@@ -25,22 +25,22 @@ pub fn fused_encoders(
     let (team, head) = (Arc::new(team), Arc::new(head));
     Ok(Arc::new(move || {
         let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&team));
-        Ok(Box::new(Fused { encoder, head: Arc::clone(&head), dimensions }))
+        Ok(Box::new(NativeEncoder { encoder, head: Arc::clone(&head), dimensions }))
     }))
 }
 
-struct Fused {
+struct NativeEncoder {
     encoder: bert_cpu::Encoder,
     head: Arc<Head>,
     dimensions: usize,
 }
 
-impl Encoder for Fused {
+impl Encoder for NativeEncoder {
     fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    fn pads(&self) -> bool {
+    fn needs_padding(&self) -> bool {
         false
     }
 
@@ -48,17 +48,17 @@ impl Encoder for Fused {
         false
     }
 
-    fn pauses(&self) -> bool {
+    fn supports_preemption(&self) -> bool {
         true
     }
 
     fn encode(
         &mut self,
         batch: &Batch,
-        meanwhile: &mut dyn FnMut() -> usize,
+        on_yield: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
-        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), meanwhile);
+        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), on_yield);
         let hidden = hidden.map_err(|error| match error {
             // As a panic of the encoder's own: the worker then builds a new one.
             bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    EmbedError, Embeddings, Engine, Input, Job, Overlong, SubmitError, intake::Purpose, pooling::cosine,
+    EmbedError, Embeddings, Engine, Input, Job, SubmitError, TruncationPolicy, intake::Purpose,
+    pooling::cosine,
 };
 
 /// A text that every tokenizer reads.
@@ -112,11 +113,11 @@ impl Engine {
     ) -> Result<Embeddings, GoldenError> {
         let job = Job {
             inputs: texts.into_iter().map(|text| Input::Text(text.to_owned())).collect(),
-            overlong: Overlong::Truncate,
+            truncation: TruncationPolicy::Truncate,
             max_input_tokens: None,
             deadline: Instant::now() + DEADLINE,
             max_tokens: usize::MAX,
-            caller: 0,
+            caller: None,
         };
         Ok(self.submit_for(Purpose::Check, job)?.wait()?)
     }

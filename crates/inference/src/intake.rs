@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use tokenizers::pipeline::PipelineToken;
 
 use crate::{
-    CacheReport, EmbedError, Input, Overlong,
+    CacheReport, EmbedError, Input, TruncationPolicy,
     engine::Shared,
     flights::Joined,
     item::Item,
@@ -56,7 +56,7 @@ pub(crate) enum Purpose {
 /// What is asked of a job.
 pub(crate) struct Wish {
     pub(crate) inputs: Vec<Input>,
-    pub(crate) overlong: Overlong,
+    pub(crate) truncation: TruncationPolicy,
     /// Maximum number of tokens to read of an input at once, special tokens included.
     pub(crate) window: usize,
     pub(crate) max_tokens: usize,
@@ -236,7 +236,7 @@ fn tokenize(
                 ids
             }
             Input::Tokens(ids) => {
-                if let Some(&id) = ids.iter().find(|&&id| !tokenizer.knows(id)) {
+                if let Some(&id) = ids.iter().find(|&&id| !tokenizer.is_valid_id(id)) {
                     return Err(EmbedError::UnknownToken { index, id });
                 }
                 ids
@@ -253,17 +253,21 @@ impl Tokenized {
         &mut self,
         shared: &Shared,
         content: &[u32],
-        &Wish { overlong, window, .. }: &Wish,
+        &Wish { truncation, window, .. }: &Wish,
         index: usize,
     ) -> Result<(), EmbedError> {
-        let specials = shared.config.tokenizer.specials();
+        let specials = shared.config.tokenizer.num_special_tokens();
         let room = window - specials;
         let fits = content.len() <= room;
-        if !fits && overlong == Overlong::Error {
-            return Err(EmbedError::Overlong { index, tokens: content.len() + specials, window });
+        if !fits && truncation == TruncationPolicy::Error {
+            return Err(EmbedError::InputTooLong {
+                index,
+                tokens: content.len() + specials,
+                max_input_tokens: window,
+            });
         }
         let first = self.ids.len();
-        if fits || overlong == Overlong::Truncate {
+        if fits || truncation == TruncationPolicy::Truncate {
             self.frame(shared, &content[..content.len().min(room)], index);
             self.tokens.truncated += usize::from(!fits);
         } else {
@@ -277,7 +281,7 @@ impl Tokenized {
 
     fn frame(&mut self, shared: &Shared, part: &[u32], index: usize) {
         let first = self.ids.len();
-        shared.config.tokenizer.frame(part, &mut self.ids);
+        shared.config.tokenizer.add_special_tokens(part, &mut self.ids);
         let tokens = (self.ids.len() - first) as u32;
         let sequence = Sequence { input: index as u32, tokens, weight: part.len() as u32 };
         self.tokens.sequences.push(sequence);
@@ -350,7 +354,7 @@ fn serve(shared: &Shared, work: &Arc<Work>, sequences: &[(usize, &[u32])]) {
     let Joined { hits, items, new, shared: deduplicated, running } = joined;
     // What the second tier does not hold either is only known when it has answered.
     let misses = if shared.errands.is_none() && shared.memory.is_some() { new } else { 0 };
-    shared.observer.cache(&CacheReport { hits: hits.len(), tier_hits: 0, misses, deduplicated });
+    shared.observer.cache(&CacheReport { hits: hits.len(), remote_hits: 0, misses, deduplicated });
     if running && let Some(waited) = work.start(Instant::now()) {
         shared.observer.queue_wait(waited);
     }
@@ -377,10 +381,10 @@ mod tests {
         let estimate = Estimate { tokens: 1, footprint: 1, bytes: 0 };
         for inputs in jobs {
             let deadline = Instant::now() + Duration::from_secs(60);
-            let (work, _) = Work::new(0, deadline, admission.reserve(0, estimate, deadline).unwrap());
+            let (work, _) = Work::new(None, deadline, admission.reserve(None, estimate, deadline).unwrap());
             let inputs = vec![Input::Tokens(vec![1]); inputs];
-            let (overlong, purpose) = (Overlong::Error, Purpose::Serve);
-            let wish = Wish { inputs, overlong, window: 1, max_tokens: 1, purpose };
+            let (truncation, purpose) = (TruncationPolicy::Error, Purpose::Serve);
+            let wish = Wish { inputs, truncation, window: 1, max_tokens: 1, purpose };
             desk.pile_up(work, wish);
         }
         drop(desk);

@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    EmbedError, SubmitError,
+    CallerId, EmbedError, SubmitError,
     admission::{Demand, Reservation},
     pooling::normalize,
 };
@@ -28,16 +28,17 @@ pub struct Job {
     /// The inputs, in the order in which their vectors are wanted.
     pub inputs: Vec<Input>,
     /// What to do with an input longer than the window.
-    pub overlong: Overlong,
+    pub truncation: TruncationPolicy,
     /// A window smaller than the model's: maximum number of tokens to read of an input, special tokens included. It
-    /// should be larger than the number of [special tokens](crate::Engine::special_tokens).
+    /// should be larger than the number of [special tokens](crate::Engine::num_special_tokens).
     pub max_input_tokens: Option<usize>,
     /// When the answer is of no use any more.
     pub deadline: Instant,
     /// Most tokens that the model may read for this job, special tokens included.
     pub max_tokens: usize,
-    /// Whose it is. Callers take turns, and one of them cannot fill the queue; 0 is nobody in particular.
-    pub caller: u64,
+    /// The caller. The queue is fair between callers, and no caller can fill it; all jobs without one count as one caller
+    /// without a quota.
+    pub caller: Option<CallerId>,
 }
 
 /// One input.
@@ -61,35 +62,35 @@ impl Input {
 
 /// What happens to an input longer than the model's window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Overlong {
+pub enum TruncationPolicy {
     /// Its first window is embedded, as sentence-transformers does.
     #[default]
     Truncate,
     /// All of it is embedded, window by window, and the vectors are averaged by token count.
     Average,
-    /// The job fails with [`EmbedError::Overlong`].
+    /// The job fails with [`EmbedError::InputTooLong`].
     Error,
 }
 
-impl Overlong {
+impl TruncationPolicy {
     const NAMES: [(Self, &str); 3] =
         [(Self::Truncate, "truncate"), (Self::Average, "average"), (Self::Error, "error")];
 }
 
-impl fmt::Display for Overlong {
+impl fmt::Display for TruncationPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = Self::NAMES.iter().find(|(policy, _)| policy == self);
         f.write_str(named.map_or("", |(_, name)| name))
     }
 }
 
-impl FromStr for Overlong {
+impl FromStr for TruncationPolicy {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let named = Self::NAMES.iter().find(|(_, name)| *name == text);
         named.map(|&(policy, _)| policy).ok_or_else(|| {
-            format!("unknown policy `{text}` for overlong inputs: expected `truncate`, `average` or `error`")
+            format!("unknown truncation policy `{text}`: expected `truncate`, `average` or `error`")
         })
     }
 }
@@ -195,7 +196,7 @@ pub(crate) struct Shape {
 /// A job as the engine's threads share it.
 #[derive(Debug)]
 pub(crate) struct Work {
-    pub(crate) caller: u64,
+    pub(crate) caller: Option<CallerId>,
     pub(crate) submitted: Instant,
     pub(crate) deadline: Instant,
     /// Set when nobody waits for the result any more: answered, failed, or the caller left.
@@ -220,7 +221,7 @@ struct Progress {
 
 impl Work {
     pub(crate) fn new(
-        caller: u64,
+        caller: Option<CallerId>,
         deadline: Instant,
         reservation: Reservation,
     ) -> (Arc<Self>, oneshot::Receiver<Result<Embeddings, EmbedError>>) {
@@ -411,10 +412,10 @@ mod tests {
 
     #[test]
     fn policies_survive_a_round_trip() {
-        for policy in [Overlong::Truncate, Overlong::Average, Overlong::Error] {
+        for policy in [TruncationPolicy::Truncate, TruncationPolicy::Average, TruncationPolicy::Error] {
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
-        assert!("cut".parse::<Overlong>().is_err());
+        assert!("cut".parse::<TruncationPolicy>().is_err());
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! * The [`Encoder`] trait is the seam: the ONNX Runtime encoder ([`onnx_encoders`]) stands behind it, and
 //!   so does the deterministic fake with which everything above is tested without a library.
 //! * Nothing is computed twice: equal sequences in flight are one item with many subscribers (`flights`), and a
-//!   cache keeps vectors by their ids; behind it may stand a [`CacheTier`] that processes share.
+//!   cache keeps vectors by their ids; behind it may stand a [`RemoteCache`] that processes share.
 //! * Metrics stay outside: an [`Observer`] is told what happened.
 //!
 //! What this crate must never know: HTTP, OpenAI's schema, where a model's files came from.
@@ -48,16 +48,17 @@ mod unicode;
 mod vocabulary;
 mod worker;
 
+pub use admission::CallerId;
 pub use cache::CacheConfig;
 pub use encoder::{Batch, EncodeError, Encoder, EncoderFactory};
-pub use engine::{Engine, EngineConfig, Load};
+pub use engine::{Engine, EngineConfig, EngineStats};
 pub use error::{EmbedError, StartError, SubmitError};
-pub use fused::fused_encoders;
+pub use fused::native_encoders;
 pub use golden::{GoldenError, GoldenReport, GoldenText};
-pub use job::{Embeddings, Input, Job, Overlong, Ticket, Timings};
+pub use job::{Embeddings, Input, Job, Ticket, Timings, TruncationPolicy};
 pub use observer::{BatchReport, CacheReport, Observer};
 pub use onnx::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
-pub use pooling::{Activation, Dense, Head, Pooling, shorten};
+pub use pooling::{Activation, Dense, Head, Pooling, truncate_dimensions};
 pub use provider::Provider;
-pub use tier::{CacheKey, CacheTier};
+pub use tier::{CacheKey, RemoteCache};
 pub use tokenize::{Tokenizer, TokenizerOptions};

@@ -9,7 +9,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::{CacheReport, CacheTier, cache::Keys, engine::Shared, item::Item, job::Work};
+use crate::{CacheReport, RemoteCache, cache::Keys, engine::Shared, item::Item, job::Work};
 
 /// Sequences to ask for at a time; jobs beyond wait for the next answer.
 const MOST_KEYS: usize = 4096;
@@ -58,7 +58,7 @@ impl Errands {
 }
 
 /// Body of the thread.
-pub(crate) fn run(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, errands: &Receiver<Errand>) {
+pub(crate) fn run(shared: &Shared, tier: &dyn RemoteCache, keys: &Keys, errands: &Receiver<Errand>) {
     let mut jobs = Vec::new();
     for first in errands {
         let (mut waiting, mut stop) = (0, false);
@@ -83,7 +83,7 @@ pub(crate) fn run(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, errands: &
 }
 
 /// Answers what the tier holds, and queues the rest.
-fn find(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, jobs: &mut Vec<(Arc<Work>, Vec<Arc<Item>>)>) {
+fn find(shared: &Shared, tier: &dyn RemoteCache, keys: &Keys, jobs: &mut Vec<(Arc<Work>, Vec<Arc<Item>>)>) {
     let live = jobs.iter().filter(|(work, _)| !work.is_over());
     let asked: Vec<Arc<Item>> =
         live.flat_map(|(_, items)| items).filter(|item| item.look_up()).map(Arc::clone).collect();
@@ -100,7 +100,7 @@ fn find(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, jobs: &mut Vec<(Arc<
             rows.push(vector);
         }
         shared.observer.cache(&CacheReport {
-            tier_hits: found.len(),
+            remote_hits: found.len(),
             misses: asked.len() - found.len(),
             ..CacheReport::default()
         });
@@ -122,7 +122,7 @@ fn find(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, jobs: &mut Vec<(Arc<
 }
 
 /// What the tier says, or nothing where it panics or does not answer every key.
-fn ask(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, items: &[Arc<Item>]) -> Vec<Option<Vec<f32>>> {
+fn ask(shared: &Shared, tier: &dyn RemoteCache, keys: &Keys, items: &[Arc<Item>]) -> Vec<Option<Vec<f32>>> {
     let keys: Vec<_> = items.iter().map(|item| keys.key(item.ids())).collect();
     match catch_unwind(AssertUnwindSafe(|| tier.get(&keys))) {
         Ok(vectors) if vectors.len() == keys.len() => vectors,
@@ -146,7 +146,7 @@ fn is_sound(shared: &Shared, vector: &[f32]) -> bool {
     sound
 }
 
-fn keep(shared: &Shared, tier: &dyn CacheTier, keys: &Keys, vectors: Vec<Computed>) {
+fn keep(shared: &Shared, tier: &dyn RemoteCache, keys: &Keys, vectors: Vec<Computed>) {
     let entries = vectors.into_iter().map(|(ids, vector)| (keys.key(&ids), vector.to_vec())).collect();
     if catch_unwind(AssertUnwindSafe(|| tier.put(entries))).is_err() {
         tracing::error!(model = shared.config.name, "the cache's second tier panicked");

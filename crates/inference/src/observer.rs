@@ -54,7 +54,7 @@ pub struct CacheReport {
     /// Found in memory.
     pub hits: usize,
     /// Found in the second tier.
-    pub tier_hits: usize,
+    pub remote_hits: usize,
     /// Found nowhere.
     pub misses: usize,
     /// Equal to one in flight, of this job or of another, whose vector they share.

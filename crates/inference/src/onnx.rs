@@ -175,7 +175,7 @@ pub struct OnnxConfig {
     /// Threads that share one run.
     pub intra_threads: usize,
     /// Tokens of the longest sequence that the graph takes; padding stays below it.
-    pub window: usize,
+    pub max_input_tokens: usize,
     /// Length of a vector.
     pub dimensions: usize,
     /// Runs each sequence of a batch alone and without padding: for a graph that quantises activations with one scale
@@ -259,9 +259,9 @@ struct OnnxEncoder {
 impl OnnxEncoder {
     /// The shape of the tensors, `[batch, longest]`: for some providers a larger one with rows that belong to no text.
     fn shape(&self, batch: &Batch) -> [usize; 2] {
-        let (rows, longest) = (batch.len(), batch.longest());
+        let (rows, longest) = (batch.len(), batch.max_length());
         if self.config.provider.prepares_shapes() && !self.config.per_text {
-            shape::bucket(rows, longest, self.config.window)
+            shape::bucket(rows, longest, self.config.max_input_tokens)
         } else {
             [rows, longest]
         }
@@ -303,12 +303,12 @@ impl Encoder for OnnxEncoder {
         self.config.dimensions
     }
 
-    fn pads(&self) -> bool {
+    fn needs_padding(&self) -> bool {
         !self.config.per_text
     }
 
-    fn spent(&self, batch: &Batch) -> usize {
-        if self.pads() { self.shape(batch).iter().product() } else { batch.tokens() }
+    fn padded_tokens(&self, batch: &Batch) -> usize {
+        if self.needs_padding() { self.shape(batch).iter().product() } else { batch.tokens() }
     }
 
     fn encode(

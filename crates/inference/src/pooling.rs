@@ -183,7 +183,7 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
 ///
 /// # Panics
 /// When `to` is 0 or more than `dimensions`, or `vectors` is no whole number of rows.
-pub fn shorten(vectors: &mut Vec<f32>, dimensions: usize, to: usize) {
+pub fn truncate_dimensions(vectors: &mut Vec<f32>, dimensions: usize, to: usize) {
     assert!(to > 0 && to <= dimensions && vectors.len().is_multiple_of(dimensions));
     let rows = vectors.len() / dimensions;
     for row in 0..rows {
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn shortened_rows_are_unit_prefixes() {
         let mut vectors = vec![3.0, 4.0, 12.0, 0.0, 0.0, 1.0];
-        shorten(&mut vectors, 3, 2);
+        truncate_dimensions(&mut vectors, 3, 2);
         assert_eq!(vectors, [0.6, 0.8, 0.0, 0.0]);
     }
 

@@ -69,7 +69,7 @@ pub(crate) struct Queue {
     admission: Arc<Admission>,
     flights: Arc<Flights>,
     /// Tokens of one batch.
-    batch_tokens: usize,
+    max_batch_tokens: usize,
     state: Mutex<State>,
     /// As `State::idle`, to be read without the lock.
     spare_workers: AtomicUsize,
@@ -82,9 +82,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(admission: Arc<Admission>, flights: Arc<Flights>, batch_tokens: usize) -> Self {
+    pub(crate) fn new(admission: Arc<Admission>, flights: Arc<Flights>, max_batch_tokens: usize) -> Self {
         let (state, spare_workers, urgent, work, stopping) = Default::default();
-        Self { admission, flights, batch_tokens, state, spare_workers, urgent, work, stopping }
+        Self { admission, flights, max_batch_tokens, state, spare_workers, urgent, work, stopping }
     }
 
     /// Admits a job and adds its references, or fails it. Only under this lock is it certain which sequences are queued
@@ -107,7 +107,7 @@ impl Queue {
             }
         }
         let round = state.rounds.next(work.caller);
-        state.insert(Pending::new(work, items, round), self.batch_tokens);
+        state.insert(Pending::new(work, items, round), self.max_batch_tokens);
         let useful = state.account.tokens.div_ceil(LEAST_SHARE).max(1);
         self.call(state, useful);
     }
@@ -122,7 +122,7 @@ impl Queue {
             let is_over = self.is_over();
             state.sweep(&is_over);
             let share = budget.share(state.account.tokens, state.idle + state.called + 1);
-            let taken = state.take(false, share, self.batch_tokens, is_over);
+            let taken = state.take(false, share, self.max_batch_tokens, is_over);
             let orphans = std::mem::take(&mut state.account.orphans);
             if !taken.items.is_empty() {
                 let more = state.has_jobs();
@@ -149,7 +149,7 @@ impl Queue {
         }
         let mut state = self.lock();
         let share = budget.share(state.account.tokens, state.idle + state.called + 1);
-        let taken = state.take(true, share, self.batch_tokens, self.is_over());
+        let taken = state.take(true, share, self.max_batch_tokens, self.is_over());
         let orphans = std::mem::take(&mut state.account.orphans);
         self.publish(&state);
         drop(state);
@@ -167,7 +167,7 @@ impl Queue {
         let now = Instant::now();
         move |work| {
             if work.deadline <= now {
-                work.fail(EmbedError::Deadline { retry_after: self.admission.retry_after() });
+                work.fail(EmbedError::DeadlineExceeded { retry_after: self.admission.retry_after() });
             }
             work.is_over()
         }
@@ -238,8 +238,8 @@ impl Queue {
 }
 
 impl State {
-    fn insert(&mut self, pending: Pending, batch_tokens: usize) {
-        let lane = if pending.tokens() <= batch_tokens { &mut self.short } else { &mut self.long };
+    fn insert(&mut self, pending: Pending, max_batch_tokens: usize) {
+        let lane = if pending.tokens() <= max_batch_tokens { &mut self.short } else { &mut self.long };
         lane.insert(pending);
     }
 
@@ -269,7 +269,7 @@ impl State {
         &mut self,
         urgent: bool,
         budget: Budget,
-        batch_tokens: usize,
+        max_batch_tokens: usize,
         is_over: impl Fn(&Work) -> bool,
     ) -> Taken {
         self.turn += 1;
@@ -293,7 +293,7 @@ impl State {
         if let Some(mut rest) = rest {
             rest.round = self.rounds.next(rest.work.caller);
             rest.overtaken = false;
-            self.insert(rest, batch_tokens);
+            self.insert(rest, max_batch_tokens);
         }
         Taken { items, long: !takes_short }
     }

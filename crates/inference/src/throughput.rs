@@ -29,7 +29,7 @@ impl Ewma {
 #[derive(Debug)]
 pub(crate) struct Throughput {
     /// Tokens of a full batch; at least 1.
-    batch_tokens: usize,
+    max_batch_tokens: usize,
     workers: usize,
     /// Seconds per token. Times are averaged, not rates: slow batches, as on a machine with other work, hardly change a
     /// mean of rates, which would forecast too little time.
@@ -37,8 +37,12 @@ pub(crate) struct Throughput {
 }
 
 impl Throughput {
-    pub(crate) fn new(batch_tokens: usize, workers: usize) -> Self {
-        Self { batch_tokens: batch_tokens.max(1), workers: workers.max(1), classes: Default::default() }
+    pub(crate) fn new(max_batch_tokens: usize, workers: usize) -> Self {
+        Self {
+            max_batch_tokens: max_batch_tokens.max(1),
+            workers: workers.max(1),
+            classes: Default::default(),
+        }
     }
 
     /// Learns from one batch of `tokens` that took `elapsed` while there was room for `parallelism` of its kind.
@@ -63,7 +67,7 @@ impl Throughput {
 
     /// A batch of one long text may have more tokens than a full one; it is a full one.
     fn class(&self, tokens: usize) -> usize {
-        let parts = self.batch_tokens / tokens.clamp(1, self.batch_tokens);
+        let parts = self.max_batch_tokens / tokens.clamp(1, self.max_batch_tokens);
         (parts.ilog2() as usize).min(CLASSES - 1)
     }
 }

@@ -6,7 +6,7 @@ pub type CacheKey = [u8; 32];
 /// Keeps vectors elsewhere. It may lose any of them at any time, and it must never be in the way: the engine
 /// waits for [`get`](Self::get), so an implementation bounds the time itself, and answers as if it held
 /// nothing when its store is slow or gone.
-pub trait CacheTier: Send + Sync {
+pub trait RemoteCache: Send + Sync {
     /// The vectors of `keys`, in order; `None` for one that is not held. Every vector is as it was put:
     /// `dimensions` values, pooled, and normalised where the model normalises.
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>>;

@@ -2,7 +2,7 @@
 //! which stripped white space.
 //!
 //! The library's own truncation, padding and post-processing are switched off: an input is encoded without
-//! special tokens, and the caller cuts it and frames it ([`Tokenizer::frame`]). So nothing is allocated for what
+//! special tokens, and the caller cuts it and frames it ([`Tokenizer::add_special_tokens`]). So nothing is allocated for what
 //! nobody reads, such as offsets and masks, and the policies for long texts all start from the whole text.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -84,7 +84,7 @@ impl Tokenizer {
     }
 
     /// Number of special tokens around every sequence.
-    pub fn specials(&self) -> usize {
+    pub fn num_special_tokens(&self) -> usize {
         self.prefix.len() + self.suffix.len()
     }
 
@@ -106,15 +106,15 @@ impl Tokenizer {
     }
 
     /// Appends `content` to `out` with the special tokens around it.
-    pub fn frame(&self, content: &[u32], out: &mut Vec<u32>) {
-        out.reserve(content.len() + self.specials());
+    pub fn add_special_tokens(&self, content: &[u32], out: &mut Vec<u32>) {
+        out.reserve(content.len() + self.num_special_tokens());
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(content);
         out.extend_from_slice(&self.suffix);
     }
 
     /// Returns true if the vocabulary has this id, and the model an embedding for it.
-    pub fn knows(&self, id: u32) -> bool {
+    pub fn is_valid_id(&self, id: u32) -> bool {
         !self.without_embedding.contains_key(&id) && !self.pipeline.decode_tokens(&[id], false).is_empty()
     }
 

@@ -25,7 +25,7 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 /// Body of a worker thread: runs batches until the queue is stopped.
 pub(crate) fn run(shared: &Shared, encoder: Box<dyn Encoder>, factory: &EncoderFactory) {
     // What runs while another batch pauses needs an encoder of its own.
-    let second = if encoder.pauses() { rebuild(shared, factory) } else { None };
+    let second = if encoder.supports_preemption() { rebuild(shared, factory) } else { None };
     let mut station = Station::new(shared, factory, encoder);
     let mut aside = second.map(|encoder| Station::new(shared, factory, encoder));
     while station.encoder.is_some()
@@ -57,9 +57,9 @@ enum Outcome {
 impl<'s> Station<'s> {
     fn new(shared: &'s Shared, factory: &'s EncoderFactory, encoder: Box<dyn Encoder>) -> Self {
         let budget = Budget {
-            tokens: shared.config.batch_tokens,
-            inputs: shared.config.batch_inputs,
-            pads: encoder.pads(),
+            tokens: shared.config.max_batch_tokens,
+            inputs: shared.config.max_batch_inputs,
+            pads: encoder.needs_padding(),
         };
         Self { shared, factory, encoder: Some(encoder), budget, batch: Batch::new(), vectors: Vec::new() }
     }
@@ -139,11 +139,11 @@ impl<'s> Station<'s> {
     /// Returns true if the encoder computes a text that every model can read.
     fn computes_probe(&mut self) -> bool {
         let Self { shared, encoder, batch, vectors, .. } = self;
-        let EngineConfig { tokenizer, window, dimensions, .. } = &shared.config;
+        let EngineConfig { tokenizer, max_input_tokens, dimensions, .. } = &shared.config;
         let (Some(encoder), Ok(mut content)) = (encoder, tokenizer.encode(PROBE)) else { return false };
-        content.truncate(window - tokenizer.specials());
+        content.truncate(max_input_tokens - tokenizer.num_special_tokens());
         let mut ids = Vec::new();
-        tokenizer.frame(&content, &mut ids);
+        tokenizer.add_special_tokens(&content, &mut ids);
         batch.clear();
         batch.push(&ids);
         vectors.clear();
@@ -182,7 +182,7 @@ impl<'s> Station<'s> {
         };
         let tokens = batch.tokens();
         let (mut paused, mut aside_tokens, mut most_spare) = (Duration::ZERO, 0, 0);
-        let mut meanwhile = || {
+        let mut on_yield = || {
             if let Some(aside) = aside.as_deref_mut() {
                 // As much as the batch has itself, so that it takes no more than twice its time.
                 if aside_tokens < tokens
@@ -203,12 +203,12 @@ impl<'s> Station<'s> {
             spare_workers
         };
         let started = Instant::now();
-        encoder.encode(batch, &mut meanwhile, vectors)?;
+        encoder.encode(batch, &mut on_yield, vectors)?;
         let elapsed = started.elapsed().saturating_sub(paused);
         // Those without work may have helped, so there was room for fewer that are as fast.
         let parallelism = shared.config.workers as f64 / (most_spare + 1) as f64;
         shared.admission.observe_batch(tokens, elapsed, parallelism);
-        let padding = encoder.spent(batch).saturating_sub(tokens);
+        let padding = encoder.padded_tokens(batch).saturating_sub(tokens);
         Ok(BatchReport { inputs: batch.len(), tokens, padding, elapsed })
     }
 }

@@ -34,12 +34,15 @@ fn a_vector_depends_on_no_padding() {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let alone = model.engine(&runtime, model.onnx(1, Provider::Cpu), 1);
     let expected = embed(&alone, &texts);
-    for (batch_tokens, threads) in [(1, 1), (500, 2), (16_384, 1)] {
-        let engine = model.engine(&runtime, model.onnx(threads, Provider::OpenVino), batch_tokens);
+    for (max_batch_tokens, threads) in [(1, 1), (500, 2), (16_384, 1)] {
+        let engine = model.engine(&runtime, model.onnx(threads, Provider::OpenVino), max_batch_tokens);
         let found = embed(&engine, &texts);
         for (number, (a, b)) in found.vectors.iter().zip(&expected.vectors).enumerate() {
             let text = texts[number / found.dimensions];
-            assert!((a - b).abs() < 2e-6, "{text:.20?}: {a} and {b} with a budget of {batch_tokens} tokens");
+            assert!(
+                (a - b).abs() < 2e-6,
+                "{text:.20?}: {a} and {b} with a budget of {max_batch_tokens} tokens"
+            );
         }
     }
 }

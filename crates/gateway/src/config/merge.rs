@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use tracing_subscriber::EnvFilter;
 
 use super::bounds::{MAX_HTTP_WORKERS, MAX_THREADS};
@@ -342,7 +342,7 @@ impl<'a> Merge<'a> {
             self.problems.push(Problem::OnnxFile { model: model.id.clone(), path: path.to_owned() });
         }
         // Averaging reads every window of a text, so only where texts are cut does the window bound a request.
-        let cut = model.window.filter(|_| model.overlong != Overlong::Average);
+        let cut = model.window.filter(|_| model.overlong != TruncationPolicy::Average);
         let most = cut.map_or(usize::MAX, |window| window.saturating_mul(limits.max_inputs));
         let needed = limits.max_request_tokens.min(most);
         let queue_tokens = model.queue_tokens;

@@ -26,7 +26,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use inference::{Overlong, Provider};
+use inference::{Provider, TruncationPolicy};
 
 pub use exposure::{OriginFault, Origins};
 pub(crate) use file::known_elsewhere;
@@ -214,7 +214,7 @@ pub struct ModelConfig {
     /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
     pub workers: usize,
     /// What becomes of a text longer than the window.
-    pub overlong: Overlong,
+    pub overlong: TruncationPolicy,
     /// What token ids in a request mean.
     pub token_ids: TokenIds,
     /// True if white space is removed from both ends of every text.
@@ -333,7 +333,7 @@ impl ModelConfig {
             dynamic_quantization: DynamicQuantization::PerText,
             threads: cpus.clamp(1, bounds::MAX_THREADS),
             workers: 1,
-            overlong: Overlong::Truncate,
+            overlong: TruncationPolicy::Truncate,
             token_ids: TokenIds::Cl100kBase,
             strip_whitespace: false,
             matryoshka: Vec::new(),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use inference::{Overlong, Provider};
+use inference::{Provider, TruncationPolicy};
 
 use super::exposure::Origins;
 use super::listen::ListenAddress;
@@ -385,7 +385,7 @@ pub struct ModelSettings {
     /// Texts longer than the window: `truncate` cuts them and says so in a header, `average` embeds all
     /// windows and averages them, `error` answers 400.
     #[arg(long, env = "EMBEDGATE_OVERLONG", value_name = "POLICY", hide_short_help = true)]
-    pub overlong: Option<Overlong>,
+    pub overlong: Option<TruncationPolicy>,
 
     /// What token ids in a request mean: `cl100k_base` or `o200k_base` are OpenAI's vocabularies (LangChain
     /// sends the first), `native` is the model's own, `reject` refuses them.

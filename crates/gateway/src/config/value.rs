@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bert_cpu::Isa;
 use clap::ValueEnum;
-use inference::{Overlong, Provider};
+use inference::{Provider, TruncationPolicy};
 use toml::de::DeValue;
 
 use super::bounds::{MAX_BYTES, MAX_TIME, max_count};
@@ -435,7 +435,7 @@ macro_rules! string_values {
 string_values! {
     String: "a string in quotes",
     Provider: "\"cpu\", \"openvino\", \"cuda\" or \"cuda:1\"",
-    Overlong: "\"truncate\", \"average\" or \"error\"",
+    TruncationPolicy: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
     WhenDown: "\"open\" or \"closed\"",

@@ -130,7 +130,7 @@ pub(crate) async fn admit(
             (answer, true)
         }
         None if limits.shared.is_some() && limits.when_down == WhenDown::Closed => {
-            return Err(ApiError::unavailable(Code::LimitsAway, AWAY_RETRY_AFTER));
+            return Err(ApiError::unavailable(Code::RateLimiterUnavailable, AWAY_RETRY_AFTER));
         }
         None => {
             let taken = limits.buckets.take(caller, cost, Instant::now());

@@ -21,8 +21,8 @@ use std::{
 
 use bert_cpu::Isa;
 use inference::{
-    Activation, CacheConfig, CacheTier, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText,
-    Head, Observer, Pooling, StartError, Tokenizer, TokenizerOptions, fused_encoders,
+    Activation, CacheConfig, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Head,
+    Observer, Pooling, RemoteCache, StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
 use model_import::{
     DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, ModelManifest, PoolingMode, Precision,
@@ -170,14 +170,14 @@ pub(crate) struct Cache {
     /// Memory for each model, in bytes.
     memory: usize,
     /// A second tier, for all models.
-    tier: Option<Arc<dyn CacheTier>>,
+    tier: Option<Arc<dyn RemoteCache>>,
 }
 
 impl Cache {
     /// For a model whose vectors depend on nothing but its ids and what `fingerprint` names.
     fn of_model(&self, fingerprint: String) -> Option<CacheConfig> {
         let Self { memory, tier } = self.clone();
-        (memory > 0 || tier.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, tier })
+        (memory > 0 || tier.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, remote: tier })
     }
 }
 
@@ -193,7 +193,7 @@ pub(crate) struct Common<'a> {
 /// The first model that cannot be served; [`LoadError::Cancelled`] when `cancelled` was set meanwhile.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
     let tier = RedisTier::new(&config.cache, metrics.tier()).map_err(LoadError::Tier)?;
-    let tier = tier.map(|tier| Arc::new(tier) as Arc<dyn CacheTier>);
+    let tier = tier.map(|tier| Arc::new(tier) as Arc<dyn RemoteCache>);
     let common = Common {
         runtime: Runtime::new(config.onnxruntime.as_deref(), Some(metrics)),
         cache: Cache { memory: config.cache.memory.0, tier },
@@ -285,14 +285,14 @@ pub(crate) fn start(
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: tokenizer?,
-        window: window(model, folder),
+        max_input_tokens: window(model, folder),
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
         workers,
         tokenizer_threads: model.threads,
-        batch_tokens,
-        batch_inputs: if per_text { 1 } else { model.batch_inputs },
-        queue_tokens: model.queue_tokens,
+        max_batch_tokens: batch_tokens,
+        max_batch_inputs: if per_text { 1 } else { model.batch_inputs },
+        max_queue_tokens: model.queue_tokens,
         cache: common.cache.of_model(computed),
     };
     let engine = Engine::start(config, &factory, observer)?;
@@ -376,7 +376,7 @@ pub(crate) fn encoders(
     };
     let (workers, batch_tokens) = (model.threads, batch_tokens(own_batch(isa.precision())));
     let packed = kernels::model(folder, isa, workers)?.ok_or(ModelFault::Unknown(isa))?;
-    let factory = fused_encoders(packed, head(folder)?, folder.dimensions(), workers)?;
+    let factory = native_encoders(packed, head(folder)?, folder.dimensions(), workers)?;
     let precision = match isa.precision() {
         bert_cpu::Precision::Fp32 => Precision::Fp32,
         bert_cpu::Precision::Bf16 => Precision::Bf16,

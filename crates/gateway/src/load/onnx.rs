@@ -73,7 +73,7 @@ pub(super) fn encoders(
         output_kind,
         provider: model.provider,
         intra_threads: model.threads,
-        window: folder.max_input_tokens(),
+        max_input_tokens: folder.max_input_tokens(),
         dimensions: folder.dimensions(),
         per_text,
     };

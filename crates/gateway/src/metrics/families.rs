@@ -1,6 +1,6 @@
 //! The declaration of every family: name, help, labels and buckets, each once.
 
-use inference::Load;
+use inference::EngineStats;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::Collector, exponential_buckets,
@@ -91,8 +91,8 @@ impl Families {
             ),
             rejected: declare.counters(
                 "requests_rejected_total",
-                "Refused requests for embeddings, by reason: queue_full, bodies_full, responses_full, too_long, auth, \
-                 draining, timeout, rate_limit, limits_away.",
+                "Rejected requests for embeddings, by reason: queue_full, body_memory_exhausted, \
+                 response_memory_exhausted, too_long, auth, draining, timeout, rate_limit, rate_limiter_unavailable.",
                 &["model", "reason"],
             ),
             extra_parameters: declare.counters(
@@ -264,7 +264,7 @@ impl Families {
         self.cache_evictions.with_label_values(&[id])
     }
 
-    pub(super) fn mirror(&self, id: &str, load: &Load) {
+    pub(super) fn mirror(&self, id: &str, load: &EngineStats) {
         let values = [
             load.waiting_requests,
             load.running_requests,

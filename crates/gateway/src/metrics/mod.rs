@@ -9,7 +9,7 @@ mod families;
 use std::sync::Arc;
 use std::time::Duration;
 
-use inference::{BatchReport, CacheReport, Load, Observer, Provider};
+use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::{connection::Phase, load::Choice};
@@ -63,9 +63,9 @@ pub enum Rejection {
     /// The queue had no room for its tokens.
     QueueFull,
     /// The memory for bodies had no room for its own.
-    BodiesFull,
+    BodyMemoryExhausted,
     /// The memory for answers had no room for the answer.
-    ResponsesFull,
+    ResponseMemoryExhausted,
     /// More tokens than the limit or the window allows.
     TooLong,
     /// No key, or a wrong one.
@@ -77,34 +77,34 @@ pub enum Rejection {
     /// Its key's limits did not allow it.
     RateLimit,
     /// Nobody could say whether its key's limits allow it.
-    LimitsAway,
+    RateLimiterUnavailable,
 }
 
 impl Rejection {
     /// Those that can come before it is known which model is asked for.
-    const EARLY: [Self; 3] = [Self::Auth, Self::BodiesFull, Self::Draining];
+    const EARLY: [Self; 3] = [Self::Auth, Self::BodyMemoryExhausted, Self::Draining];
     /// Those that can come afterwards.
     const LATE: [Self; 7] = [
         Self::QueueFull,
-        Self::ResponsesFull,
+        Self::ResponseMemoryExhausted,
         Self::TooLong,
         Self::Draining,
         Self::Timeout,
         Self::RateLimit,
-        Self::LimitsAway,
+        Self::RateLimiterUnavailable,
     ];
 
     fn label(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
-            Self::BodiesFull => "bodies_full",
-            Self::ResponsesFull => "responses_full",
+            Self::BodyMemoryExhausted => "body_memory_exhausted",
+            Self::ResponseMemoryExhausted => "response_memory_exhausted",
             Self::TooLong => "too_long",
             Self::Auth => "auth",
             Self::Draining => "draining",
             Self::Timeout => "timeout",
             Self::RateLimit => "rate_limit",
-            Self::LimitsAway => "limits_away",
+            Self::RateLimiterUnavailable => "rate_limiter_unavailable",
         }
     }
 }
@@ -348,7 +348,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When a family cannot be encoded.
-    pub fn render(&self, ready: bool, loads: &[(&str, Load)]) -> Result<String, prometheus::Error> {
+    pub fn render(&self, ready: bool, loads: &[(&str, EngineStats)]) -> Result<String, prometheus::Error> {
         self.families.ready.set(ready.into());
         for (id, load) in loads {
             self.families.mirror(id, load);
@@ -429,7 +429,7 @@ impl Observer for ModelMetrics {
     fn cache(&self, report: &CacheReport) {
         let Some(engine) = &self.engine else { return };
         engine.cache_hits.inc_by(report.hits as u64);
-        engine.cache_tier_hits.inc_by(report.tier_hits as u64);
+        engine.cache_tier_hits.inc_by(report.remote_hits as u64);
         engine.cache_misses.inc_by(report.misses as u64);
         engine.deduplicated.inc_by(report.deduplicated as u64);
     }

@@ -7,7 +7,7 @@
 
 mod rules;
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
 
 use crate::{
@@ -94,7 +94,7 @@ pub(crate) struct Wanted {
     /// The length to which vectors are cut and then normalised. The model's own length only normalises the vectors of a
     /// model that does not.
     pub(crate) cut: Option<usize>,
-    pub(crate) overlong: Overlong,
+    pub(crate) overlong: TruncationPolicy,
     pub(crate) max_input_tokens: Option<usize>,
     /// The parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
@@ -108,7 +108,7 @@ pub(crate) struct Wanted {
 pub(crate) fn judge(
     request: &EmbeddingRequest,
     served: &Served,
-    overlong: Option<Overlong>,
+    overlong: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
 ) -> Result<Wanted, ApiError> {
     let mut judge = Judge::new(served, &request.model);

@@ -1,6 +1,6 @@
 //! The meanings of parameters: each a [`Rule`] with the function that judges a value.
 
-use inference::Overlong;
+use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
 use super::{Rule, Wanted};
@@ -77,7 +77,7 @@ pub(super) struct Judge<'a> {
     model: &'a str,
     dimensions: Once<usize>,
     pub(super) format: Once<EncodingFormat>,
-    pub(super) overlong: Once<Overlong>,
+    pub(super) overlong: Once<TruncationPolicy>,
     max_input_tokens: Option<usize>,
     normalize: Once<bool>,
 }
@@ -228,10 +228,10 @@ pub(super) static TRUNCATE: Rule = Rule {
     judge: |judge, name, value| {
         let is = |value: &str, names: [&str; 2]| names.iter().any(|name| value.eq_ignore_ascii_case(name));
         let policy = match value {
-            ExtraValue::Bool(true) => Overlong::Truncate,
-            ExtraValue::Bool(false) => Overlong::Error,
-            ExtraValue::Text(end) if is(end, ["END", "RIGHT"]) => Overlong::Truncate,
-            ExtraValue::Text(none) if none.eq_ignore_ascii_case("NONE") => Overlong::Error,
+            ExtraValue::Bool(true) => TruncationPolicy::Truncate,
+            ExtraValue::Bool(false) => TruncationPolicy::Error,
+            ExtraValue::Text(end) if is(end, ["END", "RIGHT"]) => TruncationPolicy::Truncate,
+            ExtraValue::Text(none) if none.eq_ignore_ascii_case("NONE") => TruncationPolicy::Error,
             ExtraValue::Text(_) => return Err(Fault::supported("true, false, 'END', 'NONE'")),
             _ => return Err(Fault::Type("a boolean or a string")),
         };
@@ -243,7 +243,7 @@ pub(super) static MAX_TOKENS: Rule = Rule {
     accepted: "a number of tokens, special ones included; `-1` for the model's window",
     effect: "texts are cut at this number of tokens, or at the window if it is smaller",
     judge: |judge, name, value| {
-        let least = judge.served.engine.special_tokens() + 1;
+        let least = judge.served.engine.num_special_tokens() + 1;
         let most = match integer(value)? {
             -1 => None,
             tokens => match usize::try_from(tokens) {
@@ -252,10 +252,10 @@ pub(super) static MAX_TOKENS: Rule = Rule {
             },
         };
         if most.is_none() {
-            return truncation(judge, name, Overlong::Truncate);
+            return truncation(judge, name, TruncationPolicy::Truncate);
         }
         // A smaller window cannot be had together with another policy.
-        let effect = judge.overlong.set(Overlong::Truncate, name)?;
+        let effect = judge.overlong.set(TruncationPolicy::Truncate, name)?;
         judge.max_input_tokens = most;
         Ok(effect)
     },
@@ -268,7 +268,7 @@ pub(super) static TRUNCATION_SIDE: Rule = Rule {
 };
 
 /// Chooses the policy for overlong texts. embedgate's own header wins over the parameters of other vendors.
-fn truncation(judge: &mut Judge<'_>, name: &'static str, policy: Overlong) -> Result<Effect, Fault> {
+fn truncation(judge: &mut Judge<'_>, name: &'static str, policy: TruncationPolicy) -> Result<Effect, Fault> {
     match judge.overlong.0 {
         Some((chosen, OVERLONG_HEADER)) if chosen != policy => Ok(Effect::Ignored),
         _ => judge.overlong.set(policy, name),

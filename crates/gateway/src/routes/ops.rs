@@ -46,7 +46,7 @@ pub(crate) async fn metrics(
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.models();
     let loads = registry.iter().flat_map(|registry| registry.models());
-    let loads: Vec<_> = loads.map(|served| (&*served.id, served.engine.load())).collect();
+    let loads: Vec<_> = loads.map(|served| (&*served.id, served.engine.stats())).collect();
     let ready = registry.is_some() && !lifecycle.draining();
     let text = metrics.render(ready, &loads).map_err(ApiError::internal)?;
     Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, prometheus::TEXT_FORMAT)).body(text))

@@ -275,14 +275,14 @@ fn served(
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: Tokenizer::load_with(tokenizer, options).unwrap(),
-        window: WINDOW,
+        max_input_tokens: WINDOW,
         dimensions,
         normalize,
         workers: model.workers,
         tokenizer_threads: 1,
-        batch_tokens: model.batch_tokens.unwrap_or(1024),
-        batch_inputs: model.batch_inputs,
-        queue_tokens: model.queue_tokens,
+        max_batch_tokens: model.batch_tokens.unwrap_or(1024),
+        max_batch_inputs: model.batch_inputs,
+        max_queue_tokens: model.queue_tokens,
         cache: None,
     };
     let observer = Arc::new(metrics.model(Some(&model.id)));

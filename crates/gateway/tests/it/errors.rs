@@ -119,7 +119,7 @@ fn too_many_inputs() {
 
 #[test]
 fn too_long_a_text() {
-    let app = TestApp::builder().model(|model| model.overlong = inference::Overlong::Error).start();
+    let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
     let text = "a ".repeat(WINDOW + 1);
     let bare = app.post(json!({"model": "m", "input": text}).to_string());
     assert_snapshot!(summary(&bare), @r#"

@@ -104,7 +104,7 @@ impl Encoder for Fake {
         self.dimensions
     }
 
-    fn pads(&self) -> bool {
+    fn needs_padding(&self) -> bool {
         false
     }
 

@@ -85,7 +85,7 @@ fn bodies_share_a_bounded_memory() {
     });
     assert_eq!(app.post(&large).status, 200);
     let metrics = app.get("/metrics");
-    let counted = r#"embedgate_requests_rejected_total{model="unknown",reason="bodies_full"}"#;
+    let counted = r#"embedgate_requests_rejected_total{model="unknown",reason="body_memory_exhausted"}"#;
     let counted = metrics.text().lines().find_map(|line| line.strip_prefix(counted));
     assert!(counted.is_some_and(|count| count.trim() != "0"), "{counted:?}");
 }

@@ -157,7 +157,11 @@ fn a_setting_has_them_ignored_and_named_instead() {
 
 #[test]
 fn truncation_is_what_the_request_asks_for_under_any_policy() {
-    for policy in [inference::Overlong::Truncate, inference::Overlong::Average, inference::Overlong::Error] {
+    for policy in [
+        inference::TruncationPolicy::Truncate,
+        inference::TruncationPolicy::Average,
+        inference::TruncationPolicy::Error,
+    ] {
         let app = TestApp::builder().model(|model| model.overlong = policy).start();
         for fields in [json!({"truncate": true}), json!({"truncate": "end"}), json!({"truncation": true})] {
             let reply = post_with(&app, &long(), &fields, &[]);
@@ -196,7 +200,7 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
 
 #[test]
 fn a_request_may_ask_for_fewer_tokens_of_each_text() {
-    let app = TestApp::builder().model(|model| model.overlong = inference::Overlong::Error).start();
+    let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
     let input = json!(["a b c d e f g h", "a b"]);
     let reply = post_with(&app, &input, &json!({"truncate_prompt_tokens": 6}), &[]);
     assert_answered(&reply, None);

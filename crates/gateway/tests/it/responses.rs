@@ -69,7 +69,7 @@ fn answers_that_no_client_reads_take_a_bounded_memory() {
             client
         })
         .collect();
-    let refused = r#"embedgate_requests_rejected_total{model="tiny",reason="responses_full"}"#;
+    let refused = r#"embedgate_requests_rejected_total{model="tiny",reason="response_memory_exhausted"}"#;
     app.wait_for_metric(&format!("{refused} {}", CLIENTS - ADMITTED));
     app.wait_for_metric(&format!(
         r#"embedgate_request_duration_seconds_count{{model="tiny",outcome="success"}} {ADMITTED}"#

@@ -155,7 +155,7 @@ fn where_the_choice_is_closed_nobody_passes_without_the_server() {
     {"error":{"message":"The engine is currently overloaded, please try again later","type":"service_unavailable_error","param":null,"code":"server_is_overloaded"}}
     "#);
     assert_eq!([0; 2].map(|_| app.post(BODY).status), [503; 2]);
-    let rejected = r#"embedgate_requests_rejected_total{model="tiny",reason="limits_away"} 3"#;
+    let rejected = r#"embedgate_requests_rejected_total{model="tiny",reason="rate_limiter_unavailable"} 3"#;
     app.wait_for_metric(rejected);
     assert_eq!(app.get("/readyz").status, 200);
     let _redis = Server::start_in(folder, &[]);

@@ -18,7 +18,7 @@ use gateway::{
     load,
     metrics::Metrics,
 };
-use inference::{EmbedError, Embeddings, Input, Job, Overlong};
+use inference::{EmbedError, Embeddings, Input, Job, TruncationPolicy};
 use serde::Deserialize;
 
 /// Token ids and vectors that sentence-transformers computed for a model.
@@ -77,11 +77,11 @@ fn served(config: &Config) -> Result<Registry, LoadError> {
 fn embed(registry: &Registry, texts: &[impl AsRef<str>]) -> Result<Embeddings, EmbedError> {
     let job = Job {
         inputs: texts.iter().map(|text| Input::Text(text.as_ref().to_owned())).collect(),
-        overlong: Overlong::Truncate,
+        truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
-        caller: 0,
+        caller: None,
     };
     registry.find("tiny").unwrap().engine.submit(job).unwrap().wait()
 }

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::CallerId;
+
 /// Callers that are remembered before those whose rounds have passed are forgotten.
 const REMEMBERED: usize = 1024;
 
@@ -15,12 +17,12 @@ pub(super) struct Rounds {
     /// The round of the last turn.
     now: u64,
     /// The last round that each caller was given.
-    last: HashMap<u64, u64>,
+    last: HashMap<Option<CallerId>, u64>,
 }
 
 impl Rounds {
     /// The round of `caller`'s next job.
-    pub(super) fn next(&mut self, caller: u64) -> u64 {
+    pub(super) fn next(&mut self, caller: Option<CallerId>) -> u64 {
         if self.last.len() >= REMEMBERED {
             self.last.retain(|_, last| *last >= self.now);
         }
@@ -39,28 +41,32 @@ impl Rounds {
 mod tests {
     use super::*;
 
+    fn caller(number: u64) -> Option<CallerId> {
+        Some(CallerId(number))
+    }
+
     #[test]
     fn one_caller_is_served_in_order() {
         let mut rounds = Rounds::default();
-        assert_eq!([7, 7, 7].map(|caller| rounds.next(caller)), [0, 1, 2]);
+        assert_eq!([None; 3].map(|caller| rounds.next(caller)), [0, 1, 2]);
     }
 
     #[test]
     fn a_new_caller_stands_in_the_present_round() {
         let mut rounds = Rounds::default();
-        let busy = [1; 100].map(|caller| rounds.next(caller));
+        let busy = [1; 100].map(|number| rounds.next(caller(number)));
         rounds.reach(busy[9]);
-        assert_eq!((rounds.next(2), rounds.next(2), rounds.next(1)), (9, 10, 100));
+        assert_eq!((rounds.next(caller(2)), rounds.next(caller(2)), rounds.next(caller(1))), (9, 10, 100));
         // One who was away gains nothing by it.
         rounds.reach(50);
-        assert_eq!(rounds.next(2), 50);
+        assert_eq!(rounds.next(caller(2)), 50);
     }
 
     #[test]
     fn those_whose_rounds_have_passed_are_forgotten() {
         let mut rounds = Rounds::default();
-        for caller in 0..10 * REMEMBERED as u64 {
-            let round = rounds.next(caller);
+        for number in 0..10 * REMEMBERED as u64 {
+            let round = rounds.next(caller(number));
             rounds.reach(round + 1);
         }
         assert!(rounds.last.len() <= REMEMBERED);

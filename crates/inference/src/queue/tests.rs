@@ -1,7 +1,10 @@
 //! Turns and shares, without threads.
 
 use super::{lane::SWEPT, *};
-use crate::admission::{Capacity, Estimate};
+use crate::{
+    CallerId,
+    admission::{Capacity, Estimate},
+};
 
 const BUDGET: Budget = Budget { tokens: 64, inputs: 4, pads: false };
 
@@ -34,21 +37,26 @@ impl Fixture {
 
     /// The same for a caller with a name.
     fn push_of(&self, caller: u64, name: u32, lengths: &[usize]) -> Arc<Work> {
-        self.push_ids(caller, &sequences(name, lengths), later())
+        self.push_ids(Some(CallerId(caller)), &sequences(name, lengths), later())
     }
 
     fn push_until(&self, name: u32, lengths: &[usize], deadline: Instant) -> Arc<Work> {
-        self.push_ids(0, &sequences(name, lengths), deadline)
+        self.push_ids(None, &sequences(name, lengths), deadline)
     }
 
-    fn push_ids(&self, caller: u64, sequences: &[Vec<u32>], deadline: Instant) -> Arc<Work> {
+    fn push_ids(&self, caller: Option<CallerId>, sequences: &[Vec<u32>], deadline: Instant) -> Arc<Work> {
         let (work, items) = self.join(caller, sequences, deadline);
         self.queue.push(Arc::clone(&work), items);
         work
     }
 
     /// A job that is not queued yet, and its items.
-    fn join(&self, caller: u64, sequences: &[Vec<u32>], deadline: Instant) -> (Arc<Work>, Vec<Arc<Item>>) {
+    fn join(
+        &self,
+        caller: Option<CallerId>,
+        sequences: &[Vec<u32>],
+        deadline: Instant,
+    ) -> (Arc<Work>, Vec<Arc<Item>>) {
         let estimate = Estimate { tokens: 1, footprint: 1, bytes: 0 };
         let reservation = self.admission.reserve(caller, estimate, Instant::now()).unwrap();
         let (work, _) = Work::new(caller, deadline, reservation);
@@ -199,8 +207,8 @@ fn departed_jobs_far_from_their_turns_are_found() {
 fn equal_sequences_are_taken_once_by_whoever_comes_first() {
     let fixture = Fixture::new();
     let common = vec![7; 20];
-    let first = fixture.push_ids(0, &[vec![1; 30], common.clone()], later());
-    let second = fixture.push_ids(0, &[common.clone(), vec![2; 30], common.clone()], later());
+    let first = fixture.push_ids(None, &[vec![1; 30], common.clone()], later());
+    let second = fixture.push_ids(None, &[common.clone(), vec![2; 30], common.clone()], later());
     assert_eq!(fixture.queue.tokens(), 80);
     // Four references are two candidates and the common one.
     assert_eq!(fixture.take(), [(1, 1), (2, 2)]);
@@ -209,8 +217,8 @@ fn equal_sequences_are_taken_once_by_whoever_comes_first() {
     assert_eq!(fixture.take(), [(7, 7)]);
     assert_eq!((fixture.queue.tokens(), fixture.flights.len()), (0, 0));
     // What nobody waits for any more is forgotten.
-    let third = fixture.push_ids(0, std::slice::from_ref(&common), later());
-    let fourth = fixture.push_ids(0, &[common], later());
+    let third = fixture.push_ids(None, std::slice::from_ref(&common), later());
+    let fourth = fixture.push_ids(None, &[common], later());
     third.fail(EmbedError::Stopped);
     fourth.fail(EmbedError::Stopped);
     fixture.push(5, &[10]);
@@ -238,8 +246,8 @@ fn a_job_reserves_the_tokens_that_it_adds_to_the_queue() {
 fn a_refused_job_takes_nothing_from_those_who_share_its_sequences() {
     let fixture = Fixture::with_capacity(50);
     fixture.push(1, &[40]);
-    let (refused, items) = fixture.join(0, &sequences(2, &[10, 30]), later());
-    let (shares, shared) = fixture.join(0, &sequences(2, &[10]), later());
+    let (refused, items) = fixture.join(None, &sequences(2, &[10, 30]), later());
+    let (shares, shared) = fixture.join(None, &sequences(2, &[10]), later());
     fixture.queue.push(Arc::clone(&refused), items);
     assert!(refused.is_over());
     fixture.queue.push(Arc::clone(&shares), shared);

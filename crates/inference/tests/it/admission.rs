@@ -80,7 +80,7 @@ fn jobs_of_equal_texts_are_expected_to_take_as_long_as_one() {
     let deadline = Duration::from_secs(2400);
     let tickets: Vec<_> = (0..JOBS).map(|_| rig.engine.submit(large_job(501, deadline)).unwrap()).collect();
     wait_until("all have joined", || rig.counts.cache()[3] >= (JOBS - 1) * TEXTS as usize);
-    wait_until("their texts are queued once", || rig.engine.load().tokens_in_flight == TOKENS);
+    wait_until("their texts are queued once", || rig.engine.stats().tokens_in_flight == TOKENS);
     rig.stage.open_gate();
     let expected = vectors(&large_job(501, deadline));
     for ticket in tickets {
@@ -97,8 +97,8 @@ fn a_job_whose_tokens_cannot_be_computed_in_time_is_refused_before_the_encoder()
     // 32 s of work or more.
     let late = rig.engine.submit(large_job(501, Duration::from_secs(20))).unwrap();
     let error = answer(late).unwrap_err();
-    assert!(matches!(error, EmbedError::Refused(SubmitError::TooLate { .. })), "{error:?}");
-    assert_eq!(rig.engine.load().queued_tokens, 0);
+    assert!(matches!(error, EmbedError::Rejected(SubmitError::DeadlineUnmeetable { .. })), "{error:?}");
+    assert_eq!(rig.engine.stats().queued_tokens, 0);
     // Other jobs with more time still get vectors for the same texts.
     let patient = large_job(501, Duration::from_secs(3600));
     let patient = Job { inputs: patient.inputs[..9].to_vec(), ..patient };

@@ -6,8 +6,8 @@ use std::{
 };
 
 use inference::{
-    EmbedError, EncodeError, Encoder, Engine, GoldenError, GoldenText, Input, Job, Overlong, StartError,
-    SubmitError,
+    EmbedError, EncodeError, Encoder, Engine, GoldenError, GoldenText, Input, Job, StartError, SubmitError,
+    TruncationPolicy,
 };
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn a_small_job_is_tokenized_by_who_brings_it() {
 
 /// Waits until nothing is in flight any more.
 fn settle(engine: &Engine) {
-    wait_until("nothing is in flight", || engine.load().tokens_in_flight == 0);
+    wait_until("nothing is in flight", || engine.stats().tokens_in_flight == 0);
 }
 
 #[test]
@@ -75,21 +75,21 @@ fn concurrent_jobs_are_not_mixed_up() {
         }
     });
     settle(&rig.engine);
-    assert_eq!(rig.engine.load().running_requests, 0);
+    assert_eq!(rig.engine.stats().running_requests, 0);
 }
 
 #[test]
 fn overlong_inputs_follow_the_policy() {
     let rig = Rig::default();
     let long: Vec<u32> = (0..30).map(|n| 10 + n).collect();
-    let submit = |overlong| rig.engine.submit(Job { overlong, ..job(&[&[7], &long]) }).unwrap().wait();
+    let submit = |truncation| rig.engine.submit(Job { truncation, ..job(&[&[7], &long]) }).unwrap().wait();
 
-    let cut = submit(Overlong::Truncate).unwrap();
+    let cut = submit(TruncationPolicy::Truncate).unwrap();
     assert_eq!((cut.tokens, cut.truncated), (vec![3, 16], 1));
     assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&framed(&long[..14])));
     assert_eq!(rig.counts.truncated.load(Ordering::SeqCst), 1);
 
-    let averaged = submit(Overlong::Average).unwrap();
+    let averaged = submit(TruncationPolicy::Average).unwrap();
     // Windows of 14, 14 and 2 tokens beside their special ones.
     assert_eq!((averaged.tokens, averaged.truncated), (vec![3, 16 + 16 + 4], 0));
     let windows = [(&long[..14], 14.0), (&long[14..28], 14.0), (&long[28..], 2.0)];
@@ -98,8 +98,11 @@ fn overlong_inputs_follow_the_policy() {
         assert!((averaged.vectors[DIMENSIONS + dimension] - sum / 30.0).abs() < 1e-3);
     }
 
-    let refused = submit(Overlong::Error).unwrap_err();
-    assert!(matches!(refused, EmbedError::Overlong { index: 1, tokens: 32, window: WINDOW }), "{refused:?}");
+    let refused = submit(TruncationPolicy::Error).unwrap_err();
+    assert!(
+        matches!(refused, EmbedError::InputTooLong { index: 1, tokens: 32, max_input_tokens: WINDOW }),
+        "{refused:?}"
+    );
     settle(&rig.engine);
 }
 
@@ -107,17 +110,20 @@ fn overlong_inputs_follow_the_policy() {
 fn a_job_may_ask_for_a_smaller_window_but_for_no_larger_one() {
     let rig = Rig::default();
     let long: Vec<u32> = (0..30).map(|n| 10 + n).collect();
-    let submit = |overlong, most| {
-        let job = Job { overlong, max_input_tokens: Some(most), ..job(&[&[7], &long]) };
+    let submit = |truncation, most| {
+        let job = Job { truncation, max_input_tokens: Some(most), ..job(&[&[7], &long]) };
         rig.engine.submit(job).unwrap().wait()
     };
-    let cut = submit(Overlong::Truncate, 5).unwrap();
+    let cut = submit(TruncationPolicy::Truncate, 5).unwrap();
     assert_eq!((cut.tokens, cut.truncated), (vec![3, 5], 1));
     assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&framed(&long[..3])));
-    let refused = submit(Overlong::Error, 5).unwrap_err();
-    assert!(matches!(refused, EmbedError::Overlong { index: 1, tokens: 32, window: 5 }), "{refused:?}");
+    let refused = submit(TruncationPolicy::Error, 5).unwrap_err();
+    assert!(
+        matches!(refused, EmbedError::InputTooLong { index: 1, tokens: 32, max_input_tokens: 5 }),
+        "{refused:?}"
+    );
     for (most, read) in [(WINDOW + 1, WINDOW), (usize::MAX, WINDOW), (0, 3)] {
-        assert_eq!(submit(Overlong::Truncate, most).unwrap().tokens, [3, read as u32], "{most}");
+        assert_eq!(submit(TruncationPolicy::Truncate, most).unwrap().tokens, [3, read as u32], "{most}");
     }
     settle(&rig.engine);
 }
@@ -150,7 +156,7 @@ fn the_whole_jobs_tokens_are_limited() {
 
 #[test]
 fn a_full_queue_refuses_the_whole_job_and_recovers() {
-    let rig = Rig::start(inference::EngineConfig { queue_tokens: 20, ..config() }).unwrap();
+    let rig = Rig::start(inference::EngineConfig { max_queue_tokens: 20, ..config() }).unwrap();
     let running = rig.occupy();
     let admitted = rig.submit(&[&[5, 6, 7], &[8, 9, 10]]);
     let large = job(&[&[11; 6], &[12; 6]]);
@@ -164,7 +170,7 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
             let _ = rig.engine.submit(large.clone()).map(answer);
         }
     }
-    assert_eq!(rig.engine.load().queued_tokens, 10, "the refused jobs left no tokens behind");
+    assert_eq!(rig.engine.stats().queued_tokens, 10, "the refused jobs left no tokens behind");
     // Tokenizing it takes as long as the inference of 30 tokens: the whole account.
     let huge = Job { inputs: vec![Input::Text("a ".repeat(15 * 256))], ..job(&[]) };
     assert!(matches!(rig.engine.submit(huge).unwrap_err(), SubmitError::Full { .. }));
@@ -183,10 +189,11 @@ fn a_full_queue_refuses_the_whole_job_and_recovers() {
 /// Its 32 inputs fill the queue at most, and tokenizing them takes as long as the inference of more tokens.
 #[test]
 fn an_idle_engine_admits_a_legal_job_however_long_its_texts() {
-    let (window, inputs, queue_tokens) = (128, 32, 4096);
-    let rig = Rig::start(inference::EngineConfig { window, queue_tokens, ..config() }).unwrap();
+    let (window, inputs, max_queue_tokens) = (128, 32, 4096);
+    let rig = Rig::start(inference::EngineConfig { max_input_tokens: window, max_queue_tokens, ..config() })
+        .unwrap();
     let text = "a ".repeat(17_500);
-    assert!(inputs * text.len() > queue_tokens * 256);
+    assert!(inputs * text.len() > max_queue_tokens * 256);
     let long = Job { inputs: vec![Input::Text(text); inputs], ..job(&[]) };
     for _ in 0..2 {
         assert_eq!(answer(rig.engine.submit(long.clone()).unwrap()).unwrap().tokens, vec![128; inputs]);
@@ -196,7 +203,7 @@ fn an_idle_engine_admits_a_legal_job_however_long_its_texts() {
     let many = Job { inputs: vec![Input::Tokens(vec![5]); 1366], ..job(&[]) };
     assert_eq!(
         rig.engine.submit(many).unwrap_err(),
-        SubmitError::TooLarge { tokens: 3 * 1366, limit: queue_tokens }
+        SubmitError::TooLarge { tokens: 3 * 1366, limit: max_queue_tokens }
     );
 }
 
@@ -205,7 +212,7 @@ fn refusal(rig: &Rig, job: Job, at_the_door: bool) -> SubmitError {
     match rig.engine.submit(job) {
         Err(refused) if at_the_door => refused,
         Ok(ticket) if !at_the_door => match answer(ticket).unwrap_err() {
-            EmbedError::Refused(refused) => refused,
+            EmbedError::Rejected(refused) => refused,
             other => panic!("{other:?}"),
         },
         other => panic!("{:?}, at the door: {at_the_door}", other.map(drop)),
@@ -236,7 +243,7 @@ fn a_late_job_never_reaches_the_encoder() {
     std::thread::sleep(Duration::from_millis(40));
     rig.stage.open_gate();
     let error = late.wait().unwrap_err();
-    assert!(matches!(error, EmbedError::Deadline { .. }), "{error:?}");
+    assert!(matches!(error, EmbedError::DeadlineExceeded { .. }), "{error:?}");
     running.wait().unwrap();
     assert!(!rig.stage.saw(77));
 }
@@ -388,7 +395,10 @@ fn a_stall_is_noticed_and_idleness_is_none() {
 #[test]
 fn contradictory_settings_do_not_start() {
     for (broken, expected) in [
-        (inference::EngineConfig { window: 2, ..config() }, "no room beside 2 special tokens"),
+        (
+            inference::EngineConfig { max_input_tokens: 2, ..config() },
+            "no room for text next to 2 special tokens",
+        ),
         (inference::EngineConfig { workers: 0, ..config() }, "workers must be at least 1"),
         (inference::EngineConfig { dimensions: 5, ..config() }, "yields 4 dimensions, the settings say 5"),
     ] {
@@ -404,7 +414,7 @@ fn a_failing_warm_up_does_not_start() {
         fn dimensions(&self) -> usize {
             DIMENSIONS
         }
-        fn pads(&self) -> bool {
+        fn needs_padding(&self) -> bool {
             false
         }
         fn encode(
@@ -444,12 +454,12 @@ proptest! {
     #[test]
     fn any_job_gets_its_own_vectors(
         inputs in prop::collection::vec(prop::collection::vec(10u32..500, 0..20), 1..60),
-        batch_tokens in 1usize..200,
-        batch_inputs in 1usize..20,
+        max_batch_tokens in 1usize..200,
+        max_batch_inputs in 1usize..20,
         workers in 1usize..4,
         kind in prop::sample::select(&[Kind::Ragged, Kind::Pads, Kind::Pauses(10)]),
     ) {
-        let config = inference::EngineConfig { batch_tokens, batch_inputs, workers, ..config() };
+        let config = inference::EngineConfig { max_batch_tokens, max_batch_inputs, workers, ..config() };
         let rig = Rig::of(kind, config).unwrap();
         let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
         let found = rig.submit(&inputs).wait().unwrap();

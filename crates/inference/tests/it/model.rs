@@ -8,7 +8,7 @@ use std::{
 
 use inference::{
     Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
-    OnnxRuntime, Overlong, Pooling, Provider, Tokenizer, onnx_encoders,
+    OnnxRuntime, Pooling, Provider, Tokenizer, TruncationPolicy, onnx_encoders,
 };
 use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode, Positions};
 use serde::Deserialize;
@@ -48,19 +48,19 @@ impl Model {
     }
 
     /// An engine with one worker.
-    pub(crate) fn engine(&self, runtime: &OnnxRuntime, onnx: OnnxConfig, batch_tokens: usize) -> Engine {
+    pub(crate) fn engine(&self, runtime: &OnnxRuntime, onnx: OnnxConfig, max_batch_tokens: usize) -> Engine {
         let folder = &self.folder;
         let config = EngineConfig {
             name: folder.family().to_owned(),
             tokenizer: Tokenizer::load(folder.tokenizer()).unwrap(),
-            window: folder.max_input_tokens(),
+            max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             normalize: folder.normalize(),
             workers: 1,
             tokenizer_threads: 1,
-            batch_tokens,
-            batch_inputs: 64,
-            queue_tokens: 1 << 20,
+            max_batch_tokens,
+            max_batch_inputs: 64,
+            max_queue_tokens: 1 << 20,
             cache: None,
         };
         let encoders = onnx_encoders(runtime, onnx);
@@ -105,7 +105,7 @@ impl Model {
             },
             provider,
             intra_threads,
-            window: folder.max_input_tokens(),
+            max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             per_text: !graph.dynamic_quantization.is_empty(),
         }
@@ -128,11 +128,11 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
 pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
     let job = Job {
         inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
-        overlong: Overlong::Truncate,
+        truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),
         max_tokens: usize::MAX,
-        caller: 0,
+        caller: None,
     };
     engine.submit(job).unwrap().wait().unwrap()
 }

@@ -33,8 +33,8 @@ fn runtime() -> &'static OnnxRuntime {
     })
 }
 
-fn engine(model: &Model, batch_tokens: usize, threads: usize) -> Engine {
-    model.engine(runtime(), model.onnx(threads, Provider::Cpu), batch_tokens)
+fn engine(model: &Model, max_batch_tokens: usize, threads: usize) -> Engine {
+    model.engine(runtime(), model.onnx(threads, Provider::Cpu), max_batch_tokens)
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn position_ids_int32_inputs_and_half_precision_outputs_are_served() {
             let found = embed(&engine(&model, 256, 1), &texts);
             for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
                 let mut ids = Vec::new();
-                tokenizer.frame(&tokenizer.encode(text).unwrap(), &mut ids);
+                tokenizer.add_special_tokens(&tokenizer.encode(text).unwrap(), &mut ids);
                 for (column, found) in row.iter().enumerate() {
                     let (mut sum, mut next) = (0.0, padding.map_or(0, |padding| padding + 1));
                     for &id in &ids {
@@ -162,7 +162,7 @@ fn a_graph_that_pools_is_taken_at_its_word() {
     let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
     for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
         let mut ids = Vec::new();
-        tokenizer.frame(&tokenizer.encode(text).unwrap(), &mut ids);
+        tokenizer.add_special_tokens(&tokenizer.encode(text).unwrap(), &mut ids);
         let mean = |column: u32| {
             ids.iter().map(|id| ((id * 8 + column) as f32).sin()).sum::<f32>() / ids.len() as f32
         };
@@ -178,11 +178,12 @@ fn a_vector_does_not_depend_on_its_company() {
     let texts = ["hello", "", "naïve café, 東京 🚀", &long, "A man is eating food.", "hello"];
     let alone = engine(&model, 256, 1);
     let expected: Vec<Vec<f32>> = texts.iter().map(|text| embed(&alone, &[text]).vectors).collect();
-    for (batch_tokens, threads) in [(256, 1), (600, 2), (16_384, 2)] {
-        let engine = engine(&model, batch_tokens, threads);
+    for (max_batch_tokens, threads) in [(256, 1), (600, 2), (16_384, 2)] {
+        let engine = engine(&model, max_batch_tokens, threads);
         let found = embed(&engine, &texts);
         for ((row, expected), text) in found.vectors.chunks_exact(384).zip(&expected).zip(texts) {
-            let context = format!("{text:.20?} with a budget of {batch_tokens} tokens on {threads} threads");
+            let context =
+                format!("{text:.20?} with a budget of {max_batch_tokens} tokens on {threads} threads");
             let largest = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             // ONNX Runtime's matrix kernels sum in another order for another number of rows.
             assert!(largest < 1e-6, "{context}: {largest} off");

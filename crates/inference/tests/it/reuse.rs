@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{CacheConfig, EmbedError, EngineConfig, GoldenText, Input, Job, Overlong};
+use inference::{CacheConfig, EmbedError, EngineConfig, GoldenText, Input, Job, TruncationPolicy};
 
 use crate::rig::{DIMENSIONS, FAIL, PANIC, Rig, answer, config, framed, job, vector_of, wait_until};
 
 fn cached(bytes: usize) -> Rig {
-    let cache = Some(CacheConfig { bytes, fingerprint: "fake".to_owned(), tier: None });
+    let cache = Some(CacheConfig { bytes, fingerprint: "fake".to_owned(), remote: None });
     Rig::start(EngineConfig { normalize: true, cache, ..config() }).unwrap()
 }
 
@@ -35,7 +35,7 @@ fn equal_windows_are_computed_once() {
     // Two windows of 14 ids each, and one of the same ids as an input of its own.
     let window: Vec<u32> = (50..64).collect();
     let long = [window.clone(), window.clone()].concat();
-    let job = Job { overlong: Overlong::Average, ..job(&[&long, &window]) };
+    let job = Job { truncation: TruncationPolicy::Average, ..job(&[&long, &window]) };
     let found = answer(rig.engine.submit(job).unwrap()).unwrap();
     let vector = vector_of(&framed(&window));
     assert_eq!(found.vectors, [vector.clone(), vector].concat());
@@ -72,7 +72,7 @@ fn whoever_leaves_takes_nothing_from_the_others() {
     // Nor is anything computed for nobody.
     answer(rig.submit(&[&[79]])).unwrap();
     assert_eq!([77, 78].map(|id| rig.stage.count(id)), [1, 0]);
-    assert_eq!(rig.engine.load().queued_tokens, 0);
+    assert_eq!(rig.engine.stats().queued_tokens, 0);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_deadline_takes_nothing_from_the_others() {
     let patient = rig.join(job(&[&[77]]));
     wait_until("the deadline passes", || Instant::now() > deadline);
     rig.stage.open_gate();
-    assert!(matches!(answer(late).unwrap_err(), EmbedError::Deadline { .. }));
+    assert!(matches!(answer(late).unwrap_err(), EmbedError::DeadlineExceeded { .. }));
     assert_eq!(answer(patient).unwrap().vectors, vector_of(&framed(&[77])));
     answer(running).unwrap();
     assert_eq!([77, 78].map(|id| rig.stage.count(id)), [1, 0]);
@@ -114,9 +114,9 @@ fn a_failed_batch_fails_all_who_wait_and_is_begun_anew() {
 fn a_hit_is_the_same_to_the_bit_and_needs_no_worker() {
     let rig = cached(1 << 20);
     let first = answer(rig.submit(&[&[50, 51], &[60]])).unwrap();
-    let load = rig.engine.load();
-    assert_eq!((load.cache_entries, load.cache_evictions), (2, 0));
-    assert!(load.cache_bytes > 2 * DIMENSIONS * 4);
+    let stats = rig.engine.stats();
+    assert_eq!((stats.cache_entries, stats.cache_evictions), (2, 0));
+    assert!(stats.cache_bytes > 2 * DIMENSIONS * 4);
     let running = rig.occupy();
     // The only worker is at the gate.
     let again = answer(rig.submit(&[&[50, 51], &[60]])).unwrap();
@@ -153,10 +153,10 @@ fn a_full_cache_stays_below_its_bound() {
     let rig = cached(4096);
     for id in 10..300 {
         answer(rig.submit(&[&[id]])).unwrap();
-        assert!(rig.engine.load().cache_bytes <= 4096);
+        assert!(rig.engine.stats().cache_bytes <= 4096);
     }
-    let load = rig.engine.load();
-    assert!(load.cache_entries > 4 && load.cache_evictions > 200, "{load:?}");
+    let stats = rig.engine.stats();
+    assert!(stats.cache_entries > 4 && stats.cache_evictions > 200, "{stats:?}");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn without_a_cache_nothing_is_kept() {
             answer(rig.submit(&[&[50]])).unwrap();
         }
         assert_eq!((rig.stage.count(50), rig.counts.cache()), (2, [0; 4]));
-        assert_eq!(rig.engine.load().cache_entries, 0);
+        assert_eq!(rig.engine.stats().cache_entries, 0);
     }
 }
 
@@ -183,11 +183,11 @@ fn golden_texts_are_always_computed_and_never_kept() {
     let counts = &rig.counts;
     assert_eq!((counts.cache(), counts.inputs.load(Ordering::SeqCst)), ([0, 0, 1, 0], 1));
     assert_eq!((counts.batches.lock().unwrap().len(), counts.waits.load(Ordering::SeqCst)), (1, 1));
-    assert_eq!(rig.engine.load().cache_entries, 1);
+    assert_eq!(rig.engine.stats().cache_entries, 1);
     // Checked first, a text is a miss all the same.
     let rig = cached(1 << 20);
     rig.engine.check_golden(&[golden], 0.99999).unwrap();
-    assert_eq!(rig.engine.load().cache_entries, 0);
+    assert_eq!(rig.engine.stats().cache_entries, 0);
     answer(rig.engine.submit(text("")).unwrap()).unwrap();
     assert_eq!(rig.counts.cache(), [0, 0, 1, 0]);
 }

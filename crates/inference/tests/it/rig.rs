@@ -12,7 +12,7 @@ use std::{
 
 use inference::{
     Batch, BatchReport, CacheReport, EmbedError, Embeddings, EncodeError, Encoder, Engine, EngineConfig,
-    Input, Job, Observer, Overlong, StartError, Ticket, Tokenizer,
+    Input, Job, Observer, StartError, Ticket, Tokenizer, TruncationPolicy,
 };
 
 pub(crate) const DIMENSIONS: usize = 4;
@@ -123,29 +123,29 @@ impl Encoder for Fake {
         DIMENSIONS
     }
 
-    fn pads(&self) -> bool {
+    fn needs_padding(&self) -> bool {
         self.kind == Kind::Pads
     }
 
-    fn pauses(&self) -> bool {
+    fn supports_preemption(&self) -> bool {
         matches!(self.kind, Kind::Pauses(_))
     }
 
     fn encode(
         &mut self,
         batch: &Batch,
-        meanwhile: &mut dyn FnMut() -> usize,
+        on_yield: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
         match self.kind {
             Kind::Ragged | Kind::Pads => {
-                self.stage.arrived.lock().unwrap().push((batch.clone(), meanwhile()));
+                self.stage.arrived.lock().unwrap().push((batch.clone(), on_yield()));
                 self.stage.wait();
             }
             Kind::Pauses(id) => {
                 self.stage.arrived.lock().unwrap().push((batch.clone(), 0));
                 while batch.ids().contains(&id) && !self.stage.passes() {
-                    meanwhile();
+                    on_yield();
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
@@ -183,8 +183,8 @@ pub(crate) struct Counts {
 impl Counts {
     /// Hits, hits in the second tier, misses, and inputs that shared a vector in flight.
     pub(crate) fn cache(&self) -> [usize; 4] {
-        let CacheReport { hits, tier_hits, misses, deduplicated } = *self.cache.lock().unwrap();
-        [hits, tier_hits, misses, deduplicated]
+        let CacheReport { hits, remote_hits, misses, deduplicated } = *self.cache.lock().unwrap();
+        [hits, remote_hits, misses, deduplicated]
     }
 }
 
@@ -198,7 +198,7 @@ impl Observer for Counts {
     fn cache(&self, report: &CacheReport) {
         let mut sum = self.cache.lock().unwrap();
         sum.hits += report.hits;
-        sum.tier_hits += report.tier_hits;
+        sum.remote_hits += report.remote_hits;
         sum.misses += report.misses;
         sum.deduplicated += report.deduplicated;
         self.joined.fetch_add(1, Ordering::SeqCst);
@@ -227,14 +227,14 @@ pub(crate) fn config() -> EngineConfig {
     EngineConfig {
         name: "fake".to_owned(),
         tokenizer: Tokenizer::load(&crate::tiny_model("bert-mean").join("tokenizer.json")).unwrap(),
-        window: WINDOW,
+        max_input_tokens: WINDOW,
         dimensions: DIMENSIONS,
         normalize: false,
         workers: 1,
         tokenizer_threads: 2,
-        batch_tokens: 64,
-        batch_inputs: 8,
-        queue_tokens: 1 << 20,
+        max_batch_tokens: 64,
+        max_batch_inputs: 8,
+        max_queue_tokens: 1 << 20,
         cache: None,
     }
 }
@@ -301,11 +301,11 @@ pub(crate) fn answer(ticket: Ticket) -> Result<Embeddings, EmbedError> {
 pub(crate) fn job(inputs: &[&[u32]]) -> Job {
     Job {
         inputs: inputs.iter().map(|ids| Input::Tokens(ids.to_vec())).collect(),
-        overlong: Overlong::Truncate,
+        truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(60),
         max_tokens: usize::MAX,
-        caller: 0,
+        caller: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use inference::{CacheConfig, CacheKey, CacheTier, EngineConfig};
+use inference::{CacheConfig, CacheKey, EngineConfig, RemoteCache};
 
 use crate::rig::{Rig, answer, config, framed, job, vector_of, wait_until};
 
@@ -26,7 +26,7 @@ pub(crate) struct Store {
     mood: Mood,
 }
 
-impl CacheTier for Store {
+impl RemoteCache for Store {
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>> {
         match self.mood {
             Mood::Honest => {
@@ -47,8 +47,8 @@ impl CacheTier for Store {
 }
 
 pub(crate) fn rig(store: &Arc<Store>, fingerprint: &str, bytes: usize) -> Rig {
-    let tier: Arc<dyn CacheTier> = Arc::clone(store) as _;
-    let cache = CacheConfig { bytes, fingerprint: fingerprint.to_owned(), tier: Some(tier) };
+    let tier: Arc<dyn RemoteCache> = Arc::clone(store) as _;
+    let cache = CacheConfig { bytes, fingerprint: fingerprint.to_owned(), remote: Some(tier) };
     Rig::start(EngineConfig { cache: Some(cache), ..config() }).unwrap()
 }
 
@@ -87,7 +87,7 @@ fn a_tier_serves_without_memory_in_front() {
     wait_until("the vector is put", || store.vectors.lock().unwrap().len() == 1);
     assert_eq!(answer(rig.submit(&[&[50], &[60]])).unwrap().vectors[..4], first.vectors);
     assert_eq!((rig.stage.count(50), rig.stage.count(60)), (1, 1));
-    assert_eq!((rig.counts.cache(), rig.engine.load().cache_entries), ([0, 1, 2, 0], 0));
+    assert_eq!((rig.counts.cache(), rig.engine.stats().cache_entries), ([0, 1, 2, 0], 0));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_job_that_waits_for_no_worker_is_no_stall() {
     // The tier does not answer yet.
     let held = store.vectors.lock().unwrap();
     let ticket = rig.submit(&[&[50]]);
-    assert_eq!(rig.engine.load().waiting_requests, 1);
+    assert_eq!(rig.engine.stats().waiting_requests, 1);
     assert_eq!(rig.engine.stalled_for(), None);
     drop(held);
     answer(ticket).unwrap();

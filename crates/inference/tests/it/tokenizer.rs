@@ -37,7 +37,7 @@ impl Pair {
     /// Ids with special tokens by ours and by the released library.
     fn encode(&self, text: &str) -> (Vec<u32>, Vec<u32>) {
         let mut ours = Vec::new();
-        self.ours.frame(&self.ours.encode(text).unwrap(), &mut ours);
+        self.ours.add_special_tokens(&self.ours.encode(text).unwrap(), &mut ours);
         (ours, self.released.encode(text, true).unwrap().get_ids().to_vec())
     }
 
@@ -71,9 +71,9 @@ fn every_family_has_the_reference_ids() {
             let text = text.as_str().unwrap();
             let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
             let content = pair.ours.encode(text).unwrap();
-            let room = content.len().min(window - pair.ours.specials());
+            let room = content.len().min(window - pair.ours.num_special_tokens());
             let mut found = Vec::new();
-            pair.ours.frame(&content[..room], &mut found);
+            pair.ours.add_special_tokens(&content[..room], &mut found);
             assert_eq!(found, expected, "{name}: {text:?}");
             texts_checked += 1;
         }
@@ -135,7 +135,7 @@ fn an_added_token_without_embedding_is_known_and_one_of_the_vocabulary_is_refuse
         let expected = [(rows as u32, "<image_soft_token>".to_owned())];
         assert!(tokenizer.without_embedding().clone().into_iter().eq(expected), "{name}");
         assert!(tokenizer.encode("a <image_soft_token>").unwrap().contains(&(rows as u32)), "{name}");
-        assert!(!tokenizer.knows(rows as u32) && tokenizer.knows(5), "{name}");
+        assert!(!tokenizer.is_valid_id(rows as u32) && tokenizer.is_valid_id(5), "{name}");
         for fewer in [1, rows - 1] {
             let error = load(&plain, fewer).err().unwrap();
             assert!(matches!(error, StartError::Tokenizer { .. }), "{error:?}");

@@ -22,9 +22,9 @@ fn a_single_text_is_next_however_long_the_job_before_it() {
         let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
         let large = rig.submit(&long);
         wait_until("every worker is at the gate", || rig.stage.arrivals() == workers);
-        let queued = rig.engine.load().queued_tokens;
+        let queued = rig.engine.stats().queued_tokens;
         let single = rig.submit(&[&[502]]);
-        wait_until("the text is queued", || rig.engine.load().queued_tokens == queued + 3);
+        wait_until("the text is queued", || rig.engine.stats().queued_tokens == queued + 3);
         rig.stage.let_one_through();
         wait_until("a worker took the next batch", || rig.stage.arrivals() == workers + 1);
         let next = rig.stage.arrived.lock().unwrap()[workers].0.clone();
@@ -99,7 +99,7 @@ fn jobs_of_one_text_come_in_order_and_together() {
     let rig = Rig::default();
     let running = rig.occupy();
     let tickets: Vec<_> = (100..500).map(|id| rig.join(job(&[&[id]]))).collect();
-    wait_until("all are queued", || rig.engine.load().queued_tokens == 400 * 3);
+    wait_until("all are queued", || rig.engine.stats().queued_tokens == 400 * 3);
     rig.stage.open_gate();
     answer(running).unwrap();
     for (ticket, id) in tickets.into_iter().zip(100..) {
@@ -107,7 +107,7 @@ fn jobs_of_one_text_come_in_order_and_together() {
     }
     // Eight at a time, after the one at the gate.
     assert_eq!(rig.stage.arrivals(), 1 + 400 / 8);
-    assert_eq!(rig.engine.load().queued_tokens, 0);
+    assert_eq!(rig.engine.stats().queued_tokens, 0);
 }
 
 #[test]
@@ -117,20 +117,21 @@ fn what_is_left_of_a_long_job_whose_caller_left_is_not_computed() {
     let long = long_job(501, 500);
     let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
     let large = rig.submit(&long);
-    wait_until("the job is queued", || rig.engine.load().queued_tokens == 500 * 5);
+    wait_until("the job is queued", || rig.engine.stats().queued_tokens == 500 * 5);
     let single = rig.join(job(&[&[502]]));
     drop(large);
     rig.stage.open_gate();
     answer(single).unwrap();
     answer(running).unwrap();
     assert!(!rig.stage.saw(501));
-    assert_eq!(rig.engine.load().queued_tokens, 0);
+    assert_eq!(rig.engine.stats().queued_tokens, 0);
 }
 
 /// An engine of three workers of which at least two wait for work.
 fn idle_workers() -> Rig {
     let rig =
-        Rig::start(EngineConfig { workers: 3, batch_tokens: 512, batch_inputs: 512, ..config() }).unwrap();
+        Rig::start(EngineConfig { workers: 3, max_batch_tokens: 512, max_batch_inputs: 512, ..config() })
+            .unwrap();
     let spare = || rig.stage.arrived.lock().unwrap().last().map(|(_, spare)| *spare);
     let mut ids = 10..500;
     wait_until("two workers wait while one works", || {
