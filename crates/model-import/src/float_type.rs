@@ -35,6 +35,16 @@ impl FloatType {
         }
     }
 
+    /// Decodes as many elements as `out` has room for.
+    pub(crate) fn decode(self, bytes: &[u8], out: &mut [f32]) {
+        match self {
+            Self::F16 => convert(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Self::Bf16 => convert(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            Self::F32 => convert(bytes, out, f32::from_le_bytes),
+            Self::F64 => convert(bytes, out, |bytes| f64::from_le_bytes(bytes) as f32),
+        }
+    }
+
     /// Returns the element at `index`.
     ///
     /// # Panics
@@ -50,6 +60,10 @@ impl FloatType {
             Self::F64 => f64::from_le_bytes(get(bytes, index)),
         }
     }
+}
+
+fn convert<const SIZE: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; SIZE]) -> f32) {
+    out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, &element)| *out = decode(element));
 }
 
 fn first<const SIZE: usize>(bytes: &[u8], matches: impl Fn([u8; SIZE]) -> bool) -> Option<usize> {

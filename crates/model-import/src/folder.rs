@@ -290,24 +290,23 @@ impl ModelFolder {
 
     /// Compares a manifest's values with those of the folder's other files.
     fn check_manifest(&self, manifest: &ModelManifest, path: &Path) -> Result<(), ImportError> {
-        fn check<T: PartialEq + fmt::Display>(
-            path: &Path,
-            key: &str,
-            stated: Option<T>,
-            found: T,
-        ) -> Result<(), ImportError> {
-            match stated.filter(|stated| *stated != found) {
-                Some(stated) => Err(ImportError::ManifestMismatch {
-                    path: path.to_owned(),
-                    reason: format!("it states {key} {stated}, the folder's other files state {found}"),
-                }),
-                None => Ok(()),
+        let text = |value: &dyn fmt::Display| value.to_string();
+        for (key, stated, found) in [
+            (
+                "max_input_tokens",
+                manifest.max_input_tokens.map(|max| text(&max)),
+                text(&self.max_input_tokens),
+            ),
+            ("dimensions", manifest.dimensions.map(|size| text(&size)), text(&self.dimensions())),
+            ("pooling", manifest.pooling.map(|mode| text(&mode)), text(&self.pooling())),
+            ("normalize", manifest.normalize.map(|normalize| text(&normalize)), text(&self.normalize())),
+        ] {
+            if let Some(stated) = stated.filter(|stated| *stated != found) {
+                let reason = format!("it states {key} {stated}, the folder's other files state {found}");
+                return Err(ImportError::ManifestMismatch { path: path.to_owned(), reason });
             }
         }
-        check(path, "max_input_tokens", manifest.max_input_tokens, self.max_input_tokens)?;
-        check(path, "dimensions", manifest.dimensions, self.dimensions())?;
-        check(path, "pooling", manifest.pooling, self.pooling())?;
-        check(path, "normalize", manifest.normalize, self.normalize())
+        Ok(())
     }
 
     /// The path of the folder.

@@ -108,43 +108,30 @@ impl<'a> GraphBuilder<'a> {
 
     /// Adds a small constant of integers: a shape, an axis, an index.
     pub(crate) fn integers(&mut self, name: &str, values: &[i64]) -> String {
-        self.constant(TensorProto {
-            dims: vec![values.len() as i64],
-            data_type: DataType::Int64.into(),
-            name: name.to_owned(),
-            int64_data: values.to_vec(),
-            ..TensorProto::default()
-        })
+        let (dims, int64_data) = (vec![values.len() as i64], values.to_vec());
+        self.constant(name, DataType::Int64, TensorProto { dims, int64_data, ..TensorProto::default() })
     }
 
     /// Adds a scalar integer.
     pub(crate) fn integer(&mut self, name: &str, value: i64) -> String {
-        self.constant(TensorProto {
-            data_type: DataType::Int64.into(),
-            name: name.to_owned(),
-            int64_data: vec![value],
-            ..TensorProto::default()
-        })
+        let tensor = TensorProto { int64_data: vec![value], ..TensorProto::default() };
+        self.constant(name, DataType::Int64, tensor)
     }
 
     /// Adds a scalar number.
     pub(crate) fn scalar(&mut self, name: &str, value: f32) -> String {
-        self.constant(TensorProto {
-            data_type: DataType::Float.into(),
-            name: name.to_owned(),
-            float_data: vec![value],
-            ..TensorProto::default()
-        })
+        let tensor = TensorProto { float_data: vec![value], ..TensorProto::default() };
+        self.constant(name, DataType::Float, tensor)
     }
 
     /// Adds a constant unless it exists; constants of one name are equal.
-    fn constant(&mut self, tensor: TensorProto) -> String {
-        let name = tensor.name.clone();
+    fn constant(&mut self, name: &str, data_type: DataType, tensor: TensorProto) -> String {
+        let tensor = TensorProto { name: name.to_owned(), data_type: data_type.into(), ..tensor };
         match self.graph.initializer.iter().find(|known| known.name == name) {
             Some(known) => debug_assert_eq!(known, &tensor),
             None => self.graph.initializer.push(tensor),
         }
-        name
+        name.to_owned()
     }
 
     /// Adds an operator with one output.

@@ -163,30 +163,24 @@ pub(crate) enum AttributeType {
 }
 
 impl AttributeProto {
+    fn named(name: &str, kind: AttributeType) -> Self {
+        Self { name: name.to_owned(), kind: kind.into(), ..Self::default() }
+    }
+
     pub(crate) fn float(name: &str, f: f32) -> Self {
-        Self { name: name.to_owned(), f, kind: AttributeType::Float.into(), ..Self::default() }
+        Self { f, ..Self::named(name, AttributeType::Float) }
     }
 
     pub(crate) fn int(name: &str, i: i64) -> Self {
-        Self { name: name.to_owned(), i, kind: AttributeType::Int.into(), ..Self::default() }
+        Self { i, ..Self::named(name, AttributeType::Int) }
     }
 
     pub(crate) fn ints(name: &str, ints: &[i64]) -> Self {
-        Self {
-            name: name.to_owned(),
-            ints: ints.to_vec(),
-            kind: AttributeType::Ints.into(),
-            ..Self::default()
-        }
+        Self { ints: ints.to_vec(), ..Self::named(name, AttributeType::Ints) }
     }
 
     pub(crate) fn string(name: &str, s: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            s: s.as_bytes().to_vec(),
-            kind: AttributeType::String.into(),
-            ..Self::default()
-        }
+        Self { s: s.as_bytes().to_vec(), ..Self::named(name, AttributeType::String) }
     }
 }
 
@@ -280,26 +274,9 @@ pub(crate) enum DataType {
     Bfloat16 = 16,
 }
 
-/// The names of `TensorProto.DataType`, by number.
-const DATA_TYPE_NAMES: &[&str] = &[
-    "of an unknown type",
-    "float",
-    "uint8",
-    "int8",
-    "uint16",
-    "int16",
-    "int32",
-    "int64",
-    "string",
-    "bool",
-    "float16",
-    "double",
-    "uint32",
-    "uint64",
-    "complex64",
-    "complex128",
-    "bfloat16",
-];
+/// The names of `TensorProto.DataType` by number, from 1 on.
+const DATA_TYPE_NAMES: &str = "float uint8 int8 uint16 int16 int32 int64 string bool float16 double uint32 uint64 \
+                               complex64 complex128 bfloat16";
 
 /// The location of a tensor's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Enumeration)]
@@ -334,8 +311,9 @@ impl ValueInfoProto {
     /// Describes type and shape, as in `int64 [batch, 512]`.
     pub(crate) fn describe(&self) -> String {
         let Some(data_type) = self.data_type() else { return "of an unknown type".to_owned() };
-        let name = usize::try_from(data_type).ok().and_then(|data_type| DATA_TYPE_NAMES.get(data_type));
-        let name = name.unwrap_or(&"of an unknown type");
+        let index = usize::try_from(data_type).ok().and_then(|number| number.checked_sub(1));
+        let name =
+            index.and_then(|index| DATA_TYPE_NAMES.split(' ').nth(index)).unwrap_or("of an unknown type");
         let Some(dimensions) = self.dimensions() else { return format!("{name} of any shape") };
         let dimensions: Vec<_> = dimensions.iter().map(ToString::to_string).collect();
         format!("{name} [{}]", dimensions.join(", "))

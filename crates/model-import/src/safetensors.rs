@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{
     SafeTensors,
@@ -130,15 +129,22 @@ impl Weights {
         expected: &[usize],
         sink: &mut dyn FnMut(&[f32]) -> Result<(), ImportError>,
     ) -> Result<(), ImportError> {
+        let (float_type, bytes) = self.find_finite(tensor, expected)?;
+        let mut values = Vec::new();
+        for chunk in bytes.chunks(CHUNK * float_type.size()) {
+            values.resize(chunk.len() / float_type.size(), 0.0);
+            float_type.decode(chunk, &mut values);
+            sink(&values)?;
+        }
+        Ok(())
+    }
+
+    /// Finds a tensor, and returns its type and bytes after checking that all its values are finite.
+    fn find_finite(&self, tensor: &str, expected: &[usize]) -> Result<(FloatType, &[u8]), ImportError> {
         let location = self.find(tensor, expected)?;
         let bytes = &self.shards[location.shard].map[location.bytes.clone()];
         self.check_finite(tensor, expected, &location, bytes)?;
-        match location.float_type {
-            FloatType::F64 => convert(bytes, |bytes| f64::from_le_bytes(bytes) as f32, sink),
-            FloatType::F32 => convert(bytes, f32::from_le_bytes, sink),
-            FloatType::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32(), sink),
-            FloatType::Bf16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32(), sink),
-        }
+        Ok((location.float_type, bytes))
     }
 
     /// Returns an error if the tensor with these `bytes` holds NaN or an infinity.
@@ -202,15 +208,15 @@ impl Weights {
 
     /// Returns a whole tensor, row-major, with finite values only; borrowed from the file if possible.
     pub(crate) fn view(&self, tensor: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, ImportError> {
-        let location = self.find(tensor, expected)?;
-        let bytes = &self.shards[location.shard].map[location.bytes.clone()];
-        match (location.float_type, bytemuck::try_cast_slice(bytes)) {
-            (FloatType::F32, Ok(values)) if cfg!(target_endian = "little") => {
-                self.check_finite(tensor, expected, &location, bytes)?;
-                Ok(Cow::Borrowed(values))
-            }
-            _ => self.tensor(tensor, expected).map(Cow::Owned),
+        let (float_type, bytes) = self.find_finite(tensor, expected)?;
+        if let (FloatType::F32, Ok(values)) = (float_type, bytemuck::try_cast_slice(bytes))
+            && cfg!(target_endian = "little")
+        {
+            return Ok(Cow::Borrowed(values));
         }
+        let mut values = vec![0.0; bytes.len() / float_type.size()];
+        float_type.decode(bytes, &mut values);
+        Ok(Cow::Owned(values))
     }
 
     /// Advises the kernel of random access (`madvise`). By default it also maps the neighbours of an accessed page, which
@@ -231,23 +237,12 @@ impl Weights {
     pub(crate) fn read_row(&self, location: &TensorLocation, row: usize, out: &mut [f32]) {
         let bytes = &self.shards[location.shard].map[location.bytes.clone()];
         let size = out.len() * location.float_type.size();
-        let bytes = &bytes[row * size..(row + 1) * size];
-        match location.float_type {
-            FloatType::F64 => decode(bytes, out, |bytes| f64::from_le_bytes(bytes) as f32),
-            FloatType::F32 => decode(bytes, out, f32::from_le_bytes),
-            FloatType::F16 => decode(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            FloatType::Bf16 => decode(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-        }
+        location.float_type.decode(&bytes[row * size..(row + 1) * size], out);
     }
 
     /// Returns a whole tensor, row-major.
     pub(crate) fn tensor(&self, tensor: &str, expected: &[usize]) -> Result<Vec<f32>, ImportError> {
-        let mut values = Vec::new();
-        self.stream(tensor, expected, &mut |chunk| {
-            values.extend_from_slice(chunk);
-            Ok(())
-        })?;
-        Ok(values)
+        self.view(tensor, expected).map(Cow::into_owned)
     }
 }
 
@@ -257,24 +252,4 @@ pub(crate) struct TensorLocation {
     shard: usize,
     bytes: Range<usize>,
     float_type: FloatType,
-}
-
-fn decode<const SIZE: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; SIZE]) -> f32) {
-    let (elements, _) = bytes.as_chunks::<SIZE>();
-    out.iter_mut().zip(elements).for_each(|(out, &element)| *out = decode(element));
-}
-
-fn convert<const SIZE: usize>(
-    bytes: &[u8],
-    decode: impl Fn([u8; SIZE]) -> f32,
-    sink: &mut dyn FnMut(&[f32]) -> Result<(), ImportError>,
-) -> Result<(), ImportError> {
-    let mut values = Vec::with_capacity(CHUNK.min(bytes.len() / SIZE));
-    let (elements, _) = bytes.as_chunks::<SIZE>();
-    for chunk in elements.chunks(CHUNK) {
-        values.clear();
-        values.extend(chunk.iter().map(|&element| decode(element)));
-        sink(&values)?;
-    }
-    Ok(())
 }
