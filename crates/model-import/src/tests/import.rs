@@ -161,7 +161,7 @@ fn the_graph_has_the_mode_that_the_umask_allows() {
 fn models_are_listed_with_their_state() {
     let models = Folder::empty();
     let place = |id: &str| models.path().join(id);
-    for id in ["ready", "new", "damaged"] {
+    for id in ["ready", "new", "without-tokenizer"] {
         let source = Folder::tiny("bert-mean");
         for (path, content) in source.content() {
             let name = path.strip_prefix(source.path()).unwrap();
@@ -174,7 +174,7 @@ fn models_are_listed_with_their_state() {
     models.write("README.md", "not a model");
     models.write(".hidden/config.json", "{}");
     crate::import(&crate::ModelFolder::open(place("ready")).unwrap(), &mut |_| {}).unwrap();
-    fs::remove_file(place("damaged").join("tokenizer.json")).unwrap();
+    fs::remove_file(place("without-tokenizer").join("tokenizer.json")).unwrap();
 
     let listed = crate::list_models(models.path()).unwrap();
     let states: Vec<_> = listed.iter().map(|listed| (listed.id.as_str(), &listed.state)).collect();
@@ -182,7 +182,7 @@ fn models_are_listed_with_their_state() {
         ("manifest-only", ModelState::Incomplete(no_config)),
         ("new", ModelState::NotImported),
         ("ready", ModelState::Ready { .. }),
-        ("damaged", ModelState::Incomplete(no_tokenizer)),
+        ("without-tokenizer", ModelState::Incomplete(no_tokenizer)),
     ] = states[..]
     else {
         panic!("{states:?}")
