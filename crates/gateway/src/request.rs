@@ -129,7 +129,7 @@ impl ValidatedRequest {
         }
         let unsupported = limits.limits.unsupported_parameters;
         let options = parameters::resolve(&request, &served, truncation, unsupported)?;
-        let is_single = request.input.is_bare();
+        let is_single = request.input.is_single();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
             truncation: options.truncation,
