@@ -3,22 +3,22 @@
 use std::sync::Arc;
 
 use crate::{
-    EncodeError, Model, Shape, Team,
-    model::{Hidden, Runner},
+    BertConfig, EncodeError, Model, ThreadPool,
+    model::{HiddenStates, Runner},
 };
 
 /// Runs blocks of whole sequences through a model. Holds memory for the largest block so far; one thread owns it.
 pub struct Encoder {
     model: Arc<Model>,
-    team: Arc<Team>,
+    pool: Arc<ThreadPool>,
     runner: Box<dyn Runner>,
 }
 
 impl Encoder {
-    /// An encoder of `model`, which asks `team` for help.
-    pub fn new(model: Arc<Model>, team: Arc<Team>) -> Self {
+    /// An encoder of `model`, which asks `pool` for help.
+    pub fn new(model: Arc<Model>, pool: Arc<ThreadPool>) -> Self {
         let runner = model.runner();
-        Self { model, team, runner }
+        Self { model, pool, runner }
     }
 
     /// The model.
@@ -30,7 +30,7 @@ impl Encoder {
     /// in tokens.
     ///
     /// `meanwhile` is called on this thread, before each step and more often where a step is shared. It may take its
-    /// time, and returns how many of the team's threads may help from now on; they do if no other encoder uses them,
+    /// time, and returns how many of the pool's threads may help from now on; they do if no other encoder uses them,
     /// and leave when there are to be fewer.
     ///
     /// # Errors
@@ -41,9 +41,9 @@ impl Encoder {
         ids: &[u32],
         lengths: &[usize],
         meanwhile: &mut dyn FnMut() -> usize,
-    ) -> Result<Hidden<'_>, EncodeError> {
-        let block = Block::new(self.model.shape(), ids, lengths)?;
-        self.runner.run(block, &self.team, meanwhile)
+    ) -> Result<HiddenStates<'_>, EncodeError> {
+        let block = Block::new(self.model.config(), ids, lengths)?;
+        self.runner.run(block, &self.pool, meanwhile)
     }
 }
 
@@ -62,16 +62,16 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    pub(crate) fn new(shape: &Shape, ids: &[u32], lengths: &[usize]) -> Result<Self, EncodeError> {
-        let (sum, longest) = (lengths.iter().sum(), shape.longest());
+    pub(crate) fn new(config: &BertConfig, ids: &[u32], lengths: &[usize]) -> Result<Self, EncodeError> {
+        let (sum, max) = (lengths.iter().sum(), config.max_sequence_length());
         if sum != ids.len() {
             return Err(EncodeError::Lengths { lengths: sum, ids: ids.len() });
         }
-        if let Some(&tokens) = lengths.iter().find(|&&tokens| tokens > longest) {
-            return Err(EncodeError::TooLong { tokens, longest });
+        if let Some(&tokens) = lengths.iter().find(|&&tokens| tokens > max) {
+            return Err(EncodeError::TooLong { tokens, max });
         }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= shape.vocabulary) {
-            return Err(EncodeError::UnknownToken { id, vocabulary: shape.vocabulary });
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocabulary) {
+            return Err(EncodeError::UnknownToken { id, vocabulary: config.vocabulary });
         }
         let mut position_rows = Vec::with_capacity(ids.len());
         let mut rest = ids;
@@ -81,8 +81,8 @@ impl Block {
             // Tokens before this one that are not padding, where those are what is counted.
             let mut seen = 0;
             for (position, &id) in sequence.iter().enumerate() {
-                let row = shape.position_row(position, seen, id);
-                seen += usize::from(!shape.is_padding(id));
+                let row = config.position_id(position, seen, id);
+                seen += usize::from(!config.is_padding(id));
                 position_rows.push(row);
             }
         }

@@ -1,4 +1,4 @@
-//! What can be wrong with a model, and with a block.
+//! Errors of building a model and of encoding a batch.
 
 use crate::Isa;
 
@@ -6,55 +6,55 @@ use crate::Isa;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Sizes that make no sense together.
-    #[error("the encoder's shape cannot be computed: {0}")]
-    Shape(String),
+    /// Inconsistent dimensions.
+    #[error("unsupported encoder dimensions: {0}")]
+    Config(String),
     /// A weight could not be read.
-    #[error("cannot read {part}")]
+    #[error("cannot read {tensor}")]
     Weight {
-        /// Which.
-        part: String,
-        /// What its source says.
+        /// The tensor.
+        tensor: String,
+        /// Error of the weight source.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A weight has the wrong number of values.
-    #[error("{part} has {found} values, expected {expected}")]
+    #[error("{tensor} has {found} values, expected {expected}")]
     Length {
-        /// Which.
-        part: String,
-        /// Values that came.
+        /// The tensor.
+        tensor: String,
+        /// Number of values read.
         found: usize,
-        /// Values that the shape asks for.
+        /// Number of values by the config.
         expected: usize,
     },
-    /// This processor lacks the instruction set.
-    #[error("this processor has no {0}")]
+    /// This CPU lacks the instruction set.
+    #[error("this CPU has no {0}")]
     Isa(Isa),
     /// A thread could not be started.
-    #[error("cannot start a thread of the encoder: lower `threads`, or raise the system's limit of tasks")]
+    #[error("cannot start a helper thread: lower `threads`, or raise the system's limit of tasks")]
     Thread(#[source] std::io::Error),
 }
 
-/// A block cannot be encoded. Nothing was computed.
+/// A batch cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeError {
-    /// An id that the word table has no row for.
+    /// A token id outside the vocabulary.
     #[error("token id {id} is not in the vocabulary of {vocabulary}")]
     UnknownToken {
         /// The id.
         id: u32,
-        /// Rows of the word table.
+        /// Rows of the token embeddings.
         vocabulary: usize,
     },
-    /// A sequence longer than the position table.
-    #[error("a sequence has {tokens} tokens, the model reads at most {longest}")]
+    /// A sequence longer than the position embeddings allow.
+    #[error("a sequence has {tokens} tokens, the model accepts at most {max}")]
     TooLong {
-        /// Its length.
+        /// Length of the sequence.
         tokens: usize,
-        /// The longest that can be computed.
-        longest: usize,
+        /// Maximum length.
+        max: usize,
     },
     /// The lengths do not add up to the number of ids.
     #[error("the lengths add up to {lengths} tokens, but there are {ids} ids")]
@@ -64,7 +64,7 @@ pub enum EncodeError {
         /// Number of ids.
         ids: usize,
     },
-    /// A task panicked; a defect of this crate. The encoder must not be used again.
+    /// A task panicked: a defect of this crate. The encoder must not be used again.
     #[error("a task of the encoder panicked")]
     Panicked,
 }

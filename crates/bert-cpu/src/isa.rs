@@ -1,84 +1,98 @@
-//! Which instructions this processor has, asked at run time.
+//! The list of instruction sets, their names, and their detection at run time.
+//!
+//! The build script includes this file, so it depends on `std` alone.
 
 use std::{fmt, str::FromStr};
 
-/// What a network's products are computed in; sums are always f32.
+/// Precision of a network's matrix products. Sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// IEEE single precision.
     Fp32,
-    /// The upper half of single precision.
+    /// bfloat16: the upper half of single precision.
     Bf16,
 }
 
-/// A level of instructions that there are kernels for, the fewest values at a time first. On x86-64 each includes
-/// those before it; on 64-bit Arm there is one.
+/// An instruction set with kernels, ordered by speed. On x86-64 each includes those before it; 64-bit Arm has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
-    /// NEON: 4 values of f32 at a time.
+    /// NEON: vectors of 4 f32.
     Neon,
-    /// AVX2 and FMA: 8 values of f32 at a time.
+    /// AVX2 and FMA: vectors of 8 f32.
     Avx2,
-    /// AVX-512 F: 16 values of f32 at a time.
+    /// AVX-512 F: vectors of 16 f32.
     Avx512,
-    /// AMX for bf16, and AVX-512 with bf16. The first to ask for it asks the operating system for permission, for
-    /// the whole process.
+    /// AMX tiles of bf16, and AVX-512 with its bf16 extension. The first detection asks the operating system for
+    /// permission to use tiles, for the whole process.
     AmxBf16,
 }
 
 impl Isa {
-    /// Every level, lowest first.
+    /// Every instruction set, slowest first.
     pub const ALL: [Self; 4] = [Self::Neon, Self::Avx2, Self::Avx512, Self::AmxBf16];
 
-    /// The best level of this processor for a precision, but no better than `cap`; `None` where there is none.
-    pub fn best(precision: Precision, cap: Option<Self>) -> Option<Self> {
-        let allowed = |isa: &Self| {
-            isa.precision() == precision && cap.is_none_or(|cap| *isa <= cap) && isa.is_present()
-        };
-        Self::ALL.into_iter().rev().find(allowed)
+    /// Name in settings, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Neon => "neon",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::AmxBf16 => "amx",
+        }
     }
 
-    /// What its kernels compute in.
-    pub fn precision(self) -> Precision {
+    /// Precision of its kernels.
+    pub const fn precision(self) -> Precision {
         match self {
             Self::Neon | Self::Avx2 | Self::Avx512 => Precision::Fp32,
             Self::AmxBf16 => Precision::Bf16,
         }
     }
 
-    /// Returns true if processors of the architecture that this program was built for can have it.
-    pub fn is_of_this_architecture(self) -> bool {
+    /// Returns true if the architecture that this program was compiled for has CPUs with this instruction set.
+    pub const fn is_of_this_architecture(self) -> bool {
         match self {
             Self::Neon => cfg!(target_arch = "aarch64"),
             Self::Avx2 | Self::Avx512 | Self::AmxBf16 => cfg!(target_arch = "x86_64"),
         }
     }
 
-    /// Whether this processor, and the operating system, have it.
-    pub fn is_present(self) -> bool {
+    /// Returns true if this CPU has the instruction set and the operating system permits its use.
+    pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Self::Avx2.is_present() && is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
             #[cfg(target_arch = "x86_64")]
-            Self::AmxBf16 => crate::amx::Amx::detect().is_some(),
+            Self::AmxBf16 => amx::is_available(),
             _ => false,
         }
+    }
+
+    /// Returns true if the instruction set does not exceed `max`, a user's cap; without a cap, true.
+    pub fn is_allowed(self, max: Option<Self>) -> bool {
+        max.is_none_or(|max| self <= max)
+    }
+
+    /// Instruction sets available on this CPU, slowest first. A cap does not change the result.
+    pub fn detect() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// The fastest instruction set for `precision` that is both available and allowed by `max`.
+    pub fn best(precision: Precision, max: Option<Self>) -> Option<Self> {
+        let fits = |isa: &Self| isa.precision() == precision && isa.is_allowed(max) && isa.is_available();
+        Self::ALL.into_iter().rev().find(fits)
     }
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Neon => "neon",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-            Self::AmxBf16 => "amx",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -86,9 +100,74 @@ impl FromStr for Isa {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known =
-            || format!("unknown instruction set `{text}`: expected `neon`, `avx2`, `avx512` or `amx`");
-        Self::ALL.into_iter().find(|isa| isa.to_string() == text).ok_or_else(known)
+        Self::ALL.into_iter().find(|isa| isa.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(|isa| format!("`{isa}`")).join(", ");
+            format!("unknown instruction set `{text}`: expected one of {names}")
+        })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::{arch::asm, sync::OnceLock};
+
+    pub(super) fn is_available() -> bool {
+        static AVAILABLE: OnceLock<bool> = OnceLock::new();
+        *AVAILABLE.get_or_init(|| has_avx512_extensions() && has_tiles() && request_tile_permission())
+    }
+
+    /// The target features of the kernels around the tile instructions.
+    fn has_avx512_extensions() -> bool {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512bf16")
+    }
+
+    /// Returns true if the CPU has AMX for bf16 and the operating system saves tile registers on a thread switch.
+    /// Requires AVX-512, and with it XGETBV and CPUID leaf 7.
+    fn has_tiles() -> bool {
+        use std::arch::x86_64::__cpuid_count;
+        /// Bits of EDX in leaf 7.
+        const AMX_BF16: u32 = 1 << 22;
+        const AMX_TILE: u32 = 1 << 24;
+        /// Bits of XCR0: tile configuration and tile data.
+        const TILE_STATE: u32 = 0b11 << 17;
+
+        let (low, _high): (u32, u32);
+        // SAFETY: AVX-512 was detected, so the operating system has enabled XGETBV; it only reads XCR0.
+        unsafe {
+            asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _high,
+                options(nomem, nostack, preserves_flags));
+        }
+        let features = __cpuid_count(7, 0).edx;
+        features & (AMX_BF16 | AMX_TILE) == AMX_BF16 | AMX_TILE && low & TILE_STATE == TILE_STATE
+    }
+
+    /// Linux saves tile data only for processes that asked for it (Documentation/arch/x86/xstate.rst).
+    #[cfg(target_os = "linux")]
+    fn request_tile_permission() -> bool {
+        const ARCH_PRCTL: usize = 158;
+        const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+        const XFEATURE_XTILEDATA: usize = 18;
+        let result: isize;
+        // SAFETY: arch_prctl with this request accesses no memory of this process; `syscall` overwrites RCX and R11.
+        unsafe {
+            asm!("syscall", inlateout("rax") ARCH_PRCTL => result, in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA, lateout("rcx") _, lateout("r11") _, options(nostack));
+        }
+        // Fails (negative errno) on kernels before 5.16, under system call filters, and if a thread's signal stack
+        // is too small for tile data.
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn request_tile_permission() -> bool {
+        false
     }
 }
 
@@ -97,16 +176,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cap_is_never_exceeded() {
+    fn best_is_the_fastest_available_instruction_set_within_the_cap() {
         for precision in [Precision::Fp32, Precision::Bf16] {
-            let fits = |isa: &Isa| isa.is_present() && isa.precision() == precision;
-            assert_eq!(Isa::best(precision, None), Isa::ALL.into_iter().rev().find(fits));
-            for cap in Isa::ALL {
-                assert!(Isa::best(precision, Some(cap)).is_none_or(|best| best <= cap && fits(&best)));
-                assert_eq!(cap.to_string().parse(), Ok(cap));
-                assert!(cap.is_of_this_architecture() || !cap.is_present());
+            let fits = |isa: &Isa| isa.precision() == precision;
+            let available = Isa::detect();
+            assert_eq!(Isa::best(precision, None), available.iter().copied().rfind(fits));
+            for max in Isa::ALL {
+                let allowed = |isa: &Isa| fits(isa) && *isa <= max;
+                assert_eq!(Isa::best(precision, Some(max)), available.iter().copied().rfind(allowed));
             }
         }
-        assert!("sse9".parse::<Isa>().is_err());
+    }
+
+    #[test]
+    fn available_instruction_sets_are_of_this_architecture() {
+        assert!(Isa::detect().into_iter().all(Isa::is_of_this_architecture));
+    }
+
+    #[test]
+    fn names_parse_back_and_unknown_names_list_the_known_ones() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+        }
+        let error = "unknown instruction set `sse9`: expected one of `neon`, `avx2`, `avx512`, `amx`";
+        assert_eq!("sse9".parse::<Isa>(), Err(error.to_owned()));
     }
 }

@@ -1,7 +1,7 @@
 //! One layer's weights, arranged for the kernels: queries, keys and values as one map, heads padded, the scale of
 //! the scores folded in. How a map is then packed is each network's own affair.
 
-use crate::{Linear, ModelError, Norm, Part, Shape, WeightSource, weights::read};
+use crate::{BertConfig, LinearId, ModelError, NormId, TensorId, WeightSource, weights::read};
 
 /// Columns of a state come in multiples of this: the widest panel.
 pub(crate) const UNIT: usize = 32;
@@ -49,20 +49,21 @@ fn pad(mut values: Vec<f32>) -> Vec<f32> {
 /// # Errors
 /// The first weight that cannot be read or has the wrong size.
 pub(crate) fn read_layers<P: Send>(
-    shape: &Shape,
+    config: &BertConfig,
     source: &dyn WeightSource,
     head: usize,
     threads: usize,
     pack: impl Fn(Unpacked<'_>) -> P + Sync,
 ) -> Result<Vec<Layer<P>>, ModelError> {
-    let (share, pack) = (shape.layers.div_ceil(threads.max(1)).max(1), &pack);
+    let (share, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
     let layers = std::thread::scope(|scope| {
-        let starts = (0..shape.layers).step_by(share);
+        let starts = (0..config.layers).step_by(share);
         let handles: Vec<_> = starts
             .map(|start| {
-                let range = start..shape.layers.min(start + share);
-                scope
-                    .spawn(move || range.map(|layer| Layer::read(shape, source, layer, head, pack)).collect())
+                let range = start..config.layers.min(start + share);
+                scope.spawn(move || {
+                    range.map(|layer| Layer::read(config, source, layer, head, pack)).collect()
+                })
             })
             .collect();
         let results = handles.into_iter().map(|handle| match handle.join() {
@@ -76,23 +77,23 @@ pub(crate) fn read_layers<P: Send>(
 
 impl<P> Layer<P> {
     fn read(
-        shape: &Shape,
+        config: &BertConfig,
         source: &dyn WeightSource,
         layer: usize,
         padded: usize,
         pack: &impl Fn(Unpacked<'_>) -> P,
     ) -> Result<Self, ModelError> {
-        let Shape { hidden, heads, intermediate, .. } = *shape;
-        let width = shape.head();
-        let weight = |linear| read(source, Part::Weight(layer, linear), shape);
-        let bias = |linear| read(source, Part::Bias(layer, linear), shape);
+        let BertConfig { hidden, heads, intermediate, .. } = *config;
+        let width = config.head_dim();
+        let weight = |linear| read(source, TensorId::Weight(layer, linear), config);
+        let bias = |linear| read(source, TensorId::Bias(layer, linear), config);
         // Where column or input `index` of the padded heads comes from.
         let place = |index: usize| (index % padded < width).then(|| index / padded * width + index % padded);
         let every = |count: usize| (0..count).map(Some).collect::<Vec<_>>();
 
         // softmax₂ takes powers of two, and the scores divided by the root of a head's width.
         let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
-        let linears = [(Linear::Query, scale), (Linear::Key, 1.0), (Linear::Value, 1.0)];
+        let linears = [(LinearId::Query, scale), (LinearId::Key, 1.0), (LinearId::Value, 1.0)];
         let weights = linears.map(|(linear, factor)| weight(linear).map(|weight| (weight, factor)));
         let [query, key, value] = weights;
         let weights = [query?, key?, value?];
@@ -114,7 +115,7 @@ impl<P> Layer<P> {
         }
 
         let map = |linear, inputs: &[Option<usize>], outputs: usize| -> Result<Map<P>, ModelError> {
-            let (weight, length) = (weight(linear)?, Part::Weight(layer, linear).len(shape) / outputs);
+            let (weight, length) = (weight(linear)?, TensorId::Weight(layer, linear).len(config) / outputs);
             let weight = pack(Unpacked {
                 inputs,
                 columns: outputs.next_multiple_of(UNIT),
@@ -125,11 +126,11 @@ impl<P> Layer<P> {
         let inputs: Vec<_> = (0..across).map(place).collect();
         Ok(Self {
             mix: Map { weight: mix, bias: mix_bias },
-            project: map(Linear::Projection, &inputs, hidden)?,
-            attention: Affine::read(shape, source, Norm::Attention(layer))?,
-            up: map(Linear::Up, &every(hidden), intermediate)?,
-            down: map(Linear::Down, &every(intermediate), hidden)?,
-            output: Affine::read(shape, source, Norm::Output(layer))?,
+            project: map(LinearId::AttentionOutput, &inputs, hidden)?,
+            attention: Affine::read(config, source, NormId::Attention(layer))?,
+            up: map(LinearId::FfnUp, &every(hidden), intermediate)?,
+            down: map(LinearId::FfnDown, &every(intermediate), hidden)?,
+            output: Affine::read(config, source, NormId::Ffn(layer))?,
         })
     }
 }
@@ -137,8 +138,12 @@ impl<P> Layer<P> {
 impl Affine {
     /// # Errors
     /// A tensor that cannot be read or has the wrong size.
-    pub(crate) fn read(shape: &Shape, source: &dyn WeightSource, norm: Norm) -> Result<Self, ModelError> {
-        let scale = pad(read(source, Part::Scale(norm), shape)?.into_owned());
-        Ok(Self { scale, shift: pad(read(source, Part::Shift(norm), shape)?.into_owned()) })
+    pub(crate) fn read(
+        config: &BertConfig,
+        source: &dyn WeightSource,
+        norm: NormId,
+    ) -> Result<Self, ModelError> {
+        let scale = pad(read(source, TensorId::Scale(norm), config)?.into_owned());
+        Ok(Self { scale, shift: pad(read(source, TensorId::Shift(norm), config)?.into_owned()) })
     }
 }

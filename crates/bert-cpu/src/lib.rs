@@ -6,7 +6,7 @@
 //! whatever stands beside it in the block, and however many threads share the work.
 //!
 //! ```text
-//! ids, lengths ─▶ Steps (plan: which steps, each of how many tasks) ─▶ Team (threads take task after task)
+//! ids, lengths ─▶ Steps (plan: which steps, each of how many tasks) ─▶ ThreadPool (threads take task after task)
 //!                                                                        │
 //!       embed ▸ { query·key·value ▸ attention ▸ projection ▸ norm ▸ up ▸ down ▸ norm } × layers ─▶ hidden
 //! ```
@@ -30,6 +30,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod buffer;
+mod config;
 mod encoder;
 mod error;
 mod exact;
@@ -37,20 +39,18 @@ mod isa;
 mod lanes;
 mod layer;
 mod matrix;
-mod memory;
 mod model;
 mod plan;
 pub mod reference;
-mod shape;
-mod team;
 #[cfg(test)]
 mod testing;
+mod thread_pool;
 mod weights;
 
+pub use config::{Activation, BertConfig, Positions};
 pub use encoder::Encoder;
 pub use error::{EncodeError, ModelError};
 pub use isa::{Isa, Precision};
-pub use model::{Hidden, Model};
-pub use shape::{Activation, Positions, Shape};
-pub use team::Team;
-pub use weights::{Linear, Norm, Part, WeightSource, Words};
+pub use model::{HiddenStates, Model};
+pub use thread_pool::ThreadPool;
+pub use weights::{LinearId, NormId, TensorId, TokenEmbeddings, WeightSource};

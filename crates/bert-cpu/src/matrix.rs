@@ -1,7 +1,7 @@
 //! A matrix in a buffer that several threads share: bounds are checked when it is made, once for a task, so
 //! that the loops inside need not.
 
-use crate::memory::Buffer;
+use crate::buffer::Buffer;
 
 /// Row-major values: row `r` begins at `r · stride`. Copied freely between threads; whoever makes one answers for
 /// who writes where.

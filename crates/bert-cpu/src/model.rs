@@ -5,11 +5,11 @@ use std::sync::Arc;
 #[cfg(target_arch = "aarch64")]
 use crate::lanes::Neon;
 use crate::{
-    EncodeError, Isa, ModelError, Shape, WeightSource, Words,
+    BertConfig, EncodeError, Isa, ModelError, TokenEmbeddings, WeightSource,
     encoder::Block,
     exact::Exact,
     plan::{Plan, Task},
-    team::{Pass, Progress, Team},
+    thread_pool::{Pass, Progress, ThreadPool},
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 
 /// Packed weights; shared by all encoders of the model.
 pub struct Model {
-    shape: Shape,
+    config: BertConfig,
     isa: Isa,
     network: Box<dyn Runnable>,
 }
@@ -31,20 +31,20 @@ impl Model {
     /// [`ModelError`]: a shape that makes no sense, a weight that is missing or has the wrong size, an
     /// instruction set that this processor lacks.
     pub fn new(
-        shape: Shape,
+        config: BertConfig,
         source: &dyn WeightSource,
-        words: Words,
+        token_embeddings: TokenEmbeddings,
         isa: Isa,
         threads: usize,
     ) -> Result<Self, ModelError> {
-        let shape = shape.checked()?;
-        let network = network(shape, source, words, isa, threads)?;
-        Ok(Self { shape, isa, network })
+        let config = config.validate()?;
+        let network = network(config, source, token_embeddings, isa, threads)?;
+        Ok(Self { config, isa, network })
     }
 
     /// The sizes.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+    pub fn config(&self) -> &BertConfig {
+        &self.config
     }
 
     /// The instruction set.
@@ -58,9 +58,9 @@ impl Model {
 }
 
 fn network(
-    shape: Shape,
+    config: BertConfig,
     source: &dyn WeightSource,
-    words: Words,
+    token_embeddings: TokenEmbeddings,
     isa: Isa,
     threads: usize,
 ) -> Result<Box<dyn Runnable>, ModelError> {
@@ -69,22 +69,22 @@ fn network(
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => {
             let lanes = Neon::detect().ok_or(lacking)?;
-            Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+            Box::new(Arc::new(Exact::new(lanes, config, source, token_embeddings, threads)?))
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
             let lanes = Avx2::detect().ok_or(lacking)?;
-            Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+            Box::new(Arc::new(Exact::new(lanes, config, source, token_embeddings, threads)?))
         }
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => {
             let lanes = Avx512::detect().ok_or(lacking)?;
-            Box::new(Arc::new(Exact::new(lanes, shape, source, words, threads)?))
+            Box::new(Arc::new(Exact::new(lanes, config, source, token_embeddings, threads)?))
         }
         #[cfg(target_arch = "x86_64")]
         Isa::AmxBf16 => {
             let amx = Amx::detect().ok_or(lacking)?;
-            Box::new(Arc::new(Bf16::new(amx, shape, source, words, threads)?))
+            Box::new(Arc::new(Bf16::new(amx, config, source, token_embeddings, threads)?))
         }
         _ => return Err(lacking),
     })
@@ -92,19 +92,19 @@ fn network(
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("shape", &self.shape).field("isa", &self.isa).finish_non_exhaustive()
+        f.debug_struct("Model").field("config", &self.config).field("isa", &self.isa).finish_non_exhaustive()
     }
 }
 
 /// The final states of a block's tokens, in order.
 #[derive(Debug, Clone, Copy)]
-pub struct Hidden<'s> {
+pub struct HiddenStates<'s> {
     values: &'s [f32],
     stride: usize,
     width: usize,
 }
 
-impl<'s> Hidden<'s> {
+impl<'s> HiddenStates<'s> {
     pub(crate) fn new(values: &'s [f32], stride: usize, width: usize) -> Self {
         Self { values, stride, width }
     }
@@ -135,7 +135,7 @@ pub(crate) trait Network: Send + Sync + 'static {
     /// Memory that the tasks of one pass share.
     type States: Send + Sync;
 
-    fn shape(&self) -> &Shape;
+    fn config(&self) -> &BertConfig;
 
     /// Memory for blocks of up to `rows` tokens.
     fn states(&self, rows: usize) -> Self::States;
@@ -148,7 +148,7 @@ pub(crate) trait Network: Send + Sync + 'static {
     unsafe fn run(&self, task: Task, block: &Block, states: &Self::States);
 
     /// The result. Only when no task runs.
-    fn hidden<'s>(&self, block: &Block, states: &'s Self::States) -> Hidden<'s>;
+    fn hidden<'s>(&self, block: &Block, states: &'s Self::States) -> HiddenStates<'s>;
 }
 
 /// A network whose type has been forgotten.
@@ -168,9 +168,9 @@ pub(crate) trait Runner: Send {
     fn run(
         &mut self,
         block: Block,
-        team: &Team,
+        pool: &ThreadPool,
         meanwhile: &mut dyn FnMut() -> usize,
-    ) -> Result<Hidden<'_>, EncodeError>;
+    ) -> Result<HiddenStates<'_>, EncodeError>;
 }
 
 struct Run<N: Network> {
@@ -185,9 +185,9 @@ impl<N: Network> Runner for Run<N> {
     fn run(
         &mut self,
         block: Block,
-        team: &Team,
+        pool: &ThreadPool,
         meanwhile: &mut dyn FnMut() -> usize,
-    ) -> Result<Hidden<'_>, EncodeError> {
+    ) -> Result<HiddenStates<'_>, EncodeError> {
         let rows = block.rows();
         let states = match self.states.take() {
             Some((most, states)) if most >= rows => (most, states),
@@ -195,19 +195,19 @@ impl<N: Network> Runner for Run<N> {
         };
         let (_, states) = self.states.insert(states);
         self.block = Arc::new(block);
-        let shape = self.network.shape();
+        let config = self.network.config();
         let mut begun = 0;
-        while begun < shape.layers {
-            let helpers = meanwhile().min(team.helpers());
+        while begun < config.layers {
+            let helpers = meanwhile().min(pool.helpers());
             // Alone by one layer at a time, so that whoever has nothing to do by then can help with the next.
-            let end = if helpers > 0 { shape.layers } else { begun + 1 };
+            let end = if helpers > 0 { config.layers } else { begun + 1 };
             let pass = Arc::new(SharedPass {
                 network: Arc::clone(&self.network),
                 states: Arc::clone(states),
                 block: Arc::clone(&self.block),
-                progress: Progress::new(Plan::new(shape, rows, begun..end, helpers + 1)),
+                progress: Progress::new(Plan::new(config, rows, begun..end, helpers + 1)),
             });
-            team.run(&(Arc::clone(&pass) as Arc<dyn Pass>), helpers, meanwhile);
+            pool.run(&(Arc::clone(&pass) as Arc<dyn Pass>), helpers, meanwhile);
             pass.progress.result()?;
             begun = end;
         }
@@ -230,7 +230,7 @@ impl<N: Network> Pass for SharedPass<N> {
 
     fn work(&self, stays: &mut dyn FnMut() -> bool) {
         // SAFETY: `Progress` hands out each task once, and only when those of all earlier steps are done; the
-        // states belong to this pass until `Team::run` returns.
+        // states belong to this pass until `ThreadPool::run` returns.
         self.progress.work(stays, |task| unsafe { self.network.run(task, &self.block, &self.states) });
     }
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::Shape;
+use crate::BertConfig;
 
 /// Tasks of a step for each thread, where there are several threads.
 const TASKS_PER_THREAD: usize = 4;
@@ -65,14 +65,14 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// These layers for a block of `rows` tokens on `threads` threads; the embeddings come with the first layer.
-    pub(crate) fn new(shape: &Shape, rows: usize, layers: Range<usize>, threads: usize) -> Self {
+    pub(crate) fn new(config: &BertConfig, rows: usize, layers: Range<usize>, threads: usize) -> Self {
         let parts = |step: Step| {
             let most = if threads > 1 { threads * TASKS_PER_THREAD } else { 1 };
             match step {
                 Step::Embed | Step::NormAttention(_) | Step::NormOutput(_) => {
                     rows.div_ceil(ROWS_PER_TASK).clamp(1, threads.max(1))
                 }
-                Step::Attend(_) => most.min(shape.heads),
+                Step::Attend(_) => most.min(config.heads),
                 Step::Mix(_) | Step::Project(_) | Step::Up(_) | Step::Down(_) => most,
             }
         };
@@ -117,8 +117,8 @@ mod tests {
     use super::*;
     use crate::{Activation, Positions};
 
-    fn shape(heads: usize, layers: usize) -> Shape {
-        Shape {
+    fn config(heads: usize, layers: usize) -> BertConfig {
+        BertConfig {
             hidden: heads * 8,
             heads,
             layers,
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn one_thread_has_one_task_a_step_in_order() {
         let steps = |layers| -> Vec<_> {
-            let plan = Plan::new(&shape(4, 3), 100, layers, 1);
+            let plan = Plan::new(&config(4, 3), 100, layers, 1);
             (0..).map_while(|number| plan.task(number)).map(|task| task.step).collect()
         };
         let layer = |number| LAYER.iter().map(move |step| step(number));
@@ -149,7 +149,7 @@ mod tests {
             count in 1usize..3000,
         ) {
             let end = start + layers;
-            let plan = Plan::new(&shape(heads, end), rows, start..end, threads);
+            let plan = Plan::new(&config(heads, end), rows, start..end, threads);
             let tasks: Vec<_> = (0..plan.tasks()).map(|number| plan.task(number).unwrap()).collect();
             prop_assert!(plan.task(plan.tasks()).is_none());
             let mut number = 0;

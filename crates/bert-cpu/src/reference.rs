@@ -1,6 +1,9 @@
 //! The same network in plain scalar code, in f64: slow, and written to be read. Every kernel is tested against it.
 
-use crate::{Activation, Linear, ModelError, Norm, Part, Shape, WeightSource, Words, weights::read};
+use crate::{
+    Activation, BertConfig, LinearId, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
+    weights::read,
+};
 
 /// The final hidden states of one sequence, a row of `hidden` values for each token.
 ///
@@ -10,48 +13,49 @@ use crate::{Activation, Linear, ModelError, Norm, Part, Shape, WeightSource, Wor
 /// # Panics
 /// When an id or a position has no row in its table.
 pub fn forward(
-    shape: &Shape,
+    config: &BertConfig,
     source: &dyn WeightSource,
-    words: &Words,
+    token_embeddings: &TokenEmbeddings,
     ids: &[u32],
 ) -> Result<Vec<Vec<f64>>, ModelError> {
-    let tensor = |part: Part| -> Result<Vec<f64>, ModelError> {
-        Ok(read(source, part, shape)?.iter().copied().map(f64::from).collect())
+    let tensor = |part: TensorId| -> Result<Vec<f64>, ModelError> {
+        Ok(read(source, part, config)?.iter().copied().map(f64::from).collect())
     };
-    let linear = |layer: usize, linear: Linear, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
-        let (weight, bias) = (tensor(Part::Weight(layer, linear))?, tensor(Part::Bias(layer, linear))?);
+    let linear = |layer: usize, linear: LinearId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
+        let (weight, bias) =
+            (tensor(TensorId::Weight(layer, linear))?, tensor(TensorId::Bias(layer, linear))?);
         Ok(rows.iter().map(|row| affine(row, &weight, &bias)).collect())
     };
-    let norm = |norm: Norm, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
-        let (scale, shift) = (tensor(Part::Scale(norm))?, tensor(Part::Shift(norm))?);
-        Ok(rows.iter().map(|row| layer_norm(row, &scale, &shift, f64::from(shape.epsilon))).collect())
+    let norm = |norm: NormId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
+        let (scale, shift) = (tensor(TensorId::Scale(norm))?, tensor(TensorId::Shift(norm))?);
+        Ok(rows.iter().map(|row| layer_norm(row, &scale, &shift, f64::from(config.epsilon))).collect())
     };
 
-    let positions = tensor(Part::Positions)?;
+    let positions = tensor(TensorId::Positions)?;
     let mut state = Vec::with_capacity(ids.len());
     let mut seen = 0;
     for (place, &id) in ids.iter().enumerate() {
-        let mut word = vec![0.0; shape.hidden];
-        words(id, &mut word);
-        let row = shape.position_row(place, seen, id);
-        seen += usize::from(!shape.is_padding(id));
-        let position = &positions[row * shape.hidden..][..shape.hidden];
+        let mut word = vec![0.0; config.hidden];
+        token_embeddings(id, &mut word);
+        let row = config.position_id(place, seen, id);
+        seen += usize::from(!config.is_padding(id));
+        let position = &positions[row * config.hidden..][..config.hidden];
         state.push(word.iter().zip(position).map(|(&word, position)| f64::from(word) + position).collect());
     }
-    let mut state = norm(Norm::Embeddings, &state)?;
-    for layer in 0..shape.layers {
-        let [queries, keys, values] = [Linear::Query, Linear::Key, Linear::Value];
+    let mut state = norm(NormId::Embeddings, &state)?;
+    for layer in 0..config.layers {
+        let [queries, keys, values] = [LinearId::Query, LinearId::Key, LinearId::Value];
         let (queries, keys, values) =
             (linear(layer, queries, &state)?, linear(layer, keys, &state)?, linear(layer, values, &state)?);
-        let mixed = attention(shape, &queries, &keys, &values);
-        let projected = linear(layer, Linear::Projection, &mixed)?;
-        state = norm(Norm::Attention(layer), &sum(&state, &projected))?;
-        let mut wide = linear(layer, Linear::Up, &state)?;
+        let mixed = attention(config, &queries, &keys, &values);
+        let projected = linear(layer, LinearId::AttentionOutput, &mixed)?;
+        state = norm(NormId::Attention(layer), &sum(&state, &projected))?;
+        let mut wide = linear(layer, LinearId::FfnUp, &state)?;
         for value in wide.iter_mut().flatten() {
-            *value = activate(shape.activation, *value);
+            *value = activate(config.activation, *value);
         }
-        let fed = linear(layer, Linear::Down, &wide)?;
-        state = norm(Norm::Output(layer), &sum(&state, &fed))?;
+        let fed = linear(layer, LinearId::FfnDown, &wide)?;
+        state = norm(NormId::Ffn(layer), &sum(&state, &fed))?;
     }
     Ok(state)
 }
@@ -78,9 +82,14 @@ pub fn layer_norm(row: &[f64], scale: &[f64], shift: &[f64], epsilon: f64) -> Ve
 }
 
 /// softmax(queries · keysᵀ / √width) · values in each head; all `[tokens, hidden]`.
-fn attention(shape: &Shape, queries: &[Vec<f64>], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<Vec<f64>> {
-    let (width, mut out) = (shape.head(), vec![vec![0.0; shape.hidden]; queries.len()]);
-    for head in 0..shape.heads {
+fn attention(
+    config: &BertConfig,
+    queries: &[Vec<f64>],
+    keys: &[Vec<f64>],
+    values: &[Vec<f64>],
+) -> Vec<Vec<f64>> {
+    let (width, mut out) = (config.head_dim(), vec![vec![0.0; config.hidden]; queries.len()]);
+    for head in 0..config.heads {
         let columns = head * width..(head + 1) * width;
         for (query, out) in queries.iter().zip(&mut out) {
             let score = |key: &Vec<f64>| {

@@ -8,7 +8,8 @@ use crate::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
 use crate::{
-    Activation, Encoder, Isa, Linear, Model, Part, Positions, Shape, Team, WeightSource, Words,
+    Activation, BertConfig, Encoder, Isa, LinearId, Model, Positions, TensorId, ThreadPool, TokenEmbeddings,
+    WeightSource,
     lanes::{Kernel, Lanes},
     reference,
 };
@@ -33,7 +34,7 @@ fn on(isa: Isa, lanes: Option<impl Lanes>, kernel: impl Kernel) {
 
 /// Weights that are different for every tensor and every place in it, of the size of trained ones.
 #[derive(Clone, Copy)]
-pub(crate) struct Made(pub(crate) Shape);
+pub(crate) struct Made(pub(crate) BertConfig);
 
 impl Made {
     /// From −½ to ½.
@@ -45,7 +46,7 @@ impl Made {
         ((z >> 40) as f32 / (1u64 << 24) as f32) - 0.5
     }
 
-    pub(crate) fn words(self) -> Words {
+    pub(crate) fn token_embeddings(self) -> TokenEmbeddings {
         Arc::new(move |id, out: &mut [f32]| {
             for (index, value) in out.iter_mut().enumerate() {
                 *value = Self::value(1, id as usize * self.0.hidden + index);
@@ -55,15 +56,15 @@ impl Made {
 }
 
 impl WeightSource for Made {
-    fn read(&self, part: Part) -> Result<Cow<'_, [f32]>, Box<dyn std::error::Error + Send + Sync>> {
+    fn read(&self, part: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn std::error::Error + Send + Sync>> {
         let mut salt = 7u64;
         for byte in part.to_string().bytes() {
             salt = salt.wrapping_mul(31).wrapping_add(u64::from(byte));
         }
         let (scale, shift) = match part {
-            Part::Weight(_, Linear::Down) => (2.0 / (self.0.intermediate as f32).sqrt(), 0.0),
-            Part::Weight(..) => (4.0 / (self.0.hidden as f32).sqrt(), 0.0),
-            Part::Scale(_) => (0.5, 1.0),
+            TensorId::Weight(_, LinearId::FfnDown) => (2.0 / (self.0.intermediate as f32).sqrt(), 0.0),
+            TensorId::Weight(..) => (4.0 / (self.0.hidden as f32).sqrt(), 0.0),
+            TensorId::Scale(_) => (0.5, 1.0),
             _ => (0.2, 0.0),
         };
         let values =
@@ -72,7 +73,7 @@ impl WeightSource for Made {
     }
 }
 
-pub(crate) const SMALL: Shape = Shape {
+pub(crate) const SMALL: BertConfig = BertConfig {
     hidden: 48,
     heads: 4,
     layers: 2,
@@ -85,15 +86,15 @@ pub(crate) const SMALL: Shape = Shape {
 };
 
 /// A made model, and `helpers` threads to help.
-pub(crate) fn encoder(shape: Shape, isa: Isa, helpers: usize) -> Encoder {
-    let made = Made(shape);
-    let model = Model::new(shape, &made, made.words(), isa, 2).unwrap();
-    Encoder::new(Arc::new(model), Arc::new(Team::new(helpers).unwrap()))
+pub(crate) fn encoder(config: BertConfig, isa: Isa, helpers: usize) -> Encoder {
+    let made = Made(config);
+    let model = Model::new(config, &made, made.token_embeddings(), isa, 2).unwrap();
+    Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(helpers).unwrap()))
 }
 
 /// Ids of one sequence.
-pub(crate) fn sequence(shape: &Shape, length: usize, salt: usize) -> Vec<u32> {
-    (0..length).map(|index| ((index * 31 + salt * 17) % shape.vocabulary) as u32).collect()
+pub(crate) fn sequence(config: &BertConfig, length: usize, salt: usize) -> Vec<u32> {
+    (0..length).map(|index| ((index * 31 + salt * 17) % config.vocabulary) as u32).collect()
 }
 
 /// Every state of a block, by sequence.
@@ -111,12 +112,12 @@ pub(crate) fn states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpers: usi
 }
 
 /// One sequence for each length.
-pub(crate) fn sequences(shape: &Shape, lengths: &[usize]) -> Vec<Vec<u32>> {
-    lengths.iter().enumerate().map(|(salt, &length)| sequence(shape, length, salt)).collect()
+pub(crate) fn sequences(config: &BertConfig, lengths: &[usize]) -> Vec<Vec<u32>> {
+    lengths.iter().enumerate().map(|(salt, &length)| sequence(config, length, salt)).collect()
 }
 
 /// The reference's states of a sequence.
-pub(crate) fn expected(shape: Shape, ids: &[u32]) -> Vec<Vec<f64>> {
-    let made = Made(shape);
-    reference::forward(&shape, &made, &made.words(), ids).unwrap()
+pub(crate) fn expected(config: BertConfig, ids: &[u32]) -> Vec<Vec<f64>> {
+    let made = Made(config);
+    reference::forward(&config, &made, &made.token_embeddings(), ids).unwrap()
 }

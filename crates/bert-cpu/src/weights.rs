@@ -1,112 +1,113 @@
-//! How weights come in: one tensor at a time, so that no more than one layer is held twice.
+//! Reading of weights, one tensor at a time, so that no more than one layer is in memory twice.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, error::Error, fmt, sync::Arc};
 
-use crate::{ModelError, Shape};
+use crate::{BertConfig, ModelError};
 
-/// An affine map of a layer.
+/// A linear layer of an encoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Linear {
+pub enum LinearId {
     /// `[hidden, hidden]`.
     Query,
     /// `[hidden, hidden]`.
     Key,
     /// `[hidden, hidden]`.
     Value,
-    /// After attention, `[hidden, hidden]`.
-    Projection,
-    /// Into the feed-forward part, `[intermediate, hidden]`.
-    Up,
-    /// Out of it, `[hidden, intermediate]`.
-    Down,
+    /// Output projection of attention, `[hidden, hidden]`.
+    AttentionOutput,
+    /// First layer of the feed-forward network, `[intermediate, hidden]`.
+    FfnUp,
+    /// Second layer of the feed-forward network, `[hidden, intermediate]`.
+    FfnDown,
 }
 
 /// A layer norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm {
-    /// After the embeddings' sum.
+pub enum NormId {
+    /// After the sum of the embeddings.
     Embeddings,
     /// After a layer's attention.
     Attention(usize),
-    /// After a layer's feed-forward part.
-    Output(usize),
+    /// After a layer's feed-forward network.
+    Ffn(usize),
 }
 
-impl fmt::Display for Norm {
-    /// Names the part of the network after which the norm stands.
+impl fmt::Display for NormId {
+    /// Names the part of the network before the norm.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embeddings => f.write_str("the embeddings"),
             Self::Attention(layer) => write!(f, "the attention of layer {layer}"),
-            Self::Output(layer) => write!(f, "the feed-forward part of layer {layer}"),
+            Self::Ffn(layer) => write!(f, "the feed-forward network of layer {layer}"),
         }
     }
 }
 
-/// One tensor.
+/// A weight tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// `[outputs, inputs]` of a layer's map, row-major.
-    Weight(usize, Linear),
+pub enum TensorId {
+    /// `[outputs, inputs]` of a linear layer, row-major.
+    Weight(usize, LinearId),
     /// `[outputs]`.
-    Bias(usize, Linear),
+    Bias(usize, LinearId),
     /// `[hidden]`.
-    Scale(Norm),
+    Scale(NormId),
     /// `[hidden]`.
-    Shift(Norm),
-    /// `[position_rows, hidden]`, with the first segment's row added to each where the model has segments.
+    Shift(NormId),
+    /// `[position_rows, hidden]`; if the model has segment embeddings, with segment 0's row added to each.
     Positions,
 }
 
-impl Part {
+impl TensorId {
     /// Number of values.
-    pub fn len(self, shape: &Shape) -> usize {
-        let (hidden, wide) = (shape.hidden, shape.intermediate);
+    pub fn len(self, config: &BertConfig) -> usize {
+        let BertConfig { hidden, intermediate, .. } = *config;
         match self {
-            Self::Weight(_, Linear::Up | Linear::Down) => hidden * wide,
+            Self::Weight(_, LinearId::FfnUp | LinearId::FfnDown) => hidden * intermediate,
             Self::Weight(..) => hidden * hidden,
-            Self::Bias(_, Linear::Up) => wide,
+            Self::Bias(_, LinearId::FfnUp) => intermediate,
             Self::Bias(..) | Self::Scale(_) | Self::Shift(_) => hidden,
-            Self::Positions => hidden * shape.position_rows,
+            Self::Positions => hidden * config.position_rows,
         }
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for TensorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Weight(layer, linear) => write!(f, "the weight of {linear:?} in layer {layer}"),
             Self::Bias(layer, linear) => write!(f, "the bias of {linear:?} in layer {layer}"),
             Self::Scale(norm) => write!(f, "the scale of the norm after {norm}"),
             Self::Shift(norm) => write!(f, "the shift of the norm after {norm}"),
-            Self::Positions => f.write_str("the position table"),
+            Self::Positions => f.write_str("the position embeddings"),
         }
     }
 }
 
-/// Writes row `id` of the word table, `hidden` values, into the slice. Called for every token of every block,
-/// with ids below the vocabulary's size only.
-pub type Words = Arc<dyn Fn(u32, &mut [f32]) + Send + Sync>;
+/// Writes the embedding of a token id, `hidden` values, into the slice. Called for every token of every batch, only
+/// with ids below [`vocabulary`](BertConfig::vocabulary).
+pub type TokenEmbeddings = Arc<dyn Fn(u32, &mut [f32]) + Send + Sync>;
 
-/// Where weights come from. Asked from several threads at once.
+/// Source of weights. Several threads read at the same time.
 pub trait WeightSource: Sync {
-    /// The values of one tensor.
+    /// Values of one tensor.
     ///
     /// # Errors
-    /// Whatever keeps it from being read.
-    fn read(&self, part: Part) -> Result<Cow<'_, [f32]>, Box<dyn std::error::Error + Send + Sync>>;
+    /// The source cannot read the tensor.
+    fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>>;
 }
 
 /// Reads a tensor and checks its size.
 pub(crate) fn read<'s>(
     source: &'s dyn WeightSource,
-    part: Part,
-    shape: &Shape,
+    tensor: TensorId,
+    config: &BertConfig,
 ) -> Result<Cow<'s, [f32]>, ModelError> {
-    let values = source.read(part).map_err(|source| ModelError::Weight { part: part.to_string(), source })?;
-    let (found, expected) = (values.len(), part.len(shape));
+    let values =
+        source.read(tensor).map_err(|source| ModelError::Weight { tensor: tensor.to_string(), source })?;
+    let (found, expected) = (values.len(), tensor.len(config));
     if found != expected {
-        return Err(ModelError::Length { part: part.to_string(), found, expected });
+        return Err(ModelError::Length { tensor: tensor.to_string(), found, expected });
     }
     Ok(values)
 }

@@ -32,7 +32,7 @@ Examples:
 A setting is taken from its flag, else from its variable, else from the settings file, else its
 default holds. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that are let in,
 as name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's
-library, as elsewhere. --model, --alias, --cors-origins and --matryoshka may be repeated.
+library, as elsewhere. --model, --alias, --cors-origins and --matryoshka-dimensions may be repeated.
 TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
 
 /// Serves text embeddings over OpenAI's API.
@@ -145,8 +145,8 @@ pub struct VerifyArgs {
     pub threads: Option<usize>,
 
     /// ONNX Runtime's shared library
-    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME", value_name = "FILE")]
-    pub onnxruntime: Option<PathBuf>,
+    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME_PATH", value_name = "FILE")]
+    pub onnxruntime_path: Option<PathBuf>,
 }
 
 /// What to measure, on what, and for how long.
@@ -195,12 +195,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
     })
 }
 
-/// Names our flag in the error about a flag that other servers have.
+/// Adds a tip to the error about a flag that was renamed, or that only other servers have.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
-    let known = config::known_elsewhere(flag.trim_start_matches('-'));
-    if let Some(known) = known.filter(|_| error.kind() == ErrorKind::UnknownArgument) {
-        let tip = format!("--{known} takes address and port in one, such as --{known} 127.0.0.1:8080");
+    let name = flag.trim_start_matches('-');
+    let tip = if let Some(new_name) = config::renamed_flag(&name.replace('-', "_")) {
+        Some(format!("--{name} is now called --{}", new_name.replace('_', "-")))
+    } else {
+        config::known_elsewhere(name)
+            .map(|known| format!("--{known} takes address and port in one, such as --{known} 127.0.0.1:8080"))
+    };
+    if let Some(tip) = tip.filter(|_| error.kind() == ErrorKind::UnknownArgument) {
         error.remove(ContextKind::SuggestedArg);
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
     }

@@ -186,7 +186,9 @@ impl Code {
             }
             Self::Permanent => "As above, and the same request would fail again.",
             Self::QueueFull => "The model's queue holds as many tokens as it may.",
-            Self::BodyMemoryExhausted => "The bodies of other requests take up `limits.body_memory`.",
+            Self::BodyMemoryExhausted => {
+                "The bodies of other requests take up `limits.max_buffered_body_bytes`."
+            }
             Self::ResponseMemoryExhausted => {
                 "The answers to other requests, computed or not yet read by their clients, take up \
                  `limits.max_buffered_response_bytes`."
@@ -197,7 +199,7 @@ impl Code {
             Self::Loading => "The models are still being loaded.",
             Self::Draining => "The server is shutting down.",
             Self::RateLimiterUnavailable => {
-                "The server of the shared limits is away, and `limits.redis_down` is `closed`."
+                "The server of the shared limits is away, and `limits.redis_failure_mode` is `fail-closed`."
             }
         }
     }

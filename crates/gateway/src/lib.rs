@@ -16,7 +16,7 @@
 //!
 //! The caller of [`run`] owns socket and signals: it passes a bound listener and a stream of requests to stop
 //! ([`signals`]). The listener answers at once, with 503 until every model is loaded, warm and checked; after
-//! the signal `/readyz` turns to 503, requests keep being answered for `grace_pause`, then the listener
+//! the signal `/readyz` turns to 503, requests keep being answered for `shutdown_delay`, then the listener
 //! closes, and what is in flight finishes before every thread is joined.
 //!
 //! What this crate must never know: how a vector is computed, how a graph is written.

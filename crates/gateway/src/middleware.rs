@@ -216,8 +216,8 @@ impl Watch {
                 model = record.model(),
                 inputs,
                 truncated,
-                "inputs were cut at the model's window; the setting `overlong` or the header \
-                 x-embedgate-overlong chooses otherwise"
+                "inputs were cut at the model's window; the setting `truncation` or the header \
+                 x-embedgate-truncation chooses otherwise"
             );
         }
     }

@@ -161,7 +161,7 @@ fn verify(
     let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
-    let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
+    let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let common = Common { runtime, cache: Cache::default() };
     let model = config.models.first().ok_or_else(no_golden)?;
     let fault = |fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) };
@@ -194,7 +194,7 @@ fn bench(
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
     let fault = |fault| CommandError::Model { folder: args.on.folder.clone(), fault: Box::new(fault) };
     let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;
-    let runtime = Runtime::new(config.onnxruntime.as_deref(), None);
+    let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let encoders = encoders(model, &folder, kernels, &runtime).map_err(fault)?;
     let tokenizer = tokenizer(model, &folder).map_err(|error| fault(error.into()))?;
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
@@ -214,7 +214,7 @@ fn flags(args: &VerifyArgs) -> Flags {
     let model = ModelSettings { provider, precision, isa, onnx_file, threads, ..ModelSettings::default() };
     let settings = Settings {
         models: Some(vec![List(vec![args.folder.clone()])]),
-        onnxruntime: args.onnxruntime.clone(),
+        onnxruntime_path: args.onnxruntime_path.clone(),
         model,
         ..Settings::default()
     };

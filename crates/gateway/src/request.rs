@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Lets one request choose what happens to its overlong inputs.
-pub(crate) const OVERLONG_HEADER: &str = "x-embedgate-overlong";
+pub(crate) const TRUNCATION_HEADER: &str = "x-embedgate-truncation";
 
 /// Bodies of at least this size are not parsed on HTTP threads. 256 KiB take about half a millisecond: a larger body
 /// would delay the other connections of the thread, and for a smaller one handing it over costs more.
@@ -81,11 +81,11 @@ pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
 /// # Errors
 /// 400 when the header names none.
 pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, ApiError> {
-    let Some(value) = headers.get(OVERLONG_HEADER) else { return Ok(None) };
+    let Some(value) = headers.get(TRUNCATION_HEADER) else { return Ok(None) };
     let value = echo(String::from_utf8_lossy(value.as_bytes()).trim());
     value.parse().map(Some).map_err(|_| {
         ApiError::invalid(format!(
-            "Invalid value for header '{OVERLONG_HEADER}' = {value}. Supported values: ['truncate', 'average', 'error']."
+            "Invalid value for header '{TRUNCATION_HEADER}' = {value}. Supported values: ['truncate', 'average', 'error']."
         ))
     })
 }
@@ -205,7 +205,7 @@ impl Plan {
                 let subject = self.served.subject(&self.model);
                 let message = format!(
                     "{fault} {subject} reads {window} tokens of a text: send shorter texts, or choose what becomes of \
-                     longer ones by the header '{OVERLONG_HEADER}' (truncate, average)."
+                     longer ones by the header '{TRUNCATION_HEADER}' (truncate, average)."
                 );
                 ApiError::new(Code::TooLong, message)
             }

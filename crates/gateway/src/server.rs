@@ -211,10 +211,10 @@ where
         ended = &mut serving => return Err(ended),
         () = requested(&mut stop) => {}
     }
-    tracing::info!(pause = config.server.grace_pause.as_secs_f64(), "shutting down: not ready any more");
+    tracing::info!(pause = config.server.shutdown_delay.as_secs_f64(), "shutting down: not ready any more");
     services.lifecycle.drain();
     tokio::select! {
-        () = sleep(config.server.grace_pause) => {}
+        () = sleep(config.server.shutdown_delay) => {}
         () = requested(&mut stop) => tracing::info!("told again to stop: the pause ends"),
     }
     handle.pause().await;

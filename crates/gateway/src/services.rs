@@ -49,7 +49,7 @@ impl Services {
             body: Data::new(BodyLimits::new(
                 config.limits.max_body_bytes,
                 time,
-                ByteBudget::new(config.limits.body_memory.0, metrics.bodies()),
+                ByteBudget::new(config.limits.max_buffered_body_bytes.0, metrics.bodies()),
             )),
             requests: Data::new(RequestLimits {
                 limits: config.limits.clone(),

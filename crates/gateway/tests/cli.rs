@@ -98,9 +98,9 @@ fn a_mistyped_command_line_is_code_2_and_names_what_was_meant() {
 
 #[test]
 fn settings_that_cannot_work_are_code_2() {
-    let output = run(&["check-config", "--queue-tokens", "5"]);
+    let output = run(&["check-config", "--max-queue-tokens", "5"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_snapshot!(err(&output), @"error: `queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `queue_tokens` or lower `limits.max_request_tokens`");
+    assert_snapshot!(err(&output), @"error: `max_queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `max_queue_tokens` or lower `limits.max_request_tokens`");
     let output = run(&["serve", "--config", "nowhere.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).starts_with("error: cannot read the settings file nowhere.toml\n  because: "));
@@ -162,6 +162,21 @@ fn a_flag_of_other_servers_is_answered_with_ours() {
         assert_eq!(output.status.code(), Some(2));
         let tip = "tip: --listen takes address and port in one, such as --listen 127.0.0.1:8080";
         assert!(err(&output).contains(tip), "{}", err(&output));
+    }
+}
+
+#[test]
+fn a_former_flag_is_answered_with_its_present_name() {
+    for (old, new) in [
+        ("--grace-pause", "--shutdown-delay"),
+        ("--redis-url", "--cache-redis-url"),
+        ("--overlong", "--truncation"),
+        ("--log", "--log-filter"),
+    ] {
+        let output = run(&["serve", old, "1"]);
+        assert_eq!(output.status.code(), Some(2));
+        let tip = format!("tip: {old} is now called {new}\n");
+        assert!(err(&output).contains(&tip), "{}", err(&output));
     }
 }
 
@@ -316,7 +331,7 @@ fn a_list_is_the_same_by_repeated_flags_by_commas_and_by_line_breaks() {
         ("--model", "EMBEDGATE_MODELS", ["m/a", "m/b"]),
         ("--alias", "EMBEDGATE_ALIASES", ["x=all-MiniLM-L6-v2", "y=all-MiniLM-L6-v2"]),
         ("--cors-origins", "EMBEDGATE_CORS_ORIGINS", ["https://a.example", "https://b.example"]),
-        ("--matryoshka", "EMBEDGATE_MATRYOSHKA", ["64", "128"]),
+        ("--matryoshka-dimensions", "EMBEDGATE_MATRYOSHKA_DIMENSIONS", ["64", "128"]),
     ] {
         let repeated = shown(&[flag, first, flag, second], &[]);
         assert_ne!(repeated, shown(&[flag, first], &[]), "{flag}");

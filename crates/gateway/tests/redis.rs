@@ -209,7 +209,7 @@ fn servers_share_what_they_computed() {
         aliases: Default::default(),
         default_model: "tiny".to_owned(),
         cache: config(&server, ""),
-        onnxruntime: library(),
+        onnxruntime_path: library(),
         ..Config::builtin(2)
     };
     let start = || {

@@ -145,7 +145,7 @@ fn reading(path: &str) -> File {
 fn a_library_that_is_no_file_is_refused_and_never_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let library = fifo(&folder);
-    let mut program = Program::start(&["--isa", "none", "--onnxruntime", &library], folder);
+    let mut program = Program::start(&["--isa", "none", "--onnxruntime-path", &library], folder);
     assert_eq!(program.ended().code(), Some(1), "{}", program.log());
     assert!(program.log().contains("it is not a regular file"), "{}", program.log());
 }
@@ -163,7 +163,7 @@ fn sigterm_ends_a_program_that_hangs_in_its_settings_file() {
 
 #[test]
 fn sighup_drains_and_a_further_signal_ends_the_pause() {
-    let mut program = Program::start(&["--grace-pause", NEVER], tempfile::tempdir().unwrap());
+    let mut program = Program::start(&["--shutdown-delay", NEVER], tempfile::tempdir().unwrap());
     let address = program.ready();
     program.signal("HUP");
     program.wait_for(|_| (get(address, "/readyz").status == 503).then_some(()));

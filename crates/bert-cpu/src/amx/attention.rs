@@ -27,7 +27,7 @@ use super::{
     tile::{TILE, Tiles, UNIT},
     vector::{Floats, load_line, round_pairs, store_line, transpose, zip},
 };
-use crate::memory::Buffer;
+use crate::buffer::Buffer;
 
 /// Lines of 32 inputs of a right factor: 16 pairs, each a row of 128 bytes.
 const RIGHT: usize = 2 * TILE;

@@ -17,7 +17,7 @@
 //! tile.
 
 use super::tile::{TILE, UNIT};
-use crate::memory::Buffer;
+use crate::buffer::Buffer;
 
 /// 32 values of bf16: a cache line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -41,12 +41,12 @@ use tile::{TILE, Tiles, UNIT};
 use vector::{Floats, activate, load, round, store_line};
 
 use crate::{
-    Activation, ModelError, Norm, Part, Shape, WeightSource, Words,
+    Activation, BertConfig, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
+    buffer::Buffer,
     encoder::Block,
     layer::{Affine, Layer, Map, Unpacked, read_layers},
     matrix::Matrix,
-    memory::Buffer,
-    model::{Hidden, Network},
+    model::{HiddenStates, Network},
     plan::{Step, Task},
     weights::read,
 };
@@ -54,8 +54,8 @@ use crate::{
 /// A model's weights in bf16.
 pub(crate) struct Bf16 {
     amx: Amx,
-    shape: Shape,
-    words: Words,
+    config: BertConfig,
+    token_embeddings: TokenEmbeddings,
     positions: Vec<f32>,
     embeddings: Affine,
     layers: Vec<Layer<Panels>>,
@@ -70,41 +70,41 @@ impl Bf16 {
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn new(
         amx: Amx,
-        shape: Shape,
+        config: BertConfig,
         source: &dyn WeightSource,
-        words: Words,
+        token_embeddings: TokenEmbeddings,
         threads: usize,
     ) -> Result<Self, ModelError> {
-        let head = shape.head().next_multiple_of(UNIT);
+        let head = config.head_dim().next_multiple_of(UNIT);
         let pack = |Unpacked { inputs, columns, column }: Unpacked<'_>| Panels::pack(inputs, columns, column);
-        let layers = read_layers(&shape, source, head, threads, pack)?;
+        let layers = read_layers(&config, source, head, threads, pack)?;
         Ok(Self {
             amx,
-            words,
-            positions: read(source, Part::Positions, &shape)?.into_owned(),
-            embeddings: Affine::read(&shape, source, Norm::Embeddings)?,
+            token_embeddings,
+            positions: read(source, TensorId::Positions, &config)?.into_owned(),
+            embeddings: Affine::read(&config, source, NormId::Embeddings)?,
             layers,
-            nothing: vec![0.0; shape.hidden.next_multiple_of(UNIT)],
-            shape,
+            nothing: vec![0.0; config.hidden.next_multiple_of(UNIT)],
+            config,
         })
     }
 
     fn sizes(&self, rows: usize) -> Sizes {
-        let parts = self.shape.head().div_ceil(UNIT);
+        let parts = self.config.head_dim().div_ceil(UNIT);
         let depth = |width: usize| width.div_ceil(UNIT);
-        let (hidden, wide) = (depth(self.shape.hidden), depth(self.shape.intermediate));
-        Sizes { rows, parts, hidden, heads: self.shape.heads * parts, wide }
+        let (hidden, wide) = (depth(self.config.hidden), depth(self.config.intermediate));
+        Sizes { rows, parts, hidden, heads: self.config.heads * parts, wide }
     }
 
     /// Writes word + position into the state's rows, and normalises them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn embed(&self, views: &Views<'_>, rows: Range<usize>) {
-        let (hidden, block) = (self.shape.hidden, views.block);
+        let (hidden, block) = (self.config.hidden, views.block);
         let state = views.state.rows_from(rows.start, rows.len());
         for (index, token) in rows.clone().enumerate() {
             // SAFETY: this task's rows.
             let (row, padding) = unsafe { state.row_mut(index) }.split_at_mut(hidden);
-            (self.words)(block.ids()[token], row);
+            (self.token_embeddings)(block.ids()[token], row);
             padding.fill(0.0);
             let position = block.position_rows()[token] * hidden;
             let position = &self.positions[position..position + hidden];
@@ -117,7 +117,7 @@ impl Bf16 {
     /// Normalises rows of the state, and adds the bias of the next product that is added to them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn norm(&self, views: &Views<'_>, rows: Range<usize>, Affine { scale, shift }: &Affine, bias: &[f32]) {
-        let Shape { hidden: width, epsilon, .. } = self.shape;
+        let BertConfig { hidden: width, epsilon, .. } = self.config;
         let norm = LayerNorm { width, scale, shift, epsilon, bias };
         for index in rows {
             // SAFETY: this task's rows.
@@ -163,7 +163,7 @@ impl Bf16 {
                 }
             }
             Step::Attend(_) => {
-                self.attend(&tiles(), &views, task.share(self.shape.heads), &mut memory.attention);
+                self.attend(&tiles(), &views, task.share(self.config.heads), &mut memory.attention);
             }
             Step::Project(layer) => {
                 let product = product(views.attended, &self.layers[layer].project.weight);
@@ -185,7 +185,7 @@ impl Bf16 {
                 assert_eq!(weight.panels(), views.wide.depth());
                 // SAFETY: this step only reads `narrow`; the panels' lines of `wide` are this task's.
                 unsafe {
-                    let activated = activated(self.shape.activation, bias, views.wide, 0);
+                    let activated = activated(self.config.activation, bias, views.wide, 0);
                     product(views.narrow, weight).each(&tiles(), &mut memory.sums, activated);
                 }
             }
@@ -223,7 +223,7 @@ impl Bf16 {
                 // SAFETY: by the caller's promise.
                 unsafe {
                     let first = into.panels.start;
-                    into.each(tiles, sums, activated(self.shape.activation, &up.bias, wide, first));
+                    into.each(tiles, sums, activated(self.config.activation, &up.bias, wide, first));
                     out_of.add(tiles, state);
                 }
             }
@@ -234,8 +234,8 @@ impl Bf16 {
 impl Network for Bf16 {
     type States = States;
 
-    fn shape(&self) -> &Shape {
-        &self.shape
+    fn config(&self) -> &BertConfig {
+        &self.config
     }
 
     fn states(&self, rows: usize) -> States {
@@ -247,11 +247,11 @@ impl Network for Bf16 {
         unsafe { self.task(task, block, states) }
     }
 
-    fn hidden<'s>(&self, block: &Block, states: &'s States) -> Hidden<'s> {
+    fn hidden<'s>(&self, block: &Block, states: &'s States) -> HiddenStates<'s> {
         let stride = self.sizes(0).hidden * UNIT;
         // SAFETY: asked when no task runs.
         let values = unsafe { states.state.as_slice() };
-        Hidden::new(&values[..block.rows() * stride], stride, self.shape.hidden)
+        HiddenStates::new(&values[..block.rows() * stride], stride, self.config.hidden)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     layout::Lines,
     tile::{TILE, UNIT},
 };
-use crate::memory::Buffer;
+use crate::buffer::Buffer;
 
 /// The nearest bf16, ties to even; not-a-number stays one.
 pub(super) fn bf16(value: f32) -> u16 {

@@ -14,7 +14,7 @@ use super::{
     tile::{TILE, Tiles, UNIT},
     vector::{Floats, load, store},
 };
-use crate::{matrix::Matrix, memory::Buffer};
+use crate::{buffer::Buffer, matrix::Matrix};
 
 /// Inputs of one pass over the rows, in units of 32: 24 KiB of a panel, half a first-level cache.
 pub(super) const DEPTH: usize = 12;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::kernel_tests::amx;
 use crate::{
-    Activation, Isa, Positions, Shape,
+    Activation, BertConfig, Isa, Positions,
     testing::{SMALL, encoder, expected, sequences, states},
 };
 
@@ -19,35 +19,35 @@ fn cosine(found: &[f32], expected: &[f64]) -> f64 {
 
 /// Every token's state must point where the reference's does.
 #[track_caller]
-fn check(shape: Shape, lengths: &[usize], least: f64) {
+fn check(config: BertConfig, lengths: &[usize], least: f64) {
     if amx().is_none() {
         return;
     }
-    let sequences = sequences(&shape, lengths);
-    let found = states(&mut encoder(shape, Isa::AmxBf16, 0), &sequences, 0);
+    let sequences = sequences(&config, lengths);
+    let found = states(&mut encoder(config, Isa::AmxBf16, 0), &sequences, 0);
     for (ids, found) in sequences.iter().zip(&found) {
-        let expected = expected(shape, ids);
-        assert_eq!(found.len(), expected.len() * shape.hidden);
-        for (token, (found, expected)) in found.chunks(shape.hidden).zip(&expected).enumerate() {
+        let expected = expected(config, ids);
+        assert_eq!(found.len(), expected.len() * config.hidden);
+        for (token, (found, expected)) in found.chunks(config.hidden).zip(&expected).enumerate() {
             let cosine = cosine(found, expected);
-            assert!(cosine >= least, "{shape:?}, {} tokens: token {token} has cosine {cosine}", ids.len());
+            assert!(cosine >= least, "{config:?}, {} tokens: token {token} has cosine {cosine}", ids.len());
         }
     }
 }
 
 /// all-MiniLM-L6-v2, but for its vocabulary.
-const MINI: Shape =
-    Shape { hidden: 384, heads: 12, layers: 6, intermediate: 1536, position_rows: 512, ..SMALL };
+const MINI: BertConfig =
+    BertConfig { hidden: 384, heads: 12, layers: 6, intermediate: 1536, position_rows: 512, ..SMALL };
 
 #[test]
 fn states_point_where_the_references_do() {
     check(SMALL, &[1, 7, 80, 2, 33], 0.9999);
-    check(Shape { activation: Activation::GeluTanh, ..SMALL }, &[5, 64], 0.9999);
-    check(Shape { activation: Activation::Relu, ..SMALL }, &[12, 13], 0.9999);
-    check(Shape { positions: Positions::AfterPadding(1), vocabulary: 5, ..SMALL }, &[40, 3], 0.9999);
+    check(BertConfig { activation: Activation::GeluTanh, ..SMALL }, &[5, 64], 0.9999);
+    check(BertConfig { activation: Activation::Relu, ..SMALL }, &[12, 13], 0.9999);
+    check(BertConfig { positions: Positions::AfterPadding(1), vocabulary: 5, ..SMALL }, &[40, 3], 0.9999);
     // Heads of two units, an odd number of inputs' units, two passes over them.
-    check(Shape { hidden: 448, heads: 7, intermediate: 400, ..SMALL }, &[9], 0.9999);
-    check(Shape { hidden: 768, heads: 12, intermediate: 3072, layers: 1, ..SMALL }, &[3], 0.9999);
+    check(BertConfig { hidden: 448, heads: 7, intermediate: 400, ..SMALL }, &[9], 0.9999);
+    check(BertConfig { hidden: 768, heads: 12, intermediate: 3072, layers: 1, ..SMALL }, &[3], 0.9999);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn states_after_six_layers_do() {
 #[test]
 fn states_of_a_text_of_two_groups_of_rows_do() {
     check(
-        Shape { hidden: 64, intermediate: 128, layers: 1, position_rows: 512, ..SMALL },
+        BertConfig { hidden: 64, intermediate: 128, layers: 1, position_rows: 512, ..SMALL },
         &[350, 20],
         0.9999,
     );
@@ -70,9 +70,9 @@ fn one_thread_and_several_give_the_same_bits() {
     if amx().is_none() {
         return;
     }
-    let shape = Shape { hidden: 64, intermediate: 1000, position_rows: 512, ..SMALL };
-    let sequences = sequences(&shape, &[200, 17, 130]);
-    let mut encoder = encoder(shape, Isa::AmxBf16, 2);
+    let config = BertConfig { hidden: 64, intermediate: 1000, position_rows: 512, ..SMALL };
+    let sequences = sequences(&config, &[200, 17, 130]);
+    let mut encoder = encoder(config, Isa::AmxBf16, 2);
     assert!(states(&mut encoder, &sequences, 0) == states(&mut encoder, &sequences, 2));
 }
 
@@ -98,8 +98,8 @@ proptest! {
         lengths in prop::collection::vec(1usize..50, 1..6),
     ) {
         // Few columns average little out.
-        let shape = Shape { hidden: heads * head.max(16), heads, intermediate, layers, ..SMALL };
-        check(shape, &lengths, 0.9995);
+        let config = BertConfig { hidden: heads * head.max(16), heads, intermediate, layers, ..SMALL };
+        check(config, &lengths, 0.9995);
     }
 
     #[test]

@@ -24,7 +24,9 @@
 //! (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2). One row of sums depends on one row of
 //! the left factor alone.
 
-use std::{arch::asm, marker::PhantomData, sync::OnceLock};
+use std::{arch::asm, marker::PhantomData};
+
+use crate::Isa;
 
 /// Rows of a tile.
 pub(super) const TILE: usize = 16;
@@ -40,66 +42,10 @@ const RIGHT_STRIDE: usize = 128;
 pub(crate) struct Amx(());
 
 impl Amx {
-    /// The proof, where it is true. The first call asks the operating system for permission, for the whole
-    /// process and for good.
+    /// Returns the proof if [`Isa::AmxBf16`] is available.
     pub(crate) fn detect() -> Option<Self> {
-        static PRESENT: OnceLock<bool> = OnceLock::new();
-        PRESENT.get_or_init(|| has_vectors() && has_tiles() && may_use_tiles()).then_some(Self(()))
+        Isa::AmxBf16.is_available().then_some(Self(()))
     }
-}
-
-/// What `target_feature` names in this module's kernels.
-fn has_vectors() -> bool {
-    is_x86_feature_detected!("avx2")
-        && is_x86_feature_detected!("fma")
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512bf16")
-}
-
-/// Whether the processor has AMX for bf16, and the operating system keeps the tiles of each thread. Only asked
-/// where there is AVX-512, and so the leaf and the register that are read here.
-fn has_tiles() -> bool {
-    use std::arch::x86_64::__cpuid_count;
-    /// Bits of EDX in leaf 7.
-    const AMX_BF16: u32 = 1 << 22;
-    const AMX_TILE: u32 = 1 << 24;
-    /// Bits of XCR0: the tiles' configuration and the tiles.
-    const TILE_STATE: u32 = 0b11 << 17;
-
-    let (low, _high): (u32, u32);
-    // SAFETY: AVX-512 was detected, so the operating system has enabled XGETBV; it reads XCR0 alone.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _high,
-            options(nomem, nostack, preserves_flags));
-    }
-    let features = __cpuid_count(7, 0).edx;
-    features & (AMX_BF16 | AMX_TILE) == AMX_BF16 | AMX_TILE && low & TILE_STATE == TILE_STATE
-}
-
-/// Linux enlarges a thread's saved state for tiles only in processes that asked (Documentation/arch/x86/xstate.rst).
-#[cfg(target_os = "linux")]
-fn may_use_tiles() -> bool {
-    const ARCH_PRCTL: usize = 158;
-    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
-    const XFEATURE_XTILEDATA: usize = 18;
-    let result: isize;
-    // SAFETY: arch_prctl with this request reads and writes no memory of ours; `syscall` overwrites RCX and R11.
-    unsafe {
-        asm!("syscall", inlateout("rax") ARCH_PRCTL => result, in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA, lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    // Refused (a negative errno) by kernels before 5.16, by filters of system calls, and where a thread's signal
-    // stack is too small for tiles.
-    result == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn may_use_tiles() -> bool {
-    false
 }
 
 /// What `ldtilecfg` reads: palette 1, and every tile 16 rows of 64 bytes.

@@ -241,7 +241,7 @@ pub(super) mod tests {
         unsafe { std::mem::transmute(vector) }
     }
 
-    fn words(vector: __m512i) -> [u32; 16] {
+    fn u32s(vector: __m512i) -> [u32; 16] {
         // SAFETY: as above.
         unsafe { std::mem::transmute(vector) }
     }
@@ -281,7 +281,7 @@ pub(super) mod tests {
                 std::array::from_fn(|row| std::array::from_fn(|column| (row * 16 + column) as u32));
             let transposed = transpose(rows.map(|row| _mm512_loadu_si512(row.as_ptr().cast())));
             for (column, found) in transposed.into_iter().enumerate() {
-                assert_eq!(words(found), std::array::from_fn(|row| rows[row][column]));
+                assert_eq!(u32s(found), std::array::from_fn(|row| rows[row][column]));
             }
             let lines: [[u16; 32]; 2] =
                 std::array::from_fn(|which| std::array::from_fn(|lane| (which * 32 + lane) as u16));

@@ -9,9 +9,9 @@ use super::{
     tiles::{self, MOST_ROWS, Tiled},
 };
 use crate::{
+    buffer::Buffer,
     lanes::{Kernel, Lanes},
     matrix::Matrix,
-    memory::Buffer,
 };
 
 /// Memory of one thread, for one head of one sequence; grows to the longest seen.

@@ -21,13 +21,13 @@ use panels::Panels;
 use product::{Product, Then};
 
 use crate::{
-    ModelError, Norm, Part, Shape, WeightSource, Words,
+    BertConfig, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
+    buffer::Buffer,
     encoder::Block,
     lanes::Lanes,
     layer::{Affine, Layer, Map, UNIT, Unpacked, read_layers},
     matrix::Matrix,
-    memory::Buffer,
-    model::{Hidden, Network},
+    model::{HiddenStates, Network},
     plan::{Step, Task},
     weights::read,
 };
@@ -35,16 +35,16 @@ use crate::{
 /// A model's weights, packed for the instruction set `L`.
 pub(crate) struct Exact<L> {
     lanes: L,
-    shape: Shape,
-    words: Words,
+    config: BertConfig,
+    token_embeddings: TokenEmbeddings,
     positions: Vec<f32>,
     embeddings: Affine,
     layers: Vec<Layer<Panels>>,
 }
 
 /// A head's width, padded to whole panels.
-fn head<L: Lanes>(shape: &Shape) -> usize {
-    shape.head().next_multiple_of(2 * L::WIDTH)
+fn head<L: Lanes>(config: &BertConfig) -> usize {
+    config.head_dim().next_multiple_of(2 * L::WIDTH)
 }
 
 impl<L: Lanes> Exact<L> {
@@ -54,33 +54,33 @@ impl<L: Lanes> Exact<L> {
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn new(
         lanes: L,
-        shape: Shape,
+        config: BertConfig,
         source: &dyn WeightSource,
-        words: Words,
+        token_embeddings: TokenEmbeddings,
         threads: usize,
     ) -> Result<Self, ModelError> {
         let panel = 2 * L::WIDTH;
         let pack =
             |Unpacked { inputs, columns, column }: Unpacked<'_>| Panels::pack(panel, inputs, columns, column);
-        let layers = read_layers(&shape, source, head::<L>(&shape), threads, pack)?;
+        let layers = read_layers(&config, source, head::<L>(&config), threads, pack)?;
         Ok(Self {
             lanes,
-            shape,
-            words,
-            positions: read(source, Part::Positions, &shape)?.into_owned(),
-            embeddings: Affine::read(&shape, source, Norm::Embeddings)?,
+            config,
+            token_embeddings,
+            positions: read(source, TensorId::Positions, &config)?.into_owned(),
+            embeddings: Affine::read(&config, source, NormId::Embeddings)?,
             layers,
         })
     }
 
     /// Writes word + position into the state's rows, and normalises them.
     fn embed(&self, block: &Block, states: &States, rows: Range<usize>) {
-        let hidden = self.shape.hidden;
+        let hidden = self.config.hidden;
         let state = states.state.rows_from(rows.start, rows.len());
         for (index, token) in rows.enumerate() {
             // SAFETY: this task's rows.
             let (row, padding) = unsafe { state.row_mut(index) }.split_at_mut(hidden);
-            (self.words)(block.ids()[token], row);
+            (self.token_embeddings)(block.ids()[token], row);
             // A row that was not finite before would spoil this one.
             padding.fill(0.0);
             let position = block.position_rows()[token] * hidden;
@@ -91,13 +91,13 @@ impl<L: Lanes> Exact<L> {
     }
 
     fn norm(&self, rows: Matrix, Affine { scale, shift }: &Affine) {
-        let Shape { hidden: width, epsilon, .. } = self.shape;
+        let BertConfig { hidden: width, epsilon, .. } = self.config;
         self.lanes.run(LayerNorm { rows, width, scale, shift, epsilon });
     }
 
     fn attend(&self, block: &Block, states: &States, heads: Range<usize>) {
-        let head = head::<L>(&self.shape);
-        let width = self.shape.heads * head;
+        let head = head::<L>(&self.config);
+        let width = self.config.heads * head;
         let mut scratch = states.scratch();
         let mut start = 0;
         for &tokens in block.lengths() {
@@ -122,13 +122,13 @@ impl<L: Lanes> Exact<L> {
 impl<L: Lanes> Network for Exact<L> {
     type States = States;
 
-    fn shape(&self) -> &Shape {
-        &self.shape
+    fn config(&self) -> &BertConfig {
+        &self.config
     }
 
     fn states(&self, rows: usize) -> States {
-        let heads = self.shape.heads * head::<L>(&self.shape);
-        States::new(rows, [&self.shape.hidden, &(3 * heads), &heads, &self.shape.intermediate])
+        let heads = self.config.heads * head::<L>(&self.config);
+        States::new(rows, [&self.config.hidden, &(3 * heads), &heads, &self.config.intermediate])
     }
 
     unsafe fn run(&self, task: Task, block: &Block, states: &States) {
@@ -149,13 +149,13 @@ impl<L: Lanes> Network for Exact<L> {
             Step::Mix(layer) => {
                 product(state, &self.layers[layer].mix, all(states.mixed), Then::Store);
             }
-            Step::Attend(_) => self.attend(block, states, task.share(self.shape.heads)),
+            Step::Attend(_) => self.attend(block, states, task.share(self.config.heads)),
             Step::Project(layer) => {
                 product(attended, &self.layers[layer].project, state, Then::Add);
             }
             Step::NormAttention(layer) => self.norm(share(), &self.layers[layer].attention),
             Step::Up(layer) => {
-                let then = Then::Activate(self.shape.activation);
+                let then = Then::Activate(self.config.activation);
                 product(state, &self.layers[layer].up, wide, then);
             }
             Step::Down(layer) => product(wide, &self.layers[layer].down, state, Then::Add),
@@ -163,10 +163,14 @@ impl<L: Lanes> Network for Exact<L> {
         }
     }
 
-    fn hidden<'s>(&self, block: &Block, states: &'s States) -> Hidden<'s> {
+    fn hidden<'s>(&self, block: &Block, states: &'s States) -> HiddenStates<'s> {
         // SAFETY: asked when no task runs.
         let values = unsafe { states.buffers[0].as_slice() };
-        Hidden::new(&values[..block.rows() * states.state.stride()], states.state.stride(), self.shape.hidden)
+        HiddenStates::new(
+            &values[..block.rows() * states.state.stride()],
+            states.state.stride(),
+            self.config.hidden,
+        )
     }
 }
 

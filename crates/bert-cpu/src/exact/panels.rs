@@ -1,6 +1,6 @@
 //! The right factor of a matrix product, laid out in the order in which the kernel reads it.
 
-use crate::memory::Buffer;
+use crate::buffer::Buffer;
 
 /// `[inputs, columns]`, cut into panels of `width` columns: each panel whole, row after row.
 pub(super) struct Panels {

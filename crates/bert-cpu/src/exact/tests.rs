@@ -6,26 +6,27 @@ use proptest::prelude::*;
 use std::sync::Arc;
 
 use crate::{
-    Activation, EncodeError, Encoder, Isa, Model, ModelError, Positions, Precision, Shape, Team, Words,
+    Activation, BertConfig, EncodeError, Encoder, Isa, Model, ModelError, Positions, Precision, ThreadPool,
+    TokenEmbeddings,
     testing::{Made, SMALL, encoder, expected, sequences, states},
 };
 
 /// The levels of this processor that compute in f32.
 fn present() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_present() && isa.precision() == Precision::Fp32)
+    Isa::ALL.into_iter().filter(|isa| isa.is_available() && isa.precision() == Precision::Fp32)
 }
 
 #[track_caller]
-fn check(shape: Shape, lengths: &[usize]) {
-    let sequences = sequences(&shape, lengths);
-    let expected: Vec<Vec<f64>> = sequences.iter().map(|ids| expected(shape, ids).concat()).collect();
+fn check(config: BertConfig, lengths: &[usize]) {
+    let sequences = sequences(&config, lengths);
+    let expected: Vec<Vec<f64>> = sequences.iter().map(|ids| expected(config, ids).concat()).collect();
     for isa in present() {
-        let found = states(&mut encoder(shape, isa, 0), &sequences, 0);
+        let found = states(&mut encoder(config, isa, 0), &sequences, 0);
         for (found, expected) in found.iter().zip(&expected) {
             assert_eq!(found.len(), expected.len());
             for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
                 let error = (f64::from(found) - expected).abs();
-                assert!(error < 2e-4, "{isa}, {shape:?}: value {index} is {found}, expected {expected}");
+                assert!(error < 2e-4, "{isa}, {config:?}: value {index} is {found}, expected {expected}");
             }
         }
     }
@@ -34,16 +35,16 @@ fn check(shape: Shape, lengths: &[usize]) {
 #[test]
 fn states_are_the_references() {
     check(SMALL, &[1, 7, 80, 2, 33]);
-    check(Shape { activation: Activation::GeluTanh, layers: 1, ..SMALL }, &[5, 64]);
-    check(Shape { activation: Activation::Relu, layers: 1, ..SMALL }, &[12, 13]);
-    check(Shape { hidden: 384, heads: 12, intermediate: 1536, layers: 1, ..SMALL }, &[16, 3]);
+    check(BertConfig { activation: Activation::GeluTanh, layers: 1, ..SMALL }, &[5, 64]);
+    check(BertConfig { activation: Activation::Relu, layers: 1, ..SMALL }, &[12, 13]);
+    check(BertConfig { hidden: 384, heads: 12, intermediate: 1536, layers: 1, ..SMALL }, &[16, 3]);
     // Two passes over the inputs, the second a short one; heads wider than a panel.
-    check(Shape { hidden: 448, heads: 7, intermediate: 400, layers: 1, ..SMALL }, &[9]);
+    check(BertConfig { hidden: 448, heads: 7, intermediate: 400, layers: 1, ..SMALL }, &[9]);
 }
 
 #[test]
 fn roberta_positions_skip_padding() {
-    check(Shape { positions: Positions::AfterPadding(1), vocabulary: 5, ..SMALL }, &[40, 3]);
+    check(BertConfig { positions: Positions::AfterPadding(1), vocabulary: 5, ..SMALL }, &[40, 3]);
 }
 
 proptest! {
@@ -54,7 +55,7 @@ proptest! {
         heads in 1usize..6, head in 1usize..40, intermediate in 1usize..130, layers in 1usize..3,
         lengths in prop::collection::vec(1usize..50, 1..6),
     ) {
-        check(Shape { hidden: heads * head.max(4), heads, intermediate, layers, ..SMALL }, &lengths);
+        check(BertConfig { hidden: heads * head.max(4), heads, intermediate, layers, ..SMALL }, &lengths);
     }
 
     #[test]
@@ -104,7 +105,7 @@ fn what_cannot_be_computed_is_refused() {
         encoder.encode(ids, lengths, &mut || 0).map(|_| ()).unwrap_err()
     };
     assert_eq!(error(&mut encoder, &[1, 100], &[2]), EncodeError::UnknownToken { id: 100, vocabulary: 100 });
-    assert_eq!(error(&mut encoder, &[1; 81], &[81]), EncodeError::TooLong { tokens: 81, longest: 80 });
+    assert_eq!(error(&mut encoder, &[1; 81], &[81]), EncodeError::TooLong { tokens: 81, max: 80 });
     assert_eq!(error(&mut encoder, &[1; 3], &[2]), EncodeError::Lengths { lengths: 2, ids: 3 });
     // And it goes on afterwards; nothing is a block, too.
     assert_eq!(states(&mut encoder, &[], 0), Vec::<Vec<f32>>::new());
@@ -114,20 +115,20 @@ fn what_cannot_be_computed_is_refused() {
 #[test]
 fn models_that_make_no_sense_are_refused() {
     let Some(isa) = present().next() else { return println!("NOT RUN: no instruction set here") };
-    let model = |shape: Shape, source: Shape| {
-        Model::new(shape, &Made(source), Made(source).words(), isa, 1).map(|_| ())
+    let model = |config: BertConfig, source: BertConfig| {
+        Model::new(config, &Made(source), Made(source).token_embeddings(), isa, 1).map(|_| ())
     };
     let wrong = [
-        Shape { heads: 5, ..SMALL },
-        Shape { layers: 0, ..SMALL },
-        Shape { hidden: 1 << 30, ..SMALL },
-        Shape { epsilon: f32::NAN, ..SMALL },
-        Shape { positions: Positions::AfterPadding(90), ..SMALL },
+        BertConfig { heads: 5, ..SMALL },
+        BertConfig { layers: 0, ..SMALL },
+        BertConfig { hidden: 1 << 30, ..SMALL },
+        BertConfig { epsilon: f32::NAN, ..SMALL },
+        BertConfig { positions: Positions::AfterPadding(90), ..SMALL },
     ];
-    for shape in wrong {
-        assert!(matches!(model(shape, SMALL), Err(ModelError::Shape(_))), "{shape:?}");
+    for config in wrong {
+        assert!(matches!(model(config, SMALL), Err(ModelError::Config(_))), "{config:?}");
     }
-    let found = model(SMALL, Shape { intermediate: 95, ..SMALL });
+    let found = model(SMALL, BertConfig { intermediate: 95, ..SMALL });
     assert!(matches!(found, Err(ModelError::Length { .. })), "{found:?}");
     assert!(model(SMALL, SMALL).is_ok());
 }
@@ -135,19 +136,19 @@ fn models_that_make_no_sense_are_refused() {
 /// The state's rows are wider than the network, and are used again.
 #[test]
 fn a_row_that_is_not_finite_spoils_no_later_text() {
-    for (shape, isa) in [SMALL, Shape { hidden: 40, heads: 5, intermediate: 70, ..SMALL }]
+    for (config, isa) in [SMALL, BertConfig { hidden: 40, heads: 5, intermediate: 70, ..SMALL }]
         .into_iter()
-        .flat_map(|shape| present().map(move |isa| (shape, isa)))
+        .flat_map(|config| present().map(move |isa| (config, isa)))
     {
-        let words = Made(shape).words();
-        let spoilt: Words = Arc::new(move |id, out: &mut [f32]| match id {
+        let token_embeddings = Made(config).token_embeddings();
+        let spoilt: TokenEmbeddings = Arc::new(move |id, out: &mut [f32]| match id {
             99 => out.fill(f32::NAN),
-            id => words(id, out),
+            id => token_embeddings(id, out),
         });
-        let model = Model::new(shape, &Made(shape), spoilt, isa, 2).unwrap();
-        let mut spoilt = Encoder::new(Arc::new(model), Arc::new(Team::new(0).unwrap()));
+        let model = Model::new(config, &Made(config), spoilt, isa, 2).unwrap();
+        let mut spoilt = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
         assert!(states(&mut spoilt, &[vec![99; 20]], 0)[0].iter().all(|value| value.is_nan()), "{isa}");
         let text = [(1..21).collect::<Vec<u32>>()];
-        assert_eq!(states(&mut spoilt, &text, 0), states(&mut encoder(shape, isa, 0), &text, 0), "{isa}");
+        assert_eq!(states(&mut spoilt, &text, 0), states(&mut encoder(config, isa, 0), &text, 0), "{isa}");
     }
 }

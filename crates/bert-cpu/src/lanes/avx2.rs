@@ -12,7 +12,7 @@ pub(crate) struct Avx2(());
 impl Avx2 {
     /// The proof, where it is true.
     pub(crate) fn detect() -> Option<Self> {
-        Isa::Avx2.is_present().then_some(Self(()))
+        Isa::Avx2.is_available().then_some(Self(()))
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct Avx512(());
 impl Avx512 {
     /// The proof, where it is true.
     pub(crate) fn detect() -> Option<Self> {
-        Isa::Avx512.is_present().then_some(Self(()))
+        Isa::Avx512.is_available().then_some(Self(()))
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct Neon(());
 impl Neon {
     /// The proof, where it is true.
     pub(crate) fn detect() -> Option<Self> {
-        Isa::Neon.is_present().then_some(Self(()))
+        Isa::Neon.is_available().then_some(Self(()))
     }
 }
 

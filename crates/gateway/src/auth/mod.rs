@@ -51,8 +51,8 @@ impl Keys {
     pub(crate) fn open(config: &AuthConfig) -> Result<(Self, Option<Background>), KeysFileError> {
         let fixed: Arc<[ApiKey]> = config.keys.clone().into();
         let all = Arc::new(RwLock::new(Arc::clone(&fixed)));
-        let keys = Self { fixed, from_file: config.keys_file.is_some(), all };
-        let Some(path) = &config.keys_file else { return Ok((keys, None)) };
+        let keys = Self { fixed, from_file: config.api_keys_file.is_some(), all };
+        let Some(path) = &config.api_keys_file else { return Ok((keys, None)) };
         let watch = file::watch(keys.clone(), path.clone())?;
         Ok((keys, Some(watch)))
     }
@@ -177,7 +177,7 @@ mod tests {
     #[track_caller]
     fn check(name: &str, value: &str) -> Result<Option<String>, Code> {
         let keys = vec![ApiKey::new("first", "secret-one"), ApiKey::new("second", "secret-two")];
-        let (keys, _) = Keys::open(&AuthConfig { keys, keys_file: None }).unwrap();
+        let (keys, _) = Keys::open(&AuthConfig { keys, api_keys_file: None }).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(name.parse().unwrap(), value.parse().unwrap());
         keys.admit(&headers).map(|admitted| admitted.map(|who| who.name)).map_err(|error| error.code())

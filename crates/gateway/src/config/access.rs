@@ -36,9 +36,12 @@ impl Merge<'_> {
             count => Shown::Secret(format!("{count} ({})", names.join(", "))),
         };
         self.note(Table::Named("auth"), "api_keys", shown, source);
-        let key = Key { table: Table::Named("auth"), name: "keys_file", arg: "api_keys_file" };
+        let key = Key { table: Table::Named("auth"), name: "api_keys_file", arg: "api_keys_file" };
         let (flag, file) = (&self.flags.settings.auth, self.file.settings.auth.clone());
-        AuthConfig { keys, keys_file: self.pick_optional(key, flag.keys_file.clone(), file.keys_file) }
+        AuthConfig {
+            keys,
+            api_keys_file: self.pick_optional(key, flag.api_keys_file.clone(), file.api_keys_file),
+        }
     }
 
     pub(super) fn limits(&mut self, builtin: &LimitsConfig) -> LimitsConfig {
@@ -49,7 +52,7 @@ impl Merge<'_> {
             max_inputs: pick!(self, table, flags, file, builtin, max_inputs),
             max_request_tokens: pick!(self, table, flags, file, builtin, max_request_tokens),
             max_body_bytes: pick!(self, table, flags, file, builtin, max_body_bytes),
-            body_memory: pick!(self, table, flags, file, builtin, body_memory),
+            max_buffered_body_bytes: pick!(self, table, flags, file, builtin, max_buffered_body_bytes),
             unsupported_parameters: pick!(self, table, flags, file, builtin, unsupported_parameters),
             max_buffered_response_bytes: pick!(
                 self,
@@ -72,15 +75,15 @@ impl Merge<'_> {
                 file.redis_timeout,
                 builtin.redis_timeout,
             ),
-            redis_down: self.pick(
-                key("redis_down", "limits_redis_down"),
-                flags.redis_down,
-                file.redis_down,
-                builtin.redis_down,
+            redis_failure_mode: self.pick(
+                key("redis_failure_mode", "limits_redis_failure_mode"),
+                flags.redis_failure_mode,
+                file.redis_failure_mode,
+                builtin.redis_failure_mode,
             ),
         };
-        if limits.body_memory.0 < limits.max_body_bytes {
-            let (memory, largest) = (limits.body_memory, Bytes(limits.max_body_bytes));
+        if limits.max_buffered_body_bytes.0 < limits.max_body_bytes {
+            let (memory, largest) = (limits.max_buffered_body_bytes, Bytes(limits.max_body_bytes));
             self.problems.push(Problem::SmallBodyMemory { memory, largest });
         }
         if limits.max_buffered_response_bytes.0 < MIN_BUFFERED_RESPONSE_BYTES.0 {

@@ -15,7 +15,7 @@ pub(super) const MAX_THREADS: usize = 1024;
 /// Tokens of one batch: its activations alone take gigabytes.
 const MAX_BATCH_TOKENS: usize = 1 << 20;
 
-/// Dimensions of a vector, as `dimensions` and `matryoshka` count them.
+/// Dimensions of a vector, as `dimensions` and `matryoshka_dimensions` count them.
 const MAX_DIMENSIONS: usize = 1 << 16;
 
 /// Counts without a bound of their own. Exact in a `f64`, in Redis and when some of them are multiplied.
@@ -33,13 +33,13 @@ pub(super) fn max_count(arg: &str) -> usize {
         "http_workers" => MAX_HTTP_WORKERS,
         "threads" => MAX_THREADS,
         // Each holds a copy of the weights.
-        "workers" => 256,
+        "onnx_sessions" => 256,
         "max_connections" => 1_000_000,
-        "max_inputs" | "batch_inputs" => openai_schema::MOST_INPUTS,
+        "max_inputs" | "max_batch_inputs" => openai_schema::MOST_INPUTS,
         "max_request_tokens" => openai_schema::MOST_TOKENS,
         "max_body_bytes" => 1 << 30,
-        "batch_tokens" | "window" => MAX_BATCH_TOKENS,
-        "matryoshka" => MAX_DIMENSIONS,
+        "max_batch_tokens" | "max_input_tokens" => MAX_BATCH_TOKENS,
+        "matryoshka_dimensions" => MAX_DIMENSIONS,
         _ => MAX_COUNT,
     }
 }

@@ -11,6 +11,7 @@ use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::renamed::renamed_key;
 use super::settings::{
     AuthSettings, CacheSettings, CorsSettings, LimitsSettings, LogSettings, ModelSettings, ServerSettings,
     Settings, TlsSettings, TraceSettings,
@@ -42,6 +43,14 @@ pub enum FileProblem {
         key: String,
         /// The known key that looks most like it.
         nearest: Option<String>,
+    },
+    /// A key that has another name now.
+    #[error("`{key}` is now called `{new_name}`")]
+    RenamedKey {
+        /// The key with its table.
+        key: String,
+        /// Its present name.
+        new_name: &'static str,
     },
     /// A value of the wrong type, or one that cannot be understood.
     #[error("`{key}` is {found}; expected {expected}")]
@@ -126,7 +135,7 @@ impl<'text> Reader<'text> {
                 models: None,
                 default_model: self.take(&mut top, "default_model"),
                 aliases: None,
-                onnxruntime: self.take(&mut top, "onnxruntime"),
+                onnxruntime_path: self.take(&mut top, "onnxruntime_path"),
                 server: self.server(&mut top),
                 limits: self.limits(&mut top),
                 auth,
@@ -150,12 +159,12 @@ impl<'text> Reader<'text> {
         let settings = ServerSettings {
             http_workers: self.take(&mut table, "http_workers"),
             keep_alive: self.take(&mut table, "keep_alive"),
-            client_timeout: self.take(&mut table, "client_timeout"),
+            client_header_timeout: self.take(&mut table, "client_header_timeout"),
             send_timeout: self.take(&mut table, "send_timeout"),
             min_send_rate: self.take(&mut table, "min_send_rate"),
             request_timeout: self.take(&mut table, "request_timeout"),
             max_connections: self.take(&mut table, "max_connections"),
-            grace_pause: self.take(&mut table, "grace_pause"),
+            shutdown_delay: self.take(&mut table, "shutdown_delay"),
             drain_timeout: self.take(&mut table, "drain_timeout"),
         };
         self.finish(table);
@@ -168,14 +177,14 @@ impl<'text> Reader<'text> {
             max_inputs: self.take(&mut table, "max_inputs"),
             max_request_tokens: self.take(&mut table, "max_request_tokens"),
             max_body_bytes: self.take(&mut table, "max_body_bytes"),
-            body_memory: self.take(&mut table, "body_memory"),
+            max_buffered_body_bytes: self.take(&mut table, "max_buffered_body_bytes"),
             unsupported_parameters: self.take(&mut table, "unsupported_parameters"),
             max_buffered_response_bytes: self.take(&mut table, "max_buffered_response_bytes"),
             key_requests_per_minute: self.take(&mut table, "key_requests_per_minute"),
             key_tokens_per_minute: self.take(&mut table, "key_tokens_per_minute"),
             redis_url: self.take(&mut table, "redis_url"),
             redis_timeout: self.take(&mut table, "redis_timeout"),
-            redis_down: self.take(&mut table, "redis_down"),
+            redis_failure_mode: self.take(&mut table, "redis_failure_mode"),
         };
         self.finish(table);
         settings
@@ -232,7 +241,7 @@ impl<'text> Reader<'text> {
     fn auth(&mut self, top: &mut Table<'text>) -> (Option<Vec<String>>, AuthSettings) {
         let mut table = self.table(top, "auth");
         let keys = self.take(&mut table, "api_keys");
-        let settings = AuthSettings { keys_file: self.take(&mut table, "keys_file") };
+        let settings = AuthSettings { api_keys_file: self.take(&mut table, "api_keys_file") };
         self.finish(table);
         (keys, settings)
     }
@@ -296,15 +305,15 @@ impl<'text> Reader<'text> {
             onnx_file: self.take(table, "onnx_file"),
             dynamic_quantization: self.take(table, "dynamic_quantization"),
             threads: self.take(table, "threads"),
-            workers: self.take(table, "workers"),
-            overlong: self.take(table, "overlong"),
+            onnx_sessions: self.take(table, "onnx_sessions"),
+            truncation: self.take(table, "truncation"),
             token_ids: self.take(table, "token_ids"),
             strip_whitespace: self.take(table, "strip_whitespace"),
-            matryoshka: self.take(table, "matryoshka").map(|sizes| vec![List(sizes)]),
-            batch_tokens: self.take(table, "batch_tokens"),
-            batch_inputs: self.take(table, "batch_inputs"),
-            queue_tokens: self.take(table, "queue_tokens"),
-            window: self.take(table, "window"),
+            matryoshka_dimensions: self.take(table, "matryoshka_dimensions").map(|sizes| vec![List(sizes)]),
+            max_batch_tokens: self.take(table, "max_batch_tokens"),
+            max_batch_inputs: self.take(table, "max_batch_inputs"),
+            max_queue_tokens: self.take(table, "max_queue_tokens"),
+            max_input_tokens: self.take(table, "max_input_tokens"),
         }
     }
 
@@ -356,8 +365,14 @@ impl<'text> Reader<'text> {
     /// Reports unknown keys; last, when all known ones have been asked for.
     fn report_unknown(&mut self) {
         for (key, place) in std::mem::take(&mut self.unknown) {
-            let nearest = nearest(&key, &self.known).map(str::to_owned);
-            self.error(place, FileProblem::UnknownKey { key, nearest });
+            let problem = match renamed_key(&key) {
+                Some(new_name) => FileProblem::RenamedKey { key, new_name },
+                None => {
+                    let nearest = nearest(&key, &self.known).map(str::to_owned);
+                    FileProblem::UnknownKey { key, nearest }
+                }
+            };
+            self.error(place, problem);
         }
     }
 

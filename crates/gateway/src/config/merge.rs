@@ -80,7 +80,7 @@ impl<'a> Merge<'a> {
         let ops = self.pick_optional(key("ops_listen"), flags.ops_listen.clone(), file.ops_listen);
         let ops_listen = ops.map(|ops| self.resolved(ops));
         let default_model = self.default_model(&ids);
-        let onnxruntime = self.onnxruntime();
+        let onnxruntime_path = self.onnxruntime_path();
         let server = self.server(builtin.server);
         let limits = self.limits(&builtin.limits);
         let cache = self.cache(&builtin.cache);
@@ -93,10 +93,10 @@ impl<'a> Merge<'a> {
         let models = entries.into_iter().enumerate();
         let models = models.map(|(position, (id, entry))| self.model(position, id, entry, &limits)).collect();
 
-        if !listen.ip().is_loopback() && auth.keys.is_empty() && auth.keys_file.is_none() {
+        if !listen.ip().is_loopback() && auth.keys.is_empty() && auth.api_keys_file.is_none() {
             self.warnings.push(format!(
                 "listening on {listen} without API keys: whoever reaches this address may use it; \
-                 set {API_KEYS_VARIABLE} or `auth.keys_file`"
+                 set {API_KEYS_VARIABLE} or `auth.api_keys_file`"
             ));
         }
         if !self.problems.is_empty() {
@@ -113,7 +113,7 @@ impl<'a> Merge<'a> {
             auth,
             log,
             trace,
-            onnxruntime,
+            onnxruntime_path,
             default_model,
             aliases,
             models,
@@ -129,12 +129,12 @@ impl<'a> Merge<'a> {
         let server = ServerConfig {
             http_workers: self.or_processors(http_workers, MAX_HTTP_WORKERS),
             keep_alive: pick!(self, table, flags, file, builtin, keep_alive),
-            client_timeout: pick!(self, table, flags, file, builtin, client_timeout),
+            client_header_timeout: pick!(self, table, flags, file, builtin, client_header_timeout),
             send_timeout: pick!(self, table, flags, file, builtin, send_timeout),
             min_send_rate: pick!(self, table, flags, file, builtin, min_send_rate),
             request_timeout: pick!(self, table, flags, file, builtin, request_timeout),
             max_connections: pick!(self, table, flags, file, builtin, max_connections),
-            grace_pause: pick!(self, table, flags, file, builtin, grace_pause),
+            shutdown_delay: pick!(self, table, flags, file, builtin, shutdown_delay),
             drain_timeout: pick!(self, table, flags, file, builtin, drain_timeout),
         };
         if server.request_timeout == Duration::ZERO {
@@ -154,12 +154,22 @@ impl<'a> Merge<'a> {
         let (flags, file) = (&self.flags.settings.cache, self.file.settings.cache.clone());
         let table = Table::Named("cache");
         let memory = Key { table, name: "memory", arg: "cache_memory" };
-        let url = Key { table, name: "redis_url", arg: "redis_url" };
+        let url = Key { table, name: "redis_url", arg: "cache_redis_url" };
         let cache = CacheConfig {
             memory: self.pick(memory, flags.memory, file.memory, builtin.memory),
             redis_url: self.pick_optional(url, flags.redis_url.clone(), file.redis_url.clone()),
-            redis_timeout: pick!(self, table, flags, file, builtin, redis_timeout),
-            redis_ttl: pick!(self, table, flags, file, builtin, redis_ttl),
+            redis_timeout: self.pick(
+                Key { table, name: "redis_timeout", arg: "cache_redis_timeout" },
+                flags.redis_timeout,
+                file.redis_timeout,
+                builtin.redis_timeout,
+            ),
+            redis_ttl: self.pick(
+                Key { table, name: "redis_ttl", arg: "cache_redis_ttl" },
+                flags.redis_ttl,
+                file.redis_ttl,
+                builtin.redis_ttl,
+            ),
         };
         self.problems.extend(cache.redis_url.as_ref().and_then(|url| Problem::of_redis(url, "cache")));
         if cache.redis_timeout.is_zero() || cache.redis_ttl.as_secs() == 0 {
@@ -172,7 +182,7 @@ impl<'a> Merge<'a> {
         let (flags, file) = (&self.flags.settings.log, self.file.settings.log.clone());
         let table = Table::Named("log");
         let format = Key { table, name: "format", arg: "log_format" };
-        let filter = Key { table, name: "filter", arg: "log" };
+        let filter = Key { table, name: "filter", arg: "log_filter" };
         let log = LogConfig {
             format: self.pick(format, flags.format, file.format, builtin.format),
             filter: self.pick(filter, flags.filter.clone(), file.filter, builtin.filter),
@@ -183,9 +193,10 @@ impl<'a> Merge<'a> {
         log
     }
 
-    fn onnxruntime(&mut self) -> Option<PathBuf> {
-        let (flags, file) = (self.flags.settings.onnxruntime.clone(), self.file.settings.onnxruntime.take());
-        let key = Key { table: Table::Top, name: "onnxruntime", arg: "onnxruntime" };
+    fn onnxruntime_path(&mut self) -> Option<PathBuf> {
+        let (flags, file) =
+            (self.flags.settings.onnxruntime_path.clone(), self.file.settings.onnxruntime_path.take());
+        let key = Key { table: Table::Top, name: "onnxruntime_path", arg: "onnxruntime_path" };
         if let Some(library) = self.surroundings.ort_dylib_path.clone().filter(|_| flags.is_none()) {
             self.note_key(key, Shown::Toml(library.to_toml()), Source::Environment(ORT_VARIABLE.to_owned()));
             return Some(library);
@@ -286,10 +297,10 @@ impl<'a> Merge<'a> {
         self.note(table, "path", Shown::Toml(entry.path.to_toml()), placed);
 
         let (flags, file) = (&self.flags.settings.model, entry.settings);
-        let sizes = flags.matryoshka.clone().map(List::joined);
+        let sizes = flags.matryoshka_dimensions.clone().map(List::joined);
         let builtin = ModelConfig {
             threads: 0,
-            queue_tokens: default_queue_tokens(limits.max_request_tokens),
+            max_queue_tokens: default_queue_tokens(limits.max_request_tokens),
             ..ModelConfig::builtin(id, entry.path, self.surroundings.processors)
         };
         let key = |name| Key { table, name, arg: name };
@@ -307,22 +318,24 @@ impl<'a> Merge<'a> {
             onnx_file,
             dynamic_quantization,
             threads,
-            workers: pick!(self, table, flags, file, builtin, workers),
-            overlong: pick!(self, table, flags, file, builtin, overlong),
+            onnx_sessions: pick!(self, table, flags, file, builtin, onnx_sessions),
+            truncation: pick!(self, table, flags, file, builtin, truncation),
             token_ids: pick!(self, table, flags, file, builtin, token_ids),
             strip_whitespace: pick!(self, table, flags, file, builtin, strip_whitespace),
-            matryoshka: ascending(&self.pick(
-                key("matryoshka"),
+            matryoshka_dimensions: ascending(&self.pick(
+                key("matryoshka_dimensions"),
                 sizes,
-                file.matryoshka.map(List::joined),
+                file.matryoshka_dimensions.map(List::joined),
                 Vec::new(),
             )),
-            batch_tokens: self
-                .pick_optional(key("batch_tokens"), flags.batch_tokens, file.batch_tokens)
+            max_batch_tokens: self
+                .pick_optional(key("max_batch_tokens"), flags.max_batch_tokens, file.max_batch_tokens)
                 .map(NonZeroUsize::get),
-            batch_inputs: pick!(self, table, flags, file, builtin, batch_inputs),
-            queue_tokens: pick!(self, table, flags, file, builtin, queue_tokens),
-            window: self.pick_optional(key("window"), flags.window, file.window).map(NonZeroUsize::get),
+            max_batch_inputs: pick!(self, table, flags, file, builtin, max_batch_inputs),
+            max_queue_tokens: pick!(self, table, flags, file, builtin, max_queue_tokens),
+            max_input_tokens: self
+                .pick_optional(key("max_input_tokens"), flags.max_input_tokens, file.max_input_tokens)
+                .map(NonZeroUsize::get),
             id: builtin.id,
             path: builtin.path,
         };
@@ -342,12 +355,12 @@ impl<'a> Merge<'a> {
             self.problems.push(Problem::OnnxFile { model: model.id.clone(), path: path.to_owned() });
         }
         // Averaging reads every window of a text, so only where texts are cut does the window bound a request.
-        let cut = model.window.filter(|_| model.overlong != TruncationPolicy::Average);
+        let cut = model.max_input_tokens.filter(|_| model.truncation != TruncationPolicy::Average);
         let most = cut.map_or(usize::MAX, |window| window.saturating_mul(limits.max_inputs));
         let needed = limits.max_request_tokens.min(most);
-        let queue_tokens = model.queue_tokens;
-        if queue_tokens < needed {
-            self.problems.push(Problem::SmallQueue { model: model.id.clone(), queue_tokens, needed });
+        let max_queue_tokens = model.max_queue_tokens;
+        if max_queue_tokens < needed {
+            self.problems.push(Problem::SmallQueue { model: model.id.clone(), max_queue_tokens, needed });
         }
     }
 }

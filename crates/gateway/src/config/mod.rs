@@ -14,6 +14,7 @@ mod key;
 mod listen;
 mod merge;
 mod pick;
+mod renamed;
 mod report;
 mod resolve;
 mod settings;
@@ -33,6 +34,7 @@ pub(crate) use file::known_elsewhere;
 pub use file::{FileError, FileProblem};
 pub use key::{ApiKey, ApiKeyError};
 pub use listen::ListenAddress;
+pub(crate) use renamed::renamed_flag;
 pub use report::{Report, Setting, Shown, Source, Table};
 pub use resolve::{ConfigError, Problem, Resolved, defaults};
 pub use settings::{
@@ -42,8 +44,8 @@ pub use settings::{
 pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
 pub use trace::{CollectorFault, CollectorUrl, Ratio};
 pub use value::{
-    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds,
-    UnsupportedParameters, WhenDown,
+    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisFailureMode, RedisUrl, TokenIds,
+    UnsupportedParameters,
 };
 
 /// Where the file is looked for when no other is named: under the working directory.
@@ -84,7 +86,7 @@ pub struct Config {
     /// Which requests are traced, and where to.
     pub trace: TraceConfig,
     /// ONNX Runtime's shared library, where one was named or found.
-    pub onnxruntime: Option<PathBuf>,
+    pub onnxruntime_path: Option<PathBuf>,
     /// Id of one of `models`: what the shipped aliases stand for.
     pub default_model: String,
     /// Other names for models: from the name that a client sends to a model's id.
@@ -101,7 +103,7 @@ pub struct ServerConfig {
     /// How long an idle connection is kept open.
     pub keep_alive: Duration,
     /// Longest time for a TLS handshake, and for a request's head; zero for no limit.
-    pub client_timeout: Duration,
+    pub client_header_timeout: Duration,
     /// Longest time that an answer waits for a client that takes none of it; zero for no limit.
     pub send_timeout: Duration,
     /// Bytes of an answer that a client has to take in a second, on average; 0 if any byte is enough.
@@ -111,7 +113,7 @@ pub struct ServerConfig {
     /// Connections open at a time, over all workers.
     pub max_connections: usize,
     /// How long `/readyz` already says 503 before the listener closes.
-    pub grace_pause: Duration,
+    pub shutdown_delay: Duration,
     /// How long requests in flight may take to finish after the listener closed.
     pub drain_timeout: Duration,
 }
@@ -126,7 +128,7 @@ pub struct LimitsConfig {
     /// Bytes of one request's body.
     pub max_body_bytes: usize,
     /// Memory for the bodies of all requests together, at least one of the largest.
-    pub body_memory: Bytes,
+    pub max_buffered_body_bytes: Bytes,
     /// Answer to a request with parameters of other vendors that cannot be honoured.
     pub unsupported_parameters: UnsupportedParameters,
     /// Memory for the large answers of all requests together.
@@ -140,7 +142,7 @@ pub struct LimitsConfig {
     /// How long a request may wait for that; above zero.
     pub redis_timeout: Duration,
     /// What holds while nobody answers there.
-    pub redis_down: WhenDown,
+    pub redis_failure_mode: RedisFailureMode,
 }
 
 /// PEM files, which may change at any time.
@@ -171,7 +173,7 @@ pub struct AuthConfig {
     /// Keys that are let in; with none here and no file, anyone is.
     pub keys: Vec<ApiKey>,
     /// A file of more keys, which may change at any time.
-    pub keys_file: Option<PathBuf>,
+    pub api_keys_file: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -212,23 +214,23 @@ pub struct ModelConfig {
     /// Processors that it may use; from 1 to 1024.
     pub threads: usize,
     /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
-    pub workers: usize,
+    pub onnx_sessions: usize,
     /// What becomes of a text longer than the window.
-    pub overlong: TruncationPolicy,
+    pub truncation: TruncationPolicy,
     /// What token ids in a request mean.
     pub token_ids: TokenIds,
     /// True if white space is removed from both ends of every text.
     pub strip_whitespace: bool,
     /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
-    pub matryoshka: Vec<usize>,
+    pub matryoshka_dimensions: Vec<usize>,
     /// Tokens of one batch, padding included; a longer text runs alone. Without it, what suits the kernels.
-    pub batch_tokens: Option<usize>,
+    pub max_batch_tokens: Option<usize>,
     /// Inputs of one batch.
-    pub batch_inputs: usize,
+    pub max_batch_inputs: usize,
     /// Tokens that may wait; every legal request fits.
-    pub queue_tokens: usize,
+    pub max_queue_tokens: usize,
     /// A window smaller than the model folder's.
-    pub window: Option<usize>,
+    pub max_input_tokens: Option<usize>,
 }
 
 impl Config {
@@ -245,7 +247,7 @@ impl Config {
             auth: AuthConfig::default(),
             log: LogConfig::default(),
             trace: TraceConfig::default(),
-            onnxruntime: None,
+            onnxruntime_path: None,
             default_model: DEFAULT_MODEL.to_owned(),
             aliases: openai_aliases(DEFAULT_MODEL),
             models: vec![ModelConfig::builtin(
@@ -263,12 +265,12 @@ impl ServerConfig {
         Self {
             http_workers: cpus.clamp(1, bounds::MAX_HTTP_WORKERS),
             keep_alive: Duration::from_secs(90),
-            client_timeout: Duration::from_secs(10),
+            client_header_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(30),
             min_send_rate: Bytes(16 * 1024),
             request_timeout: Duration::from_secs(120),
             max_connections: 10_000,
-            grace_pause: Duration::ZERO,
+            shutdown_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
     }
@@ -280,7 +282,7 @@ impl Default for LimitsConfig {
             max_inputs: 2048,
             max_request_tokens: 300_000,
             max_body_bytes: 32 * 1024 * 1024,
-            body_memory: Bytes(256 * 1024 * 1024),
+            max_buffered_body_bytes: Bytes(256 * 1024 * 1024),
             unsupported_parameters: UnsupportedParameters::Reject,
             max_buffered_response_bytes: Bytes(256 * 1024 * 1024),
             key_requests_per_minute: 0,
@@ -288,7 +290,7 @@ impl Default for LimitsConfig {
             redis_url: None,
             // On one network an answer takes well below a millisecond.
             redis_timeout: Duration::from_millis(10),
-            redis_down: WhenDown::Open,
+            redis_failure_mode: RedisFailureMode::FailOpen,
         }
     }
 }
@@ -332,15 +334,15 @@ impl ModelConfig {
             onnx_file: None,
             dynamic_quantization: DynamicQuantization::PerText,
             threads: cpus.clamp(1, bounds::MAX_THREADS),
-            workers: 1,
-            overlong: TruncationPolicy::Truncate,
+            onnx_sessions: 1,
+            truncation: TruncationPolicy::Truncate,
             token_ids: TokenIds::Cl100kBase,
             strip_whitespace: false,
-            matryoshka: Vec::new(),
-            batch_tokens: None,
-            batch_inputs: 256,
-            queue_tokens: default_queue_tokens(LimitsConfig::default().max_request_tokens),
-            window: None,
+            matryoshka_dimensions: Vec::new(),
+            max_batch_tokens: None,
+            max_batch_inputs: 256,
+            max_queue_tokens: default_queue_tokens(LimitsConfig::default().max_request_tokens),
+            max_input_tokens: None,
         }
     }
 }

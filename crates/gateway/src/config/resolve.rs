@@ -93,14 +93,14 @@ pub enum Problem {
     },
     /// A legal request that the queue could never take.
     #[error(
-        "`queue_tokens` of model `{model}` is {queue_tokens}, but one request may have {needed} tokens: \
-         raise `queue_tokens` or lower `limits.max_request_tokens`"
+        "`max_queue_tokens` of model `{model}` is {max_queue_tokens}, but one request may have {needed} tokens: \
+         raise `max_queue_tokens` or lower `limits.max_request_tokens`"
     )]
     SmallQueue {
         /// The model.
         model: String,
         /// Its setting.
-        queue_tokens: usize,
+        max_queue_tokens: usize,
         /// The most that one request may need.
         needed: usize,
     },
@@ -140,6 +140,14 @@ pub enum Problem {
         /// The known variable that looks most like it.
         nearest: Option<String>,
     },
+    /// A variable that has another name now.
+    #[error("the variable `{variable}` is now called `{new_name}`")]
+    RenamedVariable {
+        /// Its former name.
+        variable: String,
+        /// Its present name.
+        new_name: String,
+    },
     /// The name of a host that has no address here.
     #[error("`{host}`, where the server should listen, cannot be resolved ({reason}): write an IP address")]
     UnknownHost {
@@ -162,7 +170,8 @@ pub enum Problem {
     },
     /// A legal body that would never find room.
     #[error(
-        "`limits.body_memory` is {memory}, but one body may have {largest}: raise it or lower `limits.max_body_bytes`"
+        "`limits.max_buffered_body_bytes` is {memory}, but one body may have {largest}: raise it or lower \
+         `limits.max_body_bytes`"
     )]
     SmallBodyMemory {
         /// For all bodies together.

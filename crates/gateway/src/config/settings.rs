@@ -14,8 +14,8 @@ use super::exposure::Origins;
 use super::listen::ListenAddress;
 use super::trace::{CollectorUrl, Ratio};
 use super::value::{
-    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisUrl, TokenIds,
-    UnsupportedParameters, WhenDown, elements, parse_duration,
+    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisFailureMode, RedisUrl, TokenIds,
+    UnsupportedParameters, elements, parse_duration,
 };
 
 /// The command line's and the environment's part of the settings.
@@ -66,8 +66,8 @@ pub struct Settings {
 
     /// ONNX Runtime's shared library. Without it (and without ORT_DYLIB_PATH) it is looked for in `../lib`
     /// and beside the program, then in `.runtime/onnxruntime`.
-    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME", value_name = "FILE", help_heading = "Main settings")]
-    pub onnxruntime: Option<PathBuf>,
+    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME_PATH", value_name = "FILE", help_heading = "Main settings")]
+    pub onnxruntime_path: Option<PathBuf>,
 
     /// The table `[server]`.
     #[command(flatten)]
@@ -111,8 +111,8 @@ pub struct ServerSettings {
     pub keep_alive: Option<Duration>,
 
     /// Longest time for a TLS handshake, and for the head of a request; 0 for no limit.
-    #[arg(long, env = "EMBEDGATE_CLIENT_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub client_timeout: Option<Duration>,
+    #[arg(long, env = "EMBEDGATE_CLIENT_HEADER_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub client_header_timeout: Option<Duration>,
 
     /// Longest time that an answer waits for a client that takes none of it; 0 for no limit.
     #[arg(long, env = "EMBEDGATE_SEND_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
@@ -131,10 +131,9 @@ pub struct ServerSettings {
     #[arg(long, env = "EMBEDGATE_MAX_CONNECTIONS", value_name = "N", hide_short_help = true)]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// On shutdown: how long `/readyz` says 503 while requests are still accepted, so that load balancers
-    /// look away first.
-    #[arg(long, env = "EMBEDGATE_GRACE_PAUSE", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub grace_pause: Option<Duration>,
+    /// On shutdown: how long `/readyz` says 503 while requests are still accepted, X    /// look away first.
+    #[arg(long, env = "EMBEDGATE_SHUTDOWN_DELAY", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub shutdown_delay: Option<Duration>,
 
     /// On shutdown: how long requests in flight may take to finish.
     #[arg(long, env = "EMBEDGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
@@ -158,8 +157,8 @@ pub struct LimitsSettings {
     pub max_body_bytes: Option<NonZeroUsize>,
 
     /// Memory for all requests' bodies together, beyond 16KiB of each; one that finds no room is refused (503).
-    #[arg(long, env = "EMBEDGATE_BODY_MEMORY", value_name = "SIZE", hide_short_help = true)]
-    pub body_memory: Option<Bytes>,
+    #[arg(long, env = "EMBEDGATE_MAX_BUFFERED_BODY_BYTES", value_name = "SIZE", hide_short_help = true)]
+    pub max_buffered_body_bytes: Option<Bytes>,
 
     /// Parameters of other vendors that would change the vectors and cannot be honoured: `reject` answers 400, `ignore`
     /// answers without them and names them in the header `x-embedgate-ignored`.
@@ -209,16 +208,17 @@ pub struct LimitsSettings {
     )]
     pub redis_timeout: Option<Duration>,
 
-    /// While that server is away: `open` goes on within limits of this server's own, `closed` answers 503.
+    /// While that server is unavailable: `fail-open` applies the limits in this server alone, `fail-closed`
+    /// answers 503.
     #[arg(
-        id = "limits_redis_down",
-        long = "limits-redis-down",
-        env = "EMBEDGATE_LIMITS_REDIS_DOWN",
+        id = "limits_redis_failure_mode",
+        long = "limits-redis-failure-mode",
+        env = "EMBEDGATE_LIMITS_REDIS_FAILURE_MODE",
         value_name = "CHOICE",
         hide_short_help = true,
         hide_possible_values = true
     )]
-    pub redis_down: Option<WhenDown>,
+    pub redis_failure_mode: Option<RedisFailureMode>,
 }
 
 /// Who may ask.
@@ -233,7 +233,7 @@ pub struct AuthSettings {
         env = "EMBEDGATE_API_KEYS_FILE",
         value_name = "FILE"
     )]
-    pub keys_file: Option<PathBuf>,
+    pub api_keys_file: Option<PathBuf>,
 }
 
 /// Encryption of the main listener.
@@ -275,13 +275,20 @@ pub struct CacheSettings {
 
     /// A Redis or Valkey server that keeps vectors for several servers, such as `redis://host:6379/0`. A password is
     /// better given in the variable than in the flag.
-    #[arg(long, env = "EMBEDGATE_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        id = "cache_redis_url",
+        long = "cache-redis-url",
+        env = "EMBEDGATE_CACHE_REDIS_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub redis_url: Option<RedisUrl>,
 
     /// How long a request may wait for that server, for each 64 texts.
     #[arg(
-        long,
-        env = "EMBEDGATE_REDIS_TIMEOUT",
+        id = "cache_redis_timeout",
+        long = "cache-redis-timeout",
+        env = "EMBEDGATE_CACHE_REDIS_TIMEOUT",
         value_name = "DURATION",
         value_parser = parse_duration,
         hide_short_help = true
@@ -290,8 +297,9 @@ pub struct CacheSettings {
 
     /// How long that server keeps a vector.
     #[arg(
-        long,
-        env = "EMBEDGATE_REDIS_TTL",
+        id = "cache_redis_ttl",
+        long = "cache-redis-ttl",
+        env = "EMBEDGATE_CACHE_REDIS_TTL",
         value_name = "DURATION",
         value_parser = parse_duration,
         hide_short_help = true
@@ -308,7 +316,7 @@ pub struct LogSettings {
     pub format: Option<LogFormat>,
 
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or that by module, such as `info,gateway=debug`.
-    #[arg(id = "log", long = "log", env = "EMBEDGATE_LOG", value_name = "FILTER")]
+    #[arg(id = "log_filter", long = "log-filter", env = "EMBEDGATE_LOG_FILTER", value_name = "FILTER")]
     pub filter: Option<String>,
 }
 
@@ -362,7 +370,7 @@ pub struct ModelSettings {
     pub onnx_file: Option<PathBuf>,
 
     /// ONNX graphs that quantise activations with one scale for a whole batch (`DynamicQuantizeLinear` and its like):
-    /// `per-text` runs them one text at a time, so that a text's vector does not depend on its batch, `refuse` is an
+    /// `per-text` runs them one text at a time, so that a text's vector does not depend on its batch, `reject` is an
     /// error at start-up.
     #[arg(
         long,
@@ -379,13 +387,13 @@ pub struct ModelSettings {
 
     /// Sessions of ONNX Runtime, each with its own copy of the weights and with `threads` threads. embedgate's own
     /// kernels share one copy.
-    #[arg(long, env = "EMBEDGATE_WORKERS", value_name = "N", hide_short_help = true)]
-    pub workers: Option<NonZeroUsize>,
+    #[arg(long, env = "EMBEDGATE_ONNX_SESSIONS", value_name = "N", hide_short_help = true)]
+    pub onnx_sessions: Option<NonZeroUsize>,
 
     /// Texts longer than the window: `truncate` cuts them and says so in a header, `average` embeds all
     /// windows and averages them, `error` answers 400.
-    #[arg(long, env = "EMBEDGATE_OVERLONG", value_name = "POLICY", hide_short_help = true)]
-    pub overlong: Option<TruncationPolicy>,
+    #[arg(long, env = "EMBEDGATE_TRUNCATION", value_name = "POLICY", hide_short_help = true)]
+    pub truncation: Option<TruncationPolicy>,
 
     /// What token ids in a request mean: `cl100k_base` or `o200k_base` are OpenAI's vocabularies (LangChain
     /// sends the first), `native` is the model's own, `reject` refuses them.
@@ -415,26 +423,26 @@ pub struct ModelSettings {
 
     /// A size to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka); may be repeated
     /// (variable: separated by commas).
-    #[arg(long, env = "EMBEDGATE_MATRYOSHKA", value_name = "SIZE", hide_short_help = true)]
-    pub matryoshka: Option<Vec<List<NonZeroUsize>>>,
+    #[arg(long, env = "EMBEDGATE_MATRYOSHKA_DIMENSIONS", value_name = "SIZE", hide_short_help = true)]
+    pub matryoshka_dimensions: Option<Vec<List<NonZeroUsize>>>,
 
     /// Tokens of one batch, padding included; a longer text runs alone. Without it, 48 for embedgate's own kernels
     /// (in bf16 256) and 1024 for ONNX Runtime.
-    #[arg(long, env = "EMBEDGATE_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
-    pub batch_tokens: Option<NonZeroUsize>,
+    #[arg(long, env = "EMBEDGATE_MAX_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
+    pub max_batch_tokens: Option<NonZeroUsize>,
 
     /// Inputs of one batch.
-    #[arg(long, env = "EMBEDGATE_BATCH_INPUTS", value_name = "N", hide_short_help = true)]
-    pub batch_inputs: Option<NonZeroUsize>,
+    #[arg(long, env = "EMBEDGATE_MAX_BATCH_INPUTS", value_name = "N", hide_short_help = true)]
+    pub max_batch_inputs: Option<NonZeroUsize>,
 
     /// Tokens that may wait before requests are refused with 503 and `retry-after`. Without it, twice
     /// `max_request_tokens`.
-    #[arg(long, env = "EMBEDGATE_QUEUE_TOKENS", value_name = "N", hide_short_help = true)]
-    pub queue_tokens: Option<NonZeroUsize>,
+    #[arg(long, env = "EMBEDGATE_MAX_QUEUE_TOKENS", value_name = "N", hide_short_help = true)]
+    pub max_queue_tokens: Option<NonZeroUsize>,
 
     /// A window smaller than the model's own, in tokens.
-    #[arg(long, env = "EMBEDGATE_WINDOW", value_name = "N", hide_short_help = true)]
-    pub window: Option<NonZeroUsize>,
+    #[arg(long, env = "EMBEDGATE_MAX_INPUT_TOKENS", value_name = "N", hide_short_help = true)]
+    pub max_input_tokens: Option<NonZeroUsize>,
 }
 
 /// Reads a list of `NAME=ID`.

@@ -9,6 +9,7 @@ use clap::{Args, Command};
 
 use super::file::nearest;
 use super::merge::Merge;
+use super::renamed::renamed_flag;
 use super::resolve::Problem;
 use super::settings::Settings;
 use super::trace::CollectorUrl;
@@ -127,6 +128,11 @@ impl Merge<'_> {
         for variable in
             self.surroundings.variables.iter().filter(|variable| !known.contains(&variable.as_str()))
         {
+            if let Some(new_name) = renamed_flag(&name(variable)) {
+                let new_name = format!("{PREFIX}{}", new_name.to_uppercase());
+                self.problems.push(Problem::RenamedVariable { variable: variable.clone(), new_name });
+                continue;
+            }
             let nearest =
                 nearest(&name(variable), &names).map(|name| format!("{PREFIX}{}", name.to_uppercase()));
             self.problems.push(Problem::UnknownVariable { variable: variable.clone(), nearest });

@@ -84,11 +84,11 @@ pub enum LogFormat {
 
 /// What becomes of requests while the server of the shared limits is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WhenDown {
+pub enum RedisFailureMode {
     /// They are answered, within this server's own limits.
-    Open,
+    FailOpen,
     /// They are refused.
-    Closed,
+    FailClosed,
 }
 
 /// Answer to a request with parameters of other vendors that cannot be honoured.
@@ -132,7 +132,7 @@ pub enum DynamicQuantization {
     /// It runs one text at a time, so that a text's vector does not depend on its batch.
     PerText,
     /// It is refused at start-up.
-    Refuse,
+    Reject,
 }
 
 /// Up to which instructions embedgate's own kernels may be used.
@@ -438,11 +438,11 @@ string_values! {
     TruncationPolicy: "\"truncate\", \"average\" or \"error\"",
     TokenIds: "\"cl100k_base\", \"o200k_base\", \"native\" or \"reject\"",
     LogFormat: "\"text\" or \"json\"",
-    WhenDown: "\"open\" or \"closed\"",
+    RedisFailureMode: "\"fail-open\" or \"fail-closed\"",
     UnsupportedParameters: "\"reject\" or \"ignore\"",
     RedisUrl: "an address such as \"redis://host:6379/0\"",
     PrecisionWish: "\"auto\", \"fp32\" or \"bf16\"",
-    DynamicQuantization: "\"per-text\" or \"refuse\"",
+    DynamicQuantization: "\"per-text\" or \"reject\"",
     IsaCap: "\"auto\", \"amx\", \"avx512\", \"avx2\", \"neon\" or \"none\"",
 }
 
@@ -468,7 +468,14 @@ macro_rules! spelt_as_flag {
     )*};
 }
 
-spelt_as_flag!(DynamicQuantization, LogFormat, PrecisionWish, TokenIds, UnsupportedParameters, WhenDown);
+spelt_as_flag!(
+    DynamicQuantization,
+    LogFormat,
+    PrecisionWish,
+    TokenIds,
+    UnsupportedParameters,
+    RedisFailureMode
+);
 
 #[cfg(test)]
 mod tests {

@@ -75,7 +75,7 @@ impl Limits {
         let limit = |time: Duration| if time.is_zero() { Duration::MAX } else { time };
         let server = &config.server;
         Self {
-            head: limit(server.client_timeout),
+            head: limit(server.client_header_timeout),
             idle: server.keep_alive,
             send: limit(server.send_timeout),
             min_send_rate: server.min_send_rate.0,

@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     background::Background,
-    config::{LimitsConfig, WhenDown},
+    config::{LimitsConfig, RedisFailureMode},
     error::{ApiError, Code},
     metrics::LimitsMetrics,
     middleware::Record,
@@ -39,7 +39,7 @@ pub(crate) struct KeyLimits {
     rates: Rates,
     buckets: Buckets,
     shared: Option<Shared>,
-    when_down: WhenDown,
+    when_down: RedisFailureMode,
 }
 
 /// A request that was let in, and what was taken for it.
@@ -72,7 +72,10 @@ impl KeyLimits {
         let url = config.redis_url.as_ref().filter(|_| rates.any());
         let shared = url.map(|url| Shared::start(url, config.redis_timeout, rates, metrics)).transpose()?;
         let (shared, thread) = shared.unzip();
-        Ok((Self { rates, buckets: Buckets::new(rates), shared, when_down: config.redis_down }, thread))
+        Ok((
+            Self { rates, buckets: Buckets::new(rates), shared, when_down: config.redis_failure_mode },
+            thread,
+        ))
     }
 
     /// Limits of a key in words, for the line at start-up.
@@ -129,7 +132,7 @@ pub(crate) async fn admit(
             }
             (answer, true)
         }
-        None if limits.shared.is_some() && limits.when_down == WhenDown::Closed => {
+        None if limits.shared.is_some() && limits.when_down == RedisFailureMode::FailClosed => {
             return Err(ApiError::unavailable(Code::RateLimiterUnavailable, AWAY_RETRY_AFTER));
         }
         None => {

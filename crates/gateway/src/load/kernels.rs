@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, error::Error, sync::Arc};
 
-use bert_cpu::{Isa, Model, Part, Shape, WeightSource};
+use bert_cpu::{BertConfig, Isa, LinearId, Model, NormId, TensorId, WeightSource};
 use model_import::{EncoderWeights, ModelFolder};
 
 use super::ModelFault;
@@ -16,25 +16,25 @@ pub(super) fn model(
     threads: usize,
 ) -> Result<Option<Arc<Model>>, ModelFault> {
     let Some(weights) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
-    let Some(shape) = shape(&weights) else { return Ok(None) };
+    let Some(config) = bert_config(&weights) else { return Ok(None) };
     // A map of its own for the words: the other one, with the pages that packing touched, is closed below.
     let Some(words) = folder.encoder().map_err(ModelFault::Folder)? else { return Ok(None) };
     let words = words.into_words().map_err(ModelFault::Folder)?;
     let words = Arc::new(move |id: u32, out: &mut [f32]| words.row(id, out));
-    let model = Model::new(shape, &Source(&weights), words, isa, threads);
+    let model = Model::new(config, &Source(&weights), words, isa, threads);
     model.map(|model| Some(Arc::new(model))).map_err(|error| ModelFault::Kernels(Box::new(error)))
 }
 
 /// Whether there are kernels for the network of `folder`.
 pub(super) fn knows(folder: &ModelFolder) -> Result<bool, ModelFault> {
     let weights = folder.encoder().map_err(ModelFault::Folder)?;
-    Ok(weights.as_ref().and_then(shape).is_some())
+    Ok(weights.as_ref().and_then(bert_config).is_some())
 }
 
 /// The sizes in the kernels' terms; `None` for what they cannot compute.
-fn shape(weights: &EncoderWeights) -> Option<Shape> {
+fn bert_config(weights: &EncoderWeights) -> Option<BertConfig> {
     let sizes = weights.sizes();
-    let shape = Shape {
+    let config = BertConfig {
         hidden: sizes.hidden,
         heads: sizes.heads,
         layers: sizes.layers,
@@ -54,38 +54,38 @@ fn shape(weights: &EncoderWeights) -> Option<Shape> {
         },
         epsilon: sizes.epsilon,
     };
-    shape.checked().ok()
+    config.validate().ok()
 }
 
 struct Source<'w>(&'w EncoderWeights);
 
 impl WeightSource for Source<'_> {
-    fn read(&self, part: Part) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
-        Ok(match part {
-            Part::Weight(layer, map) => self.0.weight(layer, linear(map))?,
-            Part::Bias(layer, map) => self.0.bias(layer, linear(map))?,
-            Part::Scale(of) => self.0.scale(norm(of))?,
-            Part::Shift(of) => self.0.shift(norm(of))?,
-            Part::Positions => Cow::Owned(self.0.positions()?),
+    fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
+        Ok(match tensor {
+            TensorId::Weight(layer, id) => self.0.weight(layer, linear(id))?,
+            TensorId::Bias(layer, id) => self.0.bias(layer, linear(id))?,
+            TensorId::Scale(id) => self.0.scale(norm(id))?,
+            TensorId::Shift(id) => self.0.shift(norm(id))?,
+            TensorId::Positions => Cow::Owned(self.0.positions()?),
         })
     }
 }
 
-fn linear(linear: bert_cpu::Linear) -> model_import::Linear {
-    match linear {
-        bert_cpu::Linear::Query => model_import::Linear::Query,
-        bert_cpu::Linear::Key => model_import::Linear::Key,
-        bert_cpu::Linear::Value => model_import::Linear::Value,
-        bert_cpu::Linear::Projection => model_import::Linear::Projection,
-        bert_cpu::Linear::Up => model_import::Linear::Up,
-        bert_cpu::Linear::Down => model_import::Linear::Down,
+fn linear(id: LinearId) -> model_import::Linear {
+    match id {
+        LinearId::Query => model_import::Linear::Query,
+        LinearId::Key => model_import::Linear::Key,
+        LinearId::Value => model_import::Linear::Value,
+        LinearId::AttentionOutput => model_import::Linear::Projection,
+        LinearId::FfnUp => model_import::Linear::Up,
+        LinearId::FfnDown => model_import::Linear::Down,
     }
 }
 
-fn norm(norm: bert_cpu::Norm) -> model_import::Norm {
-    match norm {
-        bert_cpu::Norm::Embeddings => model_import::Norm::Embeddings,
-        bert_cpu::Norm::Attention(layer) => model_import::Norm::Attention(layer),
-        bert_cpu::Norm::Output(layer) => model_import::Norm::Output(layer),
+fn norm(id: NormId) -> model_import::Norm {
+    match id {
+        NormId::Embeddings => model_import::Norm::Embeddings,
+        NormId::Attention(layer) => model_import::Norm::Attention(layer),
+        NormId::Ffn(layer) => model_import::Norm::Output(layer),
     }
 }

@@ -46,7 +46,7 @@ use crate::{
 const GRAPH_BATCH: usize = 1024;
 /// As much for our own kernels: whole sequences that go through all layers on one core. A block is what a newcomer
 /// waits for, and a lone text's latency the measure for that: in fp32 larger blocks gain a few hundredths of
-/// throughput (`EMBEDGATE_BATCH_TOKENS=256 embedgate model bench`) and cost their time in latency; in bf16 a block
+/// throughput (`EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`) and cost their time in latency; in bf16 a block
 /// must be larger to be worth the weights that it reads.
 fn own_batch(precision: bert_cpu::Precision) -> usize {
     match precision {
@@ -93,8 +93,8 @@ pub enum LoadError {
 pub enum ModelFault {
     /// No ONNX Runtime library was named or found, and the model needs one.
     #[error(
-        "no shared library of ONNX Runtime was found in ../lib or next to the program: name one with `--onnxruntime` or \
-         in ORT_DYLIB_PATH"
+        "no shared library of ONNX Runtime was found in ../lib or next to the program: name one with \
+         `--onnxruntime-path` or in ORT_DYLIB_PATH"
     )]
     NoRuntime,
     /// ONNX Runtime does not load.
@@ -118,7 +118,7 @@ pub enum ModelFault {
     /// The graph makes a text's vector depend on its batch, and the settings refuse such graphs.
     #[error(
         "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes a text's vector \
-         depend on the texts computed with it, and `dynamic_quantization` is \"refuse\": set \"per-text\" to run it one \
+         depend on the texts computed with it, and `dynamic_quantization` is \"reject\": set \"per-text\" to run it one \
          text at a time, or name another graph in `onnx_file`",
         graph.display()
     )]
@@ -195,7 +195,7 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
     let tier = RedisTier::new(&config.cache, metrics.tier()).map_err(LoadError::Tier)?;
     let tier = tier.map(|tier| Arc::new(tier) as Arc<dyn RemoteCache>);
     let common = Common {
-        runtime: Runtime::new(config.onnxruntime.as_deref(), Some(metrics)),
+        runtime: Runtime::new(config.onnxruntime_path.as_deref(), Some(metrics)),
         cache: Cache { memory: config.cache.memory.0, tier },
     };
     let mut models = Vec::with_capacity(config.models.len());
@@ -289,8 +289,8 @@ pub(crate) fn start(
         workers,
         tokenizer_threads: model.threads,
         max_batch_tokens: batch_tokens,
-        max_batch_inputs: if per_text { 1 } else { model.batch_inputs },
-        max_queue_tokens: model.queue_tokens,
+        max_batch_inputs: if per_text { 1 } else { model.max_batch_inputs },
+        max_queue_tokens: model.max_queue_tokens,
         cache: common.cache.of_model(computed),
     };
     let engine = Engine::start(config, &factory, observer)?;
@@ -302,8 +302,8 @@ pub(crate) fn start(
         dimensions: folder.dimensions(),
         normalized: folder.normalize(),
         prompts: folder.prompts().clone(),
-        matryoshka: model.matryoshka.clone(),
-        overlong: model.overlong,
+        matryoshka: model.matryoshka_dimensions.clone(),
+        overlong: model.truncation,
         token_ids: model.token_ids,
         created: modified(folder),
         fingerprint,
@@ -368,7 +368,7 @@ pub(crate) fn encoders(
     kernels: Kernels,
     runtime: &Runtime<'_>,
 ) -> Result<Encoders, ModelFault> {
-    let batch_tokens = |suitable| model.batch_tokens.unwrap_or(suitable);
+    let batch_tokens = |suitable| model.max_batch_tokens.unwrap_or(suitable);
     let Kernels::Own(isa) = kernels else {
         return onnx::encoders(model, folder, runtime, batch_tokens(GRAPH_BATCH));
     };
@@ -384,17 +384,17 @@ pub(crate) fn encoders(
 
 /// The window to serve with: the folder's, or a smaller one that the settings ask for.
 pub(crate) fn window(model: &ModelConfig, folder: &ModelFolder) -> usize {
-    model.window.unwrap_or_else(|| folder.window())
+    model.max_input_tokens.unwrap_or_else(|| folder.window())
 }
 
 /// Proves that the settings can work with what the folder turned out to hold.
 fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelFault> {
     let (window, largest, dimensions) = (window(model, folder), folder.window(), folder.dimensions());
-    let too_long = model.matryoshka.iter().find(|&&size| size > dimensions);
+    let too_long = model.matryoshka_dimensions.iter().find(|&&size| size > dimensions);
     let reason = if window > largest {
-        format!("window = {window}, but the model reads at most {largest} tokens")
+        format!("max_input_tokens = {window}, but the model reads at most {largest} tokens")
     } else if let Some(size) = too_long {
-        format!("matryoshka holds {size}, but its vectors have {dimensions} values")
+        format!("matryoshka_dimensions holds {size}, but its vectors have {dimensions} values")
     } else {
         return Ok(());
     };

@@ -56,7 +56,7 @@ pub(super) fn encoders(
     let runtime = runtime.get()?;
     let graph = import(model, folder)?;
     let per_text = !graph.dynamic_quantization.is_empty();
-    if per_text && model.dynamic_quantization == DynamicQuantization::Refuse {
+    if per_text && model.dynamic_quantization == DynamicQuantization::Reject {
         let operators = graph.dynamic_quantization.join(", ");
         return Err(ModelFault::DynamicQuantization { graph: graph.path, operators });
     }
@@ -75,7 +75,8 @@ pub(super) fn encoders(
         dimensions: folder.dimensions(),
         per_text,
     };
-    let (factory, precision, workers) = (onnx_encoders(runtime, config), graph.precision, model.workers);
+    let (factory, precision, workers) =
+        (onnx_encoders(runtime, config), graph.precision, model.onnx_sessions);
     Ok(Encoders { factory, precision, workers, batch_tokens, per_text })
 }
 

@@ -162,7 +162,7 @@ impl Families {
             ),
             body_bytes_limit: declare.gauge(
                 "buffered_body_bytes_limit",
-                "Capacity for request bodies, `limits.body_memory`.",
+                "Capacity for request bodies, `limits.max_buffered_body_bytes`.",
             ),
             response_bytes: declare.gauge(
                 "buffered_response_bytes",

@@ -14,7 +14,7 @@ use crate::{
     config::UnsupportedParameters,
     error::ApiError,
     registry::{Served, echo},
-    request::OVERLONG_HEADER,
+    request::TRUNCATION_HEADER,
 };
 
 use rules::{Effect, Fault, Judge, Once};
@@ -113,7 +113,7 @@ pub(crate) fn judge(
 ) -> Result<Wanted, ApiError> {
     let mut judge = Judge::new(served, &request.model);
     judge.format = Once::given(request.encoding_format, "encoding_format");
-    judge.overlong = Once::given(overlong, OVERLONG_HEADER);
+    judge.overlong = Once::given(overlong, TRUNCATION_HEADER);
     if let Some(dimensions) = request.dimensions {
         judge.dimensions(dimensions as usize, "dimensions").map_err(|fault| {
             ApiError::invalid(fault.message("dimensions", &dimensions.to_string())).about("dimensions")

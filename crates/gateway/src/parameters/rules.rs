@@ -4,7 +4,7 @@ use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
 use super::{Rule, Wanted};
-use crate::{registry::Served, request::OVERLONG_HEADER};
+use crate::{registry::Served, request::TRUNCATION_HEADER};
 
 /// Effect of an accepted value.
 pub(super) enum Effect {
@@ -224,7 +224,7 @@ pub(super) static BYTE_ORDER: Rule = Rule {
 pub(super) static TRUNCATE: Rule = Rule {
     accepted: "`true`, `\"END\"`, `\"RIGHT\"`, `false`, `\"NONE\"`",
     effect: "texts that are too long are cut at their end, or (`false`, `\"NONE\"`) the answer is 400; ignored where the \
-             header `x-embedgate-overlong` says otherwise",
+             header `x-embedgate-truncation` says otherwise",
     judge: |judge, name, value| {
         let is = |value: &str, names: [&str; 2]| names.iter().any(|name| value.eq_ignore_ascii_case(name));
         let policy = match value {
@@ -270,7 +270,7 @@ pub(super) static TRUNCATION_SIDE: Rule = Rule {
 /// Chooses the policy for overlong texts. embedgate's own header wins over the parameters of other vendors.
 fn truncation(judge: &mut Judge<'_>, name: &'static str, policy: TruncationPolicy) -> Result<Effect, Fault> {
     match judge.overlong.0 {
-        Some((chosen, OVERLONG_HEADER)) if chosen != policy => Ok(Effect::Ignored),
+        Some((chosen, TRUNCATION_HEADER)) if chosen != policy => Ok(Effect::Ignored),
         _ => judge.overlong.set(policy, name),
     }
 }

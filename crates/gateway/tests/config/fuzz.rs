@@ -46,9 +46,9 @@ fn can_work(resolved: &Resolved) {
         assert!(ids.contains(model.as_str()), "{alias}");
     }
     for model in &config.models {
-        assert!(model.threads > 0 && model.workers > 0 && model.batch_inputs > 0, "{model:?}");
-        assert!(model.queue_tokens >= config.limits.max_request_tokens, "a legal request has no room");
-        assert!(model.batch_tokens != Some(0) && model.window != Some(0), "{model:?}");
+        assert!(model.threads > 0 && model.onnx_sessions > 0 && model.max_batch_inputs > 0, "{model:?}");
+        assert!(model.max_queue_tokens >= config.limits.max_request_tokens, "a legal request has no room");
+        assert!(model.max_batch_tokens != Some(0) && model.max_input_tokens != Some(0), "{model:?}");
     }
     assert!(config.limits.max_inputs > 0 && config.limits.max_body_bytes > 0);
     assert!(config.server.http_workers > 0 && config.server.max_connections > 0);

@@ -69,16 +69,16 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     let resolved = resolve(&uncommented()).unwrap();
     // Some keys have no default; what the file shows for them is an example.
     let mut config = resolved.config;
-    config.onnxruntime = None;
+    config.onnxruntime_path = None;
     config.ops_listen = None;
     config.tls = None;
     config.cache.redis_url = None;
     config.limits.redis_url = None;
-    config.auth.keys_file = None;
+    config.auth.api_keys_file = None;
     config.trace.otlp_endpoint = None;
     config.models[0].onnx_file = None;
-    config.models[0].window = None;
-    config.models[0].batch_tokens = None;
+    config.models[0].max_input_tokens = None;
+    config.models[0].max_batch_tokens = None;
     assert_eq!(config, Config::builtin(3));
     for (said, default) in resolved.report.settings.iter().zip(defaults().settings) {
         assert_eq!(said.name, default.name);
@@ -169,7 +169,7 @@ fn onnxruntime_is_found_where_it_is_put() {
         folder.join(name)
     };
     let found = |surroundings: &Surroundings| {
-        Config::resolve(&Flags::default(), surroundings).unwrap().config.onnxruntime
+        Config::resolve(&Flags::default(), surroundings).unwrap().config.onnxruntime_path
     };
     let mut around = surroundings(folder.path());
     around.executable = Some(folder.path().join("app/bin/embedgate"));
@@ -229,9 +229,9 @@ fn a_model_may_have_one_of_the_openai_names() {
 fn a_window_may_be_set_and_unset() {
     let model =
         |line: &str| resolve(&format!("[[models]]\npath = \"m\"\n{line}")).unwrap().config.models.remove(0);
-    assert_eq!(model("").window, None);
-    assert_eq!(model("window = 64").window, Some(64));
-    assert_eq!(model("matryoshka = [256, 64, 256]").matryoshka, [64, 256]);
+    assert_eq!(model("").max_input_tokens, None);
+    assert_eq!(model("max_input_tokens = 64").max_input_tokens, Some(64));
+    assert_eq!(model("matryoshka_dimensions = [256, 64, 256]").matryoshka_dimensions, [64, 256]);
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     assert_eq!(warnings(""), Vec::<String>::new());
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("without API keys"));
     assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys = [\"k\"]"), Vec::<String>::new());
-    assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\nkeys_file = \"k\""), Vec::<String>::new());
+    assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys_file = \"k\""), Vec::<String>::new());
     let shared = "[limits]\nredis_url = \"redis://a\"";
     assert!(warnings(shared)[0].contains("nothing is limited"));
     assert_eq!(warnings(&format!("{shared}\nkey_tokens_per_minute = 9")), Vec::<String>::new());

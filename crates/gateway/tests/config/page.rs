@@ -80,7 +80,7 @@ fn the_page_of_settings_is_up_to_date() {
         writeln!(page, "| `{}` | {default} | {max} | {flag} | {variable} | {help}. |", setting.name).unwrap();
     }
     page.push_str(
-        "\n`ORT_DYLIB_PATH` names ONNX Runtime's library too; `--onnxruntime` and `EMBEDGATE_ONNXRUNTIME` win \
+        "\n`ORT_DYLIB_PATH` names ONNX Runtime's library too; `--onnxruntime-path` and `EMBEDGATE_ONNXRUNTIME_PATH` win \
          over it, and it wins over the file. So it is with `OTEL_EXPORTER_OTLP_ENDPOINT`, which other programs know, \
          and `--otlp-endpoint` and `EMBEDGATE_OTLP_ENDPOINT`; traces also honour `OTEL_SERVICE_NAME`, \
          `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_BSP_*`.\n",

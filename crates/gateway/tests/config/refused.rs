@@ -42,10 +42,47 @@ fn an_unknown_key_names_the_nearest_known_one() {
     check("[[model]]\npath = \"a\"", 1, "model", Some("models"));
     check("max_inputs = 1", 1, "max_inputs", Some("limits.max_inputs"));
     check("threads = 1", 1, "threads", Some("models.threads"));
-    check("[[models]]\npath = \"a\"\nbatch_token = 1", 3, "models.batch_token", Some("models.batch_tokens"));
+    check(
+        "[[models]]\npath = \"a\"\nbatch_token = 1",
+        3,
+        "models.batch_token",
+        Some("models.max_batch_tokens"),
+    );
     check("port = 8080", 1, "port", Some("listen"));
     check("[server]\nhost = \"0.0.0.0\"", 2, "server.host", Some("listen"));
     check("zzz = 1", 1, "zzz", None);
+}
+
+#[test]
+fn a_former_key_or_variable_is_answered_with_its_present_name() {
+    for (file, key, new_name) in [
+        ("[server]\ngrace_pause = \"1s\"", "server.grace_pause", "server.shutdown_delay"),
+        ("[limits]\nredis_down = \"open\"", "limits.redis_down", "limits.redis_failure_mode"),
+        ("[auth]\nkeys_file = \"a\"", "auth.keys_file", "auth.api_keys_file"),
+        ("[[models]]\npath = \"a\"\nwindow = 7", "models.window", "models.max_input_tokens"),
+    ] {
+        let found = mistakes(file);
+        assert!(
+            matches!(&found[..], [(_, FileProblem::RenamedKey { key: old, new_name: new })]
+                if old == key && *new == new_name),
+            "{found:?}"
+        );
+    }
+    for (variable, new_name) in [
+        ("EMBEDGATE_GRACE_PAUSE", "EMBEDGATE_SHUTDOWN_DELAY"),
+        ("EMBEDGATE_REDIS_URL", "EMBEDGATE_CACHE_REDIS_URL"),
+        ("EMBEDGATE_LOG", "EMBEDGATE_LOG_FILTER"),
+    ] {
+        let mut around = surroundings(folder("").path());
+        around.variables = vec![variable.to_owned()];
+        let Err(error) = Config::resolve(&Flags::default(), &around) else {
+            panic!("{variable} was accepted")
+        };
+        assert_eq!(error.to_string(), format!("the variable `{variable}` is now called `{new_name}`"));
+    }
+    // A former value is answered with those that there are.
+    let error = resolve("[limits]\nredis_failure_mode = \"closed\"").unwrap_err().to_string();
+    assert!(error.ends_with("is \"closed\"; expected \"fail-open\" or \"fail-closed\""), "{error}");
 }
 
 #[test]
@@ -70,7 +107,7 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
     );
     check(
         "[[models]]\npath = \"a\"\ndynamic_quantization = \"batched\"",
-        "config/embedgate.toml:3: `models.dynamic_quantization` is \"batched\"; expected \"per-text\" or \"refuse\"",
+        "config/embedgate.toml:3: `models.dynamic_quantization` is \"batched\"; expected \"per-text\" or \"reject\"",
     );
     check("[[models]]\nid = \"a\"", "config/embedgate.toml:1: `models.path` is missing");
     check(
@@ -90,11 +127,11 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
 #[test]
 fn durations_are_read_in_every_unit() {
     for (text, milliseconds) in [("\"90s\"", 90_000), ("\"500ms\"", 500), ("\"2m\"", 120_000), ("7", 7000)] {
-        let config = resolve(&format!("[server]\ngrace_pause = {text}")).unwrap().config;
-        assert_eq!(config.server.grace_pause.as_millis(), milliseconds, "{text}");
+        let config = resolve(&format!("[server]\nshutdown_delay = {text}")).unwrap().config;
+        assert_eq!(config.server.shutdown_delay.as_millis(), milliseconds, "{text}");
     }
     for text in ["\"\"", "\"s\"", "\"-1s\"", "\"1.5s\"", "\"1d\"", "\"99999999999999999h\"", "-1", "1.5"] {
-        assert_eq!(mistakes(&format!("[server]\ngrace_pause = {text}")).len(), 1, "{text}");
+        assert_eq!(mistakes(&format!("[server]\nshutdown_delay = {text}")).len(), 1, "{text}");
     }
 }
 
@@ -118,7 +155,7 @@ fn what_cannot_work_is_refused() {
     );
     assert_eq!(problems("[server]\nrequest_timeout = 0"), [Problem::NoTime]);
     assert_eq!(
-        problems("[limits]\nbody_memory = \"1MiB\"\nmax_body_bytes = 1048577"),
+        problems("[limits]\nmax_buffered_body_bytes = \"1MiB\"\nmax_body_bytes = 1048577"),
         [Problem::SmallBodyMemory { memory: Bytes(1 << 20), largest: Bytes((1 << 20) + 1) }]
     );
     assert_eq!(
@@ -286,14 +323,15 @@ fn a_graph_outside_the_models_folder_is_refused() {
 #[test]
 fn every_legal_request_must_fit_the_queue() {
     let with = |lines: &str| format!("[limits]\nmax_inputs = 10\n[[models]]\npath = \"a\"\n{lines}");
-    let small = |queue_tokens, needed| [Problem::SmallQueue { model: "a".to_owned(), queue_tokens, needed }];
-    assert_eq!(problems(&with("queue_tokens = 299999")), small(299_999, 300_000));
-    assert!(resolve(&with("queue_tokens = 300000")).is_ok());
+    let small =
+        |max_queue_tokens, needed| [Problem::SmallQueue { model: "a".to_owned(), max_queue_tokens, needed }];
+    assert_eq!(problems(&with("max_queue_tokens = 299999")), small(299_999, 300_000));
+    assert!(resolve(&with("max_queue_tokens = 300000")).is_ok());
     // Ten texts, each cut at 100 tokens, are the most; unless all windows of a text are read.
-    assert!(resolve(&with("queue_tokens = 1000\nwindow = 100")).is_ok());
-    assert_eq!(problems(&with("queue_tokens = 999\nwindow = 100")), small(999, 1000));
-    let averaged = with("queue_tokens = 1000\nwindow = 100\noverlong = \"average\"");
+    assert!(resolve(&with("max_queue_tokens = 1000\nmax_input_tokens = 100")).is_ok());
+    assert_eq!(problems(&with("max_queue_tokens = 999\nmax_input_tokens = 100")), small(999, 1000));
+    let averaged = with("max_queue_tokens = 1000\nmax_input_tokens = 100\ntruncation = \"average\"");
     assert_eq!(problems(&averaged), small(1000, 300_000));
     let grown = resolve("[limits]\nmax_request_tokens = 2000000").unwrap().config;
-    assert_eq!(grown.models[0].queue_tokens, 4_000_000);
+    assert_eq!(grown.models[0].max_queue_tokens, 4_000_000);
 }

@@ -33,7 +33,7 @@ fn texts(examples: &[&Example], sender: &str) -> Vec<String> {
 /// `connection: close`, and must get every answer.
 #[test]
 fn sigterm_under_load_loses_no_request() {
-    let server = Server::start(&["--grace-pause", "500ms"]);
+    let server = Server::start(&["--shutdown-delay", "500ms"]);
     let examples = long();
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let after = thread::scope(|scope| {

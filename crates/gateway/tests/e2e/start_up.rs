@@ -23,7 +23,7 @@ fn refused(folder: &Path, arguments: &[&str], said: &[&str]) -> Ended {
 fn a_missing_library_names_the_command_to_run() {
     refused(
         &root(),
-        &["--isa", "none", "--onnxruntime", "nowhere/libonnxruntime.so"],
+        &["--isa", "none", "--onnxruntime-path", "nowhere/libonnxruntime.so"],
         &["nowhere/libonnxruntime.so", "ORT_DYLIB_PATH"],
     );
 }
@@ -35,7 +35,7 @@ fn a_library_that_is_none_names_the_file() {
     fs::write(&library, "not a library").unwrap();
     refused(
         &root(),
-        &["--isa", "none", "--onnxruntime", library.to_str().unwrap()],
+        &["--isa", "none", "--onnxruntime-path", library.to_str().unwrap()],
         &[library.to_str().unwrap(), "ORT_DYLIB_PATH"],
     );
 }

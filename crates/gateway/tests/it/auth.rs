@@ -94,7 +94,7 @@ fn file_of(keys: &str) -> (TempDir, PathBuf) {
 }
 
 fn with_file(path: &Path) -> Builder {
-    TestApp::builder().config(|config| config.auth.keys_file = Some(path.to_owned()))
+    TestApp::builder().config(|config| config.auth.api_keys_file = Some(path.to_owned()))
 }
 
 fn status(app: &TestApp, key: &str) -> u16 {

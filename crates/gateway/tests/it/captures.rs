@@ -151,7 +151,7 @@ fn every_client_gets_what_it_asked_for() {
     let captures = Capture::all();
     assert!(captures.len() > 100, "only {} captures were found", captures.len());
     // Clients that ask for 4 dimensions know that their model can be cut.
-    let mut builder = TestApp::builder().model(|model| model.matryoshka = vec![4]);
+    let mut builder = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![4]);
     for model in captures.iter().filter_map(|(_, capture)| capture.model()) {
         builder = builder.alias(&model);
     }

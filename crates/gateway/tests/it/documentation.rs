@@ -29,7 +29,7 @@ This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gate
 
 const CONCLUSION: &str = "
 A request that cannot be read as HTTP is answered without a body: 400 if its head cannot be parsed, 431 if the head
-is larger than 128 KiB or has more than 96 headers, 408 if it does not come within `server.client_timeout`.
+is larger than 128 KiB or has more than 96 headers, 408 if it does not come within `server.client_header_timeout`.
 
 An answer to a request whose body was not read to its end has `connection: close`. The rest of the body is read and
 dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the answer; then the
@@ -69,8 +69,8 @@ those that embedgate knows; any other name is ignored, like `user` and `metadata
 * Any other value would change the vectors and cannot be honoured. The answer is 400, with the parameter in `error.param`
   and what is supported in `error.message`. With `limits.unsupported_parameters = \"ignore\"` such a parameter is ignored
   and named, too.
-* Two parameters that contradict each other are a 400. Only embedgate's own header `x-embedgate-overlong` wins over the
-  parameters that say whether long texts are cut. Letter case does not matter in values that say how texts are cut.
+* Two parameters that contradict each other are a 400. Only embedgate's own header `x-embedgate-truncation` wins over
+  the parameters that say whether long texts are cut. Letter case does not matter in values that say how texts are cut.
 
 | parameter | known from | accepted | what it does |
 |---|---|---|---|

@@ -77,7 +77,7 @@ fn what_is_cut_is_never_silent_and_a_header_chooses_otherwise() {
     let long = "a ".repeat(WINDOW * 2);
     let body = json!({"model": "m", "input": [long, "short", long]}).to_string();
     let post =
-        |policy| app.send("POST", "/v1/embeddings", &[("x-embedgate-overlong", policy)], body.as_bytes());
+        |policy| app.send("POST", "/v1/embeddings", &[("x-embedgate-truncation", policy)], body.as_bytes());
     for reply in [app.post(&body), post("truncate")] {
         assert_eq!((reply.status, reply.header("x-embedgate-truncated")), (200, Some("2")));
     }
@@ -98,7 +98,7 @@ fn dimensions_of_the_models_own_size_are_accepted() {
 
 #[test]
 fn a_matryoshka_model_is_cut_and_normalised_again() {
-    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     let whole = app.embed(&json!(["a", "b"]));
     let reply = app.post(r#"{"model":"m","input":["a","b"],"dimensions":4}"#);
     for (cut, whole) in vectors(&reply.json()).iter().zip(&whole) {

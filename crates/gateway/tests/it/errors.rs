@@ -119,19 +119,19 @@ fn too_many_inputs() {
 
 #[test]
 fn too_long_a_text() {
-    let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
+    let app = TestApp::builder().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let text = "a ".repeat(WINDOW + 1);
     let bare = app.post(json!({"model": "m", "input": text}).to_string());
     assert_snapshot!(summary(&bare), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-overlong' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
     let listed = app.post(json!({"model": "m", "input": ["a", text]}).to_string());
     assert_snapshot!(summary(&listed), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-overlong' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 
@@ -163,7 +163,7 @@ fn dimensions_that_the_model_does_not_have() {
 
 #[test]
 fn dimensions_between_those_that_the_model_was_trained_for() {
-    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a","dimensions":3}"#)), @r#"
     400
     content-type: application/json
@@ -192,12 +192,12 @@ fn malformed_json() {
 #[test]
 fn unknown_overlong_policy() {
     let app = TestApp::start();
-    let headers = [("x-embedgate-overlong", "cut")];
+    let headers = [("x-embedgate-truncation", "cut")];
     let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
     assert_snapshot!(summary(&reply), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid value for header 'x-embedgate-overlong' = cut. Supported values: ['truncate', 'average', 'error'].","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid value for header 'x-embedgate-truncation' = cut. Supported values: ['truncate', 'average', 'error'].","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 

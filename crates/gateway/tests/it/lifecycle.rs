@@ -21,7 +21,7 @@ const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
 fn a_shutdown_under_load_loses_no_request() {
     const CLIENTS: usize = 8;
     let mut app =
-        TestApp::builder().config(|config| config.server.grace_pause = Duration::from_secs(2)).start();
+        TestApp::builder().config(|config| config.server.shutdown_delay = Duration::from_secs(2)).start();
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let address = app.address;
     thread::scope(|scope| {
@@ -113,7 +113,7 @@ fn a_second_request_to_stop_abandons_a_load_that_hangs() {
 
 #[test]
 fn a_second_request_to_stop_ends_the_pause_and_loses_nothing() {
-    let mut app = TestApp::builder().config(|config| config.server.grace_pause = NEVER).start();
+    let mut app = TestApp::builder().config(|config| config.server.shutdown_delay = NEVER).start();
     app.control.hold();
     let entered = app.control.entered();
     let mut connection = Connection::open(app.address);

@@ -128,7 +128,7 @@ fn several_models_are_served_at_once() {
         .config(|config| {
             let mut other = config.models[0].clone();
             other.id = "other".to_owned();
-            other.matryoshka = vec![2];
+            other.matryoshka_dimensions = vec![2];
             config.models.push(other);
             config.aliases.insert("second".to_owned(), "other".to_owned());
         })

@@ -19,7 +19,7 @@ fn body(text: &str) -> String {
 
 #[test]
 fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
-    let app = TestApp::builder().model(|model| model.queue_tokens = 4 * WINDOW).start();
+    let app = TestApp::builder().model(|model| model.max_queue_tokens = 4 * WINDOW).start();
     app.control.hold();
     let (sender, replies) = mpsc::channel();
     thread::scope(|scope| {
@@ -65,7 +65,9 @@ fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
 fn bodies_share_a_bounded_memory() {
     const SIZE: usize = 60_000;
     let app = TestApp::builder()
-        .config(|config| (config.limits.max_body_bytes, config.limits.body_memory) = (SIZE, Bytes(SIZE)))
+        .config(|config| {
+            (config.limits.max_body_bytes, config.limits.max_buffered_body_bytes) = (SIZE, Bytes(SIZE));
+        })
         .start();
     let large = format!("{:<SIZE$}", body("a"));
     let whole = request("POST", "/v1/embeddings", &[], large.as_bytes());

@@ -162,7 +162,7 @@ fn truncation_is_what_the_request_asks_for_under_any_policy() {
         inference::TruncationPolicy::Average,
         inference::TruncationPolicy::Error,
     ] {
-        let app = TestApp::builder().model(|model| model.overlong = policy).start();
+        let app = TestApp::builder().model(|model| model.truncation = policy).start();
         for fields in [json!({"truncate": true}), json!({"truncate": "end"}), json!({"truncation": true})] {
             let reply = post_with(&app, &long(), &fields, &[]);
             assert_answered(&reply, None);
@@ -181,7 +181,7 @@ fn truncation_is_what_the_request_asks_for_under_any_policy() {
 #[test]
 fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
     let app = TestApp::start();
-    let average = [("x-embedgate-overlong", "average")];
+    let average = [("x-embedgate-truncation", "average")];
     let averaged = post_with(&app, &long(), &json!({}), &average);
     for (name, value) in
         [("truncate", json!("NONE")), ("truncate", json!(true)), ("truncate_prompt_tokens", json!(-1))]
@@ -194,13 +194,13 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
     let reply = post_with(&app, &long(), &json!({"truncate_prompt_tokens": 10}), &average);
     assert!(
         rejected(&reply, "truncate_prompt_tokens")
-            .ends_with("It contradicts 'x-embedgate-overlong': send one of them.")
+            .ends_with("It contradicts 'x-embedgate-truncation': send one of them.")
     );
 }
 
 #[test]
 fn a_request_may_ask_for_fewer_tokens_of_each_text() {
-    let app = TestApp::builder().model(|model| model.overlong = inference::TruncationPolicy::Error).start();
+    let app = TestApp::builder().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let input = json!(["a b c d e f g h", "a b"]);
     let reply = post_with(&app, &input, &json!({"truncate_prompt_tokens": 6}), &[]);
     assert_answered(&reply, None);
@@ -216,7 +216,7 @@ fn a_request_may_ask_for_fewer_tokens_of_each_text() {
 
 #[test]
 fn other_names_of_dimensions_and_of_the_format_mean_the_same() {
-    let app = TestApp::builder().model(|model| model.matryoshka = vec![2, 4]).start();
+    let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     let cut = post(&app, &json!({"dimensions": 4}));
     for name in ["output_dimension", "output_dimensionality", "truncate_dim"] {
         let reply = post(&app, &json!({ name: 4 }));
@@ -258,7 +258,7 @@ fn norm(reply: &Reply) -> f64 {
 
 #[test]
 fn a_model_without_normalisation_normalises_where_it_is_asked_to() {
-    let app = TestApp::builder().unnormalized().model(|model| model.matryoshka = vec![4]).start();
+    let app = TestApp::builder().unnormalized().model(|model| model.matryoshka_dimensions = vec![4]).start();
     let plain = post(&app, &json!({}));
     assert!((norm(&plain) - 1.0).abs() > 1e-2, "the fake's vectors must not have norm 1");
     let normalised = post(&app, &json!({"normalize": true}));

@@ -3,7 +3,7 @@
 
 use std::{net::TcpListener, sync::mpsc, thread, time::Duration};
 
-use gateway::config::WhenDown;
+use gateway::config::RedisFailureMode;
 use insta::assert_snapshot;
 
 use crate::{
@@ -31,7 +31,7 @@ fn connected(builder: Builder) -> TestApp {
 }
 
 fn closed(builder: Builder) -> Builder {
-    builder.config(|config| config.limits.redis_down = WhenDown::Closed)
+    builder.config(|config| config.limits.redis_failure_mode = RedisFailureMode::FailClosed)
 }
 
 #[test]

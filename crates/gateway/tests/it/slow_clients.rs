@@ -77,7 +77,7 @@ fn server(builder: Builder, request_timeout: Duration) -> (TestApp, SocketAddr) 
     let (builder, ops) = builder.ops();
     let limits = move |config: &mut gateway::config::Config| {
         let server = &mut config.server;
-        (server.client_timeout, server.keep_alive, server.send_timeout) = (LIMIT, LIMIT, LIMIT);
+        (server.client_header_timeout, server.keep_alive, server.send_timeout) = (LIMIT, LIMIT, LIMIT);
         server.request_timeout = request_timeout;
     };
     let app = builder.config(limits).launch();
@@ -327,7 +327,7 @@ fn probes_are_answered_after_every_place_was_taken_by_stopped_uploads() {
 fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head() {
     let app = TestApp::builder()
         .config(|config| {
-            config.server.client_timeout = LIMIT;
+            config.server.client_header_timeout = LIMIT;
             config.server.send_timeout = LIMIT;
         })
         .start();

@@ -65,7 +65,7 @@ fn config(folder: &Path, isa: IsaCap) -> Config {
         models: vec![model],
         aliases: BTreeMap::new(),
         default_model: "tiny".to_owned(),
-        onnxruntime: library.exists().then_some(library),
+        onnxruntime_path: library.exists().then_some(library),
         ..Config::builtin(2)
     }
 }
@@ -107,7 +107,7 @@ fn worst(found: &[f32], expected: &[f32]) -> f32 {
 /// Every cap under which this machine computes differently, and the kernels to expect.
 fn ways() -> Vec<(IsaCap, Kernels)> {
     let own = Isa::ALL.into_iter().filter(|isa| {
-        let present = isa.is_present() && isa.precision() == bert_cpu::Precision::Fp32;
+        let present = isa.is_available() && isa.precision() == bert_cpu::Precision::Fp32;
         if !present {
             println!("NOT RUN IN PART: {isa} is not here, or has tests of its own");
         }
@@ -177,7 +177,7 @@ fn our_own_kernels_need_neither_graph_nor_library() {
     let Some((cap, _)) = ways().into_iter().find(|(cap, _)| *cap != IsaCap::None) else {
         return println!("NOT RUN: no kernels of our own for this processor");
     };
-    let config = Config { onnxruntime: None, ..config(folder.path(), cap) };
+    let config = Config { onnxruntime_path: None, ..config(folder.path(), cap) };
     let registry = served(&config).unwrap();
     let best = Isa::best(bert_cpu::Precision::Fp32, None).map(IsaCap::At);
     let uncapped = best == Some(cap) && Isa::best(bert_cpu::Precision::Bf16, None).is_none();
@@ -240,7 +240,7 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
 #[test]
 fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
     let (_folder, mut config) = dynamically_quantised();
-    config.models[0].dynamic_quantization = DynamicQuantization::Refuse;
+    config.models[0].dynamic_quantization = DynamicQuantization::Reject;
     let message = refused(&config);
     for part in
         ["bert-mean_dynamic.onnx", "DynamicQuantizeLinear, MatMulInteger", "\"per-text\"", "`onnx_file`"]
@@ -273,8 +273,8 @@ fn a_graph_that_cannot_be_used_is_described_in_words() {
 #[test]
 fn what_cannot_be_had_is_an_error_that_says_what_to_do() {
     let folder = tiny("bert-mean");
-    let without = Config { onnxruntime: None, ..config(folder.path(), IsaCap::None) };
-    let remedies = ["--onnxruntime", "ORT_DYLIB_PATH"];
+    let without = Config { onnxruntime_path: None, ..config(folder.path(), IsaCap::None) };
+    let remedies = ["--onnxruntime-path", "ORT_DYLIB_PATH"];
     assert!(remedies.iter().all(|remedy| refused(&without).contains(remedy)), "{}", refused(&without));
     let mut bf16 = config(folder.path(), IsaCap::None);
     bf16.models[0].precision = PrecisionWish::Bf16;

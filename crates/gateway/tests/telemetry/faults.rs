@@ -97,7 +97,7 @@ fn a_collector_that_comes_back_is_spoken_of() {
 fn a_log_on_a_full_disk_stops_nothing() {
     for format in ["text", "json"] {
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let variables = [("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG", "debug")];
+        let variables = [("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG_FILTER", "debug")];
         serves(Server::start_logging_to(&variables, full.into()));
     }
 }
@@ -107,7 +107,7 @@ fn a_log_on_a_full_disk_stops_nothing() {
 fn a_log_that_nobody_reads_any_more_stops_nothing() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    serves(Server::start_logging_to(&[("EMBEDGATE_LOG", "debug")], writer.into()));
+    serves(Server::start_logging_to(&[("EMBEDGATE_LOG_FILTER", "debug")], writer.into()));
 }
 
 #[cfg(target_os = "linux")]

@@ -8,7 +8,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// Makes a request that is logged at three levels or more, from the middleware and from below it; its id and the log.
 fn logged(format: &str, filter: &str) -> (String, String) {
-    let server = Server::start(&[("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG", filter)]);
+    let server = Server::start(&[("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG_FILTER", filter)]);
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-00");
     let reply = server.embed(&[("traceparent", &traceparent)], "cut at the window ".repeat(400));
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -79,7 +79,7 @@ fn a_warning_has_its_ids_where_only_warnings_are_logged() {
 
 #[test]
 fn a_clients_malformed_request_is_logged_as_no_error() {
-    let server = Server::start(&[("EMBEDGATE_LOG", "debug")]);
+    let server = Server::start(&[("EMBEDGATE_LOG_FILTER", "debug")]);
     let mut connection = Connection::open(server.address);
     connection.send(b"no HTTP\r\n\r\n");
     assert_eq!(connection.receive().status, 400);

@@ -117,7 +117,7 @@ fn spawn(variables: &[(&str, &str)], log: impl FnOnce(&Path) -> Stdio) -> (Child
     // Needed where this processor has no kernels of our own.
     let library = workspace.join(".runtime/onnxruntime/libonnxruntime.so");
     if library.exists() {
-        command.arg("--onnxruntime").arg(library);
+        command.arg("--onnxruntime-path").arg(library);
     }
     let stderr = log(folder.path());
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();

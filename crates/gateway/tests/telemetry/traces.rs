@@ -203,7 +203,7 @@ fn an_error_says_which_and_no_words_of_the_clients() {
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_API_KEYS", "team=sk-right-41c7"),
         ("EMBEDGATE_MAX_REQUEST_TOKENS", "100"),
-        ("EMBEDGATE_OVERLONG", "error"),
+        ("EMBEDGATE_TRUNCATION", "error"),
     ]);
     let right = ("authorization", "Bearer sk-right-41c7");
     let wrong = ("authorization", "Bearer sk-wrong-88d0");
@@ -256,7 +256,7 @@ fn a_refusal_is_the_servers_error_and_a_client_that_hangs_up_its_own() {
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_MAX_INPUTS", "20000"),
         ("EMBEDGATE_MAX_REQUEST_TOKENS", "2000000"),
-        ("EMBEDGATE_QUEUE_TOKENS", "2000000"),
+        ("EMBEDGATE_MAX_QUEUE_TOKENS", "2000000"),
     ]);
     let body = |numbers: Range<usize>| {
         let texts: Vec<String> = numbers.map(|number| format!("{number} {}", "word ".repeat(70))).collect();

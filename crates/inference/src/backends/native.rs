@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use bert_cpu::{Model, Team};
+use bert_cpu::{Model, ThreadPool};
 use ndarray::{ArrayView2, ShapeBuilder};
 
 use crate::{
@@ -24,11 +24,12 @@ pub fn native_encoders(
     dimensions: usize,
     workers: usize,
 ) -> Result<EncoderFactory, StartError> {
-    head.check(model.shape().hidden, dimensions)?;
-    let team = Team::new(workers.saturating_sub(1)).map_err(|error| StartError::Kernels(Box::new(error)))?;
-    let (team, head) = (Arc::new(team), Arc::new(head));
+    head.check(model.config().hidden, dimensions)?;
+    let pool = ThreadPool::new(workers.saturating_sub(1));
+    let pool = pool.map_err(|error| StartError::Kernels(Box::new(error)))?;
+    let (pool, head) = (Arc::new(pool), Arc::new(head));
     Ok(Arc::new(move || {
-        let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&team));
+        let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&pool));
         Ok(Box::new(NativeEncoder { encoder, head: Arc::clone(&head), dimensions }))
     }))
 }

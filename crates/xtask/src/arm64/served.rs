@@ -84,7 +84,7 @@ fn native(workspace: &Workspace) -> Result<Vec<Vec<f64>>> {
 fn emulated(workspace: &Workspace, toolchain: &Toolchain, library: &Path, isa: &str) -> Command {
     let mut command = toolchain.emulator();
     command.arg(toolchain.release_binary()).args(["serve", "--listen=127.0.0.1:0", "--isa", isa]);
-    command.arg("--onnxruntime").arg(library);
+    command.arg("--onnxruntime-path").arg(library);
     command.arg("--model").arg(workspace.model(DEFAULT_MODEL)).current_dir(workspace.root());
     command.env_clear();
     command

@@ -47,7 +47,7 @@ Examples:
   cargo xtask bench --rivals embedgate --profiles one,together
   cargo xtask bench --quick --rivals embedgate          does it run at all?
   cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
-  cargo xtask bench --rivals embedgate -- --workers 2   with settings of `embedgate serve`
+  cargo xtask bench --rivals embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
 
 Rivals are installed into .runtime/bench when they are first run: torch brings about 3 GB of packages. The
@@ -229,12 +229,13 @@ mod tests {
 
     #[test]
     fn the_command_line_selects_rivals_profiles_and_modes() {
-        let options = parse("bench --rivals embedgate,tei --profiles one,together --write -- --workers 2");
+        let options =
+            parse("bench --rivals embedgate,tei --profiles one,together --write -- --onnx-sessions 2");
         let Compare { rivals, profiles, write, serve, .. } = options.unwrap().compare;
         assert_eq!(rivals, [Name::Embedgate, Name::Tei]);
         assert_eq!(profiles, ["one", "together"]);
         assert_eq!(write.as_deref(), Some(Path::new("docs")));
-        assert_eq!(serve, ["--workers", "2"]);
+        assert_eq!(serve, ["--onnx-sessions", "2"]);
         assert!(matches!(parse("bench engine --isa avx2,avx512").unwrap().mode, Some(Mode::Engine(_))));
     }
 

@@ -33,7 +33,7 @@ pub(super) fn run(engine: &Engine, image: &str, suite: &mut Suite) -> Result<()>
     }
     let container = Container { engine, name: format!("embedgate-{}", std::process::id()) };
     // The port is the kernel's choice, so that nothing else can hold it; no pause, for nobody waits for it.
-    let settings = ["EMBEDGATE_LISTEN=127.0.0.1:0", "EMBEDGATE_GRACE_PAUSE=0s"];
+    let settings = ["EMBEDGATE_LISTEN=127.0.0.1:0", "EMBEDGATE_SHUTDOWN_DELAY=0s"];
     let server = Server::launch(container.podman_run(image, &settings))?;
 
     suite.check("it embeds", || embeds(&server));

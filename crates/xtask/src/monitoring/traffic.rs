@@ -11,7 +11,7 @@ use super::http;
 
 /// Settings under which little traffic fills the server; the model's folder is the default one.
 pub(super) const SETTINGS: &str = "[limits]\nmax_body_bytes = 65536\nmax_request_tokens = 2048\n[[models]]\n\
-    path = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nqueue_tokens = 2048\n";
+    path = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nmax_queue_tokens = 2048\n";
 /// Who sends at once to fill the queue.
 const CROWD: usize = 12;
 /// Requests of each of them.

@@ -10,14 +10,14 @@ the program takes no file.
 - name: EMBEDGATE_OPS_LISTEN
   value: 0.0.0.0:8081
 # preStop has kept new connections away when SIGTERM comes; in this time the kept ones are told to close.
-- name: EMBEDGATE_GRACE_PAUSE
-  value: {{ int64 $v.termination.pauseSeconds }}s
+- name: EMBEDGATE_SHUTDOWN_DELAY
+  value: {{ int64 $v.termination.shutdownDelaySeconds }}s
 - name: EMBEDGATE_DRAIN_TIMEOUT
   value: {{ int64 $v.termination.drainSeconds }}s
 - name: EMBEDGATE_LOG_FORMAT
   value: {{ $v.log.format }}
 {{- with $v.log.filter }}
-- name: EMBEDGATE_LOG
+- name: EMBEDGATE_LOG_FILTER
   value: {{ . | quote }}
 {{- end }}
 {{- if $v.config }}
@@ -50,8 +50,8 @@ the program takes no file.
     secretKeyRef:
       name: {{ default (printf "%s-redis" (include "embedgate.fullname" .)) $v.limits.redis.existingSecret }}
       key: {{ ternary $v.limits.redis.existingSecretKey "limits-url" (ne $v.limits.redis.existingSecret "") }}
-- name: EMBEDGATE_LIMITS_REDIS_DOWN
-  value: {{ $v.limits.redis.whenDown }}
+- name: EMBEDGATE_LIMITS_REDIS_FAILURE_MODE
+  value: {{ $v.limits.redis.failureMode }}
 {{- end }}
 {{- if $v.tls.existingSecret }}
 - name: EMBEDGATE_TLS_CERTIFICATE
@@ -68,7 +68,7 @@ the program takes no file.
   value: {{ . | quote }}
 {{- end }}
 {{- if or $v.cache.redis.existingSecret $v.cache.redis.url }}
-- name: EMBEDGATE_REDIS_URL
+- name: EMBEDGATE_CACHE_REDIS_URL
   valueFrom:
     secretKeyRef:
       name: {{ default (printf "%s-redis" (include "embedgate.fullname" .)) $v.cache.redis.existingSecret }}

@@ -15,7 +15,7 @@ priorityClassName: {{ . }}
 {{- if and $v.gpu.enabled $v.gpu.runtimeClassName }}
 runtimeClassName: {{ $v.gpu.runtimeClassName }}
 {{- end }}
-terminationGracePeriodSeconds: {{ add (int64 $v.termination.preStopSeconds) (int64 $v.termination.pauseSeconds) (int64 $v.termination.drainSeconds) (int64 $v.termination.marginSeconds) }}
+terminationGracePeriodSeconds: {{ add (int64 $v.termination.preStopSeconds) (int64 $v.termination.shutdownDelaySeconds) (int64 $v.termination.drainSeconds) (int64 $v.termination.marginSeconds) }}
 securityContext:
   {{- toYaml $v.podSecurityContext | nindent 2 }}
 {{- if or (eq $v.model.source "download") $v.extraInitContainers }}

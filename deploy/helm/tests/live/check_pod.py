@@ -50,7 +50,7 @@ def control(tap, bench):
     release = bench.render()
     (container,) = release.one("Deployment")["spec"]["template"]["spec"]["containers"]
     del container["lifecycle"]
-    (pause,) = (variable for variable in container["env"] if variable["name"] == "EMBEDGATE_GRACE_PAUSE")
+    (pause,) = (variable for variable in container["env"] if variable["name"] == "EMBEDGATE_SHUTDOWN_DELAY")
     pause["value"] = "0s"
     # The news spreads a second after SIGTERM in place of a second before.
     with Stage(bench, release, propagation=1) as stage:

@@ -108,9 +108,9 @@ FAULTS = [
     Fault(
         "kept connections that are closed without a word",
         "templates/_env.tpl",
-        "{{ int64 $v.termination.pauseSeconds }}s",
+        "{{ int64 $v.termination.shutdownDelaySeconds }}s",
         "0s",
-        "EMBEDGATE_GRACE_PAUSE is zero",
+        "EMBEDGATE_SHUTDOWN_DELAY is zero",
     ),
     Fault(
         "a file that no mount holds",

@@ -4,7 +4,7 @@ import base64
 import re
 
 # Variables by which the program is given a secret in the environment, for it takes no file for them.
-SECRET_VARIABLES = {"EMBEDGATE_LIMITS_REDIS_URL", "EMBEDGATE_REDIS_URL"}
+SECRET_VARIABLES = {"EMBEDGATE_LIMITS_REDIS_URL", "EMBEDGATE_CACHE_REDIS_URL"}
 
 
 def check(objects, settings, own_containers):
@@ -61,7 +61,7 @@ def _ending(objects):
     variables = {one["name"]: one.get("value", "") for one in container["env"]}
     pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     wanted = pause
-    for name in ("EMBEDGATE_GRACE_PAUSE", "EMBEDGATE_DRAIN_TIMEOUT"):
+    for name in ("EMBEDGATE_SHUTDOWN_DELAY", "EMBEDGATE_DRAIN_TIMEOUT"):
         if name not in variables:
             yield f"{name} is left to the program's default, on which the grace period cannot rely"
             return

@@ -57,8 +57,8 @@ impl Launch {
                 without_settings(&mut command);
                 command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--model"]).arg(model);
                 // The start-up line stays: it says in what precision the model is computed.
-                if !flags.iter().any(|flag| flag.starts_with("--log")) {
-                    command.args(["--log", "info,actix_server=warn,gateway::middleware=warn"]);
+                if !flags.iter().any(|flag| flag.starts_with("--log-filter")) {
+                    command.args(["--log-filter", "info,actix_server=warn,gateway::middleware=warn"]);
                 }
                 command.args(flags);
             }
@@ -137,7 +137,7 @@ mod tests {
     fn every_server_is_told_its_port_and_the_model() {
         let program = PathBuf::from("prog");
         let launches = [
-            Launch::Embedgate { program: program.clone(), flags: vec!["--workers".into(), "2".into()] },
+            Launch::Embedgate { program: program.clone(), flags: vec!["--onnx-sessions".into(), "2".into()] },
             Launch::Infinity { program: program.clone() },
             Launch::Fastapi { python: program.clone(), script: "s.py".into() },
             Launch::Tei { program: program.clone(), folder: None },
@@ -154,8 +154,8 @@ mod tests {
         }
         assert_eq!(
             line(&launches[0]),
-            "prog serve --listen 127.0.0.1:4321 --model models/m --log \
-             info,actix_server=warn,gateway::middleware=warn --workers 2"
+            "prog serve --listen 127.0.0.1:4321 --model models/m --log-filter \
+             info,actix_server=warn,gateway::middleware=warn --onnx-sessions 2"
         );
         assert_eq!(
             line(&launches[3]),
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn flags_are_used_only_where_the_program_has_them() {
-        assert_eq!(cache_off("  --workers <N>").unwrap(), Vec::<String>::new());
+        assert_eq!(cache_off("  --onnx-sessions <N>").unwrap(), Vec::<String>::new());
         assert_eq!(cache_off("  --cache-memory <SIZE>  Size").unwrap(), ["--cache-memory", "0"]);
         assert!(cache_off("  --cache-size <BYTES>").unwrap_err().to_string().contains("launch.rs"));
         assert_eq!(in_fp32("  --precision <P>").unwrap(), ["--precision", "fp32"]);

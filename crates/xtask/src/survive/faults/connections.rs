@@ -43,7 +43,8 @@ pub(super) fn run(workspace: &Workspace, suite: &mut Suite) -> Result<()> {
         return Ok(());
     }
     let seconds = format!("{}s", HEAD.as_secs());
-    let flags = ["--client-timeout", &seconds, "--max-connections", &PLACES.to_string()].map(str::to_owned);
+    let flags =
+        ["--client-header-timeout", &seconds, "--max-connections", &PLACES.to_string()].map(str::to_owned);
     let server = Server::start(workspace, &flags)?;
     idle(&server, suite)?;
     slow(&server, suite)?;

@@ -60,7 +60,8 @@ pub(super) fn run(workspace: &Workspace, suite: &mut Suite) -> Result<()> {
     let redis = Redis::start(workspace, scratch.path())?;
     let url = format!("redis+unix://{}", scratch.path().join("redis.sock").display());
     // Without memory of its own the server asks Redis for every text.
-    let server = Server::start(workspace, &["--redis-url", &url, "--cache-memory", "0"].map(str::to_owned))?;
+    let server =
+        Server::start(workspace, &["--cache-redis-url", &url, "--cache-memory", "0"].map(str::to_owned))?;
     let address = server.address()?;
     wait_until(address, 1)?;
 

@@ -115,9 +115,9 @@ pub(crate) trait Pass: Send + Sync {
     fn work(&self, stays: &mut dyn FnMut() -> bool);
 }
 
-/// Threads that sleep until an encoder asks for help. One team serves all encoders of a model: whoever finds it
+/// Threads that sleep until an encoder asks for help. One pool serves all encoders of a model: whoever finds it
 /// busy works alone.
-pub struct Team {
+pub struct ThreadPool {
     desk: Arc<Desk>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -167,21 +167,21 @@ impl Desk {
     }
 }
 
-impl Team {
+impl ThreadPool {
     /// Starts `helpers` threads; with none, every pass runs on its caller's thread alone.
     ///
     /// # Errors
     /// [`ModelError::Thread`].
     pub fn new(helpers: usize) -> Result<Self, ModelError> {
         let desk = Arc::new(Desk { state: Mutex::default(), changed: Condvar::new() });
-        let mut team = Self { desk, threads: Vec::with_capacity(helpers) };
+        let mut pool = Self { desk, threads: Vec::with_capacity(helpers) };
         for _ in 0..helpers {
-            let desk = Arc::clone(&team.desk);
+            let desk = Arc::clone(&pool.desk);
             let body = move || desk.help();
-            team.threads
+            pool.threads
                 .push(thread::Builder::new().name("helper".into()).spawn(body).map_err(ModelError::Thread)?);
         }
-        Ok(team)
+        Ok(pool)
     }
 
     /// Number of helpers.
@@ -231,7 +231,7 @@ impl Drop for Offer<'_> {
     }
 }
 
-impl Drop for Team {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.desk.lock().closed = true;
         self.desk.changed.notify_all();
@@ -242,9 +242,9 @@ impl Drop for Team {
     }
 }
 
-impl std::fmt::Debug for Team {
+impl std::fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Team").field("helpers", &self.helpers()).finish_non_exhaustive()
+        f.debug_struct("ThreadPool").field("helpers", &self.helpers()).finish_non_exhaustive()
     }
 }
 
@@ -253,9 +253,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::{Activation, Positions, Shape};
+    use crate::{Activation, BertConfig, Positions};
 
-    const SHAPE: Shape = Shape {
+    const CONFIG: BertConfig = BertConfig {
         hidden: 32,
         heads: 4,
         layers: 3,
@@ -297,20 +297,20 @@ mod tests {
     }
 
     fn recorder(helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
-        let progress = Progress::new(Plan::new(&SHAPE, 40, 0..SHAPE.layers, helpers + 1));
+        let progress = Progress::new(Plan::new(&CONFIG, 40, 0..CONFIG.layers, helpers + 1));
         let (ran, early, helped) = Default::default();
         Arc::new(Recorder { progress, ran, early, helped, panic_at })
     }
 
-    fn run(team: &Team, helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
+    fn run(pool: &ThreadPool, helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
         let recorder = recorder(helpers, panic_at);
-        team.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), helpers, &mut || helpers);
+        pool.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), helpers, &mut || helpers);
         recorder
     }
 
     #[test]
     fn as_many_help_as_are_allowed() {
-        let progress = Progress::new(Plan::new(&SHAPE, 40, 0..1, 3));
+        let progress = Progress::new(Plan::new(&CONFIG, 40, 0..1, 3));
         assert!(!progress.join());
         assert!(progress.allow(2));
         assert_eq!([(); 3].map(|()| progress.join()), [true, true, false]);
@@ -329,11 +329,11 @@ mod tests {
     /// At first nobody may help; then somebody may, and the owner waits until somebody has.
     #[test]
     fn helpers_come_when_they_are_allowed() {
-        let team = Team::new(2).unwrap();
+        let pool = ThreadPool::new(2).unwrap();
         for _ in 0..50 {
             let recorder = recorder(2, None);
             let mut calls = 0;
-            team.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), 2, &mut || {
+            pool.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), 2, &mut || {
                 calls += 1;
                 let end = Instant::now() + Duration::from_secs(10);
                 while calls > 6 && !recorder.helped.load(Ordering::Acquire) {
@@ -350,9 +350,9 @@ mod tests {
 
     #[test]
     fn every_task_runs_once_after_the_steps_before_it() {
-        let team = Team::new(3).unwrap();
+        let pool = ThreadPool::new(3).unwrap();
         for helpers in [0, 1, 3, 3, 2] {
-            let recorder = run(&team, helpers, None);
+            let recorder = run(&pool, helpers, None);
             assert_eq!(recorder.progress.result(), Ok(()));
             assert!(!recorder.early.load(Ordering::Acquire));
             assert_eq!(recorder.ran.lock().unwrap().len(), recorder.progress.plan.tasks());
@@ -360,22 +360,22 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_ends_the_pass_and_not_the_team() {
-        let team = Team::new(2).unwrap();
+    fn a_panic_ends_the_pass_and_not_the_pool() {
+        let pool = ThreadPool::new(2).unwrap();
         for helpers in [0, 2] {
-            assert_eq!(run(&team, helpers, Some(7)).progress.result(), Err(EncodeError::Panicked));
+            assert_eq!(run(&pool, helpers, Some(7)).progress.result(), Err(EncodeError::Panicked));
         }
-        assert_eq!(run(&team, 2, None).progress.result(), Ok(()));
+        assert_eq!(run(&pool, 2, None).progress.result(), Ok(()));
     }
 
     #[test]
-    fn two_encoders_share_a_team() {
-        let team = Team::new(2).unwrap();
+    fn two_encoders_share_a_pool() {
+        let pool = ThreadPool::new(2).unwrap();
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        assert_eq!(run(&team, 2, None).progress.result(), Ok(()));
+                        assert_eq!(run(&pool, 2, None).progress.result(), Ok(()));
                     }
                 });
             }

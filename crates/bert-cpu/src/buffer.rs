@@ -31,7 +31,7 @@ impl Buffer {
     }
 
     /// # Panics
-    /// When the size overflows; callers' sizes are bounded by `Shape::checked`.
+    /// When the size overflows; callers' sizes are bounded by `BertConfig::validate`.
     fn layout(len: usize) -> Layout {
         let layout = Layout::array::<f32>(len.max(1)).and_then(|layout| layout.align_to(ALIGNMENT));
         layout.expect("a buffer's size fits the address space")
