@@ -344,3 +344,12 @@ pub(crate) fn job(inputs: &[&[u32]]) -> Job {
 pub(crate) fn with_special_tokens(ids: &[u32]) -> Vec<u32> {
     [&[2], ids, &[3]].concat()
 }
+
+/// A test that panics drops its harness while the gate is closed.
+#[test]
+fn dropping_a_harness_opens_its_gate() {
+    let harness = Harness::default();
+    let running = harness.occupy_worker();
+    drop(harness);
+    assert!(result(running).is_ok());
+}
