@@ -103,7 +103,7 @@ pub enum SubmitError {
     /// By the present throughput the job would finish after its deadline.
     #[error("the deadline cannot be met; retry in {} s", retry_after.as_secs())]
     DeadlineUnmeetable {
-        /// Expected time until the same deadline can be met, by the present throughput.
+        /// Expected time until a job with the same time limit can be admitted, by the present throughput.
         retry_after: Duration,
     },
     /// The job does not fit into an empty queue.
