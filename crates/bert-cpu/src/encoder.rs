@@ -1,24 +1,24 @@
-//! Running blocks: what a caller holds, and what it hands in.
+//! The encoder: the interface through which callers run batches.
 
 use std::sync::Arc;
 
 use crate::{
-    BertConfig, EncodeError, Model, ThreadPool,
-    model::{HiddenStates, Runner},
+    EncodeError, HiddenStates, Model, ThreadPool, batch::RaggedBatch, network::Activations,
+    pass::ForwardPass, plan::TaskPlan,
 };
 
-/// Runs blocks of whole sequences through a model. Holds memory for the largest block so far; one thread owns it.
+/// Runs batches of whole sequences through a model. Owned by one thread; holds activations for the largest batch
+/// so far.
 pub struct Encoder {
     model: Arc<Model>,
     pool: Arc<ThreadPool>,
-    runner: Box<dyn Runner>,
+    activations: Option<Arc<Activations>>,
 }
 
 impl Encoder {
-    /// An encoder of `model`, which asks `pool` for help.
+    /// An encoder of `model` whose batches the helpers of `pool` may take part in.
     pub fn new(model: Arc<Model>, pool: Arc<ThreadPool>) -> Self {
-        let runner = model.runner();
-        Self { model, pool, runner }
+        Self { model, pool, activations: None }
     }
 
     /// The model.
@@ -26,84 +26,52 @@ impl Encoder {
         &self.model
     }
 
-    /// Computes the final hidden states of a block: `ids` of all sequences in one run, and each sequence's length
-    /// in tokens.
+    /// Computes the hidden states of a batch after the last layer, from the ids of all sequences, one after the
+    /// other, and each sequence's length in tokens.
     ///
-    /// `meanwhile` is called on this thread, before each step and more often where a step is shared. It may take its
-    /// time, and returns how many of the pool's threads may help from now on; they do if no other encoder uses them,
-    /// and leave when there are to be fewer.
+    /// `on_yield` is called on this thread, before each step, and before each task of a step that helpers share. It
+    /// may run for long, and returns how many of the pool's helpers may take part from then on. They take part if no
+    /// other encoder uses the pool, and leave when the number falls.
     ///
     /// # Errors
-    /// [`EncodeError`]: an unknown id, a sequence that is too long, lengths that do not add up; checked before
-    /// anything is computed.
+    /// [`EncodeError`]: an unknown id, a sequence that is too long, or lengths that do not add up, all checked before
+    /// any computation; or a task that panicked.
     pub fn encode(
         &mut self,
         ids: &[u32],
         lengths: &[usize],
-        meanwhile: &mut dyn FnMut() -> usize,
+        on_yield: &mut dyn FnMut() -> usize,
     ) -> Result<HiddenStates<'_>, EncodeError> {
-        let block = Block::new(self.model.config(), ids, lengths)?;
-        self.runner.run(block, &self.pool, meanwhile)
+        let (network, config) = (self.model.network(), self.model.config());
+        let batch = Arc::new(RaggedBatch::new(config, ids, lengths)?);
+        let rows = batch.rows();
+        let activations = match self.activations.take() {
+            Some(activations) if activations.rows() >= rows => activations,
+            _ => Arc::new(network.allocate(rows)),
+        };
+        let activations = self.activations.insert(activations);
+        let mut layer = 0;
+        while layer < config.layers {
+            let helpers = on_yield().min(self.pool.helpers());
+            // Without helpers, one layer a pass: a worker that becomes idle can help from the next layer on.
+            let end = if helpers > 0 { config.layers } else { layer + 1 };
+            let plan = TaskPlan::new(config, rows, layer..end, helpers + 1);
+            let (network, batch) = (Arc::clone(network), Arc::clone(&batch));
+            // SAFETY: the activations are this encoder's own, and `ThreadPool::run` returns after all threads have
+            // left the pass.
+            let pass = unsafe { ForwardPass::new(network, batch, Arc::clone(activations), plan) };
+            let pass = Arc::new(pass);
+            self.pool.run(&pass, helpers, on_yield);
+            pass.result()?;
+            layer = end;
+        }
+        // SAFETY: no pass runs, and the result borrows `self`.
+        Ok(unsafe { network.hidden_states(rows, activations) })
     }
 }
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder").field("model", &self.model).finish_non_exhaustive()
-    }
-}
-
-/// Sequences that were checked: every id has a row in the word table, every position one in its table.
-#[derive(Debug, Default)]
-pub(crate) struct Block {
-    ids: Vec<u32>,
-    lengths: Vec<usize>,
-    position_rows: Vec<usize>,
-}
-
-impl Block {
-    pub(crate) fn new(config: &BertConfig, ids: &[u32], lengths: &[usize]) -> Result<Self, EncodeError> {
-        let (sum, max) = (lengths.iter().sum(), config.max_sequence_length());
-        if sum != ids.len() {
-            return Err(EncodeError::Lengths { lengths: sum, ids: ids.len() });
-        }
-        if let Some(&tokens) = lengths.iter().find(|&&tokens| tokens > max) {
-            return Err(EncodeError::TooLong { tokens, max });
-        }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocabulary) {
-            return Err(EncodeError::UnknownToken { id, vocabulary: config.vocabulary });
-        }
-        let mut position_rows = Vec::with_capacity(ids.len());
-        let mut rest = ids;
-        for &length in lengths {
-            let (sequence, tail) = rest.split_at(length);
-            rest = tail;
-            // Tokens before this one that are not padding, where those are what is counted.
-            let mut seen = 0;
-            for (position, &id) in sequence.iter().enumerate() {
-                let row = config.position_id(position, seen, id);
-                seen += usize::from(!config.is_padding(id));
-                position_rows.push(row);
-            }
-        }
-        Ok(Self { ids: ids.to_vec(), lengths: lengths.to_vec(), position_rows })
-    }
-
-    /// Tokens of all sequences.
-    pub(crate) fn rows(&self) -> usize {
-        self.ids.len()
-    }
-
-    pub(crate) fn ids(&self) -> &[u32] {
-        &self.ids
-    }
-
-    pub(crate) fn lengths(&self) -> &[usize] {
-        &self.lengths
-    }
-
-    /// For each token, its row in the position table.
-    pub(crate) fn position_rows(&self) -> &[usize] {
-        &self.position_rows
     }
 }

@@ -201,4 +201,17 @@ mod tests {
         let error = "unknown instruction set `sse9`: expected one of `neon`, `avx2`, `avx512`, `amx`";
         assert_eq!("sse9".parse::<Isa>(), Err(error.to_owned()));
     }
+    #[test]
+    #[cfg_attr(cross_build, ignore = "cross build: the build script cannot detect the CPU of the tests")]
+    fn the_build_script_detected_this_cpu() {
+        let detected = [
+            (Isa::Neon, cfg!(cpu_has = "neon")),
+            (Isa::Avx2, cfg!(cpu_has = "avx2")),
+            (Isa::Avx512, cfg!(cpu_has = "avx512")),
+            (Isa::AmxBf16, cfg!(cpu_has = "amx")),
+        ];
+        assert_eq!(detected.map(|(isa, _)| isa), Isa::ALL);
+        let detected: Vec<Isa> = detected.into_iter().filter(|(_, has)| *has).map(|(isa, _)| isa).collect();
+        assert_eq!(detected, Isa::detect(), "the build is from another CPU: run `cargo clean -p bert-cpu`");
+    }
 }

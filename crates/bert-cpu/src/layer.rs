@@ -1,141 +1,143 @@
-//! One layer's weights, arranged for the kernels: queries, keys and values as one map, heads padded, the scale of
-//! the scores folded in. How a map is then packed is each network's own affair.
+//! Weights of one layer in the form that the kernels of both precisions share: query, key and value projections as
+//! one linear layer, heads padded, the scale of the attention scores folded into the queries.
 
 use crate::{BertConfig, LinearId, ModelError, NormId, TensorId, WeightSource, weights::read};
 
-/// Columns of a state come in multiples of this: the widest panel.
-pub(crate) const UNIT: usize = 32;
+/// Widths of activations are padded to multiples of this: the columns of the widest panel.
+pub(crate) const WIDTH_MULTIPLE: usize = 32;
 
-/// A layer whose maps are packed into `P`.
-pub(crate) struct Layer<P> {
-    /// Queries, keys and values: `3 · heads · head` columns, heads padded.
-    pub(crate) mix: Map<P>,
-    pub(crate) project: Map<P>,
-    pub(crate) attention: Affine,
-    pub(crate) up: Map<P>,
-    pub(crate) down: Map<P>,
-    pub(crate) output: Affine,
+/// A layer whose weight matrices are packed into `B`.
+pub(crate) struct Layer<B> {
+    /// `3 · heads · head_dim` columns, heads padded: queries, keys, values.
+    pub(crate) qkv: Linear<B>,
+    pub(crate) attention_output: Linear<B>,
+    pub(crate) attention_norm: LayerNormParams,
+    pub(crate) ffn_up: Linear<B>,
+    pub(crate) ffn_down: Linear<B>,
+    pub(crate) ffn_norm: LayerNormParams,
 }
 
-/// A weight and its bias, padded.
-pub(crate) struct Map<P> {
-    pub(crate) weight: P,
+/// Weight and bias of a linear layer, padded.
+pub(crate) struct Linear<B> {
+    pub(crate) weight: B,
     pub(crate) bias: Vec<f32>,
 }
 
-/// A norm's scale and shift, padded with zeros.
-pub(crate) struct Affine {
+/// Scale and shift of a layer norm, padded with zeros.
+pub(crate) struct LayerNormParams {
     pub(crate) scale: Vec<f32>,
     pub(crate) shift: Vec<f32>,
 }
 
-/// A map of `[inputs, columns]` that is to be packed.
-pub(crate) struct Unpacked<'w> {
-    /// For each input, its place among a column's values, or nothing for a zero.
-    pub(crate) inputs: &'w [Option<usize>],
-    /// A multiple of [`UNIT`].
+/// A matrix B of a GEMM, `[k, columns]`, before packing.
+pub(crate) struct UnpackedB<'w> {
+    /// For each k, its index in the column slices, or `None` for a row of zeros.
+    pub(crate) rows: &'w [Option<usize>],
+    /// A multiple of [`WIDTH_MULTIPLE`].
     pub(crate) columns: usize,
-    /// For each column, its values, and a factor to multiply them by; nothing for a column of zeros.
+    /// For each column, its values and a factor to multiply them by, or `None` for a column of zeros.
     pub(crate) column: &'w dyn Fn(usize) -> Option<(&'w [f32], f32)>,
 }
 
 fn pad(mut values: Vec<f32>) -> Vec<f32> {
-    values.resize(values.len().next_multiple_of(UNIT), 0.0);
+    values.resize(values.len().next_multiple_of(WIDTH_MULTIPLE), 0.0);
     values
 }
 
-/// Reads and packs every layer, shared out over `threads` threads. `head` is a head's padded width.
+/// Reads and packs every layer, on up to `threads` threads. `padded_head_dim` is the padded width of a head.
 ///
 /// # Errors
 /// The first weight that cannot be read or has the wrong size.
-pub(crate) fn read_layers<P: Send>(
+pub(crate) fn read_layers<B: Send>(
     config: &BertConfig,
     source: &dyn WeightSource,
-    head: usize,
+    padded_head_dim: usize,
     threads: usize,
-    pack: impl Fn(Unpacked<'_>) -> P + Sync,
-) -> Result<Vec<Layer<P>>, ModelError> {
+    pack: impl Fn(UnpackedB<'_>) -> B + Sync,
+) -> Result<Vec<Layer<B>>, ModelError> {
     let (share, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
+    let read_layer = move |layer| Layer::read(config, source, layer, padded_head_dim, pack);
     let layers = std::thread::scope(|scope| {
         let starts = (0..config.layers).step_by(share);
         let handles: Vec<_> = starts
             .map(|start| {
                 let range = start..config.layers.min(start + share);
-                scope.spawn(move || {
-                    range.map(|layer| Layer::read(config, source, layer, head, pack)).collect()
-                })
+                scope.spawn(move || range.map(read_layer).collect())
             })
             .collect();
         let results = handles.into_iter().map(|handle| match handle.join() {
             Ok(layers) => layers,
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        results.collect::<Result<Vec<Vec<Layer<P>>>, ModelError>>()
+        results.collect::<Result<Vec<Vec<Layer<B>>>, ModelError>>()
     })?;
     Ok(layers.into_iter().flatten().collect())
 }
 
-impl<P> Layer<P> {
+impl<B> Layer<B> {
     fn read(
         config: &BertConfig,
         source: &dyn WeightSource,
         layer: usize,
-        padded: usize,
-        pack: &impl Fn(Unpacked<'_>) -> P,
+        padded_head_dim: usize,
+        pack: &impl Fn(UnpackedB<'_>) -> B,
     ) -> Result<Self, ModelError> {
         let BertConfig { hidden, heads, intermediate, .. } = *config;
-        let width = config.head_dim();
+        let head_dim = config.head_dim();
         let weight = |linear| read(source, TensorId::Weight(layer, linear), config);
         let bias = |linear| read(source, TensorId::Bias(layer, linear), config);
-        // Where column or input `index` of the padded heads comes from.
-        let place = |index: usize| (index % padded < width).then(|| index / padded * width + index % padded);
-        let every = |count: usize| (0..count).map(Some).collect::<Vec<_>>();
+        // Index without padding of a column of the padded heads, or `None` for padding.
+        let unpadded = |index: usize| {
+            let (head, column) = (index / padded_head_dim, index % padded_head_dim);
+            (column < head_dim).then(|| head * head_dim + column)
+        };
+        let identity = |count: usize| (0..count).map(Some).collect::<Vec<_>>();
 
-        // softmax₂ takes powers of two, and the scores divided by the root of a head's width.
-        let scale = std::f32::consts::LOG2_E / (width as f32).sqrt();
+        // The kernels' softmax takes powers of 2, and scores are divided by √head_dim.
+        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
         let linears = [(LinearId::Query, scale), (LinearId::Key, 1.0), (LinearId::Value, 1.0)];
         let weights = linears.map(|(linear, factor)| weight(linear).map(|weight| (weight, factor)));
         let [query, key, value] = weights;
         let weights = [query?, key?, value?];
-        let across = heads * padded;
-        let mix = pack(Unpacked {
-            inputs: &every(hidden),
-            columns: 3 * across,
+        let width = heads * padded_head_dim;
+        let qkv = pack(UnpackedB {
+            rows: &identity(hidden),
+            columns: 3 * width,
             column: &|column| {
-                let (weight, factor) = &weights[column / across];
-                place(column % across).map(|row| (&weight[row * hidden..][..hidden], *factor))
+                let (weight, factor) = &weights[column / width];
+                unpadded(column % width).map(|row| (&weight[row * hidden..][..hidden], *factor))
             },
         });
-        let mut mix_bias = vec![0.0; 3 * across];
-        for (which, (linear, factor)) in linears.into_iter().enumerate() {
+        let mut qkv_bias = vec![0.0; 3 * width];
+        for (index, (linear, factor)) in linears.into_iter().enumerate() {
             let bias = bias(linear)?;
-            for (column, out) in mix_bias[which * across..][..across].iter_mut().enumerate() {
-                *out = place(column).map_or(0.0, |row| bias[row] * factor);
+            for (column, out) in qkv_bias[index * width..][..width].iter_mut().enumerate() {
+                *out = unpadded(column).map_or(0.0, |row| bias[row] * factor);
             }
         }
 
-        let map = |linear, inputs: &[Option<usize>], outputs: usize| -> Result<Map<P>, ModelError> {
-            let (weight, length) = (weight(linear)?, TensorId::Weight(layer, linear).len(config) / outputs);
-            let weight = pack(Unpacked {
-                inputs,
-                columns: outputs.next_multiple_of(UNIT),
-                column: &|column| (column < outputs).then(|| (&weight[column * length..][..length], 1.0)),
+        let linear = |id, rows: &[Option<usize>], outputs: usize| -> Result<Linear<B>, ModelError> {
+            let (weight, inputs) = (weight(id)?, TensorId::Weight(layer, id).len(config) / outputs);
+            let weight = pack(UnpackedB {
+                rows,
+                columns: outputs.next_multiple_of(WIDTH_MULTIPLE),
+                column: &|column| (column < outputs).then(|| (&weight[column * inputs..][..inputs], 1.0)),
             });
-            Ok(Map { weight, bias: pad(bias(linear)?.into_owned()) })
+            Ok(Linear { weight, bias: pad(bias(id)?.into_owned()) })
         };
-        let inputs: Vec<_> = (0..across).map(place).collect();
+        let context_rows: Vec<_> = (0..width).map(unpadded).collect();
         Ok(Self {
-            mix: Map { weight: mix, bias: mix_bias },
-            project: map(LinearId::AttentionOutput, &inputs, hidden)?,
-            attention: Affine::read(config, source, NormId::Attention(layer))?,
-            up: map(LinearId::FfnUp, &every(hidden), intermediate)?,
-            down: map(LinearId::FfnDown, &every(intermediate), hidden)?,
-            output: Affine::read(config, source, NormId::Ffn(layer))?,
+            qkv: Linear { weight: qkv, bias: qkv_bias },
+            attention_output: linear(LinearId::AttentionOutput, &context_rows, hidden)?,
+            attention_norm: LayerNormParams::read(config, source, NormId::Attention(layer))?,
+            ffn_up: linear(LinearId::FfnUp, &identity(hidden), intermediate)?,
+            ffn_down: linear(LinearId::FfnDown, &identity(intermediate), hidden)?,
+            ffn_norm: LayerNormParams::read(config, source, NormId::Ffn(layer))?,
         })
     }
 }
 
-impl Affine {
+impl LayerNormParams {
     /// # Errors
     /// A tensor that cannot be read or has the wrong size.
     pub(crate) fn read(

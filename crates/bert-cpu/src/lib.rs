@@ -1,28 +1,27 @@
-//! The forward pass of BERT and its relatives on a processor, x86-64 or 64-bit Arm: token ids in, hidden states out,
+//! The forward pass of BERT and related encoders on x86-64 and 64-bit Arm CPUs: token ids in, hidden states out,
 //! without padding.
 //!
-//! A [`Model`] holds the weights, packed once for the instruction set that it was made for ([`Isa`]); an
-//! [`Encoder`] runs *blocks* of whole sequences through all layers. The same sequence gives the same bits
-//! whatever stands beside it in the block, and however many threads share the work.
+//! A [`Model`] holds the weights, packed once for one instruction set ([`Isa`]). An [`Encoder`] runs ragged batches of
+//! whole sequences through all layers. The result for a sequence is bit-identical whatever the other sequences of the
+//! batch, and however many threads take part.
 //!
 //! ```text
-//! ids, lengths ─▶ Steps (plan: which steps, each of how many tasks) ─▶ ThreadPool (threads take task after task)
-//!                                                                        │
-//!       embed ▸ { query·key·value ▸ attention ▸ projection ▸ norm ▸ up ▸ down ▸ norm } × layers ─▶ hidden
+//! ids, lengths ─▶ TaskPlan (steps, each split into tasks) ─▶ ThreadPool (threads draw task after task)
+//!                                                              │
+//!   embed ▸ { qkv ▸ attention ▸ attention output ▸ norm ▸ ffn up ▸ ffn down ▸ norm } × layers ─▶ hidden states
 //! ```
 //!
-//! * [`mod@reference`] computes the same in plain scalar code, written for reading; every kernel is tested
-//!   against it.
-//! * `exact` computes in f32, with AVX2, AVX-512 or NEON: the same source, compiled for each, chosen at run time.
-//! * `amx` computes in bf16 on AMX, in a layout of its own.
-//! * `lanes` is what the kernels of `exact` know of an instruction set: a dozen operations on a vector of f32.
+//! * [`mod@reference`] computes the same in scalar f64 code; every kernel is tested against it.
+//! * `fp32` has the f32 kernels, written once over `simd` and compiled for AVX2, AVX-512 and NEON.
+//! * `amx` has the bf16 kernels for AMX, with their own memory layout.
+//! * `network` is the interface that both implement; `model` chooses the implementation.
 //!
-//! Nearly all of the workspace's `unsafe` is here (the rest maps a model's file), for three reasons: intrinsics and,
-//! for AMX, assembly, which need a processor that has them (proved by the token types in `lanes` and `amx`);
-//! matrices that several threads write at once, each its own part (`matrix`); and aligned memory (`memory`).
+//! Nearly all of the workspace's `unsafe` is here (the rest maps a model's file), for three reasons: intrinsics, and
+//! assembly for AMX, which require a CPU that has them (proved by the token types in `simd` and `amx`); matrices of which
+//! several threads write disjoint parts (`matrix`); and aligned memory (`buffer`).
 //!
-//! What this crate must never know: files, tokenizers, ONNX Runtime, HTTP.
-// Elsewhere there are no kernels: `Isa::best` finds nothing, and nothing is computed here.
+//! This crate does not know files, tokenizers, ONNX Runtime or HTTP.
+// Other architectures have no kernels: `Isa::best` returns `None`.
 #![cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     allow(dead_code, unused_imports, unused_variables)
@@ -30,18 +29,21 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod batch;
 mod buffer;
 mod config;
 mod encoder;
 mod error;
-mod exact;
+mod fp32;
 mod isa;
-mod lanes;
 mod layer;
 mod matrix;
 mod model;
+mod network;
+mod pass;
 mod plan;
 pub mod reference;
+mod simd;
 #[cfg(test)]
 mod testing;
 mod thread_pool;
@@ -51,6 +53,7 @@ pub use config::{Activation, BertConfig, Positions};
 pub use encoder::Encoder;
 pub use error::{EncodeError, ModelError};
 pub use isa::{Isa, Precision};
-pub use model::{HiddenStates, Model};
+pub use model::Model;
+pub use network::HiddenStates;
 pub use thread_pool::ThreadPool;
 pub use weights::{LinearId, NormId, TensorId, TokenEmbeddings, WeightSource};

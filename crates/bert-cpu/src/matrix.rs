@@ -1,10 +1,10 @@
-//! A matrix in a buffer that several threads share: bounds are checked when it is made, once for a task, so
-//! that the loops inside need not.
+//! A matrix in a buffer that several threads share. Bounds are checked when the view is made, once for a task, so that
+//! the kernels' loops need no checks.
 
 use crate::buffer::Buffer;
 
-/// Row-major values: row `r` begins at `r · stride`. Copied freely between threads; whoever makes one answers for
-/// who writes where.
+/// A view of row-major values: row `r` begins at `r · stride`. Views may be copied between threads; the code that makes
+/// one is responsible for which thread writes where.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix {
     start: *mut f32,
@@ -17,7 +17,7 @@ impl Matrix {
     /// A view of `rows × columns` that begins `offset` values into the buffer.
     ///
     /// # Panics
-    /// When it does not lie within the buffer.
+    /// If it does not lie within the buffer.
     pub(crate) fn of(buffer: &Buffer, offset: usize, [rows, columns]: [usize; 2], stride: usize) -> Self {
         assert!(columns <= stride, "a row of {columns} in a stride of {stride}");
         let end = if rows == 0 { offset } else { offset + (rows - 1) * stride + columns };
@@ -39,10 +39,10 @@ impl Matrix {
         self.stride
     }
 
-    /// Its rows from `first` on, `count` of them.
+    /// `count` rows from row `first` on.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If there are fewer.
     pub(crate) fn rows_from(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.rows, "rows {first} to {} of {}", first + count, self.rows);
         // SAFETY: within the view, which lies within its buffer (a view of no rows stays at its start).
@@ -50,10 +50,10 @@ impl Matrix {
         Self { start, rows: count, ..self }
     }
 
-    /// Its columns from `first` on, `count` of them.
+    /// `count` columns from column `first` on.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If there are fewer.
     pub(crate) fn columns_from(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.columns, "columns {first} to {} of {}", first + count, self.columns);
         // SAFETY: as above; `first` is at most the last column of a row that exists.
@@ -61,8 +61,7 @@ impl Matrix {
         Self { start, columns: count, ..self }
     }
 
-    /// Where row `row` begins. A kernel that reads or writes `columns` values from there, for any row below
-    /// `rows`, stays within the buffer.
+    /// Address of the row's first value. For any row below `rows`, the next `columns` values lie within the buffer.
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> *mut f32 {
         debug_assert!(row < self.rows, "row {row} of {}", self.rows);
@@ -72,13 +71,13 @@ impl Matrix {
     /// The values of one row.
     ///
     /// # Safety
-    /// Nothing else may access the row's columns of this view while the slice lives.
+    /// No other access to the row's columns of this view while the slice lives.
     ///
     /// # Panics
-    /// When there is no such row.
+    /// If there is no such row.
     pub(crate) unsafe fn row_mut<'b>(self, row: usize) -> &'b mut [f32] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the view lies within its buffer; exclusive by the caller's promise.
+        // SAFETY: the view lies within its buffer; exclusive by the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.row(row), self.columns) }
     }
 }
@@ -88,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn views_keep_to_their_part() {
+    fn a_view_of_a_view_addresses_its_own_values() {
         let mut buffer = Buffer::zeroed(24);
         buffer.as_mut_slice().iter_mut().enumerate().for_each(|(index, value)| *value = index as f32);
         let matrix = Matrix::of(&buffer, 2, [3, 5], 7);
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_bounds_panics() {
+    fn views_out_of_bounds_panic() {
         let buffer = Buffer::zeroed(20);
         let panics = |make: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).is_err();
         assert!(panics(&|| _ = Matrix::of(&buffer, 0, [3, 7], 7)));

@@ -1,67 +1,66 @@
-//! The same network in plain scalar code, in f64: slow, and written to be read. Every kernel is tested against it.
+//! The reference network in scalar f64 code: slow and easy to read. Every kernel is tested against it.
 
 use crate::{
     Activation, BertConfig, LinearId, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
     weights::read,
 };
 
-/// The final hidden states of one sequence, a row of `hidden` values for each token.
+/// Hidden states of one sequence after the last layer: `hidden` values for each token.
 ///
 /// # Errors
-/// A weight that cannot be read.
+/// A weight that cannot be read or has the wrong size.
 ///
 /// # Panics
-/// When an id or a position has no row in its table.
+/// If an id or a position has no embedding.
 pub fn forward(
     config: &BertConfig,
     source: &dyn WeightSource,
     token_embeddings: &TokenEmbeddings,
     ids: &[u32],
 ) -> Result<Vec<Vec<f64>>, ModelError> {
-    let tensor = |part: TensorId| -> Result<Vec<f64>, ModelError> {
-        Ok(read(source, part, config)?.iter().copied().map(f64::from).collect())
+    let tensor = |tensor: TensorId| -> Result<Vec<f64>, ModelError> {
+        Ok(read(source, tensor, config)?.iter().copied().map(f64::from).collect())
     };
-    let linear = |layer: usize, linear: LinearId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
-        let (weight, bias) =
-            (tensor(TensorId::Weight(layer, linear))?, tensor(TensorId::Bias(layer, linear))?);
-        Ok(rows.iter().map(|row| affine(row, &weight, &bias)).collect())
+    let apply_linear = |layer: usize, id: LinearId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
+        let (weight, bias) = (tensor(TensorId::Weight(layer, id))?, tensor(TensorId::Bias(layer, id))?);
+        Ok(rows.iter().map(|row| linear(row, &weight, &bias)).collect())
     };
-    let norm = |norm: NormId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
-        let (scale, shift) = (tensor(TensorId::Scale(norm))?, tensor(TensorId::Shift(norm))?);
+    let norm = |id: NormId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
+        let (scale, shift) = (tensor(TensorId::Scale(id))?, tensor(TensorId::Shift(id))?);
         Ok(rows.iter().map(|row| layer_norm(row, &scale, &shift, f64::from(config.epsilon))).collect())
     };
 
-    let positions = tensor(TensorId::Positions)?;
-    let mut state = Vec::with_capacity(ids.len());
-    let mut seen = 0;
-    for (place, &id) in ids.iter().enumerate() {
-        let mut word = vec![0.0; config.hidden];
-        token_embeddings(id, &mut word);
-        let row = config.position_id(place, seen, id);
-        seen += usize::from(!config.is_padding(id));
-        let position = &positions[row * config.hidden..][..config.hidden];
-        state.push(word.iter().zip(position).map(|(&word, position)| f64::from(word) + position).collect());
+    let position_embeddings = tensor(TensorId::Positions)?;
+    let mut embeddings = Vec::with_capacity(ids.len());
+    let mut non_padding = 0;
+    for (index, &id) in ids.iter().enumerate() {
+        let mut token = vec![0.0; config.hidden];
+        token_embeddings(id, &mut token);
+        let row = config.position_id(index, non_padding, id);
+        non_padding += usize::from(!config.is_padding(id));
+        let position = &position_embeddings[row * config.hidden..][..config.hidden];
+        embeddings.push(token.iter().zip(position).map(|(&a, b)| f64::from(a) + b).collect());
     }
-    let mut state = norm(NormId::Embeddings, &state)?;
+    let mut hidden = norm(NormId::Embeddings, &embeddings)?;
     for layer in 0..config.layers {
-        let [queries, keys, values] = [LinearId::Query, LinearId::Key, LinearId::Value];
-        let (queries, keys, values) =
-            (linear(layer, queries, &state)?, linear(layer, keys, &state)?, linear(layer, values, &state)?);
-        let mixed = attention(config, &queries, &keys, &values);
-        let projected = linear(layer, LinearId::AttentionOutput, &mixed)?;
-        state = norm(NormId::Attention(layer), &sum(&state, &projected))?;
-        let mut wide = linear(layer, LinearId::FfnUp, &state)?;
-        for value in wide.iter_mut().flatten() {
+        let queries = apply_linear(layer, LinearId::Query, &hidden)?;
+        let keys = apply_linear(layer, LinearId::Key, &hidden)?;
+        let values = apply_linear(layer, LinearId::Value, &hidden)?;
+        let context = attention(config, &queries, &keys, &values);
+        let output = apply_linear(layer, LinearId::AttentionOutput, &context)?;
+        hidden = norm(NormId::Attention(layer), &sum(&hidden, &output))?;
+        let mut ffn_hidden = apply_linear(layer, LinearId::FfnUp, &hidden)?;
+        for value in ffn_hidden.iter_mut().flatten() {
             *value = activate(config.activation, *value);
         }
-        let fed = linear(layer, LinearId::FfnDown, &wide)?;
-        state = norm(NormId::Ffn(layer), &sum(&state, &fed))?;
+        let output = apply_linear(layer, LinearId::FfnDown, &ffn_hidden)?;
+        hidden = norm(NormId::Ffn(layer), &sum(&hidden, &output))?;
     }
-    Ok(state)
+    Ok(hidden)
 }
 
 /// `weight · row + bias`; the weight is `[outputs, inputs]`.
-pub fn affine(row: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+pub fn linear(row: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let outputs = weight.chunks_exact(row.len());
     outputs
         .zip(bias)
@@ -77,28 +76,31 @@ pub fn layer_norm(row: &[f64], scale: &[f64], shift: &[f64], epsilon: f64) -> Ve
     let mean = row.iter().sum::<f64>() / count;
     let variance = row.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
     let deviation = (variance + epsilon).sqrt();
-    let affine = scale.iter().zip(shift);
-    row.iter().zip(affine).map(|(value, (scale, shift))| (value - mean) / deviation * scale + shift).collect()
+    let parameters = scale.iter().zip(shift);
+    row.iter()
+        .zip(parameters)
+        .map(|(value, (scale, shift))| (value - mean) / deviation * scale + shift)
+        .collect()
 }
 
-/// softmax(queries · keysᵀ / √width) · values in each head; all `[tokens, hidden]`.
+/// softmax(queries · keysᵀ / √head_dim) · values in each head. All matrices are `[tokens, hidden]`.
 fn attention(
     config: &BertConfig,
     queries: &[Vec<f64>],
     keys: &[Vec<f64>],
     values: &[Vec<f64>],
 ) -> Vec<Vec<f64>> {
-    let (width, mut out) = (config.head_dim(), vec![vec![0.0; config.hidden]; queries.len()]);
+    let (head_dim, mut out) = (config.head_dim(), vec![vec![0.0; config.hidden]; queries.len()]);
     for head in 0..config.heads {
-        let columns = head * width..(head + 1) * width;
+        let columns = head * head_dim..(head + 1) * head_dim;
         for (query, out) in queries.iter().zip(&mut out) {
             let score = |key: &Vec<f64>| {
                 let products = query[columns.clone()].iter().zip(&key[columns.clone()]);
-                products.map(|(query, key)| query * key).sum::<f64>() / (width as f64).sqrt()
+                products.map(|(query, key)| query * key).sum::<f64>() / (head_dim as f64).sqrt()
             };
             let scores: Vec<f64> = keys.iter().map(score).collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let powers: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let powers: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
             let total: f64 = powers.iter().sum();
             for (power, value) in powers.iter().zip(values) {
                 for column in columns.clone() {
@@ -110,7 +112,7 @@ fn attention(
     out
 }
 
-/// The activation's value.
+/// The activation function.
 pub fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + error_function(x / std::f64::consts::SQRT_2)),
@@ -122,7 +124,7 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
     }
 }
 
-/// The error function by its Maclaurin series (DLMF 7.6.2, all terms positive); beyond 6 it is ±1 in f64.
+/// The error function by its Maclaurin series (DLMF 7.6.2, all terms positive). Beyond ±6 it rounds to ±1 in f64.
 fn error_function(x: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();
@@ -145,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_error_function_has_its_known_values() {
+    fn error_function_matches_tabulated_values() {
         // Abramowitz and Stegun, table 7.1.
         for (x, expected) in
             [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)]
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_by_hand() {
+    fn layer_norm_matches_a_hand_computed_example() {
         let normed = layer_norm(&[1.0, 3.0], &[2.0, 2.0], &[0.0, 1.0], 0.0);
         assert_eq!(normed, [-2.0, 3.0]);
     }

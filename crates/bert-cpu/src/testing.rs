@@ -1,45 +1,74 @@
-//! What the tests of all networks share: made weights, made texts, and what the reference says about them.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+//! Synthetic weights and texts, reference results, and the tests' choice of instruction sets.
+#![allow(clippy::unwrap_used)]
 
 use std::{borrow::Cow, sync::Arc};
 
 #[cfg(target_arch = "aarch64")]
-use crate::lanes::Neon;
+use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
-use crate::lanes::{Avx2, Avx512};
+use crate::simd::{Avx2, Avx512};
 use crate::{
     Activation, BertConfig, Encoder, Isa, LinearId, Model, Positions, TensorId, ThreadPool, TokenEmbeddings,
-    WeightSource,
-    lanes::{Kernel, Lanes},
-    reference,
+    WeightSource, reference,
+    simd::{Simd, WithSimd},
 };
 
-/// Runs a kernel on every instruction set of this processor; what is lacking is said, not hidden.
-pub(crate) fn on_every_isa<K: Kernel>(kernel: impl Fn() -> K) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        on(Isa::Avx2, Avx2::detect(), kernel());
-        on(Isa::Avx512, Avx512::detect(), kernel());
+/// Defines one test for each f32 instruction set of the architecture, ignored if this CPU lacks the set.
+macro_rules! fp32_tests {
+    ($($(#[$meta:meta])* fn $name:ident($isa:ident: Isa) $body:block)+) => {$(
+        $(#[$meta])*
+        fn $name($isa: $crate::Isa) $body
+
+        mod $name {
+            #[cfg(target_arch = "x86_64")]
+            #[test]
+            #[cfg_attr(not(cpu_has = "avx2"), ignore = "this CPU has no AVX2")]
+            fn avx2() {
+                super::$name($crate::Isa::Avx2);
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[test]
+            #[cfg_attr(not(cpu_has = "avx512"), ignore = "this CPU has no AVX-512")]
+            fn avx512() {
+                super::$name($crate::Isa::Avx512);
+            }
+
+            #[cfg(target_arch = "aarch64")]
+            #[test]
+            #[cfg_attr(not(cpu_has = "neon"), ignore = "this CPU has no NEON")]
+            fn neon() {
+                super::$name($crate::Isa::Neon);
+            }
+        }
+    )+};
+}
+pub(crate) use fp32_tests;
+
+/// Runs `op` compiled for `isa`.
+///
+/// # Panics
+/// If this CPU lacks the instruction set.
+pub(crate) fn run_with(isa: Isa, op: impl WithSimd) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Avx2::detect().unwrap().run(op),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Avx512::detect().unwrap().run(op),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Neon::detect().unwrap().run(op),
+        _ => panic!("no f32 kernels for {isa}"),
     }
-    #[cfg(target_arch = "aarch64")]
-    on(Isa::Neon, Neon::detect(), kernel());
 }
 
-fn on(isa: Isa, lanes: Option<impl Lanes>, kernel: impl Kernel) {
-    match lanes {
-        Some(lanes) => lanes.run(kernel),
-        None => println!("NOT RUN IN PART: no {isa} here"),
-    }
-}
-
-/// Weights that are different for every tensor and every place in it, of the size of trained ones.
+/// Weights that differ for every tensor and index, of the magnitude of trained ones.
 #[derive(Clone, Copy)]
-pub(crate) struct Made(pub(crate) BertConfig);
+pub(crate) struct SyntheticWeights(pub(crate) BertConfig);
 
-impl Made {
-    /// From −½ to ½.
+impl SyntheticWeights {
+    /// A pseudo-random value from −½ to ½.
     pub(crate) fn value(salt: u64, index: usize) -> f32 {
-        // SplitMix64's finaliser (Steele, Lea and Flood 2014): any bit of the input moves every bit of the output.
+        // SplitMix64's finaliser (Steele, Lea and Flood 2014): any bit of the input changes every bit of the output.
         let mut z = (salt << 32).wrapping_add(index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -55,20 +84,20 @@ impl Made {
     }
 }
 
-impl WeightSource for Made {
-    fn read(&self, part: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn std::error::Error + Send + Sync>> {
+impl WeightSource for SyntheticWeights {
+    fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn std::error::Error + Send + Sync>> {
         let mut salt = 7u64;
-        for byte in part.to_string().bytes() {
+        for byte in tensor.to_string().bytes() {
             salt = salt.wrapping_mul(31).wrapping_add(u64::from(byte));
         }
-        let (scale, shift) = match part {
+        let (scale, shift) = match tensor {
             TensorId::Weight(_, LinearId::FfnDown) => (2.0 / (self.0.intermediate as f32).sqrt(), 0.0),
             TensorId::Weight(..) => (4.0 / (self.0.hidden as f32).sqrt(), 0.0),
             TensorId::Scale(_) => (0.5, 1.0),
             _ => (0.2, 0.0),
         };
         let values =
-            (0..part.len(&self.0)).map(|index| Self::value(salt & 0xffff_ffff, index) * scale + shift);
+            (0..tensor.len(&self.0)).map(|index| Self::value(salt & 0xffff_ffff, index) * scale + shift);
         Ok(values.collect())
     }
 }
@@ -85,20 +114,22 @@ pub(crate) const SMALL: BertConfig = BertConfig {
     epsilon: 1e-12,
 };
 
-/// A made model, and `helpers` threads to help.
+/// An encoder with synthetic weights and `helpers` helper threads.
 pub(crate) fn encoder(config: BertConfig, isa: Isa, helpers: usize) -> Encoder {
-    let made = Made(config);
-    let model = Model::new(config, &made, made.token_embeddings(), isa, 2).unwrap();
+    let weights = SyntheticWeights(config);
+    let model = Model::new(config, &weights, weights.token_embeddings(), isa, 2).unwrap();
     Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(helpers).unwrap()))
 }
 
-/// Ids of one sequence.
-pub(crate) fn sequence(config: &BertConfig, length: usize, salt: usize) -> Vec<u32> {
-    (0..length).map(|index| ((index * 31 + salt * 17) % config.vocabulary) as u32).collect()
+/// Synthetic sequences of token ids, of these lengths.
+pub(crate) fn sequences(config: &BertConfig, lengths: &[usize]) -> Vec<Vec<u32>> {
+    let id = |index: usize, salt: usize| ((index * 31 + salt * 17) % config.vocabulary) as u32;
+    let sequence = |(salt, &length)| (0..length).map(|index| id(index, salt)).collect();
+    lengths.iter().enumerate().map(sequence).collect()
 }
 
-/// Every state of a block, by sequence.
-pub(crate) fn states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpers: usize) -> Vec<Vec<f32>> {
+/// Hidden states of each sequence, computed in one batch.
+pub(crate) fn hidden_states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpers: usize) -> Vec<Vec<f32>> {
     let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
     let hidden = encoder.encode(&sequences.concat(), &lengths, &mut || helpers).unwrap();
     let mut token = 0;
@@ -111,13 +142,8 @@ pub(crate) fn states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpers: usi
         .collect()
 }
 
-/// One sequence for each length.
-pub(crate) fn sequences(config: &BertConfig, lengths: &[usize]) -> Vec<Vec<u32>> {
-    lengths.iter().enumerate().map(|(salt, &length)| sequence(config, length, salt)).collect()
-}
-
-/// The reference's states of a sequence.
+/// Hidden states of a sequence by the reference network.
 pub(crate) fn expected(config: BertConfig, ids: &[u32]) -> Vec<Vec<f64>> {
-    let made = Made(config);
-    reference::forward(&config, &made, &made.token_embeddings(), ids).unwrap()
+    let weights = SyntheticWeights(config);
+    reference::forward(&config, &weights, &weights.token_embeddings(), ids).unwrap()
 }

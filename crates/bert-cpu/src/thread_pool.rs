@@ -1,162 +1,54 @@
-//! Threads that help with a pass, and the order in which its tasks may run.
-//!
-//! All who take part draw task numbers from one counter and wait, before each task, until the steps before it are
-//! done. So there is no leader to wait for: a helper that wakes late, or is taken off its core, costs no more
-//! than the task it holds.
+//! Helper threads that encoders share.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
 };
 
-use crate::{
-    EncodeError, ModelError,
-    plan::{Plan, Task},
-};
+use crate::{ModelError, pass::ForwardPass};
 
-/// Turns of a waiting loop before the core is offered to others. A step of a short text takes some ten
-/// microseconds, so whoever waits for it usually need not let go.
-const SPINS: usize = 2_000;
-
-/// How far a pass is, and who works on it.
-pub(crate) struct Progress {
-    plan: Plan,
-    next: AtomicUsize,
-    done: AtomicUsize,
-    /// Helpers that may work on it at present.
-    allowed: AtomicUsize,
-    helping: AtomicUsize,
-    panicked: AtomicBool,
-}
-
-impl Progress {
-    pub(crate) fn new(plan: Plan) -> Self {
-        Self {
-            plan,
-            next: AtomicUsize::new(0),
-            done: AtomicUsize::new(0),
-            allowed: AtomicUsize::new(0),
-            helping: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-        }
-    }
-
-    /// Runs tasks until none is left to begin, or `stays`, asked before each, says no. When this has returned on every
-    /// thread that called it, and to one of them `stays` never said no, all tasks are done, unless one panicked.
-    pub(crate) fn work(&self, stays: &mut dyn FnMut() -> bool, mut run: impl FnMut(Task)) {
-        while stays()
-            && let Some(task) = self.plan.task(self.next.fetch_add(1, Ordering::Relaxed))
-        {
-            if !self.wait(task.after) {
-                return;
-            }
-            if catch_unwind(AssertUnwindSafe(|| run(task))).is_err() {
-                self.panicked.store(true, Ordering::Release);
-                return;
-            }
-            // Release: whoever sees the count sees what the task wrote.
-            self.done.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    /// Waits until `tasks` tasks are done; `false` when one panicked and they never will be.
-    fn wait(&self, tasks: usize) -> bool {
-        let mut turns = 0;
-        while self.done.load(Ordering::Acquire) < tasks {
-            if self.panicked.load(Ordering::Acquire) {
-                return false;
-            }
-            turns += 1;
-            if turns < SPINS {
-                std::hint::spin_loop();
-            } else {
-                thread::yield_now();
-            }
-        }
-        true
-    }
-
-    /// Whether every task was done; asked when everybody has left.
-    pub(crate) fn result(&self) -> Result<(), EncodeError> {
-        let done = self.done.load(Ordering::Acquire) == self.plan.tasks();
-        if done { Ok(()) } else { Err(EncodeError::Panicked) }
-    }
-
-    /// Sets how many may help; whether that is more than before.
-    fn allow(&self, helpers: usize) -> bool {
-        self.allowed.swap(helpers, Ordering::Relaxed) < helpers
-    }
-
-    /// Whether one more helper may begin, who is then counted.
-    fn join(&self) -> bool {
-        let allowed = self.allowed.load(Ordering::Relaxed);
-        let one_more = |helping| (helping < allowed).then_some(helping + 1);
-        self.next.load(Ordering::Relaxed) < self.plan.tasks()
-            && self.helping.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-    }
-
-    /// Whether a helper may go on; one who may not is no longer counted.
-    fn stay(&self) -> bool {
-        let allowed = self.allowed.load(Ordering::Relaxed);
-        let one_less = |helping| (helping > allowed).then(|| helping - 1);
-        self.helping.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
-    }
-}
-
-/// A pass that several threads may work on.
-pub(crate) trait Pass: Send + Sync {
-    fn progress(&self) -> &Progress;
-
-    /// Takes part until no task is left to begin, or `stays`, asked before each, says no.
-    fn work(&self, stays: &mut dyn FnMut() -> bool);
-}
-
-/// Threads that sleep until an encoder asks for help. One pool serves all encoders of a model: whoever finds it
-/// busy works alone.
+/// Helper threads that sleep until an encoder asks for help. All encoders of a model share one pool; an encoder that
+/// finds it busy works alone.
 pub struct ThreadPool {
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Desk {
-    state: Mutex<State>,
+struct Shared {
+    state: Mutex<PoolState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    offer: Option<Arc<dyn Pass>>,
-    /// Helpers at work on the offer.
+struct PoolState {
+    published: Option<Arc<ForwardPass>>,
+    /// Helpers at work on the published pass.
     active: usize,
     closed: bool,
 }
 
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+    fn wait<'s>(&self, state: MutexGuard<'s, PoolState>) -> MutexGuard<'s, PoolState> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Body of a helper.
+    /// Body of a helper thread.
     fn help(&self) {
         let mut state = self.lock();
         while !state.closed {
-            let Some(pass) = state.offer.as_ref().filter(|pass| pass.progress().join()).map(Arc::clone)
+            let Some(pass) = state.published.as_ref().filter(|pass| pass.tasks.try_enter()).map(Arc::clone)
             else {
                 state = self.wait(state);
                 continue;
             };
             state.active += 1;
             drop(state);
-            pass.work(&mut || pass.progress().stay());
+            pass.run(&mut || pass.tasks.may_continue());
             drop(pass);
             state = self.lock();
             state.active -= 1;
@@ -168,63 +60,63 @@ impl Desk {
 }
 
 impl ThreadPool {
-    /// Starts `helpers` threads; with none, every pass runs on its caller's thread alone.
+    /// Starts `helpers` threads. Without any, every pass runs on its caller's thread alone.
     ///
     /// # Errors
     /// [`ModelError::Thread`].
     pub fn new(helpers: usize) -> Result<Self, ModelError> {
-        let desk = Arc::new(Desk { state: Mutex::default(), changed: Condvar::new() });
-        let mut pool = Self { desk, threads: Vec::with_capacity(helpers) };
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
+        let mut pool = Self { shared, threads: Vec::with_capacity(helpers) };
         for _ in 0..helpers {
-            let desk = Arc::clone(&pool.desk);
-            let body = move || desk.help();
+            let shared = Arc::clone(&pool.shared);
+            let body = move || shared.help();
             pool.threads
                 .push(thread::Builder::new().name("helper".into()).spawn(body).map_err(ModelError::Thread)?);
         }
         Ok(pool)
     }
 
-    /// Number of helpers.
+    /// Number of helper threads.
     pub fn helpers(&self) -> usize {
         self.threads.len()
     }
 
-    /// Works on `pass`, with helpers if `helpers`, the number that may help at first, is not 0, and returns when nobody
-    /// works on it any more. `meanwhile` is called before each task of this thread; then as many may help as it
-    /// says, but no more than at first.
-    pub(crate) fn run(&self, pass: &Arc<dyn Pass>, helpers: usize, meanwhile: &mut dyn FnMut() -> usize) {
-        let offer = if helpers > 0 { self.offer(pass, helpers) } else { None };
-        pass.work(&mut || {
-            let helpers = meanwhile().min(helpers);
-            if offer.is_some() && pass.progress().allow(helpers) {
-                // Held for a moment, so that no helper is between looking and sleeping.
-                drop(self.desk.lock());
-                self.desk.changed.notify_all();
+    /// Runs `pass` on this thread and at most `helpers` others, and returns when no thread works on it any more.
+    /// `on_yield` is called before each task of this thread and returns how many helpers may take part from then on.
+    pub(crate) fn run(&self, pass: &Arc<ForwardPass>, helpers: usize, on_yield: &mut dyn FnMut() -> usize) {
+        let published = if helpers > 0 { self.publish(pass, helpers) } else { None };
+        pass.run(&mut || {
+            let helpers = on_yield().min(helpers);
+            if published.is_some() && pass.tasks.set_limit(helpers) {
+                // Taking the lock once prevents a lost wake-up: no helper is between its check and its wait.
+                drop(self.shared.lock());
+                self.shared.changed.notify_all();
             }
             true
         });
     }
 
-    fn offer(&self, pass: &Arc<dyn Pass>, helpers: usize) -> Option<Offer<'_>> {
-        let mut state = self.desk.lock();
-        if state.offer.is_some() || state.active > 0 {
+    /// Publishes the pass to the helpers, unless they work for another encoder.
+    fn publish(&self, pass: &Arc<ForwardPass>, helpers: usize) -> Option<PublishedPass<'_>> {
+        let mut state = self.shared.lock();
+        if state.published.is_some() || state.active > 0 {
             return None;
         }
-        pass.progress().allow(helpers);
-        state.offer = Some(Arc::clone(pass));
+        pass.tasks.set_limit(helpers);
+        state.published = Some(Arc::clone(pass));
         drop(state);
-        self.desk.changed.notify_all();
-        Some(Offer(&self.desk))
+        self.shared.changed.notify_all();
+        Some(PublishedPass(&self.shared))
     }
 }
 
-/// A pass that helpers can see. Dropping it waits for those who help.
-struct Offer<'d>(&'d Desk);
+/// A pass that helpers can enter. Dropping it waits until they have left.
+struct PublishedPass<'p>(&'p Shared);
 
-impl Drop for Offer<'_> {
+impl Drop for PublishedPass<'_> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.offer = None;
+        state.published = None;
         while state.active > 0 {
             state = self.0.wait(state);
         }
@@ -233,10 +125,10 @@ impl Drop for Offer<'_> {
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
-        self.desk.lock().closed = true;
-        self.desk.changed.notify_all();
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
         for thread in self.threads.drain(..) {
-            // A helper catches its tasks' panics, so there is nothing to learn from its end.
+            // A helper catches the panics of its tasks, so it does not end by a panic.
             let _ = thread.join();
         }
     }
@@ -250,101 +142,101 @@ impl std::fmt::Debug for ThreadPool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::*;
-    use crate::{Activation, BertConfig, Positions};
-
-    const CONFIG: BertConfig = BertConfig {
-        hidden: 32,
-        heads: 4,
-        layers: 3,
-        intermediate: 64,
-        vocabulary: 10,
-        position_rows: 64,
-        positions: Positions::FromZero,
-        activation: Activation::Relu,
-        epsilon: 1e-5,
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        time::{Duration, Instant},
     };
 
-    /// Notes which tasks ran, and whether one ran before its step.
+    use super::*;
+    use crate::{
+        BertConfig, EncodeError, HiddenStates,
+        batch::RaggedBatch,
+        network::{Activations, Network},
+        plan::{Task, TaskPlan},
+        testing::SMALL,
+    };
+
+    const ROWS: usize = 40;
+
+    /// Records which tasks ran, and whether one ran before the steps before it were done.
+    #[derive(Default)]
     struct Recorder {
-        progress: Progress,
         ran: Mutex<Vec<Task>>,
         early: AtomicBool,
         helped: AtomicBool,
         panic_at: Option<usize>,
     }
 
-    impl Pass for Recorder {
-        fn progress(&self) -> &Progress {
-            &self.progress
+    impl Network for Recorder {
+        fn config(&self) -> &BertConfig {
+            &SMALL
         }
 
-        fn work(&self, stays: &mut dyn FnMut() -> bool) {
-            self.progress.work(stays, |task| {
-                let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
-                if ran.len() < task.after {
-                    self.early.store(true, Ordering::Release);
-                }
-                assert_ne!(Some(ran.len()), self.panic_at, "asked to panic");
-                ran.push(task);
-                if thread::current().name() == Some("helper") {
-                    self.helped.store(true, Ordering::Release);
-                }
-            });
+        fn allocate(&self, rows: usize) -> Activations {
+            Activations::zeroed(rows, &[])
+        }
+
+        unsafe fn run(&self, task: Task, _: &RaggedBatch, _: &Activations) {
+            let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
+            if ran.len() < task.ready_after {
+                self.early.store(true, Ordering::Release);
+            }
+            assert_ne!(Some(ran.len()), self.panic_at, "asked to panic");
+            ran.push(task);
+            if thread::current().name() == Some("helper") {
+                self.helped.store(true, Ordering::Release);
+            }
+        }
+
+        unsafe fn hidden_states<'a>(&self, _: usize, _: &'a Activations) -> HiddenStates<'a> {
+            HiddenStates::new(&[], 0, 0)
         }
     }
 
-    fn recorder(helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
-        let progress = Progress::new(Plan::new(&CONFIG, 40, 0..CONFIG.layers, helpers + 1));
-        let (ran, early, helped) = Default::default();
-        Arc::new(Recorder { progress, ran, early, helped, panic_at })
+    fn plan(helpers: usize) -> TaskPlan {
+        TaskPlan::new(&SMALL, ROWS, 0..SMALL.layers, helpers + 1)
     }
 
-    fn run(pool: &ThreadPool, helpers: usize, panic_at: Option<usize>) -> Arc<Recorder> {
-        let recorder = recorder(helpers, panic_at);
-        pool.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), helpers, &mut || helpers);
-        recorder
+    fn pass(network: &Arc<Recorder>, helpers: usize) -> Arc<ForwardPass> {
+        let network: Arc<Recorder> = Arc::clone(network);
+        let batch = RaggedBatch::new(&SMALL, &[1; ROWS], &[ROWS]).unwrap();
+        let activations = Arc::new(network.allocate(ROWS));
+        // SAFETY: the activations are this pass's own.
+        Arc::new(unsafe { ForwardPass::new(network, Arc::new(batch), activations, plan(helpers)) })
     }
 
+    fn run(pool: &ThreadPool, helpers: usize, panic_at: Option<usize>) -> Result<(), EncodeError> {
+        let network = Arc::new(Recorder { panic_at, ..Recorder::default() });
+        let pass = pass(&network, helpers);
+        pool.run(&pass, helpers, &mut || helpers);
+        pass.result()
+    }
+
+    #[track_caller]
+    fn assert_all_ran_in_order(network: &Recorder, pass: &ForwardPass, helpers: usize) {
+        assert_eq!(pass.result(), Ok(()));
+        assert!(!network.early.load(Ordering::Acquire));
+        assert_eq!(network.ran.lock().unwrap().len(), plan(helpers).tasks());
+    }
+
+    /// The limit is 0 at first; after it was raised, the caller waits until a helper has run a task.
     #[test]
-    fn as_many_help_as_are_allowed() {
-        let progress = Progress::new(Plan::new(&CONFIG, 40, 0..1, 3));
-        assert!(!progress.join());
-        assert!(progress.allow(2));
-        assert_eq!([(); 3].map(|()| progress.join()), [true, true, false]);
-        assert!(progress.stay());
-        assert!(!progress.allow(1));
-        assert_eq!([progress.stay(), progress.stay()], [false, true]);
-        assert!(progress.allow(2));
-        assert!(progress.join());
-        progress.work(&mut || false, |_| panic!("leaves before it begins"));
-        progress.work(&mut || true, |_| ());
-        assert_eq!(progress.result(), Ok(()));
-        assert!(progress.allow(3));
-        assert!(!progress.join(), "nothing is left to begin");
-    }
-
-    /// At first nobody may help; then somebody may, and the owner waits until somebody has.
-    #[test]
-    fn helpers_come_when_they_are_allowed() {
+    fn helpers_join_when_the_limit_rises() {
         let pool = ThreadPool::new(2).unwrap();
         for _ in 0..50 {
-            let recorder = recorder(2, None);
+            let network = Arc::new(Recorder::default());
+            let pass = pass(&network, 2);
             let mut calls = 0;
-            pool.run(&(Arc::clone(&recorder) as Arc<dyn Pass>), 2, &mut || {
+            pool.run(&pass, 2, &mut || {
                 calls += 1;
                 let end = Instant::now() + Duration::from_secs(10);
-                while calls > 6 && !recorder.helped.load(Ordering::Acquire) {
-                    assert!(Instant::now() < end, "nobody came");
+                while calls > 6 && !network.helped.load(Ordering::Acquire) {
+                    assert!(Instant::now() < end, "no helper came");
                     thread::yield_now();
                 }
                 if calls < 6 { 0 } else { 1 }
             });
-            assert_eq!(recorder.progress.result(), Ok(()));
-            assert!(!recorder.early.load(Ordering::Acquire));
-            assert_eq!(recorder.ran.lock().unwrap().len(), recorder.progress.plan.tasks());
+            assert_all_ran_in_order(&network, &pass, 2);
         }
     }
 
@@ -352,10 +244,10 @@ mod tests {
     fn every_task_runs_once_after_the_steps_before_it() {
         let pool = ThreadPool::new(3).unwrap();
         for helpers in [0, 1, 3, 3, 2] {
-            let recorder = run(&pool, helpers, None);
-            assert_eq!(recorder.progress.result(), Ok(()));
-            assert!(!recorder.early.load(Ordering::Acquire));
-            assert_eq!(recorder.ran.lock().unwrap().len(), recorder.progress.plan.tasks());
+            let network = Arc::new(Recorder::default());
+            let pass = pass(&network, helpers);
+            pool.run(&pass, helpers, &mut || helpers);
+            assert_all_ran_in_order(&network, &pass, helpers);
         }
     }
 
@@ -363,9 +255,9 @@ mod tests {
     fn a_panic_ends_the_pass_and_not_the_pool() {
         let pool = ThreadPool::new(2).unwrap();
         for helpers in [0, 2] {
-            assert_eq!(run(&pool, helpers, Some(7)).progress.result(), Err(EncodeError::Panicked));
+            assert_eq!(run(&pool, helpers, Some(7)), Err(EncodeError::Panicked));
         }
-        assert_eq!(run(&pool, 2, None).progress.result(), Ok(()));
+        assert_eq!(run(&pool, 2, None), Ok(()));
     }
 
     #[test]
@@ -375,7 +267,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        assert_eq!(run(&pool, 2, None).progress.result(), Ok(()));
+                        assert_eq!(run(&pool, 2, None), Ok(()));
                     }
                 });
             }

@@ -1,70 +1,49 @@
-//! Self-attention, transposed, so that a softmax runs down a column of vectors and needs no work across lanes.
+//! Scaled dot-product attention, transposed: a softmax runs down a column of vectors and needs no work across lanes.
 //!
-//! 32 queries of one sequence in one head at a time, over all keys:
+//! One tile of 32 queries of one sequence in one head at a time, over all keys:
 //!
 //! ```text
-//!              32 queries                      32 queries                       32 queries
-//!           ┌──────────────┐                 ┌────────────┐                   ┌────────────┐
-//!      keys │ scores  f32  │  = keys         │ queriesᵀ   │   values   │ = valuesᵀ       │ powersᵀ    │
-//!           │              │    as stored  · │ pairs      │            │   tiles       · │ pairs      │
-//!           └──────────────┘                 └────────────┘            └──────            └────────────┘
-//!             ▼ 2^(s − max), in bf16, in place: powersᵀ, pairs of keys
+//! scores    [keys, 32 queries]           f32   = keys, as stored · queriesᵀ, in pairs of columns
+//! powers    [pairs of keys, 32 queries]  bf16  = 2^(score − shift)
+//! contextᵀ  [columns, 32 queries]        f32   = valuesᵀ, in tiles · powers, divided by their sum
 //! ```
 //!
-//! The left factor of the first product is the keys' strip as it lies. Queries are transposed for each 32 of them,
-//! values once for the head. Nothing is masked but the keys after the last one: they take no part in a sum, and
-//! their powers and values are zero. Queries after the last one are other tokens' or none; their lanes are
-//! computed and dropped, or left out where they fill a half.
+//! Queries are transposed for each tile, values once for each head. There is no mask: keys after the last one take no part
+//! in a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped, or left
+//! out if they fill a half of 16.
 //!
-//! Scores become powers 32 keys at a time, while they are in the nearest cache; there is no pass over all of them to look
-//! for the largest (`softmax` says why none is needed).
+//! Scores become powers 32 keys at a time, while they are in the L1d cache, without a pass for the maximum (see `softmax`).
 
 use std::{arch::x86_64::*, ops::Range};
 
 use super::{
-    layout::{Line, Lines, Strips, Tiled},
-    softmax::{ROW, Reference, raise},
-    tile::{TILE, Tiles, UNIT},
+    layout::{CacheLine, LineSpan, QkvBlocks, TiledMatrix},
+    softmax::{LINES_PER_ROW, RunningShift, exp2_scores},
+    tile::{K_BLOCK, NR, TILE, Tiles},
     vector::{Floats, load_line, round_pairs, store_line, transpose, zip},
 };
-use crate::buffer::Buffer;
+use crate::buffer::ScratchBuffer;
 
-/// Lines of 32 inputs of a right factor: 16 pairs, each a row of 128 bytes.
-const RIGHT: usize = 2 * TILE;
+/// Lines of the two B tiles of one instruction: 16 rows of 128 bytes.
+const B_TILE_LINES: usize = 2 * TILE;
 
-/// Memory of one thread, for the longest sequence; grows to the longest seen.
-#[derive(Default)]
-pub(super) struct Scratch(Option<Buffer>);
-
-impl Scratch {
-    fn lines(&mut self, count: usize) -> Lines {
-        if self.0.as_ref().is_none_or(|buffer| buffer.len() < count * Line::VALUES) {
-            self.0 = Some(Buffer::zeroed(count * Line::VALUES));
-        }
-        match &self.0 {
-            Some(buffer) => Lines::of(buffer, 0, count),
-            None => unreachable!("it was filled"),
-        }
-    }
-}
-
-/// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of two: the factor log₂ e / √width is
-/// in the queries already.
+/// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of 2: the queries include the factor
+/// log₂ e / √head_dim.
 pub(super) struct Attention<'a> {
-    /// Tokens of each sequence, one after the other.
+    /// Tokens of each sequence of the batch.
     pub(super) lengths: &'a [usize],
-    /// Which heads.
+    /// Heads to compute.
     pub(super) heads: Range<usize>,
-    /// Columns of a head, in units of 32.
-    pub(super) parts: usize,
+    /// Column blocks of a head.
+    pub(super) head_blocks: usize,
     /// The queries of all heads, then the keys, then the values.
-    pub(super) strips: Strips,
-    pub(super) out: Tiled,
+    pub(super) qkv: QkvBlocks,
+    pub(super) out: TiledMatrix,
 }
 
-/// Three kinds of strips, in their order.
+/// One of the three matrices in [`Attention::qkv`].
 #[derive(Clone, Copy)]
-enum Kind {
+enum Qkv {
     Queries,
     Keys,
     Values,
@@ -72,37 +51,37 @@ enum Kind {
 
 /// Up to 32 queries of a sequence in a head.
 #[derive(Clone, Copy)]
-struct Group {
-    /// The sequence's first row in the block, and its tokens.
+struct QueryTile {
+    /// First row of the sequence in the batch, and its tokens.
     row: usize,
     tokens: usize,
-    /// The head's first columns, in units of 32.
-    column: usize,
-    /// The first query's number in the sequence: a multiple of 32.
+    /// First column block of the head.
+    block: usize,
+    /// Index of the first query in the sequence: a multiple of 32.
     first: usize,
 }
 
-/// What the kernel works in.
-struct Room {
-    /// For each part and 32 keys, two tiles: 16 values × 32 keys each.
-    values: Lines,
-    /// For each part, 16 pairs of columns × 32 queries.
-    queries: Lines,
-    /// `[32 keys, 32 queries]` scores in f32.
-    scores: Lines,
+/// Intermediate results of one sequence in one head.
+struct AttentionWorkspace {
+    /// For each column block and 32 keys, two tiles of 16 columns × 32 keys.
+    values: LineSpan,
+    /// For each column block, 16 pairs of columns × 32 queries.
+    queries: LineSpan,
+    /// `[32 keys, 32 queries]` in f32.
+    scores: LineSpan,
     /// `[pairs of keys, 32 queries]`, for all keys.
-    powers: Lines,
+    powers: LineSpan,
     /// `[32 columns, 32 queries]` in f32.
-    result: Lines,
+    context: LineSpan,
 }
 
-impl Group {
-    /// Keys, up to whole tiles.
-    fn padded(&self) -> usize {
-        self.tokens.next_multiple_of(UNIT)
+impl QueryTile {
+    /// Keys, padded to whole tiles.
+    fn padded_keys(&self) -> usize {
+        self.tokens.next_multiple_of(K_BLOCK)
     }
 
-    /// How many times 16 queries there are.
+    /// Halves of 16 queries, of which the last may be partial.
     fn halves(&self) -> usize {
         (self.tokens - self.first).div_ceil(TILE).min(2)
     }
@@ -110,38 +89,45 @@ impl Group {
 
 impl Attention<'_> {
     /// # Safety
-    /// Nobody else may write the strips, nor access the heads' columns of `out`.
+    /// No other code may write `qkv`, nor access the heads' columns of `out`.
     ///
     /// # Panics
-    /// When a size does not fit.
+    /// If a size does not fit.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    pub(super) unsafe fn run(&self, tiles: &Tiles, scratch: &mut Scratch) {
-        let longest = self.lengths.iter().copied().max().unwrap_or(0).next_multiple_of(UNIT);
-        assert!(self.heads.end * self.parts <= self.out.depth());
+    pub(super) unsafe fn run(&self, tiles: &Tiles, scratch: &mut ScratchBuffer) {
+        let max_keys = self.lengths.iter().copied().max().unwrap_or(0).next_multiple_of(K_BLOCK);
+        assert!(self.heads.end * self.head_blocks <= self.out.k_blocks());
         assert!(self.lengths.iter().sum::<usize>() <= self.out.rows());
-        let sizes = [self.parts * longest, self.parts * RIGHT, UNIT * ROW, longest / 2 * ROW, UNIT * ROW];
-        let lines = scratch.lines(sizes.iter().sum());
-        let mut begun = 0;
-        let [values, queries, scores, powers, result] = sizes.map(|size| {
-            begun += size;
-            lines.part(begun - size, size)
+        let sizes = [
+            self.head_blocks * max_keys,
+            self.head_blocks * B_TILE_LINES,
+            K_BLOCK * LINES_PER_ROW,
+            max_keys / 2 * LINES_PER_ROW,
+            K_BLOCK * LINES_PER_ROW,
+        ];
+        let count = sizes.iter().sum();
+        let lines = LineSpan::of(scratch.reserve(count * CacheLine::VALUES), 0, count);
+        let mut end = 0;
+        let [values, queries, scores, powers, context] = sizes.map(|size| {
+            end += size;
+            lines.subspan(end - size, size)
         });
-        let room = Room { values, queries, scores, powers, result };
+        let workspace = AttentionWorkspace { values, queries, scores, powers, context };
         let mut row = 0;
         for &tokens in self.lengths {
             for head in self.heads.clone() {
-                for first in (0..tokens).step_by(UNIT) {
-                    let group = Group { row, tokens, column: head * self.parts, first };
-                    // SAFETY: the room is this call's alone, and as large as the longest sequence needs; what each step
-                    // reads, the ones before it wrote.
+                for first in (0..tokens).step_by(NR) {
+                    let tile = QueryTile { row, tokens, block: head * self.head_blocks, first };
+                    // SAFETY: the workspace is this call's alone, and large enough for the longest sequence; each step
+                    // reads what earlier steps wrote.
                     unsafe {
                         if first == 0 {
-                            self.transpose_values(&group, &room);
+                            self.transpose_values(&tile, &workspace);
                         }
-                        self.transpose_queries(&group, &room);
-                        match group.halves() {
-                            1 => self.attend::<1>(tiles, &group, &room),
-                            _ => self.attend::<2>(tiles, &group, &room),
+                        self.transpose_queries(&tile, &workspace);
+                        match tile.halves() {
+                            1 => self.attend::<1>(tiles, &tile, &workspace),
+                            _ => self.attend::<2>(tiles, &tile, &workspace),
                         }
                     }
                 }
@@ -150,210 +136,217 @@ impl Attention<'_> {
         }
     }
 
-    /// One group, of which the first 16 queries matter, or all 32 if `HALVES` is 2.
+    /// Computes one tile: only its first 16 queries, or all 32 if `HALVES` is 2.
     ///
     /// # Safety
-    /// As [`softmax`](Self::softmax) and [`mix`](Self::mix).
+    /// As [`softmax`](Self::softmax) and [`weighted_sum`](Self::weighted_sum).
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn attend<const HALVES: usize>(&self, tiles: &Tiles, group: &Group, room: &Room) {
-        // SAFETY: by the caller's promise.
+    unsafe fn attend<const HALVES: usize>(
+        &self,
+        tiles: &Tiles,
+        tile: &QueryTile,
+        workspace: &AttentionWorkspace,
+    ) {
+        // SAFETY: by the caller's contract.
         unsafe {
-            let sums = self.softmax::<HALVES>(tiles, group, room);
-            self.mix(tiles, group, sums, room);
+            let sums = self.softmax::<HALVES>(tiles, tile, workspace);
+            self.weighted_sum(tiles, tile, sums, workspace);
         }
     }
 
-    /// A sequence's lines of one kind in its head's columns from 32 · `part` on, up to a multiple of 32.
+    /// The sequence's lines of one matrix in column block `block` of the head, padded to a multiple of 32.
     ///
     /// # Panics
-    /// When there are none such.
+    /// If there are none such.
     #[inline]
-    fn lines(&self, group: &Group, kind: Kind, part: usize) -> Lines {
-        let strip = kind as usize * self.out.depth() + group.column + part;
-        let lines = self.strips.sequence(strip, group.row, group.tokens);
-        assert!(lines.count() >= group.padded());
+    fn lines(&self, tile: &QueryTile, matrix: Qkv, block: usize) -> LineSpan {
+        let block = matrix as usize * self.out.k_blocks() + tile.block + block;
+        let lines = self.qkv.sequence(block, tile.row, tile.tokens);
+        assert!(lines.count() >= tile.padded_keys());
         lines
     }
 
-    /// Writes the values as left tiles, columns down and keys across; zeros after the last key.
+    /// Writes the values as A tiles, columns down and keys across, with zeros after the last key.
     ///
     /// # Safety
-    /// Nobody else may access the room.
+    /// No other code may access the workspace.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn transpose_values(&self, group: &Group, room: &Room) {
+    unsafe fn transpose_values(&self, tile: &QueryTile, workspace: &AttentionWorkspace) {
         let zero = _mm512_setzero_si512();
-        for part in 0..self.parts {
-            let values = self.lines(group, Kind::Values, part);
-            for first in (0..group.tokens).step_by(UNIT) {
+        for block in 0..self.head_blocks {
+            let values = self.lines(tile, Qkv::Values, block);
+            for first in (0..tile.tokens).step_by(K_BLOCK) {
                 let (mut low, mut high) = ([zero; 16], [zero; 16]);
                 for pair in 0..TILE {
                     let key = first + 2 * pair;
                     let line = |key: usize| {
-                        if key >= group.tokens {
+                        if key >= tile.tokens {
                             return zero;
                         }
-                        // SAFETY: a strip has lines up to a whole multiple of 32.
-                        unsafe { load_line(values.at(key)) }
+                        // SAFETY: a column block has lines up to a multiple of 32.
+                        unsafe { load_line(values.line(key)) }
                     };
                     [low[pair], high[pair]] = zip(line(key), line(key + 1));
                 }
-                let tile = part * group.padded() + first;
+                let start = block * tile.padded_keys() + first;
                 for (half, pairs) in [low, high].into_iter().enumerate() {
                     for (index, column) in transpose(pairs).into_iter().enumerate() {
-                        // SAFETY: two tiles for each 32 keys of each part, 32 lines.
-                        unsafe { store_line(room.values.at(tile + half * TILE + index), column) };
+                        // SAFETY: two tiles for each 32 keys of each column block, 32 lines.
+                        unsafe { store_line(workspace.values.line(start + half * TILE + index), column) };
                     }
                 }
             }
         }
     }
 
-    /// Writes the queries as a right factor, pairs of columns down and queries across.
+    /// Writes the queries as B, pairs of columns down and queries across.
     ///
     /// # Safety
     /// As [`transpose_values`](Self::transpose_values).
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn transpose_queries(&self, group: &Group, room: &Room) {
-        for part in 0..self.parts {
-            let queries = self.lines(group, Kind::Queries, part);
-            for half in 0..group.halves() {
+    unsafe fn transpose_queries(&self, tile: &QueryTile, workspace: &AttentionWorkspace) {
+        for block in 0..self.head_blocks {
+            let queries = self.lines(tile, Qkv::Queries, block);
+            for half in 0..tile.halves() {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (index, row) in rows.iter_mut().enumerate() {
                     // SAFETY: as above.
-                    *row = unsafe { load_line(queries.at(group.first + half * TILE + index)) };
+                    *row = unsafe { load_line(queries.line(tile.first + half * TILE + index)) };
                 }
                 for (pair, column) in transpose(rows).into_iter().enumerate() {
-                    // SAFETY: 16 rows of two lines for each part.
-                    unsafe { store_line(room.queries.at(part * RIGHT + pair * ROW + half), column) };
+                    let line = block * B_TILE_LINES + pair * LINES_PER_ROW + half;
+                    // SAFETY: 16 rows of two lines for each column block.
+                    unsafe { store_line(workspace.queries.line(line), column) };
                 }
             }
         }
     }
 
-    /// Writes the powers of the group's scores, and returns their sums.
+    /// Writes the powers of the tile's scores, and returns their sums.
     ///
     /// # Safety
-    /// As [`transpose_values`](Self::transpose_values); the queries must have been transposed.
+    /// As [`transpose_values`](Self::transpose_values), and the workspace must hold the transposed queries.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     unsafe fn softmax<const HALVES: usize>(
         &self,
         tiles: &Tiles,
-        group: &Group,
-        room: &Room,
+        tile: &QueryTile,
+        workspace: &AttentionWorkspace,
     ) -> [Floats; HALVES] {
-        let mut references = [0; HALVES].map(|_| Reference::zero());
+        let mut shifts = [0; HALVES].map(|_| RunningShift::zero());
         let mut sums = [_mm512_setzero_ps(); HALVES];
-        // The second time may leave a reference a little off, where scores are beyond all measure; the third is the last.
+        // Scores of enormous magnitude can leave the shift imprecise after the second pass; the third is always the last.
         for _ in 0..3 {
             sums = [_mm512_setzero_ps(); HALVES];
-            for key in (0..group.tokens).step_by(UNIT) {
-                let keys = (group.tokens - key).min(UNIT);
-                let out = room.powers.part(key / 2 * ROW, TILE * ROW);
-                // SAFETY: by the caller's promise; the scores are those of these keys.
+            for key in (0..tile.tokens).step_by(K_BLOCK) {
+                let keys = (tile.tokens - key).min(K_BLOCK);
+                let powers = workspace.powers.subspan(key / 2 * LINES_PER_ROW, TILE * LINES_PER_ROW);
+                // SAFETY: by the caller's contract; the scores are those of these keys.
                 unsafe {
-                    self.score(tiles, group, key, room);
-                    raise(room.scores, out, keys, &mut references, &mut sums);
+                    self.score(tiles, tile, key, workspace);
+                    exp2_scores(workspace.scores, powers, keys, &mut shifts, &mut sums);
                 }
             }
-            let mut moved = false;
-            for reference in &mut references {
-                moved |= reference.moves();
+            let mut changed = false;
+            for shift in &mut shifts {
+                changed |= shift.update();
             }
-            if !moved {
+            if !changed {
                 break;
             }
         }
         sums
     }
 
-    /// Writes the scores of a group with the keys from `key` on, up to 32.
+    /// Writes the scores of the tile's queries with up to 32 keys, from `key` on.
     ///
     /// # Safety
-    /// As [`softmax`](Self::softmax), and there must be such keys.
+    /// As [`softmax`](Self::softmax), and `key` must exist.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn score(&self, tiles: &Tiles, group: &Group, key: usize, room: &Room) {
-        let out = room.scores.at(0).cast();
-        // SAFETY: by the caller's promise; the strips have rows up to a whole multiple of 32, and the scores 32.
+    unsafe fn score(&self, tiles: &Tiles, tile: &QueryTile, key: usize, workspace: &AttentionWorkspace) {
+        let out = workspace.scores.line(0).cast();
+        // SAFETY: by the caller's contract; the column blocks have rows up to a multiple of 32, the scores have 32.
         unsafe {
-            if key + TILE < group.tokens {
-                self.score_keys::<true>(tiles, group, key, room);
-                tiles.store::<true>(out, UNIT);
+            if key + TILE < tile.tokens {
+                self.multiply_keys::<true>(tiles, tile, key, workspace);
+                tiles.store::<true>(out, NR);
             } else {
-                self.score_keys::<false>(tiles, group, key, room);
-                tiles.store::<false>(out, UNIT);
+                self.multiply_keys::<false>(tiles, tile, key, workspace);
+                tiles.store::<false>(out, NR);
             }
         }
     }
 
-    /// Leaves in the tiles the scores of a group with the keys from `key` on: 32, or 16 unless `PAIR`.
+    /// Leaves in the tile registers the scores with the keys from `key` on: 32, or 16 unless `PAIR`.
     ///
     /// # Safety
     /// As [`score`](Self::score).
     #[inline(always)]
-    unsafe fn score_keys<const PAIR: bool>(&self, tiles: &Tiles, group: &Group, key: usize, room: &Room) {
+    unsafe fn multiply_keys<const PAIR: bool>(
+        &self,
+        tiles: &Tiles,
+        tile: &QueryTile,
+        key: usize,
+        workspace: &AttentionWorkspace,
+    ) {
         tiles.clear::<PAIR>();
-        for part in 0..self.parts {
-            let upper = self.lines(group, Kind::Keys, part).at(key).cast_const();
-            let lower = upper.wrapping_add(TILE);
-            let right = room.queries.at(part * RIGHT).cast_const();
-            // SAFETY: 16 lines each from the keys, 32 of queries; see `score`.
-            unsafe { tiles.multiply::<PAIR, false>(upper.cast(), lower.cast(), right.cast()) };
+        for block in 0..self.head_blocks {
+            let a_upper = self.lines(tile, Qkv::Keys, block).line(key).cast_const();
+            let a_lower = a_upper.wrapping_add(TILE);
+            let b = workspace.queries.line(block * B_TILE_LINES).cast_const();
+            // SAFETY: 16 lines of keys for each tile of A, 32 of queries for B; see `score`.
+            unsafe { tiles.multiply::<PAIR, false>(a_upper.cast(), a_lower.cast(), b.cast()) };
         }
     }
 
-    /// Sums up the values with the powers, and writes the results of the group's queries.
+    /// Sums the values weighted by the powers, and writes the tile's rows of the result.
     ///
     /// # Safety
-    /// As [`transpose_values`](Self::transpose_values); the room must hold the values and the powers, `sums` be those of
-    /// the powers; nobody else may access these queries' lines in `out`.
+    /// As [`transpose_values`](Self::transpose_values); the workspace must hold the values and the powers, and `sums` be
+    /// the sums of the powers; no other code may access these queries' lines in `out`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    unsafe fn mix<const HALVES: usize>(
+    unsafe fn weighted_sum<const HALVES: usize>(
         &self,
         tiles: &Tiles,
-        group: &Group,
+        tile: &QueryTile,
         sums: [Floats; HALVES],
-        room: &Room,
+        workspace: &AttentionWorkspace,
     ) {
         let scales = sums.map(|sum| _mm512_div_ps(_mm512_set1_ps(1.0), sum));
-        for part in 0..self.parts {
+        for block in 0..self.head_blocks {
             tiles.clear::<true>();
-            for key in (0..group.tokens).step_by(UNIT) {
-                let upper = room.values.at(part * group.padded() + key).cast_const();
-                let powers = room.powers.at(key / 2 * ROW).cast_const();
+            for key in (0..tile.tokens).step_by(K_BLOCK) {
+                let a_upper = workspace.values.line(block * tile.padded_keys() + key).cast_const();
+                let a_lower = a_upper.wrapping_add(TILE);
+                let b = workspace.powers.line(key / 2 * LINES_PER_ROW).cast_const();
                 // SAFETY: two tiles of values, and 16 rows of powers, for each 32 keys.
-                unsafe {
-                    tiles.multiply::<true, false>(
-                        upper.cast(),
-                        upper.wrapping_add(TILE).cast(),
-                        powers.cast(),
-                    );
-                }
+                unsafe { tiles.multiply::<true, false>(a_upper.cast(), a_lower.cast(), b.cast()) };
             }
-            let result = room.result.at(0).cast::<f32>();
-            // SAFETY: the result has 32 rows of 32 values.
-            unsafe { tiles.store::<true>(result, UNIT) };
+            let context = workspace.context.line(0).cast::<f32>();
+            // SAFETY: 32 rows of 32 values.
+            unsafe { tiles.store::<true>(context, NR) };
             for (half, scale) in scales.into_iter().enumerate() {
                 let mut pairs = [_mm512_setzero_si512(); 16];
                 for (pair, out) in pairs.iter_mut().enumerate() {
                     let column = |index: usize| {
                         // SAFETY: as above; a row is 32 queries.
-                        let values = unsafe { _mm512_load_ps(result.add(index * UNIT + half * TILE)) };
+                        let values = unsafe { _mm512_load_ps(context.add(index * NR + half * TILE)) };
                         _mm512_mul_ps(values, scale)
                     };
                     *out = round_pairs(column(2 * pair), column(2 * pair + 1));
                 }
-                let first = group.first + half * TILE;
-                let queries = (group.tokens - first).min(TILE);
+                let first = tile.first + half * TILE;
+                let queries = (tile.tokens - first).min(TILE);
                 for (index, line) in transpose(pairs).into_iter().take(queries).enumerate() {
-                    let row = group.row + first + index;
-                    // SAFETY: the query and the column exist in `out`; by the caller's promise.
-                    unsafe { store_line(self.out.line(row, group.column + part), line) };
+                    let row = tile.row + first + index;
+                    // SAFETY: the row and the column block exist in `out` and are the caller's.
+                    unsafe { store_line(self.out.line(row, tile.block + block), line) };
                 }
             }
         }

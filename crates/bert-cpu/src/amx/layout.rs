@@ -1,59 +1,58 @@
-//! Activations in memory, as the tile instructions read them.
+//! Memory layout of activations, as the tile instructions read them.
 //!
-//! Everything in bf16 is made of *lines*: 32 values of one token, one cache line. A matrix that will be a left
-//! factor has its lines in the order of its tiles, so that a tile is 1 KiB in one piece:
+//! All bf16 activations consist of cache lines with 32 values of one token. A matrix that becomes A of a GEMM has its
+//! lines in the order of its tiles, so that a tile is 1 KiB of contiguous memory:
 //!
 //! ```text
-//!   token   inputs 0–31    32–63   …            line of (token t, inputs 32·k to 32·k + 31):
+//!   token   columns 0–31   32–63   …            line of (token t, columns 32·k to 32·k + 31):
 //!     0    ┌ line 0      ┌ line 16
-//!     1    │ line 1      │ line 17               (t / 16 · depth + k) · 16 + t mod 16
+//!     1    │ line 1      │ line 17               (t / 16 · k_blocks + k) · 16 + t mod 16
 //!     …    │ …           │ …
-//!    15    └ line 15     └ line 31              with `depth` tiles side by side
-//!    16      line 16·depth …
+//!    15    └ line 15     └ line 31              with `k_blocks` tiles side by side
+//!    16      line 16·k_blocks …
 //! ```
 //!
-//! Queries, keys and values lie in *strips* instead, one for 32 columns of one head, with the lines of all tokens
-//! one after the other. A sequence's lines are then in one piece wherever it begins, and any 16 of them are a
-//! tile.
+//! Queries, keys and values are stored in column blocks instead: 32 columns of one head, with the lines of all tokens one
+//! after the other. A sequence's lines are contiguous wherever it begins, and any 16 of them are a tile.
 
-use super::tile::{TILE, UNIT};
+use super::tile::{K_BLOCK, TILE};
 use crate::buffer::Buffer;
 
-/// 32 values of bf16: a cache line.
+/// 32 values of bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [u16; UNIT]);
+pub(super) struct CacheLine(pub(super) [u16; K_BLOCK]);
 
-impl Line {
-    /// How many f32 of a [`Buffer`] it takes.
+impl CacheLine {
+    /// Number of f32 of a [`Buffer`] that it takes.
     pub(super) const VALUES: usize = size_of::<Self>() / size_of::<f32>();
 }
 
-/// Lines in a buffer that several threads share. Copied freely between threads; whoever makes one answers for who
-/// writes where.
+/// Consecutive lines of a buffer that several threads share. Copies may go to other threads; the code that makes one is
+/// responsible for which thread writes where.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Lines {
-    start: *mut Line,
+pub(super) struct LineSpan {
+    start: *mut CacheLine,
     count: usize,
 }
 
-impl Lines {
+impl LineSpan {
     /// `count` lines of the buffer, from line `first` on.
     ///
     /// # Panics
-    /// When they do not lie within the buffer.
+    /// If they do not lie within the buffer.
     pub(super) fn of(buffer: &Buffer, first: usize, count: usize) -> Self {
-        let held = buffer.len() / Line::VALUES;
-        assert!(first + count <= held, "lines {first} to {} of {held}", first + count);
+        let available = buffer.len() / CacheLine::VALUES;
+        assert!(first + count <= available, "lines {first} to {} of {available}", first + count);
         // The buffer is aligned to a line.
-        Self { start: buffer.pointer().cast::<Line>().wrapping_add(first), count }
+        Self { start: buffer.pointer().cast::<CacheLine>().wrapping_add(first), count }
     }
 
     /// `count` of these lines, from line `first` on.
     ///
     /// # Panics
-    /// When there are fewer.
-    pub(super) fn part(self, first: usize, count: usize) -> Self {
+    /// If there are fewer.
+    pub(super) fn subspan(self, first: usize, count: usize) -> Self {
         assert!(first + count <= self.count, "lines {first} to {} of {}", first + count, self.count);
         Self { start: self.start.wrapping_add(first), count }
     }
@@ -62,54 +61,54 @@ impl Lines {
         self.count
     }
 
-    /// Where line `index` begins: valid for any below `count`.
+    /// Address of a line; valid for any index below `count`.
     #[inline(always)]
-    pub(super) fn at(&self, index: usize) -> *mut Line {
+    pub(super) fn line(&self, index: usize) -> *mut CacheLine {
         debug_assert!(index < self.count, "line {index} of {}", self.count);
         self.start.wrapping_add(index)
     }
 }
 
-/// A left factor: `[rows, 32 · depth]` in tiles.
+/// Matrix A of a GEMM: `[rows, 32 · k_blocks]` in tiles.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tiled {
-    lines: Lines,
+pub(super) struct TiledMatrix {
+    lines: LineSpan,
     rows: usize,
-    depth: usize,
+    k_blocks: usize,
 }
 
-impl Tiled {
-    /// Lines that it takes.
-    pub(super) fn lines(rows: usize, depth: usize) -> usize {
-        rows.next_multiple_of(TILE) * depth
+impl TiledMatrix {
+    /// Number of lines that it takes.
+    pub(super) fn lines(rows: usize, k_blocks: usize) -> usize {
+        rows.next_multiple_of(TILE) * k_blocks
     }
 
-    /// A view of the buffer's beginning.
+    /// A view of the buffer's first lines.
     ///
     /// # Panics
-    /// When the buffer is too small.
-    pub(super) fn of(buffer: &Buffer, rows: usize, depth: usize) -> Self {
+    /// If the buffer is too small.
+    pub(super) fn of(buffer: &Buffer, rows: usize, k_blocks: usize) -> Self {
         let rows = rows.next_multiple_of(TILE);
-        Self { lines: Lines::of(buffer, 0, Self::lines(rows, depth)), rows, depth }
+        Self { lines: LineSpan::of(buffer, 0, Self::lines(rows, k_blocks)), rows, k_blocks }
     }
 
-    /// Its rows from `first` on, `count` of them; `first` is a tile's first row.
+    /// `count` rows from row `first` on, which must be the first row of a tile.
     ///
     /// # Panics
-    /// When there are fewer, or `first` is within a tile.
+    /// If there are fewer, or `first` is within a tile.
     pub(super) fn rows_from(self, first: usize, count: usize) -> Self {
         assert!(first.is_multiple_of(TILE), "row {first} is within a tile");
-        let lines = self.lines.part(first * self.depth, Self::lines(count, self.depth));
+        let lines = self.lines.subspan(first * self.k_blocks, Self::lines(count, self.k_blocks));
         Self { lines, rows: count.next_multiple_of(TILE), ..self }
     }
 
-    /// The memory of the first of its lines as another matrix.
+    /// The memory of the first lines as a matrix of another shape.
     ///
     /// # Panics
-    /// When that takes more lines.
-    pub(super) fn recut(self, rows: usize, depth: usize) -> Self {
-        let lines = self.lines.part(0, Self::lines(rows, depth));
-        Self { lines, rows: rows.next_multiple_of(TILE), depth }
+    /// If that takes more lines.
+    pub(super) fn reshape(self, rows: usize, k_blocks: usize) -> Self {
+        let lines = self.lines.subspan(0, Self::lines(rows, k_blocks));
+        Self { lines, rows: rows.next_multiple_of(TILE), k_blocks }
     }
 
     /// Rows, a multiple of 16.
@@ -118,57 +117,57 @@ impl Tiled {
     }
 
     /// Tiles side by side.
-    pub(super) fn depth(&self) -> usize {
-        self.depth
+    pub(super) fn k_blocks(&self) -> usize {
+        self.k_blocks
     }
 
-    /// The line of a row's inputs 32 · `k` and on; for the first row of a tile, the whole tile.
+    /// The line of a row's columns from 32 · `k` on; for the first row of a tile, the whole tile.
     #[inline(always)]
-    pub(super) fn line(&self, row: usize, k: usize) -> *mut Line {
-        debug_assert!(row < self.rows && k < self.depth);
-        self.lines.at((row / TILE * self.depth + k) * TILE + row % TILE)
+    pub(super) fn line(&self, row: usize, k: usize) -> *mut CacheLine {
+        debug_assert!(row < self.rows && k < self.k_blocks);
+        self.lines.line((row / TILE * self.k_blocks + k) * TILE + row % TILE)
     }
 }
 
-/// Queries, keys and values: `[strips, rows]` lines.
+/// Queries, keys and values, in column blocks: `[blocks, rows]` lines.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Strips {
-    lines: Lines,
+pub(super) struct QkvBlocks {
+    lines: LineSpan,
     rows: usize,
 }
 
-/// Lines after a strip's last row. Tiles of the last sequence reach beyond its end; what they read there does not
-/// matter, but it must be memory.
+/// Lines after the last row of a column block. Tiles of the last sequence extend beyond its end; the values that they
+/// read there do not matter, but the memory must be valid.
 const SLACK: usize = 2 * TILE;
 
-impl Strips {
-    /// Lines that they take.
-    pub(super) fn lines(strips: usize, rows: usize) -> usize {
-        strips * (rows + SLACK)
+impl QkvBlocks {
+    /// Number of lines that they take.
+    pub(super) fn lines(blocks: usize, rows: usize) -> usize {
+        blocks * (rows + SLACK)
     }
 
-    /// A view of the buffer's beginning.
+    /// A view of the buffer's first lines.
     ///
     /// # Panics
-    /// When the buffer is too small.
-    pub(super) fn of(buffer: &Buffer, strips: usize, rows: usize) -> Self {
-        Self { lines: Lines::of(buffer, 0, Self::lines(strips, rows)), rows }
+    /// If the buffer is too small.
+    pub(super) fn of(buffer: &Buffer, blocks: usize, rows: usize) -> Self {
+        Self { lines: LineSpan::of(buffer, 0, Self::lines(blocks, rows)), rows }
     }
 
-    /// The line of a row in a strip.
+    /// The line of a row in a column block.
     #[inline(always)]
-    pub(super) fn line(&self, strip: usize, row: usize) -> *mut Line {
+    pub(super) fn line(&self, block: usize, row: usize) -> *mut CacheLine {
         debug_assert!(row < self.rows);
-        self.lines.at(strip * (self.rows + SLACK) + row)
+        self.lines.line(block * (self.rows + SLACK) + row)
     }
 
-    /// A sequence's lines in a strip, and then enough for whole tiles.
+    /// A sequence's lines in a column block, followed by enough lines for whole tiles.
     ///
     /// # Panics
-    /// When there is no such strip, or no such rows.
-    pub(super) fn sequence(&self, strip: usize, first: usize, rows: usize) -> Lines {
+    /// If there is no such block, or no such rows.
+    pub(super) fn sequence(&self, block: usize, first: usize, rows: usize) -> LineSpan {
         assert!(first + rows <= self.rows, "rows {first} to {} of {}", first + rows, self.rows);
-        self.lines.part(strip * (self.rows + SLACK) + first, rows + SLACK)
+        self.lines.subspan(block * (self.rows + SLACK) + first, rows + SLACK)
     }
 }
 
@@ -179,51 +178,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tile_is_sixteen_lines_in_one_piece() {
-        let buffer = Buffer::zeroed(Tiled::lines(20, 3) * Line::VALUES);
-        let tiled = Tiled::of(&buffer, 20, 3);
-        assert_eq!((tiled.rows(), tiled.depth()), (32, 3));
-        let index = |row, k| (tiled.line(row, k).addr() - buffer.pointer().addr()) / size_of::<Line>();
+    fn a_tile_is_sixteen_contiguous_lines() {
+        let buffer = Buffer::zeroed(TiledMatrix::lines(20, 3) * CacheLine::VALUES);
+        let tiled = TiledMatrix::of(&buffer, 20, 3);
+        assert_eq!((tiled.rows(), tiled.k_blocks()), (32, 3));
+        let index = |row, k| (tiled.line(row, k).addr() - buffer.pointer().addr()) / size_of::<CacheLine>();
         assert_eq!([index(0, 0), index(15, 0), index(0, 1), index(16, 0), index(17, 2)], [0, 15, 16, 48, 81]);
         let lower = tiled.rows_from(16, 3);
         assert_eq!((lower.rows(), lower.line(1, 2)), (16, tiled.line(17, 2)));
-        let other = tiled.recut(30, 2);
-        assert_eq!((other.rows(), other.depth(), other.line(16, 0)), (32, 2, tiled.line(0, 2)));
+        let reshaped = tiled.reshape(30, 2);
+        assert_eq!((reshaped.rows(), reshaped.k_blocks()), (32, 2));
+        assert_eq!(reshaped.line(16, 0), tiled.line(0, 2));
     }
 
     #[test]
-    fn out_of_bounds_panics() {
-        let buffer = Buffer::zeroed(64 * Line::VALUES);
+    fn views_out_of_bounds_panic() {
+        let buffer = Buffer::zeroed(64 * CacheLine::VALUES);
         let panics = |make: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(make)).is_err();
-        assert!(panics(&|| _ = Lines::of(&buffer, 1, 64)));
-        assert!(panics(&|| _ = Lines::of(&buffer, 0, 64).part(60, 5)));
-        assert!(panics(&|| _ = Tiled::of(&buffer, 17, 3)));
-        let tiled = Tiled::of(&buffer, 20, 2);
+        assert!(panics(&|| _ = LineSpan::of(&buffer, 1, 64)));
+        assert!(panics(&|| _ = LineSpan::of(&buffer, 0, 64).subspan(60, 5)));
+        assert!(panics(&|| _ = TiledMatrix::of(&buffer, 17, 3)));
+        let tiled = TiledMatrix::of(&buffer, 20, 2);
         assert!(panics(&|| _ = tiled.rows_from(16, 17)));
         assert!(panics(&|| _ = tiled.rows_from(4, 1)));
-        assert!(panics(&|| _ = tiled.recut(33, 2)));
-        assert!(panics(&|| _ = Strips::of(&buffer, 2, 1)));
-        let strips = Strips::of(&buffer, 1, 32);
-        assert!(panics(&|| _ = strips.sequence(0, 30, 3)));
-        assert!(panics(&|| _ = strips.sequence(1, 0, 1)));
-        assert_eq!(strips.sequence(0, 30, 2).count(), 34);
+        assert!(panics(&|| _ = tiled.reshape(33, 2)));
+        assert!(panics(&|| _ = QkvBlocks::of(&buffer, 2, 1)));
+        let qkv = QkvBlocks::of(&buffer, 1, 32);
+        assert!(panics(&|| _ = qkv.sequence(0, 30, 3)));
+        assert!(panics(&|| _ = qkv.sequence(1, 0, 1)));
+        assert_eq!(qkv.sequence(0, 30, 2).count(), 34);
     }
 
     proptest! {
         #[test]
-        fn every_line_has_its_own_place(rows in 1usize..70, depth in 1usize..9, strips in 1usize..9) {
-            let count = Tiled::lines(rows, depth).max(Strips::lines(strips, rows));
-            let buffer = Buffer::zeroed(count * Line::VALUES);
-            let (tiled, strip) = (Tiled::of(&buffer, rows, depth), Strips::of(&buffer, strips, rows));
-            let distinct = |mut lines: Vec<*mut Line>| {
+        fn no_two_lines_overlap(rows in 1usize..70, k_blocks in 1usize..9, blocks in 1usize..9) {
+            let count = TiledMatrix::lines(rows, k_blocks).max(QkvBlocks::lines(blocks, rows));
+            let buffer = Buffer::zeroed(count * CacheLine::VALUES);
+            let (tiled, qkv) = (TiledMatrix::of(&buffer, rows, k_blocks), QkvBlocks::of(&buffer, blocks, rows));
+            let distinct = |mut lines: Vec<*mut CacheLine>| {
                 let count = lines.len();
                 lines.sort_unstable();
                 lines.dedup();
                 lines.len() == count
             };
             let pairs = |across: usize| (0..rows).flat_map(move |row| (0..across).map(move |k| (row, k)));
-            prop_assert!(distinct(pairs(depth).map(|(row, k)| tiled.line(row, k)).collect()));
-            prop_assert!(distinct(pairs(strips).map(|(row, k)| strip.line(k, row)).collect()));
+            prop_assert!(distinct(pairs(k_blocks).map(|(row, k)| tiled.line(row, k)).collect()));
+            prop_assert!(distinct(pairs(blocks).map(|(row, block)| qkv.line(block, row)).collect()));
         }
     }
 }

@@ -1,12 +1,11 @@
-//! The network in bf16 against the reference, over shapes and lengths.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+//! The bf16 network against the reference network, over dimensions and lengths.
+#![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
 
-use super::kernel_tests::amx;
 use crate::{
     Activation, BertConfig, Isa, Positions,
-    testing::{SMALL, encoder, expected, sequences, states},
+    testing::{SMALL, encoder, expected, hidden_states, sequences},
 };
 
 fn cosine(found: &[f32], expected: &[f64]) -> f64 {
@@ -17,75 +16,68 @@ fn cosine(found: &[f32], expected: &[f64]) -> f64 {
     dot(&mut found().zip(expected())) / norms.sqrt()
 }
 
-/// Every token's state must point where the reference's does.
+/// Compares every token's hidden state with the reference's by their cosine.
 #[track_caller]
-fn check(config: BertConfig, lengths: &[usize], least: f64) {
-    if amx().is_none() {
-        return;
-    }
+fn check(config: BertConfig, lengths: &[usize], min: f64) {
     let sequences = sequences(&config, lengths);
-    let found = states(&mut encoder(config, Isa::AmxBf16, 0), &sequences, 0);
+    let found = hidden_states(&mut encoder(config, Isa::AmxBf16, 0), &sequences, 0);
     for (ids, found) in sequences.iter().zip(&found) {
         let expected = expected(config, ids);
         assert_eq!(found.len(), expected.len() * config.hidden);
         for (token, (found, expected)) in found.chunks(config.hidden).zip(&expected).enumerate() {
             let cosine = cosine(found, expected);
-            assert!(cosine >= least, "{config:?}, {} tokens: token {token} has cosine {cosine}", ids.len());
+            assert!(cosine >= min, "{config:?}, {} tokens: token {token} has cosine {cosine}", ids.len());
         }
     }
 }
 
-/// all-MiniLM-L6-v2, but for its vocabulary.
+/// all-MiniLM-L6-v2 with a small vocabulary.
 const MINI: BertConfig =
     BertConfig { hidden: 384, heads: 12, layers: 6, intermediate: 1536, position_rows: 512, ..SMALL };
 
 #[test]
-fn states_point_where_the_references_do() {
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn hidden_states_match_reference() {
     check(SMALL, &[1, 7, 80, 2, 33], 0.9999);
     check(BertConfig { activation: Activation::GeluTanh, ..SMALL }, &[5, 64], 0.9999);
     check(BertConfig { activation: Activation::Relu, ..SMALL }, &[12, 13], 0.9999);
     check(BertConfig { positions: Positions::AfterPadding(1), vocabulary: 5, ..SMALL }, &[40, 3], 0.9999);
-    // Heads of two units, an odd number of inputs' units, two passes over them.
+    // Heads of two column blocks; an odd number of blocks of K, in two passes.
     check(BertConfig { hidden: 448, heads: 7, intermediate: 400, ..SMALL }, &[9], 0.9999);
     check(BertConfig { hidden: 768, heads: 12, intermediate: 3072, layers: 1, ..SMALL }, &[3], 0.9999);
 }
 
 #[test]
-fn states_after_six_layers_do() {
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn hidden_states_match_reference_after_six_layers() {
     check(MINI, &[14, 6], 0.9999);
 }
 
 #[test]
-fn states_of_a_text_of_two_groups_of_rows_do() {
-    check(
-        BertConfig { hidden: 64, intermediate: 128, layers: 1, position_rows: 512, ..SMALL },
-        &[350, 20],
-        0.9999,
-    );
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn hidden_states_match_reference_for_more_rows_than_mc() {
+    let config = BertConfig { hidden: 64, intermediate: 128, layers: 1, position_rows: 512, ..SMALL };
+    check(config, &[350, 20], 0.9999);
 }
 
-/// On one thread the feed-forward part is one step, in shares of the wide state; on several it is two.
+/// On one thread the feed-forward network is one step, in parts of its activations; on several it is two.
 #[test]
-fn one_thread_and_several_give_the_same_bits() {
-    if amx().is_none() {
-        return;
-    }
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn one_and_several_threads_give_bit_identical_results() {
     let config = BertConfig { hidden: 64, intermediate: 1000, position_rows: 512, ..SMALL };
     let sequences = sequences(&config, &[200, 17, 130]);
     let mut encoder = encoder(config, Isa::AmxBf16, 2);
-    assert!(states(&mut encoder, &sequences, 0) == states(&mut encoder, &sequences, 2));
+    assert!(hidden_states(&mut encoder, &sequences, 0) == hidden_states(&mut encoder, &sequences, 2));
 }
 
 #[test]
-fn nothing_is_a_block_too() {
-    if amx().is_none() {
-        return;
-    }
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn empty_batches_and_sequences_are_valid() {
     let mut encoder = encoder(SMALL, Isa::AmxBf16, 1);
     for helpers in [0, 1] {
-        assert_eq!(states(&mut encoder, &[], helpers), Vec::<Vec<f32>>::new());
-        let some = states(&mut encoder, &[vec![], vec![1, 2], vec![]], helpers);
-        assert_eq!([some[0].len(), some[1].len(), some[2].len()], [0, 2 * SMALL.hidden, 0]);
+        assert_eq!(hidden_states(&mut encoder, &[], helpers), Vec::<Vec<f32>>::new());
+        let found = hidden_states(&mut encoder, &[vec![], vec![1, 2], vec![]], helpers);
+        assert_eq!([found[0].len(), found[1].len(), found[2].len()], [0, 2 * SMALL.hidden, 0]);
     }
 }
 
@@ -93,27 +85,28 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_shape_and_any_lengths(
-        heads in 1usize..6, head in 1usize..40, intermediate in 1usize..130, layers in 1usize..3,
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn hidden_states_match_reference_for_any_dimensions_and_lengths(
+        heads in 1usize..6, head_dim in 1usize..40, intermediate in 1usize..130, layers in 1usize..3,
         lengths in prop::collection::vec(1usize..50, 1..6),
     ) {
-        // Few columns average little out.
-        let config = BertConfig { hidden: heads * head.max(16), heads, intermediate, layers, ..SMALL };
+        // At least 16 columns a head, so that rounding errors average out.
+        let hidden = heads * head_dim.max(16);
+        let config = BertConfig { hidden, heads, intermediate, layers, ..SMALL };
         check(config, &lengths, 0.9995);
     }
 
     #[test]
-    fn the_same_bits_in_any_company_and_on_any_number_of_threads(
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn results_are_bit_identical_in_any_batch_and_on_any_number_of_threads(
         lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
     ) {
-        if amx().is_some() {
-            let sequences = sequences(&SMALL, &lengths);
-            let mut encoder = encoder(SMALL, Isa::AmxBf16, helpers);
-            let together = states(&mut encoder, &sequences, helpers);
-            for (ids, together) in sequences.iter().zip(&together) {
-                let alone = states(&mut encoder, std::slice::from_ref(ids), 0);
-                prop_assert!(alone[0] == *together, "not the same bits");
-            }
+        let sequences = sequences(&SMALL, &lengths);
+        let mut encoder = encoder(SMALL, Isa::AmxBf16, helpers);
+        let together = hidden_states(&mut encoder, &sequences, helpers);
+        for (ids, together) in sequences.iter().zip(&together) {
+            let alone = hidden_states(&mut encoder, std::slice::from_ref(ids), 0);
+            prop_assert!(alone[0] == *together, "not bit-identical");
         }
     }
 }

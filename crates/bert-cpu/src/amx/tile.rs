@@ -1,28 +1,26 @@
-//! AMX from stable Rust: is it there, may this process use it, and the instructions themselves.
+//! The AMX tile instructions, in stable Rust.
 //!
-//! Rust 1.95 has no intrinsics for AMX, so its instructions are `asm!`. There are eight tile registers, each of 16
-//! rows of 64 bytes. Every product in this module gives them the same roles: 32 × 32 sums, 32 rows of a left
-//! factor and 32 columns of a right one.
+//! Rust 1.95 has no stable intrinsics for AMX, so its instructions are `asm!`. There are eight tile registers of 16 rows
+//! of 64 bytes. Every GEMM of this crate uses them in the same way: 32 × 32 accumulators, 32 rows of A and 32 columns of B.
 //!
 //! ```text
-//!                      ┌───────┬───────┐
-//!                      │ tmm6  │ tmm7  │  right: 16 pairs of inputs × 16 columns each
-//!                      └───────┴───────┘
-//!            ┌───────┐ ┌───────┬───────┐
-//!      upper │ tmm4  │ │ tmm0  │ tmm1  │
-//!            ├───────┤ ├───────┼───────┤  sums: 16 × 16 f32 each
-//!      lower │ tmm5  │ │ tmm2  │ tmm3  │
-//!            └───────┘ └───────┴───────┘
-//!       left: 16 rows × 32 inputs each
+//!                       ┌───────┬───────┐
+//!                       │ tmm6  │ tmm7  │  B: 16 pairs of k × 16 columns each
+//!                       └───────┴───────┘
+//!             ┌───────┐ ┌───────┬───────┐
+//!     a_upper │ tmm4  │ │ tmm0  │ tmm1  │
+//!             ├───────┤ ├───────┼───────┤  accumulators: 16 × 16 f32 each
+//!     a_lower │ tmm5  │ │ tmm2  │ tmm3  │
+//!             └───────┘ └───────┴───────┘
+//!         A: 16 rows × 32 k each
 //! ```
 //!
-//! A left tile is 1 KiB in one piece, 64 bytes a row. A right tile's rows are 128 bytes apart: the rows of the
-//! two column tiles alternate, so that a panel of 32 columns is simply `[pairs, 32 columns, 2]`.
+//! An A tile is 1 KiB of contiguous memory, 64 bytes a row. The rows of a B tile are 128 bytes apart: the rows of the two
+//! tiles alternate, so a panel of 32 columns is simply `[pairs of k, 32 columns, 2]`.
 //!
-//! `tdpbf16ps` sums the products of the even inputs and those of the odd ones apart, each with one rounding a term,
-//! and adds both to the f32 sum; it rounds to nearest and takes denormal numbers for zero, whatever MXCSR says
-//! (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2). One row of sums depends on one row of
-//! the left factor alone.
+//! `tdpbf16ps` sums the products of even k and of odd k separately, with one rounding for each term, and adds both to the
+//! f32 accumulator. It rounds to nearest and treats denormal numbers as zero, whatever MXCSR says (Intel 64 and IA-32
+//! Architectures Software Developer's Manual, volume 2). A row of accumulators depends on the same row of A only.
 
 use std::{arch::asm, marker::PhantomData};
 
@@ -30,27 +28,27 @@ use crate::Isa;
 
 /// Rows of a tile.
 pub(super) const TILE: usize = 16;
-/// Values of bf16 in a tile's row: the inputs that one instruction multiplies and sums. Also the columns of a
-/// panel.
-pub(super) const UNIT: usize = 32;
-/// Bytes from one row of a right tile to the next.
-const RIGHT_STRIDE: usize = 128;
+/// Columns of a panel of B: two tiles.
+pub(super) const NR: usize = 2 * TILE;
+/// K of one tile instruction: the bf16 values in a tile's row. Widths of activations are padded to multiples of it.
+pub(super) const K_BLOCK: usize = 32;
+/// Bytes from one row of a B tile to the next.
+const B_STRIDE: usize = 128;
 
-/// Proof that this processor has AMX for bf16, and AVX-512 with the extensions that the kernels beside it use,
-/// and that the operating system lets this process use them.
+/// Proof that [`Isa::AmxBf16`] is available: AMX for bf16, and AVX-512 with the extensions that the vector code uses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Amx(());
 
 impl Amx {
-    /// Returns the proof if [`Isa::AmxBf16`] is available.
+    /// Returns the proof if the instruction set is available.
     pub(crate) fn detect() -> Option<Self> {
         Isa::AmxBf16.is_available().then_some(Self(()))
     }
 }
 
-/// What `ldtilecfg` reads: palette 1, and every tile 16 rows of 64 bytes.
+/// Operand of `ldtilecfg`.
 #[repr(C, align(64))]
-struct Configuration {
+struct TileConfig {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
@@ -58,32 +56,33 @@ struct Configuration {
     rows: [u8; 16],
 }
 
-/// The tile registers of this thread, configured; released when dropped. A thread makes one at a time.
+/// The configured tile registers of this thread, released when dropped. A thread has at most one value at a time.
 ///
-/// Its methods leave values in tile registers for one another. No other code of this thread touches those in
-/// between: the compiler uses them only where the target feature `amx-tile` is enabled, which is nowhere.
+/// The methods leave values in tile registers for one another. No other code changes the registers in between: the
+/// compiler uses them only with the target feature `amx-tile`, which nothing enables.
 pub(super) struct Tiles {
-    /// Registers are a thread's own, so this must not leave it.
-    on_this_thread: PhantomData<*mut ()>,
+    /// Makes the type neither `Send` nor `Sync`: registers belong to a thread.
+    not_send: PhantomData<*mut ()>,
 }
 
 impl Tiles {
+    /// Configures every tile as 16 rows of 64 bytes, with palette 1.
     pub(super) fn configure(_: Amx) -> Self {
-        let mut configuration =
-            Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        configuration.row_bytes[..8].fill(64);
-        configuration.rows[..8].fill(16);
+        let mut config =
+            TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        config.row_bytes[..8].fill(64);
+        config.rows[..8].fill(16);
         // SAFETY: the instruction exists and is permitted, as the token proves, and reads 64 bytes.
         unsafe {
-            asm!("ldtilecfg [{0}]", in(reg) &raw const configuration,
+            asm!("ldtilecfg [{0}]", in(reg) &raw const config,
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, readonly, preserves_flags));
         }
-        Self { on_this_thread: PhantomData }
+        Self { not_send: PhantomData }
     }
 
-    /// Zero sums; only the upper ones unless `PAIR`.
+    /// Sets the accumulators to zero; only the upper ones unless `PAIR`.
     #[inline(always)]
     pub(super) fn clear<const PAIR: bool>(&self) {
         // SAFETY: the tiles are configured.
@@ -97,13 +96,13 @@ impl Tiles {
         }
     }
 
-    /// Loads sums; only the upper ones unless `PAIR`. `stride` is in values.
+    /// Loads the accumulators; only the upper ones unless `PAIR`. `stride` is in values.
     ///
     /// # Safety
     /// `from` must be valid for reading 32 rows of 32 values; unless `PAIR`, 16 rows.
     #[inline(always)]
     pub(super) unsafe fn load<const PAIR: bool>(&self, from: *const f32, stride: usize) {
-        // SAFETY: the tiles are configured; by the caller's promise.
+        // SAFETY: the tiles are configured; by the caller's contract.
         unsafe {
             asm!("tileloadd tmm0, [{from} + {stride}]", "tileloadd tmm1, [{from} + {stride} + 64]",
                 from = in(reg) from, stride = in(reg) stride * 4, out("tmm0") _, out("tmm1") _,
@@ -116,13 +115,13 @@ impl Tiles {
         }
     }
 
-    /// Stores the sums; only the upper ones unless `PAIR`. `stride` is in values.
+    /// Stores the accumulators; only the upper ones unless `PAIR`. `stride` is in values.
     ///
     /// # Safety
     /// `to` must be valid for writing 32 rows of 32 values; unless `PAIR`, 16 rows.
     #[inline(always)]
     pub(super) unsafe fn store<const PAIR: bool>(&self, to: *mut f32, stride: usize) {
-        // SAFETY: the tiles are configured; by the caller's promise.
+        // SAFETY: the tiles are configured; by the caller's contract.
         unsafe {
             asm!("tilestored [{to} + {stride}], tmm0", "tilestored [{to} + {stride} + 64], tmm1",
                 to = in(reg) to, stride = in(reg) stride * 4, options(nostack, preserves_flags));
@@ -134,54 +133,54 @@ impl Tiles {
         }
     }
 
-    /// Adds left · right, 32 inputs, to the sums; only to the upper ones unless `PAIR`. `STREAM` says which
-    /// factor will not be wanted again soon: the right one, or else the left.
+    /// Adds A · B over 32 k to the accumulators; only to the upper ones unless `PAIR`. `NT_B` loads B with the
+    /// non-temporal hint, otherwise A: the operand that is not reused soon.
     ///
     /// # Safety
-    /// `upper`, and `lower` if `PAIR`, must be valid for reading 1 KiB, and `right` for 2 KiB.
+    /// `a_upper`, and `a_lower` if `PAIR`, must be valid for reading 1 KiB, and `b` for 2 KiB.
     #[inline(always)]
-    pub(super) unsafe fn multiply<const PAIR: bool, const STREAM: bool>(
+    pub(super) unsafe fn multiply<const PAIR: bool, const NT_B: bool>(
         &self,
-        upper: *const u8,
-        lower: *const u8,
-        right: *const u8,
+        a_upper: *const u8,
+        a_lower: *const u8,
+        b: *const u8,
     ) {
-        // `tileloaddt1` is `tileloadd` with the hint not to keep the data in the nearest cache.
+        // `tileloaddt1` is `tileloadd` with the hint not to keep the data in the L1d cache.
         macro_rules! multiply {
-            ($left:literal, $right:literal) => {
+            ($load_a:literal, $load_b:literal) => {
                 if PAIR {
                     asm!(
-                        concat!($right, " tmm6, [{right} + 2 * {row}]"),
-                        concat!($left, " tmm4, [{upper} + {row}]"),
+                        concat!($load_b, " tmm6, [{b} + 2 * {row}]"),
+                        concat!($load_a, " tmm4, [{a_upper} + {row}]"),
                         "tdpbf16ps tmm0, tmm4, tmm6",
-                        concat!($right, " tmm7, [{right} + 2 * {row} + 64]"),
+                        concat!($load_b, " tmm7, [{b} + 2 * {row} + 64]"),
                         "tdpbf16ps tmm1, tmm4, tmm7",
-                        concat!($left, " tmm5, [{lower} + {row}]"),
+                        concat!($load_a, " tmm5, [{a_lower} + {row}]"),
                         "tdpbf16ps tmm2, tmm5, tmm6",
                         "tdpbf16ps tmm3, tmm5, tmm7",
-                        upper = in(reg) upper, lower = in(reg) lower, right = in(reg) right,
-                        row = in(reg) RIGHT_STRIDE / 2,
+                        a_upper = in(reg) a_upper, a_lower = in(reg) a_lower, b = in(reg) b,
+                        row = in(reg) B_STRIDE / 2,
                         out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                         out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                         options(readonly, nostack, preserves_flags)
                     )
                 } else {
                     asm!(
-                        concat!($right, " tmm6, [{right} + 2 * {row}]"),
-                        concat!($left, " tmm4, [{upper} + {row}]"),
+                        concat!($load_b, " tmm6, [{b} + 2 * {row}]"),
+                        concat!($load_a, " tmm4, [{a_upper} + {row}]"),
                         "tdpbf16ps tmm0, tmm4, tmm6",
-                        concat!($right, " tmm7, [{right} + 2 * {row} + 64]"),
+                        concat!($load_b, " tmm7, [{b} + 2 * {row} + 64]"),
                         "tdpbf16ps tmm1, tmm4, tmm7",
-                        upper = in(reg) upper, right = in(reg) right, row = in(reg) RIGHT_STRIDE / 2,
+                        a_upper = in(reg) a_upper, b = in(reg) b, row = in(reg) B_STRIDE / 2,
                         out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                         options(readonly, nostack, preserves_flags)
                     )
                 }
             };
         }
-        // SAFETY: the tiles are configured; by the caller's promise.
+        // SAFETY: the tiles are configured; by the caller's contract.
         unsafe {
-            if STREAM {
+            if NT_B {
                 multiply!("tileloadd", "tileloaddt1");
             } else {
                 multiply!("tileloaddt1", "tileloadd");
@@ -192,8 +191,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: the instruction exists, as the token proved. It gives the registers up, so that switching
-        // threads need not save them.
+        // SAFETY: the instruction exists, as the token proved. Afterwards a thread switch need not save the registers.
         unsafe {
             asm!("tilerelease",
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
@@ -208,10 +206,10 @@ mod tests {
     use super::*;
     use crate::amx::kernel_tests::amx;
 
-    /// Which of the tiles' two states are in use on this thread.
-    fn in_use() -> u32 {
+    /// Bits of the tile state that are in use on this thread: configuration and data.
+    fn tile_state_in_use() -> u32 {
         let (low, _high): (u32, u32);
-        // SAFETY: there is AMX, and so XGETBV with ECX = 1; it reads the in-use bits alone.
+        // SAFETY: CPUs with AMX have XGETBV with ECX = 1; it only reads the in-use bits.
         unsafe {
             asm!("xgetbv", in("ecx") 1, out("eax") low, out("edx") _high,
                 options(nomem, nostack, preserves_flags));
@@ -220,19 +218,21 @@ mod tests {
     }
 
     #[test]
-    fn tiles_are_given_up_when_dropped() {
-        let Some(amx) = amx() else { return };
-        assert_eq!(in_use(), 0);
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn tile_registers_are_released_on_drop() {
+        let amx = amx();
+        assert_eq!(tile_state_in_use(), 0);
         let tiles = Tiles::configure(amx);
         tiles.clear::<true>();
-        assert_eq!(in_use() & 1, 1);
+        assert_eq!(tile_state_in_use() & 1, 1);
         drop(tiles);
-        assert_eq!(in_use(), 0);
+        assert_eq!(tile_state_in_use(), 0);
     }
 
     #[test]
-    fn sums_go_in_and_out_unchanged() {
-        let Some(amx) = amx() else { return };
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn accumulators_are_loaded_and_stored_unchanged() {
+        let amx = amx();
         const STRIDE: usize = 40;
         let from: Vec<f32> = (0..32 * STRIDE).map(|index| index as f32).collect();
         for pair in [false, true] {

@@ -1,26 +1,26 @@
-//! What the kernels do with sixteen f32 at a time beside the tiles: rounding to bf16, activations.
+//! AVX-512 vector code: activations, rounding to bf16, transposition.
 //!
-//! Results go into bf16, whose unit is 2⁻⁷ of the value, so these are shorter polynomials than the f32 network's.
-//! Each was fitted by Remez's exchange in f64; tests compare with f64.
+//! Results are rounded to bf16, whose unit is 2⁻⁷ of the value, so the polynomials are shorter than those of the f32
+//! network. Each was fitted by the Remez algorithm in f64; tests compare with f64.
 
 use std::arch::x86_64::*;
 
-use super::layout::Line;
+use super::layout::CacheLine;
 use crate::Activation;
 
 /// A vector of f32.
 pub(super) type Floats = __m512;
 
-/// An odd function of x that is −½ below −`edge` and ½ above `edge`, and in between x · Σ cₖ x²ᵏ. The error was
-/// fitted with the weight x, since x will be multiplied with it; then the last digits were moved so that ±½ at the
-/// edges comes out to 5e-7 in f32, since x may be large there.
-struct Step {
+/// An odd sigmoid: −½ below −`edge`, ½ above `edge`, and x · Σ cₖ x²ᵏ in between. The fit weights the error with x, by
+/// which the sigmoid is multiplied. The last digits were then adjusted so that the value at the edges is ±½ to 5e-7 in f32,
+/// since x may be large there.
+struct SigmoidPoly {
     edge: f32,
     coefficients: [f32; 9],
 }
 
-/// Φ(x) − ½, with the normal distribution's Φ; x times the error is at most 2.5e-5, before f32's own rounding.
-const NORMAL: Step = Step {
+/// Φ(x) − ½, with the normal distribution's Φ. The error times x is at most 2.5e-5, without f32's rounding errors.
+const NORMAL: SigmoidPoly = SigmoidPoly {
     edge: 4.4,
     coefficients: [
         3.987_616_3e-1,
@@ -35,8 +35,8 @@ const NORMAL: Step = Step {
     ],
 };
 
-/// ½ tanh(√(2/π) (x + 0.044715 x³)); x times the error is at most 2.1e-5, as above.
-const TANH: Step = Step {
+/// ½ tanh(√(2/π) (x + 0.044715 x³)). The error times x is at most 2.1e-5, as above.
+const TANH: SigmoidPoly = SigmoidPoly {
     edge: 4.25,
     coefficients: [
         3.987_877_4e-1,
@@ -51,33 +51,32 @@ const TANH: Step = Step {
     ],
 };
 
-/// The activation's value.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn activate(activation: Activation, x: Floats) -> Floats {
     match activation {
-        Activation::Gelu => gate(&NORMAL, x),
-        Activation::GeluTanh => gate(&TANH, x),
+        Activation::Gelu => times_sigmoid(&NORMAL, x),
+        Activation::GeluTanh => times_sigmoid(&TANH, x),
         Activation::Relu => _mm512_max_ps(x, _mm512_setzero_ps()),
     }
 }
 
-/// x · (½ + step(x)).
+/// x · (½ + sigmoid(x)).
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-fn gate(step: &Step, x: Floats) -> Floats {
-    /// The smaller magnitude, with the sign of the first.
-    const NEARER_TO_ZERO: i32 = 0b0010;
-    let clamped = _mm512_range_ps::<NEARER_TO_ZERO>(x, _mm512_set1_ps(step.edge));
+fn times_sigmoid(sigmoid: &SigmoidPoly, x: Floats) -> Floats {
+    /// Selects the operand of smaller magnitude, with the sign of the first.
+    const MIN_MAGNITUDE: i32 = 0b0010;
+    let clamped = _mm512_range_ps::<MIN_MAGNITUDE>(x, _mm512_set1_ps(sigmoid.edge));
     let square = _mm512_mul_ps(clamped, clamped);
-    let mut sum = _mm512_set1_ps(step.coefficients[8]);
+    let mut sum = _mm512_set1_ps(sigmoid.coefficients[8]);
     for index in (0..8).rev() {
-        sum = _mm512_fmadd_ps(sum, square, _mm512_set1_ps(step.coefficients[index]));
+        sum = _mm512_fmadd_ps(sum, square, _mm512_set1_ps(sigmoid.coefficients[index]));
     }
     _mm512_mul_ps(x, _mm512_fmadd_ps(sum, clamped, _mm512_set1_ps(0.5)))
 }
 
-/// Two vectors in bf16, one after the other; to the nearest, ties to even, denormal numbers to zero.
+/// Rounds two vectors to bf16, one after the other: to nearest, ties to even, denormal numbers to zero.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn round(first: Floats, second: Floats) -> __m512i {
@@ -85,8 +84,8 @@ pub(super) fn round(first: Floats, second: Floats) -> __m512i {
     unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) }
 }
 
-/// The lanes first, second, first + 1, second + 1, …
-const fn alternate(first: i16, second: i16) -> [i16; 32] {
+/// Lane indices `first`, `second`, `first` + 1, `second` + 1, …
+const fn interleaved(first: i16, second: i16) -> [i16; 32] {
     let mut lanes = [0; 32];
     let mut index = 0;
     while index < 16 {
@@ -104,20 +103,20 @@ fn lanes(lanes: &[i16; 32]) -> __m512i {
     unsafe { _mm512_loadu_si512(lanes.as_ptr().cast()) }
 }
 
-/// As [`round`], but the values alternate: pairs, as the right factor of a product has them.
+/// As [`round`], but the values alternate: pairs, the layout of B.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn round_pairs(first: Floats, second: Floats) -> __m512i {
-    const PAIRS: [i16; 32] = alternate(0, 16);
+    const PAIRS: [i16; 32] = interleaved(0, 16);
     _mm512_permutexvar_epi16(lanes(&PAIRS), round(first, second))
 }
 
-/// Two lines of 32 values as pairs of the values in the same place: places 0–15, and 16–31.
+/// Interleaves two lines of 32 values: pairs of the values of lanes 0–15, and of lanes 16–31.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn zip(first: __m512i, second: __m512i) -> [__m512i; 2] {
-    const LOW: [i16; 32] = alternate(0, 32);
-    const HIGH: [i16; 32] = alternate(16, 48);
+    const LOW: [i16; 32] = interleaved(0, 32);
+    const HIGH: [i16; 32] = interleaved(16, 48);
     let low = _mm512_permutex2var_epi16(first, lanes(&LOW), second);
     [low, _mm512_permutex2var_epi16(first, lanes(&HIGH), second)]
 }
@@ -132,8 +131,8 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         pairs[2 * index] = _mm512_unpacklo_epi32(a, b);
         pairs[2 * index + 1] = _mm512_unpackhi_epi32(a, b);
     }
-    // Now each quarter of a vector holds four rows of one column: quads[4·i + c] those of rows 4·i to 4·i + 3 in
-    // columns c, c + 4, c + 8 and c + 12.
+    // Each quarter of a vector in `quads` holds four rows of one column: quads[4·i + c] has rows 4·i to 4·i + 3 of columns
+    // c, c + 4, c + 8 and c + 12.
     let mut quads = pairs;
     for index in (0..16).step_by(4) {
         let [a, b, c, d] = [pairs[index], pairs[index + 1], pairs[index + 2], pairs[index + 3]];
@@ -144,7 +143,7 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     }
     let mut columns = quads;
     for index in 0..4 {
-        // 0x88 takes the quarters 0 and 2 of each, 0xdd the quarters 1 and 3.
+        // 0x88 selects quarters 0 and 2 of each operand, 0xdd quarters 1 and 3.
         let (a, b, c, d) = (quads[index], quads[index + 4], quads[index + 8], quads[index + 12]);
         let (upper, lower) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(c, d));
         columns[index] = _mm512_shuffle_i32x4::<0x88>(upper, lower);
@@ -156,7 +155,7 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     columns
 }
 
-/// Sixteen values.
+/// Loads 16 values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn load(values: &[f32; 16]) -> Floats {
@@ -164,7 +163,7 @@ pub(super) fn load(values: &[f32; 16]) -> Floats {
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
 
-/// Writes sixteen values.
+/// Stores 16 values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn store(values: &mut [f32; 16], vector: Floats) {
@@ -172,25 +171,25 @@ pub(super) fn store(values: &mut [f32; 16], vector: Floats) {
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
 }
 
-/// Reads a line.
+/// Loads a line.
 ///
 /// # Safety
 /// `line` must be valid for reading.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-pub(super) unsafe fn load_line(line: *const Line) -> __m512i {
-    // SAFETY: by the caller's promise; a line is aligned.
+pub(super) unsafe fn load_line(line: *const CacheLine) -> __m512i {
+    // SAFETY: by the caller's contract; a line is aligned.
     unsafe { _mm512_load_si512(line.cast()) }
 }
 
-/// Writes a line.
+/// Stores a line.
 ///
 /// # Safety
 /// `line` must be valid for writing.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-pub(super) unsafe fn store_line(line: *mut Line, values: __m512i) {
-    // SAFETY: by the caller's promise; a line is aligned.
+pub(super) unsafe fn store_line(line: *mut CacheLine, values: __m512i) {
+    // SAFETY: by the caller's contract; a line is aligned.
     unsafe { _mm512_store_si512(line.cast(), values) }
 }
 
@@ -207,11 +206,11 @@ pub(super) mod tests {
         (0..20_000).step_by(16).map(move |first| std::array::from_fn(|lane| at(first + lane)))
     }
 
-    /// Applies `function` to a range of arguments and compares with f64, which also says what error is allowed.
+    /// Compares `function` over a range of arguments with f64; `expected` returns the value and the allowed error.
     fn sweep(from: f32, to: f32, function: impl Fn(Floats) -> Floats, expected: impl Fn(f64) -> (f64, f64)) {
         for arguments in values(from, to) {
             let mut found = [0.0; 16];
-            // SAFETY: asked only where there is AMX, and so AVX-512.
+            // SAFETY: every test checks for AMX, and so for AVX-512.
             unsafe { store(&mut found, function(load(&arguments))) };
             for (x, found) in arguments.into_iter().zip(found) {
                 let (expected, allowed) = expected(f64::from(x));
@@ -222,10 +221,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn activations_are_near_their_definitions() {
-        if amx().is_none() {
-            return;
-        }
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn activations_match_reference() {
+        amx();
         for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             let expected = |x: f64| (reference::activate(activation, x), 3.8e-5 + 6e-7 * x.abs());
             // SAFETY: as in `sweep`.
@@ -236,7 +234,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(crate) fn halves(vector: __m512i) -> [u16; 32] {
+    pub(crate) fn u16s(vector: __m512i) -> [u16; 32] {
         // SAFETY: both are 64 bytes without invariants.
         unsafe { std::mem::transmute(vector) }
     }
@@ -247,11 +245,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn rounding_is_the_scalar_one() {
-        if amx().is_none() {
-            return;
-        }
-        // Ties, both ways, and their neighbours; infinities; values all over the range.
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn rounding_matches_scalar_rounding() {
+        amx();
+        // Ties to both sides, values next to ties, infinities, and values over the whole range.
         let bits = (0..40_000u32).map(|index| match index % 4 {
             0 => 0x3f80_8000 | (index / 4) << 16,
             1 => 0x3f80_7fff | (index / 4) << 16,
@@ -261,20 +258,19 @@ pub(super) mod tests {
         let numbers: Vec<f32> =
             bits.map(f32::from_bits).filter(|value| value.is_normal() || value.is_infinite()).collect();
         for values in numbers.as_chunks::<32>().0 {
-            let [first, second] = values.as_chunks::<16>().0 else { unreachable!("32 are twice 16") };
-            // SAFETY: there is AMX, and so the features.
+            let [first, second] = values.as_chunks::<16>().0 else { unreachable!("32 = 2 · 16") };
+            // SAFETY: as above.
             let (found, pairs) =
                 unsafe { (round(load(first), load(second)), round_pairs(load(first), load(second))) };
-            assert_eq!(halves(found), values.map(bf16));
-            assert_eq!(halves(pairs), std::array::from_fn(|lane| bf16(values[lane / 2 + lane % 2 * 16])));
+            assert_eq!(u16s(found), values.map(bf16));
+            assert_eq!(u16s(pairs), std::array::from_fn(|lane| bf16(values[lane / 2 + lane % 2 * 16])));
         }
     }
 
     #[test]
-    fn lanes_go_where_they_belong() {
-        if amx().is_none() {
-            return;
-        }
+    #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+    fn transpose_and_zip_move_lanes_correctly() {
+        amx();
         // SAFETY: as above; arrays of 64 bytes.
         unsafe {
             let rows: [[u32; 16]; 16] =
@@ -284,11 +280,11 @@ pub(super) mod tests {
                 assert_eq!(u32s(found), std::array::from_fn(|row| rows[row][column]));
             }
             let lines: [[u16; 32]; 2] =
-                std::array::from_fn(|which| std::array::from_fn(|lane| (which * 32 + lane) as u16));
+                std::array::from_fn(|line| std::array::from_fn(|lane| (line * 32 + lane) as u16));
             let [first, second] = lines.map(|line| _mm512_loadu_si512(line.as_ptr().cast()));
             let [low, high] = zip(first, second);
-            assert_eq!(halves(low), std::array::from_fn(|lane| lines[lane % 2][lane / 2]));
-            assert_eq!(halves(high), std::array::from_fn(|lane| lines[lane % 2][16 + lane / 2]));
+            assert_eq!(u16s(low), std::array::from_fn(|lane| lines[lane % 2][lane / 2]));
+            assert_eq!(u16s(high), std::array::from_fn(|lane| lines[lane % 2][16 + lane / 2]));
         }
     }
 }

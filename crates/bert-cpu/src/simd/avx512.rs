@@ -1,37 +1,37 @@
-//! Sixteen values at a time: AVX-512 F.
+//! AVX-512 F: 16 values.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Lanes};
+use super::{Simd, WithSimd};
 use crate::Isa;
 
-/// Proof that this processor has AVX-512 F.
+/// Proof that this CPU has AVX-512 F.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx512(());
 
 impl Avx512 {
-    /// The proof, where it is true.
+    /// Returns the proof if this CPU has it.
     pub(crate) fn detect() -> Option<Self> {
         Isa::Avx512.is_available().then_some(Self(()))
     }
 }
 
-// SAFETY of every block below: a value of this type exists only where `detect` found the instructions.
+// SAFETY of every block below: a value of this type exists only if `detect` found the instructions.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Lanes for Avx512 {
+impl Simd for Avx512 {
     type Vector = __m512;
 
     const WIDTH: usize = 16;
 
-    const TILE_ROWS: usize = 14;
+    const MR: usize = 14;
 
     #[inline]
-    fn run<K: Kernel>(self, kernel: K) {
+    fn run(self, op: impl WithSimd) {
         #[target_feature(enable = "avx2,fma,avx512f")]
-        fn compiled<K: Kernel>(lanes: Avx512, kernel: K) {
-            kernel.run(lanes);
+        fn vectorized(simd: Avx512, op: impl WithSimd) {
+            op.with_simd(simd);
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { vectorized(self, op) }
     }
 
     #[inline(always)]
@@ -98,17 +98,17 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn power_of_two(self, n: __m512) -> __m512 {
+    fn exp2_int(self, n: __m512) -> __m512 {
         unsafe { _mm512_scalef_ps(_mm512_set1_ps(1.0), n) }
     }
 
     #[inline(always)]
-    fn sum(self, a: __m512) -> f32 {
+    fn reduce_sum(self, a: __m512) -> f32 {
         unsafe { _mm512_reduce_add_ps(a) }
     }
 
     #[inline(always)]
-    fn maximum(self, a: __m512) -> f32 {
+    fn reduce_max(self, a: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
 }

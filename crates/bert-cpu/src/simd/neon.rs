@@ -1,39 +1,39 @@
-//! Four values at a time: NEON, which every 64-bit Arm processor with a general operating system has.
+//! NEON: 4 values. Every 64-bit Arm CPU with a general-purpose operating system has it.
 
 use std::arch::aarch64::*;
 
-use super::{Kernel, Lanes};
+use super::{Simd, WithSimd};
 use crate::Isa;
 
-/// Proof that this processor has NEON.
+/// Proof that this CPU has NEON.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neon(());
 
 impl Neon {
-    /// The proof, where it is true.
+    /// Returns the proof if this CPU has it.
     pub(crate) fn detect() -> Option<Self> {
         Isa::Neon.is_available().then_some(Self(()))
     }
 }
 
-// SAFETY of every block below: a value of this type exists only where `detect` found the instructions. Those that
-// touch no memory are safe to call where the whole target has NEON, as today's have: hence `unused_unsafe`.
+// SAFETY of every block below: a value of this type exists only if `detect` found the instructions. On targets that
+// include NEON, intrinsics that access no memory are safe: hence `unused_unsafe`.
 #[allow(clippy::undocumented_unsafe_blocks, unused_unsafe)]
-impl Lanes for Neon {
+impl Simd for Neon {
     type Vector = float32x4_t;
 
     const WIDTH: usize = 4;
 
-    // 24 of the 32 registers hold the tile's sums.
-    const TILE_ROWS: usize = 12;
+    // 24 of the 32 registers hold the accumulators.
+    const MR: usize = 12;
 
     #[inline]
-    fn run<K: Kernel>(self, kernel: K) {
+    fn run(self, op: impl WithSimd) {
         #[target_feature(enable = "neon")]
-        fn compiled<K: Kernel>(lanes: Neon, kernel: K) {
-            kernel.run(lanes);
+        fn vectorized(simd: Neon, op: impl WithSimd) {
+            op.with_simd(simd);
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { vectorized(self, op) }
     }
 
     #[inline(always)]
@@ -48,7 +48,7 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn prefetch(self, _: *const f32) {
-        // Stable Rust has no such instruction for Arm.
+        // Stable Rust has no prefetch intrinsic for Arm.
     }
 
     #[inline(always)]
@@ -83,7 +83,7 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-        // The accumulator comes first here.
+        // `vfmaq_f32` takes the addend first.
         unsafe { vfmaq_f32(c, a, b) }
     }
 
@@ -98,8 +98,8 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn power_of_two(self, n: float32x4_t) -> float32x4_t {
-        // The exponent's field, biased by 127, above 23 bits of mantissa.
+    fn exp2_int(self, n: float32x4_t) -> float32x4_t {
+        // The exponent field, biased by 127, above 23 bits of mantissa.
         unsafe {
             let biased = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
             vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
@@ -107,12 +107,12 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn sum(self, a: float32x4_t) -> f32 {
+    fn reduce_sum(self, a: float32x4_t) -> f32 {
         unsafe { vaddvq_f32(a) }
     }
 
     #[inline(always)]
-    fn maximum(self, a: float32x4_t) -> f32 {
+    fn reduce_max(self, a: float32x4_t) -> f32 {
         unsafe { vmaxvq_f32(a) }
     }
 }

@@ -1,37 +1,37 @@
-//! Eight values at a time: AVX2 and FMA.
+//! AVX2 and FMA: 8 values.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Lanes};
+use super::{Simd, WithSimd};
 use crate::Isa;
 
-/// Proof that this processor has AVX2 and FMA.
+/// Proof that this CPU has AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
-    /// The proof, where it is true.
+    /// Returns the proof if this CPU has them.
     pub(crate) fn detect() -> Option<Self> {
         Isa::Avx2.is_available().then_some(Self(()))
     }
 }
 
-// SAFETY of every block below: a value of this type exists only where `detect` found the instructions.
+// SAFETY of every block below: a value of this type exists only if `detect` found the instructions.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Lanes for Avx2 {
+impl Simd for Avx2 {
     type Vector = __m256;
 
     const WIDTH: usize = 8;
 
-    const TILE_ROWS: usize = 6;
+    const MR: usize = 6;
 
     #[inline]
-    fn run<K: Kernel>(self, kernel: K) {
+    fn run(self, op: impl WithSimd) {
         #[target_feature(enable = "avx2,fma")]
-        fn compiled<K: Kernel>(lanes: Avx2, kernel: K) {
-            kernel.run(lanes);
+        fn vectorized(simd: Avx2, op: impl WithSimd) {
+            op.with_simd(simd);
         }
-        unsafe { compiled(self, kernel) }
+        unsafe { vectorized(self, op) }
     }
 
     #[inline(always)]
@@ -97,8 +97,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn power_of_two(self, n: __m256) -> __m256 {
-        // The exponent's field, biased by 127, above 23 bits of mantissa.
+    fn exp2_int(self, n: __m256) -> __m256 {
+        // The exponent field, biased by 127, above 23 bits of mantissa.
         unsafe {
             let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
@@ -106,7 +106,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn sum(self, a: __m256) -> f32 {
+    fn reduce_sum(self, a: __m256) -> f32 {
         unsafe {
             let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
@@ -115,7 +115,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn maximum(self, a: __m256) -> f32 {
+    fn reduce_max(self, a: __m256) -> f32 {
         unsafe {
             let a = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let a = _mm_max_ps(a, _mm_movehl_ps(a, a));

@@ -1,0 +1,144 @@
+//! Scaled dot-product attention of one sequence in one head.
+//!
+//! Scores of a tile of queries stay in the L1d cache from Q·Kᵀ through the softmax to P·V. There is no mask: a sequence
+//! attends to all of its own tokens.
+
+use super::{
+    gemm::microkernel,
+    math,
+    tiles::{self, MR_MAX, RowTileKernel},
+};
+use crate::{
+    matrix::Matrix,
+    network::ThreadScratch,
+    simd::{Simd, WithSimd},
+};
+
+/// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of 2: the queries include the factor
+/// log₂ e / √head_dim.
+pub(super) struct Attention<'s> {
+    /// `[tokens, padded head_dim]` each; the width is a multiple of a panel's.
+    pub(super) queries: Matrix,
+    pub(super) keys: Matrix,
+    pub(super) values: Matrix,
+    pub(super) out: Matrix,
+    /// For the keys as panels, and for the scores.
+    pub(super) scratch: &'s mut ThreadScratch,
+}
+
+impl WithSimd for Attention<'_> {
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let panel = 2 * S::WIDTH;
+        let (tokens, width) = (self.queries.rows(), self.queries.columns());
+        assert!(width.is_multiple_of(panel), "a head of {width} in panels of {panel}");
+        for other in [self.keys, self.values, self.out] {
+            assert!(other.rows() == tokens && other.columns() == width);
+        }
+        let padded = tokens.next_multiple_of(panel);
+        let [keys, scores] = self.scratch;
+        let (keys, scores) = (keys.reserve(padded * width), scores.reserve(MR_MAX * padded));
+        let keys = Matrix::of(keys, 0, [padded / panel * width, panel], panel);
+        let scores = Matrix::of(scores, 0, [MR_MAX, padded], padded);
+        let kernel = HeadKernel { queries: self.queries, keys, values: self.values, out: self.out, scores };
+        // SAFETY: the sizes were checked above; the scratch memory is this call's alone.
+        unsafe {
+            transpose(self.keys, keys, panel);
+            tiles::run(simd, tokens, &kernel);
+        }
+    }
+}
+
+/// Transposes `[tokens, width]` into panels of `panel` tokens: `[tokens / panel, width, panel]`, zeros after the last.
+///
+/// # Safety
+/// `to` must have `width` rows of `panel` values for every full or partial panel; no other code may access it.
+#[inline(always)]
+unsafe fn transpose(from: Matrix, to: Matrix, panel: usize) {
+    let width = from.columns();
+    for token in 0..from.rows().next_multiple_of(panel) {
+        let (first, lane) = (token / panel * width, token % panel);
+        for column in 0..width {
+            // SAFETY: by the caller's contract.
+            unsafe {
+                let value = if token < from.rows() { *from.row(token).add(column) } else { 0.0 };
+                *to.row(first + column).add(lane) = value;
+            }
+        }
+    }
+}
+
+/// Attention of a tile of queries to all keys.
+struct HeadKernel {
+    queries: Matrix,
+    /// As panels.
+    keys: Matrix,
+    values: Matrix,
+    out: Matrix,
+    scores: Matrix,
+}
+
+impl RowTileKernel for HeadKernel {
+    #[inline(always)]
+    unsafe fn run<S: Simd, const R: usize>(&self, simd: S, row: usize) {
+        let (tokens, width, padded) = (self.queries.rows(), self.queries.columns(), self.scores.columns());
+        let panel = 2 * S::WIDTH;
+        let mut scale = [0.0; R];
+        // SAFETY: by the caller's contract all rows exist; the loop bounds keep each access within its matrix.
+        unsafe {
+            let queries = (self.queries.row(row).cast_const(), self.queries.stride());
+            for index in 0..padded / panel {
+                let mut sums = [[simd.splat(0.0); 2]; R];
+                let keys = (self.keys.row(index * width).cast_const(), panel);
+                microkernel(simd, queries, keys, width, &mut sums);
+                for (row, [low, high]) in sums.into_iter().enumerate() {
+                    let out = self.scores.row(row).add(index * panel);
+                    simd.store(out, low);
+                    simd.store(out.add(S::WIDTH), high);
+                }
+            }
+            for (row, scale) in scale.iter_mut().enumerate() {
+                *scale = 1.0 / exp2_scores(simd, self.scores.row(row), tokens, padded);
+            }
+            let scores = (self.scores.row(0).cast_const(), padded);
+            for column in (0..width).step_by(panel) {
+                let mut sums = [[simd.splat(0.0); 2]; R];
+                let values = (self.values.row(0).add(column).cast_const(), self.values.stride());
+                microkernel(simd, scores, values, tokens, &mut sums);
+                for (index, [low, high]) in sums.into_iter().enumerate() {
+                    let out = self.out.row(row + index).add(column);
+                    let scale = simd.splat(scale[index]);
+                    simd.store(out, simd.mul(low, scale));
+                    simd.store(out.add(S::WIDTH), simd.mul(high, scale));
+                }
+            }
+        }
+    }
+}
+
+/// Replaces the first `tokens` scores by 2^(score − maximum), and returns their sum.
+///
+/// # Safety
+/// `scores` must be valid for `padded` values, a multiple of the vector width and no less than `tokens`.
+#[inline(always)]
+unsafe fn exp2_scores<S: Simd>(simd: S, scores: *mut f32, tokens: usize, padded: usize) -> f32 {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        for index in tokens..padded {
+            *scores.add(index) = f32::NEG_INFINITY;
+        }
+        let mut max = simd.splat(f32::NEG_INFINITY);
+        for index in (0..padded).step_by(S::WIDTH) {
+            max = simd.max(max, simd.load(scores.add(index)));
+        }
+        let max = simd.splat(simd.reduce_max(max));
+        let mut sum = simd.splat(0.0);
+        for index in (0..padded).step_by(S::WIDTH) {
+            let address = scores.add(index);
+            let power = math::exp2(simd, simd.sub(simd.load(address), max));
+            simd.store(address, power);
+            sum = simd.add(sum, power);
+        }
+        simd.reduce_sum(sum)
+    }
+}
