@@ -22,6 +22,7 @@
 //! What this crate must never know: how a vector is computed, how a graph is written.
 
 mod auth;
+mod backend;
 mod background;
 mod body;
 mod budget;
@@ -39,7 +40,7 @@ mod middleware;
 pub mod model_bench;
 pub mod model_command;
 pub mod parameters;
-pub mod redis_tier;
+pub mod redis_cache;
 mod registry;
 mod request;
 mod response;
@@ -54,8 +55,9 @@ mod vocabulary;
 mod watched;
 
 pub use auth::KeysFileError;
+pub use backend::{Backend, Selection, SelectionReason};
 pub use background::spawn_detached;
-pub use load::{Choice, Kernels, LoadError, ModelFault, Why, load};
-pub use registry::{Registry, Served, UnknownModel};
+pub use load::{LoadError, ModelLoadError, load};
+pub use registry::{LoadedModel, Registry, UnknownModel};
 pub use server::{Listeners, RunError, run, run_with};
 pub use tls::TlsError;

@@ -1,4 +1,4 @@
-//! `embedgate model bench`: how fast this machine computes a model, without server, tokenizer or cache.
+//! `embedgate model bench`: throughput and latency of a model on this machine, without server, tokenizer and cache.
 
 use std::{
     io::{self, Write},
@@ -14,30 +14,30 @@ use inference::{Batch, EncodeError, Encoder, EncoderFactory, StartError, Tokeniz
 use serde::Serialize;
 use serde_json::json;
 
-/// Lengths of a mixed workload: the quantiles 1/64, 3/64, … of a log-normal distribution with median 36 and σ = 0.9,
-/// cut at 250.
-const MIXED: [usize; 32] = [
+/// Input lengths of the mixed workload: the quantiles 1/64, 3/64, … of a log-normal distribution with median 36 and
+/// σ = 0.9, limited to 250.
+const MIXED_LENGTHS: [usize; 32] = [
     5, 8, 10, 12, 14, 15, 17, 19, 20, 22, 24, 26, 28, 30, 32, 35, 37, 40, 43, 46, 50, 54, 58, 63, 69, 76, 84,
     95, 109, 129, 163, 250,
 ];
 
-/// Tokens of the lone text: what a sentence has.
-const SENTENCE: usize = 14;
+/// Tokens of the input whose latency is measured: a sentence.
+const SENTENCE_TOKENS: usize = 14;
 
-/// How the encoders are to be driven.
+/// Parameters of a benchmark.
 #[derive(Clone, Copy)]
-pub(crate) struct Drive {
-    /// Encoders at work at the same time.
+pub(crate) struct BenchParams {
+    /// Number of encoders that run in parallel.
     pub(crate) workers: usize,
-    /// Tokens of one batch, padding included.
+    /// Maximum number of tokens of one batch, including padding.
     pub(crate) batch_tokens: usize,
-    /// The model's window.
-    pub(crate) window: usize,
-    /// Time for each workload.
-    pub(crate) time: Duration,
+    /// Maximum number of tokens of one input.
+    pub(crate) max_input_tokens: usize,
+    /// Duration of each workload.
+    pub(crate) duration: Duration,
 }
 
-/// What keeps a benchmark from being run.
+/// A failure to run a benchmark.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BenchError {
@@ -52,46 +52,45 @@ pub enum BenchError {
     Print(#[from] io::Error),
 }
 
-/// One measurement.
+/// Result of one workload.
 #[derive(Serialize)]
-struct Figure {
+struct Measurement {
     id: &'static str,
     texts: usize,
-    /// Padding not counted.
+    /// Without padding.
     tokens: usize,
     seconds: f64,
-    /// Of each text, where they were measured one by one.
+    /// Latency of each input; empty for a throughput workload.
     milliseconds: Vec<f64>,
 }
 
-/// Runs every workload and prints a line for each: for people, or as JSON for programs. `title` says what runs.
+/// Runs every workload and prints a line for each, as text or as JSON. `title` describes the model and its backend.
 pub(crate) fn run(
     encoders: &EncoderFactory,
     tokenizer: &Tokenizer,
-    drive: Drive,
+    params: BenchParams,
     (title, json): (&str, bool),
     out: &mut dyn Write,
 ) -> Result<(), BenchError> {
     let mut built: Vec<Box<dyn Encoder>> =
-        (0..drive.workers).map(|_| encoders()).collect::<Result<_, _>>()?;
+        (0..params.workers).map(|_| encoders()).collect::<Result<_, _>>()?;
     let ids: Vec<u32> = (1..2_000).filter(|&id| tokenizer.is_valid_id(id)).collect();
     let mut printer = Printer { out, json };
     printer.begin(title)?;
-    let short = SENTENCE.min(drive.window);
-    printer.figure(&format!("1 text of {short} tokens"), &lone(&mut built, &ids, drive)?)?;
-    let long = drive.window.min(256);
+    let short = SENTENCE_TOKENS.min(params.max_input_tokens);
+    printer.measurement(&format!("1 text of {short} tokens"), &latency(&mut built, &ids, params)?)?;
+    let long = params.max_input_tokens.min(256);
     let workloads = [
-        ("32x32", "32 texts of 32 tokens".to_owned(), vec![32.min(drive.window); 32]),
+        ("32x32", "32 texts of 32 tokens".to_owned(), vec![32.min(params.max_input_tokens); 32]),
         ("8x256", format!("8 texts of {long} tokens"), vec![long; 8]),
         (
             "mixed",
             format!("32 texts of 5 to {long} tokens"),
-            MIXED.map(|length| length.min(drive.window)).to_vec(),
+            MIXED_LENGTHS.map(|length| length.min(params.max_input_tokens)).to_vec(),
         ),
     ];
     for (id, name, lengths) in workloads {
-        let figure = throughput(&mut built, &ids, (id, &lengths), drive)?;
-        printer.figure(&name, &figure)?;
+        printer.measurement(&name, &throughput(&mut built, &ids, (id, &lengths), params)?)?;
     }
     printer.end()?;
     Ok(())
@@ -111,15 +110,18 @@ impl Printer<'_> {
         }
     }
 
-    fn figure(&mut self, name: &str, figure: &Figure) -> io::Result<()> {
+    fn measurement(&mut self, name: &str, measurement: &Measurement) -> io::Result<()> {
         if self.json {
-            return self.object(&json!(figure));
+            return self.object(&json!(measurement));
         }
-        let mut times = figure.milliseconds.clone();
+        let mut times = measurement.milliseconds.clone();
         times.sort_unstable_by(f64::total_cmp);
         match times.get(times.len() / 2) {
             Some(median) => writeln!(self.out, "{name:<28}{median:>10.2} ms"),
-            None => writeln!(self.out, "{name:<28}{:>10.0} tokens/s", figure.tokens as f64 / figure.seconds),
+            None => {
+                let throughput = measurement.tokens as f64 / measurement.seconds;
+                writeln!(self.out, "{name:<28}{throughput:>10.0} tokens/s")
+            }
         }
     }
 
@@ -132,32 +134,36 @@ impl Printer<'_> {
     }
 }
 
-/// One short text after the other, with every other core idle.
-fn lone(built: &mut [Box<dyn Encoder>], ids: &[u32], drive: Drive) -> Result<Figure, BenchError> {
+/// Measures the latency of single short inputs, one after the other, while the other cores are idle.
+fn latency(
+    built: &mut [Box<dyn Encoder>],
+    ids: &[u32],
+    params: BenchParams,
+) -> Result<Measurement, BenchError> {
     let mut batch = Batch::new();
-    batch.push(&cycle(ids, 0, SENTENCE.min(drive.window)));
+    batch.push(&cycle(ids, 0, SENTENCE_TOKENS.min(params.max_input_tokens)));
     let (mut milliseconds, start) = (Vec::new(), Instant::now());
     if let Some(encoder) = built.first_mut() {
         let mut out = vec![0.0; encoder.dimensions()];
-        while start.elapsed() < drive.time || milliseconds.is_empty() {
-            let one = Instant::now();
-            encoder.encode(&batch, &mut || drive.workers - 1, &mut out)?;
-            milliseconds.push(one.elapsed().as_secs_f64() * 1e3);
+        while start.elapsed() < params.duration || milliseconds.is_empty() {
+            let sent = Instant::now();
+            encoder.encode(&batch, &mut || params.workers - 1, &mut out)?;
+            milliseconds.push(sent.elapsed().as_secs_f64() * 1e3);
         }
     }
     let (texts, seconds) = (milliseconds.len(), start.elapsed().as_secs_f64());
-    Ok(Figure { id: "one", texts, tokens: texts * batch.tokens(), seconds, milliseconds })
+    Ok(Measurement { id: "one", texts, tokens: texts * batch.tokens(), seconds, milliseconds })
 }
 
-/// Texts of these lengths, over and over, on all workers.
+/// Measures the throughput of all workers on inputs of these lengths, repeated for the whole duration.
 fn throughput(
     built: &mut [Box<dyn Encoder>],
     ids: &[u32],
     (id, lengths): (&'static str, &[usize]),
-    drive: Drive,
-) -> Result<Figure, BenchError> {
+    params: BenchParams,
+) -> Result<Measurement, BenchError> {
     let pads = built.first().is_some_and(|encoder| encoder.needs_padding());
-    let batches = batches(ids, lengths, drive.batch_tokens, pads);
+    let batches = batches(ids, lengths, params.batch_tokens, pads);
     let (next, texts, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let failed = Mutex::new(None);
     let start = Instant::now();
@@ -165,9 +171,9 @@ fn throughput(
         for encoder in built {
             let (batches, next, texts, tokens, failed) = (&batches, &next, &texts, &tokens, &failed);
             scope.spawn(move || {
-                let most = batches.iter().map(Batch::len).max().unwrap_or(0);
-                let mut out = vec![0.0; most * encoder.dimensions()];
-                while start.elapsed() < drive.time {
+                let max_inputs = batches.iter().map(Batch::len).max().unwrap_or(0);
+                let mut out = vec![0.0; max_inputs * encoder.dimensions()];
+                while start.elapsed() < params.duration {
                     let batch = &batches[next.fetch_add(1, Ordering::Relaxed) % batches.len()];
                     let values = batch.len() * encoder.dimensions();
                     if let Err(error) = encoder.encode(batch, &mut || 0, &mut out[..values]) {
@@ -185,18 +191,18 @@ fn throughput(
         Some(error) => Err(error.into()),
         None => {
             let (texts, tokens) = (texts.into_inner(), tokens.into_inner());
-            Ok(Figure { id, texts, tokens, seconds, milliseconds: Vec::new() })
+            Ok(Measurement { id, texts, tokens, seconds, milliseconds: Vec::new() })
         }
     }
 }
 
-/// Texts of the given lengths in batches within the budget, like lengths together.
+/// Packs inputs of these lengths into batches of at most `budget` tokens, similar lengths together.
 fn batches(ids: &[u32], lengths: &[usize], budget: usize, pads: bool) -> Vec<Batch> {
     let mut lengths = lengths.to_vec();
     lengths.sort_unstable_by(|a, b| b.cmp(a));
     let (mut batches, mut batch) = (Vec::new(), Batch::new());
     for (salt, &length) in lengths.iter().enumerate() {
-        // Longest first, so padding brings every text of a batch to the first one's length.
+        // Longest first, so every input of a batch is padded to the length of the first.
         let cost = if pads { batch.max_length() * (batch.len() + 1) } else { batch.tokens() + length };
         if !batch.is_empty() && cost > budget {
             batches.push(std::mem::take(&mut batch));
@@ -216,12 +222,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_hold_every_text_and_keep_the_budget() {
+    fn batches_have_every_input_and_stay_within_the_budget() {
         for pads in [false, true] {
-            let batches = batches(&[7, 8, 9], &MIXED, 256, pads);
+            let batches = batches(&[7, 8, 9], &MIXED_LENGTHS, 256, pads);
             let mut lengths: Vec<_> = batches.iter().flat_map(Batch::lengths).copied().collect();
             lengths.sort_unstable();
-            assert_eq!(lengths, MIXED);
+            assert_eq!(lengths, MIXED_LENGTHS);
             for batch in &batches {
                 let cost = if pads { batch.max_length() * batch.len() } else { batch.tokens() };
                 assert!(cost <= 256, "{cost}");

@@ -1,4 +1,4 @@
-//! `embedgate model …`: preparing, listing and verifying model folders at the command line.
+//! `embedgate model …`: imports, lists, verifies and benchmarks model folders.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -9,25 +9,26 @@ use inference::{GoldenError, GoldenText};
 use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
 use thiserror::Error;
 
+use crate::backend::Selection;
 use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
 use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
 use crate::load::{
-    Cache, Choice, Choices, Common, Encoders, ModelFault, PER_TEXT, Runtime, choices, encoders,
-    golden_cosine, no_folder, start, tokenizer, window,
+    BackendPlan, CacheFactory, Encoders, LoadContext, ModelLoadError, Runtime, encoders, max_input_tokens,
+    min_golden_cosine, no_folder, plan_backends, start, tokenizer,
 };
-use crate::model_bench::{self, BenchError, Drive};
-use crate::registry::Served;
+use crate::model_bench::{self, BenchError, BenchParams};
+use crate::registry::{LoadedModel, PER_TEXT};
 
-/// Whether what was to be checked is right.
+/// Result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done, and nothing is wrong.
+    /// The command succeeded, and no check failed.
     Pass,
-    /// A model does not do what its card says.
+    /// A model does not reproduce the golden vectors of its manifest.
     Fail,
 }
 
-/// A command on model folders could not be carried out.
+/// A failure of a command on model folders.
 #[derive(Debug, Error)]
 pub enum CommandError {
     /// The folder cannot be used.
@@ -38,24 +39,24 @@ pub enum CommandError {
     NoFolder {
         /// The path.
         folder: PathBuf,
-        /// Says what to name instead.
+        /// Path to use instead.
         advice: String,
     },
-    /// The settings cannot work.
+    /// The settings are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The model cannot be started.
-    #[error("cannot run the model in {}", folder.display())]
+    #[error("cannot start the model in {}", folder.display())]
     Model {
         /// The model's folder.
         folder: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
-        fault: Box<ModelFault>,
+        error: Box<ModelLoadError>,
     },
-    /// There is nothing to compare with.
+    /// The model has no golden vectors.
     #[error(
-        "{} has no golden vectors to verify against: its card {} is missing or holds none",
+        "{} has no golden vectors to verify against: its manifest {} is missing or has none",
         folder.display(),
         Card::FILE
     )]
@@ -63,10 +64,10 @@ pub enum CommandError {
         /// The model's folder.
         folder: PathBuf,
     },
-    /// The engine refused or failed on a text.
+    /// The engine rejected a golden text or failed on it.
     #[error(transparent)]
     Golden(Box<GoldenError>),
-    /// The model could not be measured.
+    /// The benchmark failed.
     #[error(transparent)]
     Bench(#[from] BenchError),
     /// The result cannot be printed.
@@ -74,10 +75,10 @@ pub enum CommandError {
     Print(#[from] io::Error),
 }
 
-/// Carries out `action`; the result goes to `out`, progress to standard error if that is a terminal.
+/// Executes `action`. The result goes to `out`, progress to standard error if that is a terminal.
 ///
 /// # Errors
-/// When the action cannot be carried out; a model that is found wrong is [`Verdict::Fail`].
+/// When the action fails. A model that fails its golden check is no error but [`Verdict::Fail`].
 pub fn run(
     action: &ModelAction,
     surroundings: &Surroundings,
@@ -101,15 +102,15 @@ fn open(folder: &Path, onnx_file: Option<&Path>) -> Result<ModelFolder, CommandE
 
 fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     let model = open(folder, onnx_file)?;
-    let mut meter = Meter::new();
-    let graph = model_import::import(&model, &mut |progress| meter.show(progress));
-    meter.clear();
+    let mut bar = ProgressBar::new();
+    let graph = model_import::import(&model, &mut |progress| bar.show(progress));
+    bar.clear();
     let graph = graph?;
-    let done = if meter.wrote { "written" } else { "is up to date" };
+    let done = if bar.has_written { "written" } else { "is up to date" };
     writeln!(out, "{} {done}", graph.path.display())?;
     writeln!(
         out,
-        "{} · {} dimensions · window {} tokens · fingerprint {}",
+        "{} · {} dimensions · at most {} tokens · fingerprint {}",
         model.family(),
         model.dimensions(),
         model.window(),
@@ -129,20 +130,20 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
         let number =
             |number: Option<usize>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
         let (folder, card) = (ModelFolder::open(&model.path).ok(), model.card.as_ref());
-        let said = card.map_or((None, None), |card| (card.dimensions, card.window));
-        let (dimensions, window) =
-            folder.map_or(said, |folder| (Some(folder.dimensions()), Some(folder.window())));
-        let (dimensions, window) = (number(dimensions), number(window));
+        let declared = card.map_or((None, None), |card| (card.dimensions, card.window));
+        let (dimensions, max_tokens) =
+            folder.map_or(declared, |folder| (Some(folder.dimensions()), Some(folder.window())));
+        let (dimensions, max_tokens) = (number(dimensions), number(max_tokens));
         let state = match &model.state {
             State::Ready { is_per_text: false } => "ready".to_owned(),
             State::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
             State::NotImported => {
-                format!("ready; for ONNX Runtime first: embedgate model import {}", model.path.display())
+                format!("ready; for ONNX Runtime run: embedgate model import {}", model.path.display())
             }
             State::Incomplete(error) => format!("incomplete: {error}"),
         };
         let id = &model.id;
-        writeln!(out, "{id:width$}  {dimensions:>5} dimensions  window {window:>5}  {state}")?;
+        writeln!(out, "{id:width$}  {dimensions:>5} dimensions  at most {max_tokens:>5} tokens  {state}")?;
     }
     if listed.is_empty() {
         writeln!(out, "no model folders in {}", models.display())?;
@@ -150,7 +151,7 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     Ok(Verdict::Pass)
 }
 
-/// Starts the model as the server would, then compares text by text, so that a difference can be placed.
+/// Starts the model like the server, then compares its golden vectors one by one.
 fn verify(
     args: &VerifyArgs,
     surroundings: &Surroundings,
@@ -162,20 +163,20 @@ fn verify(
     let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
     card.verify_files(&args.folder)?;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
-    let common = Common { runtime, cache: Cache::default() };
-    let model = config.models.first().ok_or_else(no_golden)?;
-    let fault = |fault| CommandError::Model { folder: args.folder.clone(), fault: Box::new(fault) };
-    let Choices { first, otherwise } = choices(model, &folder).map_err(fault)?;
+    let context = LoadContext { runtime, cache: CacheFactory::default() };
+    let config = config.models.first().ok_or_else(no_golden)?;
+    let failed = |error| CommandError::Model { folder: args.folder.clone(), error: Box::new(error) };
+    let BackendPlan { preferred, fallbacks } = plan_backends(config, &folder).map_err(failed)?;
     let mut verdict = Verdict::Fail;
-    for choice in std::iter::once(first).chain(otherwise) {
-        let served = start(model, &folder, choice, &common, Arc::new(())).map_err(fault)?;
-        let (provider, precision) = (served.provider, served.precision.name());
-        let version = common.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
-        let Choice { kernels, why } = choice;
+    for selection in std::iter::once(preferred).chain(fallbacks) {
+        let model = start(config, &folder, selection, &context, Arc::new(())).map_err(failed)?;
+        let (provider, precision) = (model.provider, model.precision.name());
+        let version = context.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
+        let Selection { backend, reason } = selection;
         let folder = args.folder.display();
-        let batching = if served.per_text { format!(" · {PER_TEXT}") } else { String::new() };
-        writeln!(out, "{folder} · {provider} {precision} · {kernels}{version} ({}){batching}", why.words())?;
-        verdict = compare(&served, &card.golden, out)?;
+        let batching = batching_note(model.per_text);
+        writeln!(out, "{folder} · {provider} {precision} · {backend}{version} ({reason}){batching}")?;
+        verdict = compare(&model, &card.golden, out)?;
         if verdict == Verdict::Pass {
             break;
         }
@@ -183,7 +184,7 @@ fn verify(
     Ok(verdict)
 }
 
-/// Measures the kernels that the server would take, or those that the flags ask for.
+/// Benchmarks the backend that the server would select with the same settings.
 fn bench(
     args: &BenchArgs,
     surroundings: &Surroundings,
@@ -192,22 +193,30 @@ fn bench(
     let config = Config::resolve(&flags(&args.on), surroundings)?.config;
     let folder = open(&args.on.folder, args.on.onnx_file.as_deref())?;
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
-    let fault = |fault| CommandError::Model { folder: args.on.folder.clone(), fault: Box::new(fault) };
-    let Choice { kernels, why } = choices(model, &folder).map_err(fault)?.first;
+    let failed = |error| CommandError::Model { folder: args.on.folder.clone(), error: Box::new(error) };
+    let Selection { backend, reason } = plan_backends(model, &folder).map_err(failed)?.preferred;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
-    let encoders = encoders(model, &folder, kernels, &runtime).map_err(fault)?;
-    let tokenizer = tokenizer(model, &folder).map_err(|error| fault(error.into()))?;
+    let encoders = encoders(model, &folder, backend, &runtime).map_err(failed)?;
+    let tokenizer = tokenizer(model, &folder).map_err(|error| failed(error.into()))?;
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
     let (precision, threads) = (precision.name(), model.threads);
-    let batching = if per_text { format!(" · {PER_TEXT}") } else { String::new() };
-    let title = format!("{precision} · {kernels} ({}) · {threads} threads{batching}", why.words());
-    let window = window(model, &folder);
-    let drive = Drive { workers, batch_tokens, window, time: Duration::from_secs_f64(args.seconds) };
-    model_bench::run(&factory, &tokenizer, drive, (&title, args.json), out)?;
+    let batching = batching_note(per_text);
+    let title = format!("{precision} · {backend} ({reason}) · {threads} threads{batching}");
+    let params = BenchParams {
+        workers,
+        batch_tokens,
+        max_input_tokens: max_input_tokens(model, &folder),
+        duration: Duration::from_secs_f64(args.seconds),
+    };
+    model_bench::run(&factory, &tokenizer, params, (&title, args.json), out)?;
     Ok(Verdict::Pass)
 }
 
-/// The settings that a command needs, the rest from where the server would have it.
+fn batching_note(per_text: bool) -> String {
+    if per_text { format!(" · {PER_TEXT}") } else { String::new() }
+}
+
+/// Settings from the flags of a command. Other settings come from the same sources as the server's.
 fn flags(args: &VerifyArgs) -> Flags {
     let VerifyArgs { provider, precision, isa, threads, .. } = *args;
     let onnx_file = args.onnx_file.clone();
@@ -221,66 +230,66 @@ fn flags(args: &VerifyArgs) -> Flags {
     Flags { settings, ..Flags::default() }
 }
 
-fn compare(served: &Served, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let needed = golden_cosine(served.precision);
+fn compare(model: &LoadedModel, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let min_cosine = min_golden_cosine(model.precision);
     let mut worst: f64 = 1.0;
-    let mut wrong = 0;
+    let mut failed = 0;
     writeln!(out, "tokens     cosine  text")?;
     for golden in golden {
         let text = GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector };
         let shown: String = golden.text.chars().take(50).collect();
-        // No vector is refused here: the cosine is what is wanted.
-        match served.engine.check_golden(&[text], -1.0) {
+        // With this minimum no vector fails the check, so its cosine is always reported.
+        match model.engine.check_golden(&[text], -1.0) {
             Ok(report) => {
                 let cosine = report.worst_cosine;
                 worst = worst.min(cosine);
-                wrong += usize::from(cosine < needed);
+                failed += usize::from(cosine < min_cosine);
                 writeln!(out, "{:>6}  {cosine:.7}  {shown:?}", golden.tokens)?;
             }
             Err(error @ (GoldenError::Tokens { .. } | GoldenError::Dimensions { .. })) => {
-                wrong += 1;
+                failed += 1;
                 writeln!(out, "{:>6}  {:>9}  {shown:?}: {error}", golden.tokens, "-")?;
             }
             Err(error) => return Err(CommandError::Golden(Box::new(error))),
         }
     }
     let texts = golden.len();
-    if wrong == 0 {
+    if failed == 0 {
         writeln!(out, "PASS: {texts} texts, worst cosine {worst:.7}")?;
         Ok(Verdict::Pass)
     } else {
-        writeln!(out, "FAIL: {wrong} of {texts} texts, worst cosine {worst:.7}, needed {needed}")?;
+        writeln!(out, "FAIL: {failed} of {texts} texts, worst cosine {worst:.7}, needed {min_cosine}")?;
         Ok(Verdict::Fail)
     }
 }
 
-/// Progress on standard error, one line rewritten in place, if a person is there to see it.
-struct Meter {
-    terminal: bool,
-    /// What was last shown, so that a line is written once a percent.
+/// Progress on standard error, one line rewritten in place, if it is a terminal.
+struct ProgressBar {
+    is_terminal: bool,
+    /// Stage and percentage that were last shown: the line is rewritten once for each percent.
     shown: Option<(Stage, u64)>,
-    wrote: bool,
+    has_written: bool,
 }
 
-impl Meter {
+impl ProgressBar {
     fn new() -> Self {
-        Self { terminal: io::stderr().is_terminal(), shown: None, wrote: false }
+        Self { is_terminal: io::stderr().is_terminal(), shown: None, has_written: false }
     }
 
     fn show(&mut self, progress: Progress) {
-        self.wrote |= progress.stage == Stage::Writing;
+        self.has_written |= progress.stage == Stage::Writing;
         let percent = (progress.done.saturating_mul(100)) / progress.total.max(1);
         let now = Some((progress.stage, percent));
-        if !self.terminal || self.shown == now {
+        if !self.is_terminal || self.shown == now {
             return;
         }
         self.shown = now;
-        let doing = match progress.stage {
+        let activity = match progress.stage {
             Stage::Checking => "checking the files",
             Stage::Writing => "writing the graph",
         };
-        // A terminal that went away is no reason to stop the import.
-        let _ = write!(io::stderr(), "\r\x1b[K{doing} … {percent} %");
+        // A closed terminal must not stop the import.
+        let _ = write!(io::stderr(), "\r\x1b[K{activity} … {percent} %");
     }
 
     fn clear(&self) {

@@ -19,7 +19,7 @@ use crate::{
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
     parameters::{self, Wanted},
-    registry::{Registry, Served, echo},
+    registry::{LoadedModel, Registry, echo},
     response::ResponseMemory,
     vocabulary::{CL100K_BASE, O200K_BASE, Vocabulary},
 };
@@ -51,7 +51,7 @@ impl RequestLimits {
 /// A request in which nothing is left to refuse but what only the tokenizer can know.
 pub(crate) struct Plan {
     /// The model that will answer.
-    pub(crate) served: Arc<Served>,
+    pub(crate) served: Arc<LoadedModel>,
     /// The name that it was asked by.
     pub(crate) model: String,
     /// How the vectors are wanted.
@@ -94,7 +94,7 @@ pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, 
 ///
 /// # Errors
 /// 404 when none does.
-pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<Served>, ApiError> {
+pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
     registry.find(name).map(Arc::clone).ok_or_else(|| {
         let message = format!(
             "The model `{}` does not exist or you do not have access to it. {}",
@@ -112,7 +112,7 @@ impl Plan {
     /// 400 for too many inputs, a size that the model does not have, a parameter of another vendor that cannot be
     /// honoured, or token ids that the model does not take.
     pub(crate) async fn new(
-        served: Arc<Served>,
+        served: Arc<LoadedModel>,
         request: EmbeddingRequest,
         limits: &RequestLimits,
         overlong: Option<TruncationPolicy>,
@@ -142,8 +142,10 @@ impl Plan {
     /// About how many tokens the engine will count: four bytes each, and two that every model adds. The tokenizer
     /// alone knows better.
     pub(crate) fn estimate(&self) -> usize {
-        let window =
-            self.job.max_input_tokens.map_or(self.served.window, |most| most.min(self.served.window));
+        let window = self
+            .job
+            .max_input_tokens
+            .map_or(self.served.max_input_tokens, |most| most.min(self.served.max_input_tokens));
         let tokens = |input: &Input| {
             let content = match input {
                 Input::Text(text) => text.len().div_ceil(4),
@@ -270,7 +272,7 @@ where
 /// `most` of them it refuses itself, and their text could be thirty times as large as the body.
 async fn inputs(
     input: EmbeddingInput,
-    served: &Served,
+    served: &LoadedModel,
     model: &str,
     most: usize,
 ) -> Result<Vec<Input>, ApiError> {

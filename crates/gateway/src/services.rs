@@ -13,7 +13,7 @@ use crate::{
     lifecycle::Lifecycle,
     limits::KeyLimits,
     metrics::{Metrics, ModelInfo},
-    registry::{Registry, Served},
+    registry::{LoadedModel, Registry},
     request::RequestLimits,
     response::ResponseMemory,
     routes::{self, Side},
@@ -41,7 +41,7 @@ impl Services {
         let metrics = Metrics::new(config.models.iter().map(|model| model.id.as_str()));
         let (keys, watch) = Keys::open(&config.auth)?;
         let (limits, errands) =
-            KeyLimits::start(&config.limits, metrics.limits()).map_err(RunError::Limits)?;
+            KeyLimits::start(&config.limits, metrics.rate_limiter()).map_err(RunError::Limits)?;
         let services = Self {
             keys: Data::new(keys),
             origins: Data::new(config.cors.clone()),
@@ -80,8 +80,8 @@ impl Services {
 
     /// Lets requests in, and says so. `ops` is the second listener's address, where there is one.
     pub(crate) fn open(&self, registry: Registry, url: &str, ops: Option<SocketAddr>, elapsed: Duration) {
-        let models: Vec<_> = registry.models().map(Served::describe).collect();
-        let name = |(alias, served): (&str, &Served)| format!("{alias} → {}", served.id);
+        let models: Vec<_> = registry.models().map(LoadedModel::describe).collect();
+        let name = |(alias, served): (&str, &LoadedModel)| format!("{alias} → {}", served.id);
         let aliases: Vec<_> = registry.aliases().map(name).collect();
         for served in registry.models() {
             self.metrics.model_loaded(&ModelInfo {
@@ -89,10 +89,10 @@ impl Services {
                 revision: &served.fingerprint,
                 dtype: served.precision.name(),
                 provider: served.provider,
-                choice: served.choice,
+                selection: served.selection,
                 per_text: served.per_text,
                 dimensions: served.dimensions,
-                max_tokens: served.window,
+                max_tokens: served.max_input_tokens,
                 load_time: served.load_time,
             });
         }

@@ -1,4 +1,4 @@
-//! The metrics as Prometheus reads them: names, types, what is there from the start, and the page of them.
+//! The exposition of metrics: names, types, labels, preregistered series, and the generated page.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gateway::{
-    Choice, Kernels, Why,
+    Backend, Selection, SelectionReason,
     metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection},
 };
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
@@ -32,14 +32,14 @@ fn scrape(metrics: &Metrics) -> String {
     metrics.render(true, &[("m", LOAD)]).unwrap()
 }
 
-/// The value of one series.
+/// Value of one series.
 #[track_caller]
 fn value(text: &str, series: &str) -> f64 {
     let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     found.unwrap_or_else(|| panic!("{series} is not in\n{text}")).parse().unwrap()
 }
 
-/// A family of an exposition.
+/// A family in an exposition.
 #[derive(Default)]
 struct Family {
     help: String,
@@ -48,7 +48,7 @@ struct Family {
     series: usize,
 }
 
-/// Takes an exposition apart; panics where it breaks the format.
+/// Parses an exposition; panics if its format is invalid.
 fn families(text: &str) -> BTreeMap<String, Family> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut seen = BTreeSet::new();
@@ -83,7 +83,7 @@ fn families(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
-/// Everything that can have a label has one.
+/// Metrics in which every family has a series.
 fn complete() -> Metrics {
     let metrics = metrics();
     metrics.runtime_loaded("1.32.0");
@@ -92,7 +92,7 @@ fn complete() -> Metrics {
         revision: "abc",
         dtype: "fp32",
         provider: Provider::Cpu,
-        choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Network },
+        selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::UnsupportedNetwork },
         per_text: false,
         dimensions: 384,
         max_tokens: 256,
@@ -103,7 +103,7 @@ fn complete() -> Metrics {
 }
 
 #[test]
-fn the_exposition_keeps_prometheus_conventions() {
+fn the_exposition_follows_prometheus_conventions() {
     for (name, family) in families(&scrape(&complete())) {
         assert!(!family.help.is_empty() && family.help.ends_with('.'), "{name} needs a sentence of help");
         assert!(["counter", "gauge", "histogram"].contains(&family.kind.as_str()), "{name}: {}", family.kind);
@@ -127,7 +127,7 @@ fn there_are_fewer_than_300_series_with_one_model() {
 }
 
 #[test]
-fn what_can_be_known_is_there_from_the_start_at_zero() {
+fn series_with_known_labels_exist_from_startup_at_zero() {
     let text = scrape(&metrics());
     for outcome in ["success", "client_error", "rejected", "error", "cancelled"] {
         let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
@@ -171,22 +171,22 @@ fn what_can_be_known_is_there_from_the_start_at_zero() {
     for counter in counters {
         assert_eq!(value(&text, &format!("embedgate_{counter}_total{{model=\"m\"}}")), 0.0);
     }
-    for result in ["hit", "tier_hit", "miss"] {
+    for result in ["hit", "remote_hit", "miss"] {
         let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
         assert_eq!(value(&text, &series), 0.0);
     }
-    let unasked = metrics().render(true, &[]).unwrap();
+    let unsynced = metrics().render(true, &[]).unwrap();
     for series in ["cache_bytes", "cache_entries", "cache_evictions_total"] {
-        assert_eq!(value(&unasked, &format!("embedgate_{series}{{model=\"m\"}}")), 0.0);
+        assert_eq!(value(&unsynced, &format!("embedgate_{series}{{model=\"m\"}}")), 0.0);
     }
-    assert_eq!(value(&text, "embedgate_limits_redis_up"), 0.0);
-    assert_eq!(value(&text, "embedgate_limits_redis_errors_total{kind=\"timeout\"}"), 0.0);
+    assert_eq!(value(&text, "embedgate_rate_limit_redis_up"), 0.0);
+    assert_eq!(value(&text, "embedgate_rate_limit_redis_errors_total{kind=\"timeout\"}"), 0.0);
     let answers = "embedgate_http_requests_total{code=\"200\",method=\"POST\",route=\"/v1/embeddings\"}";
     assert_eq!(value(&text, answers), 0.0);
 }
 
 #[test]
-fn durations_have_the_boundaries_that_objectives_name() {
+fn duration_buckets_have_the_bounds_that_objectives_name() {
     let text = scrape(&metrics());
     let series = "embedgate_queue_wait_seconds_bucket{model=\"m\",le=\"";
     let bounds: Vec<_> =
@@ -215,7 +215,7 @@ fn an_engine_is_observed_under_its_model() {
     assert_eq!(of_model("padding_tokens_total"), 118.0);
     assert_eq!(of_model("inference_errors_total"), 1.0);
     assert_eq!(of_model("inputs_deduplicated_total"), 8.0);
-    for (result, count) in [("hit", 2.0), ("tier_hit", 4.0), ("miss", 6.0)] {
+    for (result, count) in [("hit", 2.0), ("remote_hit", 4.0), ("miss", 6.0)] {
         let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
         assert_eq!(value(&text, &series), count);
     }
@@ -228,7 +228,7 @@ fn an_engine_is_observed_under_its_model() {
 }
 
 #[test]
-fn gauges_mirror_the_engine_at_the_scrape() {
+fn engine_gauges_are_synced_at_every_scrape() {
     let metrics = metrics();
     let text = scrape(&metrics);
     let of_model = |name: &str| value(&text, &format!("embedgate_{name}{{model=\"m\"}}"));
@@ -240,7 +240,7 @@ fn gauges_mirror_the_engine_at_the_scrape() {
     assert_eq!(of_model("cache_bytes"), 6000.0);
     assert_eq!(of_model("cache_entries"), 7.0);
     assert_eq!(of_model("cache_evictions_total"), 8.0);
-    // A counter, though it is read off: a second scrape does not count again.
+    // The counter is set from the engine's total: a second scrape must not add it again.
     let later = metrics.render(true, &[("m", EngineStats { cache_evictions: 11, ..LOAD })]).unwrap();
     assert_eq!(value(&later, "embedgate_cache_evictions_total{model=\"m\"}"), 11.0);
     assert_eq!(value(&text, "embedgate_ready"), 1.0);
@@ -252,10 +252,10 @@ fn requests_are_counted_by_model_outcome_and_reason() {
     let metrics = metrics();
     metrics.model(Some("m")).request(Outcome::Success, Duration::from_millis(5));
     metrics.model(Some("m")).rejected(Rejection::QueueFull);
-    for stranger in [None, Some("gpt-4\"}\n")] {
-        metrics.model(stranger).request(Outcome::ClientError, Duration::ZERO);
-        // Nothing of an engine is ever reported under the unknown model.
-        metrics.model(stranger).tokenized(&[1], 0, Duration::ZERO);
+    for unknown in [None, Some("gpt-4\"}\n")] {
+        metrics.model(unknown).request(Outcome::ClientError, Duration::ZERO);
+        // An unknown model has no engine metrics.
+        metrics.model(unknown).tokenized(&[1], 0, Duration::ZERO);
     }
     let text = scrape(&metrics);
     let count = "embedgate_request_duration_seconds_count";
@@ -266,7 +266,7 @@ fn requests_are_counted_by_model_outcome_and_reason() {
 }
 
 #[test]
-fn a_made_up_method_gets_no_series_of_its_own() {
+fn an_unknown_method_creates_no_series() {
     let metrics = metrics();
     for method in ["BREW", "x\"y"] {
         metrics.http("unmatched", method, 404);
@@ -283,28 +283,29 @@ fn build_and_model_are_described_once() {
     assert_eq!(builds.len(), 1);
     assert!(builds[0].starts_with("embedgate_build_info{ort_version=\"1.32.0\",revision=\""), "{builds:?}");
     assert!(builds[0].ends_with(&format!(",version=\"{version}\"}} 1")), "{builds:?}");
-    let model = "embedgate_model_info{batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",kernels=\"onnxruntime\",\
-                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"network\"}";
+    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"batched\",dimensions=\"384\",dtype=\"fp32\",\
+                 isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",\
+                 reason=\"unsupported_network\",revision=\"abc\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
 }
 
 #[test]
-fn a_model_that_runs_one_text_at_a_time_is_labelled() {
+fn a_per_text_model_is_labelled() {
     let metrics = metrics();
     metrics.model_loaded(&ModelInfo {
         model: "m",
         revision: "abc",
         dtype: "int8",
         provider: Provider::Cpu,
-        choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::OnnxFile },
+        selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::OnnxFile },
         per_text: true,
         dimensions: 384,
         max_tokens: 256,
         load_time: Duration::from_millis(250),
     });
-    let model = "embedgate_model_info{batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",kernels=\"onnxruntime\",\
-                 max_tokens=\"256\",model=\"m\",provider=\"cpu\",revision=\"abc\",why=\"onnx_file\"}";
+    let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",\
+                 isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"onnx_file\",revision=\"abc\"}";
     assert_eq!(value(&scrape(&metrics), model), 1.0);
 }
 
@@ -320,10 +321,10 @@ fn the_process_is_described() {
 fn the_page_of_metrics_is_up_to_date() {
     let mut page = String::from(
         "<!-- Generated by a test from crates/gateway/src/metrics/families.rs. -->\n\n# Metrics\n\n\
-         `GET /metrics` answers in Prometheus' text format, without a key and without touching the queue. \
-         The label `model` is a configured id, or `unknown` for requests that name no model in service; no \
-         label ever holds what a client sent. Duration buckets double from 1.25 ms to 20.48 s.\n\n\
-         | metric | type | labels | what |\n|---|---|---|---|\n",
+         `GET /metrics` returns these metrics in Prometheus' text format. It needs no API key and does not use the \
+         queue. The label `model` is a configured id, or `unknown` for requests that name no configured model. No \
+         label contains a value that a client sent. Duration buckets double from 1.25 ms to 20.48 s.\n\n\
+         | metric | type | labels | description |\n|---|---|---|---|\n",
     );
     for (name, family) in families(&scrape(&complete())) {
         if !name.starts_with("process_") {
@@ -335,7 +336,7 @@ fn the_page_of_metrics_is_up_to_date() {
     page.push_str(
         "\nOn Linux, `process_cpu_seconds_total`, `process_resident_memory_bytes`, \
          `process_virtual_memory_bytes`, `process_open_fds`, `process_max_fds`, `process_threads` and \
-         `process_start_time_seconds` describe the process, as everywhere.\n",
+         `process_start_time_seconds` describe the process.\n",
     );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/METRICS.md");
     let stale = fs::read_to_string(&path).ok().as_deref() != Some(page.as_str());

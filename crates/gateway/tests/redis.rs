@@ -1,4 +1,4 @@
-//! The cache's second tier on a real Redis: what it keeps, and that nothing it does is in anybody's way.
+//! The remote cache on a real Redis server: stored vectors, failures and recovery.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
@@ -15,15 +15,15 @@ use gateway::{
     Registry,
     config::{CacheConfig, Config, ModelConfig},
     load,
-    metrics::Metrics,
-    redis_tier::RedisTier,
+    metrics::{Metrics, RedisErrorKind},
+    redis_cache::RedisCache,
 };
 use inference::{CacheKey, Input, Job, RemoteCache, TruncationPolicy};
-use redis_server::{PATIENCE, Server, wait};
+use redis_server::{Server, TIMEOUT, wait};
 
 fn config(server: &Server, password: &str) -> CacheConfig {
     let password = if password.is_empty() { String::new() } else { format!("?pass={password}") };
-    // Generous: machines that run tests are busy, and only the tests below are about time.
+    // Long, because machines that run tests are busy. The tests of timeouts set their own.
     CacheConfig {
         redis_url: Some(format!("{}{password}", server.url()).as_str().into()),
         redis_timeout: Duration::from_secs(5),
@@ -31,15 +31,19 @@ fn config(server: &Server, password: &str) -> CacheConfig {
     }
 }
 
-fn tier(config: &CacheConfig) -> (RedisTier, Metrics) {
+fn open(config: &CacheConfig) -> (RedisCache, Metrics) {
     let metrics = Metrics::new(["m"]);
-    (RedisTier::new(config, metrics.tier()).unwrap().unwrap(), metrics)
+    (RedisCache::new(config, metrics.remote_cache()).unwrap().unwrap(), metrics)
 }
 
-fn up(config: &CacheConfig) -> (RedisTier, Metrics) {
-    let (tier, metrics) = tier(config);
-    wait("the tier is up", || tier.is_up());
-    (tier, metrics)
+fn up(config: &CacheConfig) -> (RedisCache, Metrics) {
+    let (cache, metrics) = open(config);
+    wait("the remote cache is up", || cache.is_up());
+    (cache, metrics)
+}
+
+fn errors(metrics: &Metrics, kind: RedisErrorKind) -> u64 {
+    metrics.remote_cache().redis.errors(kind)
 }
 
 fn key(number: u8) -> CacheKey {
@@ -47,16 +51,16 @@ fn key(number: u8) -> CacheKey {
 }
 
 #[test]
-fn without_an_address_there_is_no_tier() {
-    assert!(RedisTier::new(&CacheConfig::default(), Metrics::new(["m"]).tier()).unwrap().is_none());
+fn without_an_address_there_is_no_remote_cache() {
+    assert!(RedisCache::new(&CacheConfig::default(), Metrics::new(["m"]).remote_cache()).unwrap().is_none());
 }
 
 #[test]
-fn what_one_server_puts_another_gets_until_it_expires() {
+fn vectors_of_one_server_are_found_by_another_until_they_expire() {
     let server = Server::start(&[]);
     let (one, _) = up(&config(&server, ""));
     let (other, metrics) = up(&config(&server, ""));
-    assert_eq!(metrics.tier().up.get(), 1);
+    assert_eq!(metrics.remote_cache().redis.up.get(), 1);
     let vectors = [vec![1.5, -0.0, f32::MIN_POSITIVE], vec![2.5]];
     one.put(vec![(key(1), vectors[0].clone()), (key(2), vectors[1].clone())]);
     wait("both are there", || other.get(&[key(1), key(2)]).iter().all(Option::is_some));
@@ -72,132 +76,137 @@ fn what_one_server_puts_another_gets_until_it_expires() {
     assert!(left > most - 3600 && left <= most, "{left} s left of {most}");
 }
 
-/// One reply with the vectors of thousands of texts would take longer than the timeout of a server that is well.
+/// One reply with the vectors of thousands of inputs would exceed the timeout even on a healthy server.
 #[test]
-fn many_texts_are_asked_for_in_pieces() {
+fn many_keys_are_looked_up_in_chunks() {
     let server = Server::start(&[]);
-    let (tier, _) = up(&config(&server, ""));
+    let (cache, _) = up(&config(&server, ""));
     let keys: Vec<CacheKey> = (0..200).map(key).collect();
     let stored = |number: u8| (!number.is_multiple_of(3)).then(|| vec![f32::from(number)]);
-    tier.put((0..200).filter_map(|number| Some((key(number), stored(number)?))).collect());
-    wait("the last is there", || tier.get(&[key(199)])[0].is_some());
+    cache.put((0..200).filter_map(|number| Some((key(number), stored(number)?))).collect());
+    wait("the last is there", || cache.get(&[key(199)])[0].is_some());
     let mut client = server.client();
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut client).unwrap();
-    assert_eq!(tier.get(&keys), (0..200).map(stored).collect::<Vec<_>>());
+    assert_eq!(cache.get(&keys), (0..200).map(stored).collect::<Vec<_>>());
     let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut client).unwrap();
     assert!(stats.contains("cmdstat_mget:calls=4,"), "{stats}");
 }
 
 #[test]
-fn a_value_that_is_no_vector_is_nothing() {
+fn an_invalid_value_is_a_miss() {
     let server = Server::start(&[]);
-    let (tier, _) = up(&config(&server, ""));
+    let (cache, _) = up(&config(&server, ""));
     let name = [b"embedgate:1:".as_slice(), &key(1)].concat();
     redis::cmd("SET").arg(name).arg(b"12345").exec(&mut server.client()).unwrap();
-    assert_eq!(tier.get(&[key(1)]), [None]);
-    assert!(tier.is_up());
+    assert_eq!(cache.get(&[key(1)]), [None]);
+    assert!(cache.is_up());
 }
 
 #[test]
-fn a_server_that_goes_is_missed_by_nobody_and_found_again() {
+fn a_server_that_disappears_costs_no_lookup_and_is_found_again() {
     let server = Server::start(&[]);
-    let (tier, metrics) = up(&config(&server, ""));
-    tier.put(vec![(key(1), vec![1.0])]);
-    wait("it is there", || tier.get(&[key(1)])[0].is_some());
+    let (cache, metrics) = up(&config(&server, ""));
+    cache.put(vec![(key(1), vec![1.0])]);
+    wait("it is there", || cache.get(&[key(1)])[0].is_some());
     let folder = server.kill();
-    assert_eq!(tier.get(&[key(1), key(2)]), [None, None]);
-    // From here on nothing touches the network in a lookup.
-    assert!(!tier.is_up());
-    assert_eq!(tier.get(&[key(1)]), [None]);
-    assert_eq!(metrics.tier().up.get(), 0);
-    assert!(metrics.tier().connections.get() > 0);
-    // Nobody takes these off our hands, and nobody waits for that.
+    assert_eq!(cache.get(&[key(1), key(2)]), [None, None]);
+    // From here on lookups do not touch the network.
+    assert!(!cache.is_up());
+    assert_eq!(cache.get(&[key(1)]), [None]);
+    assert_eq!(metrics.remote_cache().redis.up.get(), 0);
+    assert!(errors(&metrics, RedisErrorKind::Connection) > 0);
+    // These cannot be written; `put` must not wait.
     for _ in 0..1_000 {
-        tier.put(vec![(key(3), vec![0.0; 384])]);
+        cache.put(vec![(key(3), vec![0.0; 384])]);
     }
-    wait("some were dropped", || metrics.tier().dropped.get() > 0);
+    wait("some were dropped", || metrics.remote_cache().dropped.get() > 0);
 
     let server = Server::start_in(folder, &[]);
-    wait("it is found again", || tier.is_up());
-    assert_eq!(metrics.tier().up.get(), 1);
-    tier.put(vec![(key(4), vec![4.0])]);
-    wait("it keeps again", || tier.get(&[key(4)]) == [Some(vec![4.0])]);
+    wait("it is found again", || cache.is_up());
+    assert_eq!(metrics.remote_cache().redis.up.get(), 1);
+    cache.put(vec![(key(4), vec![4.0])]);
+    wait("it keeps again", || cache.get(&[key(4)]) == [Some(vec![4.0])]);
     drop(server);
 }
 
 #[test]
-fn a_wrong_password_leaves_the_tier_away() {
+fn a_wrong_password_leaves_the_remote_cache_unavailable() {
     let server = Server::start(&["--requirepass", "right"]);
-    let (tier, metrics) = tier(&config(&server, "wrong"));
-    wait("the refusal is counted", || metrics.tier().others.get() + metrics.tier().connections.get() > 0);
-    assert!(!tier.is_up());
-    assert_eq!(tier.get(&[key(1)]), [None]);
+    let (cache, metrics) = open(&config(&server, "wrong"));
+    wait("the error is counted", || {
+        errors(&metrics, RedisErrorKind::Other) + errors(&metrics, RedisErrorKind::Connection) > 0
+    });
+    assert!(!cache.is_up());
+    assert_eq!(cache.get(&[key(1)]), [None]);
     up(&config(&server, "right"));
 }
 
-/// A stranger that accepts and never answers: the tier is never up, a lookup never waits, dropping ends.
+/// A server that accepts connections and never answers: lookups do not wait, and dropping the cache ends.
 #[test]
-fn a_silent_server_costs_nothing() {
+fn a_silent_server_costs_no_lookup() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/0", silent.local_addr().unwrap());
     let config = CacheConfig { redis_url: Some(url.as_str().into()), ..CacheConfig::default() };
-    let (tier, metrics) = tier(&config);
-    assert_eq!(tier.get(&[key(1)]), [None]);
-    wait("the silence is counted", || metrics.tier().timeouts.get() > 0);
-    assert!(!tier.is_up());
+    let (cache, metrics) = open(&config);
+    assert_eq!(cache.get(&[key(1)]), [None]);
+    wait("the timeout is counted", || errors(&metrics, RedisErrorKind::Timeout) > 0);
+    assert!(!cache.is_up());
 }
 
-/// A server that answers its first questions and then no more: one lookup waits for the timeout, the next does not.
+/// A server that stops answering: one lookup waits for the timeout, the next does not.
 #[test]
-fn a_server_that_falls_silent_is_asked_once() {
+fn a_server_that_stops_answering_costs_one_timeout() {
     let server = Server::start(&[]);
     let config = CacheConfig { redis_timeout: Duration::from_millis(5), ..config(&server, "") };
-    let (tier, metrics) = up(&config);
+    let (cache, metrics) = up(&config);
     // Every command but this one waits from here on.
     redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.client()).unwrap();
-    assert_eq!(tier.get(&[key(1)]), [None]);
-    assert!(!tier.is_up());
-    assert_eq!(metrics.tier().timeouts.get(), 1);
+    assert_eq!(cache.get(&[key(1)]), [None]);
+    assert!(!cache.is_up());
+    assert_eq!(errors(&metrics, RedisErrorKind::Timeout), 1);
 }
 
-/// A server that is full says so to every vector. It is not away for that: what it holds is still found.
+/// A full server rejects every write, but still answers lookups.
 #[test]
-fn a_full_server_is_still_asked() {
+fn a_full_server_still_answers_lookups() {
     let server = Server::start(&[]);
-    let (tier, metrics) = up(&config(&server, ""));
-    tier.put(vec![(key(1), vec![1.0])]);
-    wait("it is there", || tier.get(&[key(1)])[0].is_some());
+    let (cache, metrics) = up(&config(&server, ""));
+    cache.put(vec![(key(1), vec![1.0])]);
+    wait("it is there", || cache.get(&[key(1)])[0].is_some());
     let mut client = server.client();
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec(&mut client).unwrap();
     for number in 2..5 {
-        tier.put(vec![(key(number), vec![2.0])]);
+        cache.put(vec![(key(number), vec![2.0])]);
     }
-    wait("all are dropped", || metrics.tier().dropped.get() == 3);
-    assert!(tier.is_up());
-    assert_eq!(tier.get(&[key(1), key(2)]), [Some(vec![1.0]), None]);
-    assert_eq!((metrics.tier().connections.get(), metrics.tier().timeouts.get()), (0, 0));
+    wait("all are dropped", || metrics.remote_cache().dropped.get() == 3);
+    assert!(cache.is_up());
+    assert_eq!(cache.get(&[key(1), key(2)]), [Some(vec![1.0]), None]);
+    assert_eq!(
+        (errors(&metrics, RedisErrorKind::Connection), errors(&metrics, RedisErrorKind::Timeout)),
+        (0, 0)
+    );
 }
 
-/// One that can be reached but is too slow is left alone for longer and longer: the pauses double until a lookup
-/// succeeds, whatever is to be written meanwhile.
+/// The backoff of a server that accepts connections but is too slow doubles until a lookup succeeds, regardless of
+/// pending writes.
 #[test]
-fn a_slow_server_is_left_alone() {
+fn attempts_to_reach_a_slow_server_back_off() {
     let server = Server::start(&[]);
     let config = CacheConfig { redis_timeout: Duration::from_millis(20), ..config(&server, "") };
-    let (tier, metrics) = up(&config);
+    let (cache, metrics) = up(&config);
     redis::cmd("CLIENT").arg("PAUSE").arg(60_000).exec(&mut server.client()).unwrap();
     for number in 0..200 {
-        assert_eq!(tier.get(&[key(1)]), [None]);
-        tier.put(vec![(key(number), vec![1.0])]);
+        assert_eq!(cache.get(&[key(1)]), [None]);
+        cache.put(vec![(key(number), vec![1.0])]);
     }
-    // One lookup, and what can have been attempted since: after one second, after two more, …
-    let errors = metrics.tier().timeouts.get() + metrics.tier().connections.get();
+    // One lookup, and the attempts since then: after one second, after two more, …
+    let errors = errors(&metrics, RedisErrorKind::Timeout) + errors(&metrics, RedisErrorKind::Connection);
     assert!((1..=5).contains(&errors), "{errors} errors in 200 lookups");
 }
 
-/// Two gateways with one second tier: what the first computed, the second need not.
+/// Two gateways with one remote cache: the second does not compute what the first has computed.
 #[test]
-fn servers_share_what_they_computed() {
+fn servers_share_computed_vectors() {
     let server = Server::start(&[]);
     let model = tempfile::tempdir().unwrap();
     copy(
@@ -215,7 +224,7 @@ fn servers_share_what_they_computed() {
     let start = || {
         let metrics = Metrics::new(["tiny"]);
         let registry = load(&config, &metrics, &AtomicBool::new(false)).unwrap();
-        wait("the tier is up", || metrics.tier().up.get() == 1);
+        wait("the remote cache is up", || metrics.remote_cache().redis.up.get() == 1);
         (registry, metrics)
     };
     let (first, _) = start();
@@ -226,12 +235,12 @@ fn servers_share_what_they_computed() {
     let (second, metrics) = start();
     assert_eq!(embed(&second, "shared between servers"), computed);
     let text = metrics.render(true, &[]).unwrap();
-    let hit = "embedgate_cache_requests_total{model=\"tiny\",result=\"tier_hit\"} 1";
+    let hit = "embedgate_cache_requests_total{model=\"tiny\",result=\"remote_hit\"} 1";
     assert!(text.contains(hit), "no {hit:?} in:\n{text}");
 
     server.kill();
     for number in 0..20 {
-        embed(&second, &format!("without the second tier {number}"));
+        embed(&second, &format!("without the remote cache {number}"));
     }
 }
 
@@ -240,14 +249,14 @@ fn embed(registry: &Registry, text: &str) -> Vec<f32> {
         inputs: vec![Input::Text(text.to_owned())],
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
-        deadline: Instant::now() + PATIENCE,
+        deadline: Instant::now() + TIMEOUT,
         max_tokens: usize::MAX,
         caller: None,
     };
     registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
 }
 
-/// Needed where this processor has no kernels of our own.
+/// Needed if there are no native kernels for this CPU.
 fn library() -> Option<PathBuf> {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/onnxruntime/libonnxruntime.so");
     library.exists().then_some(library)

@@ -21,40 +21,11 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix_web::HttpRequest;
 
-use crate::config::Config;
+use crate::{config::Config, metrics::ConnectionPhase as Phase};
 
 pub(crate) use exchange::Exchange;
 pub(crate) use stream::Stream;
 pub(crate) use supervisor::serve;
-
-/// Part of a connection's life in which the server waits for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// The TLS handshake.
-    Handshake,
-    /// The head of a request: the first from the accept on, later ones from their first byte.
-    Head,
-    /// Between two requests.
-    Idle,
-    /// The socket accepts no more bytes of an answer.
-    Send,
-    /// The last answer is sent, and the client may still be sending a body that is not read.
-    Linger,
-}
-
-impl Phase {
-    pub(crate) const ALL: [Self; 5] = [Self::Handshake, Self::Head, Self::Idle, Self::Send, Self::Linger];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::Head => "head",
-            Self::Idle => "idle",
-            Self::Send => "send",
-            Self::Linger => "linger",
-        }
-    }
-}
 
 /// Limits of every connection. [`Duration::MAX`] is no limit.
 #[derive(Clone, Copy, Debug)]

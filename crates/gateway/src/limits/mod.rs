@@ -25,7 +25,7 @@ use crate::{
     background::Background,
     config::{LimitsConfig, RedisFailureMode},
     error::{ApiError, Code},
-    metrics::LimitsMetrics,
+    metrics::RedisMetrics,
     middleware::Record,
 };
 
@@ -63,7 +63,7 @@ impl KeyLimits {
     /// When the system gives no thread.
     pub(crate) fn start(
         config: &LimitsConfig,
-        metrics: LimitsMetrics,
+        metrics: RedisMetrics,
     ) -> io::Result<(Self, Option<Background>)> {
         let rates = Rates(Amounts {
             requests: config.key_requests_per_minute as f64,

@@ -21,7 +21,7 @@ use super::bucket::{Amounts, Rates};
 use crate::{
     background::{Background, Stop},
     config::RedisUrl,
-    metrics::LimitsMetrics,
+    metrics::RedisMetrics,
 };
 
 const SCRIPT: &str = include_str!("bucket.lua");
@@ -72,7 +72,7 @@ impl Shared {
         url: &RedisUrl,
         timeout: Duration,
         rates: Rates,
-        metrics: LimitsMetrics,
+        metrics: RedisMetrics,
     ) -> io::Result<(Self, Background)> {
         let client = Client::open(url.secret())
             .map_err(|_| io::Error::other(format!("{url} is no address of a Redis server")))?;
@@ -116,7 +116,7 @@ struct Errand {
     client: Client,
     timeout: Duration,
     rates: Rates,
-    metrics: LimitsMetrics,
+    metrics: RedisMetrics,
     up: Arc<AtomicBool>,
     link: Option<Link>,
     /// When to connect again.
@@ -219,14 +219,7 @@ impl Errand {
         self.up.store(false, Ordering::Release);
         self.metrics.up.set(0);
         self.link = None;
-        let kind = if error.is_timeout() {
-            &self.metrics.timeouts
-        } else if error.is_io_error() || error.is_connection_dropped() {
-            &self.metrics.connections
-        } else {
-            &self.metrics.others
-        };
-        kind.inc();
+        self.metrics.count_error(error);
         self.next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         if !std::mem::replace(&mut self.said, true) {

@@ -1,10 +1,10 @@
-//! Advice about a model folder that does not exist: where a similar one is, or how to get one.
+//! Advice for a missing model folder: path of a similar one, or how to get one.
 
 use std::path::{Component, Path, PathBuf};
 
 use crate::config::Surroundings;
 
-/// Says why `path` is not a folder, and what to name instead.
+/// Returns the reason why `path` is not a folder, and a path to use instead.
 pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
     let Surroundings { working_directory: here, executable, .. } = surroundings;
     if here.join(path).exists() {
@@ -16,7 +16,7 @@ pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
     if let Some(name) = names.iter().find(|name| here.join(name).is_dir()) {
         return format!("{nowhere}, but there is {0}: name {0}", name.display());
     }
-    // An installation keeps its models next to the folder of its program.
+    // Archives and images have `models` next to the program's folder.
     let installation = executable.as_deref().and_then(Path::parent).and_then(Path::parent);
     let installed =
         installation.and_then(|root| Some((root, names.iter().find(|name| root.join(name).is_dir())?)));
@@ -36,7 +36,7 @@ pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
     }
 }
 
-/// The two parts of a path that could be a model's name at the Hugging Face hub.
+/// Organisation and name, if the path could be a model's name at the Hugging Face hub.
 fn hub_name(path: &Path) -> Option<(&str, &str)> {
     let mut parts = path.components();
     match (parts.next()?, parts.next()?, parts.next()) {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_not_there_is_answered_with_one_that_is() {
+    fn a_missing_folder_is_answered_with_the_path_of_a_similar_one() {
         let root = tempfile::tempdir().unwrap();
         let (here, installed) = (root.path().join("here"), root.path().join("opt"));
         fs::create_dir_all(here.join("models/own")).unwrap();

@@ -1,12 +1,12 @@
-//! From settings to running engines: what happens between start and ready.
+//! Loading of models: from the settings to running engines.
 //!
-//! For each model: open its folder, choose what computes it (`choice`: our own kernels or ONNX Runtime), start the
-//! engine (which warms it up), and have it reproduce its card's golden vectors on the very arithmetic that will
-//! serve. What cannot be served is an error here, before the first request.
+//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, and check
+//! that the backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be
+//! served is an error before the first request.
 
-mod choice;
-mod kernels;
+mod candidates;
 mod missing;
+mod native;
 mod onnx;
 
 use std::{
@@ -29,45 +29,32 @@ use model_import::{
 };
 use thiserror::Error;
 
-pub use self::choice::{Choice, Kernels, Why};
-use self::choice::{Question, choose};
-pub(crate) use self::{
-    choice::Choices,
-    onnx::{PER_TEXT, Runtime},
-};
+use self::candidates::{BackendQuery, Candidate, select};
+pub(crate) use self::{candidates::BackendPlan, onnx::Runtime};
 use crate::{
+    backend::{Backend, Selection},
     config::{Config, ModelConfig, Surroundings},
     metrics::Metrics,
-    redis_tier::RedisTier,
-    registry::{Registry, Served, UnknownModel},
+    redis_cache::RedisCache,
+    registry::{LoadedModel, Registry, UnknownModel},
 };
 
-/// Tokens of one batch in ONNX Runtime, unless the settings say otherwise.
-const GRAPH_BATCH: usize = 1024;
-/// As much for our own kernels: whole sequences that go through all layers on one core. A block is what a newcomer
-/// waits for, and a lone text's latency the measure for that: in fp32 larger blocks gain a few hundredths of
-/// throughput (`EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`) and cost their time in latency; in bf16 a block
-/// must be larger to be worth the weights that it reads.
-fn own_batch(precision: bert_cpu::Precision) -> usize {
-    match precision {
-        bert_cpu::Precision::Fp32 => 48,
-        bert_cpu::Precision::Bf16 => 256,
-    }
-}
+/// Default of `max_batch_tokens` for ONNX Runtime.
+const ONNX_BATCH_TOKENS: usize = 1024;
 
-/// Least cosine between a card's golden vector and the one that this machine computes. In fp32 rounding alone
-/// stays far above; half precisions come close to theirs; a wrong pooling, tokenizer or provider does not.
-pub(crate) fn golden_cosine(precision: Precision) -> f64 {
+/// Minimum cosine between a golden vector of the manifest and the computed one. Rounding alone stays above it; a wrong
+/// pooling, tokenizer or provider does not.
+pub(crate) fn min_golden_cosine(precision: Precision) -> f64 {
     if precision == Precision::Fp32 { 0.999_99 } else { 0.9999 }
 }
 
-/// A model could not be put into service.
+/// A failure to load the configured models.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The cache's second tier cannot be set up.
-    #[error("the cache's second tier cannot be set up: {0}")]
-    Tier(String),
+    /// The remote cache cannot be set up.
+    #[error("cannot set up the remote cache: {0}")]
+    RemoteCache(String),
     /// A model cannot be served.
     #[error("cannot serve the model `{id}` from {}", path.display())]
     Model {
@@ -75,9 +62,9 @@ pub enum LoadError {
         id: String,
         /// Its folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
-        fault: Box<ModelFault>,
+        error: Box<ModelLoadError>,
     },
     /// An alias stands for a model that is not served.
     #[error(transparent)]
@@ -87,26 +74,26 @@ pub enum LoadError {
     Cancelled,
 }
 
-/// What keeps one model from being served.
+/// A failure to load one model.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum ModelFault {
+pub enum ModelLoadError {
     /// No ONNX Runtime library was named or found, and the model needs one.
     #[error(
-        "no shared library of ONNX Runtime was found in ../lib or next to the program: name one with \
+        "the model needs ONNX Runtime, but no shared library was found in ../lib or next to the program: name one with \
          `--onnxruntime-path` or in ORT_DYLIB_PATH"
     )]
     NoRuntime,
     /// ONNX Runtime does not load.
     #[error(transparent)]
     Runtime(StartError),
-    /// Our own kernels cannot be set up.
-    #[error("its weights cannot be prepared for embedgate's own kernels")]
-    Kernels(#[source] Box<bert_cpu::ModelError>),
+    /// The weights cannot be prepared for the native kernels.
+    #[error("cannot prepare its weights for the native kernels")]
+    NativeWeights(#[source] Box<bert_cpu::ModelError>),
     /// There is no folder.
     #[error("{advice} (`--model`, EMBEDGATE_MODELS or the settings file name a model's folder)")]
     NoFolder {
-        /// Says what is there instead, or how to get a folder.
+        /// Path of a similar folder, or how to get one.
         advice: String,
     },
     /// The folder cannot be used.
@@ -115,132 +102,141 @@ pub enum ModelFault {
     /// Its graph cannot be used.
     #[error(transparent)]
     Graph(ImportError),
-    /// The graph makes a text's vector depend on its batch, and the settings refuse such graphs.
+    /// The graph makes the vector of an input depend on its batch, and the settings reject such graphs.
     #[error(
-        "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes a text's vector \
-         depend on the texts computed with it, and `dynamic_quantization` is \"reject\": set \"per-text\" to run it one \
-         text at a time, or name another graph in `onnx_file`",
+        "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes the vector of \
+         an input depend on the other inputs of its batch, and `dynamic_quantization` is \"reject\": set \"per-text\" \
+         to run it one input at a time, or name another graph in `onnx_file`",
         graph.display()
     )]
     DynamicQuantization {
         /// The ONNX file.
         graph: PathBuf,
-        /// The operators that do it.
+        /// The operators that quantise.
         operators: String,
     },
     /// The graph is missing or stale and cannot be written.
     #[error(
-        "its graph cannot be prepared; where the folder is read-only, run `embedgate model import {}` on a \
-         machine where it can be written",
+        "cannot write its graph; if the folder is read-only, run `embedgate model import {}` where it is writable",
         path.display()
     )]
     Import {
         /// The folder.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: Box<ImportError>,
     },
     /// A setting contradicts the folder.
-    #[error("its settings cannot be met: {0}")]
+    #[error("its settings do not match the model: {0}")]
     Settings(String),
-    /// There are no kernels of our own for the network, although they were chosen.
-    #[error("there are no kernels for its network on {0}")]
-    Unknown(Isa),
+    /// There are no native kernels for the network, although they were selected.
+    #[error("there are no native kernels for its network on {0}")]
+    UnsupportedNetwork(Isa),
     /// The engine does not start.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The engine starts, but cannot embed a text.
-    #[error("it cannot embed a short text: weights or configuration are not those of a working model")]
+    #[error("it cannot embed a short text: its weights or its configuration are invalid")]
     Probe(#[source] Box<GoldenError>),
-    /// The engine does not reproduce the card's vectors.
-    #[error("the golden check of its card failed; look closer with `embedgate model verify {}`", path.display())]
+    /// The engine does not reproduce the golden vectors of the manifest.
+    #[error("its golden check failed; for details run `embedgate model verify {}`", path.display())]
     Golden {
         /// The folder.
         path: PathBuf,
-        /// Which vector, and by how much.
+        /// The vector and its deviation.
         #[source]
         source: Box<GoldenError>,
     },
 }
 
-/// Where vectors are kept: nowhere by default.
+/// Creates the cache settings of each model. The default is no cache.
 #[derive(Clone, Default)]
-pub(crate) struct Cache {
-    /// Memory for each model, in bytes.
+pub(crate) struct CacheFactory {
+    /// Local memory for each model, in bytes.
     memory: usize,
-    /// A second tier, for all models.
-    tier: Option<Arc<dyn RemoteCache>>,
+    /// Remote cache, shared by all models.
+    remote: Option<Arc<dyn RemoteCache>>,
 }
 
-impl Cache {
-    /// For a model whose vectors depend on nothing but its ids and what `fingerprint` names.
-    fn of_model(&self, fingerprint: String) -> Option<CacheConfig> {
-        let Self { memory, tier } = self.clone();
-        (memory > 0 || tier.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, remote: tier })
+impl CacheFactory {
+    /// Settings for a model whose vectors depend only on its token ids and `fingerprint`.
+    fn for_model(&self, fingerprint: String) -> Option<CacheConfig> {
+        let Self { memory, remote } = self.clone();
+        (memory > 0 || remote.is_some()).then_some(CacheConfig { bytes: memory, fingerprint, remote })
     }
 }
 
-/// What all models have in common.
-pub(crate) struct Common<'a> {
+/// Resources that all models share.
+pub(crate) struct LoadContext<'a> {
     pub(crate) runtime: Runtime<'a>,
-    pub(crate) cache: Cache,
+    pub(crate) cache: CacheFactory,
 }
 
-/// Puts every configured model into service. Blocks while files are read and engines warm up.
+/// Loads every configured model. Blocks while files are read and engines warm up.
 ///
 /// # Errors
-/// The first model that cannot be served; [`LoadError::Cancelled`] when `cancelled` was set meanwhile.
+/// The first model that cannot be served; [`LoadError::Cancelled`] if `cancelled` was set before the last model.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
-    let tier = RedisTier::new(&config.cache, metrics.tier()).map_err(LoadError::Tier)?;
-    let tier = tier.map(|tier| Arc::new(tier) as Arc<dyn RemoteCache>);
-    let common = Common {
+    let remote = RedisCache::new(&config.cache, metrics.remote_cache()).map_err(LoadError::RemoteCache)?;
+    let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn RemoteCache>);
+    let context = LoadContext {
         runtime: Runtime::new(config.onnxruntime_path.as_deref(), Some(metrics)),
-        cache: Cache { memory: config.cache.memory.0, tier },
+        cache: CacheFactory { memory: config.cache.memory.0, remote },
     };
     let mut models = Vec::with_capacity(config.models.len());
     for model in &config.models {
         if cancelled.load(Ordering::Acquire) {
             return Err(LoadError::Cancelled);
         }
-        models.push(serve(model, &common, metrics).map_err(|fault| LoadError::Model {
+        models.push(load_model(model, &context, metrics).map_err(|error| LoadError::Model {
             id: model.id.clone(),
             path: model.path.clone(),
-            fault: Box::new(fault),
+            error: Box::new(error),
         })?);
     }
     Ok(Registry::from_parts(models, &config.aliases)?)
 }
 
 /// Opens, starts and checks one model.
-fn serve(model: &ModelConfig, common: &Common<'_>, metrics: &Metrics) -> Result<Served, ModelFault> {
+fn load_model(
+    config: &ModelConfig,
+    context: &LoadContext<'_>,
+    metrics: &Metrics,
+) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
-    if !model.path.is_dir() {
-        return Err(ModelFault::NoFolder { advice: no_folder(&model.path) });
+    if !config.path.is_dir() {
+        return Err(ModelLoadError::NoFolder { advice: no_folder(&config.path) });
     }
-    let folder = ModelFolder::open_with_graph(&model.path, model.onnx_file.as_deref());
-    let folder = folder.map_err(ModelFault::Folder)?;
-    let attempt = |choice: Choice| {
-        let served = start(model, &folder, choice, common, Arc::new(metrics.model(Some(&model.id))))?;
-        served.engine.probe().map_err(|source| ModelFault::Probe(Box::new(source)))?;
-        let checked = folder.card().map_or(Ok(()), |card| check_golden(&served, card));
-        let missed = |source| ModelFault::Golden { path: model.path.clone(), source: Box::new(source) };
-        checked.map(|()| served).map_err(missed)
+    let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
+    let folder = folder.map_err(ModelLoadError::Folder)?;
+    let attempt = |selection: Selection| {
+        let observer = Arc::new(metrics.model(Some(&config.id)));
+        let model = start(config, &folder, selection, context, observer)?;
+        model.engine.probe().map_err(|source| ModelLoadError::Probe(Box::new(source)))?;
+        let checked = folder.card().map_or(Ok(()), |card| check_golden(&model, card));
+        let failed = |source| ModelLoadError::Golden { path: config.path.clone(), source: Box::new(source) };
+        checked.map(|()| model).map_err(failed)
     };
-    let Choices { first, otherwise } = choices(model, &folder)?;
-    let mut served = match (attempt(first), otherwise) {
-        (Err(ModelFault::Golden { source, .. }), Some(otherwise)) => {
-            let (model, kernels) = (&model.id, first.kernels.to_string());
-            tracing::warn!(model, kernels, error = %source, "the golden vectors are missed: with other kernels");
-            attempt(otherwise)?
-        }
-        (attempted, _) => attempted?,
-    };
-    served.load_time = started.elapsed();
-    Ok(served)
+    let BackendPlan { preferred, fallbacks } = plan_backends(config, &folder)?;
+    let (mut selection, mut attempted) = (preferred, attempt(preferred));
+    for fallback in fallbacks {
+        let Err(ModelLoadError::Golden { source, .. }) = &attempted else { break };
+        tracing::warn!(
+            model = config.id,
+            backend = %selection.backend,
+            fallback = %fallback.backend,
+            error = %source,
+            "golden check failed; falling back to the next backend"
+        );
+        (selection, attempted) = (fallback, attempt(fallback));
+    }
+    let mut model = attempted?;
+    model.load_time = started.elapsed();
+    Ok(model)
 }
 
-/// Advice about `path`, which is not a folder.
+/// Advice for an error: `path` is not a folder.
 pub(crate) fn no_folder(path: &Path) -> String {
     match Surroundings::of_this_process() {
         Ok(surroundings) => missing::advice(path, &surroundings),
@@ -248,42 +244,48 @@ pub(crate) fn no_folder(path: &Path) -> String {
     }
 }
 
-/// The ways to compute a model on this machine.
-pub(crate) fn choices(model: &ModelConfig, folder: &ModelFolder) -> Result<Choices, ModelFault> {
-    let question = Question {
-        provider: model.provider,
-        precision: model.precision,
-        isa: model.isa,
-        onnx_file: model.onnx_file.is_some(),
-        known: kernels::knows(folder)?,
-        golden: folder.card().is_some_and(|card| golden(card, window(model, folder)).next().is_some()),
+/// Selects the backends to try for a model on this machine.
+pub(crate) fn plan_backends(
+    config: &ModelConfig,
+    folder: &ModelFolder,
+) -> Result<BackendPlan, ModelLoadError> {
+    let has_golden =
+        folder.card().is_some_and(|card| checkable(card, max_input_tokens(config, folder)).next().is_some());
+    let query = BackendQuery {
+        provider: config.provider,
+        precision: config.precision,
+        isa: config.isa,
+        has_onnx_file: config.onnx_file.is_some(),
+        has_native_kernels: native::is_supported(folder)?,
+        has_golden,
     };
-    choose(question, Isa::best).map_err(ModelFault::Settings)
+    select(&query, Isa::is_available).map_err(ModelLoadError::Settings)
 }
 
-/// Starts a model's engine, without looking at its vectors.
+/// Starts a model's engine without checking its vectors.
 pub(crate) fn start(
     model: &ModelConfig,
     folder: &ModelFolder,
-    choice: Choice,
-    common: &Common<'_>,
+    selection: Selection,
+    context: &LoadContext<'_>,
     observer: Arc<dyn Observer>,
-) -> Result<Served, ModelFault> {
+) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelFault::Folder)?;
+    let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelLoadError::Folder)?;
     // Both take about as long, and neither needs the other.
     let (encoders, tokenizer) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| tokenizer(model, folder));
-        let encoders = encoders(model, folder, choice.kernels, &common.runtime);
+        let encoders = encoders(model, folder, selection.backend, &context.runtime);
         (encoders, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders?;
-    let computed = cache_fingerprint(&fingerprint, model, precision, choice.kernels, per_text);
+    let cache_fingerprint = cache_fingerprint(&fingerprint, model, precision, selection.backend, per_text);
+    let max_input_tokens = max_input_tokens(model, folder);
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer: tokenizer?,
-        max_input_tokens: window(model, folder),
+        max_input_tokens,
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
         workers,
@@ -291,44 +293,44 @@ pub(crate) fn start(
         max_batch_tokens: batch_tokens,
         max_batch_inputs: if per_text { 1 } else { model.max_batch_inputs },
         max_queue_tokens: model.max_queue_tokens,
-        cache: common.cache.of_model(computed),
+        cache: context.cache.for_model(cache_fingerprint),
     };
     let engine = Engine::start(config, &factory, observer)?;
-    Ok(Served {
+    Ok(LoadedModel {
         id: model.id.as_str().into(),
         hub_id: folder.card().and_then(|card| card.hub_id.clone()),
         engine,
-        window: window(model, folder),
+        max_input_tokens,
         dimensions: folder.dimensions(),
         normalized: folder.normalize(),
         prompts: folder.prompts().clone(),
         matryoshka: model.matryoshka_dimensions.clone(),
-        overlong: model.truncation,
+        truncation: model.truncation,
         token_ids: model.token_ids,
         created: modified(folder),
         fingerprint,
         provider: model.provider,
         precision,
         per_text,
-        choice,
+        selection,
         load_time: started.elapsed(),
     })
 }
 
 /// Names everything that determines a cached vector, except the token ids. Servers that share a cache but differ in any
-/// of it must not share vectors.
+/// of these must not share vectors.
 fn cache_fingerprint(
     files: &str,
     model: &ModelConfig,
     precision: Precision,
-    kernels: Kernels,
+    backend: Backend,
     per_text: bool,
 ) -> String {
     let (provider, precision) = (model.provider, precision.name());
     // A shared cache may hold vectors of an earlier version, which ran such graphs in batches.
     let alone = if per_text { " per text" } else { "" };
     let stripped = if model.strip_whitespace { " of stripped texts" } else { "" };
-    format!("{files} on {provider} in {precision} by {kernels}{alone}{stripped}")
+    format!("{files} on {provider} in {precision} by {backend}{alone}{stripped}")
 }
 
 /// The folder's tokenizer, with the options of the settings.
@@ -343,87 +345,90 @@ pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tok
             tokens,
             id,
             token,
-            "the tokenizer has added tokens for which the model has no embedding, such as this one: texts that hold one \
-             are refused with 400"
+            "the tokenizer has added tokens without an embedding, such as this one: inputs with such a token are \
+             rejected with 400"
         );
     }
     Ok(tokenizer)
 }
 
-/// What computes a model's vectors, and how it is to be driven.
+/// Encoders of a model, and the sizes to run them with.
 pub(crate) struct Encoders {
     pub(crate) factory: EncoderFactory,
     pub(crate) precision: Precision,
-    /// Encoders at work at the same time.
+    /// Number of encoders that run in parallel.
     pub(crate) workers: usize,
-    /// Tokens of one batch.
+    /// Maximum number of tokens of one batch.
     pub(crate) batch_tokens: usize,
-    /// Each text is run alone: the graph quantises activations with one scale for a whole batch.
+    /// Each input runs alone, since the graph quantises activations with one scale for a whole batch.
     pub(crate) per_text: bool,
 }
 
+/// Builds the encoders of a model for `backend`.
 pub(crate) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
-    kernels: Kernels,
+    backend: Backend,
     runtime: &Runtime<'_>,
-) -> Result<Encoders, ModelFault> {
-    let batch_tokens = |suitable| model.max_batch_tokens.unwrap_or(suitable);
-    let Kernels::Own(isa) = kernels else {
-        return onnx::encoders(model, folder, runtime, batch_tokens(GRAPH_BATCH));
+) -> Result<Encoders, ModelLoadError> {
+    let Backend::Native(isa) = backend else {
+        return onnx::encoders(model, folder, runtime, model.max_batch_tokens.unwrap_or(ONNX_BATCH_TOKENS));
     };
-    let (workers, batch_tokens) = (model.threads, batch_tokens(own_batch(isa.precision())));
-    let packed = kernels::model(folder, isa, workers)?.ok_or(ModelFault::Unknown(isa))?;
-    let factory = native_encoders(packed, head(folder)?, folder.dimensions(), workers)?;
-    let precision = match isa.precision() {
-        bert_cpu::Precision::Fp32 => Precision::Fp32,
-        bert_cpu::Precision::Bf16 => Precision::Bf16,
-    };
-    Ok(Encoders { factory, precision, workers, batch_tokens, per_text: false })
+    let candidate = Candidate::of(isa).ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
+    let workers = model.threads;
+    let packed = native::model(folder, isa, workers)?.ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
+    Ok(Encoders {
+        factory: native_encoders(packed, head(folder)?, folder.dimensions(), workers)?,
+        precision: candidate.precision,
+        workers,
+        batch_tokens: model.max_batch_tokens.unwrap_or(candidate.batch_tokens),
+        per_text: false,
+    })
 }
 
-/// The window to serve with: the folder's, or a smaller one that the settings ask for.
-pub(crate) fn window(model: &ModelConfig, folder: &ModelFolder) -> usize {
+/// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
+pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
     model.max_input_tokens.unwrap_or_else(|| folder.window())
 }
 
-/// Proves that the settings can work with what the folder turned out to hold.
-fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelFault> {
-    let (window, largest, dimensions) = (window(model, folder), folder.window(), folder.dimensions());
+/// Checks that the settings match the folder.
+fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelLoadError> {
+    let (configured, maximum) = (max_input_tokens(model, folder), folder.window());
+    let dimensions = folder.dimensions();
     let too_long = model.matryoshka_dimensions.iter().find(|&&size| size > dimensions);
-    let reason = if window > largest {
-        format!("max_input_tokens = {window}, but the model reads at most {largest} tokens")
+    let reason = if configured > maximum {
+        format!("max_input_tokens = {configured}, but the model reads at most {maximum} tokens")
     } else if let Some(size) = too_long {
-        format!("matryoshka_dimensions holds {size}, but its vectors have {dimensions} values")
+        format!("matryoshka_dimensions has {size}, but the model's vectors have {dimensions} values")
     } else {
         return Ok(());
     };
-    Err(ModelFault::Settings(reason))
+    Err(ModelLoadError::Settings(reason))
 }
 
-/// The texts of a card that can be checked: one that the card's window holds and a smaller one cuts has another vector
-/// by right.
-fn golden(card: &Card, window: usize) -> impl Iterator<Item = &Golden> {
-    card.golden.iter().filter(move |golden| golden.tokens <= window)
+/// Golden texts of the manifest that can be checked: truncation to `max_tokens` would change the vector of a longer
+/// one.
+fn checkable(card: &Card, max_tokens: usize) -> impl Iterator<Item = &Golden> {
+    card.golden.iter().filter(move |golden| golden.tokens <= max_tokens)
 }
 
-fn check_golden(served: &Served, card: &Card) -> Result<(), GoldenError> {
-    let texts: Vec<_> = golden(card, served.window)
+fn check_golden(model: &LoadedModel, card: &Card) -> Result<(), GoldenError> {
+    let texts: Vec<_> = checkable(card, model.max_input_tokens)
         .map(|golden| GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector })
         .collect();
     if texts.is_empty() && !card.golden.is_empty() {
         tracing::warn!(
-            model = %served.id,
-            window = served.window,
-            "no golden text of the card fits the window: its vectors are not checked"
+            model = %model.id,
+            max_input_tokens = model.max_input_tokens,
+            "every golden text is longer than max_input_tokens: the vectors are not checked"
         );
     }
-    let report = served.engine.check_golden(&texts, golden_cosine(served.precision))?;
-    tracing::debug!(texts = texts.len(), worst_cosine = report.worst_cosine, "golden vectors reproduced");
+    let report = model.engine.check_golden(&texts, min_golden_cosine(model.precision))?;
+    tracing::debug!(texts = texts.len(), worst_cosine = report.worst_cosine, "golden check passed");
     Ok(())
 }
 
-/// What turns token states into a vector.
+/// The layers that reduce hidden states to one vector.
 fn head(folder: &ModelFolder) -> Result<Head, StartError> {
     Ok(Head {
         pooling: pooling(folder.pooling()),
@@ -450,7 +455,7 @@ fn dense(layer: &DenseLayer) -> Result<Dense, StartError> {
     Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
 }
 
-/// When the model's tokenizer was last written, in seconds since 1970; 0 where the file system does not say.
+/// Time of the last change of the model's tokenizer, in seconds since 1970; 0 if the file system does not record it.
 fn modified(folder: &ModelFolder) -> u32 {
     let time = folder.tokenizer().metadata().and_then(|metadata| metadata.modified()).ok();
     let age = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -465,16 +470,16 @@ mod tests {
     fn servers_that_read_texts_differently_share_no_cached_vector() {
         let keeping = ModelConfig::builtin("a".to_owned(), PathBuf::new(), 1);
         let stripping = ModelConfig { strip_whitespace: true, ..keeping.clone() };
-        let of = |model| cache_fingerprint("files", model, Precision::Fp32, Kernels::OnnxRuntime, false);
+        let of = |model| cache_fingerprint("files", model, Precision::Fp32, Backend::OnnxRuntime, false);
         assert_eq!(of(&keeping), "files on cpu in fp32 by onnxruntime", "as earlier releases have it");
         assert_ne!(of(&stripping), of(&keeping));
     }
 
     #[test]
-    fn only_texts_that_the_window_holds_prove_anything() {
+    fn golden_texts_longer_than_the_input_limit_are_not_checked() {
         let text = |tokens| serde_json::json!({"text": "a", "tokens": tokens, "prefix": [1.0]});
         let card = serde_json::json!({"id": "a", "golden": [text(16), text(17)]});
         let card: Card = serde_json::from_value(card).unwrap();
-        assert_eq!([15, 16, 17].map(|window| golden(&card, window).count()), [0, 1, 2]);
+        assert_eq!([15, 16, 17].map(|max_tokens| checkable(&card, max_tokens).count()), [0, 1, 2]);
     }
 }

@@ -1,20 +1,17 @@
-//! A model folder's graph for ONNX Runtime: written where it is missing or stale, and described.
+//! Graph of a model folder for ONNX Runtime: written if it is missing or stale, and described for the encoders.
 
 use std::{cell::OnceCell, path::Path};
 
 use inference::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
 use model_import::{Graph, GraphInput, ImportError, ModelFolder, OutputKind, Positions, Progress, Stage};
 
-use super::{Encoders, ModelFault, head};
+use super::{Encoders, ModelLoadError, head};
 use crate::{
     config::{DynamicQuantization, ModelConfig},
     metrics::Metrics,
 };
 
-/// Says at start-up and on the command line that a graph's texts are run alone.
-pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
-
-/// ONNX Runtime, loaded when the first model needs it.
+/// ONNX Runtime, loaded when a first model needs it.
 pub(crate) struct Runtime<'l> {
     library: Option<&'l Path>,
     metrics: Option<&'l Metrics>,
@@ -22,17 +19,17 @@ pub(crate) struct Runtime<'l> {
 }
 
 impl<'l> Runtime<'l> {
-    /// The runtime in `library`; `metrics` are told its version.
+    /// Creates a handle for the runtime in `library`, whose version is reported to `metrics`.
     pub(crate) fn new(library: Option<&'l Path>, metrics: Option<&'l Metrics>) -> Self {
         Self { library, metrics, loaded: OnceCell::new() }
     }
 
-    fn get(&self) -> Result<&OnnxRuntime, ModelFault> {
+    fn get(&self) -> Result<&OnnxRuntime, ModelLoadError> {
         if let Some(runtime) = self.loaded.get() {
             return Ok(runtime);
         }
-        let library = self.library.ok_or(ModelFault::NoRuntime)?;
-        let runtime = OnnxRuntime::load(library).map_err(ModelFault::Runtime)?;
+        let library = self.library.ok_or(ModelLoadError::NoRuntime)?;
+        let runtime = OnnxRuntime::load(library).map_err(ModelLoadError::Runtime)?;
         if let Some(metrics) = self.metrics {
             metrics.runtime_loaded(runtime.version());
         }
@@ -40,25 +37,25 @@ impl<'l> Runtime<'l> {
         Ok(self.loaded.get_or_init(|| runtime))
     }
 
-    /// The version, once it is loaded.
+    /// Version of the runtime, if it is loaded.
     pub(crate) fn version(&self) -> Option<&str> {
         self.loaded.get().map(OnnxRuntime::version)
     }
 }
 
-/// Encoders that run the folder's graph.
+/// Builds encoders that run the folder's graph.
 pub(super) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
     runtime: &Runtime<'_>,
     batch_tokens: usize,
-) -> Result<Encoders, ModelFault> {
+) -> Result<Encoders, ModelLoadError> {
     let runtime = runtime.get()?;
     let graph = import(model, folder)?;
     let per_text = !graph.dynamic_quantization.is_empty();
     if per_text && model.dynamic_quantization == DynamicQuantization::Reject {
         let operators = graph.dynamic_quantization.join(", ");
-        return Err(ModelFault::DynamicQuantization { graph: graph.path, operators });
+        return Err(ModelLoadError::DynamicQuantization { graph: graph.path, operators });
     }
     let output_kind = match graph.output.kind {
         OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(head(folder)?),
@@ -80,24 +77,24 @@ pub(super) fn encoders(
     Ok(Encoders { factory, precision, workers, batch_tokens, per_text })
 }
 
-/// The folder's graph, written first where it is missing or stale.
-fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelFault> {
+/// Returns the folder's graph, written first if it is missing or stale.
+fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelLoadError> {
     let mut writing = false;
     let mut progress = |progress: Progress| {
         if progress.stage == Stage::Writing && !writing {
             writing = true;
-            tracing::info!(model = model.id, folder = %model.path.display(), "writing the model's graph");
+            tracing::info!(model = model.id, folder = %model.path.display(), "writing the ONNX graph of the model");
         }
     };
     model_import::import(folder, &mut progress).map_err(|source| match source {
         ImportError::Write { .. } => {
-            ModelFault::Import { path: model.path.clone(), source: Box::new(source) }
+            ModelLoadError::Import { path: model.path.clone(), source: Box::new(source) }
         }
-        source => ModelFault::Graph(source),
+        source => ModelLoadError::Graph(source),
     })
 }
 
-fn input(input: GraphInput) -> Result<OnnxInput, ModelFault> {
+fn input(input: GraphInput) -> Result<OnnxInput, ModelLoadError> {
     Ok(match input {
         GraphInput::InputIds => OnnxInput::InputIds,
         GraphInput::AttentionMask => OnnxInput::AttentionMask,
@@ -105,7 +102,7 @@ fn input(input: GraphInput) -> Result<OnnxInput, ModelFault> {
         GraphInput::PositionIds(Positions::FromZero) => OnnxInput::PositionIds { after_padding: None },
         GraphInput::PositionIds(Positions::AfterPadding(padding)) => {
             let padding = u32::try_from(padding).map_err(|_| {
-                ModelFault::Settings(format!("pad_token_id {padding} is not a valid token id"))
+                ModelLoadError::Settings(format!("pad_token_id {padding} is not a valid token id"))
             })?;
             OnnxInput::PositionIds { after_padding: Some(padding) }
         }

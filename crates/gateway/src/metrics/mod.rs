@@ -1,26 +1,38 @@
-//! What Prometheus sees: every family declared once (`families.rs`), in a registry of our own.
+//! Metrics in Prometheus' format, in a registry of our own.
 //!
-//! Labels come from closed sets (configured models, matched routes, enums), never from what a client sends,
-//! and what can be known beforehand is there from the start at zero, so that a rate is right from the first
-//! event on. `docs/METRICS.md` is generated from the declarations by a test.
+//! A family is declared once, in `families.rs`; `docs/METRICS.md` is generated from the declarations by a test. Label
+//! values come from closed sets (configured models, matched routes, enums). Series whose labels are known at startup
+//! exist from then on at zero, so that a rate is right from the first event.
 
+mod declare;
 mod families;
+mod labels;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
-use prometheus::{Histogram, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
+use redis::RedisError;
 
-use crate::{connection::Phase, load::Choice};
+use crate::backend::Selection;
 
-use families::{Families, register};
+use declare::register;
+use families::{EngineGauges, EngineMetrics, Families};
+use labels::CacheResult;
+pub(crate) use labels::ConnectionPhase;
+pub use labels::{Outcome, ParameterOutcome, RedisErrorKind, Rejection};
 
-/// The label of requests that name no model of ours.
+/// Commit that this program was built from, if the build sets it.
+const REVISION: &str = match option_env!("EMBEDGATE_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Value of the label `model` for requests that name no configured model.
 const UNKNOWN: &str = "unknown";
 
-/// Routes, methods and statuses that are there from the start; others appear when they first occur.
-const HTTP_FROM_START: [(&str, &str, &[u16]); 5] = [
+/// Routes, methods and statuses whose series exist from startup. Others appear when they first occur.
+const PREREGISTERED_HTTP: [(&str, &str, &[u16]); 5] = [
     ("/v1/embeddings", "POST", &[200, 400, 401, 404, 429, 500, 503]),
     ("/v1/models", "GET", &[200]),
     ("/readyz", "GET", &[200, 503]),
@@ -28,125 +40,26 @@ const HTTP_FROM_START: [(&str, &str, &[u16]); 5] = [
     ("/metrics", "GET", &[200]),
 ];
 
-/// How a request for embeddings ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With vectors.
-    Success,
-    /// With a 4xx.
-    ClientError,
-    /// Refused for lack of room or time.
-    Rejected,
-    /// With a 500.
-    Error,
-    /// The client hung up.
-    Cancelled,
-}
-
-impl Outcome {
-    const ALL: [Self; 5] = [Self::Success, Self::ClientError, Self::Rejected, Self::Error, Self::Cancelled];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::ClientError => "client_error",
-            Self::Rejected => "rejected",
-            Self::Error => "error",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// Why a request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// The queue had no room for its tokens.
-    QueueFull,
-    /// The memory for bodies had no room for its own.
-    BodyMemoryExhausted,
-    /// The memory for answers had no room for the answer.
-    ResponseMemoryExhausted,
-    /// More tokens than the limit or the window allows.
-    TooLong,
-    /// No key, or a wrong one.
-    Auth,
-    /// The server was shutting down.
-    Draining,
-    /// Its deadline passed or could not be met.
-    Timeout,
-    /// Its key's limits did not allow it.
-    RateLimit,
-    /// Nobody could say whether its key's limits allow it.
-    RateLimiterUnavailable,
-}
-
-impl Rejection {
-    /// Those that can come before it is known which model is asked for.
-    const EARLY: [Self; 3] = [Self::Auth, Self::BodyMemoryExhausted, Self::Draining];
-    /// Those that can come afterwards.
-    const LATE: [Self; 7] = [
-        Self::QueueFull,
-        Self::ResponseMemoryExhausted,
-        Self::TooLong,
-        Self::Draining,
-        Self::Timeout,
-        Self::RateLimit,
-        Self::RateLimiterUnavailable,
-    ];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::BodyMemoryExhausted => "body_memory_exhausted",
-            Self::ResponseMemoryExhausted => "response_memory_exhausted",
-            Self::TooLong => "too_long",
-            Self::Auth => "auth",
-            Self::Draining => "draining",
-            Self::Timeout => "timeout",
-            Self::RateLimit => "rate_limit",
-            Self::RateLimiterUnavailable => "rate_limiter_unavailable",
-        }
-    }
-}
-
-/// Outcome of a parameter that OpenAI's API does not have and that was not honoured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ParameterOutcome {
-    /// The request was answered without it.
-    Ignored,
-    /// The request was answered with 400 because of it.
-    Rejected,
-}
-
-impl ParameterOutcome {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Ignored => "ignored",
-            Self::Rejected => "rejected",
-        }
-    }
-}
-
-/// What is said once about a model that was loaded.
+/// Description of a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo<'a> {
     /// Its id.
     pub model: &'a str,
-    /// Which weights: the fingerprint of its files.
+    /// Fingerprint of its files.
     pub revision: &'a str,
-    /// Arithmetic, such as `fp32`.
+    /// Precision of its arithmetic, such as `fp32`.
     pub dtype: &'a str,
-    /// Where it runs.
+    /// Device that it runs on.
     pub provider: Provider,
-    /// What computes it, and why.
-    pub choice: Choice,
-    /// Each text is run alone.
+    /// Its backend, and the reason for the selection.
+    pub selection: Selection,
+    /// Each input runs alone.
     pub per_text: bool,
     /// Length of its vectors.
     pub dimensions: usize,
-    /// Its window.
+    /// Maximum number of tokens of one input.
     pub max_tokens: usize,
-    /// Time from opening its folder until its vectors were checked.
+    /// Time from opening its folder until its golden check passed.
     pub load_time: Duration,
 }
 
@@ -155,11 +68,12 @@ pub struct ModelInfo<'a> {
 pub struct Metrics {
     registry: Registry,
     families: Arc<Families>,
+    engine_gauges: Arc<EngineGauges>,
     models: Arc<Vec<ModelMetrics>>,
     unknown: ModelMetrics,
 }
 
-/// The metrics of one configured model, or of all requests that name none.
+/// Metrics of one configured model, or of all requests that name none.
 #[derive(Clone)]
 pub struct ModelMetrics {
     label: Arc<str>,
@@ -167,44 +81,56 @@ pub struct ModelMetrics {
     engine: Option<Arc<EngineMetrics>>,
 }
 
-/// Bytes that the server holds for its clients.
+/// Memory that the server holds for its clients.
 #[derive(Clone)]
 pub struct BufferMetrics {
-    /// Bytes reserved at present.
+    /// Reserved bytes.
     pub bytes: IntGauge,
-    /// Maximum number of them.
+    /// Maximum number of reserved bytes.
     pub limit: IntGauge,
 }
 
-/// What the cache's second tier reports.
+/// Metrics of a Redis server.
 #[derive(Clone)]
-pub struct TierMetrics {
-    /// Whether it answers.
+pub struct RedisMetrics {
+    /// 1 while the server answers, else 0.
     pub up: IntGauge,
-    /// Answers that came too late.
-    pub timeouts: IntCounter,
-    /// Connections that could not be opened, or broke.
-    pub connections: IntCounter,
-    /// Other errors, such as a wrong password.
-    pub others: IntCounter,
+    errors: IntCounterVec,
+}
+
+impl RedisMetrics {
+    /// Counts a failed operation.
+    pub fn count_error(&self, error: &RedisError) {
+        self.count(if error.is_timeout() {
+            RedisErrorKind::Timeout
+        } else if error.is_io_error() || error.is_connection_dropped() {
+            RedisErrorKind::Connection
+        } else {
+            RedisErrorKind::Other
+        });
+    }
+
+    /// Counts a failed operation of a known kind.
+    pub fn count(&self, kind: RedisErrorKind) {
+        self.errors.with_label_values(&[kind.label()]).inc();
+    }
+
+    /// Number of failed operations.
+    pub fn errors(&self, kind: RedisErrorKind) -> u64 {
+        self.errors.with_label_values(&[kind.label()]).get()
+    }
+}
+
+/// Metrics of the remote cache.
+#[derive(Clone)]
+pub struct RemoteCacheMetrics {
+    /// Its server.
+    pub redis: RedisMetrics,
     /// Vectors that were not written.
     pub dropped: IntCounter,
 }
 
-/// What limits that several servers share report.
-#[derive(Clone)]
-pub struct LimitsMetrics {
-    /// Whether their server answers.
-    pub up: IntGauge,
-    /// Answers that came too late.
-    pub timeouts: IntCounter,
-    /// Connections that could not be opened, or broke.
-    pub connections: IntCounter,
-    /// Other errors, such as a wrong password.
-    pub others: IntCounter,
-}
-
-/// One of the open connections.
+/// Counts an open connection until it is dropped.
 pub(crate) struct OpenConnection(IntGauge);
 
 impl Drop for OpenConnection {
@@ -213,93 +139,74 @@ impl Drop for OpenConnection {
     }
 }
 
-/// What one model's engine reports, with the label looked up once: observations come at every batch.
-struct EngineMetrics {
-    queue_wait: Histogram,
-    tokenize: Histogram,
-    inference: Histogram,
-    batch_inputs: Histogram,
-    batch_tokens: Histogram,
-    input_length: Histogram,
-    inputs: IntCounter,
-    input_tokens: IntCounter,
-    padding_tokens: IntCounter,
-    truncated: IntCounter,
-    inference_errors: IntCounter,
-    cache_hits: IntCounter,
-    cache_tier_hits: IntCounter,
-    cache_misses: IntCounter,
-    deduplicated: IntCounter,
-}
-
 impl Metrics {
-    /// Metrics for the models of these ids.
+    /// Creates the metrics of a server with the models of these ids.
     pub fn new<'a>(models: impl IntoIterator<Item = &'a str>) -> Self {
         let registry = Registry::new();
         let families = Arc::new(Families::new(&registry));
+        let engine_gauges = Arc::new(EngineGauges::new(&registry));
         #[cfg(target_os = "linux")]
         register(&registry, prometheus::process_collector::ProcessCollector::for_self());
-        for (route, method, statuses) in HTTP_FROM_START {
+        for (route, method, statuses) in PREREGISTERED_HTTP {
             for status in statuses {
                 families.http_requests.with_label_values(&[route, method, &status.to_string()]);
             }
         }
-        for phase in Phase::ALL {
+        for phase in ConnectionPhase::ALL {
             families.connections_ended.with_label_values(&[phase.label()]);
         }
-        for kind in ["timeout", "connection", "other"] {
-            families.tier_errors.with_label_values(&[kind]);
-            families.limits_errors.with_label_values(&[kind]);
+        for kind in RedisErrorKind::ALL {
+            families.remote_cache_errors.with_label_values(&[kind.label()]);
+            families.rate_limiter_errors.with_label_values(&[kind.label()]);
         }
-        families.tier_dropped.with_label_values::<&str>(&[]);
-        families.build("");
-        let models = models.into_iter().map(|id| ModelMetrics::configured(id, &families)).collect();
+        let models = models.into_iter().map(|id| {
+            engine_gauges.preregister(id);
+            ModelMetrics::configured(id, &families)
+        });
+        let models = Arc::new(models.collect());
         let unknown = ModelMetrics::unknown(&families);
-        Self { registry, families, models: Arc::new(models), unknown }
+        let metrics = Self { registry, families, engine_gauges, models, unknown };
+        metrics.runtime_loaded("");
+        metrics
     }
 
-    /// The metrics of the model `id`; of no model when there is no id or no such model.
+    /// Metrics of the model `id`; those of unknown models if there is no id or no such model.
     pub fn model(&self, id: Option<&str>) -> ModelMetrics {
         let known = self.models.iter().find(|model| Some(&*model.label) == id);
         known.unwrap_or(&self.unknown).clone()
     }
 
-    /// What a second tier of the cache counts in.
-    pub fn tier(&self) -> TierMetrics {
-        let errors = |kind| self.families.tier_errors.with_label_values(&[kind]);
-        TierMetrics {
-            up: self.families.tier_up.clone(),
-            timeouts: errors("timeout"),
-            connections: errors("connection"),
-            others: errors("other"),
-            dropped: self.families.tier_dropped.with_label_values::<&str>(&[]),
+    /// Metrics of the remote cache.
+    pub fn remote_cache(&self) -> RemoteCacheMetrics {
+        let families = &self.families;
+        RemoteCacheMetrics {
+            redis: RedisMetrics {
+                up: families.remote_cache_up.clone(),
+                errors: families.remote_cache_errors.clone(),
+            },
+            dropped: families.remote_cache_dropped.clone(),
         }
     }
 
-    /// The memory of request bodies.
+    /// Metrics of the Redis server of shared rate limits.
+    pub fn rate_limiter(&self) -> RedisMetrics {
+        let families = &self.families;
+        RedisMetrics { up: families.rate_limiter_up.clone(), errors: families.rate_limiter_errors.clone() }
+    }
+
+    /// Metrics of the memory for request bodies.
     pub fn bodies(&self) -> BufferMetrics {
         let families = &self.families;
         BufferMetrics { bytes: families.body_bytes.clone(), limit: families.body_bytes_limit.clone() }
     }
 
-    /// The memory of answers.
+    /// Metrics of the memory for answers.
     pub fn responses(&self) -> BufferMetrics {
         let families = &self.families;
         BufferMetrics { bytes: families.response_bytes.clone(), limit: families.response_bytes_limit.clone() }
     }
 
-    /// What limits that several servers share count in.
-    pub fn limits(&self) -> LimitsMetrics {
-        let errors = |kind| self.families.limits_errors.with_label_values(&[kind]);
-        LimitsMetrics {
-            up: self.families.limits_up.clone(),
-            timeouts: errors("timeout"),
-            connections: errors("connection"),
-            others: errors("other"),
-        }
-    }
-
-    /// Counts an answer. `route` is a route's pattern, never the path that a client asked for.
+    /// Counts an answer. `route` is the pattern of a route, never the path of a request.
     pub fn http(&self, route: &str, method: &str, status: u16) {
         let method = match method {
             "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" => method,
@@ -308,8 +215,8 @@ impl Metrics {
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
     }
 
-    /// Counts a parameter of another vendor, by its name in the table of parameters. Its series appears with the first
-    /// one: there are dozens of names, and most servers never see most of them.
+    /// Counts a parameter of another vendor, by its name in the table of parameters. The series appears when it is
+    /// first counted, because most servers never see most of the names.
     pub fn parameter(&self, name: &'static str, outcome: ParameterOutcome) {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
     }
@@ -321,37 +228,47 @@ impl Metrics {
     }
 
     /// Counts a connection that the server ended because its client exceeded a limit.
-    pub(crate) fn connection_ended(&self, phase: Phase) {
+    pub(crate) fn connection_ended(&self, phase: ConnectionPhase) {
         self.families.connections_ended.with_label_values(&[phase.label()]).inc();
     }
 
-    /// Notes the version of ONNX Runtime that was loaded.
+    /// Records the version of ONNX Runtime.
     pub fn runtime_loaded(&self, version: &str) {
         self.families.build_info.reset();
-        self.families.build(version);
+        let labels = [env!("CARGO_PKG_VERSION"), REVISION, version];
+        self.families.build_info.with_label_values(&labels).set(1);
     }
 
-    /// Notes that a model was loaded.
+    /// Records that a model is loaded.
     pub fn model_loaded(&self, info: &ModelInfo<'_>) {
-        let (dimensions, window) = (info.dimensions.to_string(), info.max_tokens.to_string());
-        let (provider, kernels) = (info.provider.to_string(), info.choice.kernels.to_string());
-        let why = info.choice.why.label();
-        let batching = if info.per_text { "per_text" } else { "batched" };
-        let labels =
-            [info.model, info.revision, info.dtype, &provider, &kernels, why, batching, &dimensions, &window];
+        let Selection { backend, reason } = info.selection;
+        let (dimensions, max_tokens) = (info.dimensions.to_string(), info.max_tokens.to_string());
+        let labels = [
+            info.model,
+            info.revision,
+            info.dtype,
+            &info.provider.to_string(),
+            backend.label(),
+            &backend.isa().map_or_else(String::new, |isa| isa.to_string()),
+            reason.label(),
+            if info.per_text { "per_text" } else { "batched" },
+            &dimensions,
+            &max_tokens,
+        ];
         self.families.model_info.with_label_values(&labels).set(1);
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
     }
 
-    /// Everything in Prometheus' text format. Gauges that mirror an engine are read now: from `loads`, by
-    /// model id.
+    /// Renders all metrics in Prometheus' text format. The gauges of the engines are set from `loads`, by model id.
     ///
     /// # Errors
     /// When a family cannot be encoded.
     pub fn render(&self, ready: bool, loads: &[(&str, EngineStats)]) -> Result<String, prometheus::Error> {
         self.families.ready.set(ready.into());
         for (id, load) in loads {
-            self.families.mirror(id, load);
+            self.engine_gauges.sync(id, load);
+            let evictions = self.families.cache_evictions.with_label_values(&[*id]);
+            evictions.inc_by(load.cache_evictions.saturating_sub(evictions.get()));
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
@@ -362,53 +279,36 @@ impl ModelMetrics {
         for outcome in Outcome::ALL {
             families.request_duration.with_label_values(&[id, outcome.label()]);
         }
-        for reason in Rejection::LATE {
+        for reason in Rejection::AFTER_MODEL_KNOWN {
             families.rejected.with_label_values(&[id, reason.label()]);
         }
-        for gauges in families.mirrors() {
-            gauges.with_label_values(&[id]);
+        for result in CacheResult::ALL {
+            families.cache_requests.with_label_values(&[id, result.label()]);
         }
-        families.evictions(id);
-        let cache = |result| families.cache_requests.with_label_values(&[id, result]);
-        let engine = EngineMetrics {
-            queue_wait: families.queue_wait.with_label_values(&[id]),
-            tokenize: families.tokenize.with_label_values(&[id]),
-            inference: families.inference.with_label_values(&[id]),
-            batch_inputs: families.batch_inputs.with_label_values(&[id]),
-            batch_tokens: families.batch_tokens.with_label_values(&[id]),
-            input_length: families.input_length.with_label_values(&[id]),
-            inputs: families.inputs.with_label_values(&[id]),
-            input_tokens: families.input_tokens.with_label_values(&[id]),
-            padding_tokens: families.padding_tokens.with_label_values(&[id]),
-            truncated: families.truncated.with_label_values(&[id]),
-            inference_errors: families.inference_errors.with_label_values(&[id]),
-            cache_hits: cache("hit"),
-            cache_tier_hits: cache("tier_hit"),
-            cache_misses: cache("miss"),
-            deduplicated: families.deduplicated.with_label_values(&[id]),
-        };
-        Self { label: id.into(), families: Arc::clone(families), engine: Some(Arc::new(engine)) }
+        families.cache_evictions.with_label_values(&[id]);
+        let engine = Some(Arc::new(families.models.of_model(id)));
+        Self { label: id.into(), families: Arc::clone(families), engine }
     }
 
-    /// A request without a known model ends before any engine, by one of these as a rule. A client may also hang up
-    /// before its body is there, and a handler could panic; that is too rare to have a histogram from the start.
+    /// Metrics of requests without a known model. Most end with one of these outcomes; other outcomes (the client
+    /// disconnects before its body is complete, a handler panics) are too rare for a histogram from startup.
     fn unknown(families: &Arc<Families>) -> Self {
         for outcome in [Outcome::ClientError, Outcome::Rejected] {
             families.request_duration.with_label_values(&[UNKNOWN, outcome.label()]);
         }
-        for reason in Rejection::EARLY {
+        for reason in Rejection::BEFORE_MODEL_KNOWN {
             families.rejected.with_label_values(&[UNKNOWN, reason.label()]);
         }
         Self { label: UNKNOWN.into(), families: Arc::clone(families), engine: None }
     }
 
-    /// Counts a request for embeddings, which took `elapsed` from its head to its answer.
+    /// Counts a request for embeddings that took `elapsed` from its head to its answer.
     pub fn request(&self, outcome: Outcome, elapsed: Duration) {
         let labels = [&*self.label, outcome.label()];
         self.families.request_duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
     }
 
-    /// Counts a refused request.
+    /// Counts a rejected request.
     pub fn rejected(&self, reason: Rejection) {
         self.families.rejected.with_label_values(&[&*self.label, reason.label()]).inc();
     }
@@ -428,9 +328,14 @@ impl Observer for ModelMetrics {
 
     fn cache(&self, report: &CacheReport) {
         let Some(engine) = &self.engine else { return };
-        engine.cache_hits.inc_by(report.hits as u64);
-        engine.cache_tier_hits.inc_by(report.remote_hits as u64);
-        engine.cache_misses.inc_by(report.misses as u64);
+        for (result, count) in [
+            (CacheResult::Hit, report.hits),
+            (CacheResult::RemoteHit, report.remote_hits),
+            (CacheResult::Miss, report.misses),
+        ] {
+            let labels = [&*self.label, result.label()];
+            self.families.cache_requests.with_label_values(&labels).inc_by(count as u64);
+        }
         engine.deduplicated.inc_by(report.deduplicated as u64);
     }
 

@@ -13,7 +13,7 @@ use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
 use crate::{
     config::UnsupportedParameters,
     error::ApiError,
-    registry::{Served, echo},
+    registry::{LoadedModel, echo},
     request::TRUNCATION_HEADER,
 };
 
@@ -107,7 +107,7 @@ pub(crate) struct Wanted {
 /// unless `unsupported` says to ignore those.
 pub(crate) fn judge(
     request: &EmbeddingRequest,
-    served: &Served,
+    served: &LoadedModel,
     overlong: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
 ) -> Result<Wanted, ApiError> {

@@ -4,7 +4,7 @@ use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
 use super::{Rule, Wanted};
-use crate::{registry::Served, request::TRUNCATION_HEADER};
+use crate::{registry::LoadedModel, request::TRUNCATION_HEADER};
 
 /// Effect of an accepted value.
 pub(super) enum Effect {
@@ -72,7 +72,7 @@ impl<T: Copy + PartialEq> Once<T> {
 
 /// One request's parameters while they are judged.
 pub(super) struct Judge<'a> {
-    served: &'a Served,
+    served: &'a LoadedModel,
     /// The name by which the request asks for it.
     model: &'a str,
     dimensions: Once<usize>,
@@ -83,7 +83,7 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(served: &'a Served, model: &'a str) -> Self {
+    pub(super) fn new(served: &'a LoadedModel, model: &'a str) -> Self {
         Self {
             served,
             model,
@@ -100,7 +100,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// If the model has no vectors of that length, or another parameter asks for a different one.
     pub(super) fn dimensions(&mut self, asked: usize, name: &'static str) -> Result<Effect, Fault> {
-        let Served { dimensions, matryoshka, .. } = self.served;
+        let LoadedModel { dimensions, matryoshka, .. } = self.served;
         let (own, mut sizes) = (*dimensions, matryoshka.clone());
         if !sizes.contains(&own) {
             sizes.push(own);
@@ -131,7 +131,7 @@ impl<'a> Judge<'a> {
         Wanted {
             format: self.format.get().unwrap_or_default(),
             cut: cut.or(normalize.then_some(own)),
-            overlong: self.overlong.get().unwrap_or(self.served.overlong),
+            overlong: self.overlong.get().unwrap_or(self.served.truncation),
             max_input_tokens: self.max_input_tokens,
             ignored,
         }

@@ -46,7 +46,7 @@ pub(crate) async fn favicon() -> HttpResponse {
 
 /// One table row for each model.
 fn rows(registry: &Registry) -> String {
-    let row = |served: &crate::registry::Served| {
+    let row = |served: &crate::registry::LoadedModel| {
         let aliases = registry.aliases().filter(|(_, model)| model.id == served.id);
         let aliases: Vec<_> = aliases.map(|(alias, _)| format!("<code>{}</code>", escape(alias))).collect();
         format!(
@@ -54,7 +54,7 @@ fn rows(registry: &Registry) -> String {
             escape(&served.id),
             aliases.join(" "),
             served.dimensions,
-            served.window,
+            served.max_input_tokens,
             served.provider
         )
     };

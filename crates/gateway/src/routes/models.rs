@@ -7,7 +7,7 @@ use crate::{
     auth::Caller,
     error::{ApiError, Code},
     lifecycle::Lifecycle,
-    registry::{Served, echo},
+    registry::{LoadedModel, echo},
 };
 
 /// Lists every name that a request may ask for: first the models, then their aliases.
@@ -32,6 +32,6 @@ pub(crate) async fn retrieve(
     Ok(HttpResponse::Ok().json(object(&id, served)))
 }
 
-fn object(id: &str, served: &Served) -> ModelObject {
+fn object(id: &str, served: &LoadedModel) -> ModelObject {
     ModelObject { id: id.to_owned(), created: served.created, owned_by: "embedgate".to_owned() }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::stream::poll_fn;
 use gateway::{
-    Choice, Kernels, Listeners, Registry, RunError, Served, Why,
+    Backend, Listeners, LoadedModel, Registry, RunError, Selection, SelectionReason,
     config::{ApiKey, Config, ModelConfig},
     run_with,
 };
@@ -243,7 +243,7 @@ impl Builder {
                 // An error means that the test let go of the gate, which opens it too.
                 gate.map(|gate| gate.recv());
                 let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize };
-                let models = settings.models.iter().map(|model| Served {
+                let models = settings.models.iter().map(|model| LoadedModel {
                     hub_id: hub_id.clone(),
                     prompts: prompts.clone(),
                     ..served(model, fake, &hand, metrics)
@@ -270,7 +270,7 @@ fn served(
     FakeModel { tokenizer, dimensions, normalize }: FakeModel<'_>,
     control: &Arc<Control>,
     metrics: &gateway::metrics::Metrics,
-) -> Served {
+) -> LoadedModel {
     let options = TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: Some(EMBEDDINGS) };
     let config = EngineConfig {
         name: model.id.clone(),
@@ -286,23 +286,23 @@ fn served(
         cache: None,
     };
     let observer = Arc::new(metrics.model(Some(&model.id)));
-    Served {
+    LoadedModel {
         id: model.id.as_str().into(),
         hub_id: None,
         engine: Engine::start(config, &encoders(control, dimensions), observer).unwrap(),
-        window: WINDOW,
+        max_input_tokens: WINDOW,
         dimensions,
         normalized: normalize,
         prompts: BTreeMap::new(),
         matryoshka: model.matryoshka_dimensions.clone(),
-        overlong: model.truncation,
+        truncation: model.truncation,
         token_ids: model.token_ids,
         created: 1_700_000_000,
         fingerprint: "0".repeat(64),
         provider: model.provider,
         precision: model_import::Precision::Fp32,
         per_text: false,
-        choice: Choice { kernels: Kernels::OnnxRuntime, why: Why::Asked },
+        selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::Configured },
         load_time: Duration::ZERO,
     }
 }

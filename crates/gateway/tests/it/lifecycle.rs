@@ -154,5 +154,8 @@ fn an_alias_of_no_model_is_a_start_up_error() {
         .launch();
     let error = app.join().unwrap_err();
     assert!(matches!(error, RunError::Load(LoadError::Alias(_))));
-    assert_eq!(error.to_string(), "the alias `x` stands for `nobody`, which is not served; served are: tiny");
+    assert_eq!(
+        error.to_string(),
+        "the alias `x` stands for `nobody`, which is not configured; the models are: tiny"
+    );
 }

@@ -10,7 +10,7 @@ use crate::{
     app::{Builder, TestApp},
     http::{Connection, request},
     limits::{left, limited, too_soon},
-    redis_server::{PATIENCE, Server, wait},
+    redis_server::{Server, TIMEOUT, wait},
 };
 
 const BODY: &str = r#"{"model":"m","input":"a"}"#;
@@ -26,7 +26,7 @@ fn sharing(url: &str, requests: usize, tokens: usize) -> Builder {
 
 fn connected(builder: Builder) -> TestApp {
     let app = builder.start();
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     app
 }
 
@@ -104,11 +104,11 @@ fn a_server_that_goes_leaves_each_its_own_limits_and_is_found_again() {
     let folder = redis.kill();
     // The first finds out; every one is answered, and what was used before still counts.
     assert_eq!(left(&app.post(BODY), "requests"), 2);
-    app.wait_for_metric("embedgate_limits_redis_up 0");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 0");
     assert_eq!([app.post(BODY), app.post(BODY), app.post(BODY)].map(|reply| reply.status), [200, 200, 429]);
 
     let redis = Server::start_in(folder, &[]);
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     // It knows nothing of what was counted while it was away.
     assert_eq!(left(&app.post(BODY), "requests"), 3);
     drop(redis);
@@ -121,8 +121,8 @@ fn a_script_that_was_forgotten_is_loaded_again() {
     assert_eq!(left(&app.post(BODY), "requests"), 99);
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.client()).unwrap();
     assert_eq!(app.post(BODY).status, 200);
-    app.wait_for_metric("embedgate_limits_redis_errors_total{kind=\"other\"} 1");
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_errors_total{kind=\"other\"} 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     // The one in between was counted here alone.
     assert_eq!(left(&app.post(BODY), "requests"), 98);
 }
@@ -159,7 +159,7 @@ fn where_the_choice_is_closed_nobody_passes_without_the_server() {
     app.wait_for_metric(rejected);
     assert_eq!(app.get("/readyz").status, 200);
     let _redis = Server::start_in(folder, &[]);
-    app.wait_for_metric("embedgate_limits_redis_up 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 1");
     assert_eq!(app.post(BODY).status, 200);
 }
 
@@ -179,7 +179,7 @@ fn a_server_that_was_never_there_costs_nothing() {
         wait("the failure is counted", || {
             let metrics = open.get("/metrics");
             let mut errors =
-                metrics.text().lines().filter(|line| line.contains("limits_redis_errors_total{"));
+                metrics.text().lines().filter(|line| line.contains("rate_limit_redis_errors_total{"));
             errors.any(|line| !line.ends_with(" 0"))
         });
     }
@@ -204,8 +204,8 @@ fn a_server_that_falls_silent_holds_up_nobody_else() {
             assert_eq!(app.get("/livez").status, 200);
         }
         assert!(answered.try_recv().is_err(), "it did not wait at all");
-        assert_eq!(answered.recv_timeout(PATIENCE).unwrap(), 200);
+        assert_eq!(answered.recv_timeout(TIMEOUT).unwrap(), 200);
     });
-    app.wait_for_metric("embedgate_limits_redis_up 0");
-    app.wait_for_metric("embedgate_limits_redis_errors_total{kind=\"timeout\"} 1");
+    app.wait_for_metric("embedgate_rate_limit_redis_up 0");
+    app.wait_for_metric("embedgate_rate_limit_redis_errors_total{kind=\"timeout\"} 1");
 }

@@ -1,6 +1,57 @@
-//! Every way to compute a model that this machine has, from the model's folder to its vectors: the tiny models of
-//! four families, against what sentence-transformers computed for them.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+//! Every backend from the model's folder to its vectors: tiny models of four families against the vectors of
+//! sentence-transformers.
+#![allow(clippy::unwrap_used)]
+
+/// Defines one test for each native fp32 backend of this architecture, ignored if this CPU lacks the instruction set.
+macro_rules! native_tests {
+    ($($(#[doc = $doc:literal])* #[test] fn $name:ident($backend:ident: Backend) $body:block)+) => {$(
+        $(#[doc = $doc])*
+        fn $name($backend: Backend) $body
+
+        mod $name {
+            native_tests! { @each $name }
+        }
+    )+};
+    (@each $name:ident) => {
+        #[cfg(target_arch = "x86_64")]
+        #[test]
+        #[cfg_attr(not(cpu_has = "avx2"), ignore = "this CPU has no AVX2")]
+        fn avx2() {
+            super::$name(gateway::Backend::Native(bert_cpu::Isa::Avx2));
+        }
+
+        #[cfg(target_arch = "x86_64")]
+        #[test]
+        #[cfg_attr(not(cpu_has = "avx512"), ignore = "this CPU has no AVX-512")]
+        fn avx512() {
+            super::$name(gateway::Backend::Native(bert_cpu::Isa::Avx512));
+        }
+
+        #[cfg(target_arch = "aarch64")]
+        #[test]
+        #[cfg_attr(not(cpu_has = "neon"), ignore = "this CPU has no NEON")]
+        fn neon() {
+            super::$name(gateway::Backend::Native(bert_cpu::Isa::Neon));
+        }
+    };
+}
+
+/// Defines the tests of `native_tests`, and one for ONNX Runtime.
+macro_rules! backend_tests {
+    ($($(#[doc = $doc:literal])* #[test] fn $name:ident($backend:ident: Backend) $body:block)+) => {$(
+        $(#[doc = $doc])*
+        fn $name($backend: Backend) $body
+
+        mod $name {
+            native_tests! { @each $name }
+
+            #[test]
+            fn onnxruntime() {
+                super::$name(gateway::Backend::OnnxRuntime);
+            }
+        }
+    )+};
+}
 
 mod unusable;
 
@@ -13,7 +64,7 @@ use std::{
 
 use bert_cpu::Isa;
 use gateway::{
-    Kernels, LoadError, Registry, Why,
+    Backend, LoadError, Registry, SelectionReason,
     config::{Bytes, Config, DynamicQuantization, IsaCap, ModelConfig, PrecisionWish},
     load,
     metrics::Metrics,
@@ -21,7 +72,7 @@ use gateway::{
 use inference::{EmbedError, Embeddings, Input, Job, TruncationPolicy};
 use serde::Deserialize;
 
-/// Token ids and vectors that sentence-transformers computed for a model.
+/// Token ids and vectors of a model, computed by sentence-transformers.
 #[derive(Deserialize)]
 struct Reference {
     texts: Vec<String>,
@@ -39,7 +90,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A copy of a tiny model, in a folder of its own: loading may write next to the weights.
+/// Copies a tiny model, because loading can write next to the weights.
 fn tiny(name: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_folder(&workspace().join("crates/model-import/tests/tiny-models").join(name), copy.path());
@@ -70,6 +121,11 @@ fn config(folder: &Path, isa: IsaCap) -> Config {
     }
 }
 
+/// Settings that select `backend`.
+fn config_for(folder: &Path, backend: Backend) -> Config {
+    config(folder, backend.isa().map_or(IsaCap::None, IsaCap::At))
+}
+
 fn served(config: &Config) -> Result<Registry, LoadError> {
     load(config, &Metrics::new(["tiny"]), &AtomicBool::new(false))
 }
@@ -86,8 +142,8 @@ fn embed(registry: &Registry, texts: &[impl AsRef<str>]) -> Result<Embeddings, E
     registry.find("tiny").unwrap().engine.submit(job).unwrap().wait()
 }
 
-/// The error of a start that was refused, with all its sources.
-fn refused(config: &Config) -> String {
+/// Error of a failed load, with all its sources.
+fn load_error(config: &Config) -> String {
     let error = served(config).err().unwrap();
     let mut error: &dyn std::error::Error = &error;
     let mut message = error.to_string();
@@ -98,95 +154,84 @@ fn refused(config: &Config) -> String {
     message
 }
 
-/// The largest difference between two runs of vectors.
-fn worst(found: &[f32], expected: &[f32]) -> f32 {
+/// Largest absolute difference between the values of two lists of vectors.
+fn max_difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max)
-}
-
-/// Every cap under which this machine computes differently, and the kernels to expect.
-fn ways() -> Vec<(IsaCap, Kernels)> {
-    let own = Isa::ALL.into_iter().filter(|isa| {
-        let present = isa.is_available() && isa.precision() == bert_cpu::Precision::Fp32;
-        if !present {
-            println!("NOT RUN IN PART: {isa} is not here, or has tests of its own");
-        }
-        present
-    });
-    own.map(|isa| (IsaCap::At(isa), Kernels::Own(isa)))
-        .chain([(IsaCap::None, Kernels::OnnxRuntime)])
-        .collect()
 }
 
 const MODELS: [&str; 6] =
     ["bert-cls", "bert-mean", "distilbert-cls", "distilbert-dense", "roberta-mean", "xlm-roberta-mean"];
 
-#[test]
-fn tiny_models_give_the_reference_vectors_and_token_counts_with_all_kernels() {
-    for name in MODELS {
-        let folder = tiny(name);
-        let reference = Reference::of(folder.path());
-        assert!(reference.texts.iter().any(|text| text.trim() != text), "{name}: no text with white space");
-        let tokens: Vec<u32> = reference.token_ids.iter().map(|ids| ids.len() as u32).collect();
-        for (cap, kernels) in ways() {
-            let registry = served(&config(folder.path(), cap)).unwrap();
-            assert_eq!(registry.find("tiny").unwrap().choice.kernels, kernels, "{name}");
+backend_tests! {
+    #[test]
+    fn tiny_models_give_the_reference_vectors_and_token_counts(backend: Backend) {
+        for name in MODELS {
+            let folder = tiny(name);
+            let reference = Reference::of(folder.path());
+            assert!(reference.texts.iter().any(|text| text.trim() != text), "{name}: no text with white space");
+            let tokens: Vec<u32> = reference.token_ids.iter().map(|ids| ids.len() as u32).collect();
+            let registry = served(&config_for(folder.path(), backend)).unwrap();
+            assert_eq!(registry.find("tiny").unwrap().selection.backend, backend, "{name}");
             let together = embed(&registry, &reference.texts).unwrap();
-            assert_eq!(together.tokens, tokens, "{name} with {kernels}");
-            // Some are not normalised, so their values reach 3.
-            let worst_together = worst(&together.vectors, &reference.vectors.concat());
-            assert!(worst_together < 6e-6, "{name} with {kernels}: off by {worst_together}");
-            // A server of its own, so that no cache answers.
-            let registry = served(&config(folder.path(), cap)).unwrap();
+            assert_eq!(together.tokens, tokens, "{name}");
+            // Some vectors are not normalised, so their values reach 3.
+            let difference = max_difference(&together.vectors, &reference.vectors.concat());
+            assert!(difference < 6e-6, "{name}: off by {difference}");
+            // A new server, so that its cache is empty.
+            let registry = served(&config_for(folder.path(), backend)).unwrap();
             for ((text, expected), tokens) in reference.texts.iter().zip(&reference.vectors).zip(&tokens) {
                 let alone = embed(&registry, &[text]).unwrap();
-                assert_eq!(alone.tokens, [*tokens], "{name} with {kernels}: {text:?}");
-                let worst = worst(&alone.vectors, expected);
-                assert!(worst < 6e-6, "{name} with {kernels}: {text:?} is off by {worst}");
+                assert_eq!(alone.tokens, [*tokens], "{name}: {text:?}");
+                let difference = max_difference(&alone.vectors, expected);
+                assert!(difference < 6e-6, "{name}: {text:?} is off by {difference}");
             }
         }
     }
-}
 
-/// As sentence-transformers did before release 5.4.
-#[test]
-fn strip_whitespace_gives_the_vector_of_the_trimmed_text() {
-    for name in MODELS {
-        let folder = tiny(name);
-        for (cap, kernels) in ways() {
-            let mut config = config(folder.path(), cap);
+    /// As in sentence-transformers before release 5.4.
+    #[test]
+    fn strip_whitespace_gives_the_vector_of_the_trimmed_text(backend: Backend) {
+        for name in MODELS {
+            let folder = tiny(name);
+            let mut config = config_for(folder.path(), backend);
             let keeping = served(&config).unwrap();
             config.models[0].strip_whitespace = true;
             let stripping = served(&config).unwrap();
             let texts = ["  text\n", "\u{1c}UPPER lower\u{3000}", " \t "];
             let trimmed = texts.map(|text| text.trim_matches(|c: char| c.is_whitespace() || c == '\u{1c}'));
             let (found, expected) = (embed(&stripping, &texts).unwrap(), embed(&keeping, &trimmed).unwrap());
-            assert_eq!(found.tokens, expected.tokens, "{name} with {kernels}");
-            let off = worst(&found.vectors, &expected.vectors);
-            assert!(off < 1e-6, "{name} with {kernels}: off by {off}");
+            assert_eq!(found.tokens, expected.tokens, "{name}");
+            let difference = max_difference(&found.vectors, &expected.vectors);
+            assert!(difference < 1e-6, "{name}: off by {difference}");
             let kept = embed(&keeping, &texts).unwrap();
-            let keeps = ["roberta-mean", "xlm-roberta-mean"].contains(&name);
-            assert_eq!(worst(&kept.vectors, &expected.vectors) > 0.01, keeps, "{name} with {kernels}");
+            let depends_on_whitespace = ["roberta-mean", "xlm-roberta-mean"].contains(&name);
+            let differs = max_difference(&kept.vectors, &expected.vectors) > 0.01;
+            assert_eq!(differs, depends_on_whitespace, "{name}");
         }
     }
 }
 
-#[test]
-fn our_own_kernels_need_neither_graph_nor_library() {
-    let folder = tiny("bert-mean");
-    let Some((cap, _)) = ways().into_iter().find(|(cap, _)| *cap != IsaCap::None) else {
-        return println!("NOT RUN: no kernels of our own for this processor");
-    };
-    let config = Config { onnxruntime_path: None, ..config(folder.path(), cap) };
-    let registry = served(&config).unwrap();
-    let best = Isa::best(bert_cpu::Precision::Fp32, None).map(IsaCap::At);
-    let uncapped = best == Some(cap) && Isa::best(bert_cpu::Precision::Bf16, None).is_none();
-    let why = if uncapped { Why::NoBf16 } else { Why::Capped };
-    assert_eq!(registry.find("tiny").unwrap().choice.why, why);
-    assert!(!folder.path().join("embedgate.onnx").exists());
+native_tests! {
+    #[test]
+    fn native_kernels_need_neither_graph_nor_onnx_runtime(backend: Backend) {
+        let folder = tiny("bert-mean");
+        let config = Config { onnxruntime_path: None, ..config_for(folder.path(), backend) };
+        let registry = served(&config).unwrap();
+        // This model has no golden vectors, so bf16 is never selected.
+        let fastest = Isa::best(bert_cpu::Precision::Fp32, None);
+        let has_bf16 = Isa::best(bert_cpu::Precision::Bf16, None).is_some();
+        let reason = match (backend.isa() == fastest, has_bf16) {
+            (false, _) => SelectionReason::Capped,
+            (true, true) => SelectionReason::NoGolden,
+            (true, false) => SelectionReason::Best,
+        };
+        assert_eq!(registry.find("tiny").unwrap().selection.reason, reason);
+        assert!(!folder.path().join("embedgate.onnx").exists());
+    }
 }
 
-/// The tiny BERT with the output of ONNX Runtime's `quantize_dynamic` for it, and the settings that choose this graph.
+/// Folder of the tiny BERT with its graph from ONNX Runtime's `quantize_dynamic`, and settings that select this graph.
 fn dynamically_quantised() -> (tempfile::TempDir, Config) {
     let folder = tiny("bert-mean");
     copy_folder(&workspace().join("crates/model-import/tests/graphs"), &folder.path().join("onnx"));
@@ -196,13 +241,13 @@ fn dynamically_quantised() -> (tempfile::TempDir, Config) {
 }
 
 #[test]
-fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
+fn a_dynamically_quantised_graph_gives_an_input_the_same_vector_in_every_batch() {
     let (folder, mut config) = dynamically_quantised();
     let reference = std::fs::read(folder.path().join("reference.json")).unwrap();
     let texts = serde_json::from_slice::<Reference>(&reference).unwrap().texts;
     let bits = |vectors: Vec<f32>| vectors.into_iter().map(f32::to_bits).collect::<Vec<_>>();
 
-    // Without the cache: each text is computed alone, then all in one request.
+    // Without the cache: each text alone, then all in one request.
     config.cache.memory = Bytes(0);
     let registry = served(&config).unwrap();
     let alone: Vec<u32> = texts
@@ -210,44 +255,44 @@ fn a_dynamically_quantised_graph_gives_a_text_one_vector_in_any_company() {
         .flat_map(|text| bits(embed(&registry, std::slice::from_ref(text)).unwrap().vectors))
         .collect();
     assert!(bits(embed(&registry, &texts).unwrap().vectors) == alone, "one request");
-    // Then together with the texts of other clients, which send at the same time.
+    // Then in concurrent requests.
     std::thread::scope(|scope| {
-        let strangers: Vec<_> = (0..4)
-            .map(|stranger| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
                 let (registry, texts) = (&registry, &texts);
                 scope.spawn(move || {
                     let mut texts = texts.clone();
-                    texts.rotate_left(stranger);
+                    texts.rotate_left(client);
                     embed(registry, &texts).unwrap().vectors
                 })
             })
             .collect();
-        for (stranger, vectors) in strangers.into_iter().enumerate() {
+        for (client, vectors) in clients.into_iter().enumerate() {
             let mut expected = alone.clone();
-            expected.rotate_left(stranger * alone.len() / texts.len());
-            assert!(bits(vectors.join().unwrap()) == expected, "requests at the same time");
+            expected.rotate_left(client * alone.len() / texts.len());
+            assert!(bits(vectors.join().unwrap()) == expected, "concurrent requests");
         }
     });
 
     let model = registry.find("tiny").unwrap();
     assert!(model.per_text);
-    assert_eq!(model.choice.why, Why::OnnxFile);
+    assert_eq!(model.selection.reason, SelectionReason::OnnxFile);
     let line = model.describe();
-    let said = "cpu int8 onnxruntime (onnx_file names the graph) · one text at a time";
-    assert!(line.contains(said), "{line}");
+    let expected = "cpu int8 onnxruntime (`onnx_file` names a graph) · one text at a time";
+    assert!(line.contains(expected), "{line}");
 }
 
 #[test]
-fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
+fn a_dynamically_quantised_graph_is_rejected_if_the_settings_say_so() {
     let (_folder, mut config) = dynamically_quantised();
     config.models[0].dynamic_quantization = DynamicQuantization::Reject;
-    let message = refused(&config);
+    let message = load_error(&config);
     for part in
         ["bert-mean_dynamic.onnx", "DynamicQuantizeLinear, MatMulInteger", "\"per-text\"", "`onnx_file`"]
     {
         assert!(message.contains(part), "{part} is not in {message}");
     }
-    // Other graphs are not.
+    // Other graphs are accepted.
     config.models[0].onnx_file = None;
     config.models[0].isa = IsaCap::None;
     let registry = served(&config).unwrap();
@@ -255,28 +300,31 @@ fn a_dynamically_quantised_graph_is_refused_where_the_settings_say_so() {
 }
 
 #[test]
-fn a_graph_that_cannot_be_used_is_described_in_words() {
+fn an_unusable_graph_is_described_in_the_error() {
     let (folder, mut config) = dynamically_quantised();
     config.models[0].onnx_file = Some("onnx/positions_int32_fp16.onnx".into());
-    let unfit = refused(&config);
-    let said = "its output `last_hidden_state` is float16 [batch, sequence, 8]";
-    assert!(unfit.contains(said) && !unfit.contains("model import") && !unfit.contains("Some("), "{unfit}");
+    let unfit = load_error(&config);
+    let expected = "its output `last_hidden_state` is float16 [batch, sequence, 8]";
+    assert!(
+        unfit.contains(expected) && !unfit.contains("model import") && !unfit.contains("Some("),
+        "{unfit}"
+    );
 
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     config.models[0].onnx_file = None;
-    let undecided = refused(&config);
-    let said =
+    let undecided = load_error(&config);
+    let expected =
         "`onnx/bert-mean_dynamic.onnx`, `onnx/positions_int32_fp16.onnx`, `onnx/positions_int64_bf16.onnx`";
-    assert!(undecided.contains(said) && undecided.contains("`onnx_file`"), "{undecided}");
+    assert!(undecided.contains(expected) && undecided.contains("`onnx_file`"), "{undecided}");
 }
 
 #[test]
-fn what_cannot_be_had_is_an_error_that_says_what_to_do() {
+fn an_unavailable_backend_is_an_error_with_its_remedy() {
     let folder = tiny("bert-mean");
     let without = Config { onnxruntime_path: None, ..config(folder.path(), IsaCap::None) };
     let remedies = ["--onnxruntime-path", "ORT_DYLIB_PATH"];
-    assert!(remedies.iter().all(|remedy| refused(&without).contains(remedy)), "{}", refused(&without));
+    assert!(remedies.iter().all(|remedy| load_error(&without).contains(remedy)), "{}", load_error(&without));
     let mut bf16 = config(folder.path(), IsaCap::None);
     bf16.models[0].precision = PrecisionWish::Bf16;
-    assert!(refused(&bf16).contains("precision = \"bf16\" cannot be had"), "{}", refused(&bf16));
+    assert!(load_error(&bf16).contains("precision = \"bf16\" is unavailable"), "{}", load_error(&bf16));
 }

@@ -1,14 +1,15 @@
-//! Models that cannot be served, or that cannot embed every text: refused at start-up, or for that text only, with
-//! every kind of kernels.
+//! Models that cannot be served, or cannot embed every text: an error at startup, or for that input only, with every
+//! backend.
 
 use std::{fs, path::Path};
 
+use gateway::Backend;
 use inference::EmbedError;
 use serde_json::{Value, json};
 
-use crate::{Reference, config, embed, refused, served, tiny, ways, worst};
+use crate::{Reference, config_for, embed, load_error, max_difference, served, tiny};
 
-/// Overwrites one value of a tensor of fp32.
+/// Overwrites one value of an fp32 tensor.
 fn set_weight(folder: &Path, tensor: &str, index: usize, value: f32) {
     let path = folder.join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
@@ -27,78 +28,72 @@ fn change_tokenizer(folder: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, json.to_string()).unwrap();
 }
 
-#[test]
-fn a_weight_that_is_not_finite_keeps_the_model_from_being_served() {
-    for (tensor, index, place) in [
-        ("embeddings.word_embeddings.weight", 599 * 48 + 1, "[599, 1]"),
-        ("embeddings.position_embeddings.weight", 78 * 48, "[78, 0]"),
-        ("encoder.layer.1.output.dense.weight", 96, "[1, 0]"),
-        ("encoder.layer.0.output.LayerNorm.weight", 0, "[0]"),
-    ] {
-        for (cap, kernels) in ways() {
+backend_tests! {
+    #[test]
+    fn a_weight_that_is_not_finite_keeps_the_model_from_being_served(backend: Backend) {
+        for (tensor, index, place) in [
+            ("embeddings.word_embeddings.weight", 599 * 48 + 1, "[599, 1]"),
+            ("embeddings.position_embeddings.weight", 78 * 48, "[78, 0]"),
+            ("encoder.layer.1.output.dense.weight", 96, "[1, 0]"),
+            ("encoder.layer.0.output.LayerNorm.weight", 0, "[0]"),
+        ] {
             let folder = tiny("bert-mean");
-            // An earlier start may have left an export of the good weights.
-            drop(served(&config(folder.path(), cap)).unwrap());
+            // An earlier start can have left an export of the valid weights.
+            drop(served(&config_for(folder.path(), backend)).unwrap());
             set_weight(folder.path(), tensor, index, f32::NAN);
-            let message = refused(&config(folder.path(), cap));
+            let message = load_error(&config_for(folder.path(), backend));
             for part in ["model.safetensors", tensor, &format!("holds NaN at {place}")] {
-                assert!(message.contains(part), "{kernels}: {message}");
+                assert!(message.contains(part), "{message}");
             }
         }
     }
-}
 
-/// Every weight is finite, but the computed values are not.
-#[test]
-fn a_model_that_overflows_fails_the_probe_at_start() {
-    for (cap, kernels) in ways() {
+    /// Every weight is finite, but the computed values are not.
+    #[test]
+    fn a_model_that_overflows_fails_the_probe_at_start(backend: Backend) {
         let folder = tiny("bert-mean");
         for index in 0..48 {
             set_weight(folder.path(), "encoder.layer.0.output.LayerNorm.weight", index, f32::MAX);
         }
-        let message = refused(&config(folder.path(), cap));
-        assert!(message.contains("cannot embed a short text"), "{kernels}: {message}");
-        assert!(message.contains("not finite"), "{kernels}: {message}");
+        let message = load_error(&config_for(folder.path(), backend));
+        assert!(message.contains("cannot embed a short text"), "{message}");
+        assert!(message.contains("not finite"), "{message}");
     }
-}
 
-#[test]
-fn a_text_with_a_token_that_has_no_embedding_fails_alone_and_is_named() {
-    for name in ["bert-mean", "roberta-mean", "xlm-roberta-mean"] {
-        let folder = tiny(name);
-        let reference = Reference::of(folder.path());
-        let model: Value =
-            serde_json::from_slice(&fs::read(folder.path().join("config.json")).unwrap()).unwrap();
-        let embeddings = u32::try_from(model["vocab_size"].as_u64().unwrap()).unwrap();
-        change_tokenizer(folder.path(), |json| {
-            json["added_tokens"].as_array_mut().unwrap().push(json!({
-                "id": embeddings, "content": "<image_soft_token>", "special": true,
-                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            }));
-        });
-        for (cap, kernels) in ways() {
-            let registry = served(&config(folder.path(), cap)).unwrap();
+    #[test]
+    fn a_text_with_a_token_that_has_no_embedding_fails_alone_and_is_named(backend: Backend) {
+        for name in ["bert-mean", "roberta-mean", "xlm-roberta-mean"] {
+            let folder = tiny(name);
+            let reference = Reference::of(folder.path());
+            let model: Value =
+                serde_json::from_slice(&fs::read(folder.path().join("config.json")).unwrap()).unwrap();
+            let embeddings = u32::try_from(model["vocab_size"].as_u64().unwrap()).unwrap();
+            change_tokenizer(folder.path(), |json| {
+                json["added_tokens"].as_array_mut().unwrap().push(json!({
+                    "id": embeddings, "content": "<image_soft_token>", "special": true,
+                    "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                }));
+            });
+            let registry = served(&config_for(folder.path(), backend)).unwrap();
             let texts = ["one", "two <image_soft_token>", "three"];
             let error = embed(&registry, &texts).unwrap_err();
             assert!(
                 matches!(&error, EmbedError::NoEmbedding { index: 1, id, token }
                     if *id == embeddings && token == "<image_soft_token>"),
-                "{name} with {kernels}: {error:?}"
+                "{name}: {error:?}"
             );
             let found = embed(&registry, &reference.texts).unwrap();
-            assert!(worst(&found.vectors, &reference.vectors.concat()) < 6e-6, "{name} with {kernels}");
+            assert!(max_difference(&found.vectors, &reference.vectors.concat()) < 6e-6, "{name}");
         }
     }
-}
 
-#[test]
-fn a_vocabulary_beyond_the_word_table_keeps_the_model_from_being_served() {
-    for (cap, kernels) in ways() {
+    #[test]
+    fn a_vocabulary_beyond_the_word_table_keeps_the_model_from_being_served(backend: Backend) {
         let folder = tiny("bert-mean");
         change_tokenizer(folder.path(), |json| json["model"]["vocab"]["beyond"] = json!(600));
-        let message = refused(&config(folder.path(), cap));
+        let message = load_error(&config_for(folder.path(), backend));
         for part in ["tokenizer.json", "ids up to 600, but the model has embeddings for ids up to 599 only"] {
-            assert!(message.contains(part), "{kernels}: {message}");
+            assert!(message.contains(part), "{message}");
         }
     }
 }

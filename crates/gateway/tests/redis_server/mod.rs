@@ -1,4 +1,4 @@
-//! A Redis server of a test's own, on a socket in a folder of its own.
+//! A Redis server for one test, on a socket in a temporary folder.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Bound of everything that is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum duration of every wait.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running server. Dropping it ends it.
+/// A running server. Dropping it kills the process.
 pub(crate) struct Server {
     child: Child,
     folder: Arc<tempfile::TempDir>,
@@ -22,12 +22,12 @@ impl Server {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap()), arguments)
     }
 
-    /// Starts a server at the address of one that was killed.
+    /// Starts a server at the address of a killed one.
     pub(crate) fn start_in(folder: Arc<tempfile::TempDir>, arguments: &[&str]) -> Self {
         let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/redis/redis-server");
         assert!(binary.exists(), "run `cargo xtask setup --redis` first: no {binary:?}");
         let socket = socket(&folder);
-        // What is left of a server that was killed.
+        // A killed server leaves its socket.
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new(binary);
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
@@ -38,7 +38,7 @@ impl Server {
         server
     }
 
-    /// Its address.
+    /// Its URL.
     pub(crate) fn url(&self) -> String {
         format!("redis+unix://{}", socket(&self.folder).display())
     }
@@ -47,7 +47,7 @@ impl Server {
         redis::Client::open(self.url()).unwrap().get_connection().unwrap()
     }
 
-    /// Ends it at once, as a crash would.
+    /// Kills the process, like a crash.
     pub(crate) fn kill(mut self) -> Arc<tempfile::TempDir> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -57,7 +57,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It can have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -67,11 +67,11 @@ fn socket(folder: &tempfile::TempDir) -> PathBuf {
     folder.path().join("redis.sock")
 }
 
-/// Waits until something has come to pass.
+/// Waits until `condition` is true.
 #[track_caller]
-pub(crate) fn wait(what: &str, mut until: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !until() {
+pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !condition() {
         assert!(Instant::now() < end, "not in time: {what}");
         thread::sleep(Duration::from_millis(5));
     }

@@ -1,0 +1,40 @@
+//! Emits `cfg(cpu_has = "avx2")` and the like for the instruction sets of this CPU, so that `tests/kernels` can ignore
+//! the tests of the others with a reason. The crate itself is the same on every CPU.
+#![allow(clippy::print_stdout)]
+
+use std::env;
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(cpu_has, values(\"neon\", \"avx2\", \"avx512\"))");
+    println!("cargo::rerun-if-changed=build.rs");
+    let is_native = env::var("HOST") == env::var("TARGET");
+    let is_arm64 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64");
+    // In a cross build the CPU of the tests is unknown. Every 64-bit Arm CPU has NEON.
+    for (name, is_present) in
+        [("neon", is_arm64), ("avx2", is_native && has_avx2()), ("avx512", is_native && has_avx512())]
+    {
+        if is_present {
+            println!("cargo::rustc-cfg=cpu_has=\"{name}\"");
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2() && is_x86_feature_detected!("avx512f")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx2() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}

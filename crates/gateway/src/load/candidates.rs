@@ -1,0 +1,307 @@
+//! Selection of a model's backend and precision from one list of candidates, fastest first.
+//!
+//! A new precision is an entry of [`CANDIDATES`] and its kernels (docs/adr/0020).
+
+use bert_cpu::Isa;
+use inference::Provider;
+use model_import::Precision;
+
+use crate::{
+    backend::{Backend, Selection, SelectionReason},
+    config::{IsaCap, PrecisionWish},
+};
+
+/// Native kernels for one instruction set, with the precision that they compute in.
+pub(super) struct Candidate {
+    pub(super) isa: Isa,
+    pub(super) precision: Precision,
+    /// Default size of a batch of whole sequences, which one core takes through all layers. A request waits for the
+    /// batches before it, so the size trades throughput for latency: in fp32 larger batches gain a few percent (measure
+    /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`); in bf16 they must be larger to amortise reading
+    /// the weights.
+    pub(super) batch_tokens: usize,
+}
+
+/// All native candidates, fastest first. The first one that meets every condition is selected.
+pub(super) const CANDIDATES: [Candidate; 4] = [
+    Candidate { isa: Isa::AmxBf16, precision: Precision::Bf16, batch_tokens: 256 },
+    Candidate { isa: Isa::Avx512, precision: Precision::Fp32, batch_tokens: 48 },
+    Candidate { isa: Isa::Avx2, precision: Precision::Fp32, batch_tokens: 48 },
+    Candidate { isa: Isa::Neon, precision: Precision::Fp32, batch_tokens: 48 },
+];
+
+impl Candidate {
+    /// The candidate with the kernels for `isa`.
+    pub(super) fn of(isa: Isa) -> Option<&'static Self> {
+        CANDIDATES.iter().find(|candidate| candidate.isa == isa)
+    }
+
+    /// Returns true if the precision rounds more than the weights' own.
+    fn is_lossy(&self) -> bool {
+        self.precision != Precision::Fp32
+    }
+
+    /// First condition that the candidate does not meet. The cap comes last, so that [`SelectionReason::Capped`] means
+    /// that without the cap the candidate would be selected.
+    fn unmet_condition(
+        &self,
+        query: &BackendQuery,
+        is_supported: impl Fn(Isa) -> bool,
+    ) -> Option<SelectionReason> {
+        let must_pass_golden_check = self.is_lossy() && query.precision == PrecisionWish::Auto;
+        match query.isa {
+            _ if query.provider != Provider::Cpu => Some(SelectionReason::Provider),
+            _ if query.has_onnx_file => Some(SelectionReason::OnnxFile),
+            IsaCap::None => Some(SelectionReason::Configured),
+            _ if !query.has_native_kernels => Some(SelectionReason::UnsupportedNetwork),
+            _ if !is_supported(self.isa) => Some(SelectionReason::UnsupportedCpu),
+            _ if must_pass_golden_check && !query.has_golden => Some(SelectionReason::NoGolden),
+            IsaCap::At(cap) if cap < self.isa => Some(SelectionReason::Capped),
+            _ => None,
+        }
+    }
+}
+
+/// Facts that the selection depends on, apart from the CPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BackendQuery {
+    /// Configured provider.
+    pub(super) provider: Provider,
+    /// Configured precision.
+    pub(super) precision: PrecisionWish,
+    /// Configured maximum instruction set.
+    pub(super) isa: IsaCap,
+    /// The settings name a graph.
+    pub(super) has_onnx_file: bool,
+    /// There are native kernels for the network.
+    pub(super) has_native_kernels: bool,
+    /// The manifest has golden vectors that the configured input limit admits.
+    pub(super) has_golden: bool,
+}
+
+impl BackendQuery {
+    fn requested_precision(&self) -> Option<Precision> {
+        match self.precision {
+            PrecisionWish::Auto => None,
+            PrecisionWish::Fp32 => Some(Precision::Fp32),
+            PrecisionWish::Bf16 => Some(Precision::Bf16),
+        }
+    }
+}
+
+/// Backends to try in order. Each fallback is for a failed golden check of the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BackendPlan {
+    pub(crate) preferred: Selection,
+    pub(crate) fallbacks: Vec<Selection>,
+}
+
+/// Selects the backends to try; `is_supported` tells whether the CPU and the operating system support an instruction
+/// set.
+///
+/// # Errors
+/// When no candidate has the requested precision, with the reason.
+pub(super) fn select(
+    query: &BackendQuery,
+    is_supported: impl Fn(Isa) -> bool,
+) -> Result<BackendPlan, String> {
+    let requested = query.requested_precision();
+    let in_precision = |candidate: &&Candidate| requested.is_none_or(|wanted| candidate.precision == wanted);
+    let mut plan: Option<BackendPlan> = None;
+    let mut passed_over = None;
+    for candidate in CANDIDATES.iter().filter(in_precision) {
+        let backend = Backend::Native(candidate.isa);
+        match (candidate.unmet_condition(query, &is_supported), &mut plan) {
+            (Some(SelectionReason::UnsupportedCpu), _) | (Some(_), Some(_)) => continue,
+            (Some(reason), None) => {
+                passed_over = Some(reason);
+                continue;
+            }
+            (None, Some(plan)) => {
+                plan.fallbacks.push(Selection { backend, reason: SelectionReason::GoldenFailed });
+            }
+            (None, plan @ None) => {
+                let default =
+                    if requested.is_some() { SelectionReason::Configured } else { SelectionReason::Best };
+                let preferred = Selection { backend, reason: passed_over.unwrap_or(default) };
+                *plan = Some(BackendPlan { preferred, fallbacks: Vec::new() });
+            }
+        }
+        if !candidate.is_lossy() {
+            break;
+        }
+    }
+    match (plan, requested) {
+        (Some(plan), _) => Ok(plan),
+        // ONNX Runtime computes in the precision of its graph.
+        (None, Some(precision)) if precision != Precision::Fp32 => Err(unavailable(precision, passed_over)),
+        (None, _) => {
+            let reason = passed_over.unwrap_or(SelectionReason::UnsupportedCpu);
+            let preferred = Selection { backend: Backend::OnnxRuntime, reason };
+            Ok(BackendPlan { preferred, fallbacks: Vec::new() })
+        }
+    }
+}
+
+fn unavailable(precision: Precision, reason: Option<SelectionReason>) -> String {
+    let precision = precision.name();
+    let reason = match reason {
+        None => format!("this CPU has no {precision} instructions"),
+        Some(SelectionReason::Capped) => "the setting `isa` does not allow it".to_owned(),
+        Some(SelectionReason::Configured) => "`isa = \"none\"` selects ONNX Runtime".to_owned(),
+        Some(reason) => reason.to_string(),
+    };
+    format!("precision = \"{precision}\" is unavailable: {reason}; set \"auto\" or \"fp32\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUERY: BackendQuery = BackendQuery {
+        provider: Provider::Cpu,
+        precision: PrecisionWish::Auto,
+        isa: IsaCap::Best,
+        has_onnx_file: false,
+        has_native_kernels: true,
+        has_golden: true,
+    };
+
+    const X86: [&[Isa]; 4] =
+        [&[], &[Isa::Avx2], &[Isa::Avx2, Isa::Avx512], &[Isa::Avx2, Isa::Avx512, Isa::AmxBf16]];
+    const AVX2: &[Isa] = X86[1];
+    const AVX512: &[Isa] = X86[2];
+    const AMX: &[Isa] = X86[3];
+
+    fn select_on(query: &BackendQuery, supported: &[Isa]) -> Result<Vec<Selection>, String> {
+        let plan = select(query, |isa| supported.contains(&isa))?;
+        Ok(std::iter::once(plan.preferred).chain(plan.fallbacks).collect())
+    }
+
+    #[track_caller]
+    fn check(query: BackendQuery, supported: &[Isa], expected: &[(Backend, SelectionReason)]) {
+        let plan = select_on(&query, supported).unwrap();
+        let found: Vec<_> = plan.into_iter().map(|selection| (selection.backend, selection.reason)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn candidates_cover_every_instruction_set_once_with_its_precision() {
+        for isa in Isa::ALL {
+            let found: Vec<_> = CANDIDATES.iter().filter(|candidate| candidate.isa == isa).collect();
+            let [candidate] = found[..] else { panic!("{isa}: {} candidates", found.len()) };
+            let expected = match isa.precision() {
+                bert_cpu::Precision::Fp32 => Precision::Fp32,
+                bert_cpu::Precision::Bf16 => Precision::Bf16,
+            };
+            assert_eq!(candidate.precision, expected, "{isa}");
+        }
+    }
+
+    #[test]
+    fn auto_selects_bf16_only_if_it_can_be_checked() {
+        let (bf16, fp32) = (Backend::Native(Isa::AmxBf16), Backend::Native(Isa::Avx512));
+        check(QUERY, AMX, &[(bf16, SelectionReason::Best), (fp32, SelectionReason::GoldenFailed)]);
+        check(BackendQuery { has_golden: false, ..QUERY }, AMX, &[(fp32, SelectionReason::NoGolden)]);
+        check(QUERY, AVX2, &[(Backend::Native(Isa::Avx2), SelectionReason::Best)]);
+        check(QUERY, &[], &[(Backend::OnnxRuntime, SelectionReason::UnsupportedCpu)]);
+    }
+
+    #[test]
+    fn a_requested_precision_is_selected_or_an_error() {
+        let bf16 = BackendQuery { precision: PrecisionWish::Bf16, ..QUERY };
+        check(bf16, AMX, &[(Backend::Native(Isa::AmxBf16), SelectionReason::Configured)]);
+        let no_golden = BackendQuery { has_golden: false, ..bf16 };
+        check(no_golden, AMX, &[(Backend::Native(Isa::AmxBf16), SelectionReason::Configured)]);
+        let fp32 = BackendQuery { precision: PrecisionWish::Fp32, ..QUERY };
+        check(fp32, AMX, &[(Backend::Native(Isa::Avx512), SelectionReason::Configured)]);
+        let capped = BackendQuery { isa: IsaCap::At(Isa::Avx512), ..bf16 };
+        let refused = [
+            (bf16, AVX2, "this CPU has no bf16 instructions"),
+            (capped, AVX2, "this CPU has no bf16 instructions"),
+            (capped, AMX, "the setting `isa` does not allow it"),
+            (
+                BackendQuery { provider: Provider::Cuda { device: 0 }, ..bf16 },
+                AVX2,
+                "only ONNX Runtime has this provider",
+            ),
+            (BackendQuery { has_onnx_file: true, ..bf16 }, AVX2, "`onnx_file` names a graph"),
+            (BackendQuery { has_native_kernels: false, ..bf16 }, AVX2, "no native kernels for this network"),
+            (BackendQuery { isa: IsaCap::None, ..bf16 }, AVX2, "`isa = \"none\"` selects ONNX Runtime"),
+        ];
+        for (query, supported, reason) in refused {
+            let error = select_on(&query, supported).unwrap_err();
+            assert!(error.contains(reason), "{query:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn onnx_runtime_is_selected_without_native_candidates() {
+        let onnx = |reason| [(Backend::OnnxRuntime, reason)];
+        let unsupported = BackendQuery { has_native_kernels: false, ..QUERY };
+        check(unsupported, AVX2, &onnx(SelectionReason::UnsupportedNetwork));
+        let configured = BackendQuery { isa: IsaCap::None, ..QUERY };
+        check(configured, AMX, &onnx(SelectionReason::Configured));
+        check(BackendQuery { has_onnx_file: true, ..QUERY }, AMX, &onnx(SelectionReason::OnnxFile));
+        let cuda = BackendQuery { provider: Provider::Cuda { device: 1 }, ..QUERY };
+        check(cuda, AVX2, &onnx(SelectionReason::Provider));
+        let fp32 = BackendQuery { precision: PrecisionWish::Fp32, ..QUERY };
+        check(fp32, &[], &onnx(SelectionReason::UnsupportedCpu));
+    }
+
+    #[test]
+    fn a_cap_is_the_reason_only_if_it_changes_the_selection() {
+        let at = |isa| BackendQuery { isa: IsaCap::At(isa), ..QUERY };
+        let native = |isa, reason| [(Backend::Native(isa), reason)];
+        check(at(Isa::Neon), AMX, &[(Backend::OnnxRuntime, SelectionReason::Capped)]);
+        check(at(Isa::Neon), AVX512, &[(Backend::OnnxRuntime, SelectionReason::Capped)]);
+        check(at(Isa::Avx2), AMX, &native(Isa::Avx2, SelectionReason::Capped));
+        check(at(Isa::Avx512), AMX, &native(Isa::Avx512, SelectionReason::Capped));
+        check(at(Isa::Avx2), AVX512, &native(Isa::Avx2, SelectionReason::Capped));
+        check(at(Isa::Avx512), AVX512, &native(Isa::Avx512, SelectionReason::Best));
+        check(at(Isa::Avx512), AVX2, &native(Isa::Avx2, SelectionReason::Best));
+        check(at(Isa::Avx2), &[], &[(Backend::OnnxRuntime, SelectionReason::UnsupportedCpu)]);
+        let no_golden = BackendQuery { has_golden: false, ..at(Isa::Avx512) };
+        check(no_golden, AMX, &native(Isa::Avx512, SelectionReason::NoGolden));
+        let fp32 = BackendQuery { precision: PrecisionWish::Fp32, ..at(Isa::Avx2) };
+        check(fp32, AMX, &native(Isa::Avx2, SelectionReason::Capped));
+    }
+
+    #[test]
+    fn every_reason_is_true_of_its_cpu() {
+        let caps = [IsaCap::Best, IsaCap::None].into_iter().chain(Isa::ALL.map(IsaCap::At));
+        let cpus = X86.into_iter().chain([&[Isa::Neon][..]]);
+        for (isa, supported) in caps.flat_map(|isa| cpus.clone().map(move |supported| (isa, supported))) {
+            for (precision, has_golden) in [
+                (PrecisionWish::Auto, true),
+                (PrecisionWish::Auto, false),
+                (PrecisionWish::Fp32, true),
+                (PrecisionWish::Bf16, true),
+            ] {
+                let query = BackendQuery { precision, isa, has_golden, ..QUERY };
+                let Ok(plan) = select_on(&query, supported) else { continue };
+                let without_cap = || {
+                    let query = BackendQuery { isa: IsaCap::Best, ..query };
+                    select_on(&query, supported).unwrap()[0].backend
+                };
+                let has_bf16 = supported.contains(&Isa::AmxBf16);
+                for Selection { backend, reason } in plan {
+                    let holds = match reason {
+                        SelectionReason::Configured => {
+                            isa == IsaCap::None || precision != PrecisionWish::Auto
+                        }
+                        SelectionReason::Best => without_cap() == backend,
+                        SelectionReason::Capped => without_cap() != backend,
+                        SelectionReason::NoGolden => !has_golden && has_bf16,
+                        SelectionReason::GoldenFailed => has_bf16 && has_golden,
+                        SelectionReason::UnsupportedNetwork
+                        | SelectionReason::Provider
+                        | SelectionReason::OnnxFile => false,
+                        SelectionReason::UnsupportedCpu => supported.is_empty(),
+                    };
+                    assert!(holds, "{query:?} on {supported:?}: {backend} because of {reason:?}");
+                }
+            }
+        }
+    }
+}
