@@ -126,7 +126,7 @@ impl Plan {
         }
         let unsupported = limits.limits.unsupported_parameters;
         let wanted = parameters::judge(&request, &served, overlong, unsupported)?;
-        let bare = request.input.is_bare();
+        let bare = request.input.is_single();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
             truncation: wanted.overlong,
