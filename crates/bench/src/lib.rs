@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_selects_rivals_profiles_and_modes() {
+    fn the_command_line_selects_competitors_profiles_and_modes() {
         let options =
             parse("bench --competitors embedgate,tei --profiles one,together --write -- --onnx-sessions 2");
         let Compare { competitors, profiles, write, serve, .. } = options.unwrap().compare;
