@@ -1,12 +1,32 @@
-//! Weights of one layer in the form that the kernels of both precisions share: query, key and value projections as
-//! one linear layer, heads padded, the scale of the attention scores folded into the queries.
+//! Packed weights, in the form that the kernels of both precisions share: query, key and value projections as one linear
+//! layer, heads padded, the scale of the attention scores folded into the queries.
 
-use crate::{BertConfig, LinearId, ModelError, NormId, TensorId, WeightSource, weights::read};
+use crate::{
+    BertConfig, LinearId, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource, weights::read,
+};
 
 /// Widths of activations are padded to multiples of this: the columns of the widest panel.
 pub(crate) const WIDTH_MULTIPLE: usize = 32;
 
-/// A layer whose weight matrices are packed into `B`.
+/// Inputs of [`PackedWeights::read`].
+pub(crate) struct WeightInputs<'s> {
+    pub(crate) config: BertConfig,
+    pub(crate) source: &'s dyn WeightSource,
+    pub(crate) token_embeddings: TokenEmbeddings,
+    /// Maximum number of threads.
+    pub(crate) threads: usize,
+}
+
+/// A model's weights, its weight matrices packed into `B`.
+pub(crate) struct PackedWeights<B> {
+    pub(crate) config: BertConfig,
+    token_embeddings: TokenEmbeddings,
+    position_embeddings: Vec<f32>,
+    pub(crate) embeddings_norm: LayerNormParams,
+    pub(crate) layers: Vec<Layer<B>>,
+}
+
+/// Weights of a layer.
 pub(crate) struct Layer<B> {
     /// `3 · heads · head_dim` columns, heads padded: queries, keys, values.
     pub(crate) qkv: Linear<B>,
@@ -44,34 +64,52 @@ fn pad(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
-/// Reads and packs every layer, on up to `threads` threads. `padded_head_dim` is the padded width of a head.
-///
-/// # Errors
-/// The first weight that cannot be read or has the wrong size.
-pub(crate) fn read_layers<B: Send>(
-    config: &BertConfig,
-    source: &dyn WeightSource,
-    padded_head_dim: usize,
-    threads: usize,
-    pack: impl Fn(UnpackedB<'_>) -> B + Sync,
-) -> Result<Vec<Layer<B>>, ModelError> {
-    let (share, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
-    let read_layer = move |layer| Layer::read(config, source, layer, padded_head_dim, pack);
-    let layers = std::thread::scope(|scope| {
-        let starts = (0..config.layers).step_by(share);
-        let handles: Vec<_> = starts
-            .map(|start| {
-                let range = start..config.layers.min(start + share);
-                scope.spawn(move || range.map(read_layer).collect())
-            })
-            .collect();
-        let results = handles.into_iter().map(|handle| match handle.join() {
-            Ok(layers) => layers,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        results.collect::<Result<Vec<Vec<Layer<B>>>, ModelError>>()
-    })?;
-    Ok(layers.into_iter().flatten().collect())
+impl<B: Send> PackedWeights<B> {
+    /// Reads and packs the weights. `padded_head_dim` is the padded width of a head.
+    ///
+    /// # Errors
+    /// The first weight that cannot be read or has the wrong size.
+    pub(crate) fn read(
+        WeightInputs { config, source, token_embeddings, threads }: WeightInputs<'_>,
+        padded_head_dim: usize,
+        pack: impl Fn(UnpackedB<'_>) -> B + Sync,
+    ) -> Result<Self, ModelError> {
+        let (share, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
+        let read_layer = move |layer| Layer::read(&config, source, layer, padded_head_dim, pack);
+        let layers = std::thread::scope(|scope| {
+            let starts = (0..config.layers).step_by(share);
+            let handles: Vec<_> = starts
+                .map(|start| {
+                    let range = start..config.layers.min(start + share);
+                    scope.spawn(move || range.map(read_layer).collect())
+                })
+                .collect();
+            let results = handles.into_iter().map(|handle| match handle.join() {
+                Ok(layers) => layers,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            results.collect::<Result<Vec<Vec<Layer<B>>>, ModelError>>()
+        })?;
+        Ok(Self {
+            config,
+            token_embeddings,
+            position_embeddings: read(source, TensorId::Positions, &config)?.into_owned(),
+            embeddings_norm: LayerNormParams::read(&config, source, NormId::Embeddings)?,
+            layers: layers.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Writes the sum of the embeddings of a token and its position, and zeros into the padding of the row.
+    #[inline]
+    pub(crate) fn embed(&self, id: u32, position_id: usize, row: &mut [f32]) {
+        let width = self.config.hidden;
+        let (row, padding) = row.split_at_mut(width);
+        (self.token_embeddings)(id, row);
+        // An earlier batch may have left values that are not finite.
+        padding.fill(0.0);
+        let position = &self.position_embeddings[position_id * width..][..width];
+        row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+    }
 }
 
 impl<B> Layer<B> {
@@ -140,11 +178,7 @@ impl<B> Layer<B> {
 impl LayerNormParams {
     /// # Errors
     /// A tensor that cannot be read or has the wrong size.
-    pub(crate) fn read(
-        config: &BertConfig,
-        source: &dyn WeightSource,
-        norm: NormId,
-    ) -> Result<Self, ModelError> {
+    fn read(config: &BertConfig, source: &dyn WeightSource, norm: NormId) -> Result<Self, ModelError> {
         let scale = pad(read(source, TensorId::Scale(norm), config)?.into_owned());
         Ok(Self { scale, shift: pad(read(source, TensorId::Shift(norm), config)?.into_owned()) })
     }

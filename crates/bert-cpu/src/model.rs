@@ -5,7 +5,8 @@ use std::sync::Arc;
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 use crate::{
-    BertConfig, Isa, ModelError, TokenEmbeddings, WeightSource, fp32::Fp32Network, network::Network,
+    BertConfig, Isa, ModelError, TokenEmbeddings, WeightSource, fp32::Fp32Network, layer::WeightInputs,
+    network::Network,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -32,9 +33,8 @@ impl Model {
         isa: Isa,
         threads: usize,
     ) -> Result<Self, ModelError> {
-        let config = config.validate()?;
-        let network = network(config, source, token_embeddings, isa, threads)?;
-        Ok(Self { network, isa })
+        let inputs = WeightInputs { config: config.validate()?, source, token_embeddings, threads };
+        Ok(Self { network: network(isa, inputs)?, isa })
     }
 
     /// Dimensions.
@@ -52,35 +52,17 @@ impl Model {
     }
 }
 
-fn network(
-    config: BertConfig,
-    source: &dyn WeightSource,
-    token_embeddings: TokenEmbeddings,
-    isa: Isa,
-    threads: usize,
-) -> Result<Arc<dyn Network>, ModelError> {
+fn network(isa: Isa, inputs: WeightInputs<'_>) -> Result<Arc<dyn Network>, ModelError> {
     let missing = ModelError::Isa(isa);
     Ok(match isa {
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => {
-            let simd = Neon::detect().ok_or(missing)?;
-            Arc::new(Fp32Network::new(simd, config, source, token_embeddings, threads)?)
-        }
+        Isa::Neon => Arc::new(Fp32Network::new(Neon::detect().ok_or(missing)?, inputs)?),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            let simd = Avx2::detect().ok_or(missing)?;
-            Arc::new(Fp32Network::new(simd, config, source, token_embeddings, threads)?)
-        }
+        Isa::Avx2 => Arc::new(Fp32Network::new(Avx2::detect().ok_or(missing)?, inputs)?),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => {
-            let simd = Avx512::detect().ok_or(missing)?;
-            Arc::new(Fp32Network::new(simd, config, source, token_embeddings, threads)?)
-        }
+        Isa::Avx512 => Arc::new(Fp32Network::new(Avx512::detect().ok_or(missing)?, inputs)?),
         #[cfg(target_arch = "x86_64")]
-        Isa::AmxBf16 => {
-            let amx = Amx::detect().ok_or(missing)?;
-            Arc::new(AmxBf16Network::new(amx, config, source, token_embeddings, threads)?)
-        }
+        Isa::AmxBf16 => Arc::new(AmxBf16Network::new(Amx::detect().ok_or(missing)?, inputs)?),
         _ => return Err(missing),
     })
 }

@@ -2,11 +2,6 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-// Written for the neighbouring tests; this one needs only a part of it.
-#[allow(dead_code)]
-#[path = "it/http.rs"]
-mod http;
-
 use std::{
     fs::{self, File},
     net::SocketAddr,
@@ -18,8 +13,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-
-use crate::http::{Connection, Reply, request};
+use testkit::http::{Connection, Reply, request};
 
 /// A loaded machine may be slow; a hang must still end.
 const TIMEOUT: Duration = Duration::from_secs(60);

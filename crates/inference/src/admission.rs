@@ -25,7 +25,7 @@ use crate::{
 
 /// Expected times are multiplied by this before they are compared with a deadline. Later jobs take turns with the one
 /// that is judged, and throughput is an average: under a steady overload, a server that admitted jobs without this
-/// margin would finish almost none of them in time (`cargo xtask survive overload`).
+/// margin would finish almost none of them in time (`cargo xtask stress overload`).
 const DEADLINE_SAFETY_FACTOR: f64 = 1.75;
 
 /// Maximum number of a job's turns for which the forecast assumes that later jobs keep the queue as full as it is: each

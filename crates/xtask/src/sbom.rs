@@ -1,7 +1,7 @@
-//! `cargo xtask sbom`: what is inside the `embedgate` binary, as a CycloneDX document.
+//! `cargo xtask sbom`: the contents of the `embedgate` binary as a CycloneDX document.
 //!
-//! Only what is linked into it is listed: tools and what tests need are left out. The same lock file gives the same
-//! document, byte for byte, so that it can be compared and signed.
+//! Only linked crates are listed, without dependencies of builds and tests. The document is reproducible from the lock
+//! file, byte for byte, so that it can be compared and signed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,15 +11,17 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::process;
-use crate::workspace::Workspace;
+use testkit::workspace::Workspace;
+
+use crate::cargo_metadata::{Metadata, Package};
 
 /// The package whose binary is described.
 const ROOT: &str = "gateway";
 
+/// Arguments of the command.
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Write the document there instead of printing it
+pub(crate) struct SbomArgs {
+    /// Write the document to this file instead of printing it
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The platform that the binary is built for
@@ -28,10 +30,7 @@ pub(crate) struct Options {
 }
 
 /// Writes the document.
-///
-/// # Errors
-/// Cargo cannot resolve the workspace, or the file cannot be written.
-pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, options: &SbomArgs) -> Result<()> {
     let text = format!("{:#}\n", document(workspace, &options.target)?);
     match &options.output {
         Some(path) => std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display())),
@@ -42,48 +41,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
 }
 
-/// The parts that we read of `cargo metadata`.
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-    resolve: Resolve,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    id: String,
-    name: String,
-    version: String,
-    license: Option<String>,
-    repository: Option<String>,
-    /// None for what lies in the workspace.
-    source: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Resolve {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    id: String,
-    deps: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    pkg: String,
-    dep_kinds: Vec<Kind>,
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    /// None for an ordinary one, else `dev` or `build`.
-    kind: Option<String>,
-}
-
-/// The part that we read of `Cargo.lock`.
+/// The part of `Cargo.lock` that is read here.
 #[derive(Deserialize)]
 struct Lock {
     package: Vec<Locked>,
@@ -97,16 +55,8 @@ struct Locked {
 }
 
 /// The document for a platform.
-///
-/// # Errors
-/// Cargo cannot resolve the workspace.
 pub(crate) fn document(workspace: &Workspace, target: &str) -> Result<Value> {
-    let said = process::capture(
-        process::cargo()
-            .args(["metadata", "--format-version=1", "--locked", "--filter-platform", target])
-            .current_dir(workspace.root()),
-    )?;
-    let metadata: Metadata = serde_json::from_str(&said).context("cannot read Cargo's metadata")?;
+    let metadata = Metadata::read(workspace, target)?;
     let path = workspace.root().join("Cargo.lock");
     let lock = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let lock: Lock = toml::from_str(&lock).context("cannot read Cargo.lock")?;
@@ -153,16 +103,8 @@ fn describe(metadata: &Metadata, checksums: &Checksums) -> Result<Value> {
     }))
 }
 
-impl Node {
-    /// What is linked with it: neither build scripts' needs nor tests'.
-    fn linked(&self) -> Vec<&str> {
-        let ordinary = |dependency: &&Dependency| dependency.dep_kinds.iter().any(|kind| kind.kind.is_none());
-        self.deps.iter().filter(ordinary).map(|dependency| dependency.pkg.as_str()).collect()
-    }
-}
-
 impl Package {
-    /// The package's address, by which tools know it.
+    /// The package URL, by which tools identify it.
     fn purl(&self) -> String {
         format!("pkg:cargo/{}@{}", self.name, self.version)
     }
@@ -176,7 +118,7 @@ impl Package {
             "purl": self.purl(),
         });
         if let Some(license) = &self.license {
-            // Old manifests separate alternatives by a stroke.
+            // Old manifests separate alternatives by a slash.
             component["licenses"] = json!([{"expression": license.replace('/', " OR ")}]);
         }
         if let Some(url) = &self.repository {
@@ -200,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_binary_holds_what_is_linked_and_nothing_else() {
+    fn the_document_lists_exactly_the_linked_crates() {
         let workspace = Workspace::locate().unwrap();
         let document = document(&workspace, "x86_64-unknown-linux-gnu").unwrap();
         let names = names(&document);
@@ -212,7 +154,7 @@ mod tests {
         }
         for component in document["components"].as_array().unwrap() {
             let name = component["name"].as_str().unwrap();
-            assert!(component["licenses"][0]["expression"].is_string(), "{name} has no licence");
+            assert!(component["licenses"][0]["expression"].is_string(), "{name} has no license");
             let ours = component["purl"].as_str().unwrap().ends_with(concat!("@", env!("CARGO_PKG_VERSION")))
                 && component["hashes"].is_null();
             let digest = component["hashes"][0]["content"].as_str().unwrap_or_default();
@@ -232,13 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn old_licences_are_written_as_expressions() {
+    fn old_licenses_become_spdx_expressions() {
         let package = Package {
             id: String::new(),
             name: "a".to_owned(),
             version: "1.0.0".to_owned(),
             license: Some("MIT/Apache-2.0".to_owned()),
             repository: None,
+            manifest_path: PathBuf::new(),
             source: None,
         };
         let component = package.component("library", &Checksums::new());

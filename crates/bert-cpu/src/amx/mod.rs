@@ -37,24 +37,19 @@ use tile::{K_BLOCK, NR, TILE, Tiles};
 use vector::{Floats, activate, load, round, store_line};
 
 use crate::{
-    Activation, BertConfig, HiddenStates, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
+    Activation, BertConfig, HiddenStates, ModelError,
     batch::RaggedBatch,
     buffer::ScratchBuffer,
-    layer::{Layer, LayerNormParams, Linear, read_layers},
+    layer::{Layer, LayerNormParams, Linear, PackedWeights, WeightInputs},
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task},
-    weights::read,
 };
 
 /// A model's weights in bf16.
 pub(crate) struct AmxBf16Network {
     amx: Amx,
-    config: BertConfig,
-    token_embeddings: TokenEmbeddings,
-    position_embeddings: Vec<f32>,
-    embeddings_norm: LayerNormParams,
-    layers: Vec<Layer<PackedB>>,
+    weights: PackedWeights<PackedB>,
     /// Zeros: the bias that the last norm adds to the residual stream.
     no_bias: Vec<f32>,
 }
@@ -90,38 +85,22 @@ struct Views<'b> {
 const HIDDEN: usize = 0;
 
 impl AmxBf16Network {
-    /// Reads and packs the weights, on up to `threads` threads.
-    ///
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
-    pub(crate) fn new(
-        amx: Amx,
-        config: BertConfig,
-        source: &dyn WeightSource,
-        token_embeddings: TokenEmbeddings,
-        threads: usize,
-    ) -> Result<Self, ModelError> {
-        let padded_head_dim = config.head_dim().next_multiple_of(K_BLOCK);
-        let layers = read_layers(&config, source, padded_head_dim, threads, PackedB::pack)?;
-        Ok(Self {
-            amx,
-            token_embeddings,
-            position_embeddings: read(source, TensorId::Positions, &config)?.into_owned(),
-            embeddings_norm: LayerNormParams::read(&config, source, NormId::Embeddings)?,
-            layers,
-            no_bias: vec![0.0; config.hidden.next_multiple_of(K_BLOCK)],
-            config,
-        })
+    pub(crate) fn new(amx: Amx, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
+        let head_dim = inputs.config.head_dim().next_multiple_of(K_BLOCK);
+        let no_bias = vec![0.0; inputs.config.hidden.next_multiple_of(K_BLOCK)];
+        Ok(Self { amx, weights: PackedWeights::read(inputs, head_dim, PackedB::pack)?, no_bias })
     }
 
     fn dims(&self, rows: usize) -> PaddedDims {
-        let head_blocks = self.config.head_dim().div_ceil(K_BLOCK);
+        let head_blocks = self.weights.config.head_dim().div_ceil(K_BLOCK);
         PaddedDims {
             rows,
             head_blocks,
-            hidden: self.config.hidden.div_ceil(K_BLOCK),
-            heads: self.config.heads * head_blocks,
-            intermediate: self.config.intermediate.div_ceil(K_BLOCK),
+            hidden: self.weights.config.hidden.div_ceil(K_BLOCK),
+            heads: self.weights.config.heads * head_blocks,
+            intermediate: self.weights.config.intermediate.div_ceil(K_BLOCK),
         }
     }
 
@@ -144,19 +123,14 @@ impl AmxBf16Network {
     /// Writes the sum of token and position embeddings, and normalises it.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn embed(&self, views: &Views<'_>, rows: Range<usize>) {
-        let (width, batch) = (self.config.hidden, views.batch);
         let hidden = views.hidden.rows_from(rows.start, rows.len());
         for (index, token) in rows.clone().enumerate() {
             // SAFETY: these rows are this task's.
-            let (row, padding) = unsafe { hidden.row_mut(index) }.split_at_mut(width);
-            (self.token_embeddings)(batch.ids()[token], row);
-            padding.fill(0.0);
-            let position = batch.position_ids()[token] * width;
-            let position = &self.position_embeddings[position..position + width];
-            row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+            let row = unsafe { hidden.row_mut(index) };
+            self.weights.embed(views.batch.ids()[token], views.batch.position_ids()[token], row);
         }
-        let bias = self.layers.first().map_or(&self.no_bias, |layer| &layer.attention_output.bias);
-        self.norm(views, rows, &self.embeddings_norm, bias);
+        let bias = self.weights.layers.first().map_or(&self.no_bias, |layer| &layer.attention_output.bias);
+        self.norm(views, rows, &self.weights.embeddings_norm, bias);
     }
 
     /// Normalises rows of the residual stream, and adds the bias of the next product that adds to them.
@@ -168,7 +142,7 @@ impl AmxBf16Network {
         LayerNormParams { scale, shift }: &LayerNormParams,
         bias: &[f32],
     ) {
-        let BertConfig { hidden: width, epsilon, .. } = self.config;
+        let BertConfig { hidden: width, epsilon, .. } = self.weights.config;
         let norm = LayerNorm { width, scale, shift, epsilon, bias };
         for index in rows {
             // SAFETY: these rows are this task's.
@@ -204,7 +178,7 @@ impl AmxBf16Network {
         match task.step {
             Step::Embed => self.embed(&views, task.range_of(rows)),
             Step::Qkv(layer) => {
-                let Linear { weight, bias } = &self.layers[layer].qkv;
+                let Linear { weight, bias } = &self.weights.layers[layer].qkv;
                 assert_eq!(weight.panels(), 3 * views.dims.heads);
                 // SAFETY: this step only reads `normed`; the panels' column blocks are this task's.
                 unsafe {
@@ -215,41 +189,42 @@ impl AmxBf16Network {
                 }
             }
             Step::Attention(_) => {
-                self.attention(&tiles(), &views, task.range_of(self.config.heads), attention);
+                self.attention(&tiles(), &views, task.range_of(self.weights.config.heads), attention);
             }
             Step::AttentionOutput(layer) => {
-                let gemm = gemm(views.context, &self.layers[layer].attention_output.weight);
+                let gemm = gemm(views.context, &self.weights.layers[layer].attention_output.weight);
                 // SAFETY: this step only reads `context`; the panels' columns of `hidden` are this task's.
                 unsafe { gemm.accumulate(&tiles(), views.hidden) };
             }
             Step::AttentionNorm(layer) => {
-                let layer = &self.layers[layer];
+                let layer = &self.weights.layers[layer];
                 self.norm(&views, task.range_of(rows), &layer.attention_norm, &layer.ffn_down.bias);
             }
             // The plan splits both steps into the same number of tasks.
             // SAFETY: both steps are this task's alone.
             Step::FfnUp(layer) if task.count == 1 => unsafe {
-                self.feed_forward(&tiles(), &views, &self.layers[layer], partial_sums);
+                self.feed_forward(&tiles(), &views, &self.weights.layers[layer], partial_sums);
             },
             Step::FfnDown(_) if task.count == 1 => {}
             Step::FfnUp(layer) => {
-                let Linear { weight, bias } = &self.layers[layer].ffn_up;
+                let Linear { weight, bias } = &self.weights.layers[layer].ffn_up;
                 assert_eq!(weight.panels(), views.ffn_hidden.k_blocks());
                 // SAFETY: this step only reads `normed`; the panels' lines of `ffn_hidden` are this task's.
                 unsafe {
-                    let epilogue = activation_epilogue(self.config.activation, bias, views.ffn_hidden, 0);
+                    let epilogue =
+                        activation_epilogue(self.weights.config.activation, bias, views.ffn_hidden, 0);
                     gemm(views.normed, weight).with_epilogue(&tiles(), partial_sums, epilogue);
                 }
             }
             Step::FfnDown(layer) => {
-                let gemm = gemm(views.ffn_hidden, &self.layers[layer].ffn_down.weight);
+                let gemm = gemm(views.ffn_hidden, &self.weights.layers[layer].ffn_down.weight);
                 // SAFETY: this step only reads `ffn_hidden`; the panels' columns of `hidden` are this task's.
                 unsafe { gemm.accumulate(&tiles(), views.hidden) };
             }
             Step::FfnNorm(layer) => {
-                let next = self.layers.get(layer + 1);
+                let next = self.weights.layers.get(layer + 1);
                 let bias = next.map_or(&self.no_bias, |next| &next.attention_output.bias);
-                self.norm(&views, task.range_of(rows), &self.layers[layer].ffn_norm, bias);
+                self.norm(&views, task.range_of(rows), &self.weights.layers[layer].ffn_norm, bias);
             }
         }
         activations.return_scratch(scratch);
@@ -279,7 +254,7 @@ impl AmxBf16Network {
                 let (k, down_panels) = (panels.clone(), 0..ffn_down.weight.panels());
                 let up = Gemm { a, rows, b: &ffn_up.weight, k: 0..hidden_blocks, panels };
                 let down = Gemm { a: ffn_hidden, rows, b: &ffn_down.weight, k, panels: down_panels };
-                let (activation, first) = (self.config.activation, up.panels.start);
+                let (activation, first) = (self.weights.config.activation, up.panels.start);
                 // SAFETY: by the caller's contract.
                 unsafe {
                     let epilogue = activation_epilogue(activation, &ffn_up.bias, ffn_hidden, first);
@@ -293,7 +268,7 @@ impl AmxBf16Network {
 
 impl Network for AmxBf16Network {
     fn config(&self) -> &BertConfig {
-        &self.config
+        &self.weights.config
     }
 
     fn allocate(&self, rows: usize) -> Activations {
@@ -317,7 +292,7 @@ impl Network for AmxBf16Network {
         let stride = self.dims(rows).hidden * K_BLOCK;
         // SAFETY: by the caller's contract.
         let values = unsafe { activations.buffer(HIDDEN).as_slice() };
-        HiddenStates::new(&values[..rows * stride], stride, self.config.hidden)
+        HiddenStates::new(&values[..rows * stride], stride, self.weights.config.hidden)
     }
 }
 

@@ -1,5 +1,5 @@
 //! The softmax's powers of 2: from scores in f32 to pairs of bf16, mostly with integer instructions, because f32
-//! arithmetic runs at half its throughput while the tile unit is active (`docs/adr/0013-bf16-beside-tiles.md`).
+//! arithmetic runs at half its throughput while the tile unit is active (`docs/adr/0013-bf16-vector-code.md`).
 //!
 //! softmax(s) is the same for any shift r in 2^(s − r), as long as the largest power stays within bf16's range. So there is
 //! no separate pass for the maximum: r starts at 0, and the scores are processed again with another r only if the maximum

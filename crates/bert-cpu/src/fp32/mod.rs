@@ -18,24 +18,19 @@ use norm::LayerNorm;
 use pack::PackedB;
 
 use crate::{
-    BertConfig, HiddenStates, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
+    BertConfig, HiddenStates, ModelError,
     batch::RaggedBatch,
-    layer::{Layer, LayerNormParams, Linear, UnpackedB, WIDTH_MULTIPLE, read_layers},
+    layer::{LayerNormParams, Linear, PackedWeights, UnpackedB, WIDTH_MULTIPLE, WeightInputs},
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task},
     simd::Simd,
-    weights::read,
 };
 
 /// A model's weights, packed for the instruction set `S`.
 pub(crate) struct Fp32Network<S> {
     simd: S,
-    config: BertConfig,
-    token_embeddings: TokenEmbeddings,
-    position_embeddings: Vec<f32>,
-    embeddings_norm: LayerNormParams,
-    layers: Vec<Layer<PackedB>>,
+    weights: PackedWeights<PackedB>,
 }
 
 /// The activations of one batch, a row for each token.
@@ -59,33 +54,18 @@ fn padded_head_dim<S: Simd>(config: &BertConfig) -> usize {
 }
 
 impl<S: Simd> Fp32Network<S> {
-    /// Reads and packs the weights, on up to `threads` threads.
-    ///
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
-    pub(crate) fn new(
-        simd: S,
-        config: BertConfig,
-        source: &dyn WeightSource,
-        token_embeddings: TokenEmbeddings,
-        threads: usize,
-    ) -> Result<Self, ModelError> {
+    pub(crate) fn new(simd: S, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
+        let head_dim = padded_head_dim::<S>(&inputs.config);
         let pack = |unpacked: UnpackedB<'_>| PackedB::pack(2 * S::WIDTH, unpacked);
-        let layers = read_layers(&config, source, padded_head_dim::<S>(&config), threads, pack)?;
-        Ok(Self {
-            simd,
-            config,
-            token_embeddings,
-            position_embeddings: read(source, TensorId::Positions, &config)?.into_owned(),
-            embeddings_norm: LayerNormParams::read(&config, source, NormId::Embeddings)?,
-            layers,
-        })
+        Ok(Self { simd, weights: PackedWeights::read(inputs, head_dim, pack)? })
     }
 
     /// Padded widths of the matrices in [`Views`], in their order.
     fn widths(&self) -> [usize; 4] {
-        let heads = self.config.heads * padded_head_dim::<S>(&self.config);
-        let widths = [self.config.hidden, 3 * heads, heads, self.config.intermediate];
+        let heads = self.weights.config.heads * padded_head_dim::<S>(&self.weights.config);
+        let widths = [self.weights.config.hidden, 3 * heads, heads, self.weights.config.intermediate];
         widths.map(|width| width.next_multiple_of(WIDTH_MULTIPLE))
     }
 
@@ -100,29 +80,23 @@ impl<S: Simd> Fp32Network<S> {
 
     /// Writes the sum of token and position embeddings, and normalises it.
     fn embed(&self, batch: &RaggedBatch, views: &Views, rows: Range<usize>) {
-        let width = self.config.hidden;
         let hidden = views.hidden.rows_from(rows.start, rows.len());
         for (index, token) in rows.enumerate() {
             // SAFETY: these rows are this task's.
-            let (row, padding) = unsafe { hidden.row_mut(index) }.split_at_mut(width);
-            (self.token_embeddings)(batch.ids()[token], row);
-            // An earlier batch may have left values that are not finite.
-            padding.fill(0.0);
-            let position = batch.position_ids()[token] * width;
-            let position = &self.position_embeddings[position..position + width];
-            row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+            let row = unsafe { hidden.row_mut(index) };
+            self.weights.embed(batch.ids()[token], batch.position_ids()[token], row);
         }
-        self.norm(hidden, &self.embeddings_norm);
+        self.norm(hidden, &self.weights.embeddings_norm);
     }
 
     fn norm(&self, rows: Matrix, LayerNormParams { scale, shift }: &LayerNormParams) {
-        let BertConfig { hidden: width, epsilon, .. } = self.config;
+        let BertConfig { hidden: width, epsilon, .. } = self.weights.config;
         self.simd.run(LayerNorm { rows, width, scale, shift, epsilon });
     }
 
     fn attention(&self, batch: &RaggedBatch, views: &Views, activations: &Activations, heads: Range<usize>) {
-        let head_dim = padded_head_dim::<S>(&self.config);
-        let width = self.config.heads * head_dim;
+        let head_dim = padded_head_dim::<S>(&self.weights.config);
+        let width = self.weights.config.heads * head_dim;
         let mut scratch = activations.take_scratch();
         let mut start = 0;
         for &tokens in batch.lengths() {
@@ -146,7 +120,7 @@ impl<S: Simd> Fp32Network<S> {
 
 impl<S: Simd> Network for Fp32Network<S> {
     fn config(&self) -> &BertConfig {
-        &self.config
+        &self.weights.config
     }
 
     fn allocate(&self, rows: usize) -> Activations {
@@ -168,22 +142,22 @@ impl<S: Simd> Network for Fp32Network<S> {
         };
         match task.step {
             Step::Embed => self.embed(batch, &views, task.range_of(rows)),
-            Step::Qkv(layer) => gemm(hidden, &self.layers[layer].qkv, qkv, Epilogue::Store),
+            Step::Qkv(layer) => gemm(hidden, &self.weights.layers[layer].qkv, qkv, Epilogue::Store),
             Step::Attention(_) => {
-                self.attention(batch, &views, activations, task.range_of(self.config.heads));
+                self.attention(batch, &views, activations, task.range_of(self.weights.config.heads));
             }
             Step::AttentionOutput(layer) => {
-                gemm(context, &self.layers[layer].attention_output, hidden, Epilogue::Add);
+                gemm(context, &self.weights.layers[layer].attention_output, hidden, Epilogue::Add);
             }
-            Step::AttentionNorm(layer) => self.norm(own_rows(), &self.layers[layer].attention_norm),
+            Step::AttentionNorm(layer) => self.norm(own_rows(), &self.weights.layers[layer].attention_norm),
             Step::FfnUp(layer) => {
-                let epilogue = Epilogue::Activate(self.config.activation);
-                gemm(hidden, &self.layers[layer].ffn_up, ffn_hidden, epilogue);
+                let epilogue = Epilogue::Activate(self.weights.config.activation);
+                gemm(hidden, &self.weights.layers[layer].ffn_up, ffn_hidden, epilogue);
             }
             Step::FfnDown(layer) => {
-                gemm(ffn_hidden, &self.layers[layer].ffn_down, hidden, Epilogue::Add);
+                gemm(ffn_hidden, &self.weights.layers[layer].ffn_down, hidden, Epilogue::Add);
             }
-            Step::FfnNorm(layer) => self.norm(own_rows(), &self.layers[layer].ffn_norm),
+            Step::FfnNorm(layer) => self.norm(own_rows(), &self.weights.layers[layer].ffn_norm),
         }
     }
 
@@ -191,7 +165,7 @@ impl<S: Simd> Network for Fp32Network<S> {
         let stride = self.widths()[HIDDEN];
         // SAFETY: by the caller's contract.
         let values = unsafe { activations.buffer(HIDDEN).as_slice() };
-        HiddenStates::new(&values[..rows * stride], stride, self.config.hidden)
+        HiddenStates::new(&values[..rows * stride], stride, self.weights.config.hidden)
     }
 }
 

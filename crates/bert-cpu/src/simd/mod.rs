@@ -18,6 +18,17 @@ pub(crate) use avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
 
+/// Defines operations of [`Simd`] on vectors by expressions of intrinsics, which are unsafe to call.
+macro_rules! vector_operations {
+    ($vector:ty: $($name:ident($($operand:ident),+) = $result:expr;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($operand: $vector),+) -> $vector {
+            unsafe { $result }
+        }
+    )+};
+}
+use vector_operations;
+
 /// A generic kernel that [`Simd::run`] compiles for its instruction set. `with_simd` must be `#[inline(always)]`, and so
 /// must every function on its hot path.
 pub(crate) trait WithSimd {

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Simd, WithSimd};
+use super::{Simd, WithSimd, vector_operations};
 use crate::Isa;
 
 /// Proof that this CPU has NEON.
@@ -56,54 +56,21 @@ impl Simd for Neon {
         unsafe { vst1q_f32(to, vector) }
     }
 
-    #[inline(always)]
-    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vaddq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vsubq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmulq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vdivq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmaxq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+    vector_operations! { float32x4_t:
+        add(a, b) = vaddq_f32(a, b);
+        sub(a, b) = vsubq_f32(a, b);
+        mul(a, b) = vmulq_f32(a, b);
+        div(a, b) = vdivq_f32(a, b);
+        max(a, b) = vmaxq_f32(a, b);
         // `vfmaq_f32` takes the addend first.
-        unsafe { vfmaq_f32(c, a, b) }
-    }
-
-    #[inline(always)]
-    fn abs(self, a: float32x4_t) -> float32x4_t {
-        unsafe { vabsq_f32(a) }
-    }
-
-    #[inline(always)]
-    fn round(self, a: float32x4_t) -> float32x4_t {
-        unsafe { vrndnq_f32(a) }
-    }
-
-    #[inline(always)]
-    fn exp2_int(self, n: float32x4_t) -> float32x4_t {
+        mul_add(a, b, c) = vfmaq_f32(c, a, b);
+        abs(a) = vabsq_f32(a);
+        round(a) = vrndnq_f32(a);
         // The exponent field, biased by 127, above 23 bits of mantissa.
-        unsafe {
+        exp2_int(n) = {
             let biased = vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127));
             vreinterpretq_f32_s32(vshlq_n_s32::<23>(biased))
-        }
+        };
     }
 
     #[inline(always)]

@@ -1,11 +1,12 @@
-//! SIGTERM, as a supervisor sends it: what was accepted is answered, and the exit code is 0.
+//! SIGTERM: accepted requests are answered, and the exit code is 0.
 
 use std::{
     net::TcpStream,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread::{self, ScopedJoinHandle},
-    time::Duration,
 };
+
+use testkit::wait;
 
 use crate::{
     reference::{Example, assert_same, listable},
@@ -22,15 +23,24 @@ fn long() -> Vec<&'static Example> {
     examples
 }
 
-/// The texts of `examples`, and three long ones that nobody else sends: what all send is computed once, and
-/// would be answered before a signal could come.
+/// The texts of `examples`, and three long unique ones: equal texts of all clients are computed once, and would be
+/// answered before the signal.
 fn texts(examples: &[&Example], sender: &str) -> Vec<String> {
     let own = (0..3).map(|number| format!("{sender} {number}{}", " and so on".repeat(80)));
     examples.iter().map(|example| example.text.clone()).chain(own).collect()
 }
 
-/// Clients behave as those behind a load balancer do: they go on until `/readyz` says no, heed
-/// `connection: close`, and must get every answer.
+/// Tells the clients to stop when dropped.
+struct LeaveGuard<'a>(&'a AtomicBool);
+
+impl Drop for LeaveGuard<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Clients behave as those behind a load balancer: they send until `/readyz` fails, respect `connection: close`, and must
+/// get every response.
 #[test]
 fn sigterm_under_load_loses_no_request() {
     let server = Server::start(&["--shutdown-delay", "500ms"]);
@@ -55,65 +65,55 @@ fn sigterm_under_load_loses_no_request() {
                         assert_same(vector, example);
                     }
                     answered.fetch_add(1, Ordering::SeqCst);
-                    // Every other client never keeps a connection.
+                    // Every second client opens a connection for each request.
                     if reply.header("connection") != Some("close") && client_number % 2 == 1 {
                         kept = Some(client);
                     }
                 }
             }));
         }
-        while answered.load(Ordering::SeqCst) < 2 * CLIENTS {
-            if clients.iter().any(ScopedJoinHandle::is_finished) {
-                leave.store(true, Ordering::SeqCst);
-                panic!("a client failed");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
+        // Also after a panic, which would otherwise wait for the clients without an end.
+        let _guard = LeaveGuard(&leave);
+        wait::until("two responses per client", || {
+            assert!(!clients.iter().any(ScopedJoinHandle::is_finished), "a client failed");
+            answered.load(Ordering::SeqCst) >= 2 * CLIENTS
+        });
         server.terminate();
-        while server.connect().get("/readyz").status != 503 {
-            thread::sleep(Duration::from_millis(5));
-        }
+        wait::until("/readyz fails", || server.connect().get("/readyz").status == 503);
         assert_eq!(server.connect().get("/livez").status, 200);
-        leave.store(true, Ordering::SeqCst);
         answered.load(Ordering::SeqCst)
     });
     assert!(answered.load(Ordering::SeqCst) > after, "no request was under way when the clients left");
-    let address = server.address;
+    let address = server.address();
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     assert!(TcpStream::connect(address).is_err(), "something still listens");
 }
 
-/// Without any pause, what has been read must still be answered.
+/// Without a shutdown delay, accepted requests must still be answered.
 #[test]
 fn sigterm_waits_for_everything_that_was_accepted() {
     let server = Server::start(&[]);
-    // Seconds of work in all, so that hardly any of it is done when the signal comes.
+    // Seconds of work in total, so that most of it remains at the time of the signal.
     let examples: Vec<_> = long().into_iter().cycle().take(12).collect();
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         client.send("POST", "/v1/embeddings", &body(texts(&examples, &number.to_string())));
     }
     let mut observer = server.connect();
-    let unanswered = loop {
+    let unanswered = wait::poll(wait::TIMEOUT, || {
         let metrics = observer.get("/metrics");
         let value = |start: &str| -> usize {
             let line = metrics.text().lines().find(|line| line.starts_with(start));
-            line.unwrap_or_else(|| panic!("no {start} in:\n{}", metrics.text()))
-                .rsplit(' ')
-                .next()
-                .unwrap()
-                .parse()
-                .unwrap()
+            let line = line.unwrap_or_else(|| panic!("no {start} in:\n{}", metrics.text()));
+            line.rsplit(' ').next().unwrap().parse().unwrap()
         };
         let answered =
             value("embedgate_request_duration_seconds_count{model=\"all-MiniLM-L6-v2\",outcome=\"success\"}");
         let unanswered = value("embedgate_requests_waiting{") + value("embedgate_requests_running{");
-        if answered + unanswered >= CLIENTS {
-            break unanswered;
-        }
-        thread::sleep(Duration::from_millis(1));
-    };
+        (answered + unanswered >= CLIENTS).then_some(unanswered)
+    });
+    let unanswered = unanswered.expect("all requests are accepted");
     assert!(unanswered > 0, "everything was answered before the signal");
     server.terminate();
     for client in &mut clients {

@@ -1,4 +1,4 @@
-//! The right vectors, through HTTP: against sentence-transformers, alone and in company.
+//! Accuracy over HTTP: vectors equal those of sentence-transformers, alone and in shared batches.
 
 use std::thread;
 
@@ -13,11 +13,11 @@ fn texts(examples: &[&Example]) -> Vec<String> {
     examples.iter().map(|example| example.text.clone()).collect()
 }
 
-/// Every text is computed each time that it is asked for.
+/// Every text is computed for each request.
 const NO_CACHE: [&str; 2] = ["--cache-memory", "0"];
 
 #[test]
-fn the_reference_texts_have_their_vectors_and_token_counts() {
+fn reference_texts_have_the_reference_vectors_and_token_counts() {
     for (flags, least) in
         [(["--isa", "auto"], served()), (["--precision", "fp32"], FP32), (["--isa", "none"], FP32)]
     {
@@ -44,31 +44,31 @@ fn check_reference(server: &Server, least: f64) {
 
 /// 0.7420757 is what sentence-transformers gives for this model.
 #[test]
-fn two_sentences_about_the_cold_are_as_near_as_they_should_be() {
+fn the_cosine_of_two_sentences_equals_the_published_one() {
     let server = Server::start(&[]);
     let (vectors, _) = server.connect().embed(vec!["I feel extremely chilly", "I am so cold"]);
     let cosine = cosine(&vectors[0], &vectors[1]);
     assert!((cosine - 0.742_075_7).abs() < 1e-4, "{cosine}");
 }
 
-/// Requests of several clients share batches; who shares them must not show in the numbers. Our own kernels give the
-/// same bits; the order of ONNX Runtime's sums depends on the shape of a batch.
+/// Requests of several clients share batches, which must not change the vectors (batch invariance). The native kernels
+/// are bit-identical; the order of ONNX Runtime's sums depends on the shape of a batch.
 #[test]
-fn a_vector_is_the_same_alone_and_in_company() {
+fn vectors_do_not_depend_on_the_batch() {
     let own = Isa::best(Precision::Fp32, None).is_some();
     for (isa, allowed) in [("auto", if own { 0.0 } else { 1e-5 }), ("none", 1e-5)] {
-        check_company(&Server::start(&[&NO_CACHE, &["--isa", isa][..]].concat()), allowed);
+        check_batch_invariance(&Server::start(&[&NO_CACHE, &["--isa", isa][..]].concat()), allowed);
     }
 }
 
-fn check_company(server: &Server, allowed: f64) {
+fn check_batch_invariance(server: &Server, allowed: f64) {
     let examples = listable();
     let mut client = server.connect();
     let alone: Vec<_> =
         examples.iter().map(|example| client.embed(example.text.as_str()).0.remove(0)).collect();
     let check = |vector: &[f64], index: usize| {
         let worst = vector.iter().zip(&alone[index]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(worst <= allowed, "{:?} differs by {worst} in company", examples[index].text);
+        assert!(worst <= allowed, "{:?} differs by {worst} in a shared batch", examples[index].text);
     };
     thread::scope(|scope| {
         for shift in 0..8 {
@@ -78,8 +78,8 @@ fn check_company(server: &Server, allowed: f64) {
                 let order: Vec<_> =
                     (0..examples.len()).map(|index| (index + 3 * shift) % examples.len()).collect();
                 let chosen: Vec<_> = order.iter().map(|&index| examples[index]).collect();
-                // What nobody else sends, so that texts which others have in flight are not all that runs.
-                let own = (0..8).map(|number| format!("company {shift} {number}"));
+                // Unique texts: equal texts of other clients are coalesced and not computed again.
+                let own = (0..8).map(|number| format!("unique {shift} {number}"));
                 let (vectors, _) = client.embed(texts(&chosen).into_iter().chain(own).collect::<Vec<_>>());
                 for (vector, &index) in vectors.iter().zip(&order) {
                     check(vector, index);
@@ -89,17 +89,11 @@ fn check_company(server: &Server, allowed: f64) {
     });
 }
 
-/// Memory may be taken by the first requests, not by each.
+/// The first requests may allocate memory, further ones may not.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_stays_bounded() {
-    const MIB: u64 = 1 << 20;
     let server = Server::start(&NO_CACHE);
-    let resident = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-    };
     let all = texts(&listable());
     let mut client = server.connect();
     let mut round = |requests: usize| {
@@ -109,9 +103,9 @@ fn memory_stays_bounded() {
         client.embed(all.clone());
     };
     round(100);
-    let warm = resident();
+    let warm = server.resident();
     round(400);
-    let later = resident();
-    assert!(later < 512 * MIB, "{} MiB resident", later / MIB);
-    assert!(later < warm + 32 * MIB, "from {} to {} MiB in 400 requests", warm / MIB, later / MIB);
+    let later = server.resident();
+    assert!(later < 536.9, "{later} MB resident");
+    assert!(later < warm + 33.6, "from {warm} to {later} MB in 400 requests");
 }

@@ -12,7 +12,7 @@ pub(crate) const FOLDER: &str = "models/all-MiniLM-L6-v2";
 #[derive(Clone, Debug)]
 pub(crate) struct Example {
     pub(crate) text: String,
-    /// Special tokens included, cut at the window of 256.
+    /// Special tokens included, at most 256.
     pub(crate) tokens: u64,
     pub(crate) vector: Vec<f64>,
 }
@@ -36,7 +36,7 @@ pub(crate) static EXAMPLES: LazyLock<Vec<Example>> = LazyLock::new(|| {
     examples
 });
 
-/// Those that may stand in a list: OpenAI refuses the empty text there.
+/// Examples that may be in a list, where OpenAI rejects the empty text.
 pub(crate) fn listable() -> Vec<&'static Example> {
     EXAMPLES.iter().filter(|example| !example.text.is_empty()).collect()
 }
@@ -47,22 +47,21 @@ pub(crate) fn cosine(a: &[f64], b: &[f64]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// The least cosine to the reference of what is computed in fp32, whatever computes it.
+/// Minimum cosine to the reference in fp32.
 pub(crate) const FP32: f64 = 0.99999;
 
-/// The least cosine to the reference of what is served when nothing is asked for: in bf16 where the processor is fast
-/// at it.
+/// Minimum cosine to the reference with default settings: those of bf16 if the CPU has native bf16 kernels.
 pub(crate) fn served() -> f64 {
     if Isa::best(Precision::Bf16, None).is_some() { 0.9999 } else { FP32 }
 }
 
-/// Fails unless `vector` is the example's as served, and has length 1.
+/// Checks that `vector` has length 1 and is the example's in the default precision.
 #[track_caller]
 pub(crate) fn assert_same(vector: &[f64], example: &Example) {
     assert_near(vector, example, served());
 }
 
-/// Fails unless `vector` has at least this cosine to the example's, and length 1.
+/// Checks that `vector` has length 1 and at least this cosine to the example's.
 #[track_caller]
 pub(crate) fn assert_near(vector: &[f64], example: &Example, least: f64) {
     let text = &example.text;

@@ -1,161 +1,75 @@
-//! The program as a child process: started on a port of its own choosing, stopped by its id.
+//! The program with the default model, as a child process.
 
-use std::{
-    env,
-    io::{BufRead, BufReader, PipeReader, pipe},
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
-};
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
+use testkit::{ExitReport, Program, wait};
 
 use crate::{
     http::{Connection, Reply, request},
     reference::FOLDER,
 };
 
-/// A loaded machine may be slow; a hang must still end.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A child process and what it has logged.
-pub(crate) struct Program {
-    child: Child,
-    log: Option<JoinHandle<Vec<String>>>,
-}
-
-/// How a program ended.
-pub(crate) struct Ended {
-    pub(crate) status: ExitStatus,
-    pub(crate) log: String,
-}
-
-/// The root of the checkout, from where the program needs no flag.
+/// The root of the checkout, where the program needs no flag.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
-/// `embedgate ARGUMENTS` in `folder`, without the settings of the user who runs the tests.
+/// `embedgate ARGUMENTS` in `folder`.
 pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_embedgate"));
-    for (name, _) in env::vars_os() {
-        if name.to_string_lossy().starts_with("EMBEDGATE_") {
-            command.env_remove(name);
-        }
-    }
-    command.current_dir(folder).args(arguments);
-    command
+    testkit::embedgate(Path::new(env!("CARGO_BIN_EXE_embedgate")), folder, arguments)
 }
 
-impl Program {
-    /// Starts `command`; yields its lines as they come, too.
-    pub(crate) fn start(mut command: Command) -> (Self, mpsc::Receiver<String>) {
-        let (reader, writer) = pipe().unwrap();
-        command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
-        let child = command.spawn().unwrap();
-        drop(command); // Closes our copy of the pipe's end, so that the reader below sees the end.
-        let (sender, lines) = mpsc::channel();
-        (Self { child, log: Some(thread::spawn(move || read(reader, &sender))) }, lines)
-    }
-
-    /// Waits until the program has ended by itself.
-    pub(crate) fn wait(mut self) -> Ended {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Ended { status, log: self.log() };
-            }
-            if Instant::now() > deadline {
-                self.child.kill().unwrap();
-                panic!("the program has not ended:\n{}", self.log());
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Everything that it wrote; it must have ended.
-    fn log(&mut self) -> String {
-        self.log.take().unwrap().join().unwrap().join("\n")
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // A failed test must not leave it behind. Ending what has ended is no harm.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn read(reader: PipeReader, sender: &mpsc::Sender<String>) -> Vec<String> {
-    let mut lines = Vec::new();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = String::from_utf8_lossy(&line.unwrap()).into_owned();
-        // After its start nobody listens any more.
-        let _ = sender.send(line.clone());
-        lines.push(line);
-    }
-    lines
+/// Runs `command` to its end.
+#[track_caller]
+pub(crate) fn run(command: Command) -> ExitReport {
+    Program::start(command).unwrap().wait(2 * wait::TIMEOUT).unwrap()
 }
 
 /// A server that is ready.
-pub(crate) struct Server {
-    program: Program,
-    pub(crate) address: SocketAddr,
-}
+pub(crate) struct Server(testkit::Server);
 
 impl Server {
-    /// `embedgate serve` on port 0 with further arguments.
+    /// `embedgate serve` on a free port with further arguments.
     ///
     /// # Panics
-    /// When `cargo xtask setup` was not run, and when the server does not become ready; with its log.
+    /// If set-up was not run, or the server does not become ready; with its log.
+    #[track_caller]
     pub(crate) fn start(arguments: &[&str]) -> Self {
         require_setup();
         let arguments = [&["serve", "--listen", "127.0.0.1:0"], arguments].concat();
-        let (mut program, lines) = Program::start(command(&root(), &arguments));
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    if let Some(address) = address(&line) {
-                        return Self { program, address };
-                    }
-                }
-                Err(_) => {
-                    // Fails when it has ended, which is the usual reason to be here.
-                    let _ = program.child.kill();
-                    panic!("the server did not start:\n{}", program.log());
-                }
-            }
-        }
+        Self(testkit::Server::start(command(&root(), &arguments)).unwrap())
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.program.child.id()
+        self.0.id()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    /// Resident memory in megabytes.
+    pub(crate) fn resident(&self) -> f64 {
+        testkit::process_stats::sample(self.id()).unwrap().resident
     }
 
     pub(crate) fn connect(&self) -> Client {
-        Client(Connection::open(self.address))
+        Client(Connection::open(self.address()))
     }
 
-    /// Sends SIGTERM, by the shell's own `kill`: a slim machine may lack the program of that name.
+    /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
-        let id = self.id().to_string();
-        assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().unwrap().success());
+        self.0.terminate().unwrap();
     }
 
     /// Waits for the end after [`Server::terminate`].
-    pub(crate) fn wait(self) -> Ended {
-        self.program.wait()
+    pub(crate) fn wait(self) -> ExitReport {
+        self.0.wait().unwrap()
     }
-}
-
-/// `127.0.0.1:41234` of `… listening on http://127.0.0.1:41234 · …`.
-fn address(line: &str) -> Option<SocketAddr> {
-    line.split_once("listening on http://")?.1.split_whitespace().next()?.parse().ok()
 }
 
 fn require_setup() {
@@ -189,7 +103,7 @@ impl Client {
         self.receive()
     }
 
-    /// The vectors of `texts`, in their order, and the tokens that they cost.
+    /// The vectors of `texts`, in their order, and their number of tokens.
     #[track_caller]
     pub(crate) fn embed(&mut self, input: impl Into<Value>) -> (Vec<Vec<f64>>, u64) {
         self.send("POST", "/v1/embeddings", &body(input));
@@ -204,15 +118,15 @@ pub(crate) fn body(input: impl Into<Value>) -> Vec<u8> {
     json!({ "model": "all-MiniLM-L6-v2", "input": input.into() }).to_string().into_bytes()
 }
 
-/// The vectors of an answer, and its `usage.prompt_tokens`.
+/// The vectors of a response, and its `usage.prompt_tokens`.
 #[track_caller]
 pub(crate) fn vectors(reply: &Reply) -> (Vec<Vec<f64>>, u64) {
-    let answer = reply.json();
+    let response = reply.json();
     let number = |value: &Value| value.as_f64().unwrap();
     let vector = |item: &Value| item["embedding"].as_array().unwrap().iter().map(number).collect();
-    let items = answer["data"].as_array().unwrap();
+    let items = response["data"].as_array().unwrap();
     for (index, item) in items.iter().enumerate() {
         assert_eq!(item["index"], index);
     }
-    (items.iter().map(vector).collect(), answer["usage"]["prompt_tokens"].as_u64().unwrap())
+    (items.iter().map(vector).collect(), response["usage"]["prompt_tokens"].as_u64().unwrap())
 }

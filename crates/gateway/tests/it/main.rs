@@ -13,7 +13,6 @@ mod errors;
 mod exposure;
 mod fake;
 mod fuzz;
-mod http;
 mod lifecycle;
 mod limits;
 mod logs;
@@ -32,3 +31,5 @@ mod slow_clients;
 #[cfg(unix)]
 mod tls;
 mod tokens;
+
+use testkit::http;

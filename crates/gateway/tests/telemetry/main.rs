@@ -3,13 +3,10 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-// Written for the neighbouring tests, of which this client needs only a part.
-#[allow(dead_code)]
-#[path = "../it/http.rs"]
-mod http;
-
 mod collector;
 mod faults;
 mod log;
 mod program;
 mod traces;
+
+use testkit::http;

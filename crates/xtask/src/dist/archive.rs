@@ -14,25 +14,24 @@ use tar::{Builder, EntryType, Header};
 use super::contents::{Content, Entry};
 use crate::digest::hex;
 
-/// 1980-01-01, in seconds since 1970: what every file is dated. Zip files and some tools know no earlier time.
-const DATED: u64 = 315_532_800;
+/// Modification time of every file: 1980-01-01 in seconds since 1970. Zip files and some tools cannot store an earlier time.
+const MODIFIED: u64 = 315_532_800;
 
 /// A finished archive.
-pub(crate) struct Archive {
-    pub(crate) path: PathBuf,
-    pub(crate) bytes: u64,
+pub struct Archive {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
     /// Lower-case hex.
-    pub(crate) sha256: String,
+    pub sha256: String,
 }
 
-/// Writes `NAME.tar.gz` into `folder`, everything below a folder NAME.
-///
-/// # Errors
-/// A file cannot be read or written.
+/// Writes `NAME.tar.gz` into `folder`, with everything in a folder NAME.
 pub(super) fn write(entries: &[Entry], name: &str, folder: &Path) -> Result<Archive> {
     let path = folder.join(format!("{name}.tar.gz"));
     let at = || format!("cannot write {}", path.display());
-    let file = Counted { inner: File::create(&path).with_context(at)?, hash: Sha256::new(), bytes: 0 };
+    let file = CountingWriter { inner: File::create(&path).with_context(at)?, hash: Sha256::new(), bytes: 0 };
     // The compressor's header holds no name and no time.
     let mut archive = Builder::new(GzEncoder::new(BufWriter::new(file), Compression::default()));
     for folder in folders(entries) {
@@ -45,25 +44,22 @@ pub(super) fn write(entries: &[Entry], name: &str, folder: &Path) -> Result<Arch
     let compressor = archive.into_inner().with_context(at)?;
     let mut file = compressor.finish().with_context(at)?;
     file.flush().with_context(at)?;
-    let Counted { inner, hash, bytes } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let CountingWriter { inner, hash, bytes } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     inner.sync_all().with_context(at)?;
     let sha256 = hex(hash);
     Ok(Archive { path, bytes, sha256 })
 }
 
-/// Writes the files into `folder`.
-///
-/// # Errors
-/// There is something in it already, or a file cannot be read or written.
+/// Writes the files into `folder`, which must be empty or missing.
 pub(super) fn lay_out(entries: &[Entry], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut there = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    ensure!(there.next().is_none(), "{} is not empty", folder.display());
+    let mut existing = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    ensure!(existing.next().is_none(), "{} is not empty", folder.display());
     for inner in folders(entries) {
         let path = folder.join(inner);
         let at = || format!("cannot create {}", path.display());
         fs::create_dir_all(&path).with_context(at)?;
-        // Whatever the umask: the image is made of these.
+        // Independent of the umask: the image is built from these.
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).with_context(at)?;
     }
     for entry in entries {
@@ -73,7 +69,7 @@ pub(super) fn lay_out(entries: &[Entry], folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folders of the entries, each before what is in it; the first is the archive's own.
+/// The folders of the entries, each before its content; the first is the archive's own.
 fn folders(entries: &[Entry]) -> BTreeSet<String> {
     let parents = entries.iter().flat_map(|entry| Path::new(&entry.path).ancestors().skip(1));
     parents.map(|folder| format!("{}/", folder.display()).trim_start_matches('/').to_owned()).collect()
@@ -94,7 +90,7 @@ fn add(archive: &mut Builder<impl Write>, entry: &Entry, name: &str) -> Result<(
         Content::File(from) => {
             let file = File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
             let bytes = file.metadata()?.len();
-            // A file that grows meanwhile must not spill into the next one's place.
+            // A file that grows while it is read must not overwrite the next entry.
             archive.append_data(&mut header(EntryType::Regular, mode, bytes), path, file.take(bytes))?;
         }
     }
@@ -106,7 +102,7 @@ fn header(kind: EntryType, mode: u32, bytes: u64) -> Header {
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_size(bytes);
-    header.set_mtime(DATED);
+    header.set_mtime(MODIFIED);
     header.set_uid(0);
     header.set_gid(0);
     header
@@ -122,14 +118,14 @@ fn place(entry: &Entry, path: &Path) -> Result<()> {
     Ok(fs::set_permissions(path, PermissionsExt::from_mode(mode))?)
 }
 
-/// Counts and hashes what goes through.
-struct Counted {
+/// A writer that counts and hashes.
+struct CountingWriter {
     inner: File,
     hash: Sha256,
     bytes: u64,
 }
 
-impl Write for Counted {
+impl Write for CountingWriter {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(part)?;
         self.hash.update(&part[..count]);
@@ -160,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_content_gives_the_same_bytes() {
+    fn archives_of_the_same_content_are_identical() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
         fs::write(&program, "code").unwrap();
@@ -178,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_holds_folders_modes_and_links() {
+    fn an_archive_contains_folders_modes_and_links() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
         fs::write(&program, "code").unwrap();
@@ -192,7 +188,7 @@ mod tests {
             let header = entry.header();
             assert_eq!(
                 (header.mtime().unwrap(), header.uid().unwrap(), header.gid().unwrap()),
-                (DATED, 0, 0)
+                (MODIFIED, 0, 0)
             );
             let path = entry.path().unwrap().display().to_string();
             found.push((path, header.mode().unwrap(), link.unwrap_or(content)));
@@ -209,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_laid_out_in_an_empty_folder_only() {
+    fn files_are_written_to_an_empty_folder_only() {
         let folder = tempfile::tempdir().unwrap();
         let (program, to) = (folder.path().join("program"), folder.path().join("to/here"));
         fs::write(&program, "code").unwrap();

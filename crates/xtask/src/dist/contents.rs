@@ -1,27 +1,26 @@
-//! What belongs into an archive: the list of its files, each with where its content comes from.
+//! The files of an archive, each with the source of its content.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
 
-use super::{Platform, inventory, licences};
-use crate::workspace::{DEFAULT_MODEL, Workspace};
+use super::manifest::PackageManifest;
+use super::{Platform, inventory, licenses};
+use testkit::workspace::{DEFAULT_MODEL, Workspace};
 
-/// The licence whose text stands in our own LICENSE.
+/// The license whose text is our own LICENSE.
 const OWN_LICENSE: &str = "Apache-2.0";
-/// ONNX Runtime's graph of the model, which embedgate's own kernels do not need, and its weights.
+/// ONNX Runtime's graph of the model and its weights, which the native kernels do not need.
 const GRAPH: [&str; 2] = ["embedgate.onnx", "embedgate.onnx.data"];
-/// Processors that these are for.
-const OWN_KERNELS: [&str; 2] = ["x86_64", "aarch64"];
+/// Architectures with native kernels.
+const NATIVE_ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
-/// Which of ONNX Runtime's builds goes along.
+/// The build of ONNX Runtime in the archive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Variant {
-    /// For processors.
-    Processor,
+    /// For CPUs.
+    Cpu,
     /// For NVIDIA's CUDA.
     Cuda,
 }
@@ -37,30 +36,14 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    /// What that file holds.
+    /// A file's content.
     File(PathBuf),
     Text(String),
-    /// A link to a file beside it.
+    /// A link to a file in the same folder.
     Link(String),
 }
 
-/// The part that we read of a model's card.
-#[derive(Deserialize)]
-pub(super) struct Card {
-    pub(super) hub_id: String,
-    pub(super) license: String,
-    pub(super) files: BTreeMap<String, CardFile>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct CardFile {
-    pub(super) sha256: String,
-}
-
-/// Every file, sorted by path.
-///
-/// # Errors
-/// Something was not fetched, built or imported, or a licence is not known.
+/// All files, sorted by path. Fails if something was not fetched, built or imported, or a license is unknown.
 pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant) -> Result<Vec<Entry>> {
     let root = workspace.root();
     let (runtime, target) = (&platform.onnxruntime, platform.target());
@@ -75,26 +58,30 @@ pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant)
     ];
     entries.extend(libraries(runtime)?);
 
-    let card = card(workspace)?;
+    let manifest = PackageManifest::read(workspace)?;
     let folder = workspace.model(DEFAULT_MODEL);
-    // Where our own kernels run, the graph would double the model for nothing.
-    let graph = variant == Variant::Cuda || !OWN_KERNELS.contains(&platform.arch);
-    let names = card.files.keys().map(String::as_str).chain(["model.toml"]);
+    // With native kernels, the graph would only double the size of the model.
+    let graph = variant == Variant::Cuda || !NATIVE_ARCHITECTURES.contains(&platform.arch);
+    let names = manifest.files.keys().map(String::as_str).chain(["model.toml"]);
     for name in names.chain(GRAPH.into_iter().filter(|_| graph)) {
         entries.push(file(&format!("models/{DEFAULT_MODEL}/{name}"), folder.join(name)));
     }
-    ensure!(card.license == OWN_LICENSE, "the text of the model's licence, {}, is not here", card.license);
-    let license = format!("{}\n{}: the text is in share/LICENSE.\n", card.hub_id, card.license);
+    ensure!(
+        manifest.license == OWN_LICENSE,
+        "the archive has no text of the model's license, {}",
+        manifest.license
+    );
+    let license = format!("{}\n{}: the text is in share/LICENSE.\n", manifest.hub_id, manifest.license);
     entries.push(text(&format!("share/licences/{DEFAULT_MODEL}.txt"), &license));
 
-    let inventory = inventory::document(workspace, &target, &card, runtime)?;
-    entries.push(text("share/licences/rust.txt", &licences::texts(workspace, &target, &inventory)?));
+    let inventory = inventory::document(workspace, &target, &manifest, runtime)?;
+    entries.push(text("share/licences/rust.txt", &licenses::texts(workspace, &target, &inventory)?));
     entries.push(text("share/sbom.cdx.json", &format!("{inventory:#}\n")));
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)
 }
 
-/// ONNX Runtime's shared library, and the name under which programs look for it.
+/// ONNX Runtime's shared libraries, and the name that programs look for.
 fn libraries(runtime: &Path) -> Result<Vec<Entry>> {
     let listed = fs::read_dir(runtime).with_context(|| format!("cannot list {}", runtime.display()))?;
     let mut entries = Vec::new();
@@ -112,17 +99,10 @@ fn libraries(runtime: &Path) -> Result<Vec<Entry>> {
     }
     ensure!(
         entries.iter().any(|entry| entry.path == "lib/libonnxruntime.so"),
-        "{} does not hold ONNX Runtime: unset ORT_DYLIB_PATH, so that it is fetched",
+        "{} does not contain ONNX Runtime: unset ORT_DYLIB_PATH, so that it is fetched",
         runtime.display()
     );
     Ok(entries)
-}
-
-/// The default model's card.
-fn card(workspace: &Workspace) -> Result<Card> {
-    let path = workspace.model(DEFAULT_MODEL).join("model.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("in {}", path.display()))
 }
 
 fn file(path: &str, from: PathBuf) -> Entry {

@@ -1,4 +1,4 @@
-//! The archive's bill of materials: what the binary holds, and the library and the model that go along.
+//! The archive's bill of materials: the binary's dependencies, the library and the model.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,34 +8,38 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::contents::Card;
+use super::manifest::PackageManifest;
 use crate::digest::hex;
 use crate::sbom;
-use crate::workspace::{DEFAULT_MODEL, Workspace};
+use testkit::workspace::{DEFAULT_MODEL, Workspace};
 
-/// The file that is most of the model.
+/// The model's largest file.
 const WEIGHTS: &str = "model.safetensors";
 
-/// The whole as a CycloneDX document.
-///
-/// # Errors
-/// Cargo cannot resolve the workspace, the library cannot be read, or the card does not list the weights.
-pub(super) fn document(workspace: &Workspace, target: &str, card: &Card, runtime: &Path) -> Result<Value> {
+/// The CycloneDX document of the archive.
+pub(super) fn document(
+    workspace: &Workspace,
+    target: &str,
+    manifest: &PackageManifest,
+    runtime: &Path,
+) -> Result<Value> {
     let mut document = sbom::document(workspace, target)?;
-    let weights = card.files.get(WEIGHTS).with_context(|| format!("the card does not list {WEIGHTS}"))?;
-    add(&mut document, vec![library(runtime)?, model(card, &weights.sha256)])?;
+    let weights =
+        manifest.files.get(WEIGHTS).with_context(|| format!("the manifest does not list {WEIGHTS}"))?;
+    add(&mut document, vec![library(runtime)?, model(manifest, &weights.sha256)])?;
     Ok(document)
 }
 
-/// ONNX Runtime, by the file that its customary name leads to.
+/// ONNX Runtime; its version is part of the file name behind the link.
 fn library(runtime: &Path) -> Result<Value> {
     let link = runtime.join("libonnxruntime.so");
     let at = || format!("cannot read {}", link.display());
     let file = fs::read_link(&link).with_context(at)?;
     let version = file.to_string_lossy();
-    let version =
-        version.strip_prefix("libonnxruntime.so.").context("ONNX Runtime's file tells no version")?;
-    let mut hash = Hashing(Sha256::new());
+    let version = version
+        .strip_prefix("libonnxruntime.so.")
+        .context("the name of ONNX Runtime's file has no version")?;
+    let mut hash = HashWriter(Sha256::new());
     io::copy(&mut File::open(&link).with_context(at)?, &mut hash).with_context(at)?;
     let digest = hex(hash.0);
     Ok(json!({
@@ -49,34 +53,34 @@ fn library(runtime: &Path) -> Result<Value> {
     }))
 }
 
-fn model(card: &Card, digest: &str) -> Value {
-    let purl = format!("pkg:huggingface/{}", card.hub_id);
+fn model(manifest: &PackageManifest, digest: &str) -> Value {
+    let purl = format!("pkg:huggingface/{}", manifest.hub_id);
     json!({
         "type": "machine-learning-model",
         "bom-ref": purl,
         "name": DEFAULT_MODEL,
         "purl": purl,
-        "licenses": [{"expression": card.license}],
+        "licenses": [{"expression": manifest.license}],
         "hashes": [{"alg": "SHA-256", "content": digest}],
     })
 }
 
-/// Adds components on which the program depends and which depend on nothing that is described.
+/// Adds components that the program depends on and that have no dependencies in the document.
 fn add(document: &mut Value, components: Vec<Value>) -> Result<()> {
     let root = document["metadata"]["component"]["bom-ref"].clone();
     let refs: Vec<Value> = components.iter().map(|component| component["bom-ref"].clone()).collect();
-    let dependencies = document["dependencies"].as_array_mut().context("a bill without dependencies")?;
+    let dependencies = document["dependencies"].as_array_mut().context("a document without dependencies")?;
     let of_root = dependencies.iter_mut().find(|dependency| dependency["ref"] == root);
     let on = of_root.and_then(|dependency| dependency["dependsOn"].as_array_mut());
-    on.context("a bill that does not say what the program needs")?.extend(refs.iter().cloned());
+    on.context("a document without the program's dependencies")?.extend(refs.iter().cloned());
     dependencies.extend(refs.iter().map(|of| json!({"ref": of, "dependsOn": []})));
-    document["components"].as_array_mut().context("a bill without components")?.extend(components);
+    document["components"].as_array_mut().context("a document without components")?.extend(components);
     Ok(())
 }
 
-struct Hashing(Sha256);
+struct HashWriter(Sha256);
 
-impl io::Write for Hashing {
+impl io::Write for HashWriter {
     fn write(&mut self, part: &[u8]) -> io::Result<usize> {
         self.0.update(part);
         Ok(part.len())
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_along_is_listed_with_its_digest() {
+    fn the_library_is_listed_with_its_digest() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("libonnxruntime.so.1.2.3"), "abc").unwrap();
         std::os::unix::fs::symlink("libonnxruntime.so.1.2.3", folder.path().join("libonnxruntime.so"))

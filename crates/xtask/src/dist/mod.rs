@@ -1,11 +1,12 @@
 //! `cargo xtask dist`: everything that a machine without this checkout needs, as one archive or in one folder.
 //!
-//! The same input gives the same archive, byte for byte: names are sorted, times and owners fixed.
+//! Archives are reproducible, byte for byte: names are sorted, times and owners fixed.
 
 mod archive;
 mod contents;
 mod inventory;
-mod licences;
+mod licenses;
+mod manifest;
 
 use std::env;
 use std::fs;
@@ -14,54 +15,53 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-pub(crate) use self::archive::Archive;
+pub use self::archive::Archive;
 use self::contents::{Entry, Variant};
+use crate::serve;
 use crate::setup::{self, Extras};
-use crate::workspace::Workspace;
-use crate::{process, serve};
+use testkit::process;
+use testkit::workspace::Workspace;
 
+/// Arguments of the command.
 #[derive(Args)]
-pub(crate) struct Options {
-    /// Lay the files out in this folder, which must be empty or not there, instead of making an archive
+pub(crate) struct DistArgs {
+    /// Write the files to this folder, which must be empty or missing, instead of making an archive
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
-    /// With ONNX Runtime's build for CUDA 13 and the graph that it runs, instead of the one for processors
+    /// With ONNX Runtime's build for CUDA 13 and the graph that it runs, instead of the one for CPUs
     #[arg(long)]
     cuda: bool,
 }
 
-/// What an archive is for, and where that lies which differs from one platform to the next.
-pub(crate) struct Platform {
-    /// As [`env::consts::ARCH`] has it.
-    pub(crate) arch: &'static str,
+/// The target platform of an archive, and its files that differ between platforms.
+pub struct Platform {
+    /// As in [`env::consts::ARCH`].
+    pub arch: &'static str,
     /// The release binary.
-    pub(crate) binary: PathBuf,
-    /// The folder of ONNX Runtime's library and licences.
-    pub(crate) onnxruntime: PathBuf,
+    pub binary: PathBuf,
+    /// The folder of ONNX Runtime's library and licenses.
+    pub onnxruntime: PathBuf,
 }
 
 impl Platform {
-    /// This machine's.
+    /// This machine.
     fn here(workspace: &Workspace, variant: Variant) -> Self {
         let onnxruntime = workspace.runtime().join(match variant {
-            Variant::Processor => "onnxruntime",
+            Variant::Cpu => "onnxruntime",
             Variant::Cuda => "cuda",
         });
         Self { arch: env::consts::ARCH, binary: workspace.release_binary(), onnxruntime }
     }
 
-    /// What Cargo calls it.
+    /// Target triple.
     fn target(&self) -> String {
         format!("{}-unknown-linux-gnu", self.arch)
     }
 }
 
 /// Sets up, builds the release binary, imports the model, and packs.
-///
-/// # Errors
-/// Any of these fails, the platform is not Linux, or something that belongs inside is missing.
-pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    let variant = if options.cuda { Variant::Cuda } else { Variant::Processor };
+pub(crate) fn run(workspace: &Workspace, options: &DistArgs) -> Result<()> {
+    let variant = if options.cuda { Variant::Cuda } else { Variant::Cpu };
     setup::run_with(workspace, &Extras { cuda: options.cuda, ..Extras::default() })?;
     serve::build_and_import(workspace)?;
     let entries = contents(workspace, variant)?;
@@ -71,35 +71,35 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return Ok(());
     }
     let Archive { path, bytes, sha256 } = pack(workspace, &entries, variant)?;
-    println!("{sha256}  {} ({bytes} bytes)", workspace.shown(&path));
+    println!("{sha256}  {} ({bytes} bytes)", workspace.display(&path));
     Ok(())
 }
 
-/// The archive of what was built and imported already.
+/// Makes an archive of what was built and imported before.
 ///
 /// # Errors
-/// Something that belongs inside is missing, or the archive cannot be written.
-pub(crate) fn archive(workspace: &Workspace) -> Result<Archive> {
-    pack(workspace, &contents(workspace, Variant::Processor)?, Variant::Processor)
+/// A file is missing, or the archive cannot be written.
+pub fn archive(workspace: &Workspace) -> Result<Archive> {
+    pack(workspace, &contents(workspace, Variant::Cpu)?, Variant::Cpu)
 }
 
-/// The same as files in `folder`, which is emptied first.
+/// Writes the same files to `folder`, which is emptied first.
 ///
 /// # Errors
 /// As [`archive()`].
-pub(crate) fn lay_out(workspace: &Workspace, folder: &Path) -> Result<()> {
-    lay_out_for(&Platform::here(workspace, Variant::Processor), workspace, folder)
+pub fn lay_out(workspace: &Workspace, folder: &Path) -> Result<()> {
+    lay_out_for(&Platform::here(workspace, Variant::Cpu), workspace, folder)
 }
 
-/// The same for any platform.
+/// As [`lay_out()`], for any platform.
 ///
 /// # Errors
 /// As [`archive()`].
-pub(crate) fn lay_out_for(platform: &Platform, workspace: &Workspace, folder: &Path) -> Result<()> {
+pub fn lay_out_for(platform: &Platform, workspace: &Workspace, folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
-    archive::lay_out(&contents::list(workspace, platform, Variant::Processor)?, folder)
+    archive::lay_out(&contents::list(workspace, platform, Variant::Cpu)?, folder)
 }
 
 fn contents(workspace: &Workspace, variant: Variant) -> Result<Vec<Entry>> {
@@ -115,11 +115,11 @@ fn pack(workspace: &Workspace, entries: &[Entry], variant: Variant) -> Result<Ar
     archive::write(entries, &name, &folder)
 }
 
-/// The version that the release binary says it has.
+/// The release binary's version.
 fn version(workspace: &Workspace) -> Result<String> {
     let said = process::capture(std::process::Command::new(workspace.release_binary()).arg("--version"))?;
     match said.trim().strip_prefix("embedgate ") {
         Some(version) => Ok(version.to_owned()),
-        None => bail!("the release binary says that it is {said:?}"),
+        None => bail!("the release binary prints the version {said:?}"),
     }
 }

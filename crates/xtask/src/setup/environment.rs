@@ -1,7 +1,6 @@
-//! A virtual environment made from pinned packages of Python's and, where asked for, npm's, and made again only
-//! when a pin changes.
+//! Virtual environments from pinned Python packages and, optionally, npm packages; rebuilt only when a pin changes.
 //!
-//! Node comes as a wheel too: npm packages need a newer one than many distributions have.
+//! Node is a wheel, too: the npm packages need a newer one than many distributions have.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,86 +10,89 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use testkit::process::capture;
 
 use super::python::{Python, Venv};
 use crate::digest::hex;
-use crate::process::capture;
 
-/// Where an environment is to lie and what it is made from.
-pub(crate) struct Pins {
+/// Location and content of an environment.
+pub struct Pins {
     /// For messages, as in "installing the clients of NAME".
-    pub(crate) what: String,
-    pub(crate) folder: PathBuf,
-    /// A file of requirements, which pins everything.
-    pub(crate) requirements: PathBuf,
-    /// Whether that file has a hash for everything, without which nothing is then installed.
-    pub(crate) hashes: bool,
-    /// A tracked folder with `package.json` and its lock; the requirements must then bring Node.
-    pub(crate) npm: Option<PathBuf>,
+    pub what: String,
+    /// Folder of the environment.
+    pub folder: PathBuf,
+    /// A requirements file that pins everything.
+    pub requirements: PathBuf,
+    /// If true, the file has a hash for every package, and pip requires them.
+    pub hashes: bool,
+    /// A tracked folder with `package.json` and its lock file; the requirements must then include Node.
+    pub npm: Option<PathBuf>,
 }
 
-/// One environment and the pins that it is made from.
-pub(crate) struct Environment {
+/// An environment and its pins.
+pub struct Environment {
     pins: Pins,
-    /// SHA-256 over the pins, Python's version and the folder, which an environment's programs name.
+    /// SHA-256 of the pins, Python's version and the folder, whose path the environment's programs contain.
     stamp: String,
 }
 
+/// Creates the environment unless it is there.
+///
+/// # Errors
+/// There is no supported Python, or pip or npm fails.
+pub fn ensure(pins: Pins, python: &Python<'_>) -> Result<Venv> {
+    let venv = Venv::at(pins.folder.clone());
+    if let Some(created) = Environment::create(pins, python)? {
+        created.install()?;
+    }
+    Ok(venv)
+}
+
 impl Environment {
+    /// Creates the empty virtual environment; `None` if its stamp says that it was made from these pins.
+    ///
     /// # Errors
-    /// A file of pins cannot be read.
-    pub(crate) fn open(pins: Pins, python_version: &str) -> Result<Self> {
-        let mut hash = Sha256::new_with_prefix(python_version);
+    /// A file cannot be read or copied, or Python cannot create an environment.
+    pub fn create(pins: Pins, python: &Python<'_>) -> Result<Option<Self>> {
+        let mut hash = Sha256::new_with_prefix(python.supported_version()?);
         hash.update(pins.folder.as_os_str().as_encoded_bytes());
         hash.update(read(&pins.requirements)?);
         if let Some(npm) = &pins.npm {
             hash.update(read(&npm.join("package.json"))?);
             hash.update(read(&npm.join("package-lock.json"))?);
         }
-        let stamp = hex(hash);
-        Ok(Self { pins, stamp })
-    }
-
-    /// Makes the virtual environment; `None` when its stamp says that it was made from these very pins.
-    ///
-    /// # Errors
-    /// Python cannot make one, or a file cannot be copied.
-    pub(crate) fn begin(self, python: &Python<'_>) -> Result<Option<Self>> {
-        if fs::read_to_string(self.stamp_path()).is_ok_and(|found| found == self.stamp) {
-            self.copy_npm()?;
+        let environment = Self { pins, stamp: hex(hash) };
+        if fs::read_to_string(environment.stamp_path()).is_ok_and(|found| found == environment.stamp) {
+            environment.copy_npm()?;
             return Ok(None);
         }
-        println!("installing {} …", self.pins.what);
-        python.venv(&self.pins.folder)?;
-        Ok(Some(self))
+        println!("installing {} …", environment.pins.what);
+        python.venv(&environment.pins.folder)?;
+        Ok(Some(environment))
     }
 
     /// Installs the packages.
     ///
     /// # Errors
-    /// pip or npm says why.
-    pub(crate) fn install(self) -> Result<()> {
-        let begun = Instant::now();
+    /// pip or npm fails.
+    pub fn install(self) -> Result<()> {
+        let started = Instant::now();
         let venv = Venv::at(self.pins.folder.clone());
-        capture(
-            venv.pip()
-                .args(["install", "--no-deps", "--only-binary=:all:", "--no-compile"])
-                .args(self.pins.hashes.then_some("--require-hashes"))
-                .arg("--requirement")
-                .arg(&self.pins.requirements),
-        )?;
+        let mut pip = venv.pip();
+        pip.args(["install", "--no-deps", "--only-binary=:all:", "--no-compile"]);
+        pip.args(self.pins.hashes.then_some("--require-hashes"))
+            .arg("--requirement")
+            .arg(&self.pins.requirements);
+        capture(&mut pip)?;
         if self.pins.npm.is_some() {
             self.copy_npm()?;
-            capture(
-                Command::new(venv.bin().join("npm"))
-                    .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"])
-                    .current_dir(app(&self.pins.folder))
-                    .env("PATH", with_first(&venv.bin())?),
-            )?;
+            let mut npm = Command::new(venv.bin().join("npm"));
+            npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]);
+            capture(npm.current_dir(app(&self.pins.folder)).env("PATH", prepend_to_path(&venv.bin())?))?;
         }
         let path = self.stamp_path();
         fs::write(&path, &self.stamp).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("installed {} in {:.0} s", self.pins.what, begun.elapsed().as_secs_f64());
+        println!("installed {} in {:.0} s", self.pins.what, started.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -98,7 +100,7 @@ impl Environment {
         self.pins.folder.join("pins.sha256")
     }
 
-    /// Node resolves packages from where a script lies, so the scripts go to the packages.
+    /// Copies the scripts to the packages: Node resolves packages from the script's folder.
     fn copy_npm(&self) -> Result<()> {
         let Some(npm) = &self.pins.npm else { return Ok(()) };
         let to = app(&self.pins.folder);
@@ -114,16 +116,16 @@ impl Environment {
     }
 }
 
-/// Where the npm packages of an environment lie.
-pub(crate) fn app(folder: &Path) -> PathBuf {
+/// Folder of an environment's npm packages.
+pub fn app(folder: &Path) -> PathBuf {
     folder.join("app")
 }
 
-/// The search path with `folder` before all others: npm must find the node that it came with.
-fn with_first(folder: &Path) -> Result<OsString> {
+/// The search path with `folder` first: npm must find the node that it came with.
+fn prepend_to_path(folder: &Path) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = [folder.to_path_buf()].into_iter().chain(std::env::split_paths(&path));
-    std::env::join_paths(folders).context("the search path cannot hold the environment's folder")
+    std::env::join_paths(folders).context("the search path cannot contain the environment's folder")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

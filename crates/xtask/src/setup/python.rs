@@ -1,4 +1,4 @@
-//! The machine's Python, and a pip and virtual environments that work whatever the distribution left out.
+//! The machine's Python, with a pip and virtual environments whatever the distribution left out.
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
@@ -6,73 +6,80 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use testkit::process::capture;
+use testkit::workspace::Workspace;
 
-use crate::process::capture;
-use crate::workspace::Workspace;
+use super::apt;
 
-/// What a person without root installs, by distribution.
+/// Advice for a user without root, by distribution.
 const HINT: &str = "install Python 3 with pip and venv (Debian, Ubuntu: apt-get install python3 python3-pip \
                     python3-venv; Fedora: dnf install python3 python3-pip; macOS: brew install python)";
+/// Oldest version that the pinned packages support.
+const MIN_VERSION: (u32, u32) = (3, 11);
 
-/// Finds Python when first asked, so that a set-up with nothing to fetch needs none.
-pub(crate) struct Python<'a> {
+/// Finds Python on first use, so that a set-up with nothing to fetch needs none.
+pub struct Python<'a> {
     workspace: &'a Workspace,
     pip: OnceCell<Vec<OsString>>,
 }
 
 impl<'a> Python<'a> {
-    pub(crate) fn new(workspace: &'a Workspace) -> Self {
+    /// The Python of the search path.
+    pub fn new(workspace: &'a Workspace) -> Self {
         Self { workspace, pip: OnceCell::new() }
     }
 
-    /// A pip command without a sub-command yet. The user's own index settings hold for it.
-    ///
-    /// # Errors
-    /// There is no Python 3, or it has no pip and none can be installed.
-    pub(crate) fn pip(&self) -> Result<Command> {
+    /// A pip command without a sub-command yet. The user's index settings apply.
+    pub(super) fn pip(&self) -> Result<Command> {
         if self.pip.get().is_none() {
             let found = self.find_pip()?;
             self.pip.get_or_init(|| found);
         }
-        let words = self.pip.get().context("pip was just found")?;
-        let mut pip = Command::new(&words[0]);
-        pip.args(&words[1..]);
-        quiet_settings(&mut pip);
-        Ok(pip)
+        Ok(pip_command(self.pip.get().context("pip was found above")?))
     }
 
-    /// Python's version as `(major, minor)`.
+    /// Version as `MAJOR.MINOR`, which the pinned packages support.
     ///
     /// # Errors
-    /// There is no Python 3.
-    pub(crate) fn version(&self) -> Result<(u32, u32)> {
+    /// There is no Python 3, or it is too old.
+    pub fn supported_version(&self) -> Result<String> {
+        let (major, minor) = self.version()?;
+        let (needed, least) = MIN_VERSION;
+        ensure!(
+            (major, minor) >= MIN_VERSION,
+            "needs Python {needed}.{least} or later; python3 is {major}.{minor}"
+        );
+        Ok(format!("{major}.{minor}"))
+    }
+
+    fn version(&self) -> Result<(u32, u32)> {
         let code = "import sys; print(*sys.version_info[:2])";
         let printed =
             capture(self.python().args(["-c", code])).with_context(|| format!("no Python 3: {HINT}"))?;
         let mut parts = printed.split_whitespace().map(str::parse);
         match (parts.next(), parts.next()) {
             (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-            _ => bail!("python3 says that its version is {printed:?}"),
+            _ => bail!("python3 reports the version {printed:?}"),
         }
     }
 
-    /// Makes a fresh virtual environment, in place of what is there.
+    /// Creates a virtual environment in `folder` and replaces an existing one.
     ///
     /// # Errors
-    /// Python's `venv` is not there and cannot be installed.
-    pub(crate) fn venv(&self, folder: &Path) -> Result<Venv> {
-        let make = || {
+    /// Python's `venv` is missing and cannot be installed.
+    pub fn venv(&self, folder: &Path) -> Result<Venv> {
+        let create = || {
             if folder.exists() {
                 fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
             }
             capture(self.python().args(["-m", "venv"]).arg(folder))
         };
-        if let Err(error) = make() {
-            if !apt_install(&["python3-venv", "python3-pip"])? {
-                return Err(error.context(format!("cannot make a virtual environment: {HINT}")));
+        if let Err(error) = create() {
+            if apt::install(&["python3-venv", "python3-pip"]).is_err() {
+                return Err(error.context(format!("cannot create a virtual environment: {HINT}")));
             }
-            make()?;
+            create()?;
         }
         Ok(Venv { folder: folder.to_path_buf() })
     }
@@ -83,7 +90,7 @@ impl<'a> Python<'a> {
         if works(&system) {
             return Ok(system);
         }
-        // A Python without pip may still carry the bundled one that `venv` installs.
+        // A Python without pip may contain the bundled one that `venv` installs.
         let own = Venv { folder: self.workspace.runtime().join("python") };
         let words = own.pip_words();
         if works(&words) {
@@ -101,31 +108,36 @@ impl<'a> Python<'a> {
 }
 
 /// A virtual environment.
-pub(crate) struct Venv {
+pub struct Venv {
     folder: PathBuf,
 }
 
 impl Venv {
-    /// One that is already there.
-    pub(crate) fn at(folder: PathBuf) -> Self {
+    /// An existing environment.
+    pub fn at(folder: PathBuf) -> Self {
         Self { folder }
     }
 
     /// The folder of its programs.
-    pub(crate) fn bin(&self) -> PathBuf {
+    pub fn bin(&self) -> PathBuf {
         self.folder.join(if cfg!(windows) { "Scripts" } else { "bin" })
     }
 
-    pub(crate) fn python(&self) -> PathBuf {
+    /// Its Python.
+    pub fn python(&self) -> PathBuf {
         self.bin().join("python")
     }
 
-    pub(crate) fn pip(&self) -> Command {
-        let words = self.pip_words();
-        let mut pip = Command::new(&words[0]);
-        pip.args(&words[1..]);
-        quiet_settings(&mut pip);
-        pip
+    /// A command that runs a tracked script; compiled files go to the environment, not next to the script.
+    pub fn script(&self, script: &Path) -> Command {
+        let mut command = Command::new(self.python());
+        command.env("PYTHONPYCACHEPREFIX", self.folder.join("pycache")).arg(script);
+        command
+    }
+
+    /// Its pip, without a sub-command yet.
+    pub fn pip(&self) -> Command {
+        pip_command(&self.pip_words())
     }
 
     fn pip_words(&self) -> Vec<OsString> {
@@ -133,13 +145,13 @@ impl Venv {
     }
 }
 
-/// Where from, with which certificates: the user's business. How: ours.
-fn quiet_settings(pip: &mut Command) {
-    pip.env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-        .env("PIP_NO_INPUT", "1")
-        // Settings that would stop a download to a folder or an installation into a virtual environment.
-        .env("PIP_REQUIRE_VIRTUALENV", "0")
-        .env("PIP_USER", "0");
+/// The index and its certificates are the user's settings; the mode of operation is ours.
+fn pip_command(words: &[OsString]) -> Command {
+    let mut pip = Command::new(&words[0]);
+    pip.args(&words[1..]).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");
+    // Settings that would prevent a download to a folder or an installation into a virtual environment.
+    pip.env("PIP_REQUIRE_VIRTUALENV", "0").env("PIP_USER", "0");
+    pip
 }
 
 fn works(pip: &[OsString]) -> bool {
@@ -148,21 +160,4 @@ fn works(pip: &[OsString]) -> bool {
 
 fn program() -> &'static str {
     if cfg!(windows) { "python" } else { "python3" }
-}
-
-/// Installs Debian packages where that needs no question: as root, with apt-get. Says whether it did.
-fn apt_install(packages: &[&str]) -> Result<bool> {
-    let root = capture(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if !root || capture(Command::new("apt-get").arg("--version")).is_err() {
-        return Ok(false);
-    }
-    eprintln!("installing {} with apt-get", packages.join(" "));
-    capture(Command::new("apt-get").args(["update", "-qq"]))?;
-    capture(
-        Command::new("apt-get")
-            .args(["install", "-qq", "-y", "--no-install-recommends"])
-            .args(packages)
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )?;
-    Ok(true)
 }

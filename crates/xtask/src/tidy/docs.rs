@@ -56,7 +56,7 @@ fn targets(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A link's target relative to the root; `None` when it points above it.
+/// A link's target relative to the root; `None` if it points above it.
 fn resolve(from: &str, target: &str) -> Option<PathBuf> {
     let mut path = Path::new(from).parent().unwrap_or(Path::new("")).to_path_buf();
     for part in Path::new(target).components() {

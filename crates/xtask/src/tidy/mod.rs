@@ -1,22 +1,34 @@
-//! The house rules, checked by `cargo xtask tidy` and by this crate's own test.
+//! The house rules, checked by `cargo xtask tidy` and by this crate's test.
 //!
-//! A rule is a function from the tree to complaints. Each complaint names the file, the line where there is
-//! one, and what to do instead.
+//! A rule is a function from the tree to complaints. Each complaint names the file, the line if there is one, and the
+//! remedy.
 
-mod arrows;
+mod commits;
+mod crate_deps;
+mod doc_test_refs;
 mod docs;
-mod promises;
+mod language;
+mod module_cycles;
+mod rust_code;
 mod source;
+mod type_names;
 
 use std::fs;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use testkit::process::capture;
+use testkit::workspace::Workspace;
 
-use crate::process::capture;
-use crate::workspace::Workspace;
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct TidyArgs {
+    /// Print figures for each crate and folder: archaic words, openings of doc comments, module cycles
+    #[arg(long)]
+    report: bool,
+}
 
-/// A tracked text file, or one that is about to be.
+/// A text file that git tracks or would add.
 struct SourceFile {
     /// Relative to the root, with forward slashes.
     path: String,
@@ -36,13 +48,20 @@ impl SourceFile {
     fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
+
+    /// Name of the crate in whose `src` the file is.
+    fn crate_name(&self) -> Option<&str> {
+        let (name, rest) = self.path.strip_prefix("crates/")?.split_once('/')?;
+        rest.starts_with("src/").then_some(name)
+    }
 }
 
-/// Prints every complaint; the exit code says whether there was one.
-///
-/// # Errors
-/// The tree cannot be read.
-pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
+/// Prints all complaints; the exit code tells whether there was one.
+pub(crate) fn run(workspace: &Workspace, options: &TidyArgs) -> Result<ExitCode> {
+    if options.report {
+        print!("{}", language::report(&files(workspace)?));
+        return Ok(ExitCode::SUCCESS);
+    }
     let complaints = complaints(workspace)?;
     for complaint in &complaints {
         eprintln!("{complaint}");
@@ -52,24 +71,25 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
 
 fn complaints(workspace: &Workspace) -> Result<Vec<String>> {
     let files = files(workspace)?;
-    let mut complaints = arrows::check(&files)?;
+    let mut complaints = crate_deps::check(&files)?;
     complaints.extend(source::check(&files));
     complaints.extend(docs::check(&files, workspace.root()));
-    complaints.extend(promises::check(&files, workspace.root()));
+    complaints.extend(doc_test_refs::check(&files, workspace.root()));
+    complaints.extend(language::check(&files));
+    complaints.extend(module_cycles::check(&files));
+    complaints.extend(type_names::check(&files));
+    complaints.extend(commits::check(workspace.root()));
     Ok(complaints)
 }
 
-/// Everything that git tracks or would add; binary files are left out.
+/// All files that git tracks or would add, except binary ones.
 fn files(workspace: &Workspace) -> Result<Vec<SourceFile>> {
-    let listed = capture(
-        Command::new("git")
-            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-            .current_dir(workspace.root()),
-    )
-    .context("the house rules are checked in a git checkout")?;
+    let mut git = Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let listed = capture(git.current_dir(workspace.root())).context("the house rules need a git checkout")?;
     let mut files = Vec::new();
     for path in listed.split_terminator('\0') {
-        // A file that is tracked, but deleted and not yet committed, has no content to judge.
+        // A tracked file may be deleted and not yet committed.
         let Ok(content) = fs::read(workspace.root().join(path)) else { continue };
         if let Ok(text) = String::from_utf8(content) {
             files.push(SourceFile { path: path.to_owned(), text });
@@ -88,7 +108,7 @@ mod tests {
         assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     }
 
-    /// Runs one rule over made-up files.
+    /// A file for the tests of a rule.
     pub(super) fn file(path: &str, text: &str) -> SourceFile {
         SourceFile { path: path.into(), text: text.into() }
     }

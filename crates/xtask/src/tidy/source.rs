@@ -1,34 +1,41 @@
-//! Rules for single files: names, openings, length, and words that belong to one place.
+//! Rules for single files: names, module comments, length, and restricted words.
 
 use super::SourceFile;
 
-/// Files over the limit, each with the reason why it is one file.
+/// Files above the limit, each with the reason.
 const LONG: [(&str, &str); 0] = [];
-/// Soft line cap: a longer file often has two reasons to exist. Not lower, so that the cap does not dictate the design.
-const LINES: usize = 600;
+/// Soft limit: a longer file often has two purposes. Not lower, so that the limit does not dictate the design.
+const MAX_LINES: usize = 600;
 
-/// Names that say nothing about why a file exists.
+/// File names without a meaning.
 const EMPTY_NAMES: [&str; 4] = ["utils.rs", "util.rs", "common.rs", "helpers.rs"];
 
-/// A word, the folder in which it is restricted, and the files there that may say it.
-const WORDS: [(&str, &str, &[&str]); 3] = [
-    // Who allows `unsafe` where the workspace denies it; crates/bert-cpu does so as a whole.
+/// A word, the folder in which it is restricted, and the files there that may contain it.
+const RESTRICTED_CALLS: [(&str, &str, &[&str]); 3] = [
+    // Files that allow `unsafe`, which the workspace denies; all of crates/bert-cpu does.
     ("unsafe_code", "crates/", &["mapped.rs", "source.rs"]),
     ("StatusCode", "crates/gateway/src/", &["error.rs"]),
     ("ort::", "crates/inference/src/", &["onnx.rs", "provider.rs"]),
 ];
 
-/// What must not be left behind. Split, so that this file does not find itself.
-const LEFTOVERS: [[&str; 2]; 5] =
+/// An ignored test without a reason. Split, as below.
+const IGNORED_WITHOUT_REASON: [&str; 2] = ["ign", "ore)]"];
+
+/// Tokens that must not be committed. Split, so that this file does not contain them.
+const FORBIDDEN_TOKENS: [[&str; 2]; 5] =
     [["#[ig", "nore"], ["to", "do!("], ["unimpl", "emented!("], ["db", "g!("], ["FIX", "ME"]];
 
-/// The project's own commands, which the user of a shipped program does not have.
-const OWN_COMMANDS: [&str; 2] = ["cargo", "xtask"];
+/// The developers' commands, which the user of a shipped program does not have.
+const DEVELOPER_COMMANDS: [&str; 2] = ["cargo", "xtask"];
+
+/// Crates that are not shipped.
+const TOOLS: [&str; 5] =
+    ["crates/acceptance/", "crates/bench/", "crates/stress/", "crates/testkit/", "crates/xtask/"];
 
 /// Files whose doc comments are the program's help.
-const HELP: [&str; 2] = ["cli.rs", "settings.rs"];
+const HELP_FILES: [&str; 2] = ["cli.rs", "settings.rs"];
 
-/// Package indexes' hosts: whose mirror is used is each machine's own business.
+/// Hosts of package indexes: each machine configures its own mirror.
 const HOSTS: [[&str; 2]; 7] = [
     ["pypi", ".org"],
     ["pythonhosted", ".org"],
@@ -61,7 +68,7 @@ fn everywhere(file: &SourceFile) -> Vec<String> {
     complaints
 }
 
-/// The start of a path into one of those folders, where a path may begin.
+/// The start of a path into one of those folders.
 fn machine_path(line: &str) -> Option<String> {
     MACHINE_FOLDERS.iter().find_map(|folder| {
         let path = format!("/{folder}/");
@@ -81,35 +88,40 @@ fn rust(file: &SourceFile) -> Vec<String> {
     }
     let mut complain = |what: String| complaints.push(format!("{}: {what}", file.path));
     if EMPTY_NAMES.contains(&file.name()) {
-        complain("name the file for what it knows".into());
+        complain("name the file after its content".into());
     }
     if !file.text.starts_with("//! ") {
-        complain("begin with `//!` and the file's one reason to exist".into());
+        complain("begin with `//!` and the file's purpose".into());
     }
     let lines = file.text.lines().count();
     let allowed = LONG.iter().any(|(path, _)| *path == file.path);
-    if lines > LINES && !allowed {
-        complain(format!("{lines} lines; split it at {LINES}, or give the reason in tidy/source.rs"));
+    if lines > MAX_LINES && !allowed {
+        complain(format!("{lines} lines; split it at {MAX_LINES}, or give the reason in tidy/source.rs"));
     }
-    if lines <= LINES && allowed {
+    if lines <= MAX_LINES && allowed {
         complain("no longer over the limit; take it off the list in tidy/source.rs".into());
     }
     for (number, line) in file.lines() {
-        for word in LEFTOVERS.iter().map(|parts| parts.concat()).filter(|word| line.contains(word.as_str())) {
+        for word in
+            FORBIDDEN_TOKENS.iter().map(|parts| parts.concat()).filter(|word| line.contains(word.as_str()))
+        {
             complaints.push(format!("{}:{number}: {word} is left behind", file.path));
         }
-        if advises_own_commands(file, line) {
+        if line.contains("cfg_attr(") && line.contains(&IGNORED_WITHOUT_REASON.concat()) {
+            complaints.push(format!("{}:{number}: give the reason: `ignore = \"…\"`", file.path));
+        }
+        if advises_developer_commands(file, line) {
             complaints.push(format!(
                 "{}:{number}: a shipped program must not advise `{}`",
                 file.path,
-                OWN_COMMANDS.join(" ")
+                DEVELOPER_COMMANDS.join(" ")
             ));
         }
-        for (word, folder, files) in WORDS {
+        for (word, folder, files) in RESTRICTED_CALLS {
             let restricted = file.path.starts_with(folder) && !files.contains(&file.name());
-            // An error keeps its real source wherever it is declared.
+            // Errors name their source's type in any file.
             let line = line.replace("ort::Error", "");
-            if restricted && !line.trim_start().starts_with("//") && says(&line, word) {
+            if restricted && !line.trim_start().starts_with("//") && has_word(&line, word) {
                 complaints.push(format!(
                     "{}:{number}: only {} may name {word}",
                     file.path,
@@ -121,15 +133,15 @@ fn rust(file: &SourceFile) -> Vec<String> {
     complaints
 }
 
-/// Returns true if a line of a shipped crate names the project's own commands anywhere but in a comment.
-fn advises_own_commands(file: &SourceFile, line: &str) -> bool {
-    let shipped = file.path.contains("/src/") && !file.path.starts_with("crates/xtask/");
-    let comment = line.trim_start().starts_with("//") && !HELP.contains(&file.name());
-    shipped && !comment && line.contains(&OWN_COMMANDS.join(" "))
+/// Returns true if a line of a shipped crate names the developers' commands outside of comments.
+fn advises_developer_commands(file: &SourceFile, line: &str) -> bool {
+    let shipped = file.path.contains("/src/") && !TOOLS.iter().any(|tool| file.path.starts_with(tool));
+    let comment = line.trim_start().starts_with("//") && !HELP_FILES.contains(&file.name());
+    shipped && !comment && line.contains(&DEVELOPER_COMMANDS.join(" "))
 }
 
-/// Whether `line` has `word` where a word begins.
-fn says(line: &str, word: &str) -> bool {
+/// Returns true if `line` contains `word` at the start of a word.
+fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(index, _)| {
         let before = line[..index].chars().next_back();
         before.is_none_or(|before| !before.is_alphanumeric() && before != '_')
@@ -146,14 +158,15 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_finds_its_fault() {
-        let leftover = format!("//! A.\n{}!()\n", LEFTOVERS[1].concat().trim_end_matches("!("));
+    fn each_rule_finds_its_violation() {
+        let leftover = format!("//! A.\n{}!()\n", FORBIDDEN_TOKENS[1].concat().trim_end_matches("!("));
         let host = format!("//! A.\n// {}\n", HOSTS[0].concat());
-        let advice = format!("//! A.\n#[error(\"run `{} setup`\")]\n", OWN_COMMANDS.join(" "));
-        let help = format!("//! A.\n/// After {}.\n", OWN_COMMANDS.join(" "));
+        let advice = format!("//! A.\n#[error(\"run `{} setup`\")]\n", DEVELOPER_COMMANDS.join(" "));
+        let help = format!("//! A.\n/// After {}.\n", DEVELOPER_COMMANDS.join(" "));
+        let ignored = format!("//! A.\n#[cfg_attr(windows, {}\n", IGNORED_WITHOUT_REASON.concat());
         let path = format!("//! A.\n// see /{}/main\n", MACHINE_FOLDERS[0]);
         for (name, text, wrong) in [
-            ("crates/x/src/utils.rs", "//! A.\n", "for what it knows"),
+            ("crates/x/src/utils.rs", "//! A.\n", "after its content"),
             ("crates/x/src/a.rs", "use b;\n", "begin with"),
             ("crates/x/src/a.rs", &"//! A.\n".repeat(601), "601 lines"),
             ("crates/x/src/a.rs", &leftover.replace("!()", "!(1)"), "left behind"),
@@ -163,6 +176,7 @@ mod tests {
             ("crates/inference/src/engine.rs", "//! A.\nuse ort::Session;\n", "only onnx.rs"),
             ("crates/gateway/src/a.rs", "//! A.\n#[allow(unsafe_code)]\n", "only mapped.rs"),
             ("crates/gateway/src/a.rs", &advice, "must not advise"),
+            ("crates/x/tests/a.rs", &ignored, "give the reason"),
             ("crates/gateway/src/cli.rs", &help, "must not advise"),
         ] {
             let found = complaints(name, text);
@@ -171,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_alike_is_left_alone() {
+    fn similar_text_is_accepted() {
         for (name, text) in [
             (
                 "crates/inference/src/engine.rs",

@@ -1,0 +1,87 @@
+//! Real clients, each in its own pinned environment, against the release binary.
+//!
+//! A script takes the base URL, prints the Test Anything Protocol, and checks the values of vectors.
+
+mod environment;
+mod https;
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use testkit::Server;
+use testkit::report::{Report, Suite};
+use testkit::workspace::Workspace;
+
+use self::environment::{Environments, Kind};
+use crate::{start_server, tap};
+
+/// Limit of a script, of which the slowest takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Name in the report, environment, script.
+const SUITES: [(&str, Kind, &str); 10] = [
+    ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
+    ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
+    ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
+    ("langchain-openai 1.7.3", Kind::Python("frameworks"), "check_langchain.py"),
+    ("llama-index 0.6.0, openai-like 0.4.0", Kind::Python("frameworks"), "check_llama_index.py"),
+    ("litellm 1.106.2", Kind::Python("frameworks"), "check_litellm.py"),
+    ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
+    ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
+    ("@langchain/openai (npm) 1.6.0", Kind::Node, "check_langchain.mjs"),
+    ("schemathesis 4.32.5, docs/openapi.yaml", Kind::Python("schemathesis"), "check_openapi.py"),
+];
+
+/// Installs what is missing, then runs every client. Failed checks are part of the report.
+pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let clients = Clients { environments: Environments::prepare(workspace)?, workspace };
+    let server = start_server(workspace, &[])?;
+    for (name, kind, script) in SUITES {
+        report.suites.push(clients.run(name, (kind, script), &server, &[])?);
+    }
+    let mut suite = Suite::new("server of the clients");
+    suite.check("the server ends with code 0", || server.stop());
+    report.suites.push(suite);
+
+    let keys = workspace.runtime().join("clients/keys");
+    fs::write(&keys, "patient=sk-patient\nhasty=sk-hasty\n").context("cannot write a file of API keys")?;
+    let keys = format!("--api-keys-file={}", keys.display());
+    let server = start_server(workspace, &[&keys, "--key-requests-per-minute=6"])?;
+    let name = "openai (Python) 3.54.0, keys and limits";
+    let mut suite = clients.run(name, (Kind::Python("openai-3"), "check_openai_limits.py"), &server, &[])?;
+    suite.check("the server ends with code 0", || server.stop());
+    report.suites.push(suite);
+    report.suites.push(https::run(&clients)?);
+    Ok(())
+}
+
+struct Clients<'a> {
+    environments: Environments<'a>,
+    workspace: &'a Workspace,
+}
+
+impl Clients<'_> {
+    /// Runs a script with the server's URL, the file of reference texts and vectors that the Rust tests read, too, and
+    /// the minimum cosine to these vectors.
+    fn run(
+        &self,
+        name: &str,
+        (kind, script): (Kind, &str),
+        server: &Server,
+        variables: &[(&str, String)],
+    ) -> Result<Suite> {
+        let mut suite = Suite::begin(name);
+        match self.environments.command(kind, script) {
+            Ok(mut command) => {
+                let root = self.workspace.root();
+                let reference = root.join("crates/gateway/tests/data/all-MiniLM-L6-v2.reference.json");
+                command.arg(format!("{}/v1", server.origin())).arg(reference).arg(server.min_cosine());
+                command.envs(variables.iter().map(|(name, value)| (name, value))).current_dir(root);
+                tap::run(&mut command, TIMEOUT, &mut suite)?;
+            }
+            Err(reason) => suite.fail(reason),
+        }
+        Ok(suite)
+    }
+}

@@ -1,0 +1,184 @@
+//! How each server is started: its command line, on a port that is given.
+//!
+//! All of them serve the same folder, on the loopback interface, with a thread for each core, which is every
+//! one's default. Nobody writes a line for each request to a log.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, ensure};
+
+use testkit::process::without_settings;
+
+/// The flag that sizes embedgate's cache; 0 switches it off.
+const CACHE: &str = "--cache-memory";
+/// The flag that sets the precision in which embedgate computes.
+const PRECISION: &str = "--precision";
+
+/// A server that can be started.
+#[derive(Clone, Debug)]
+pub(crate) enum Launch {
+    /// Further flags of `embedgate serve`.
+    Embedgate {
+        program: PathBuf,
+        flags: Vec<String>,
+    },
+    Infinity {
+        program: PathBuf,
+    },
+    Fastapi {
+        python: PathBuf,
+        script: PathBuf,
+    },
+    /// `text-embeddings-router`, one binary.
+    Tei {
+        program: PathBuf,
+        /// The folder to serve, where its backend cannot read everybody's.
+        folder: Option<PathBuf>,
+    },
+    /// `llama-server` with a converted model.
+    Llama {
+        program: PathBuf,
+        gguf: PathBuf,
+        cores: usize,
+    },
+}
+
+impl Launch {
+    /// The command that serves `model` on 127.0.0.1 at `port`.
+    pub(crate) fn command(&self, model: &Path, port: u16) -> Command {
+        let port = port.to_string();
+        let mut command;
+        match self {
+            Self::Embedgate { program, flags } => {
+                command = Command::new(program);
+                without_settings(&mut command);
+                command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--model"]).arg(model);
+                // The start-up line stays: it says in what precision the model is computed.
+                if !flags.iter().any(|flag| flag.starts_with("--log-filter")) {
+                    command.args(["--log-filter", "info,actix_server=warn,gateway::middleware=warn"]);
+                }
+                command.args(flags);
+            }
+            Self::Infinity { program } => {
+                command = Command::new(program);
+                command.args(["v2", "--engine", "torch", "--device", "cpu", "--url-prefix", "/v1"]);
+                command.args(["--served-model-name", "all-MiniLM-L6-v2", "--log-level", "warning"]);
+                command.args(["--host", "127.0.0.1", "--port", &port, "--model-id"]).arg(model);
+                command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0");
+            }
+            Self::Fastapi { python, script } => {
+                command = Command::new(python);
+                command.arg(script).arg(model).arg(&port);
+            }
+            Self::Tei { program, folder } => {
+                command = Command::new(program);
+                command.args(["--hostname", "127.0.0.1", "--port", &port, "--auto-truncate"]);
+                // Its defaults refuse more than 32 texts a request and 512 requests at a time.
+                command.args(["--max-client-batch-size", "2048", "--max-concurrent-requests", "4096"]);
+                // It warns of each request that asks for a model of another name.
+                command.args(["--served-model-name", "all-MiniLM-L6-v2", "--model-id"]);
+                command.arg(folder.as_deref().unwrap_or(model));
+                command.env("LOG_LEVEL", "warn");
+            }
+            Self::Llama { program, gguf, cores } => {
+                command = Command::new(program);
+                command.args(["--embedding", "--pooling", "mean", "--host", "127.0.0.1", "--port", &port]);
+                // 32 slots of the model's whole window each; a batch must hold a text.
+                command.args(["--parallel", "32", "--ctx-size", "8192"]);
+                command.args(["--batch-size", "2048", "--ubatch-size", "2048"]);
+                // Warnings and errors: the level above has lines for each text.
+                command.args(["--log-verbosity", "2"]);
+                command.args(["--threads", &cores.to_string(), "--model"]).arg(gguf);
+            }
+        }
+        // Nothing comes from a hub in the middle of a measurement, and nobody is told of it.
+        command.envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1"), ("DO_NOT_TRACK", "1")]);
+        command
+    }
+}
+
+/// The flags that switch embedgate's cache off, by what `embedgate serve --help` says; none if it has no cache.
+///
+/// # Errors
+/// There is a cache whose switch is not known here: the comparison must not run with it.
+pub(crate) fn cache_off(help: &str) -> Result<Vec<String>> {
+    if has_flag(help, CACHE) {
+        return Ok(vec![CACHE.into(), "0".into()]);
+    }
+    ensure!(
+        !help.contains("--cache"),
+        "embedgate has a cache that {CACHE} does not switch off: see launch.rs"
+    );
+    Ok(Vec::new())
+}
+
+/// The flags that make embedgate compute in fp32; `None` if it knows nothing else.
+pub(crate) fn in_fp32(help: &str) -> Option<Vec<String>> {
+    has_flag(help, PRECISION).then(|| vec![PRECISION.into(), "fp32".into()])
+}
+
+fn has_flag(help: &str, flag: &str) -> bool {
+    help.split(|end: char| end.is_whitespace() || "=,[]".contains(end)).any(|word| word == flag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::process;
+
+    fn line(launch: &Launch) -> String {
+        process::line(&launch.command(Path::new("models/m"), 4321))
+    }
+
+    #[test]
+    fn every_server_is_told_its_port_and_the_model() {
+        let program = PathBuf::from("prog");
+        let launches = [
+            Launch::Embedgate { program: program.clone(), flags: vec!["--onnx-sessions".into(), "2".into()] },
+            Launch::Infinity { program: program.clone() },
+            Launch::Fastapi { python: program.clone(), script: "s.py".into() },
+            Launch::Tei { program: program.clone(), folder: None },
+            Launch::Tei { program: program.clone(), folder: Some("own/models/m".into()) },
+        ];
+        for launch in &launches {
+            let line = line(launch);
+            assert!(line.starts_with("prog ") && line.contains("4321"), "{line}");
+            assert!(line.contains("models/m"), "{line}");
+            let offline = launch.command(Path::new("m"), 1);
+            assert!(offline.get_envs().any(|(name, value)| {
+                name == "HF_HUB_OFFLINE" && value.is_some_and(|value| value == "1")
+            }));
+        }
+        assert_eq!(
+            line(&launches[0]),
+            "prog serve --listen 127.0.0.1:4321 --model models/m --log-filter \
+             info,actix_server=warn,gateway::middleware=warn --onnx-sessions 2"
+        );
+        assert_eq!(
+            line(&launches[3]),
+            "prog --hostname 127.0.0.1 --port 4321 --auto-truncate --max-client-batch-size 2048 \
+             --max-concurrent-requests 4096 --served-model-name all-MiniLM-L6-v2 --model-id models/m"
+        );
+        assert!(line(&launches[4]).ends_with("--model-id own/models/m"));
+    }
+
+    #[test]
+    fn llama_reads_its_own_file_and_pools_the_mean() {
+        let launch = Launch::Llama { program: "llama-server".into(), gguf: "m.gguf".into(), cores: 3 };
+        let line = line(&launch);
+        assert!(line.starts_with("llama-server --embedding --pooling mean --host 127.0.0.1 --port 4321"));
+        assert!(line.ends_with("--threads 3 --model m.gguf"), "{line}");
+    }
+
+    #[test]
+    fn flags_are_used_only_where_the_program_has_them() {
+        assert_eq!(cache_off("  --onnx-sessions <N>").unwrap(), Vec::<String>::new());
+        assert_eq!(cache_off("  --cache-memory <SIZE>  Size").unwrap(), ["--cache-memory", "0"]);
+        assert!(cache_off("  --cache-size <BYTES>").unwrap_err().to_string().contains("launch.rs"));
+        assert_eq!(in_fp32("  --precision <P>").unwrap(), ["--precision", "fp32"]);
+        assert_eq!(in_fp32("  --precision-of <P>"), None);
+    }
+}

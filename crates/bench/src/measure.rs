@@ -1,0 +1,206 @@
+//! One round of one competitor: start it, ask all that is asked, see what it used, end it.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::Result;
+
+use super::{
+    competitors::{self, Competitor, Ready, launch::Launch},
+    in_process::{self, Job},
+    load,
+    profile::{LIBRARY_PROFILES, Load, PROFILES, Profile},
+    resource_usage::Usage,
+    results::{Entry, Figure, Outcome, Round},
+    running::{Running, log_of},
+    sysinfo,
+};
+use testkit::workspace::Workspace;
+
+/// Different texts of one job in process; they come again when all were embedded.
+const JOB_TEXTS: u32 = 2048;
+
+/// What is measured, of all that can be.
+pub(crate) struct Plan<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) seconds: f64,
+    /// Profiles' ids; empty for all.
+    pub(crate) profiles: &'a [String],
+}
+
+impl Plan<'_> {
+    fn wants(&self, profile: &str) -> bool {
+        self.profiles.is_empty() || self.profiles.iter().any(|wanted| wanted == profile)
+    }
+
+    /// Measures `competitor` once more and adds the round to `entry`. A competitor that cannot be started is marked so and
+    /// not tried again.
+    pub(crate) fn round(&self, competitor: &Competitor, entry: &mut Entry) {
+        let Ok(ready) = &competitor.ready else { return };
+        if entry.not_run.is_some() {
+            return;
+        }
+        let first = entry.rounds.is_empty();
+        let round = match ready {
+            Ready::Server { launch, cached } => {
+                self.server(competitor, (launch, cached.as_ref()), &mut entry.note, first)
+            }
+            Ready::InProcess { python, library } => self.in_process(python, library, entry),
+        };
+        match round {
+            Ok(round) => entry.rounds.push(round),
+            Err(error) => {
+                eprintln!("  not run: {error:#}");
+                entry.not_run = Some(format!("{error:#}"));
+            }
+        }
+    }
+
+    fn start(&self, competitor: &Competitor, launch: &Launch) -> Result<Running> {
+        let log = log_of(&self.workspace.runtime(), competitor.name.label());
+        let model = competitors::model(self.workspace);
+        Running::start(
+            |port| {
+                let mut command = launch.command(&model, port);
+                command.current_dir(self.workspace.root());
+                command
+            },
+            &log,
+        )
+    }
+
+    fn server(
+        &self,
+        competitor: &Competitor,
+        (launch, cached): (&Launch, Option<&Launch>),
+        note: &mut String,
+        first: bool,
+    ) -> Result<Round> {
+        if first {
+            // Brings the files into the page cache, compiles Python's.
+            self.start(competitor, launch)?.stop();
+        }
+        let (load, busy_cores) = (sysinfo::load(), sysinfo::busy_cores());
+        let running = self.start(competitor, launch)?;
+        let log = log_of(&self.workspace.runtime(), competitor.name.label());
+        *note = fs::read_to_string(log).ok().as_deref().and_then(precision).unwrap_or_default();
+        let idle = running.usage();
+        let mut figures = BTreeMap::new();
+        for (series, profile) in (0..).zip(&PROFILES) {
+            let again = matches!(profile.load, Load::Again { .. });
+            if self.wants(profile.id) && !(again && cached.is_some()) {
+                figures.insert(profile.id.to_owned(), self.profile(&running, profile, series));
+            }
+        }
+        let after = running.usage();
+        let cold_milliseconds = Some(running.cold.as_secs_f64() * 1e3);
+        running.stop();
+
+        if let Some(cached) = cached {
+            let again =
+                (0..).zip(&PROFILES).filter(|(_, profile)| matches!(profile.load, Load::Again { .. }));
+            for (series, profile) in again.filter(|(_, profile)| self.wants(profile.id)) {
+                let running = self.start(competitor, cached)?;
+                figures.insert(profile.id.to_owned(), self.profile(&running, profile, series));
+                running.stop();
+            }
+        }
+        Ok(Round {
+            load,
+            busy_cores,
+            cold_milliseconds,
+            idle_megabytes: idle.map(|usage| usage.resident_megabytes),
+            after_megabytes: after.map(|usage| usage.resident_megabytes),
+            peak_megabytes: after.map(|usage| usage.peak_megabytes),
+            figures,
+        })
+    }
+
+    fn profile(&self, running: &Running, profile: &Profile, series: u32) -> Outcome {
+        let before = running.usage();
+        let measured = load::run(running.address, profile.load, series, self.seconds);
+        let after = running.usage();
+        match measured {
+            Ok(measured) => {
+                let figure = Figure {
+                    outside: outside(before, after),
+                    ..Figure::new(&measured, cpu_between(before, after))
+                };
+                eprintln!(
+                    "  {:34} {:9.1} texts/s  p50 {:8.2} ms  p99 {:8.2} ms",
+                    profile.title,
+                    figure.texts_per_second,
+                    figure.p50.unwrap_or(f64::NAN),
+                    figure.p99.unwrap_or(f64::NAN)
+                );
+                Outcome::Measured(figure)
+            }
+            Err(error) => {
+                eprintln!("  {:34} failed: {error:#}", profile.title);
+                Outcome::Failed(format!("{error:#}"))
+            }
+        }
+    }
+
+    fn in_process(&self, python: &Path, library: &str, entry: &mut Entry) -> Result<Round> {
+        let jobs: Vec<Job> = (10..)
+            .zip(&LIBRARY_PROFILES)
+            .filter(|(_, job)| self.wants(job.beside))
+            .map(|(series, job)| {
+                Job::new(job.id, job.kind, series, JOB_TEXTS, self.seconds).single(job.single)
+            })
+            .collect();
+        let log = log_of(&self.workspace.runtime(), library);
+        let script = competitors::sources(self.workspace).join("in_process.py");
+        let command = || in_process::python(python, &script, library, &competitors::model(self.workspace));
+        if entry.rounds.is_empty() {
+            in_process::run(command(), &[], &log)?;
+        }
+        let (load, busy_cores) = (sysinfo::load(), sysinfo::busy_cores());
+        let done = in_process::run(command(), &jobs, &log)?;
+        entry.note.clone_from(&done.note);
+        let mut figures = BTreeMap::new();
+        for (id, measured, cpu_seconds) in &done.jobs {
+            let figure = Figure::new(measured, Some(*cpu_seconds));
+            eprintln!("  {id:34} {:9.1} texts/s", figure.texts_per_second);
+            figures.insert(id.clone(), Outcome::Measured(figure));
+        }
+        Ok(Round {
+            load,
+            busy_cores,
+            cold_milliseconds: Some(done.cold_milliseconds),
+            idle_megabytes: done.idle_megabytes,
+            after_megabytes: None,
+            peak_megabytes: done.peak_megabytes,
+            figures,
+        })
+    }
+}
+
+fn cpu_between(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
+    Some(after?.cpu_seconds - before?.cpu_seconds)
+}
+
+/// Share of the time in between that threads other than the model's took; `None` where no thread is the model's.
+fn outside(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
+    let (before, after) = (before?, after?);
+    let model = after.model_seconds - before.model_seconds;
+    (model > 0.0).then(|| 1.0 - model / (after.cpu_seconds - before.cpu_seconds))
+}
+
+/// What embedgate says of its provider and precision when it listens: `… 384 dimensions · cpu fp32 · ready in …`.
+fn precision(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once(" dimensions · ")?;
+    rest.split_once(" · ready").map(|(said, _)| said.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_precision_is_read_from_the_start_up_line() {
+        let log = "loading\nINFO listening on http://127.0.0.1:1 · m · 384 dimensions · cpu bf16 amx · ready in 0.5 s\n";
+        assert_eq!(precision(log).as_deref(), Some("cpu bf16 amx"));
+        assert_eq!(precision("Uvicorn running"), None);
+    }
+}

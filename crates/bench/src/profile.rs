@@ -1,0 +1,167 @@
+//! What is asked of every server, and of every library in process: the rows that the figures belong to.
+
+use super::texts::TextKind;
+
+/// Inputs of the largest request that OpenAI allows.
+pub(crate) const BULK: usize = 2048;
+
+/// How a server is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// Clients that each send a request, wait for its answer, and send the next.
+    Clients { clients: usize, texts: usize, kind: TextKind },
+    /// One client with requests of [`BULK`] short texts; another with one short text each, which is measured.
+    Together,
+    /// As `Clients` with one short text, of so many that were all embedded before the measurement.
+    Again { clients: usize, pool: u32 },
+}
+
+/// One way to load a server.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    /// For the command line and the record.
+    pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
+    /// What it stands for, for the page.
+    pub(crate) meaning: &'static str,
+    pub(crate) load: Load,
+    /// Which of its figures is the one to quote.
+    pub(crate) quote: Quote,
+}
+
+/// The figure of a profile that goes into the table and the chart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quote {
+    /// Texts a second: more is better.
+    Texts,
+    /// Latency in milliseconds, median and 99th percentile: less is better.
+    Latency,
+}
+
+/// In the order of measuring.
+pub(crate) const PROFILES: [Profile; 9] = [
+    Profile {
+        id: "one",
+        title: "1 short text, 1 client",
+        meaning: "A search box on an idle server: latency of one text, one request at a time.",
+        load: Load::Clients { clients: 1, texts: 1, kind: TextKind::Short },
+        quote: Quote::Latency,
+    },
+    Profile {
+        id: "clients-32",
+        title: "1 short text, 32 clients",
+        meaning: "A busy service: 32 connections, each with one short text at a time.",
+        load: Load::Clients { clients: 32, texts: 1, kind: TextKind::Short },
+        quote: Quote::Texts,
+    },
+    Profile {
+        id: "clients-128",
+        title: "1 short text, 128 clients",
+        meaning: "The same with 128 connections.",
+        load: Load::Clients { clients: 128, texts: 1, kind: TextKind::Short },
+        quote: Quote::Texts,
+    },
+    Profile {
+        id: "clients-512",
+        title: "1 short text, 512 clients",
+        meaning: "The same with 512 connections: what is left when far more ask than can be served at once.",
+        load: Load::Clients { clients: 512, texts: 1, kind: TextKind::Short },
+        quote: Quote::Texts,
+    },
+    Profile {
+        id: "mixed",
+        title: "32 mixed texts, 4 clients",
+        meaning: "Indexing: 4 connections, each with 32 texts of 6 to 250 tokens a request.",
+        load: Load::Clients { clients: 4, texts: 32, kind: TextKind::Mixed },
+        quote: Quote::Texts,
+    },
+    Profile {
+        id: "long",
+        title: "16 × 256 tokens, 2 clients",
+        meaning: "Long documents: 2 connections, each with 16 texts that fill the model's window.",
+        load: Load::Clients { clients: 2, texts: 16, kind: TextKind::Long },
+        quote: Quote::Texts,
+    },
+    Profile {
+        id: "bulk",
+        title: "2,048 short texts in one request",
+        meaning: "The largest request that OpenAI allows, one after the other.",
+        load: Load::Clients { clients: 1, texts: BULK, kind: TextKind::Short },
+        quote: Quote::Texts,
+    },
+    Profile {
+        id: "together",
+        title: "1 short text beside 2,048",
+        meaning: "A search box while somebody else indexes: the latency of one short text, sent by one client \
+                  while another keeps sending requests of 2,048.",
+        load: Load::Together,
+        quote: Quote::Latency,
+    },
+    Profile {
+        id: "again",
+        title: "the same texts again, 32 clients",
+        meaning: "256 short texts that the server has answered before, over and over: every one is a hit where \
+                  there is a cache.",
+        load: Load::Again { clients: 32, pool: 256 },
+        quote: Quote::Texts,
+    },
+];
+
+/// What a library in process is asked, by the HTTP profile that it is compared with.
+#[derive(Debug)]
+pub(crate) struct LibraryProfile {
+    pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) kind: TextKind,
+    /// One text at a time, for its latency; else the library batches as it likes best.
+    pub(crate) single: bool,
+    /// The profile whose figure of a server stands beside it.
+    pub(crate) beside: &'static str,
+}
+
+/// In the order of measuring.
+pub(crate) const LIBRARY_PROFILES: [LibraryProfile; 4] = [
+    LibraryProfile {
+        id: "single",
+        title: "one short text",
+        kind: TextKind::Short,
+        single: true,
+        beside: "one",
+    },
+    LibraryProfile {
+        id: "short",
+        title: "short texts",
+        kind: TextKind::Short,
+        single: false,
+        beside: "bulk",
+    },
+    LibraryProfile {
+        id: "mixed",
+        title: "mixed texts",
+        kind: TextKind::Mixed,
+        single: false,
+        beside: "mixed",
+    },
+    LibraryProfile {
+        id: "long",
+        title: "256-token texts",
+        kind: TextKind::Long,
+        single: false,
+        beside: "long",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_differ_and_jobs_stand_beside_profiles() {
+        for (index, profile) in PROFILES.iter().enumerate() {
+            assert!(PROFILES[..index].iter().all(|other| other.id != profile.id), "{}", profile.id);
+        }
+        for job in &LIBRARY_PROFILES {
+            assert!(PROFILES.iter().any(|profile| profile.id == job.beside), "{}", job.id);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! A server under measurement: started in a process group of its own, its output kept in a file, ended whole.
+
+use std::{
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    load,
+    resource_usage::{self, Usage},
+};
+use testkit::process;
+
+/// How long a server may take to its first answer: torch on a busy machine with a cold disk is slow.
+const START: Duration = Duration::from_secs(180);
+/// How long it may take to end when asked.
+const STOP: Duration = Duration::from_secs(15);
+
+/// A server that has answered.
+pub(crate) struct Running {
+    group: Group,
+    pub(crate) address: SocketAddr,
+    /// From the start of the process to the first answer.
+    pub(crate) cold: Duration,
+}
+
+impl Running {
+    /// Starts what `command` makes of a free port, and waits for its first answer to a text.
+    ///
+    /// # Errors
+    /// It ends or does not answer in time; the message carries the end of its output.
+    pub(crate) fn start(command: impl FnOnce(u16) -> Command, log: &Path) -> Result<Self> {
+        // The servers cannot all choose a port themselves and say which.
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut command = command(port);
+        let started = Instant::now();
+        let child = spawn(&mut command, log)?;
+        let mut running = Self { group: Group(child), address, cold: Duration::ZERO };
+        // Until it listens, connecting fails at once; until it is ready, it may answer with 503.
+        while let Err(error) = load::ask_once(address) {
+            if let Some(status) = running.group.0.try_wait().context("cannot wait for the server")? {
+                bail!("ended with {status}: {}", end_of(log));
+            }
+            if started.elapsed() > START {
+                bail!("no answer within {} s ({error:#}): {}", START.as_secs(), end_of(log));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        running.cold = started.elapsed();
+        Ok(running)
+    }
+
+    /// What it uses by now.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        resource_usage::of(self.group.0.id())
+    }
+
+    /// Ends it, by asking first.
+    pub(crate) fn stop(mut self) {
+        if signal(&self.group.0, "TERM").is_ok() {
+            let asked = Instant::now();
+            while asked.elapsed() < STOP && !self.has_ended() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        // The rest is the group's `drop`.
+    }
+
+    fn has_ended(&mut self) -> bool {
+        matches!(self.group.0.try_wait(), Ok(Some(_)))
+    }
+}
+
+/// A process that is ended with its group when this goes out of scope, however the measurement ended.
+pub(crate) struct Group(pub(crate) Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Ending what has ended is no harm.
+        let _ = signal(&self.0, "KILL");
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts `command` as the leader of a new process group, with its output in `log`.
+fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let file = create(log)?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    grouped(command).spawn().with_context(|| format!("cannot start `{}`", process::line(command)))
+}
+
+/// An empty file for a process's output.
+pub(crate) fn create(log: &Path) -> Result<File> {
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    File::create(log).with_context(|| format!("cannot create {}", log.display()))
+}
+
+/// Where a competitor's output is kept, by its name.
+pub(crate) fn log_of(runtime: &Path, name: &str) -> PathBuf {
+    runtime.join("bench/logs").join(format!("{name}.log"))
+}
+
+/// The last line of a log that is not blank.
+pub(crate) fn end_of(log: &Path) -> String {
+    let said = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing").to_owned()
+}
+
+#[cfg(unix)]
+pub(crate) fn grouped(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn grouped(command: &mut Command) -> &mut Command {
+    command
+}
+
+/// Sends a signal to the group that `child` leads.
+fn signal(child: &Child, name: &str) -> Result<()> {
+    // The shell's own `kill`: a slim machine may lack the program of that name.
+    let script = format!("kill -s {name} -- -{} 2>/dev/null", child.id());
+    process::capture(Command::new("sh").args(["-c", &script])).map(drop)
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_ends_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("logs/x.log");
+        let start = |_port| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo first; echo the port is taken >&2; exit 3"]);
+            command
+        };
+        let error = Running::start(start, &log).err().unwrap().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("the port is taken"), "{error}");
+    }
+
+    #[test]
+    fn a_group_is_ended_as_a_whole() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & sleep 60; true"]).stdin(Stdio::null()).stdout(writer);
+        let group = Group(grouped(command.stderr(Stdio::null())).spawn().unwrap());
+        drop(command);
+        signal(&group.0, "0").unwrap();
+        drop(group);
+        // The end comes when nobody holds the other side any more: neither the shell nor the sleepers.
+        assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
+    }
+}

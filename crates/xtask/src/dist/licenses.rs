@@ -1,0 +1,106 @@
+//! Licenses of everything that is linked into the binary, with the texts that the authors published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use testkit::workspace::Workspace;
+
+use crate::cargo_metadata::{Metadata, Package};
+
+/// Prefixes of license file names, in capitals.
+const PREFIXES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
+
+/// One text: every third-party package with its license, then each distinct license file once.
+pub(super) fn texts(workspace: &Workspace, target: &str, inventory: &Value) -> Result<String> {
+    let metadata = Metadata::read(workspace, target)?;
+    let listed = listed(inventory);
+    let linked = |package: &&Package| {
+        package.source.is_some() && listed.contains(&(package.name.as_str(), package.version.as_str()))
+    };
+    let mut packages: Vec<&Package> = metadata.packages.iter().filter(linked).collect();
+    packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+    write(&packages)
+}
+
+/// Name and version of everything in the inventory.
+fn listed(inventory: &Value) -> BTreeSet<(&str, &str)> {
+    let components = inventory["components"].as_array().into_iter().flatten();
+    components
+        .filter_map(|component| Some((component["name"].as_str()?, component["version"].as_str()?)))
+        .collect()
+}
+
+fn write(packages: &[&Package]) -> Result<String> {
+    let mut list =
+        String::from("Linked into embedgate in addition to Rust's standard library (MIT OR Apache-2.0):\n\n");
+    let mut texts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for package in packages {
+        let name = format!("{} {}", package.name, package.version);
+        let license = package.license.as_deref().with_context(|| format!("{name} declares no license"))?;
+        list += &format!("{name}: {license}\n");
+        for text in files(package)? {
+            texts.entry(text).or_default().push(name.clone());
+        }
+    }
+    let mut texts: Vec<(String, Vec<String>)> = texts.into_iter().collect();
+    texts.sort_by(|(_, a), (_, b)| a.cmp(b));
+    for (text, of) in texts {
+        list += &format!("\n{}\n{}\n\n{text}\n", "-".repeat(80), of.join(", "));
+    }
+    Ok(list)
+}
+
+/// The package's license files, with normalized line ends and without outer blank lines.
+fn files(package: &Package) -> Result<Vec<String>> {
+    let folder = package.manifest_path.parent().unwrap_or(Path::new(""));
+    let at = || format!("cannot list {}", folder.display());
+    let mut texts = Vec::new();
+    for entry in fs::read_dir(folder).with_context(at)? {
+        let path = entry.with_context(at)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_uppercase();
+        if path.is_file() && PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            texts.push(String::from_utf8_lossy(&text).replace("\r\n", "\n").trim_matches('\n').to_owned());
+        }
+    }
+    // The order of a folder's listing is not guaranteed.
+    texts.sort();
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_text_is_listed_once_with_its_packages() {
+        let folder = tempfile::tempdir().unwrap();
+        let package = |name: &str, license: Option<&str>, file: &str| {
+            let at = folder.path().join(name);
+            fs::create_dir(&at).unwrap();
+            fs::write(at.join(file), "Do what\r\nyou like.\n").unwrap();
+            fs::write(at.join("lib.rs"), "no license").unwrap();
+            Package {
+                id: name.into(),
+                repository: None,
+                name: name.into(),
+                version: "1.0.0".into(),
+                license: license.map(str::to_owned),
+                manifest_path: at.join("Cargo.toml"),
+                source: Some("elsewhere".into()),
+            }
+        };
+        let (a, b) = (package("a", Some("MIT"), "LICENSE-MIT"), package("b", Some("ISC"), "copying.md"));
+        let text = write(&[&a, &b]).unwrap();
+        assert!(text.contains("\na 1.0.0: MIT\nb 1.0.0: ISC\n"), "{text}");
+        assert!(text.ends_with("\na 1.0.0, b 1.0.0\n\nDo what\nyou like.\n"), "{text}");
+        assert_eq!(text.matches("Do what").count(), 1);
+        assert!(!text.contains("no license"));
+        let c = package("c", None, "LICENSE");
+        assert_eq!(write(&[&c]).unwrap_err().to_string(), "c 1.0.0 declares no license");
+    }
+}
