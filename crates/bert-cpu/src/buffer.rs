@@ -7,7 +7,7 @@ use std::{
 
 const ALIGNMENT: usize = 64;
 
-/// A fixed number of f32. Several threads may write disjoint parts of it through [`Matrix`](crate::matrix::Matrix).
+/// A fixed number of f32. Several threads may write disjoint parts of it through `Matrix` views.
 pub(crate) struct Buffer {
     start: NonNull<f32>,
     len: usize,

@@ -10,30 +10,30 @@ use crate::{ModelError, pass::ForwardPass};
 /// Helper threads that sleep until an encoder asks for help. All encoders of a model share one pool; an encoder that
 /// finds it busy works alone.
 pub struct ThreadPool {
-    shared: Arc<Shared>,
+    state: Arc<PoolState>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
-    state: Mutex<PoolState>,
+struct PoolState {
+    locked: Mutex<LockedState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct PoolState {
+struct LockedState {
     published: Option<Arc<ForwardPass>>,
     /// Helpers at work on the published pass.
     active: usize,
     closed: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, PoolState> {
+impl PoolState {
+    fn lock(&self) -> MutexGuard<'_, LockedState> {
         // No code panics while it holds the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'s>(&self, state: MutexGuard<'s, PoolState>) -> MutexGuard<'s, PoolState> {
+    fn wait<'s>(&self, state: MutexGuard<'s, LockedState>) -> MutexGuard<'s, LockedState> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -65,11 +65,11 @@ impl ThreadPool {
     /// # Errors
     /// [`ModelError::Thread`].
     pub fn new(helpers: usize) -> Result<Self, ModelError> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let mut pool = Self { shared, threads: Vec::with_capacity(helpers) };
+        let state = Arc::new(PoolState { locked: Mutex::default(), changed: Condvar::new() });
+        let mut pool = Self { state, threads: Vec::with_capacity(helpers) };
         for _ in 0..helpers {
-            let shared = Arc::clone(&pool.shared);
-            let body = move || shared.help();
+            let state = Arc::clone(&pool.state);
+            let body = move || state.help();
             pool.threads
                 .push(thread::Builder::new().name("helper".into()).spawn(body).map_err(ModelError::Thread)?);
         }
@@ -89,8 +89,8 @@ impl ThreadPool {
             let helpers = on_yield().min(helpers);
             if published.is_some() && pass.tasks.set_limit(helpers) {
                 // Taking the lock once prevents a lost wake-up: no helper is between its check and its wait.
-                drop(self.shared.lock());
-                self.shared.changed.notify_all();
+                drop(self.state.lock());
+                self.state.changed.notify_all();
             }
             true
         });
@@ -98,20 +98,20 @@ impl ThreadPool {
 
     /// Publishes the pass to the helpers, unless they work for another encoder.
     fn publish(&self, pass: &Arc<ForwardPass>, helpers: usize) -> Option<PublishedPass<'_>> {
-        let mut state = self.shared.lock();
+        let mut state = self.state.lock();
         if state.published.is_some() || state.active > 0 {
             return None;
         }
         pass.tasks.set_limit(helpers);
         state.published = Some(Arc::clone(pass));
         drop(state);
-        self.shared.changed.notify_all();
-        Some(PublishedPass(&self.shared))
+        self.state.changed.notify_all();
+        Some(PublishedPass(&self.state))
     }
 }
 
 /// A pass that helpers can enter. Dropping it waits until they have left.
-struct PublishedPass<'p>(&'p Shared);
+struct PublishedPass<'p>(&'p PoolState);
 
 impl Drop for PublishedPass<'_> {
     fn drop(&mut self) {
@@ -125,8 +125,8 @@ impl Drop for PublishedPass<'_> {
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_all();
+        self.state.lock().closed = true;
+        self.state.changed.notify_all();
         for thread in self.threads.drain(..) {
             // A helper catches the panics of its tasks, so it does not end by a panic.
             let _ = thread.join();
@@ -156,6 +156,7 @@ mod tests {
         testing::SMALL,
     };
 
+    const CONFIG: BertConfig = BertConfig { layers: 3, ..SMALL };
     const ROWS: usize = 40;
 
     /// Records which tasks ran, and whether one ran before the steps before it were done.
@@ -169,7 +170,7 @@ mod tests {
 
     impl Network for Recorder {
         fn config(&self) -> &BertConfig {
-            &SMALL
+            &CONFIG
         }
 
         fn allocate(&self, rows: usize) -> Activations {
@@ -194,12 +195,12 @@ mod tests {
     }
 
     fn plan(helpers: usize) -> TaskPlan {
-        TaskPlan::new(&SMALL, ROWS, 0..SMALL.layers, helpers + 1)
+        TaskPlan::new(&CONFIG, ROWS, 0..CONFIG.layers, helpers + 1)
     }
 
     fn pass(network: &Arc<Recorder>, helpers: usize) -> Arc<ForwardPass> {
         let network: Arc<Recorder> = Arc::clone(network);
-        let batch = RaggedBatch::new(&SMALL, &[1; ROWS], &[ROWS]).unwrap();
+        let batch = RaggedBatch::new(&CONFIG, &[1; ROWS], &[ROWS]).unwrap();
         let activations = Arc::new(network.allocate(ROWS));
         // SAFETY: the activations are this pass's own.
         Arc::new(unsafe { ForwardPass::new(network, Arc::new(batch), activations, plan(helpers)) })
