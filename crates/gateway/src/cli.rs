@@ -107,7 +107,7 @@ pub enum ModelAction {
         #[arg(value_name = "DIR", default_value = "models")]
         folder: PathBuf,
     },
-    /// Compare a model's vectors on this machine with its card's
+    /// Compare a model's vectors on this machine with its manifest's
     ///
     /// Prints each text's tokens and cosine. Exit code 1 when one of them is wrong.
     Verify(VerifyArgs),

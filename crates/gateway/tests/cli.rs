@@ -365,7 +365,7 @@ fn health_asks_where_the_settings_say() {
     let gone = run(&["health", "--listen", &address]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(
-        err(&gone).starts_with(&format!("error: no answer from {address}\n  because: ")),
+        err(&gone).starts_with(&format!("error: no response from {address}\n  because: ")),
         "{}",
         err(&gone)
     );

@@ -47,7 +47,7 @@ pub enum GoldenError {
         text: String,
         /// Tokens counted here.
         found: usize,
-        /// Tokens in the card.
+        /// Tokens in the manifest.
         expected: usize,
     },
     /// A vector differs: wrong weights, pooling or arithmetic.
@@ -70,7 +70,7 @@ pub enum GoldenError {
     Dimensions {
         /// Position among the golden texts.
         index: usize,
-        /// Values in the card.
+        /// Values in the manifest.
         found: usize,
         /// The model's dimensions.
         dimensions: usize,

@@ -35,8 +35,8 @@ pub(super) fn max_count(arg: &str) -> usize {
         // Each holds a copy of the weights.
         "onnx_sessions" => 256,
         "max_connections" => 1_000_000,
-        "max_inputs" | "max_batch_inputs" => openai_schema::MOST_INPUTS,
-        "max_request_tokens" => openai_schema::MOST_TOKENS,
+        "max_inputs" | "max_batch_inputs" => openai_schema::MAX_INPUTS,
+        "max_request_tokens" => openai_schema::MAX_TOKENS,
         "max_body_bytes" => 1 << 30,
         "max_batch_tokens" | "max_input_tokens" => MAX_BATCH_TOKENS,
         "matryoshka_dimensions" => MAX_DIMENSIONS,

@@ -53,7 +53,7 @@ impl Model {
         let config = EngineConfig {
             name: folder.family().to_owned(),
             tokenizer: Tokenizer::load(folder.tokenizer()).unwrap(),
-            max_input_tokens: folder.window(),
+            max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             normalize: folder.normalize(),
             workers: 1,
@@ -105,7 +105,7 @@ impl Model {
             },
             provider,
             intra_threads,
-            max_input_tokens: folder.window(),
+            max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             per_text: !graph.dynamic_quantization.is_empty(),
         }

@@ -1,4 +1,4 @@
-//! What holds for every body: it is read as the reference reads it, and nothing makes the parser panic.
+//! Property tests: every body gives the result of the reference parser, and none makes the parser panic.
 
 use std::sync::LazyLock;
 
@@ -10,10 +10,10 @@ use crate::{captures, reference};
 
 static CAPTURED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| captures::bodies().into_values().collect());
 
-/// Bytes that mean something in JSON, and some that mean trouble.
-const TELLING: &[u8] = b"[]{}\",:\\ \n0123456789-+.eEutfnlasd\x00\x7f\x80\xc3\xed\xa0\xff";
+/// Bytes with a meaning in JSON, and bytes that are invalid in it or in UTF-8.
+const SIGNIFICANT_BYTES: &[u8] = b"[]{}\",:\\ \n0123456789-+.eEutfnlasd\x00\x7f\x80\xc3\xed\xa0\xff";
 
-/// A change of a few bytes, or of a passage, at a place that is given as a share of the length.
+/// A change of a byte or a range. Positions are fractions of the body's length.
 #[derive(Debug, Clone)]
 enum Edit {
     Set(Index, u8),
@@ -25,8 +25,8 @@ enum Edit {
 }
 
 fn edits() -> impl Strategy<Value = Vec<Edit>> {
-    let byte = || prop_oneof![4 => prop::sample::select(TELLING), 1 => any::<u8>()];
-    let passages = [
+    let byte = || prop_oneof![4 => prop::sample::select(SIGNIFICANT_BYTES), 1 => any::<u8>()];
+    let texts = [
         r"\ud83d",
         r"\ude00",
         "null",
@@ -43,17 +43,16 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
         (any::<Index>(), byte()).prop_map(|(at, byte)| Edit::Insert(at, byte)),
         any::<(Index, Index)>().prop_map(|(from, to)| Edit::Remove(from, to)),
         any::<(Index, Index)>().prop_map(|(from, to)| Edit::Repeat(from, to)),
-        (any::<Index>(), prop::sample::select(passages.to_vec()))
-            .prop_map(|(at, passage)| Edit::Paste(at, passage)),
+        (any::<Index>(), prop::sample::select(texts.to_vec())).prop_map(|(at, text)| Edit::Paste(at, text)),
         any::<(Index, Index, Index)>().prop_map(|(other, at, from)| Edit::Cross(other, at, from)),
     ];
     prop::collection::vec(edit, 1..6)
 }
 
 fn apply(edit: &Edit, body: &mut Vec<u8>) {
-    let place = |index: &Index, body: &[u8]| index.index(body.len() + 1);
-    let passage = |a: &Index, b: &Index, body: &[u8]| {
-        let (a, b) = (place(a, body), place(b, body));
+    let position = |index: &Index, body: &[u8]| index.index(body.len() + 1);
+    let range = |a: &Index, b: &Index, body: &[u8]| {
+        let (a, b) = (position(a, body), position(b, body));
         a.min(b)..a.max(b)
     };
     match edit {
@@ -63,26 +62,26 @@ fn apply(edit: &Edit, body: &mut Vec<u8>) {
                 body[at] = *byte;
             }
         }
-        Edit::Insert(at, byte) => body.insert(place(at, body), *byte),
-        Edit::Remove(from, to) => drop(body.drain(passage(from, to, body))),
+        Edit::Insert(at, byte) => body.insert(position(at, body), *byte),
+        Edit::Remove(from, to) => drop(body.drain(range(from, to, body))),
         Edit::Repeat(from, to) => {
-            let passage = passage(from, to, body);
-            let copy = body[passage.clone()].to_vec();
-            body.splice(passage.end..passage.end, copy);
+            let range = range(from, to, body);
+            let copy = body[range.clone()].to_vec();
+            body.splice(range.end..range.end, copy);
         }
-        Edit::Paste(at, passage) => {
-            let at = place(at, body);
-            body.splice(at..at, passage.bytes());
+        Edit::Paste(at, text) => {
+            let at = position(at, body);
+            body.splice(at..at, text.bytes());
         }
         Edit::Cross(other, at, from) => {
             let other = other.get(&CAPTURED);
-            body.truncate(place(at, body));
-            body.extend_from_slice(&other[place(from, other)..]);
+            body.truncate(position(at, body));
+            body.extend_from_slice(&other[position(from, other)..]);
         }
     }
 }
 
-/// JSON that is near a request: known keys and others, with values of every kind.
+/// JSON similar to a request: known and unknown keys with values of every kind.
 fn near_request() -> impl Strategy<Value = Value> {
     let scalar = || {
         prop_oneof![
@@ -123,7 +122,7 @@ fn input() -> impl Strategy<Value = EmbeddingInput> {
     ]
 }
 
-/// Writes every character as the Python and Java clients do that send ASCII only.
+/// Escapes all characters outside ASCII, as Python and Java clients do.
 fn in_ascii(json: &str) -> String {
     let mut units = [0; 2];
     json.chars()
@@ -138,17 +137,17 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn arbitrary_bytes(body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_match_the_reference(body in prop::collection::vec(any::<u8>(), 0..200)) {
         reference::check(&body);
     }
 
     #[test]
-    fn arbitrary_punctuation(body in prop::collection::vec(prop::sample::select(TELLING), 0..200)) {
+    fn arbitrary_json_bytes_match_the_reference(body in prop::collection::vec(prop::sample::select(SIGNIFICANT_BYTES), 0..200)) {
         reference::check(&body);
     }
 
     #[test]
-    fn captured_bodies_with_edits(body in any::<Index>(), edits in edits()) {
+    fn edited_captures_match_the_reference(body in any::<Index>(), edits in edits()) {
         let mut body = body.get(&CAPTURED).clone();
         for edit in &edits {
             apply(edit, &mut body);
@@ -157,20 +156,20 @@ proptest! {
     }
 
     #[test]
-    fn objects_that_are_nearly_requests(value in near_request()) {
+    fn objects_similar_to_requests_match_the_reference(value in near_request()) {
         reference::check(value.to_string().as_bytes());
     }
 
-    /// Strings of UTF-16 units, halves of characters included, mean what JavaScript's `toWellFormed` makes of them.
+    /// Lone surrogates are replaced as in JavaScript's `toWellFormed`.
     #[test]
-    fn any_utf16(units in prop::collection::vec(prop_oneof![0xD7F0_u16..=0xE010, any::<u16>()], 0..30)) {
+    fn any_utf16_is_decoded_lossily(units in prop::collection::vec(prop_oneof![0xD7F0_u16..=0xE010, any::<u16>()], 0..30)) {
         let escaped: String = units.iter().map(|unit| format!("\\u{unit:04X}")).collect();
         let request = EmbeddingRequest::from_json(format!(r#"{{"model":"m","input":"{escaped}"}}"#).as_bytes());
         prop_assert_eq!(request.unwrap().input, EmbeddingInput::Text(String::from_utf16_lossy(&units)));
     }
 
     #[test]
-    fn the_four_shapes_round_trip(
+    fn the_four_forms_of_input_round_trip(
         input in input(),
         model in ".{1,10}",
         format in prop::sample::select(vec![

@@ -1,18 +1,18 @@
-//! Reading a JSON value whose kind is not known: a wrong kind is an answer, not a serde error.
+//! Deserialization of a JSON value of unknown kind: a wrong kind is a value, not a serde error.
 //!
-//! serde reports "this should have been a string" and "this is not JSON" through one error type,
-//! told apart by their text. Here every well-formed value is accepted and a wrong kind becomes
-//! `None`, so that an error from serde always means malformed JSON, and a wrong kind in one field
-//! never hides a syntax error further on.
+//! serde reports a wrong kind and malformed JSON through one error type, and only the message tells them apart. Here every
+//! well-formed value is accepted, and a wrong kind becomes `None`. An error from serde therefore always means malformed
+//! JSON, and a wrong kind in one field never hides a later syntax error.
 
 use std::{fmt, marker::PhantomData};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A value that some kinds of JSON can become. Every kind defaults to `None`: "not me".
+/// A type that can be read from some kinds of JSON values. Every kind defaults to `None`, which means a wrong kind.
 ///
-/// Implementations of [`from_array`](Shape::from_array) must consume the array to its end, also when they return `None`.
-pub(crate) trait Shape: Sized {
+/// Implementations of [`from_array`](FromJsonKind::from_array) must consume the array to its end, even if they return
+/// `None`.
+pub(crate) trait FromJsonKind: Sized {
     fn from_bool(_value: bool) -> Option<Self> {
         None
     }
@@ -21,7 +21,7 @@ pub(crate) trait Shape: Sized {
         None
     }
 
-    /// Called for a number without fraction and exponent that fits 64 bits, signed or not.
+    /// Called for a number without fraction and exponent that fits `i64` or `u64`.
     fn from_integer(_integer: i128) -> Option<Self> {
         None
     }
@@ -31,42 +31,42 @@ pub(crate) trait Shape: Sized {
     }
 }
 
-impl Shape for String {
+impl FromJsonKind for String {
     fn from_text(text: &str) -> Option<Self> {
         Some(text.to_owned())
     }
 }
 
-impl Shape for i128 {
+impl FromJsonKind for i128 {
     fn from_integer(integer: i128) -> Option<Self> {
         Some(integer)
     }
 }
 
-impl Shape for u32 {
+impl FromJsonKind for u32 {
     fn from_integer(integer: i128) -> Option<Self> {
         integer.try_into().ok()
     }
 }
 
-/// Consumes what is left of an array of the wrong shape. Skipping does not recurse.
+/// Consumes the rest of an array of the wrong kind, without recursion.
 pub(crate) fn skip_array<'de, T, A: SeqAccess<'de>>(mut array: A) -> Result<Option<T>, A::Error> {
     while array.next_element::<IgnoredAny>()?.is_some() {}
     Ok(None)
 }
 
-/// Any JSON value, read as a `T` where its kind allows.
-pub(crate) struct Shaped<T>(pub(crate) Option<T>);
+/// Any JSON value, read as a `T` if its kind allows it.
+pub(crate) struct Lenient<T>(pub(crate) Option<T>);
 
-impl<'de, T: Shape> Deserialize<'de> for Shaped<T> {
+impl<'de, T: FromJsonKind> Deserialize<'de> for Lenient<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ShapedVisitor(PhantomData)).map(Shaped)
+        deserializer.deserialize_any(LenientVisitor(PhantomData)).map(Lenient)
     }
 }
 
-struct ShapedVisitor<T>(PhantomData<T>);
+struct LenientVisitor<T>(PhantomData<T>);
 
-impl<'de, T: Shape> Visitor<'de> for ShapedVisitor<T> {
+impl<'de, T: FromJsonKind> Visitor<'de> for LenientVisitor<T> {
     type Value = Option<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

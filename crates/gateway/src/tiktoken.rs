@@ -1,37 +1,37 @@
-//! OpenAI's token ids back into text: a decode-only table of `cl100k_base` or `o200k_base`.
+//! Decoders of OpenAI's token ids, `cl100k_base` and `o200k_base`, to text.
 //!
-//! LangChain sends ids of these vocabularies whatever model it asks for. Read as ids of the served model
-//! they would give a plausible, wrong vector; so they become text again, which the model's own tokenizer
-//! then reads.
+//! LangChain sends ids of these vocabularies for any model. As ids of the served model they would give a plausible but
+//! wrong vector, so they are decoded to text, which the model's own tokenizer then reads.
 
 use std::sync::LazyLock;
 
 use tiktoken_rs::{CoreBPE, cl100k_base, o200k_base};
 
-/// `cl100k_base`: ids 0–100255, 100257–100260 and 100276. Building it takes a fraction of a second, so the
-/// first caller should not be an async thread.
-pub(crate) static CL100K_BASE: LazyLock<Vocabulary> =
-    LazyLock::new(|| Vocabulary::build("cl100k_base", &embedded(cl100k_base()), 100_277));
+/// `cl100k_base`: ids 0–100255, 100257–100260 and 100276. The first use builds it, which takes a fraction of a second and
+/// must not be on an async thread.
+pub(crate) static CL100K_BASE: LazyLock<TiktokenDecoder> =
+    LazyLock::new(|| TiktokenDecoder::build("cl100k_base", &embedded(cl100k_base()), 100_277));
 
-/// `o200k_base`: ids 0–199997, 199999 and 200018. Built like [`CL100K_BASE`].
-pub(crate) static O200K_BASE: LazyLock<Vocabulary> =
-    LazyLock::new(|| Vocabulary::build("o200k_base", &embedded(o200k_base()), 200_019));
+/// `o200k_base`: ids 0–199997, 199999 and 200018. Built on first use like [`CL100K_BASE`].
+pub(crate) static O200K_BASE: LazyLock<TiktokenDecoder> =
+    LazyLock::new(|| TiktokenDecoder::build("o200k_base", &embedded(o200k_base()), 200_019));
 
-/// The bytes of every token, one after the other.
-pub(crate) struct Vocabulary {
+/// Table from token ids to bytes.
+pub(crate) struct TiktokenDecoder {
     name: &'static str,
+    /// The bytes of all tokens, concatenated.
     bytes: Vec<u8>,
-    /// Token `id` is `bytes[ends[id - 1]..ends[id]]`; empty where no token has the id.
+    /// Token `id` is `bytes[ends[id - 1]..ends[id]]`; empty if no token has the id.
     ends: Vec<u32>,
 }
 
-impl Vocabulary {
-    /// Copies the tokens below `size` out of `encoder`, which also holds what encoding needs: regular
-    /// expressions and two hash maps, some ten times as large.
+impl TiktokenDecoder {
+    /// Copies the tokens with ids below `size` from `encoder`, which also has regular expressions and two hash maps for
+    /// encoding, about ten times as large.
     fn build(name: &'static str, encoder: &CoreBPE, size: u32) -> Self {
         let (mut bytes, mut ends) = (Vec::new(), Vec::with_capacity(size as usize));
         for id in 0..size {
-            // An error says that no token has this id.
+            // An error means that no token has this id.
             if let Ok(token) = encoder.decode_bytes(&[id]) {
                 bytes.extend_from_slice(&token);
             }
@@ -41,16 +41,15 @@ impl Vocabulary {
         Self { name, bytes, ends }
     }
 
-    /// The vocabulary's name at OpenAI.
+    /// OpenAI's name of the vocabulary.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The text of `ids`. A sequence cut inside a character (LangChain cuts at 8,191 tokens wherever that
-    /// is) ends or begins with U+FFFD.
+    /// Decodes `ids`. A sequence that begins or ends inside a character gets U+FFFD there; LangChain splits at 8,191 tokens.
     ///
     /// # Errors
-    /// The position of the first id that no token has.
+    /// The position of the first unknown id.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, usize> {
         let mut bytes = Vec::with_capacity(ids.len() * 4);
         for (position, &id) in ids.iter().enumerate() {
@@ -68,7 +67,7 @@ impl Vocabulary {
     }
 }
 
-/// The encoder, whose data is part of this program: it cannot be missing or damaged at run time.
+/// The encoder, whose data is compiled into this program, so that it cannot fail at run time.
 fn embedded<E: std::fmt::Debug>(encoder: Result<CoreBPE, E>) -> CoreBPE {
     encoder.expect("the vocabulary embedded in tiktoken-rs parses")
 }
@@ -80,9 +79,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn valid_ids(vocabulary: &Vocabulary) -> Vec<std::ops::RangeInclusive<u32>> {
+    fn valid_ids(decoder: &TiktokenDecoder) -> Vec<std::ops::RangeInclusive<u32>> {
         let mut runs: Vec<std::ops::RangeInclusive<u32>> = Vec::new();
-        for id in (0..=210_000).filter(|&id| vocabulary.token(id).is_some()) {
+        for id in (0..=210_000).filter(|&id| decoder.token(id).is_some()) {
             match runs.last_mut() {
                 Some(run) if *run.end() + 1 == id => *run = *run.start()..=id,
                 _ => runs.push(id..=id),
@@ -92,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn exactly_the_published_ids_are_valid() {
+    fn only_the_published_ids_are_valid() {
         assert_eq!(valid_ids(&CL100K_BASE), [0..=100_255, 100_257..=100_260, 100_276..=100_276]);
         assert_eq!(valid_ids(&O200K_BASE), [0..=199_997, 199_999..=199_999, 200_018..=200_018]);
         assert_eq!(CL100K_BASE.token(u32::MAX), None);
     }
 
     #[test]
-    fn ids_become_the_text_they_came_from() {
+    fn ids_decode_to_their_text() {
         assert_eq!(CL100K_BASE.decode(&[15339, 1917]), Ok("hello world".to_owned()));
         assert_eq!(CL100K_BASE.decode(&[100_257]), Ok("<|endoftext|>".to_owned()));
         assert_eq!(O200K_BASE.decode(&[24912, 2375]), Ok("hello world".to_owned()));
@@ -107,12 +106,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_unknown_id_is_named_by_its_position() {
+    fn the_position_of_the_first_unknown_id_is_returned() {
         assert_eq!(CL100K_BASE.decode(&[1, 2, 100_256, 4_000_000_000]), Err(2));
     }
 
     #[test]
-    fn a_cut_inside_a_character_gives_the_replacement_character() {
+    fn a_split_character_decodes_to_the_replacement_character() {
         let encoder = cl100k_base().unwrap();
         let ids = encoder.encode_ordinary("日本🙂");
         let whole = CL100K_BASE.decode(&ids).unwrap();
@@ -124,7 +123,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn what_tiktoken_encodes_decodes_to_the_same_text(text in "\\PC{0,40}") {
+        fn decoding_inverts_tiktoken_encoding(text in "\\PC{0,40}") {
             static ENCODERS: LazyLock<(CoreBPE, CoreBPE)> =
                 LazyLock::new(|| (cl100k_base().unwrap(), o200k_base().unwrap()));
             prop_assert_eq!(CL100K_BASE.decode(&ENCODERS.0.encode_ordinary(&text)), Ok(text.clone()));
