@@ -1,4 +1,4 @@
-//! Compares the ids of a `tokenizer.json` with the embeddings of a model.
+//! Checks the ids of a `tokenizer.json` against the number of embeddings of a model.
 
 use std::fmt;
 
@@ -7,40 +7,41 @@ use serde::{
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-/// The ids of a tokenizer's vocabulary, without added tokens: the tokenizer library assigns the ids of added tokens
-/// that are not in the vocabulary, and ignores the ids that the file states.
+/// The vocabulary of a `tokenizer.json` without added tokens: the tokenizer library assigns the ids of added tokens
+/// that are not in the vocabulary, and ignores the ids in the file.
 #[derive(Deserialize)]
-pub(crate) struct Vocabulary {
+pub(super) struct Vocabulary {
     model: Model,
 }
 
 #[derive(Deserialize)]
 struct Model {
-    #[serde(deserialize_with = "count_ids")]
-    vocab: u64,
+    /// One more than the highest id.
+    #[serde(deserialize_with = "count_ids", rename = "vocab")]
+    ids: u64,
 }
 
 impl Vocabulary {
-    /// Refuses a vocabulary with an id that a word table of `rows` rows has no embedding for: any text may hold it.
+    /// Checks that each id is below `rows`, the number of embeddings: a text may hold any id of the vocabulary.
     ///
     /// # Errors
-    /// The ids and the remedy, in words.
-    pub(crate) fn check(&self, rows: usize) -> Result<(), String> {
-        let ids = self.model.vocab;
+    /// The highest ids of both, and the probable cause.
+    pub(super) fn check(&self, rows: usize) -> Result<(), String> {
+        let ids = self.model.ids;
         if ids <= rows as u64 {
             return Ok(());
         }
         Err(format!(
-            "its vocabulary has ids up to {}, but the model has embeddings for ids up to {} only: tokenizer and weights \
-             are not of the same model",
+            "its vocabulary has ids up to {}, but the model has embeddings for ids up to {} only: tokenizer and \
+             weights belong to different models",
             ids - 1,
             rows.saturating_sub(1)
         ))
     }
 }
 
-/// One more than the highest id of a vocabulary: a map from token to id or, for unigram models, a list in the order of
-/// the ids.
+/// Reads one more than the highest id of a vocabulary: a map from token to id or, for unigram models, a list in the
+/// order of the ids.
 fn count_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Ids;
     impl<'de> Visitor<'de> for Ids {
@@ -79,13 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn every_id_of_a_vocabulary_needs_an_embedding() {
+    fn each_id_of_a_vocabulary_needs_an_embedding() {
         for vocabulary in [r#"{"c": 2, "a": 0, "[B]": 1}"#, r#"[["a", 0.0], ["[B]", -1.5], ["c", -2.0]]"#] {
             for rows in [3, 4, 1 << 20] {
                 assert_eq!(check(vocabulary, rows), Ok(()));
             }
-            let refused = check(vocabulary, 2).unwrap_err();
-            assert!(refused.contains("ids up to 2") && refused.contains("ids up to 1 only"), "{refused}");
+            let error = check(vocabulary, 2).unwrap_err();
+            assert!(error.contains("ids up to 2") && error.contains("ids up to 1 only"), "{error}");
         }
         assert_eq!(check("{}", 0), Ok(()));
     }

@@ -1,52 +1,56 @@
-//! Converts text to token ids exactly as sentence-transformers does: as its current release, or as releases before 5.4,
-//! which stripped white space.
+//! Converts text to token ids exactly as sentence-transformers does: the current release, or releases before 5.4, which
+//! stripped white space.
 //!
-//! The library's own truncation, padding and post-processing are switched off: an input is encoded without
-//! special tokens, and the caller cuts it and frames it ([`Tokenizer::add_special_tokens`]). So nothing is allocated for what
-//! nobody reads, such as offsets and masks, and the policies for long texts all start from the whole text.
+//! The library's truncation, padding and post-processing are off: a text is encoded without special tokens, and the
+//! caller truncates it and adds them ([`Tokenizer::add_special_tokens`]). So nothing unused is allocated, such as
+//! offsets and masks, and every truncation policy starts from the whole text.
+
+mod unicode_compat;
+mod vocabulary;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-use crate::{StartError, unicode::OldTables, vocabulary::Vocabulary};
+use self::{unicode_compat::UnicodeCompat, vocabulary::Vocabulary};
+use crate::error::StartError;
 
-/// A model's tokenizer. Cheap to clone; shared between threads.
+/// A model's tokenizer. Cheap to clone, and shared between threads.
 #[derive(Clone)]
 pub struct Tokenizer {
     pipeline: PipelineTokenizer,
     options: EncodeOptions,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
-    tables: OldTables,
+    unicode: UnicodeCompat,
     strip_whitespace: bool,
-    /// Tokens that a text can hold and the model has no embedding for, by id. Empty for nearly all models.
+    /// Tokens that a text can hold and for which the model has no embedding, by id. Empty for nearly all models.
     without_embedding: Arc<BTreeMap<u32, String>>,
 }
 
-/// Options of a tokenizer that its `tokenizer.json` does not state.
+/// Options of a tokenizer that are not in its `tokenizer.json`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenizerOptions {
     /// Remove white space from both ends of every text, as sentence-transformers did before release 5.4.
     pub strip_whitespace: bool,
-    /// Number of ids that the model has embeddings for, from 0 on. Without it, no id is refused.
+    /// Number of embeddings of the model: ids below it have one. Without it, every id is accepted.
     pub embeddings: Option<usize>,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, of any age, for a model with an embedding for each id.
+    /// Reads a `tokenizer.json` of any version, for a model with an embedding for each id.
     ///
     /// # Errors
-    /// [`StartError::Tokenizer`] when the file cannot be read or holds something unknown.
+    /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component.
     pub fn load(path: &Path) -> Result<Self, StartError> {
         Self::load_with(path, TokenizerOptions::default())
     }
 
-    /// Reads a `tokenizer.json`, of any age.
+    /// Reads a `tokenizer.json` of any version.
     ///
     /// # Errors
-    /// [`StartError::Tokenizer`] when the file cannot be read or holds something unknown, or when its vocabulary, or
-    /// a token that it puts around every text, has no embedding.
+    /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component, or if the model has no
+    /// embedding for an id of its vocabulary or for a special token.
     pub fn load_with(path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
         let TokenizerOptions { strip_whitespace, embeddings } = options;
         let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
@@ -68,8 +72,8 @@ impl Tokenizer {
         };
         if let Some(id) = prefix.iter().chain(&suffix).find(|id| without_embedding.contains_key(id)) {
             return Err(error(format!(
-                "it puts token id {id} around every text, but the model has no embedding for it: tokenizer and \
-                 weights are not of the same model"
+                "it adds token id {id} to every text, but the model has no embedding for this id: tokenizer and \
+                 weights belong to different models"
             )));
         }
         let options = EncodeOptions {
@@ -78,34 +82,34 @@ impl Tokenizer {
             padding: Override::Off,
             truncation: Override::Off,
         };
-        let tables = OldTables::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
+        let unicode = UnicodeCompat::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
         let without_embedding = Arc::new(without_embedding);
-        Ok(Self { pipeline, options, prefix, suffix, tables, strip_whitespace, without_embedding })
+        Ok(Self { pipeline, options, prefix, suffix, unicode, strip_whitespace, without_embedding })
     }
 
-    /// Number of special tokens around every sequence.
+    /// Number of special tokens that are added to every sequence.
     pub fn num_special_tokens(&self) -> usize {
         self.prefix.len() + self.suffix.len()
     }
 
-    /// The ids of `text`, whole and without special tokens.
+    /// Encodes the whole `text`, without special tokens.
     ///
     /// # Errors
-    /// What the tokenizer library says, in words.
+    /// The tokenizer library's message.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut ids = Vec::new();
         self.encode_into(text, &mut ids)?;
         Ok(PipelineToken::cast_slice(&ids).to_vec())
     }
 
-    /// As [`encode`](Self::encode), into a buffer that the caller keeps from text to text.
+    /// The same as [`encode`](Self::encode), into a buffer that the caller reuses.
     pub(crate) fn encode_into(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), String> {
         ids.clear();
-        let text = self.tables.apply(if self.strip_whitespace { strip(text) } else { text });
+        let text = self.unicode.replace(if self.strip_whitespace { strip(text) } else { text });
         self.pipeline.encode_into(&text, &self.options, ids).map_err(|error| error.to_string())
     }
 
-    /// Appends `content` to `out` with the special tokens around it.
+    /// Appends `content` to `out`, with special tokens before and after it.
     pub fn add_special_tokens(&self, content: &[u32], out: &mut Vec<u32>) {
         out.reserve(content.len() + self.num_special_tokens());
         out.extend_from_slice(&self.prefix);
@@ -113,19 +117,19 @@ impl Tokenizer {
         out.extend_from_slice(&self.suffix);
     }
 
-    /// Returns true if the vocabulary has this id, and the model an embedding for it.
+    /// Returns true if the vocabulary has this id and the model has an embedding for it.
     pub fn is_valid_id(&self, id: u32) -> bool {
         !self.without_embedding.contains_key(&id) && !self.pipeline.decode_tokens(&[id], false).is_empty()
     }
 
-    /// The tokens that a text can hold although the model has no embedding for them, by id.
+    /// Tokens that a text can hold and for which the model has no embedding, by id.
     pub fn without_embedding(&self) -> &BTreeMap<u32, String> {
         &self.without_embedding
     }
 
-    /// The first of `ids` that the model has no embedding for, and the token that it stands for.
+    /// Returns the first of `ids` for which the model has no embedding, and its token.
     pub(crate) fn first_without_embedding(&self, ids: &[u32]) -> Option<(u32, &str)> {
-        // All of them lie beyond the word table, so all ids of an ordinary text are smaller.
+        // All ids of an ordinary text are smaller than the ids without an embedding.
         let (lowest, _) = self.without_embedding.first_key_value()?;
         let found =
             ids.iter().filter(|id| *id >= lowest).find_map(|id| self.without_embedding.get_key_value(id));
@@ -139,7 +143,7 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
-/// Removes white space from both ends as Python's `str.strip` does, which sentence-transformers applied to every text
+/// Removes white space from both ends like Python's `str.strip`, which sentence-transformers applied to every text
 /// before release 5.4. Python counts the four information separators as white space; Unicode's property does not.
 fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
@@ -149,22 +153,22 @@ fn strip(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// Allocations that `tokenizer` makes for `texts` in a buffer that has room, once it has read them.
+    /// Number of allocations for `texts` with a buffer that is large enough, after a first pass.
     fn allocations(tokenizer: &Tokenizer, texts: &[String]) -> u64 {
         let mut ids = Vec::with_capacity(1 << 16);
-        let mut read = || {
+        let mut encode_all = || {
             for text in texts {
                 tokenizer.encode_into(text, &mut ids).unwrap();
             }
         };
-        read();
-        allocation_counter::measure(read).count_total
+        encode_all();
+        allocation_counter::measure(encode_all).count_total
     }
 
-    /// Whatever the text's length: byte-level models make none; BERT's make one, the copy that is lower-case and
-    /// without accents, and one more where the marks of a letter are many; unigram models make their lattice.
+    /// Byte-level models make none. BERT models make one for the lower-case copy without accents, and one more for
+    /// letters with many marks. Unigram models allocate their lattice.
     #[test]
-    fn a_text_allocates_what_its_model_must() {
+    fn allocations_of_a_text_do_not_depend_on_its_length() {
         let texts = [
             "the quick brown fox, unbelievable embeddings 42 https://a.org/b?c=d ",
             "The quick brown Fox; déjà vu à Zürich: cafe\u{301} naïve Ångström ",
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn strip_is_pythons() {
+    fn strip_equals_str_strip_of_python() {
         assert_eq!(strip("\u{1c}\u{1f} \t\n\u{85}\u{a0}\u{2028}\u{3000}a b\u{200b} "), "a b\u{200b}");
         assert_eq!(strip("\u{1f}"), "");
     }

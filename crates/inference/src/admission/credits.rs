@@ -1,49 +1,50 @@
-//! Credit for tokenizing jobs that the queue may refuse: an account for each caller, so that the refusals of one caller
-//! take no credit from the others.
+//! A budget for tokenizing jobs that the queue may reject, like the retry budgets of Finagle and Envoy: completed work
+//! earns it, wasted work spends it. Each caller has its own, so rejections of one caller do not spend that of others.
 //!
-//! Each caller starts with the full credit. A refusal after tokenizing spends it, and computed tokens pay it back, in
-//! equal parts to all callers that have spent some. So the tokens that pay are the same however many callers there are.
+//! Each caller starts with the full credit. A rejection after tokenizing spends it, and computed tokens pay it back, in
+//! equal parts to all callers that have spent some. So the wasted share is the same for any number of callers.
 
 use std::collections::HashMap;
 
-use crate::CallerId;
+use super::CallerId;
 
-/// Tokens that have to be computed for each token of footprint that is tokenized and then refused. A footprint of one
-/// token is tokenized in the time of one token on the fastest encoder, so at most an eighth of the work is wasted.
-pub(crate) const CREDIT_PER_FOOTPRINT: usize = 8;
+/// Computed tokens that pay for one token of footprint that is tokenized and then rejected. Tokenizing a footprint of
+/// one token takes as long as one token on the fastest encoder, so at most an eighth of the work is wasted.
+pub(super) const CREDIT_PER_FOOTPRINT: usize = 8;
 
 /// The credit of all callers of one engine.
 #[derive(Debug)]
-pub(crate) struct Credits {
+pub(super) struct Credits {
     /// Maximum credit of a caller.
     limit: usize,
-    /// Credit that each caller has spent and not got back, at most `limit`. Callers with the full credit have no entry.
+    /// Credit that each caller has spent and not earned back, at most `limit`. Callers with the full credit have no
+    /// entry.
     spent: HashMap<Option<CallerId>, usize>,
-    /// Computed tokens that are not paid out yet.
+    /// Computed tokens that are not distributed yet.
     earned: usize,
 }
 
 impl Credits {
-    /// For each caller enough to tokenize a full account of `tokens` and refuse it. More credit would only prolong the
-    /// wasted work under overload.
-    pub(crate) fn new(tokens: usize) -> Self {
+    /// Credit for each caller to have a full account of `tokens` tokenized and rejected. More credit would only prolong
+    /// the wasted work under overload.
+    pub(super) fn new(tokens: usize) -> Self {
         Self { limit: cost(tokens), spent: HashMap::new(), earned: 0 }
     }
 
-    /// Returns true if the refusal of a job with this footprint would not exceed the credit of `caller`.
-    pub(crate) fn covers(&self, caller: Option<CallerId>, footprint: usize) -> bool {
+    /// Returns true if `caller` has the credit for the rejection of a job with this footprint.
+    pub(super) fn covers(&self, caller: Option<CallerId>, footprint: usize) -> bool {
         let spent = self.spent.get(&caller).copied().unwrap_or(0);
         cost(footprint) <= self.limit - spent
     }
 
-    /// Takes the cost of a refused job from the credit of `caller`, or what is left of it.
-    pub(crate) fn spend(&mut self, caller: Option<CallerId>, footprint: usize) {
+    /// Subtracts the cost of a rejected job from the credit of `caller`, down to zero.
+    pub(super) fn spend(&mut self, caller: Option<CallerId>, footprint: usize) {
         let spent = self.spent.entry(caller).or_default();
         *spent = spent.saturating_add(cost(footprint)).min(self.limit);
     }
 
-    /// Pays `tokens` that were computed to the callers that have spent credit.
-    pub(crate) fn earn(&mut self, tokens: usize) {
+    /// Distributes `tokens` that were computed to the callers that have spent credit.
+    pub(super) fn earn(&mut self, tokens: usize) {
         self.earned += tokens;
         let part = self.earned / self.spent.len().max(1);
         self.spent.retain(|_, spent| {
@@ -58,7 +59,7 @@ impl Credits {
     }
 }
 
-/// Credit that the refusal of a job with this footprint spends.
+/// Credit that the rejection of a job with this footprint spends.
 fn cost(footprint: usize) -> usize {
     footprint.saturating_mul(CREDIT_PER_FOOTPRINT)
 }
@@ -71,21 +72,21 @@ mod tests {
         Some(CallerId(number))
     }
 
-    /// Footprints of one token that can be refused for `caller`, until its credit is spent.
+    /// Spends the credit of `caller` in footprints of one token, and returns their number.
     fn spend_all(credits: &mut Credits, caller: Option<CallerId>) -> usize {
-        let mut refusals = 0;
+        let mut rejections = 0;
         while credits.covers(caller, 1) {
             credits.spend(caller, 1);
-            refusals += 1;
+            rejections += 1;
         }
-        refusals
+        rejections
     }
 
     #[test]
-    fn computed_tokens_pay_all_callers_together_an_eighth() {
+    fn computed_tokens_pay_an_eighth_to_all_callers_together() {
         let mut credits = Credits::new(100);
         assert_eq!([1, 2, 3].map(|number| spend_all(&mut credits, caller(number))), [100; 3]);
-        // Batches of fewer tokens than there are callers.
+        // Batches with fewer tokens than callers.
         for _ in 0..240 {
             credits.earn(2);
         }
@@ -93,18 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_got_its_credit_back_takes_no_memory_and_no_further_part() {
+    fn a_caller_with_the_full_credit_has_no_entry_and_gets_no_part() {
         let mut credits = Credits::new(100);
         credits.spend(caller(1), 100);
         credits.spend(caller(2), 1);
         credits.earn(80);
         assert_eq!(credits.spent, HashMap::from([(caller(1), 760)]));
-        // With what the other caller did not need.
+        // Including the part that the other caller did not need.
         credits.earn(80);
         assert_eq!(credits.spent, HashMap::from([(caller(1), 648)]));
         credits.earn(10_000);
         assert!(credits.spent.is_empty() && credits.earned == 0);
-        // The full credit does not grow.
+        // The credit does not exceed its maximum.
         credits.earn(10_000);
         assert_eq!(spend_all(&mut credits, caller(1)), 100);
         credits.spend(caller(1), usize::MAX);

@@ -1,5 +1,5 @@
-//! Texts about which tokenizers could disagree: generated, so that no difference hides in what we did not think to
-//! write down; from a strategy, so that a text on which two of them differ shrinks to the least one.
+//! Generated texts on which tokenizers could differ. They come from a proptest strategy, so a text on which two
+//! tokenizers differ shrinks to a minimal one.
 
 use proptest::{
     prelude::*,
@@ -7,7 +7,7 @@ use proptest::{
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 
-/// Texts of one script or several: words that vocabularies hold, runs of any character of a block, decomposed and
+/// Texts of one or several scripts: words of the vocabularies, random characters of a Unicode block, decomposed and
 /// composed letters, emoji sequences, mathematics, controls, white space, addresses, code, numbers, very long words,
 /// special tokens as text.
 pub(crate) fn any_text() -> impl Strategy<Value = String> {
@@ -18,8 +18,8 @@ pub(crate) fn any_text() -> impl Strategy<Value = String> {
             3 => marks(),
             3 => symbols(),
             2 => spaces(),
-            2 => machine(),
-            1 => special(),
+            2 => machine_text(),
+            1 => special_tokens(),
             1 => any::<char>().prop_map(String::from),
         ]
     };
@@ -31,7 +31,7 @@ pub(crate) fn any_text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Words as people write them, in composed and decomposed form.
+/// Common words, in composed and decomposed form.
 fn words() -> impl Strategy<Value = String> {
     const WORDS: [&str; 60] = [
         "the",
@@ -125,7 +125,7 @@ fn letters() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Letters under marks: one, several, in an order that is not canonical, and marks alone.
+/// Letters with marks: one, several, in an order that is not canonical, and marks alone.
 fn marks() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => "([a-zA-Z][\u{300}-\u{30c}\u{323}\u{327}\u{328}\u{331}]{1,3}){1,6}",
@@ -137,7 +137,7 @@ fn marks() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Punctuation, signs, mathematics, letters in disguise, and emoji with what modifies and joins them.
+/// Punctuation, signs, mathematics, letter-like symbols, and emoji with their modifiers and joiners.
 fn symbols() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "[!-/:-@\\[-`{-~]{1,4}",
@@ -154,7 +154,7 @@ fn symbols() -> impl Strategy<Value = String> {
     ]
 }
 
-/// White space in its variants, what has no width, controls, private use, what is no character at all.
+/// All kinds of white space, zero-width characters, controls, private use, noncharacters.
 fn spaces() -> impl Strategy<Value = String> {
     prop_oneof![
         3 => "[ \t\n\r]{1,4}",
@@ -166,8 +166,8 @@ fn spaces() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What machines write: addresses, code, numbers, dates, hashes.
-fn machine() -> impl Strategy<Value = String> {
+/// Machine-generated text: addresses, code, numbers, dates, hashes.
+fn machine_text() -> impl Strategy<Value = String> {
     prop_oneof![
         "https?://[a-z]{2,9}\\.(com|org|co\\.uk|рф)/[a-zA-Z0-9_%-]{0,12}(\\?[a-z]=[0-9]{1,4}&b=%20)?#?[a-z]{0,4}",
         "[a-z.]{1,8}@[a-z]{2,8}\\.(com|de)",
@@ -180,8 +180,8 @@ fn machine() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Special tokens, which a tokenizer finds in text, and what only begins like one.
-fn special() -> impl Strategy<Value = String> {
+/// Special tokens, which a tokenizer finds in text, and prefixes of them.
+fn special_tokens() -> impl Strategy<Value = String> {
     const TOKENS: [&str; 12] = [
         "[CLS]",
         "[SEP]",
@@ -199,15 +199,15 @@ fn special() -> impl Strategy<Value = String> {
     select(&TOKENS[..]).prop_map(str::to_owned)
 }
 
-/// Runs `check` on `count` texts, the same in every run, shared out to as many threads as there are cores.
+/// Runs `check` on `count` texts, the same in every run, on as many threads as there are cores.
 ///
 /// # Panics
-/// With the least text on which `check` fails.
+/// `check` fails on a text. The message shows a minimal one.
 pub(crate) fn for_texts(count: u32, check: impl Fn(&str) -> Result<(), TestCaseError> + Sync) {
     const PARTS: u32 = 8;
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(PARTS as usize));
     let next = std::sync::atomic::AtomicU32::new(0);
-    // A part has its own seed, so texts do not depend on the number of cores.
+    // Each part has its own seed, so the texts do not depend on the number of cores.
     let part = |part: u32| {
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&part.to_le_bytes());

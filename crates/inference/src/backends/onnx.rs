@@ -1,4 +1,4 @@
-//! The encoder that runs an ONNX graph: the only file, with `provider`, that names `ort`.
+//! The ONNX Runtime backend: runs an ONNX graph. Only this file, `provider` and `error` use `ort`.
 
 use std::{
     borrow::Cow,
@@ -19,9 +19,15 @@ use ort::{
     value::{DynValue, Outlet, Shape, Tensor, TensorElementType, TensorRef},
 };
 
-use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, Provider, StartError, shape};
+use super::shape_buckets;
+use crate::{
+    encoder::{Batch, Encoder, EncoderFactory},
+    error::{EncodeError, StartError},
+    pooling::Head,
+    provider::Provider,
+};
 
-/// ONNX Runtime, loaded into the process. Cheap to clone; a process has one.
+/// ONNX Runtime, loaded into this process. Cheap to clone; a process can load one.
 #[derive(Clone)]
 pub struct OnnxRuntime {
     environment: Environment,
@@ -29,15 +35,15 @@ pub struct OnnxRuntime {
     version: Arc<str>,
 }
 
-/// The process's one runtime: neither the library nor its environment can be loaded twice.
+/// The loaded runtime. Neither the library nor its environment can be loaded twice.
 static LOADED: Mutex<Option<OnnxRuntime>> = Mutex::new(None);
 
 impl OnnxRuntime {
     /// Loads the shared library, or returns the runtime if that library is loaded already.
     ///
     /// # Errors
-    /// [`StartError::Library`] when it is missing or no ONNX Runtime, [`StartError::LibraryTooOld`],
-    /// [`StartError::Config`] when another library is loaded.
+    /// [`StartError::Library`] if it is missing or not ONNX Runtime, [`StartError::LibraryTooOld`], or
+    /// [`StartError::Config`] if another library is loaded.
     pub fn load(library: &Path) -> Result<Self, StartError> {
         let failed = |source| StartError::Library { library: library.to_owned(), source };
         let file = library.canonicalize().map_err(|error| failed(Box::new(error)))?;
@@ -71,12 +77,12 @@ impl OnnxRuntime {
         Ok(loaded.insert(Self { environment, library: file, version }).clone())
     }
 
-    /// The library's version, such as `1.32.0`; where its file name does not tell, what it says of its build.
+    /// The library's version from its file name, such as `1.32.0`, or else its build information.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The file that was loaded.
+    /// The loaded file.
     pub fn library(&self) -> &Path {
         &self.library
     }
@@ -91,8 +97,8 @@ impl std::fmt::Debug for OnnxRuntime {
     }
 }
 
-/// Reads the start of a library. `dlopen` holds a lock without which no thread can start or end, so a volume that does not
-/// answer must keep this thread waiting before the lock is taken.
+/// Reads the start of a library. `dlopen` holds a lock that every starting or ending thread needs. So if the volume
+/// does not respond, this thread must block here, before it takes that lock.
 fn read_start(file: &Path) -> io::Result<()> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -100,7 +106,7 @@ fn read_start(file: &Path) -> io::Result<()> {
     File::open(file)?.read_exact(&mut [0; 64])
 }
 
-/// The version in a library's real file name: `libonnxruntime.so.1.32.0`, `libonnxruntime.1.32.0.dylib`.
+/// Returns the version in a library's canonical file name: `libonnxruntime.so.1.32.0`, `libonnxruntime.1.32.0.dylib`.
 fn version_of(file: &Path) -> Option<Arc<str>> {
     let name = file.file_name()?.to_str()?;
     let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -109,7 +115,7 @@ fn version_of(file: &Path) -> Option<Arc<str>> {
     is_version.then(|| version.into())
 }
 
-/// An input that a graph may ask for, by its customary name; each is int64 or int32 of shape `[batch, sequence]`.
+/// An input of a graph, by its customary name. Each is int64 or int32 with shape `[batch, sequence]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnnxInput {
     /// Token ids.
@@ -118,9 +124,9 @@ pub enum OnnxInput {
     AttentionMask,
     /// Always 0: one segment.
     TokenTypeIds,
-    /// Each token's row in the position table.
+    /// Position id of each token.
     PositionIds {
-        /// Count from the row after this id, but not tokens of this id, as RoBERTa does. `None`: count from 0.
+        /// Positions start after this id and skip tokens with this id, as in RoBERTa. `None`: positions start at 0.
         after_padding: Option<u32>,
     },
 }
@@ -137,57 +143,57 @@ impl OnnxInput {
     }
 }
 
-/// Writes each token's row in the position table.
-fn count_positions(sequence: &[u32], after_padding: Option<u32>, rows: &mut [i64]) {
+/// Writes the position id of each token.
+fn write_position_ids(sequence: &[u32], after_padding: Option<u32>, position_ids: &mut [i64]) {
     let mut next = after_padding.map_or(0, |padding| i64::from(padding) + 1);
-    for (row, id) in rows.iter_mut().zip(sequence) {
+    for (position_id, id) in position_ids.iter_mut().zip(sequence) {
         if after_padding == Some(*id) {
-            *row = i64::from(*id);
+            *position_id = i64::from(*id);
         } else {
-            *row = next;
+            *position_id = next;
             next += 1;
         }
     }
 }
 
-/// What a graph's output holds.
+/// Content of a graph's output.
 #[derive(Debug, Clone)]
 pub enum OnnxOutput {
-    /// `[batch, sequence, hidden]`: one embedding for each token, which the head makes into a vector.
+    /// `[batch, sequence, hidden]`: one embedding for each token, from which the head computes a vector.
     TokenEmbeddings(Head),
-    /// `[batch, dimensions]`: the graph holds pooling and dense layers.
+    /// `[batch, dimensions]`: the graph contains pooling and dense layers.
     SentenceEmbedding,
 }
 
-/// Which graph to run, and how.
+/// Settings of ONNX encoders.
 #[derive(Debug, Clone)]
 pub struct OnnxConfig {
     /// The ONNX file.
     pub graph: PathBuf,
-    /// The inputs that it takes.
+    /// The inputs of the graph.
     pub inputs: Vec<OnnxInput>,
     /// Name of the output to read.
     pub output: String,
-    /// What that output holds.
+    /// Content of that output.
     pub output_kind: OnnxOutput,
-    /// Where it runs.
+    /// The execution provider.
     pub provider: Provider,
-    /// Threads that share one run.
+    /// Number of threads of one run.
     pub intra_threads: usize,
-    /// Tokens of the longest sequence that the graph takes; padding stays below it.
+    /// Maximum number of tokens of a sequence; padding does not exceed it.
     pub max_input_tokens: usize,
     /// Length of a vector.
     pub dimensions: usize,
-    /// Runs each sequence of a batch alone and without padding: for a graph that quantises activations with one scale
-    /// for a whole batch, which would make a vector depend on the other sequences.
+    /// Runs each sequence in a batch of its own and without padding. Needed for a graph that quantises activations
+    /// with one scale for a whole batch, so that a vector would depend on the other sequences.
     pub per_text: bool,
 }
 
-/// Encoders that run `config`'s graph, each in a session of its own.
+/// Encoders that run the graph of `config`, each in a session of its own.
 pub fn onnx_encoders(runtime: &OnnxRuntime, config: OnnxConfig) -> EncoderFactory {
     let (runtime, config) = (runtime.clone(), Arc::new(config));
     Arc::new(move || {
-        let (session, inputs) = open(&runtime, &config)?;
+        let (session, inputs) = open_session(&runtime, &config)?;
         Ok(Box::new(OnnxEncoder {
             session,
             config: Arc::clone(&config),
@@ -200,8 +206,11 @@ pub fn onnx_encoders(runtime: &OnnxRuntime, config: OnnxConfig) -> EncoderFactor
     })
 }
 
-/// The session, and the config's inputs with the types that the graph wants them in.
-fn open(runtime: &OnnxRuntime, config: &OnnxConfig) -> Result<(Session, Vec<TypedInput>), StartError> {
+/// Opens a session. Returns it with the graph's inputs and their element types.
+fn open_session(
+    runtime: &OnnxRuntime,
+    config: &OnnxConfig,
+) -> Result<(Session, Vec<TypedInput>), StartError> {
     let failed = |source: ort::Error| StartError::Session { graph: config.graph.clone(), source };
     let builder = Session::builder(&runtime.environment).map_err(failed)?;
     let builder = config
@@ -234,10 +243,10 @@ fn configure(builder: SessionBuilder, intra_threads: usize) -> ort::Result<Sessi
     let builder = builder
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(intra_threads)?
-        // Shapes differ from batch to batch, so a plan of the memory would be made for nothing.
+        // Shapes differ from batch to batch, so a memory plan would not be reused.
         .with_memory_pattern(false)?
-        // A thread that spins takes the core from tokenizing, from HTTP and from other models: a lone text was
-        // somewhat faster with it, but its 99th percentile was higher, and so was the CPU time.
+        // Spinning threads take cores from tokenizing, from HTTP and from other models. With spinning, the median
+        // latency of single texts was lower, but the 99th percentile and the CPU time were higher (docs/adr/0002).
         .with_intra_op_spinning(false)?;
     Ok(builder)
 }
@@ -245,7 +254,7 @@ fn configure(builder: SessionBuilder, intra_threads: usize) -> ort::Result<Sessi
 /// An input and its element type in the graph.
 type TypedInput = (OnnxInput, Option<TensorElementType>);
 
-/// An encoder with its session. Buffers are kept from batch to batch.
+/// An encoder with its session. Its buffers are reused.
 struct OnnxEncoder {
     session: Session,
     config: Arc<OnnxConfig>,
@@ -257,20 +266,21 @@ struct OnnxEncoder {
 }
 
 impl OnnxEncoder {
-    /// The shape of the tensors, `[batch, longest]`: for some providers a larger one with rows that belong to no text.
+    /// Shape of the tensors: `[batch, length of the longest]`, or a larger bucket with unused rows for providers that
+    /// compile per shape.
     fn shape(&self, batch: &Batch) -> [usize; 2] {
-        let (rows, longest) = (batch.len(), batch.max_length());
-        if self.config.provider.prepares_shapes() && !self.config.per_text {
-            shape::bucket(rows, longest, self.config.max_input_tokens)
+        let (rows, length) = (batch.len(), batch.max_length());
+        if self.config.provider.compiles_per_shape() && !self.config.per_text {
+            shape_buckets::bucket(rows, length, self.config.max_input_tokens)
         } else {
-            [rows, longest]
+            [rows, length]
         }
     }
 
-    /// Lays the batch out in its shape, which is returned, padded with id 0, which the mask hides.
-    fn pad(&mut self, batch: &Batch) -> [usize; 2] {
-        let shape @ [rows, longest] = self.shape(batch);
-        let cells = rows * longest;
+    /// Writes the batch into the input buffers, padded with id 0, and masks the padding. Returns the shape.
+    fn fill_inputs(&mut self, batch: &Batch) -> [usize; 2] {
+        let shape @ [rows, length] = self.shape(batch);
+        let cells = rows * length;
         self.types.resize(cells, 0);
         for buffer in [&mut self.ids, &mut self.mask, &mut self.positions] {
             buffer.clear();
@@ -281,18 +291,18 @@ impl OnnxEncoder {
             _ => None,
         });
         for (row, sequence) in batch.sequences().enumerate() {
-            let start = row * longest;
+            let start = row * length;
             for (cell, &id) in self.ids[start..].iter_mut().zip(sequence) {
                 *cell = i64::from(id);
             }
             self.mask[start..start + sequence.len()].fill(1);
             if let Some(after_padding) = after_padding {
-                count_positions(sequence, after_padding, &mut self.positions[start..]);
+                write_position_ids(sequence, after_padding, &mut self.positions[start..]);
             }
         }
-        // A row of which the mask hides everything would be a division by zero.
+        // A row without an unmasked token would divide by zero.
         for row in batch.len()..rows {
-            self.mask[row * longest] = 1;
+            self.mask[row * length] = 1;
         }
         shape
     }
@@ -320,20 +330,20 @@ impl Encoder for OnnxEncoder {
         if !self.config.per_text {
             return self.run(batch, out);
         }
-        let mut alone = Batch::new();
+        let mut single = Batch::new();
         for (sequence, out) in batch.sequences().zip(out.chunks_exact_mut(self.config.dimensions)) {
-            alone.clear();
-            alone.push(sequence);
-            self.run(&alone, out)?;
+            single.clear();
+            single.push(sequence);
+            self.run(&single, out)?;
         }
         Ok(())
     }
 }
 
 impl OnnxEncoder {
-    /// Runs the graph once, for the whole batch.
+    /// Runs the graph once for the whole batch.
     fn run(&mut self, batch: &Batch, out: &mut [f32]) -> Result<(), EncodeError> {
-        let shape = self.pad(batch);
+        let shape = self.fill_inputs(batch);
         let mut inputs = Vec::with_capacity(self.inputs.len());
         for (input, element) in &self.inputs {
             let buffer = match input {
@@ -344,16 +354,16 @@ impl OnnxEncoder {
             };
             let value: SessionInputValue<'_> = match element {
                 Some(TensorElementType::Int32) => {
-                    // Ids, rows and flags are all far below the limit of an i32.
-                    let narrow: Vec<i32> = buffer.iter().map(|&value| value as i32).collect();
-                    Tensor::from_array((shape, narrow))?.into()
+                    // Ids, positions and flags are far below the maximum of i32.
+                    let values: Vec<i32> = buffer.iter().map(|&value| value as i32).collect();
+                    Tensor::from_array((shape, values))?.into()
                 }
                 _ => TensorRef::from_array_view((shape, buffer.as_slice()))?.into(),
             };
             inputs.push((input.name(), value));
         }
         let outputs = self.session.run(inputs)?;
-        let (found, values) = floats(&outputs[self.config.output.as_str()])?;
+        let (found, values) = output_as_f32(&outputs[self.config.output.as_str()])?;
         let hidden = found.last().map_or(0, |&hidden| hidden as usize);
         let expected: &[usize] = match &self.config.output_kind {
             OnnxOutput::TokenEmbeddings(_) => &[shape[0], shape[1], hidden],
@@ -380,8 +390,8 @@ impl OnnxEncoder {
     }
 }
 
-/// An output's shape and its values, converted if the graph computes in half precision.
-fn floats(output: &DynValue) -> ort::Result<(&Shape, Cow<'_, [f32]>)> {
+/// Returns the shape and the values of an output, converted to f32 if the graph computes in half precision.
+fn output_as_f32(output: &DynValue) -> ort::Result<(&Shape, Cow<'_, [f32]>)> {
     Ok(match output.dtype().tensor_type() {
         Some(TensorElementType::Float16) => {
             let (shape, values) = output.try_extract_tensor::<half::f16>()?;
@@ -403,10 +413,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_count_from_zero_or_after_the_padding_id() {
+    fn position_ids_start_at_zero_or_after_the_padding_id() {
         let positions = |after_padding| {
             let mut rows = [0; 5];
-            count_positions(&[7, 1, 8, 9], after_padding, &mut rows);
+            write_position_ids(&[7, 1, 8, 9], after_padding, &mut rows);
             rows
         };
         assert_eq!(positions(None), [0, 1, 2, 3, 0]);
@@ -414,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_name_tells_the_version() {
+    fn the_version_is_read_from_the_file_name() {
         let version = |name: &str| version_of(Path::new(name)).map(|version| version.to_string());
         assert_eq!(version("/lib/libonnxruntime.so.1.32.0").as_deref(), Some("1.32.0"));
         assert_eq!(version("libonnxruntime.1.24.1.dylib").as_deref(), Some("1.24.1"));

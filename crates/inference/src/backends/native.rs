@@ -1,19 +1,23 @@
-//! The encoder that computes BERT and its relatives with embedgate's own kernels, without padding and without
-//! ONNX Runtime: the only file that names `bert_cpu`.
+//! The native backend: runs BERT models with embedgate's own kernels, without padding and without ONNX Runtime. Only
+//! this file and `error` use `bert_cpu`.
 
 use std::sync::Arc;
 
 use bert_cpu::{Model, ThreadPool};
 use ndarray::{ArrayView2, ShapeBuilder};
 
-use crate::{Batch, EncodeError, Encoder, EncoderFactory, Head, StartError};
+use crate::{
+    encoder::{Batch, Encoder, EncoderFactory},
+    error::{EncodeError, StartError},
+    pooling::Head,
+};
 
-/// Encoders over one copy of a model's weights; each runs on its worker's thread, and shares its batch with the cores of
-/// workers that have nothing to do.
+/// Encoders that share one copy of a model's weights. Each runs on its worker's thread, and on the cores of idle
+/// workers.
 ///
 /// # Errors
-/// [`StartError::Config`] when `head` does not turn the model's states into `dimensions` values;
-/// [`StartError::Thread`] when a helper thread cannot be started.
+/// [`StartError::Config`] if `head` does not map the model's hidden states to `dimensions` values;
+/// [`StartError::Kernels`] if the thread pool cannot be started.
 pub fn native_encoders(
     model: Arc<Model>,
     head: Head,
@@ -61,14 +65,14 @@ impl Encoder for NativeEncoder {
     ) -> Result<(), EncodeError> {
         let hidden = self.encoder.encode(batch.ids(), batch.lengths(), on_yield);
         let hidden = hidden.map_err(|error| match error {
-            // As a panic of the encoder's own: the worker then builds a new one.
+            // Continues the panic on this thread, so that the worker builds a new encoder.
             bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),
             error => EncodeError::Other(error.to_string()),
         })?;
         let (stride, width) = (hidden.stride(), hidden.width());
         let mut first = 0;
         for (&length, out) in batch.lengths().iter().zip(out.chunks_exact_mut(self.dimensions)) {
-            // The last row may end before its stride does.
+            // The last row may be shorter than the stride.
             let values = &hidden.values()[first * stride..];
             let tokens = ArrayView2::from_shape((length, width).strides((stride, 1)), values);
             let tokens = tokens.map_err(|error| EncodeError::Other(error.to_string()))?;
