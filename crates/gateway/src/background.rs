@@ -1,5 +1,4 @@
-//! Threads that serve no request: one that works until its owner drops it, which joins it, and a detached one for work
-//! that may never end.
+//! Threads that serve no requests: one that its owner stops and joins, and a detached one for work that may never end.
 
 use std::{
     io,
@@ -14,55 +13,58 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Longest wait for a thread to end before it is abandoned: it may be in a read that never returns.
+/// Maximum wait for a thread to end before it is abandoned: it may be in a read that never returns.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running thread. Dropping it stops the thread and waits for its end, for a few seconds at most.
-pub(crate) struct Background {
+/// A running thread. Dropping it stops the thread and waits up to [`STOP_TIMEOUT`] for its end.
+pub(crate) struct BackgroundThread {
     name: &'static str,
-    stop: Stop,
+    stop: StopToken,
     thread: Option<JoinHandle<()>>,
     /// Closed when the thread's work is done. The lock only makes it [`Sync`].
     done: Mutex<mpsc::Receiver<()>>,
 }
 
-/// The thread's side: whether it should end.
+/// The request to stop, as the thread sees it.
 #[derive(Clone, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
+pub(crate) struct StopToken(Arc<AtomicBool>);
 
-impl Stop {
-    /// Whether it should end now.
-    pub(crate) fn asked(&self) -> bool {
+impl StopToken {
+    /// Returns true if the thread must stop.
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Waits for `time`, or less when it should end; tells whether to go on.
-    pub(crate) fn pause(&self, time: Duration) -> bool {
-        if !self.asked() {
+    /// Waits for `time`, or until the thread must stop. Returns true if it may continue.
+    pub(crate) fn wait_timeout(&self, time: Duration) -> bool {
+        if !self.is_cancelled() {
             thread::park_timeout(time);
         }
-        !self.asked()
+        !self.is_cancelled()
     }
 }
 
-impl Background {
-    /// Starts `body`, which must look at its [`Stop`] often.
+impl BackgroundThread {
+    /// Starts a thread that runs `body`, which must check its [`StopToken`] often.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub(crate) fn start(name: &'static str, body: impl FnOnce(&Stop) + Send + 'static) -> io::Result<Self> {
-        let stop = Stop::default();
-        let own = stop.clone();
+    /// If the system cannot start a thread.
+    pub(crate) fn start(
+        name: &'static str,
+        body: impl FnOnce(&StopToken) + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = StopToken::default();
+        let token = stop.clone();
         let (working, done) = mpsc::channel::<()>();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _working = working;
-            body(&own);
+            body(&token);
         })?;
         Ok(Self { name, stop, thread: Some(thread), done: Mutex::new(done) })
     }
 }
 
-impl Drop for Background {
+impl Drop for BackgroundThread {
     fn drop(&mut self) {
         self.stop.0.store(true, Ordering::Release);
         let Some(thread) = self.thread.take() else { return };
@@ -73,23 +75,23 @@ impl Drop for Background {
             return;
         }
         if thread.join().is_err() {
-            tracing::error!(thread = self.name, "a thread in the background panicked");
+            tracing::error!(thread = self.name, "a background thread panicked");
         }
     }
 }
 
-/// Runs `work` on a thread of its own, which is never joined. A read from a volume that does not answer never ends, and
-/// the end of the runtime would wait for it in tokio's blocking pool. The receiver gets the result, or an error if
-/// `work` panicked.
+/// Runs `work` on a thread of its own, which is never joined. A read from a volume that does not respond never ends, and
+/// in tokio's blocking pool it would block the end of the runtime. The receiver gets the result, or an error if `work`
+/// panicked.
 ///
 /// # Errors
-/// If the system gives no thread.
+/// If the system cannot start a thread.
 pub fn spawn_detached<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<oneshot::Receiver<T>> {
     let (sender, receiver) = oneshot::channel();
-    // The receiver may be gone: then the result is dropped, on this thread.
+    // If the receiver is gone, the result is dropped, on this thread.
     thread::Builder::new().name(name.to_owned()).spawn(move || drop(sender.send(work())))?;
     Ok(receiver)
 }

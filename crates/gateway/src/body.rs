@@ -1,8 +1,6 @@
-//! A request's body, read whole, whatever its content type, up to the configured size and no further, and within
-//! the memory that all bodies share.
+//! Extractor of a request's body: of any content type, up to the configured size, within the memory that all bodies share.
 //!
-//! The framework's own extractors would ask for `Content-Type: application/json`, stop at 2 MiB and answer
-//! in plain text.
+//! The framework's own extractors require `Content-Type: application/json`, stop at 2 MiB and send errors in plain text.
 
 use std::{
     future::Future,
@@ -28,42 +26,42 @@ use crate::{
     registry::echo,
 };
 
-/// Every body may have so much memory: what ordinary requests need is there however many large ones come.
-const FREE: usize = 16 << 10;
+/// Bytes of each body that are not counted, so that large bodies cannot starve ordinary ones.
+const UNMETERED_BYTES: usize = 16 << 10;
 
-/// What a client merely announces may reserve little; what it sends may grow to the limit.
-const LARGEST_RESERVE: usize = 64 << 10;
+/// Maximum capacity that is allocated for a `content-length` before its bytes arrive.
+const MAX_INITIAL_CAPACITY: usize = 64 << 10;
 
-/// Bytes on the wire that a body may have beyond twice its limit: as many as the HTTP library may have read ahead.
+/// Bytes on the wire that a body may have beyond twice its limit: as many as the HTTP library may read ahead.
 const READ_AHEAD: u64 = 256 << 10;
 
-/// What a client is told to wait for when other bodies have all the memory.
-const ROOM_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// `retry-after` when other bodies hold the memory.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How much of a body is read, and for how long.
+/// Limits of every body.
 #[derive(Clone)]
 pub(crate) struct BodyLimits {
     bytes: usize,
-    /// Without it a client could hold a connection for ever by sending a byte now and then.
-    time: Duration,
-    /// Bytes that all bodies may still take beyond [`FREE`].
-    room: ByteBudget,
+    /// Maximum time to read a body; a client that sends a byte now and then would otherwise hold its connection forever.
+    timeout: Duration,
+    /// Memory of all bodies beyond [`UNMETERED_BYTES`] each.
+    memory: ByteBudget,
 }
 
 impl BodyLimits {
-    /// Bodies of at most `bytes` that arrive within `time` and share `room`.
-    pub(crate) fn new(bytes: usize, time: Duration, room: ByteBudget) -> Self {
-        Self { bytes, time, room }
+    /// Limits each body to `bytes` bytes within `timeout`, and all bodies to `memory`.
+    pub(crate) fn new(bytes: usize, timeout: Duration, memory: ByteBudget) -> Self {
+        Self { bytes, timeout, memory }
     }
 }
 
-/// A body that was read.
+/// A complete body.
 pub(crate) struct Body {
     pub(crate) bytes: Bytes,
-    /// When its last byte came.
+    /// Arrival of its last byte.
     pub(crate) received: Instant,
-    /// Its share of the memory, which it gives back with itself.
-    _room: ReservedBytes,
+    /// Its share of the memory, which is released with it.
+    _memory: ReservedBytes,
 }
 
 impl FromRequest for Body {
@@ -84,12 +82,12 @@ impl FromRequest for Body {
             encoding?;
             let limits = limits.ok_or_else(|| ApiError::internal("the app was built without body limits"))?;
             let slow = |_| {
-                let seconds = limits.time.as_secs();
+                let seconds = limits.timeout.as_secs();
                 let message =
                     format!("Timed out reading the request: the body took more than {seconds} seconds.");
                 ApiError::new(Code::BodyTimeout, message)
             };
-            timeout(limits.time, read(payload, announced, &limits, &connection)).await.map_err(slow)?
+            timeout(limits.timeout, read(payload, announced, &limits, &connection)).await.map_err(slow)?
         })
     }
 }
@@ -97,9 +95,9 @@ impl FromRequest for Body {
 /// Checks that the body is not compressed.
 ///
 /// # Errors
-/// 415 where the client compressed it.
+/// 415 if it is.
 fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    // Some clients name the charset here, which says nothing about compression.
+    // Some clients send the charset here, which is not a compression.
     const PLAIN: [&str; 4] = ["", "identity", "utf-8", "utf8"];
     for value in headers.get_all(header::CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -128,10 +126,10 @@ async fn read(
         return Err(too_large(limit, length));
     }
     let mut bytes = Vec::new();
-    let mut room = limits.room.reserve_nothing();
+    let mut memory = limits.memory.empty_reservation();
     let largest = announced.unwrap_or(limit);
-    let reserve = announced.unwrap_or(0).min(LARGEST_RESERVE);
-    // The limit on the body's length does not count the sizes, extensions and trailers of chunks: this one does.
+    let reserve = announced.unwrap_or(0).min(MAX_INITIAL_CAPACITY);
+    // The limit of the body's length does not count chunk sizes, extensions and trailers; this one does.
     let max_on_wire = (limit as u64).saturating_mul(2).saturating_add(READ_AHEAD);
     let mut chunks = stream::poll_fn(|context| match connection.body_wire_bytes() {
         read if read > max_on_wire => Poll::Ready(Some(Err(too_many_on_wire(limit, read)))),
@@ -144,18 +142,18 @@ async fn read(
             return Err(too_large(limit, length));
         }
         if length > bytes.capacity() {
-            // Doubled, so that few bytes are copied twice, but no larger than the whole will be.
+            // Doubling keeps the copying linear; the announced length bounds it.
             let doubled = (2 * bytes.capacity()).max(reserve);
             let capacity = doubled.min(largest).max(length);
-            // Waiting for memory could deadlock: bodies may wait for each other.
-            if !room.grow_to(capacity.saturating_sub(FREE)) {
-                return Err(ApiError::unavailable(Code::BodyMemoryExhausted, ROOM_RETRY_AFTER));
+            // Waiting instead could deadlock: each of several bodies may hold what another needs.
+            if !memory.grow_to(capacity.saturating_sub(UNMETERED_BYTES)) {
+                return Err(ApiError::unavailable(Code::BodyMemoryExhausted, RETRY_AFTER));
             }
             bytes.reserve_exact(capacity - bytes.len());
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Body { bytes: bytes.into(), received: Instant::now(), _room: room })
+    Ok(Body { bytes: bytes.into(), received: Instant::now(), _memory: memory })
 }
 
 fn too_large(limit: usize, read: usize) -> ApiError {

@@ -1,4 +1,4 @@
-//! Memory that the server holds for its clients, with one bound in bytes for all of them and two gauges.
+//! A budget of bytes that many reservations share, with two gauges.
 
 use std::sync::{
     Arc,
@@ -7,27 +7,27 @@ use std::sync::{
 
 use crate::metrics::BufferMetrics;
 
-/// A number of bytes that reservations share. A clone shares them too.
+/// A budget of bytes. Clones share it.
 #[derive(Clone)]
-pub(crate) struct ByteBudget(Arc<Shared>);
+pub(crate) struct ByteBudget(Arc<BudgetState>);
 
-struct Shared {
+struct BudgetState {
     limit: usize,
     reserved: AtomicUsize,
     metrics: BufferMetrics,
 }
 
-/// Bytes of a [`ByteBudget`]; dropping them gives them back.
+/// Reserved bytes of a [`ByteBudget`]. Dropping the reservation releases them.
 pub(crate) struct ReservedBytes {
     budget: ByteBudget,
     bytes: usize,
 }
 
 impl ByteBudget {
-    /// A budget of `limit` bytes that reports to `metrics`.
+    /// Creates a budget of `limit` bytes.
     pub(crate) fn new(limit: usize, metrics: BufferMetrics) -> Self {
         metrics.limit.set(gauge(limit));
-        Self(Arc::new(Shared { limit, reserved: AtomicUsize::new(0), metrics }))
+        Self(Arc::new(BudgetState { limit, reserved: AtomicUsize::new(0), metrics }))
     }
 
     /// Capacity in bytes.
@@ -35,14 +35,14 @@ impl ByteBudget {
         self.0.limit
     }
 
-    /// A reservation of no bytes, which can grow.
-    pub(crate) fn reserve_nothing(&self) -> ReservedBytes {
+    /// A reservation of 0 bytes, which can grow.
+    pub(crate) fn empty_reservation(&self) -> ReservedBytes {
         ReservedBytes { budget: self.clone(), bytes: 0 }
     }
 
     /// Reserves `bytes`, or returns `None` if fewer are free.
     pub(crate) fn try_reserve(&self, bytes: usize) -> Option<ReservedBytes> {
-        let mut reservation = self.reserve_nothing();
+        let mut reservation = self.empty_reservation();
         reservation.grow_to(bytes).then_some(reservation)
     }
 }
@@ -50,7 +50,7 @@ impl ByteBudget {
 impl ReservedBytes {
     /// Grows to `bytes` bytes. Returns false, and changes nothing, if too few are free.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> bool {
-        let Shared { limit, reserved, metrics } = &*self.budget.0;
+        let BudgetState { limit, reserved, metrics } = &*self.budget.0;
         let missing = bytes.saturating_sub(self.bytes);
         let take = |held: usize| held.checked_add(missing).filter(|held| held <= limit);
         let taken = reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_ok();
@@ -79,7 +79,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn reservations_share_the_limit_and_give_back_what_they_took() {
+    fn reservations_share_the_limit_and_release_their_bytes() {
         let budget = ByteBudget::new(10, Metrics::new([]).responses());
         let (first, second) = (budget.try_reserve(6).unwrap(), budget.try_reserve(4).unwrap());
         assert!(budget.try_reserve(1).is_none() && budget.try_reserve(usize::MAX).is_none());
@@ -89,7 +89,7 @@ mod tests {
         let third = budget.try_reserve(6).unwrap();
         drop((second, third));
         assert_eq!((budget.0.metrics.bytes.get(), budget.0.metrics.limit.get()), (0, 10));
-        let mut growing = budget.reserve_nothing();
+        let mut growing = budget.empty_reservation();
         assert!(growing.grow_to(4) && growing.grow_to(9) && growing.grow_to(3) && !growing.grow_to(11));
         assert_eq!(budget.0.metrics.bytes.get(), 9);
     }

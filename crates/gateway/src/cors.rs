@@ -1,7 +1,7 @@
-//! Sharing with web pages of other origins (CORS), for the origins that the settings name; off where they name none.
+//! CORS for the configured origins; off if there are none.
 //!
-//! Written by hand because it is little: keys travel in headers and never in cookies, so credentials are not shared,
-//! and every route takes the same headers.
+//! A library is not needed: keys are in headers and never in cookies, so there are no credentials, and all routes accept
+//! the same headers.
 
 use actix_web::{
     Error, HttpResponse,
@@ -17,19 +17,20 @@ use actix_web::{
 
 use crate::config::Origins;
 
-/// How long a browser may remember the answer to a preflight, in seconds: what all of them allow.
+/// Seconds for which a browser may cache a preflight response: the maximum that all browsers accept.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 
-/// What a page may read of an answer besides its body. With credentials left out `*` would do, if all browsers knew it.
+/// Headers that a page may read. `*` would be enough without credentials, but not all browsers support it.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "openai-processing-ms, openai-version, retry-after, retry-after-ms, server-timing, \
-     x-embedgate-ignored, x-embedgate-model, x-embedgate-truncated, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, \
+     x-embedgate-ignored, x-embedgate-model, x-embedgate-truncated, \
+     x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, \
      x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, x-request-id, x-should-retry",
 );
 
-/// Answers preflights, and marks the answers to pages that may read them. A page of another origin is answered, too,
-/// but its browser keeps the answer from it.
-pub(crate) async fn share(
+/// Answers preflight requests, and marks responses that pages may read. Requests of other origins are answered, too, but
+/// the browser hides the response from the page.
+pub(crate) async fn cors_middleware(
     origins: web::Data<Origins>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
@@ -43,25 +44,25 @@ pub(crate) async fn share(
     {
         let mut response = HttpResponse::NoContent().finish();
         if let Some(allowed) = allowed {
-            let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+            let requested = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
             let headers = response.headers_mut();
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
             headers.insert(
                 header::ACCESS_CONTROL_ALLOW_METHODS,
                 HeaderValue::from_static("GET, HEAD, POST, OPTIONS"),
             );
-            // SDKs send a dozen of their own, which change with their versions; a header does no harm here.
-            if let Some(asked) = asked {
-                headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+            // All requested headers are allowed: SDKs send a dozen, which change with their versions, and none is harmful.
+            if let Some(requested) = requested {
+                headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, requested);
             }
             headers.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         }
-        vary(response.headers_mut());
+        add_vary(response.headers_mut());
         return Ok(request.into_response(response).map_into_right_body());
     }
     let mut response = next.call(request).await?;
     let headers = response.headers_mut();
-    vary(headers);
+    add_vary(headers);
     if let Some(allowed) = allowed {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
@@ -69,7 +70,7 @@ pub(crate) async fn share(
     Ok(response.map_into_left_body())
 }
 
-/// What the answer to a page of `origin` says, if it may be read there.
+/// Value of `access-control-allow-origin` for a page of `origin`, if it may read responses.
 fn allowed(origins: &Origins, origin: &HeaderValue) -> Option<HeaderValue> {
     if origins.is_any() {
         return Some(HeaderValue::from_static("*"));
@@ -77,7 +78,7 @@ fn allowed(origins: &Origins, origin: &HeaderValue) -> Option<HeaderValue> {
     origin.to_str().is_ok_and(|origin| origins.contains(origin)).then(|| origin.clone())
 }
 
-/// Tells caches that the answer depends on who asks.
-fn vary(headers: &mut HeaderMap) {
+/// Tells caches that the response depends on the origin.
+fn add_vary(headers: &mut HeaderMap) {
     headers.append(header::VARY, HeaderValue::from_static("origin, access-control-request-headers"));
 }

@@ -1,8 +1,8 @@
-//! The one place where a failure gets its HTTP face: every error that a client can see is an [`ApiError`],
-//! and [`Code::wire`] alone decides its status, type and code.
+//! Errors of the API. Every error that a client can see is an [`ApiError`], and only [`Code::spec`] defines its status,
+//! type and code.
 //!
-//! The set of codes is closed. Several may share one face (a full queue and a missed deadline look the same
-//! to a client) and still be told apart in metrics. `docs/ERRORS.md` is generated from this file by a test.
+//! Several codes may look the same to a client (a full queue and a missed deadline) and still differ in metrics. A test
+//! generates `docs/ERRORS.md` from this file.
 
 use std::{error::Error, fmt, time::Duration};
 
@@ -12,87 +12,87 @@ use actix_web::{
 };
 use openai_schema::{ErrorBody, RequestError};
 
-/// What a 5xx says, whatever went wrong: OpenAI's own sentence. The cause goes to the log.
+/// Message of every 500, OpenAI's own. The cause is only logged.
 const INTERNAL_MESSAGE: &str = "The server had an error while processing your request";
 
-/// What a 503 says that asks the client to come back: OpenAI's own sentence.
+/// Message of every 503, OpenAI's own.
 const OVERLOADED_MESSAGE: &str = "The engine is currently overloaded, please try again later";
 
-/// openai-python gives up on a `retry-after` above 120 s and openai-node ignores one above 60 s.
-const LONGEST_RETRY_AFTER: u64 = 60;
+/// Maximum `retry-after`: openai-python fails for more than 120 s, and openai-node ignores more than 60 s.
+const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 
-/// Why a request failed.
+/// Reason why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// The body, a header or a parameter breaks a rule of the API.
     InvalidRequest,
-    /// A parameter without which the API cannot work is absent.
+    /// A required parameter is absent.
     MissingParameter,
-    /// An input, or the whole request, has more tokens than allowed.
+    /// An input or the request has too many tokens.
     TooLong,
-    /// Keys are configured and the request brings none.
+    /// A key is required and the request has none.
     MissingKey,
-    /// The request's key is none of the configured ones.
+    /// The request's key is not configured.
     InvalidKey,
-    /// No model or alias has the name asked for.
+    /// No model or alias has the requested name.
     ModelNotFound,
     /// No route has this path.
     UnknownUrl,
-    /// The route exists, with another method.
+    /// The route has other methods.
     MethodNotAllowed,
-    /// The client took too long to send the body.
+    /// The body did not arrive in time.
     BodyTimeout,
     /// The body is larger than allowed.
     BodyTooLarge,
     /// The body is compressed.
     UnsupportedEncoding,
-    /// The caller's requests of this minute are used up.
+    /// The caller exceeds its requests per minute.
     TooManyRequests,
-    /// The caller's tokens of this minute are used up.
+    /// The caller exceeds its tokens per minute.
     TooManyTokens,
-    /// The model's queue holds as many tokens as it may.
+    /// The model's queue is at its capacity in tokens.
     QueueFull,
-    /// The bodies of other requests have all the memory there is for them.
+    /// Other requests hold the memory for bodies.
     BodyMemoryExhausted,
-    /// The answers to other requests use all the memory for answers.
+    /// Other requests hold the memory for responses.
     ResponseMemoryExhausted,
-    /// The request cannot be answered before its deadline, or was not.
+    /// The deadline passed, or cannot be met.
     Deadline,
-    /// The models are still being loaded.
+    /// The models are loading.
     Loading,
     /// The server is shutting down.
     Draining,
-    /// Nobody can say whether the caller's limits allow the request.
+    /// Redis is unavailable, and the rate limiter's failure mode is to reject.
     RateLimiterUnavailable,
-    /// Something of ours broke; the same request may succeed next time.
+    /// The server failed; a retry may succeed.
     Internal,
-    /// Something of ours broke, and will again for this request.
+    /// The server failed, and a retry would fail, too.
     Permanent,
 }
 
-/// How a [`Code`] looks from outside.
+/// Representation of a [`Code`] in the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wire {
+pub struct ErrorSpec {
     /// HTTP status.
     pub status: StatusCode,
     /// `error.type`.
     pub kind: &'static str,
     /// `error.code`.
     pub code: Option<&'static str>,
-    /// What the headers say about trying again.
+    /// Headers about a retry.
     pub retry: Retry,
 }
 
-/// What an answer's headers say about sending the same request again.
+/// Headers that tell the client whether and when to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Nothing: the status speaks for itself.
+    /// None: the status is enough.
     ByStatus,
     /// `retry-after`, in whole seconds from 1 to 60.
     After,
-    /// The same, and `retry-after-ms`, which the official SDKs prefer: the moment is known exactly.
+    /// The same and `retry-after-ms`, which the official SDKs prefer, for an exactly known time.
     AfterMillis,
-    /// `x-should-retry: false`, which stops the official SDKs from repeating a 5xx.
+    /// `x-should-retry: false`, which stops the official SDKs from retrying a 5xx.
     Never,
 }
 
@@ -123,8 +123,8 @@ impl Code {
         Self::RateLimiterUnavailable,
     ];
 
-    /// Status, type, code and retry advice of this failure.
-    pub fn wire(self) -> Wire {
+    /// Status, type, code and retry headers of this code.
+    pub fn spec(self) -> ErrorSpec {
         const INVALID: &str = "invalid_request_error";
         let (status, kind, code, retry) = match self {
             Self::InvalidRequest | Self::TooLong => (400, INVALID, None, Retry::ByStatus),
@@ -151,61 +151,59 @@ impl Code {
                 (503, "service_unavailable_error", Some("server_is_overloaded"), Retry::After)
             }
         };
-        // Every number above is a valid status, so the fall-back is never taken.
+        // Every number above is a valid status, so the default is never used.
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Wire { status, kind, code, retry }
+        ErrorSpec { status, kind, code, retry }
     }
 
-    /// When this happens, in one sentence for the documentation.
+    /// Condition of this code, in one sentence for the documentation.
     pub fn meaning(self) -> &'static str {
         match self {
             Self::InvalidRequest => {
                 "The body, a header or a parameter breaks a rule of the API, or the model cannot embed an input, \
-                 which the message then names."
+                 which the message names."
             }
             Self::MissingParameter => "`input` is absent.",
             Self::TooLong => {
                 "The request has more tokens than `limits.max_request_tokens` or \
-                 `limits.key_tokens_per_minute`, or an input is longer than the model's window under the policy \
-                 `error`."
+                 `limits.key_tokens_per_minute`, or an input is longer than the model's maximum and the \
+                 truncation policy is `error`."
             }
-            Self::MissingKey => "Keys are configured and the request brings none.",
-            Self::InvalidKey => "The request's key is none of the configured ones.",
-            Self::ModelNotFound => "No model or alias has the name asked for.",
+            Self::MissingKey => "A key is required and the request has none.",
+            Self::InvalidKey => "The request's key is not configured.",
+            Self::ModelNotFound => "No model or alias has the requested name.",
             Self::UnknownUrl => "No route has this path.",
-            Self::MethodNotAllowed => "The route exists, with the methods named in the `allow` header.",
-            Self::BodyTimeout => "The client took longer than `server.request_timeout` to send the body.",
+            Self::MethodNotAllowed => "The route has other methods, listed in the `allow` header.",
+            Self::BodyTimeout => "The body did not arrive within `server.request_timeout`.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
                 "The body is compressed: the header `content-encoding` names a coding other than `identity`."
             }
-            Self::TooManyRequests => "The key has used up `limits.key_requests_per_minute`.",
-            Self::TooManyTokens => "The key has used up `limits.key_tokens_per_minute`.",
-            Self::Internal => {
-                "Something broke here; the log has the cause under the answer's `x-request-id`."
-            }
-            Self::Permanent => "As above, and the same request would fail again.",
-            Self::QueueFull => "The model's queue holds as many tokens as it may.",
+            Self::TooManyRequests => "The key exceeds `limits.key_requests_per_minute`.",
+            Self::TooManyTokens => "The key exceeds `limits.key_tokens_per_minute`.",
+            Self::Internal => "The server failed; the log has the cause under the response's `x-request-id`.",
+            Self::Permanent => "The server failed, and a retry would fail, too.",
+            Self::QueueFull => "The model's queue is at its capacity in tokens (`models.max_queue_tokens`).",
             Self::BodyMemoryExhausted => {
-                "The bodies of other requests take up `limits.max_buffered_body_bytes`."
+                "The bodies of other requests hold the memory of `limits.max_buffered_body_bytes`."
             }
             Self::ResponseMemoryExhausted => {
-                "The answers to other requests, computed or not yet read by their clients, take up \
+                "The responses to other requests, in computation or not yet read by their clients, hold the memory of \
                  `limits.max_buffered_response_bytes`."
             }
             Self::Deadline => {
-                "The request was not, or could not have been, answered within `server.request_timeout`."
+                "The request was not answered within `server.request_timeout`, or could not have been."
             }
-            Self::Loading => "The models are still being loaded.",
+            Self::Loading => "The models are loading.",
             Self::Draining => "The server is shutting down.",
             Self::RateLimiterUnavailable => {
-                "The server of the shared limits is away, and `limits.redis_failure_mode` is `fail-closed`."
+                "The Redis server of the rate limiter is unavailable, and `limits.redis_failure_mode` is `fail-closed`."
             }
         }
     }
 }
 
-/// A failure with everything that the client may know and, apart from it, what only the log may.
+/// An error with its message for the client, and a source that is only logged.
 #[derive(Debug)]
 pub struct ApiError {
     code: Code,
@@ -216,7 +214,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// A failure that is the client's: `message` is shown.
+    /// An error with a message for the client.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, param: None, message: message.into(), retry_after: Duration::ZERO, source: None }
     }
@@ -226,27 +224,27 @@ impl ApiError {
         Self::new(Code::InvalidRequest, message)
     }
 
-    /// A failure of ours: the client sees a fixed sentence, the log sees `source`.
+    /// A failure of the server. The client gets a fixed message; `source` is logged.
     pub fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..Self::new(Code::Internal, INTERNAL_MESSAGE) }
     }
 
-    /// A failure of ours that would happen again, so that clients should not repeat the request.
+    /// A failure of the server that a retry would repeat.
     pub fn permanent(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { code: Code::Permanent, ..Self::internal(source) }
     }
 
-    /// No capacity now; `retry_after` is rounded up to whole seconds from 1 to 60.
+    /// A lack of capacity. `retry_after` is rounded up to whole seconds from 1 to 60.
     pub fn unavailable(code: Code, retry_after: Duration) -> Self {
         Self { retry_after, ..Self::new(code, OVERLOADED_MESSAGE) }
     }
 
-    /// The caller's own limit is reached; `retry_after` goes out in milliseconds too.
+    /// An exceeded rate limit. `retry_after` is also sent in milliseconds.
     pub fn limited(code: Code, message: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after, ..Self::new(code, message) }
     }
 
-    /// Names the parameter at fault in `error.param`.
+    /// Sets `error.param`, the parameter that caused the error.
     #[must_use]
     pub fn about(self, param: &'static str) -> Self {
         Self { param: Some(param), ..self }
@@ -257,21 +255,21 @@ impl ApiError {
         self.param
     }
 
-    /// Why the request failed.
+    /// Reason of the failure.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// Whole seconds for the `retry-after` header.
+    /// Seconds for the `retry-after` header.
     fn retry_seconds(&self) -> u64 {
         let rounded_up = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
-        rounded_up.clamp(1, LONGEST_RETRY_AFTER)
+        rounded_up.clamp(1, MAX_RETRY_AFTER_SECONDS)
     }
 
-    /// Whole milliseconds for the `retry-after-ms` header.
+    /// Milliseconds for the `retry-after-ms` header.
     fn retry_millis(&self) -> u128 {
         let rounded_up = self.retry_after.as_nanos().div_ceil(1_000_000);
-        rounded_up.clamp(1, u128::from(LONGEST_RETRY_AFTER) * 1000)
+        rounded_up.clamp(1, u128::from(MAX_RETRY_AFTER_SECONDS) * 1000)
     }
 }
 
@@ -299,19 +297,19 @@ impl From<RequestError> for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.code.wire().status
+        self.code.spec().status
     }
 
     fn error_response(&self) -> HttpResponse {
-        let wire = self.code.wire();
-        let mut response = HttpResponse::build(wire.status);
-        if wire.status == StatusCode::UNAUTHORIZED {
+        let spec = self.code.spec();
+        let mut response = HttpResponse::build(spec.status);
+        if spec.status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        if wire.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        if spec.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
             response.insert_header((header::ACCEPT_ENCODING, "identity"));
         }
-        match wire.retry {
+        match spec.retry {
             Retry::ByStatus => {}
             Retry::After => {
                 response.insert_header((header::RETRY_AFTER, self.retry_seconds().to_string()));
@@ -324,7 +322,7 @@ impl ResponseError for ApiError {
                 response.insert_header(("x-should-retry", "false"));
             }
         }
-        response.json(ErrorBody::new(&self.message, wire.kind, self.param, wire.code))
+        response.json(ErrorBody::new(&self.message, spec.kind, self.param, spec.code))
     }
 }
 
@@ -333,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_rounded_up_and_kept_where_every_sdk_honours_it() {
+    fn retry_after_is_rounded_up_and_at_most_a_minute() {
         let seconds =
             |millis| ApiError::unavailable(Code::QueueFull, Duration::from_millis(millis)).retry_seconds();
         assert_eq!([0, 1, 1000, 1001, 59_001, 61_000, 600_000].map(seconds), [1, 1, 1, 2, 60, 60, 60]);
@@ -343,8 +341,8 @@ mod tests {
     }
 
     #[test]
-    fn every_status_is_the_one_written_down() {
-        let statuses = Code::ALL.map(|code| code.wire().status.as_u16());
+    fn codes_are_sorted_by_valid_statuses() {
+        let statuses = Code::ALL.map(|code| code.spec().status.as_u16());
         assert!(statuses.is_sorted(), "{statuses:?}");
         assert_eq!(statuses.iter().filter(|&&status| status == 500).count(), 2, "{statuses:?}");
     }

@@ -1,4 +1,4 @@
-//! embedgate over HTTP: OpenAI's embeddings API in front of [`inference`] engines.
+//! HTTP server for OpenAI's embeddings API, in front of [`inference`] engines.
 //!
 //! ```text
 //! config ─▶ run ─▶ load ─▶ Registry ───────────────┐
@@ -8,18 +8,18 @@
 //!                    └─▶ metrics, log, trace
 //! ```
 //!
-//! This crate joins what clients say (`openai-schema`), what a model folder is (`model-import`) and what a
-//! model does (`inference`); those three never meet elsewhere. One request's journey: its `connection` gives every
-//! state a limit in time, `middleware` gives it an id and reports it once, `auth` lets it in, `body` reads it, `request`
-//! turns it into a job or refuses it, `limits` sees what its key has left, the engine embeds it, and the route prints
-//! the answer. Every failure on the way is an [`ApiError`](error::ApiError) and leaves in OpenAI's envelope.
+//! This crate connects the API's types (`openai-schema`), model folders (`model-import`) and engines (`inference`), which do
+//! not know each other. The way of a request: `connection` sets a timeout for each state of its connection, `middleware`
+//! logs and counts it, `auth` checks its key, `body` reads it, `request` validates it and builds the engine's job,
+//! `rate_limit` debits its tokens, the engine embeds its inputs, and `routes` serializes the response. Every failure is an
+//! [`ApiError`](error::ApiError) in OpenAI's error format.
 //!
-//! The caller of [`run`] owns socket and signals: it passes a bound listener and a stream of requests to stop
-//! ([`signals`]). The listener answers at once, with 503 until every model is loaded, warm and checked; after
-//! the signal `/readyz` turns to 503, requests keep being answered for `shutdown_delay`, then the listener
-//! closes, and what is in flight finishes before every thread is joined.
+//! The caller of [`run`] provides bound listeners and a stream of requests to stop ([`signals`]). Until every model is
+//! loaded, warmed up and checked, the response to every request is 503. After a request to stop, `/readyz` fails while
+//! requests are still answered for `shutdown_delay`. Then the listener closes, requests in flight finish, and every thread
+//! is joined.
 //!
-//! What this crate must never know: how a vector is computed, how a graph is written.
+//! This crate never computes vectors and never reads model graphs.
 
 mod auth;
 mod backend;
@@ -31,33 +31,37 @@ pub mod config;
 mod connection;
 mod cors;
 pub mod error;
+mod error_chain;
 pub mod health;
 mod lifecycle;
-mod limits;
 mod load;
 pub mod metrics;
 mod middleware;
 pub mod model_bench;
 pub mod model_command;
 pub mod parameters;
+mod rate_limit;
 pub mod redis_cache;
 mod registry;
+mod reload;
 mod request;
+mod request_context;
 mod response;
 mod routes;
+mod run_error;
 mod server;
 mod services;
 pub mod signals;
 pub mod telemetry;
+mod tiktoken;
 mod tls;
 mod trace;
-mod vocabulary;
-mod watched;
 
 pub use auth::KeysFileError;
 pub use backend::{Backend, Selection, SelectionReason};
 pub use background::spawn_detached;
 pub use load::{LoadError, ModelLoadError, load};
 pub use registry::{LoadedModel, Registry, UnknownModel};
-pub use server::{Listeners, RunError, run, run_with};
+pub use run_error::RunError;
+pub use server::{Listeners, run, run_with};
 pub use tls::TlsError;

@@ -1,4 +1,4 @@
-//! Where the server is in its life (loading, serving, draining), and the models while it serves.
+//! State of the server (loading, serving, draining), and the models while it serves.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use crate::{
     registry::Registry,
 };
 
-/// What a client is told to wait while models load: the usual ones take about a second.
+/// `retry-after` while models load: the usual ones take about a second.
 const LOADING_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The server's state. Probes read it; requests take the models from it.
@@ -21,36 +21,36 @@ const LOADING_RETRY_AFTER: Duration = Duration::from_secs(2);
 pub(crate) struct Lifecycle {
     /// `None` while loading, and again after [`Lifecycle::close`].
     registry: RwLock<Option<Arc<Registry>>>,
-    draining: AtomicBool,
+    is_draining: AtomicBool,
 }
 
 impl Lifecycle {
-    /// The models are loaded, warm and checked: requests may come.
+    /// Starts to serve these models, which are loaded, warmed up and checked.
     pub(crate) fn open(&self, registry: Registry) {
         *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(registry));
     }
 
-    /// The end was announced: not ready any more, though requests are still answered.
+    /// Makes `/readyz` fail, while requests are still answered.
     pub(crate) fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.is_draining.store(true, Ordering::Release);
     }
 
-    /// Takes the models out of service.
+    /// Stops serving the models.
     pub(crate) fn close(&self) -> Option<Arc<Registry>> {
         self.registry.write().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Whether every model is loaded and warm.
-    pub(crate) fn loaded(&self) -> bool {
+    /// Returns true while the models are served.
+    pub(crate) fn is_loaded(&self) -> bool {
         self.models().is_some()
     }
 
-    /// Whether the end was announced.
-    pub(crate) fn draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+    /// Returns true once the server drains.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
     }
 
-    /// The models, when they are there.
+    /// The models, while they are served.
     pub(crate) fn models(&self) -> Option<Arc<Registry>> {
         self.registry.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -58,9 +58,9 @@ impl Lifecycle {
     /// The models, for a request.
     ///
     /// # Errors
-    /// 503 while they are being loaded, and after they were taken out of service.
+    /// 503 while they load, and once they are no longer served.
     pub(crate) fn registry(&self) -> Result<Arc<Registry>, ApiError> {
-        let code = if self.draining() { Code::Draining } else { Code::Loading };
+        let code = if self.is_draining() { Code::Draining } else { Code::Loading };
         self.models().ok_or_else(|| ApiError::unavailable(code, LOADING_RETRY_AFTER))
     }
 }

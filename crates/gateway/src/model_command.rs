@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use inference::{GoldenError, GoldenText};
-use model_import::{Card, Golden, ImportError, ModelFolder, Progress, Stage, State};
+use model_import::{
+    Golden, ImportError, ImportProgress, ImportStage, ModelFolder, ModelManifest, ModelState,
+};
 use thiserror::Error;
 
 use crate::backend::Selection;
@@ -58,7 +60,7 @@ pub enum CommandError {
     #[error(
         "{} has no golden vectors to verify against: its manifest {} is missing or has none",
         folder.display(),
-        Card::FILE
+        ModelManifest::FILE
     )]
     NoGolden {
         /// The model's folder.
@@ -117,7 +119,7 @@ fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Resul
         "{} · {} dimensions · at most {} tokens · fingerprint {}",
         model.family(),
         model.dimensions(),
-        model.window(),
+        model.max_input_tokens(),
         graph.fingerprint
     )?;
     if !graph.dynamic_quantization.is_empty() {
@@ -128,23 +130,24 @@ fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Resul
 }
 
 fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let listed = model_import::list(models)?;
+    let listed = model_import::list_models(models)?;
     let width = listed.iter().map(|model| model.id.chars().count()).max().unwrap_or(0);
     for model in &listed {
         let number =
             |number: Option<usize>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-        let (folder, card) = (ModelFolder::open(&model.path).ok(), model.card.as_ref());
-        let declared = card.map_or((None, None), |card| (card.dimensions, card.window));
+        let (folder, manifest) = (ModelFolder::open(&model.path).ok(), model.manifest.as_ref());
+        let declared =
+            manifest.map_or((None, None), |manifest| (manifest.dimensions, manifest.max_input_tokens));
         let (dimensions, max_tokens) =
-            folder.map_or(declared, |folder| (Some(folder.dimensions()), Some(folder.window())));
+            folder.map_or(declared, |folder| (Some(folder.dimensions()), Some(folder.max_input_tokens())));
         let (dimensions, max_tokens) = (number(dimensions), number(max_tokens));
         let state = match &model.state {
-            State::Ready { is_per_text: false } => "ready".to_owned(),
-            State::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
-            State::NotImported => {
+            ModelState::Ready { is_per_text: false } => "ready".to_owned(),
+            ModelState::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
+            ModelState::NotImported => {
                 format!("ready; for ONNX Runtime run: embedgate model import {}", model.path.display())
             }
-            State::Incomplete(error) => format!("incomplete: {error}"),
+            ModelState::Incomplete(error) => format!("incomplete: {error}"),
         };
         let id = &model.id;
         writeln!(out, "{id:width$}  {dimensions:>5} dimensions  at most {max_tokens:>5} tokens  {state}")?;
@@ -160,8 +163,8 @@ fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, 
     let no_golden = || CommandError::NoGolden { folder: path.to_owned() };
     let model = config.models.first().ok_or_else(no_golden)?;
     let folder = open(path, model.onnx_file.as_deref())?;
-    let card = folder.card().filter(|card| !card.golden.is_empty()).ok_or_else(no_golden)?;
-    card.verify_files(path)?;
+    let manifest = folder.manifest().filter(|manifest| !manifest.golden.is_empty()).ok_or_else(no_golden)?;
+    manifest.verify_files(path)?;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let context = LoadContext { runtime, cache: CacheFactory::default() };
     let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };
@@ -175,7 +178,7 @@ fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, 
         let folder = path.display();
         let batching = batching_note(loaded.per_text);
         writeln!(out, "{folder} · {provider} {precision} · {backend}{version} ({reason}){batching}")?;
-        verdict = compare(&loaded, &card.golden, out)?;
+        verdict = compare(&loaded, &manifest.golden, out)?;
         if verdict == Verdict::Pass {
             break;
         }
@@ -251,8 +254,8 @@ fn compare(model: &LoadedModel, golden: &[Golden], out: &mut dyn Write) -> Resul
 /// Progress on standard error, one line rewritten in place, if it is a terminal.
 struct ProgressBar {
     is_terminal: bool,
-    /// Stage and percentage that were last shown: the line is rewritten once for each percent.
-    shown: Option<(Stage, u64)>,
+    /// ImportStage and percentage that were last shown: the line is rewritten once for each percent.
+    shown: Option<(ImportStage, u64)>,
     has_written: bool,
 }
 
@@ -261,8 +264,8 @@ impl ProgressBar {
         Self { is_terminal: io::stderr().is_terminal(), shown: None, has_written: false }
     }
 
-    fn show(&mut self, progress: Progress) {
-        self.has_written |= progress.stage == Stage::Writing;
+    fn show(&mut self, progress: ImportProgress) {
+        self.has_written |= progress.stage == ImportStage::Writing;
         let percent = (progress.done.saturating_mul(100)) / progress.total.max(1);
         let now = Some((progress.stage, percent));
         if !self.is_terminal || self.shown == now {
@@ -270,8 +273,8 @@ impl ProgressBar {
         }
         self.shown = now;
         let activity = match progress.stage {
-            Stage::Checking => "checking the files",
-            Stage::Writing => "writing the graph",
+            ImportStage::Checking => "checking the files",
+            ImportStage::Writing => "writing the graph",
         };
         // A closed terminal must not stop the import.
         let _ = write!(io::stderr(), "\r\x1b[K{activity} … {percent} %");

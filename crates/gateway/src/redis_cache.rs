@@ -17,7 +17,7 @@ use inference::{CacheKey, RemoteCache};
 use redis::{Client, Connection, RedisError, RedisResult};
 
 use crate::{
-    background::{Background, Stop},
+    background::{BackgroundThread, StopToken},
     config::CacheConfig,
     metrics::RemoteCacheMetrics,
 };
@@ -42,7 +42,7 @@ pub struct RedisCache {
     client: Arc<CacheClient>,
     /// Declared before the thread so that it is dropped first: closing the channel wakes the thread, which then ends.
     entries: SyncSender<Entries>,
-    _thread: Background,
+    _thread: BackgroundThread,
 }
 
 /// State that lookups and the background thread share.
@@ -86,9 +86,9 @@ impl RedisCache {
         let (entries, receiver) = sync_channel(CHANNEL_CAPACITY);
         let body = {
             let client = Arc::clone(&client);
-            move |stop: &Stop| client.run(stop, &receiver)
+            move |stop: &StopToken| client.run(stop, &receiver)
         };
-        let thread = Background::start("redis", body);
+        let thread = BackgroundThread::start("redis", body);
         let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(Some(Self { client, entries, _thread: thread }))
     }
@@ -142,9 +142,9 @@ impl CacheClient {
     }
 
     /// Body of the background thread: opens connections and writes entries.
-    fn run(&self, stop: &Stop, entries: &Receiver<Entries>) {
+    fn run(&self, stop: &StopToken, entries: &Receiver<Entries>) {
         let mut writer: Option<Connection> = None;
-        while !stop.asked() {
+        while !stop.is_cancelled() {
             if self.reader().is_none() {
                 writer = None;
             }

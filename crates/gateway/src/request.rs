@@ -1,5 +1,5 @@
-//! From a parsed body to a job that the engine can take: everything that can be refused without work is
-//! refused here, before the queue, and what the engine refuses later is put into OpenAI's words here too.
+//! Validation of a parsed body, which becomes a job of the engine. Everything that can be rejected without the tokenizer is
+//! rejected here, before the queue. Errors of the engine are mapped to OpenAI's messages here, too.
 
 use std::{
     sync::Arc,
@@ -16,58 +16,61 @@ use tokio::time::timeout_at;
 
 use crate::{
     body::Body,
+    budget::ReservedBytes,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
-    parameters::{self, Wanted},
+    parameters::{self, RequestOptions, TRUNCATION_HEADER},
     registry::{LoadedModel, Registry, echo},
     response::ResponseMemory,
-    vocabulary::{CL100K_BASE, O200K_BASE, Vocabulary},
+    tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
 };
 
-/// Lets one request choose what happens to its overlong inputs.
-pub(crate) const TRUNCATION_HEADER: &str = "x-embedgate-truncation";
-
-/// Bodies of at least this size are not parsed on HTTP threads. 256 KiB take about half a millisecond: a larger body
-/// would delay the other connections of the thread, and for a smaller one handing it over costs more.
+/// Minimum size of a body that is parsed on another thread. 256 KiB take about 0.5 ms: a larger body would delay the other
+/// connections of the HTTP thread, and for a smaller one the handover costs more.
 const OFFLOAD_BYTES: usize = 256 * 1024;
 
-/// What applies to every request.
+/// Limits of every request.
 pub(crate) struct RequestLimits {
     pub(crate) limits: LimitsConfig,
-    /// From the last byte of the body to the answer.
-    pub(crate) time: Duration,
-    /// Memory for large answers.
+    /// Maximum time from the last byte of the body to the response.
+    pub(crate) timeout: Duration,
+    /// Memory of large responses.
     pub(crate) responses: ResponseMemory,
 }
 
 impl RequestLimits {
-    /// Most tokens of a request: one with more than a key may have in a minute could never be answered.
-    fn most_tokens(&self) -> usize {
-        let LimitsConfig { max_request_tokens: most, key_tokens_per_minute: minute, .. } = self.limits;
-        if minute == 0 { most } else { most.min(minute) }
+    /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per minute.
+    fn max_tokens(&self) -> usize {
+        let LimitsConfig { max_request_tokens, key_tokens_per_minute, .. } = self.limits;
+        if key_tokens_per_minute == 0 {
+            max_request_tokens
+        } else {
+            max_request_tokens.min(key_tokens_per_minute)
+        }
     }
 }
 
-/// A request in which nothing is left to refuse but what only the tokenizer can know.
-pub(crate) struct Plan {
-    /// The model that will answer.
+/// A request that is valid as far as this is known without the tokenizer.
+pub(crate) struct ValidatedRequest {
+    /// The requested model.
     pub(crate) served: Arc<LoadedModel>,
-    /// The name that it was asked by.
+    /// The name by which it was requested.
     pub(crate) model: String,
-    /// How the vectors are wanted.
+    /// Encoding of the vectors in the response.
     pub(crate) format: EncodingFormat,
     /// Parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
-    /// Vectors are cut to this length, and normalised.
-    cut: Option<usize>,
-    bare: bool,
+    /// Length to which vectors are truncated and then normalized.
+    output_dimensions: Option<usize>,
+    /// True if `input` is one input and not an array of them.
+    is_single: bool,
     job: Job,
 }
 
 /// Parses a body.
 ///
 /// # Errors
-/// 400, as `openai_schema` says.
+/// 400 for a body that breaks the API's schema.
 pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
     offload(body.bytes.len() >= OFFLOAD_BYTES, move || {
         EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)
@@ -76,11 +79,11 @@ pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
     .map_err(Into::into)
 }
 
-/// The policy for overlong inputs that the request asks for, if it does.
+/// The policy for long inputs in the request's headers, if there is one.
 ///
 /// # Errors
-/// 400 when the header names none.
-pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, ApiError> {
+/// 400 if the header has another value.
+pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, ApiError> {
     let Some(value) = headers.get(TRUNCATION_HEADER) else { return Ok(None) };
     let value = echo(String::from_utf8_lossy(value.as_bytes()).trim());
     value.parse().map(Some).map_err(|_| {
@@ -90,10 +93,10 @@ pub(crate) fn overlong(headers: &HeaderMap) -> Result<Option<TruncationPolicy>, 
     })
 }
 
-/// The model that answers to `name`.
+/// The model with this id or alias.
 ///
 /// # Errors
-/// 404 when none does.
+/// 404 if there is none.
 pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
     registry.find(name).map(Arc::clone).ok_or_else(|| {
         let message = format!(
@@ -105,17 +108,17 @@ pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<LoadedModel
     })
 }
 
-impl Plan {
-    /// Checks a request, whose body was there at `received`, against the model that will answer it and the limits.
+impl ValidatedRequest {
+    /// Validates a request against its model and the limits. Its deadline counts from `received`.
     ///
     /// # Errors
-    /// 400 for too many inputs, a size that the model does not have, a parameter of another vendor that cannot be
-    /// honoured, or token ids that the model does not take.
+    /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot be
+    /// honoured, or token ids that the model does not accept.
     pub(crate) async fn new(
         served: Arc<LoadedModel>,
         request: EmbeddingRequest,
         limits: &RequestLimits,
-        overlong: Option<TruncationPolicy>,
+        truncation: Option<TruncationPolicy>,
         received: Instant,
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
@@ -125,34 +128,34 @@ impl Plan {
             )));
         }
         let unsupported = limits.limits.unsupported_parameters;
-        let wanted = parameters::judge(&request, &served, overlong, unsupported)?;
-        let bare = request.input.is_bare();
+        let options = parameters::resolve(&request, &served, truncation, unsupported)?;
+        let is_single = request.input.is_single();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
-            truncation: wanted.overlong,
-            max_input_tokens: wanted.max_input_tokens,
-            deadline: received + limits.time,
-            max_tokens: limits.most_tokens(),
+            truncation: options.truncation,
+            max_input_tokens: options.max_input_tokens,
+            deadline: received + limits.timeout,
+            max_tokens: limits.max_tokens(),
             caller: None,
         };
-        let Wanted { format, cut, ignored, .. } = wanted;
-        Ok(Self { served, model: request.model, format, ignored, cut, bare, job })
+        let RequestOptions { format, output_dimensions, ignored, .. } = options;
+        Ok(Self { served, model: request.model, format, ignored, output_dimensions, is_single, job })
     }
 
-    /// About how many tokens the engine will count: four bytes each, and two that every model adds. The tokenizer
-    /// alone knows better.
-    pub(crate) fn estimate(&self) -> usize {
+    /// Estimated number of tokens: one for every four bytes, and two special ones for each input. Only the tokenizer can
+    /// count exactly.
+    pub(crate) fn estimate_tokens(&self) -> usize {
         let window = self
             .job
             .max_input_tokens
-            .map_or(self.served.max_input_tokens, |most| most.min(self.served.max_input_tokens));
+            .map_or(self.served.max_input_tokens, |max| max.min(self.served.max_input_tokens));
         let tokens = |input: &Input| {
             let content = match input {
                 Input::Text(text) => text.len().div_ceil(4),
                 Input::Tokens(ids) => ids.len(),
             };
-            let read = if self.job.truncation == TruncationPolicy::Average { usize::MAX } else { window };
-            (content + 2).min(read)
+            let max = if self.job.truncation == TruncationPolicy::Average { usize::MAX } else { window };
+            (content + 2).min(max)
         };
         self.job.inputs.iter().map(tokens).sum::<usize>().min(self.job.max_tokens)
     }
@@ -162,83 +165,90 @@ impl Plan {
         self.job.inputs.len()
     }
 
-    /// Approximate length of the answer in bytes: the text of numbers varies.
-    pub(crate) fn estimated_answer_bytes(&self) -> usize {
-        let dimensions = self.cut.unwrap_or(self.served.dimensions);
-        self.format.estimated_len(self.inputs(), dimensions) + self.model.len()
-    }
-
-    /// Has the engine embed the inputs for `caller`. Dropping the future gives the place in the queue back.
+    /// Reserves memory for the response, before any work is done for it; `None` if it is small.
     ///
     /// # Errors
-    /// 400 for what only the tokenizer can know, 503 when there is no room or no time, 500 otherwise.
-    pub(crate) async fn embed(&mut self, caller: u64) -> Result<Embeddings, ApiError> {
+    /// 503 if other responses hold the memory.
+    pub(crate) fn reserve_response(
+        &self,
+        memory: &ResponseMemory,
+    ) -> Result<Option<ReservedBytes>, ApiError> {
+        let dimensions = self.output_dimensions.unwrap_or(self.served.dimensions);
+        // The length of numbers as text varies.
+        let len = self.format.estimated_len(self.inputs(), dimensions) + self.model.len();
+        memory.reserve(len, self.inputs(), self.served.dimensions)
+    }
+
+    /// Embeds the inputs for `caller`. Dropping the future cancels the job.
+    ///
+    /// # Errors
+    /// 400 for errors of the tokenizer, 503 for a lack of capacity or time, 500 otherwise.
+    pub(crate) async fn embed(&mut self, caller: Option<CallerId>) -> Result<Embeddings, ApiError> {
         let deadline = self.job.deadline;
-        let caller = (caller != 0).then_some(CallerId(caller));
         let job = Job { inputs: std::mem::take(&mut self.job.inputs), caller, ..self.job };
-        let ticket = self.served.engine.submit(job).map_err(refusal)?;
-        // The engine keeps the deadline too, but a wedged encoder could not.
+        let ticket = self.served.engine.submit(job).map_err(submit_error)?;
+        // The engine enforces the deadline, too, unless its encoder hangs.
         let result = timeout_at(deadline.into(), ticket)
             .await
             .map_err(|_| ApiError::unavailable(Code::Deadline, Duration::from_secs(1)))?;
-        let mut embeddings = result.map_err(|error| self.failure(error))?;
-        if let Some(to) = self.cut {
-            truncate_dimensions(&mut embeddings.vectors, embeddings.dimensions, to);
-            embeddings.dimensions = to;
-            // The answer may wait long for its client.
+        let mut embeddings = result.map_err(|error| self.embed_error(error))?;
+        if let Some(dimensions) = self.output_dimensions {
+            truncate_dimensions(&mut embeddings.vectors, embeddings.dimensions, dimensions);
+            embeddings.dimensions = dimensions;
+            // A slow client may hold the response for long.
             embeddings.vectors.shrink_to_fit();
         }
         Ok(embeddings)
     }
 
-    /// The input at `index` as the request's JSON names it.
-    fn place(&self, index: usize) -> String {
-        if self.bare { "input".to_owned() } else { format!("input[{index}]") }
+    /// Path of the input at `index` in the request's JSON.
+    fn path(&self, index: usize) -> String {
+        if self.is_single { "input".to_owned() } else { format!("input[{index}]") }
     }
 
-    fn failure(&self, error: EmbedError) -> ApiError {
+    fn embed_error(&self, error: EmbedError) -> ApiError {
         match error {
             EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
-                let fault = if self.bare {
+                let reason = if self.is_single {
                     format!("Invalid 'input': maximum context length is {window} tokens.")
                 } else {
                     format!("Invalid 'input[{index}]': maximum input length is {window} tokens.")
                 };
                 let subject = self.served.subject(&self.model);
                 let message = format!(
-                    "{fault} {subject} reads {window} tokens of a text: send shorter texts, or choose what becomes of \
-                     longer ones by the header '{TRUNCATION_HEADER}' (truncate, average)."
+                    "{reason} {subject} accepts {window} tokens per input: send shorter inputs, or choose how longer ones \
+                     are handled with the header '{TRUNCATION_HEADER}' (truncate, average)."
                 );
                 ApiError::new(Code::TooLong, message)
             }
-            EmbedError::Rejected(rejected) => refusal(rejected),
+            EmbedError::Rejected(error) => submit_error(error),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
-                let place = self.place(index);
+                let path = self.path(index);
                 ApiError::invalid(format!(
-                    "Invalid '{place}': token id {id} is not in the vocabulary of the model `{}`, or has no embedding.",
+                    "Invalid '{path}': token id {id} is not in the vocabulary of the model `{}`, or has no embedding.",
                     self.served.id
                 ))
             }
             EmbedError::NoEmbedding { index, id, token } => ApiError::invalid(format!(
                 "Invalid '{}': the model `{}` has no embedding for the token `{token}` (id {id}) in this text.",
-                self.place(index),
+                self.path(index),
                 self.served.id
             )),
             EmbedError::Tokenizer { index, reason } => ApiError::invalid(format!(
                 "Invalid '{}': the tokenizer of the model `{}` cannot read this text: {reason}.",
-                self.place(index),
+                self.path(index),
                 self.served.id
             )),
             EmbedError::NotFinite { index } => ApiError::invalid(format!(
                 "Invalid '{}': the model `{}` computes no finite vector for this text.",
-                self.place(index),
+                self.path(index),
                 self.served.id
             )),
             // The engine has logged the encoder's error.
             EmbedError::Unencodable { index, .. } => ApiError::invalid(format!(
                 "Invalid '{}': the model `{}` cannot compute a vector for this text.",
-                self.place(index),
+                self.path(index),
                 self.served.id
             )),
             EmbedError::DeadlineExceeded { retry_after } => {
@@ -246,72 +256,72 @@ impl Plan {
             }
             EmbedError::Stopped => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
             EmbedError::Encoder(ref source) => match **source {
-                // A graph that does not fit its folder will not do so later.
+                // The graph does not match the model's files: a retry would fail, too.
                 EncodeError::Shape { .. } => ApiError::permanent(error),
                 _ => ApiError::internal(error),
             },
-            // Perhaps a neighbour's text in the same batch was the cause: worth another try.
+            // Another input of the same batch may be the cause, so a retry may succeed.
             EmbedError::Panicked => ApiError::internal(error),
         }
     }
 }
 
-/// Runs `work` here, or on a thread that may block when it is `large`.
+/// Runs `work` on a blocking thread if `is_large`, else on this one.
 ///
 /// # Errors
-/// 500 when that thread panicked.
-pub(crate) async fn offload<T, F>(large: bool, work: F) -> Result<T, ApiError>
+/// 500 if the blocking thread panicked.
+async fn offload<T, F>(is_large: bool, work: F) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    if large { web::block(work).await.map_err(ApiError::internal) } else { Ok(work()) }
+    if is_large { web::block(work).await.map_err(ApiError::internal) } else { Ok(work()) }
 }
 
-/// The inputs as the engine takes them, token ids by the model's policy. Ids of OpenAI's are its tokens: more than
-/// `most` of them it refuses itself, and their text could be thirty times as large as the body.
+/// The inputs for the engine. Token ids are handled by the model's policy. Ids of OpenAI's vocabularies are decoded to
+/// text, which may be thirty times as large as the body, so more than `max_tokens` of them are rejected first.
 async fn inputs(
     input: EmbeddingInput,
     served: &LoadedModel,
     model: &str,
-    most: usize,
+    max_tokens: usize,
 ) -> Result<Vec<Input>, ApiError> {
     let policy = served.token_ids;
-    let (arrays, bare) = match input {
+    let (arrays, is_single) = match input {
         EmbeddingInput::Text(text) => return Ok(vec![Input::Text(text)]),
         EmbeddingInput::Texts(texts) => return Ok(texts.into_iter().map(Input::Text).collect()),
         EmbeddingInput::Tokens(ids) => (vec![ids], true),
         EmbeddingInput::TokenArrays(arrays) => (arrays, false),
     };
-    let decoded = matches!(policy, TokenIds::Cl100kBase | TokenIds::O200kBase);
-    if decoded && arrays.iter().map(Vec::len).sum::<usize>() > most {
-        return Err(too_many_tokens(most));
+    let is_decoded = matches!(policy, TokenIds::Cl100kBase | TokenIds::O200kBase);
+    if is_decoded && arrays.iter().map(Vec::len).sum::<usize>() > max_tokens {
+        return Err(too_many_tokens(max_tokens));
     }
-    // Always off the HTTP threads: the first use builds the table.
+    // Always on another thread: the first use builds the decoder's table.
     match policy {
         TokenIds::Native => Ok(arrays.into_iter().map(Input::Tokens).collect()),
         TokenIds::Reject => {
             let subject = served.subject(model);
             Err(ApiError::invalid(format!("{subject} does not accept token ids; send text instead.")))
         }
-        TokenIds::Cl100kBase => offload(true, move || decode(&CL100K_BASE, &arrays, bare)).await?,
-        TokenIds::O200kBase => offload(true, move || decode(&O200K_BASE, &arrays, bare)).await?,
+        TokenIds::Cl100kBase => offload(true, move || decode(&CL100K_BASE, &arrays, is_single)).await?,
+        TokenIds::O200kBase => offload(true, move || decode(&O200K_BASE, &arrays, is_single)).await?,
     }
 }
 
-fn decode(vocabulary: &Vocabulary, arrays: &[Vec<u32>], bare: bool) -> Result<Vec<Input>, ApiError> {
+fn decode(decoder: &TiktokenDecoder, arrays: &[Vec<u32>], is_single: bool) -> Result<Vec<Input>, ApiError> {
     let decoded = arrays.iter().enumerate().map(|(index, ids)| {
-        vocabulary.decode(ids).map(Input::Text).map_err(|position| {
-            let place =
-                if bare { format!("input[{position}]") } else { format!("input[{index}][{position}]") };
-            let (id, name) = (ids[position], vocabulary.name());
-            ApiError::invalid(format!("Invalid '{place}': token id {id} is not in the vocabulary {name}."))
+        decoder.decode(ids).map(Input::Text).map_err(|position| {
+            let path =
+                if is_single { format!("input[{position}]") } else { format!("input[{index}][{position}]") };
+            let (id, name) = (ids[position], decoder.name());
+            ApiError::invalid(format!("Invalid '{path}': token id {id} is not in the vocabulary {name}."))
         })
     });
     decoded.collect()
 }
 
-fn refusal(error: SubmitError) -> ApiError {
+fn submit_error(error: SubmitError) -> ApiError {
     match error {
         SubmitError::Full { retry_after } => ApiError::unavailable(Code::QueueFull, retry_after),
         SubmitError::DeadlineUnmeetable { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),

@@ -1,5 +1,5 @@
-//! An answer with vectors on its way to the client. A small one is written in one piece, a large one part by part as
-//! the socket takes it; the large ones share a bounded memory.
+//! Response bodies with vectors. A small one is serialized at once, a large one part by part as the socket accepts it.
+//! All large ones share a bounded memory (docs/adr/0015).
 
 use std::{
     convert::Infallible,
@@ -19,66 +19,71 @@ use crate::{
     budget::{ByteBudget, ReservedBytes},
     error::{ApiError, Code},
     metrics::BufferMetrics,
-    request::Plan,
 };
 
-/// Largest answer that is written in one piece and needs no reservation: ordinary requests are answered however many
-/// large answers wait. The framework's write buffer of a connection holds as much in any case.
+/// Maximum size of a response that is serialized at once and needs no reservation, so that large responses cannot starve
+/// ordinary ones. The framework's write buffer of a connection has the same size.
 const UNMETERED_BYTES: usize = 32 << 10;
 
-/// Least size of a part. Printing it on the HTTP thread takes about an eighth of a millisecond, after which the thread's
-/// other connections get their turn; handing it to another thread and back would cost about as much.
+/// Minimum size of a part. Serializing it takes about 0.125 ms of the HTTP thread, as long as handing it to another thread
+/// and back. Between two parts, the thread serves its other connections.
 const PART_BYTES: usize = 64 << 10;
 
-/// Memory of a large answer besides its vectors: the part that is printed, and its copy in the connection's buffer.
+/// Memory of a large response besides its vectors: one part, and its copy in the connection's buffer.
 const PARTS_IN_MEMORY: usize = 2 * PART_BYTES;
 
-/// The `retry-after` of a refusal for lack of memory.
+/// `retry-after` when other responses hold the memory.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Memory for the large answers of all requests together.
+/// Memory of all large responses together.
 pub(crate) struct ResponseMemory(ByteBudget);
 
 impl ResponseMemory {
-    /// Memory of `limit` bytes.
+    /// Creates a memory of `limit` bytes.
     pub(crate) fn new(limit: usize, metrics: BufferMetrics) -> Self {
         Self(ByteBudget::new(limit, metrics))
     }
 
-    /// Bytes that answers of `inputs` vectors of a model with `dimensions` dimensions may take.
-    pub(crate) fn needed(inputs: usize, dimensions: usize) -> usize {
+    /// Bytes for a response with `inputs` vectors of a model with `dimensions` dimensions.
+    fn needed(inputs: usize, dimensions: usize) -> usize {
         inputs.saturating_mul(dimensions).saturating_mul(size_of::<f32>()).saturating_add(PARTS_IN_MEMORY)
     }
 
-    /// Reserves the memory of the answer to `plan`, before any work is done for it; `None` for a small answer. An answer
-    /// that needs more than the limit reserves all of it, and is admitted when no other answer holds any.
+    /// Reserves memory for a response of about `len` bytes with `inputs` vectors of a model with `dimensions` dimensions;
+    /// `None` for a small response. One that needs more than the limit reserves all of it, and is admitted when no other
+    /// response holds any.
     ///
     /// # Errors
-    /// 503 if the answers of other requests hold the memory.
-    pub(crate) fn reserve(&self, plan: &Plan) -> Result<Option<ReservedBytes>, ApiError> {
-        if plan.estimated_answer_bytes() <= UNMETERED_BYTES {
+    /// 503 if other responses hold the memory.
+    pub(crate) fn reserve(
+        &self,
+        len: usize,
+        inputs: usize,
+        dimensions: usize,
+    ) -> Result<Option<ReservedBytes>, ApiError> {
+        if len <= UNMETERED_BYTES {
             return Ok(None);
         }
-        let needed = Self::needed(plan.inputs(), plan.served.dimensions).min(self.0.limit());
+        let needed = Self::needed(inputs, dimensions).min(self.0.limit());
         let full = || ApiError::unavailable(Code::ResponseMemoryExhausted, RETRY_AFTER);
         self.0.try_reserve(needed).map(Some).ok_or_else(full)
     }
 }
 
-/// The body of a large answer. It holds the vectors and prints the next part when the connection has sent the last
-/// one, so a client that does not read holds no more memory than the vectors and two parts.
+/// Body of a large response. It holds the vectors and serializes a part once the connection has sent the previous one, so
+/// that a client that does not read holds only the memory of the vectors and two parts.
 pub(crate) struct JsonParts {
     response: EmbeddingResponse,
     len: Option<u64>,
-    /// The vector with which the next part begins.
+    /// Index of the first vector of the next part.
     next: Option<usize>,
-    /// Lets the other connections of the thread go first, before each part but the first.
+    /// Yields to the other connections of the thread before each part but the first.
     yielding: Option<Pin<Box<dyn Future<Output = ()>>>>,
     _memory: ReservedBytes,
 }
 
 impl JsonParts {
-    /// The body of `response`, which gives `memory` back when it is sent or dropped.
+    /// The body of `response`, which releases `memory` when it is sent or dropped.
     pub(crate) fn new(response: EmbeddingResponse, memory: ReservedBytes) -> Self {
         Self { len: response.json_len(), response, next: Some(0), yielding: None, _memory: memory }
     }
@@ -96,7 +101,7 @@ impl MessageBody for JsonParts {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let Some(from) = self.next else { return Poll::Ready(None) };
-        // Otherwise all parts would be printed in one go for a fast reader. Waking the task at once is not enough: it
+        // Without this, all parts would be serialized in one poll for a fast reader. `wake_by_ref` is not enough: the task
         // would run again before the runtime polls the other sockets.
         if let Some(yielding) = &mut self.yielding {
             ready!(yielding.as_mut().poll(context));

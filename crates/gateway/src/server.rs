@@ -1,4 +1,4 @@
-//! The server's life from bound listeners to the last joined thread.
+//! The server, from bound listeners to the last joined thread.
 
 use std::{
     future::pending,
@@ -22,9 +22,7 @@ use actix_web::{
     web,
 };
 use futures_util::{Stream, StreamExt, future::select_all, stream::FusedStream};
-use opentelemetry_otlp::ExporterBuildError;
 use rustls::ServerConfig as TlsSettings;
-use thiserror::Error;
 use tokio::{
     sync::oneshot,
     task::{JoinError, JoinHandle},
@@ -33,90 +31,33 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    auth::KeysFileError,
-    background::{Background, spawn_detached},
+    background::{BackgroundThread, spawn_detached},
     config::Config,
     connection,
-    cors::share,
+    cors::cors_middleware,
     load::{LoadError, load},
     metrics::Metrics,
     middleware::observe,
     registry::Registry,
-    routes::Side,
+    routes::RouteSet,
+    run_error::RunError,
     services::Services,
-    tls::{self, Encrypted, TlsError},
+    tls::{self, IsTls},
 };
 
-/// A connection that was accepted just before the listener closed may still be on its way to a worker, which
-/// drops those when it is told to stop.
-const HAND_OVER: Duration = Duration::from_millis(50);
+/// Delay between the close of the listener and the stop of the workers. A connection that was accepted just before may not
+/// have reached its worker, which drops such connections when it stops.
+const ACCEPT_DRAIN_DELAY: Duration = Duration::from_millis(50);
 
-/// Connections to the second listener: a few probes, and whoever scrapes.
-const OPS_CONNECTIONS: usize = 256;
+/// Maximum number of connections to the listener for probes and metrics.
+const MAX_OPS_CONNECTIONS: usize = 256;
 
-/// The server could not start, or ended before it was told to.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// The listener cannot be used.
-    #[error("cannot start the HTTP server on its listeners")]
-    Listen(#[source] io::Error),
-    /// The certificate or its key cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The file of API keys cannot be used.
-    #[error(transparent)]
-    Keys(#[from] KeysFileError),
-    /// The limits of keys cannot be kept.
-    #[error("cannot start the shared rate limiter (`limits.redis_url`)")]
-    Limits(#[source] io::Error),
-    /// A model cannot be served.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A step of the start panicked.
-    #[error("{step} panicked")]
-    StartPanicked {
-        /// The step.
-        step: &'static str,
-    },
-    /// A step of the start did not end when it was told to.
-    #[error(
-        "stopped while {step}, which did not end: abandoned after {} s; does a volume with model, key or certificate \
-         files not answer?", waited.as_secs_f64()
-    )]
-    StartHangs {
-        /// The step.
-        step: &'static str,
-        /// Time since the first request to stop.
-        waited: Duration,
-    },
-    /// The system gives no thread.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
-    /// The drain was ended by a further request to stop.
-    #[error("told again to stop before the drain was done: requests in flight were dropped")]
-    DrainInterrupted,
-    /// Traces cannot be sent.
-    #[error("cannot set up the exporter of traces (`trace.otlp_endpoint`)")]
-    Trace(#[source] ExporterBuildError),
-    /// The HTTP server ended by itself.
-    #[error("the HTTP server ended unexpectedly")]
-    Ended(#[source] Option<io::Error>),
-}
-
-impl RunError {
-    /// Returns true if threads that may hang are left: the process must then end without running exit handlers.
-    pub fn leaves_threads(&self) -> bool {
-        matches!(self, Self::StartHangs { .. } | Self::DrainInterrupted)
-    }
-}
-
-/// Where the server listens.
+/// Sockets that the server listens on.
 #[derive(Debug)]
 pub struct Listeners {
     /// For clients.
     pub main: TcpListener,
-    /// For metrics and probes, which then answer here alone.
+    /// For probes and metrics, which the main listener then does not serve.
     pub ops: Option<TcpListener>,
 }
 
@@ -126,13 +67,13 @@ impl From<TcpListener> for Listeners {
     }
 }
 
-/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the current wait:
-/// the pause, the drain, or the wait for the engines' last batches. If the first item comes during the start,
-/// the current step may take `drain_timeout` to end, or until the next item. Needs a tokio runtime with time.
+/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the current wait: the
+/// shutdown delay, the drain, or the wait for the engines' last batches. If the first item comes during the start, the
+/// current step gets `drain_timeout` to end, or the time until the next item. Requires a tokio runtime with time.
 ///
 /// # Errors
-/// When a model cannot be served or a listener cannot be used; when the start did not end in time, or the drain was
-/// ended by a further item. A drained shutdown is `Ok`.
+/// If a model cannot be served, a listener cannot be used, the start does not end in time, or a further item ends the
+/// drain. A drained shutdown is `Ok`.
 pub async fn run(
     config: Config,
     listeners: impl Into<Listeners>,
@@ -142,11 +83,11 @@ pub async fn run(
     run_with(config, listeners, stop, move |metrics, cancelled| load(&settings, metrics, cancelled)).await
 }
 
-/// [`run`] with models from elsewhere than the settings: `load` runs on a thread of its own, gets the metrics
-/// that its engines should report to, and should end early when the flag is set.
+/// [`run`] with other models than those of the settings. `load` runs on a thread of its own, gets the metrics for its
+/// engines, and should return early once the flag is set.
 ///
 /// # Errors
-/// As [`run`].
+/// Those of [`run`].
 pub async fn run_with<L>(
     config: Config,
     listeners: impl Into<Listeners>,
@@ -167,7 +108,7 @@ where
     })?;
     let opened = tokio::select! {
         opened = opening.result() => opened??,
-        () = requested(&mut stop) => {
+        () = stop_requested(&mut stop) => {
             let opened = opening.abandon(config.server.drain_timeout, &mut stop).await?;
             tracing::info!(outcome = ?opened.err(), "stopped before loading");
             return Ok(());
@@ -186,13 +127,13 @@ where
     let loaded = tokio::select! {
         loaded = loading.result() => loaded,
         ended = &mut serving => return Err(ended),
-        () = requested(&mut stop) => {
-            // Nothing was promised yet, so nothing has to be finished but the model at hand.
+        () = stop_requested(&mut stop) => {
+            // No request was admitted yet, so only the current model's load has to end.
             cancelled.store(true, Ordering::Release);
             handle.stop(false).await;
             let loaded = loading.abandon(config.server.drain_timeout, &mut stop).await;
             stop_ops(ops).await;
-            // Not in the macro, which evaluates nothing where the level is not logged.
+            // Outside the macro, which does not evaluate its arguments if the level is disabled.
             let outcome = loaded?.err().map(|error| error.to_string());
             tracing::info!(outcome, "stopped while loading");
             return Ok(());
@@ -209,29 +150,32 @@ where
 
     tokio::select! {
         ended = &mut serving => return Err(ended),
-        () = requested(&mut stop) => {}
+        () = stop_requested(&mut stop) => {}
     }
-    tracing::info!(pause = config.server.shutdown_delay.as_secs_f64(), "shutting down: not ready any more");
+    tracing::info!(
+        delay = config.server.shutdown_delay.as_secs_f64(),
+        "shutting down: /readyz fails from now on"
+    );
     services.lifecycle.drain();
     tokio::select! {
         () = sleep(config.server.shutdown_delay) => {}
-        () = requested(&mut stop) => tracing::info!("told again to stop: the pause ends"),
+        () = stop_requested(&mut stop) => tracing::info!("second stop request: the shutdown delay ends"),
     }
     handle.pause().await;
-    sleep(HAND_OVER).await;
+    sleep(ACCEPT_DRAIN_DELAY).await;
     let stopping = handle.stop(true);
     let drained = tokio::select! {
         () = stopping => true,
-        () = requested(&mut stop) => {
-            tracing::warn!("told again to stop: the drain ends, requests in flight are dropped");
+        () = stop_requested(&mut stop) => {
+            tracing::warn!("further stop request: the drain ends and requests in flight are dropped");
             false
         }
     };
     let closing = services.close();
     let closed = tokio::select! {
         () = closing => true,
-        () = requested(&mut stop) => {
-            tracing::warn!("told again to stop: batches in the engines are abandoned");
+        () = stop_requested(&mut stop) => {
+            tracing::warn!("further stop request: batches in the engines are abandoned");
             false
         }
     };
@@ -243,19 +187,19 @@ where
     Ok(())
 }
 
-/// Waits for the next request to stop; for ever if the stream has ended.
-async fn requested(stop: &mut (impl FusedStream<Item = ()> + Unpin)) {
+/// Waits for the next request to stop; forever if the stream has ended.
+async fn stop_requested(stop: &mut (impl FusedStream<Item = ()> + Unpin)) {
     if stop.next().await.is_none() {
         pending::<()>().await;
     }
 }
 
-/// Services and certificates that are opened before the servers start.
+/// Services and certificates, which are opened before the servers start.
 struct Opened {
     services: Services,
-    tls: Option<(TlsSettings, Background)>,
-    /// These threads end when this is dropped.
-    _threads: [Option<Background>; 2],
+    tls: Option<(TlsSettings, BackgroundThread)>,
+    /// Stopped when this is dropped.
+    _threads: [Option<BackgroundThread>; 2],
 }
 
 impl Opened {
@@ -266,7 +210,7 @@ impl Opened {
     }
 }
 
-/// A step of the start, on a thread of its own: it reads files, and a read may never end.
+/// A step of the start, on a thread of its own, because it reads files and a read may never end.
 struct Step<T> {
     name: &'static str,
     result: oneshot::Receiver<T>,
@@ -281,30 +225,30 @@ impl<T: Send + 'static> Step<T> {
         (&mut self.result).await.map_err(|_| RunError::StartPanicked { step: self.name })
     }
 
-    /// Waits for the step's end for at most `limit`, and no longer than until the next request to stop.
+    /// Waits up to `limit` for the step's end, or until the next request to stop.
     async fn abandon(
         mut self,
         limit: Duration,
         stop: &mut (impl FusedStream<Item = ()> + Unpin),
     ) -> Result<T, RunError> {
-        let (step, asked) = (self.name, Instant::now());
+        let (step, started) = (self.name, Instant::now());
         tokio::select! {
             result = self.result() => return result,
             () = sleep(limit) => {}
-            () = requested(stop) => {}
+            () = stop_requested(stop) => {}
         }
-        Err(RunError::StartHangs { step, waited: asked.elapsed() })
+        Err(RunError::StartHangs { step, waited: started.elapsed() })
     }
 }
 
-/// Stops the second listener, last of all, so that it can tell of everything before.
+/// Stops the listener for probes and metrics. It is stopped last, so that it can report the whole shutdown.
 async fn stop_ops(ops: Option<ServerHandle>) {
     if let Some(ops) = ops {
         ops.stop(false).await;
     }
 }
 
-/// The HTTP servers that run.
+/// The running HTTP servers.
 struct Servers {
     main: ServerHandle,
     ops: Option<ServerHandle>,
@@ -319,20 +263,20 @@ impl Servers {
         tls: Option<TlsSettings>,
         services: &Services,
     ) -> io::Result<Self> {
-        let side = if ops.is_some() { Side::Api } else { Side::Whole };
-        let server = listen(config, main, tls, services, side)?;
+        let routes = if ops.is_some() { RouteSet::Api } else { RouteSet::All };
+        let server = listen(config, main, tls, services, routes)?;
         let main = server.handle();
         let mut tasks = vec![tokio::spawn(server)];
         let ops = match ops {
             None => None,
             Some(listener) => {
                 let address = listener.local_addr()?;
-                // A thread and places of its own: however busy the main address is, probes are answered.
+                // A thread and connections of its own, so that probes are answered when the main listener is busy.
                 let mut config = config.clone();
                 config.server.http_workers = 1;
-                config.server.max_connections = OPS_CONNECTIONS;
+                config.server.max_connections = MAX_OPS_CONNECTIONS;
                 config.server.drain_timeout = Duration::ZERO;
-                let server = listen(&config, listener, None, services, Side::Ops)?;
+                let server = listen(&config, listener, None, services, RouteSet::Ops)?;
                 let handle = server.handle();
                 tasks.push(tokio::spawn(server));
                 tracing::info!("metrics and probes on http://{address}");
@@ -342,40 +286,40 @@ impl Servers {
         Ok(Self { main, ops, tasks })
     }
 
-    /// Ends when a server does that was not told to.
+    /// Waits for a server that ends without a request to stop.
     async fn ended(self) -> RunError {
         ended_early(select_all(self.tasks).await.0)
     }
 }
 
-/// An HTTP server of one listener, made from the parts of the framework's own: that one would offer HTTP/2 to clients that
-/// speak TLS, and has time limits for few states of a connection.
+/// Starts the HTTP server of one listener, assembled from the framework's parts. The framework's own server offers HTTP/2
+/// to clients with TLS, and has timeouts for few states of a connection (docs/adr/0014).
 fn listen(
     config: &Config,
     listener: TcpListener,
     tls: Option<TlsSettings>,
     services: &Services,
-    side: Side,
+    routes: RouteSet,
 ) -> io::Result<Server> {
     let (services, settings, limits) = (services.clone(), &config.server, connection::Limits::new(config));
     let workers = settings.http_workers.max(1);
-    // The supervisor of a connection decides how long it is kept.
+    // The connection's supervisor decides how long an idle connection is kept.
     let keep_alive = if settings.keep_alive.is_zero() { KeepAlive::Disabled } else { KeepAlive::Os };
     let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls)));
     let server = Server::build();
     let stopping = server.graceful_shutdown_signal();
     let service = move || {
         let configure = |app: &mut web::ServiceConfig| {
-            services.configure(app, side);
+            services.configure(app, routes);
             if tls.is_some() {
-                app.app_data(Encrypted);
+                app.app_data(IsTls);
             }
         };
         let app = App::new()
             .configure(configure)
-            .wrap(from_fn(share))
+            .wrap(from_fn(cors_middleware))
             .wrap(from_fn(observe))
-            // Outermost, so that a stray slash is gone before routing: a redirect would turn a POST into a GET.
+            // Outermost, to remove a trailing slash before routing: a redirect would turn a POST into a GET.
             .wrap(NormalizePath::trim());
         let stopping = stopping.clone();
         let http = HttpService::build()
@@ -385,7 +329,7 @@ fn listen(
             })
             .keep_alive(keep_alive)
             .client_request_timeout(Duration::ZERO)
-            // By default a client that closes its side still keeps its place in the queue.
+            // By default, a client that closes its side keeps its place in the queue.
             .h1_allow_half_closed(false)
             .on_connect_ext(|stream: &connection::Stream, data| drop(data.insert(stream.connection())))
             .h1(map_config(app.into_factory(), |()| AppConfig::default())
@@ -394,7 +338,7 @@ fn listen(
     };
     Ok(server
         .workers(workers)
-        // The framework counts for each worker.
+        // The framework's limit is per worker.
         .max_concurrent_connections(settings.max_connections.div_ceil(workers))
         .disable_signals()
         .shutdown_timeout(settings.drain_timeout.as_secs_f64().ceil() as u64)

@@ -6,18 +6,18 @@ use actix_web::web::{Data, ServiceConfig};
 
 use crate::{
     auth::Keys,
-    background::{Background, spawn_detached},
+    background::{BackgroundThread, spawn_detached},
     body::BodyLimits,
     budget::ByteBudget,
     config::{Config, Origins},
     lifecycle::Lifecycle,
-    limits::KeyLimits,
     metrics::{Metrics, ModelInfo},
+    rate_limit::RateLimiter,
     registry::{LoadedModel, Registry},
     request::RequestLimits,
     response::ResponseMemory,
-    routes::{self, Side},
-    server::RunError,
+    routes::{self, RouteSet},
+    run_error::RunError,
     trace::Tracing,
 };
 
@@ -26,7 +26,7 @@ use crate::{
 pub(crate) struct Services {
     keys: Data<Keys>,
     origins: Data<Origins>,
-    key_limits: Data<KeyLimits>,
+    rate_limiter: Data<RateLimiter>,
     body: Data<BodyLimits>,
     requests: Data<RequestLimits>,
     pub(crate) lifecycle: Data<Lifecycle>,
@@ -36,16 +36,16 @@ pub(crate) struct Services {
 
 impl Services {
     /// Builds the services. Returns the threads that work for them, too.
-    pub(crate) fn new(config: &Config) -> Result<(Self, [Option<Background>; 2]), RunError> {
+    pub(crate) fn new(config: &Config) -> Result<(Self, [Option<BackgroundThread>; 2]), RunError> {
         let time = config.server.request_timeout;
         let metrics = Metrics::new(config.models.iter().map(|model| model.id.as_str()));
         let (keys, key_watcher) = Keys::open(&config.auth)?;
-        let (limits, limits_worker) =
-            KeyLimits::start(&config.limits, metrics.rate_limiter()).map_err(RunError::Limits)?;
+        let (rate_limiter, limiter_thread) =
+            RateLimiter::start(&config.limits, metrics.rate_limiter()).map_err(RunError::Limits)?;
         let services = Self {
             keys: Data::new(keys),
             origins: Data::new(config.cors.origins.clone()),
-            key_limits: Data::new(limits),
+            rate_limiter: Data::new(rate_limiter),
             body: Data::new(BodyLimits::new(
                 config.limits.max_body_bytes,
                 time,
@@ -53,7 +53,7 @@ impl Services {
             )),
             requests: Data::new(RequestLimits {
                 limits: config.limits.clone(),
-                time,
+                timeout: time,
                 responses: ResponseMemory::new(
                     config.limits.max_buffered_response_bytes.0,
                     metrics.responses(),
@@ -63,19 +63,19 @@ impl Services {
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
         };
-        Ok((services, [key_watcher, limits_worker]))
+        Ok((services, [key_watcher, limiter_thread]))
     }
 
-    pub(crate) fn configure(&self, app: &mut ServiceConfig, side: Side) {
+    pub(crate) fn configure(&self, app: &mut ServiceConfig, routes: RouteSet) {
         app.app_data(self.keys.clone())
             .app_data(self.origins.clone())
-            .app_data(self.key_limits.clone())
+            .app_data(self.rate_limiter.clone())
             .app_data(self.body.clone())
             .app_data(self.requests.clone())
             .app_data(self.lifecycle.clone())
             .app_data(self.metrics.clone())
             .app_data(self.tracing.clone());
-        routes::configure(app, side);
+        routes::configure(app, routes);
     }
 
     /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.
@@ -108,8 +108,8 @@ impl Services {
 
     /// Describes in one line which protections are on.
     fn protections(&self, url: &str, ops: Option<SocketAddr>) -> String {
-        let keys = if self.keys.required() { self.keys.count().to_string() } else { "off".to_owned() };
-        let limits = self.key_limits.describe();
+        let keys = if self.keys.is_required() { self.keys.count().to_string() } else { "off".to_owned() };
+        let limits = self.rate_limiter.describe();
         let cors = match self.origins.count() {
             0 => "off".to_owned(),
             _ if self.origins.is_any() => "every origin".to_owned(),

@@ -1,17 +1,17 @@
-//! The signals that ask the program to stop.
+//! Signals that request the program to stop.
 
 use std::io;
 
 use futures_util::Stream;
 
-/// Requests to stop, one for each SIGTERM, SIGINT (Ctrl-C) or SIGHUP. The signals are caught from this call on, not
-/// from the first poll; equal signals that come before a poll count once. Needs a tokio runtime.
+/// Requests to stop, one for each SIGTERM, SIGINT (Ctrl-C) or SIGHUP. The signals are caught from this call on, not from
+/// the first poll; equal signals before a poll count once. Requires a tokio runtime.
 ///
-/// A terminal that closes sends SIGHUP, which ends a program that does not catch it. If the process was started with
+/// A terminal that closes sends SIGHUP, which kills a program that does not catch it. If the process was started with
 /// SIGHUP ignored, as by `nohup`, it stays ignored.
 ///
 /// # Errors
-/// If the system does not let signals be caught.
+/// If the system does not allow to catch a signal.
 #[cfg(unix)]
 pub fn stop_requests() -> io::Result<impl Stream<Item = ()> + Unpin> {
     use futures_util::stream::{StreamExt, select_all, unfold};
@@ -29,7 +29,7 @@ pub fn stop_requests() -> io::Result<impl Stream<Item = ()> + Unpin> {
     Ok(select_all(requests.collect::<io::Result<Vec<_>>>()?))
 }
 
-/// Returns true if the process was started with SIGHUP ignored. Only Linux tells without `unsafe` code.
+/// Returns true if the process was started with SIGHUP ignored. Without `unsafe` code only Linux reports this.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,7 +1,7 @@
-//! TLS of the listener: the certificate and its key from two PEM files, read at start-up and again when they change.
+//! TLS of the listener: a certificate and its key from two PEM files, read at start-up and again when they change.
 //!
-//! A new pair counts when key and certificate belong together. Until then the last good pair stays, so that nothing
-//! that happens to the files turns a client away. Connections that are open go on with the pair they began with.
+//! A new pair is used once key and certificate match. Until then the last good pair stays in use, so that no change of
+//! the files breaks new connections. Open connections keep the pair that they began with.
 
 use std::{
     io,
@@ -23,13 +23,13 @@ use rustls::{
 use thiserror::Error;
 
 use crate::{
-    background::Background,
+    background::BackgroundThread,
     config::TlsConfig,
-    middleware::chain,
-    watched::{self, Watched},
+    error_chain::error_chain,
+    reload::{self, Reloadable},
 };
 
-/// A certificate or key that cannot be used. Never quotes what is in the files.
+/// A certificate or key that cannot be used. It never quotes the files.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -37,100 +37,100 @@ pub enum TlsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A file is no plain file, or far larger than any certificate.
-    #[error("{} is no PEM file: it is no plain file of at most 1 MiB", path.display())]
-    Unlike {
+    /// A file is not a regular file, or far larger than any certificate.
+    #[error("{} is not a PEM file: expected a regular file of at most 1 MiB", path.display())]
+    NotPem {
         /// The file.
         path: PathBuf,
     },
-    /// A file holds no certificate, or no key, or something broken.
-    #[error("{} holds no usable {what} in PEM", path.display())]
+    /// A file contains no certificate or key, or a malformed one.
+    #[error("{} contains no valid {what} in PEM", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What it should hold.
+        /// The expected content.
         what: &'static str,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: pem::Error,
     },
-    /// The two do not belong together, or are of a kind that TLS does not know.
-    #[error("the certificate {} and the key {} cannot be used together", certificate.display(), key.display())]
+    /// Certificate and key do not match, or are of an unsupported kind.
+    #[error("the certificate {} and the key {} do not match or are not supported", certificate.display(), key.display())]
     Pair {
         /// The file of the certificate.
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// What is wrong with them.
+        /// The TLS library's error.
         #[source]
         source: rustls::Error,
     },
-    /// This build of rustls cannot speak the versions that we ask for.
-    #[error("this program's TLS library offers neither TLS 1.2 nor TLS 1.3")]
+    /// This build of rustls lacks both versions.
+    #[error("this program's TLS library supports neither TLS 1.2 nor TLS 1.3")]
     Versions(#[source] rustls::Error),
-    /// Nobody can watch the files.
+    /// The system cannot start a thread.
     #[error("cannot start the thread that watches the certificate")]
     Thread(#[source] io::Error),
 }
 
-/// Says to a handler that its client speaks TLS; the framework's own mark cannot be set from outside.
-pub(crate) struct Encrypted;
+/// Marker in the app data of a listener with TLS; the framework's own cannot be set from outside.
+pub(crate) struct IsTls;
 
-/// Sets TLS up with the pair that `files` name, and keeps it as they say.
+/// Sets up TLS with the pair in `files`, which is reloaded while the returned thread lives.
 ///
 /// # Errors
-/// When the pair cannot be used.
-pub(crate) fn open(files: &TlsConfig) -> Result<(ServerConfig, Background), TlsError> {
-    let current = Arc::new(Current { files: files.clone(), pair: RwLock::default() });
-    let watch = watched::watch("certificate", Arc::clone(&current), TlsError::Thread)?;
+/// If the pair cannot be used.
+pub(crate) fn open(files: &TlsConfig) -> Result<(ServerConfig, BackgroundThread), TlsError> {
+    let resolver = Arc::new(CertResolver { files: files.clone(), pair: RwLock::default() });
+    let thread = reload::watch("certificate", Arc::clone(&resolver), TlsError::Thread)?;
     let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(TlsError::Versions)?
         .with_no_client_auth()
-        .with_cert_resolver(current);
+        .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((config, watch))
+    Ok((config, thread))
 }
 
 #[derive(Debug)]
-struct Current {
+struct CertResolver {
     files: TlsConfig,
-    /// What new connections begin with; there as soon as the files were read.
+    /// The pair of new connections; `None` until the files are read.
     pair: RwLock<Option<Arc<CertifiedKey>>>,
 }
 
-impl ResolvesServerCert for Current {
+impl ResolvesServerCert for CertResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.pair.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Watched for Arc<Current> {
-    type Content = [Vec<u8>; 2];
+impl Reloadable for Arc<CertResolver> {
+    type Snapshot = [Vec<u8>; 2];
     type Error = TlsError;
 
-    fn read(&self) -> Result<Self::Content, TlsError> {
+    fn read(&self) -> Result<Self::Snapshot, TlsError> {
         Ok([read(&self.files.certificate)?, read(&self.files.key)?])
     }
 
-    fn take_over(&self, [certificate, key]: &Self::Content) -> Result<(), TlsError> {
+    fn apply(&self, [certificate, key]: &Self::Snapshot) -> Result<(), TlsError> {
         let files = &self.files;
-        let fault = |path: &Path, what| {
+        let pem_error = |path: &Path, what| {
             let path = path.to_owned();
             move |source| TlsError::Pem { path, what, source }
         };
         let mut chain = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(certificate) {
-            chain.push(certificate.map_err(fault(&files.certificate, "certificate"))?);
+            chain.push(certificate.map_err(pem_error(&files.certificate, "certificate"))?);
         }
         if chain.is_empty() {
-            return Err(fault(&files.certificate, "certificate")(pem::Error::NoItemsFound));
+            return Err(pem_error(&files.certificate, "certificate")(pem::Error::NoItemsFound));
         }
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(fault(&files.key, "key"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(pem_error(&files.key, "key"))?;
         let pair = CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| {
             TlsError::Pair { certificate: files.certificate.clone(), key: files.key.clone(), source }
         })?;
@@ -138,16 +138,16 @@ impl Watched for Arc<Current> {
         Ok(())
     }
 
-    fn say_renewed(&self) {
+    fn log_reloaded(&self) {
         tracing::info!("the certificate was reloaded");
     }
 
-    fn say_kept(&self, error: &TlsError) {
-        tracing::warn!(error = chain(error), "the last good certificate stays in use");
+    fn log_rejected(&self, error: &TlsError) {
+        tracing::warn!(error = error_chain(error), "the last good certificate stays in use");
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let content = watched::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
-    content.ok_or_else(|| TlsError::Unlike { path: path.to_owned() })
+    let content = reload::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
+    content.ok_or_else(|| TlsError::NotPem { path: path.to_owned() })
 }

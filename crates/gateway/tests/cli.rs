@@ -363,7 +363,7 @@ fn health_requests_readyz_at_the_listen_address() {
     let gone = run(&["health", "--listen", &address]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(
-        err(&gone).starts_with(&format!("error: no answer from {address}\n  because: ")),
+        err(&gone).starts_with(&format!("error: no response from {address}\n  because: ")),
         "{}",
         err(&gone)
     );

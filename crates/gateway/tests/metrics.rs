@@ -13,7 +13,7 @@ use gateway::{
 };
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 
-const LOAD: EngineStats = EngineStats {
+const STATS: EngineStats = EngineStats {
     waiting_requests: 1,
     running_requests: 2,
     queued_tokens: 30,
@@ -29,7 +29,7 @@ fn metrics() -> Metrics {
 }
 
 fn scrape(metrics: &Metrics) -> String {
-    metrics.render(true, &[("m", LOAD)]).unwrap()
+    metrics.render(true, &[("m", STATS)]).unwrap()
 }
 
 /// Value of one series.
@@ -241,7 +241,7 @@ fn engine_gauges_are_synced_at_every_scrape() {
     assert_eq!(of_model("cache_entries"), 7.0);
     assert_eq!(of_model("cache_evictions_total"), 8.0);
     // The counter is set from the engine's total: a second scrape must not add it again.
-    let later = metrics.render(true, &[("m", EngineStats { cache_evictions: 11, ..LOAD })]).unwrap();
+    let later = metrics.render(true, &[("m", EngineStats { cache_evictions: 11, ..STATS })]).unwrap();
     assert_eq!(value(&later, "embedgate_cache_evictions_total{model=\"m\"}"), 11.0);
     assert_eq!(value(&text, "embedgate_ready"), 1.0);
     assert_eq!(value(&metrics.render(false, &[]).unwrap(), "embedgate_ready"), 0.0);

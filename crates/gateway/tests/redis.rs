@@ -211,10 +211,7 @@ fn attempts_to_reach_a_slow_server_back_off() {
 fn servers_share_computed_vectors() {
     let server = Server::start(&[]);
     let model = tempfile::tempdir().unwrap();
-    copy(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/tiny-models/bert-mean"),
-        model.path(),
-    );
+    testkit::model::copy_tiny("bert-mean", model.path()).unwrap();
     let config = Config {
         models: vec![ModelConfig::builtin("tiny".to_owned(), model.path().to_owned(), 2)],
         aliases: Default::default(),
@@ -262,16 +259,4 @@ fn embed(registry: &Registry, text: &str) -> Vec<f32> {
 fn library() -> Option<PathBuf> {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/onnxruntime/libonnxruntime.so");
     library.exists().then_some(library)
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

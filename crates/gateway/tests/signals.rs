@@ -15,10 +15,10 @@ use std::{
 use tempfile::TempDir;
 use testkit::http::{Connection, Reply, request};
 
-/// A loaded machine may be slow; a hang must still end.
+/// Maximum time to wait for an event, on a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longer than any test may take.
+/// Longer than any test takes.
 const NEVER: &str = "1h";
 
 struct Program {
@@ -84,7 +84,7 @@ impl Program {
         })
     }
 
-    /// Sends a signal, with the shell's own `kill`: a slim machine may lack the program of that name. It may have ended.
+    /// Sends a signal, with the shell's builtin `kill`: a slim machine may lack the program. The process may have ended.
     fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {} 2>/dev/null", self.child.id());
         Command::new("sh").args(["-c", &kill]).status().unwrap();
@@ -117,26 +117,26 @@ fn get(address: SocketAddr, path: &str) -> Reply {
     connection.receive()
 }
 
-/// A file that is never read to its end, as on a volume that does not answer.
+/// A file whose reads never end, as on a volume that does not respond.
 fn fifo(folder: &TempDir) -> String {
     let path = folder.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     path.to_str().unwrap().to_owned()
 }
 
-/// Waits until the program reads the file; while the returned end is open, it reads on.
+/// Waits until the program opens the file for reading. It reads while the returned end is open.
 #[track_caller]
 fn reading(path: &str) -> File {
     let (sender, opened) = mpsc::channel();
     let path = path.to_owned();
-    // Opening ends when a reader has come.
+    // Opening blocks until there is a reader.
     thread::spawn(move || sender.send(File::options().write(true).open(path)));
     opened.recv_timeout(TIMEOUT).expect("the program never opened the file").unwrap()
 }
 
-/// `dlopen` would hold a lock that the end of the process needs.
+/// `dlopen` would hold a lock that the exit of the process needs.
 #[test]
-fn a_library_that_is_no_file_is_refused_and_never_loaded() {
+fn a_library_that_is_not_a_regular_file_is_rejected_and_never_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let library = fifo(&folder);
     let mut program = Program::start(&["--isa", "none", "--onnxruntime-path", &library], folder);
@@ -156,7 +156,7 @@ fn sigterm_ends_a_program_that_hangs_in_its_settings_file() {
 }
 
 #[test]
-fn sighup_drains_and_a_further_signal_ends_the_pause() {
+fn sighup_drains_and_a_further_signal_ends_the_shutdown_delay() {
     let mut program = Program::start(&["--shutdown-delay", NEVER], tempfile::tempdir().unwrap());
     let address = program.ready();
     program.signal("HUP");
@@ -165,7 +165,7 @@ fn sighup_drains_and_a_further_signal_ends_the_pause() {
     program.signal("TERM");
     assert_eq!(program.ended().code(), Some(0), "{}", program.log());
     assert!(
-        program.log().contains("the pause ends") && program.log().contains("drained"),
+        program.log().contains("the shutdown delay ends") && program.log().contains("drained"),
         "{}",
         program.log()
     );
@@ -174,7 +174,7 @@ fn sighup_drains_and_a_further_signal_ends_the_pause() {
 /// `nohup` starts programs with SIGHUP ignored.
 #[cfg(target_os = "linux")]
 #[test]
-fn sighup_stays_ignored_where_it_was_at_the_start() {
+fn sighup_stays_ignored_if_it_was_at_the_start() {
     let caught = |setup| {
         let mut program = Program::start_after(setup, &[], tempfile::tempdir().unwrap());
         program.ready();

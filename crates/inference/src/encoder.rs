@@ -1,31 +1,31 @@
-//! The seam between the engine and whatever computes vectors.
+//! The interface between the engine and the backends that compute vectors.
 
 use std::sync::Arc;
 
-use crate::StartError;
+use crate::error::{EncodeError, StartError};
 
-/// Turns token ids into sentence vectors. One worker thread owns each encoder by value.
+/// Turns token ids into sentence vectors. Each encoder is owned by one worker thread.
 pub trait Encoder: Send {
     /// Length of the vectors that [`encode`](Self::encode) writes.
     fn dimensions(&self) -> usize;
 
-    /// Whether the encoder pads every sequence of a batch to the longest. The planner then counts a batch as
-    /// `sequences × longest` and puts texts of like length together.
+    /// Returns true if the encoder pads every sequence of a batch to the longest. The planner then counts a batch as
+    /// `sequences × longest` and groups texts of similar length.
     fn needs_padding(&self) -> bool;
 
-    /// Tokens that computing `batch` costs, padding included.
+    /// Number of tokens that the encoder computes for `batch`, padding included.
     fn padded_tokens(&self, batch: &Batch) -> usize {
         if self.needs_padding() { batch.max_length() * batch.len() } else { batch.tokens() }
     }
 
-    /// Whether the first runs are slower than those after them: a graph is compiled, memory planned. The engine then
-    /// runs the encoder before anyone waits for it.
+    /// Returns true if the first runs are slower than later ones, because a graph is compiled or memory is planned. The
+    /// engine then warms the encoder up before it accepts jobs.
     fn needs_warm_up(&self) -> bool {
         true
     }
 
-    /// Whether [`encode`](Self::encode) calls `meanwhile`. Then each worker has a second encoder for what it is given to
-    /// do in there.
+    /// Returns true if [`encode`](Self::encode) calls `on_yield`. Each worker then has a second encoder, which runs
+    /// short jobs inside that callback.
     fn supports_preemption(&self) -> bool {
         false
     }
@@ -33,14 +33,15 @@ pub trait Encoder: Send {
     /// Writes one vector for each sequence of `batch` into `out`: row-major, `batch.len() × dimensions()`,
     /// pooled, not normalised. A sequence's vector must not depend on the other sequences.
     ///
-    /// `meanwhile` may be called on this thread as often as there is nothing to lose by a pause. It runs what should not
-    /// wait for this batch, and returns how many workers have nothing to do at present: as many further threads
-    /// may help with this batch.
+    /// `on_yield` may be called on this thread wherever a pause costs nothing, such as between layers. It runs short
+    /// jobs that must not wait for this batch, and returns the number of idle workers: as many other threads may help
+    /// with this batch.
     ///
     /// # Errors
-    /// The encoder is used again afterwards, for each sequence of the batch by itself. A sequence that fails again fails
-    /// with what is returned. If the last one fails, the encoder is given a short text that every model can read: if it
-    /// computes that, the sequences are the cause. After a panic the encoder is dropped, the batch's jobs fail, and a new one is built.
+    /// The worker then runs each sequence of the batch in a batch of its own. A sequence that fails again fails with
+    /// the returned error. If the last one fails, the worker runs the probe, a short text that every model can read:
+    /// if the probe is computed, the sequences are the cause. After a panic the encoder is dropped, the jobs of the
+    /// batch fail, and a new encoder is built.
     fn encode(
         &mut self,
         batch: &Batch,
@@ -49,30 +50,10 @@ pub trait Encoder: Send {
     ) -> Result<(), EncodeError>;
 }
 
-/// Builds an encoder: once for each worker at start, and again after a panic.
+/// Builds an encoder: one or two for each worker at start, and another one after a panic.
 pub type EncoderFactory = Arc<dyn Fn() -> Result<Box<dyn Encoder>, StartError> + Send + Sync>;
 
-/// A batch could not be encoded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EncodeError {
-    /// ONNX Runtime failed.
-    #[error("ONNX Runtime failed to run the graph")]
-    Runtime(#[from] ort::Error),
-    /// The graph's output does not have the shape that the model folder promised.
-    #[error("the graph's output has shape {found:?}, expected {expected:?}")]
-    Shape {
-        /// Shape that came.
-        found: Vec<i64>,
-        /// Shape that was promised.
-        expected: Vec<i64>,
-    },
-    /// Anything that an encoder outside this crate has to say.
-    #[error("{0}")]
-    Other(String),
-}
-
-/// Token sequences without padding: all ids in one run, and each sequence's length.
+/// A ragged batch: token sequences without padding, as one array of ids and the length of each sequence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     ids: Vec<u32>,
@@ -91,7 +72,7 @@ impl Batch {
         self.lengths.push(ids.len());
     }
 
-    /// Removes every sequence and keeps the allocations.
+    /// Removes all sequences and keeps the allocations.
     pub fn clear(&mut self) {
         self.ids.clear();
         self.lengths.clear();
@@ -102,7 +83,7 @@ impl Batch {
         &self.ids
     }
 
-    /// Tokens of each sequence.
+    /// Number of tokens of each sequence.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
@@ -112,17 +93,17 @@ impl Batch {
         self.lengths.len()
     }
 
-    /// Whether there is no sequence.
+    /// Returns true if the batch has no sequence.
     pub fn is_empty(&self) -> bool {
         self.lengths.is_empty()
     }
 
-    /// Tokens in all.
+    /// Number of tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.ids.len()
     }
 
-    /// Tokens of the longest sequence.
+    /// Number of tokens of the longest sequence.
     pub fn max_length(&self) -> usize {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
@@ -143,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequences_come_back_as_they_went_in() {
+    fn a_batch_returns_its_sequences_in_order() {
         let mut batch = Batch::new();
         let sequences: [&[u32]; 4] = [&[1, 2, 3], &[], &[4], &[5, 6]];
         for sequence in sequences {

@@ -1,222 +1,148 @@
-//! The handle to a running model and the owner of its threads.
+//! The handle of a running model: starts its threads, accepts jobs, drains and stops.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use crate::{
-    Batch, CacheConfig, Encoder, EncoderFactory, Input, Job, Observer, StartError, SubmitError, Ticket,
-    Tokenizer, TruncationPolicy,
-    admission::{Admission, Capacity, Estimate},
-    cache::{Keys, Memory},
-    flights::Flights,
-    intake::{self, Desk, Purpose, Wish},
-    item::Item,
-    job::{Shape, Tokens, Work},
-    lookup::{self, Errands},
-    queue::Queue,
+    admission::{Admission, Capacity, CostEstimate},
+    cache::{
+        inflight::InflightMap,
+        local::LocalCache,
+        remote::{CacheKeyHasher, JobLookup, RemoteCacheHandle, RemoteCacheWorker},
+    },
+    context::{EngineConfig, EngineContext, Heartbeat},
+    encoder::{Batch, Encoder, EncoderFactory},
+    error::{StartError, SubmitError},
+    golden::{self, GoldenError, GoldenReport, GoldenText, PROBE},
+    job::{Embeddings, Input, Job, JobState, Ticket, TokenizedJob, TruncationPolicy},
+    observer::Observer,
+    scheduler::Scheduler,
+    tokenization::{self, JobKind, TokenizeRequest, TokenizerPool},
     worker,
 };
 
-/// Text that is tokenized in no more time than the fastest encoder takes for a token: 4 million tokens a second
-/// against 100,000, at some 6 bytes.
-const BYTES_FOR_A_TOKEN: usize = 256;
+/// Bytes of text that are tokenized in the time in which the fastest encoder computes one token: about 4 million
+/// tokens a second of 6 bytes, against 100,000 tokens a second.
+const BYTES_PER_TOKEN_TIME: usize = 256;
 
-/// How often a draining engine looks whether it is done.
-const DRAIN_TICK: Duration = Duration::from_millis(2);
+/// Time between two checks whether a draining engine is idle.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// What an engine needs to know besides its encoder. No default: every field is a decision.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Name of the model, for logs and thread names.
-    pub name: String,
-    /// The model's tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Most tokens that the model reads at once, special tokens included.
-    pub max_input_tokens: usize,
-    /// Length of a vector.
-    pub dimensions: usize,
-    /// Whether vectors are scaled to norm 1.
-    pub normalize: bool,
-    /// Worker threads, each with an encoder of its own.
-    pub workers: usize,
-    /// Tokenizer threads.
-    pub tokenizer_threads: usize,
-    /// Budget of one batch in tokens, as the encoder spends them (with padding if it pads); a longer sequence
-    /// runs alone.
-    pub max_batch_tokens: usize,
-    /// Most sequences in a batch.
-    pub max_batch_inputs: usize,
-    /// Tokens that may be admitted at a time, waiting and running.
-    pub max_queue_tokens: usize,
-    /// Whether and where vectors are kept; without it none is, and only equal texts in flight share theirs.
-    pub cache: Option<CacheConfig>,
-}
+/// Deadline of a golden check. It is generous, since the machine may be busy while the server starts.
+const GOLDEN_CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 
-impl EngineConfig {
-    pub(crate) fn shape(&self) -> Shape {
-        Shape { dimensions: self.dimensions, normalized: self.normalize }
-    }
-
-    fn check(&self) -> Result<(), StartError> {
-        let zero = [
-            ("dimensions", self.dimensions),
-            ("workers", self.workers),
-            ("tokenizer_threads", self.tokenizer_threads),
-            ("max_batch_tokens", self.max_batch_tokens),
-            ("max_batch_inputs", self.max_batch_inputs),
-            ("max_queue_tokens", self.max_queue_tokens),
-        ];
-        if let Some((name, _)) = zero.iter().find(|(_, value)| *value == 0) {
-            return Err(StartError::Config(format!("model {}: {name} must be at least 1", self.name)));
-        }
-        let specials = self.tokenizer.num_special_tokens();
-        if self.max_input_tokens <= specials {
-            return Err(StartError::Config(format!(
-                "model {}: max_input_tokens = {} leaves no room for text next to {specials} special tokens",
-                self.name, self.max_input_tokens
-            )));
-        }
-        Ok(())
-    }
-}
-
-/// How busy an engine is.
+/// Load of an engine and size of its cache at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineStats {
-    /// Jobs of which no sequence has reached an encoder yet.
+    /// Number of jobs of which no sequence has reached an encoder.
     pub waiting_requests: usize,
-    /// Jobs of which some sequence has.
+    /// Number of jobs of which at least one sequence has reached an encoder.
     pub running_requests: usize,
-    /// Tokens in the queue, waiting for a worker.
+    /// Number of tokens that wait for a worker.
     pub queued_tokens: usize,
-    /// Tokens that are computed for the jobs in flight, waiting and running. Sequences that a cache answers, or that an
-    /// equal sequence of another job stands for, do not count.
+    /// Number of tokens that are computed for the jobs in flight, waiting and running. Sequences from a cache, and
+    /// those shared with another job, do not count.
     pub tokens_in_flight: usize,
     /// Capacity for tokens in flight.
     pub tokens_limit: usize,
-    /// Bytes of the vectors in memory, with their keys and overhead.
+    /// Bytes of the local cache, with keys and overhead.
     pub cache_bytes: usize,
-    /// Number of these vectors.
+    /// Number of vectors in the local cache.
     pub cache_entries: usize,
-    /// Vectors that had to make room for others since the start.
+    /// Number of vectors evicted from the local cache since the start.
     pub cache_evictions: u64,
-}
-
-/// What the engine's threads share.
-pub(crate) struct Shared {
-    pub(crate) config: EngineConfig,
-    pub(crate) observer: Arc<dyn Observer>,
-    pub(crate) admission: Arc<Admission>,
-    pub(crate) flights: Arc<Flights>,
-    pub(crate) memory: Option<Memory>,
-    pub(crate) errands: Option<Errands>,
-    pub(crate) queue: Queue,
-    pub(crate) heartbeat: Heartbeat,
-}
-
-impl Shared {
-    /// Whether anything waits for the workers or is with them.
-    fn has_work(&self) -> bool {
-        self.queue.tokens() > 0 || self.admission.running() > 0
-    }
-
-    /// Hands a job's items to the workers, or fails the job if there is no room or no time for them.
-    pub(crate) fn enqueue(&self, work: Arc<Work>, items: Vec<Arc<Item>>) {
-        if !self.has_work() {
-            // The silence so far was for want of work.
-            self.heartbeat.beat();
-        }
-        self.queue.push(work, items);
-    }
-}
-
-/// When a worker last did something.
-pub(crate) struct Heartbeat {
-    epoch: Instant,
-    milliseconds: AtomicU64,
-}
-
-impl Heartbeat {
-    fn new() -> Self {
-        Self { epoch: Instant::now(), milliseconds: AtomicU64::new(0) }
-    }
-
-    pub(crate) fn beat(&self) {
-        self.milliseconds.store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn age(&self) -> Duration {
-        let last = Duration::from_millis(self.milliseconds.load(Ordering::Relaxed));
-        self.epoch.elapsed().saturating_sub(last)
-    }
 }
 
 /// A running model. Dropping it stops it.
 pub struct Engine {
-    shared: Arc<Shared>,
+    context: Arc<EngineContext>,
     draining: AtomicBool,
-    /// `None` once the engine is stopped.
-    desk: Mutex<Option<Arc<Desk>>>,
+    /// `None` after [`stop`](Self::stop).
+    tokenizers: Mutex<Option<Arc<TokenizerPool>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The thread that asks the second tier; it ends after all others.
-    lookup: Mutex<Option<JoinHandle<()>>>,
+    /// The thread of the remote cache, which ends after all others.
+    remote_cache: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Engine {
     /// Builds and warms up an encoder for each worker, and starts the threads. Blocks.
     ///
     /// # Errors
-    /// [`StartError`]: what is missing or contradictory, and what to do.
+    /// [`StartError`]: an impossible setting, an encoder that cannot be built or fails, or a thread that cannot be
+    /// started.
     pub fn start(
         config: EngineConfig,
         encoders: &EncoderFactory,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        config.check()?;
+        config.validate()?;
         let built: Vec<Box<dyn Encoder>> =
-            (0..config.workers).map(|_| warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
+            (0..config.workers).map(|_| build_warm_encoder(encoders, &config)).collect::<Result<_, _>>()?;
         let admission = Admission::new(Capacity {
             tokens: config.max_queue_tokens,
             quantum: config.max_batch_tokens,
             workers: config.workers,
             tokenizer_threads: config.tokenizer_threads,
         });
-        let flights = Arc::new(Flights::default());
-        let queue = Queue::new(Arc::clone(&admission), Arc::clone(&flights), config.max_batch_tokens);
+        let inflight = Arc::new(InflightMap::default());
+        let scheduler =
+            Scheduler::new(Arc::clone(&admission), Arc::clone(&inflight), config.max_batch_tokens);
         let cache = config.cache.clone();
-        let memory = cache.as_ref().and_then(|cache| Memory::new(cache.bytes, config.dimensions));
-        let tier = cache.and_then(|cache| Some((cache.remote?, Keys::new(&cache.fingerprint))));
-        let (errands, receiver) = crossbeam_channel::unbounded();
-        let errands = tier.is_some().then(|| Errands::new(errands));
+        let local_cache = cache.as_ref().and_then(|cache| LocalCache::new(cache.bytes, config.dimensions));
+        let local_cache = local_cache.map(Arc::new);
+        let remote = cache.and_then(|cache| Some((cache.remote?, CacheKeyHasher::new(&cache.fingerprint))));
+        let (handle, operations) = RemoteCacheHandle::new();
+        let remote_cache = remote.is_some().then_some(handle);
         let heartbeat = Heartbeat::new();
-        let shared = Shared { config, observer, admission, flights, memory, errands, queue, heartbeat };
-        let shared = Arc::new(shared);
-        let lookup = tier.map(|(tier, keys)| {
-            let shared = Arc::clone(&shared);
-            spawn("lookup", move || lookup::run(&shared, &*tier, &keys, &receiver))
+        let context = Arc::new(EngineContext {
+            config,
+            observer,
+            admission,
+            inflight,
+            local_cache,
+            remote_cache,
+            scheduler,
+            heartbeat,
+        });
+        let remote_cache = remote.map(|(cache, hasher)| {
+            let enqueue = {
+                let context = Arc::clone(&context);
+                Box::new(move |lookup: JobLookup| context.enqueue(lookup.job, lookup.sequences))
+            };
+            let worker = RemoteCacheWorker {
+                cache,
+                hasher,
+                model: context.config.name.clone(),
+                dimensions: context.config.dimensions,
+                local_cache: context.local_cache.clone(),
+                inflight: Arc::clone(&context.inflight),
+                observer: Arc::clone(&context.observer),
+                enqueue,
+            };
+            spawn("remote-cache", move || worker.run(&operations))
         });
 
-        let (desk, pile) = Desk::new();
+        let (pool, chunks) = TokenizerPool::new();
         let engine = Self {
-            shared: Arc::clone(&shared),
+            context: Arc::clone(&context),
             draining: AtomicBool::new(false),
-            desk: Mutex::new(Some(Arc::new(desk))),
+            tokenizers: Mutex::new(Some(Arc::new(pool))),
             threads: Mutex::default(),
-            lookup: Mutex::new(lookup.transpose()?),
+            remote_cache: Mutex::new(remote_cache.transpose()?),
         };
         for encoder in built {
-            let (shared, encoders) = (Arc::clone(&shared), Arc::clone(encoders));
-            engine.spawn("worker", move || worker::run(&shared, encoder, &encoders))?;
+            let (context, encoders) = (Arc::clone(&context), Arc::clone(encoders));
+            engine.spawn("worker", move || worker::run(&context, encoder, &encoders))?;
         }
-        for _ in 0..shared.config.tokenizer_threads {
-            let (shared, pile) = (Arc::clone(&shared), pile.clone());
-            engine.spawn("tokenizer", move || intake::run(&shared, pile))?;
+        for _ in 0..context.config.tokenizer_threads {
+            let (context, chunks) = (Arc::clone(&context), chunks.clone());
+            engine.spawn("tokenizer", move || tokenization::run(&context, chunks))?;
         }
         Ok(engine)
     }
@@ -229,55 +155,58 @@ impl Engine {
 
     fn join(&self, thread: JoinHandle<()>) {
         if thread.join().is_err() {
-            tracing::error!(model = self.shared.config.name, "a thread of the engine panicked");
+            tracing::error!(model = self.context.config.name, "a thread of the engine panicked");
         }
     }
 
-    /// Accepts a job, or refuses it before it is tokenized. Never blocks for long: only a small job is tokenized here,
-    /// in less time than handing it to another thread takes. Once the tokens that the job adds to the queue are known,
-    /// it is admitted as a whole, or the ticket yields [`EmbedError::Rejected`](crate::EmbedError::Rejected).
+    /// Accepts a job, or rejects it before it is tokenized. Does not block: only a small job is tokenized on this
+    /// thread, in less time than waking another thread takes. After tokenizing and cache lookup the job is admitted
+    /// to the queue, all or nothing, or the ticket yields [`EmbedError::Rejected`](crate::EmbedError::Rejected).
     ///
     /// # Errors
-    /// [`SubmitError`]: the queue is full, the deadline hopeless, the job too large, or the engine draining.
+    /// [`SubmitError`]: the queue is full, the deadline cannot be met, the job is too large, or the engine is draining.
     pub fn submit(&self, job: Job) -> Result<Ticket, SubmitError> {
-        self.submit_for(Purpose::Serve, job)
+        self.submit_as(JobKind::Request, job)
     }
 
-    pub(crate) fn submit_for(&self, purpose: Purpose, job: Job) -> Result<Ticket, SubmitError> {
-        let desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(desk) = desk.filter(|_| !self.draining.load(Ordering::Acquire)) else {
+    fn submit_as(&self, kind: JobKind, job: Job) -> Result<Ticket, SubmitError> {
+        let tokenizers = self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(tokenizers) = tokenizers.filter(|_| !self.draining.load(Ordering::Acquire)) else {
             return Err(SubmitError::Draining);
         };
-        let reservation = self.shared.admission.reserve(job.caller, self.estimate(&job), job.deadline)?;
-        let (work, result) = Work::new(job.caller, job.deadline, reservation);
-        let ticket = Ticket { result, work: Arc::clone(&work) };
+        let reservation =
+            self.context.admission.reserve(job.caller, self.estimate_cost(&job), job.deadline)?;
+        let (state, result) = JobState::new(job.caller, job.deadline, reservation);
+        let ticket = Ticket { result, job: Arc::clone(&state) };
         if job.inputs.is_empty() {
-            work.tokenized(Tokens::default(), self.shared.config.shape());
+            state.set_tokens(TokenizedJob::default(), self.context.config.vector_spec());
         }
-        let window = self.window(&job);
+        let max_input_tokens = self.max_input_tokens(&job);
         let Job { inputs, truncation, max_tokens, .. } = job;
-        desk.put(&self.shared, work, Wish { inputs, truncation, window, max_tokens, purpose });
+        let request = TokenizeRequest { inputs, truncation, max_input_tokens, max_tokens, kind };
+        tokenizers.submit(&self.context, state, request);
         Ok(ticket)
     }
 
     /// Number of special tokens that the model adds to each input.
     pub fn num_special_tokens(&self) -> usize {
-        self.shared.config.tokenizer.num_special_tokens()
+        self.context.config.tokenizer.num_special_tokens()
     }
 
-    /// The window for a job: the model's, or the smaller one that the job asks for, with room for one token at least.
-    fn window(&self, job: &Job) -> usize {
-        let window = self.shared.config.max_input_tokens;
-        job.max_input_tokens.map_or(window, |most| window.min(most.max(self.num_special_tokens() + 1)))
+    /// Maximum number of tokens of an input of `job`: the model's, or a smaller one that the job sets, with room for
+    /// at least one token of text.
+    fn max_input_tokens(&self, job: &Job) -> usize {
+        let max = self.context.config.max_input_tokens;
+        job.max_input_tokens.map_or(max, |requested| max.min(requested.max(self.num_special_tokens() + 1)))
     }
 
-    /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except where normalisation
-    /// lengthens a text), and no input is computed beyond its window. But all of an input is tokenized, so the
-    /// footprint of a text of megabytes grows with the time that tokenizing it takes, up to the account's limit: that
-    /// time alone makes no job too large for an idle engine.
-    fn estimate(&self, job: &Job) -> Estimate {
-        let (window, specials) = (self.window(job), self.num_special_tokens());
-        let mut estimate = Estimate { tokens: 0, footprint: 0, bytes: 0 };
+    /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except if normalisation
+    /// lengthens the text), and an input is computed up to its maximum only. But the whole input is tokenized, so the
+    /// footprint of a text of megabytes grows with the time for tokenizing it. This part of the footprint is at most
+    /// the whole account, so that an idle engine never rejects a job because of it.
+    fn estimate_cost(&self, job: &Job) -> CostEstimate {
+        let (max_input_tokens, special_tokens) = (self.max_input_tokens(job), self.num_special_tokens());
+        let mut estimate = CostEstimate { tokens: 0, footprint: 0, bytes: 0 };
         // The part of the footprint that bounds memory.
         let mut memory = 0;
         for input in &job.inputs {
@@ -285,73 +214,110 @@ impl Engine {
                 Input::Text(text) => text.len(),
                 Input::Tokens(ids) => ids.len(),
             };
-            let sequences = match job.truncation {
-                TruncationPolicy::Average => content.div_ceil(window - specials).max(1),
+            let windows = match job.truncation {
+                TruncationPolicy::Average => content.div_ceil(max_input_tokens - special_tokens).max(1),
                 TruncationPolicy::Truncate | TruncationPolicy::Error => 1,
             };
-            let tokens = (content + sequences * specials).min(sequences * window);
-            let tokenizing = content / BYTES_FOR_A_TOKEN;
+            let tokens = (content + windows * special_tokens).min(windows * max_input_tokens);
+            let tokenizing = content / BYTES_PER_TOKEN_TIME;
             estimate.tokens += tokens.max(tokenizing);
-            let held = tokens.min(sequences * (specials + 1));
-            memory += held;
-            estimate.footprint += held.max(tokenizing);
+            let min_tokens = tokens.min(windows * (special_tokens + 1));
+            memory += min_tokens;
+            estimate.footprint += min_tokens.max(tokenizing);
             estimate.bytes += input.text_bytes();
         }
-        let footprint = estimate.footprint.min(self.shared.admission.limit().max(memory));
-        // A job with more is refused after tokenizing, by the exact number.
-        let most = job.max_tokens;
-        Estimate { tokens: estimate.tokens.min(most), footprint: footprint.min(most), ..estimate }
+        let footprint = estimate.footprint.min(self.context.admission.limit().max(memory));
+        // A job with more tokens is rejected after tokenizing, by the exact number.
+        let max = job.max_tokens;
+        CostEstimate { tokens: estimate.tokens.min(max), footprint: footprint.min(max), ..estimate }
     }
 
-    /// How busy the engine is at present.
+    /// Returns the present load and cache size.
     pub fn stats(&self) -> EngineStats {
-        let admission = &self.shared.admission;
-        let running = admission.running();
-        let memory = self.shared.memory.as_ref();
+        let EngineContext { admission, scheduler, .. } = &*self.context;
+        let running = admission.running_jobs();
+        let cache = self.context.local_cache.as_deref();
         EngineStats {
             waiting_requests: admission.jobs().saturating_sub(running),
             running_requests: running,
-            queued_tokens: self.shared.queue.tokens(),
+            queued_tokens: scheduler.tokens(),
             tokens_in_flight: admission.tokens(),
             tokens_limit: admission.limit(),
-            cache_bytes: memory.map_or(0, Memory::bytes),
-            cache_entries: memory.map_or(0, Memory::entries),
-            cache_evictions: memory.map_or(0, Memory::evictions),
+            cache_bytes: cache.map_or(0, LocalCache::bytes),
+            cache_entries: cache.map_or(0, LocalCache::entries),
+            cache_evictions: cache.map_or(0, LocalCache::evictions),
         }
     }
 
-    /// How long work has waited for workers without any of them doing something; `None` when there is none. Jobs that
-    /// are tokenized, or answered by the cache, wait for no worker.
+    /// Time since a worker last made progress; `None` if no sequence waits for a worker or is being computed.
     pub fn stalled_for(&self) -> Option<Duration> {
-        self.shared.has_work().then(|| self.shared.heartbeat.age())
+        self.context.has_work().then(|| self.context.heartbeat.age())
     }
 
-    /// Refuses new jobs from here on; those admitted go on.
+    /// Embeds one short text through the whole engine, which must yield finite values. For a model without golden
+    /// vectors this is the only check that it computes. Blocks, so it must not be called on an async thread.
+    ///
+    /// # Errors
+    /// The engine's error.
+    pub fn probe(&self) -> Result<(), GoldenError> {
+        self.embed_uncached([PROBE]).map(drop)
+    }
+
+    /// Embeds `golden` through the whole engine, without the caches, and compares the vectors. Blocks, so it must not
+    /// be called on an async thread.
+    ///
+    /// # Errors
+    /// The first difference, or the engine's error.
+    pub fn check_golden(
+        &self,
+        golden: &[GoldenText<'_>],
+        min_cosine: f64,
+    ) -> Result<GoldenReport, GoldenError> {
+        let found = self.embed_uncached(golden.iter().map(|golden| golden.text))?;
+        golden::compare(golden, &found, min_cosine)
+    }
+
+    fn embed_uncached<'text>(
+        &self,
+        texts: impl IntoIterator<Item = &'text str>,
+    ) -> Result<Embeddings, GoldenError> {
+        let job = Job {
+            inputs: texts.into_iter().map(|text| Input::Text(text.to_owned())).collect(),
+            truncation: TruncationPolicy::Truncate,
+            max_input_tokens: None,
+            deadline: Instant::now() + GOLDEN_CHECK_TIMEOUT,
+            max_tokens: usize::MAX,
+            caller: None,
+        };
+        Ok(self.submit_as(JobKind::GoldenCheck, job)?.wait()?)
+    }
+
+    /// Rejects new jobs from now on. Admitted jobs continue.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Drains, waits up to `grace` for the admitted jobs, fails what is left, and joins every thread. Blocks;
-    /// a batch that runs is waited for. Tells whether every admitted job was finished.
+    /// Drains, waits up to `grace` for admitted jobs, fails the remaining ones, and joins all threads. Blocks, also
+    /// until a running batch ends. Returns true if all admitted jobs finished.
     pub fn stop(&self, grace: Duration) -> bool {
         self.drain();
         let end = Instant::now() + grace;
-        while self.shared.admission.jobs() > 0 && Instant::now() < end {
-            thread::sleep(DRAIN_TICK);
+        while self.context.admission.jobs() > 0 && Instant::now() < end {
+            thread::sleep(DRAIN_POLL_INTERVAL);
         }
-        let finished = self.shared.admission.jobs() == 0;
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.shared.queue.stop();
+        let all_finished = self.context.admission.jobs() == 0;
+        self.tokenizers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.context.scheduler.stop();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             self.join(thread);
         }
-        // Now nobody is left who could have an errand.
-        if let Some(thread) = self.lookup.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.shared.errands.iter().for_each(Errands::stop);
+        // No other thread is left that could send an operation to the remote cache.
+        if let Some(thread) = self.remote_cache.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.context.remote_cache.iter().for_each(RemoteCacheHandle::stop);
             self.join(thread);
         }
-        finished
+        all_finished
     }
 }
 
@@ -368,15 +334,18 @@ impl Drop for Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("config", &self.shared.config)
+            .field("config", &self.context.config)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }
 
-/// Builds an encoder and, if it needs that, runs it on a short and a full-length sequence, so that whatever is
-/// allocated, compiled or paged in on first use is so before the first request.
-fn warm_encoder(factory: &EncoderFactory, config: &EngineConfig) -> Result<Box<dyn Encoder>, StartError> {
+/// Builds an encoder. Warms it up, if it needs that, with a short and a full-length sequence, so that memory is
+/// allocated, kernels are compiled and pages are read before the first request.
+fn build_warm_encoder(
+    factory: &EncoderFactory,
+    config: &EngineConfig,
+) -> Result<Box<dyn Encoder>, StartError> {
     let mut encoder = factory()?;
     if encoder.dimensions() != config.dimensions {
         return Err(StartError::Config(format!(
@@ -389,10 +358,10 @@ fn warm_encoder(factory: &EncoderFactory, config: &EngineConfig) -> Result<Box<d
     if !encoder.needs_warm_up() {
         return Ok(encoder);
     }
-    let mut frame = Vec::new();
-    config.tokenizer.add_special_tokens(&[], &mut frame);
-    let filler = frame.first().copied().unwrap_or(0);
-    for length in [frame.len().max(1), config.max_input_tokens] {
+    let mut special_tokens = Vec::new();
+    config.tokenizer.add_special_tokens(&[], &mut special_tokens);
+    let filler = special_tokens.first().copied().unwrap_or(0);
+    for length in [special_tokens.len().max(1), config.max_input_tokens] {
         let mut batch = Batch::new();
         batch.push(&vec![filler; length]);
         encoder

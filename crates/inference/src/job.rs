@@ -1,5 +1,4 @@
-//! What a caller hands in ([`Job`]), holds ([`Ticket`]) and gets ([`Embeddings`]), and the shared state of a
-//! job on its way through the engine.
+//! A caller's [`Job`], its [`Ticket`] and result ([`Embeddings`]), and [`JobState`], which the engine's threads share.
 
 use std::{
     fmt,
@@ -17,27 +16,27 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    CallerId, EmbedError, SubmitError,
-    admission::{Demand, Reservation},
+    admission::{CallerId, QueueDemand, Reservation},
+    error::{EmbedError, SubmitError},
     pooling::normalize,
 };
 
-/// One request's worth of work.
+/// The inputs of one request, and how to embed them.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// The inputs, in the order in which their vectors are wanted.
+    /// The inputs. Their vectors come in the same order.
     pub inputs: Vec<Input>,
-    /// What to do with an input longer than the window.
+    /// Policy for inputs longer than `max_input_tokens`.
     pub truncation: TruncationPolicy,
-    /// A window smaller than the model's: maximum number of tokens to read of an input, special tokens included. It
-    /// should be larger than the number of [special tokens](crate::Engine::num_special_tokens).
+    /// Maximum number of tokens of an input, special tokens included, if smaller than the model's. Should be larger
+    /// than the number of [special tokens](crate::Engine::num_special_tokens).
     pub max_input_tokens: Option<usize>,
-    /// When the answer is of no use any more.
+    /// Time after which the result is no longer needed.
     pub deadline: Instant,
-    /// Most tokens that the model may read for this job, special tokens included.
+    /// Maximum number of tokens of the whole job, special tokens included.
     pub max_tokens: usize,
-    /// The caller. The queue is fair between callers, and no caller can fill it; all jobs without one count as one caller
-    /// without a quota.
+    /// The caller, for fair queueing and for its quota of the queue. Jobs without one count as one caller without a
+    /// quota.
     pub caller: Option<CallerId>,
 }
 
@@ -46,12 +45,12 @@ pub struct Job {
 pub enum Input {
     /// Text.
     Text(String),
-    /// Ids of the model's own vocabulary, without special tokens, which the engine adds.
+    /// Token ids of the model's vocabulary, without special tokens, which the engine adds.
     Tokens(Vec<u32>),
 }
 
 impl Input {
-    /// Bytes to tokenize.
+    /// Number of bytes to tokenize.
     pub(crate) fn text_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -60,15 +59,15 @@ impl Input {
     }
 }
 
-/// What happens to an input longer than the model's window.
+/// Policy for an input longer than the model reads at once (its window).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TruncationPolicy {
-    /// Its first window is embedded, as sentence-transformers does.
+    /// Embeds the first window, as sentence-transformers does.
     #[default]
     Truncate,
-    /// All of it is embedded, window by window, and the vectors are averaged by token count.
+    /// Embeds all windows and averages their vectors by token count.
     Average,
-    /// The job fails with [`EmbedError::InputTooLong`].
+    /// Fails the job with [`EmbedError::InputTooLong`].
     Error,
 }
 
@@ -102,47 +101,47 @@ pub struct Embeddings {
     pub dimensions: usize,
     /// One vector for each input, row-major, in the caller's order.
     pub vectors: Vec<f32>,
-    /// Tokens that the model read for each input, special tokens included.
+    /// Number of tokens of each input that the model read, special tokens included.
     pub tokens: Vec<u32>,
-    /// Number of inputs of which the end was not read.
+    /// Number of inputs that were truncated.
     pub truncated: usize,
-    /// Where the time went.
+    /// Duration of each phase.
     pub timings: Timings,
 }
 
 impl Embeddings {
-    /// Tokens that the model read for the whole job.
+    /// Number of tokens of the whole job that the model read.
     pub fn total_tokens(&self) -> u64 {
         self.tokens.iter().map(|&tokens| u64::from(tokens)).sum()
     }
 }
 
-/// Where a job's time went.
+/// Duration of each phase of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
     /// From submission until all inputs were tokenized.
     pub tokenize: Duration,
     /// From there until the first sequence reached an encoder.
     pub queue: Duration,
-    /// From there until the last vector was there.
+    /// From there until the last vector was computed.
     pub inference: Duration,
 }
 
-/// A job's place in the engine, and the future of its result. Dropping it gives the place back; sequences
-/// that have not reached an encoder by then never will.
+/// A submitted job: the future of its result. Dropping the ticket cancels the job and releases its place in the queue;
+/// sequences that have not reached an encoder by then never do, unless another job needs them.
 #[derive(Debug)]
 pub struct Ticket {
     pub(crate) result: oneshot::Receiver<Result<Embeddings, EmbedError>>,
-    pub(crate) work: Arc<Work>,
+    pub(crate) job: Arc<JobState>,
 }
 
 impl Ticket {
-    /// Waits for the result on a thread of its own; must not be called on an async thread.
+    /// Waits for the result. Blocks, so it must not be called on an async thread.
     ///
     /// # Errors
-    /// As the future's.
+    /// The same as the future's.
     pub fn wait(mut self) -> Result<Embeddings, EmbedError> {
-        // `self.result` cannot be moved out of a type with `Drop`; a closed channel takes its place.
+        // `self.result` cannot be moved out of a type with `Drop`, so a closed channel replaces it.
         let (_, closed) = oneshot::channel();
         let result = std::mem::replace(&mut self.result, closed);
         result.blocking_recv().unwrap_or(Err(EmbedError::Stopped))
@@ -159,162 +158,161 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.work.depart();
+        self.job.cancel();
     }
 }
 
-/// What the tokenizer made of a job.
+/// The tokenizer's result for a job, without the ids.
 #[derive(Debug, Default)]
-pub(crate) struct Tokens {
-    /// The sequences that the encoder is to read, in input order: an input, or a window of one.
-    pub(crate) sequences: Vec<Sequence>,
-    /// Tokens of each input, over all its windows.
+pub(crate) struct TokenizedJob {
+    /// The sequences to encode, in input order.
+    pub(crate) windows: Vec<Window>,
+    /// Number of tokens of each input, over all its windows.
     pub(crate) lengths: Vec<u32>,
-    /// Number of inputs of which the end was cut off.
+    /// Number of inputs that were truncated.
     pub(crate) truncated: usize,
 }
 
-/// One sequence; its ids stand elsewhere.
+/// A sequence to encode: an input, or one window of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sequence {
-    /// The input that it belongs to.
+pub(crate) struct Window {
+    /// Index of the input.
     pub(crate) input: u32,
-    /// Its tokens, special tokens included.
+    /// Number of tokens, special tokens included.
     pub(crate) tokens: u32,
-    /// Its weight in an average: its tokens without special ones.
+    /// Weight in the average over the input's windows: the number of tokens without special tokens.
     pub(crate) weight: u32,
 }
 
-/// How vectors are made and put together.
+/// Form of the vectors of a model.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct VectorSpec {
     pub(crate) dimensions: usize,
-    /// Whether they have norm 1.
+    /// Vectors are scaled to norm 1.
     pub(crate) normalized: bool,
 }
 
-/// A job as the engine's threads share it.
+/// The state of a job, shared by the engine's threads.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct JobState {
     pub(crate) caller: Option<CallerId>,
     pub(crate) submitted: Instant,
     pub(crate) deadline: Instant,
-    /// Set when nobody waits for the result any more: answered, failed, or the caller left.
-    over: AtomicBool,
-    progress: Mutex<Progress>,
+    /// Set when the job has a result or is cancelled.
+    finished: AtomicBool,
+    progress: Mutex<JobProgress>,
 }
 
 #[derive(Debug)]
-struct Progress {
-    answer: Option<oneshot::Sender<Result<Embeddings, EmbedError>>>,
-    /// The job's share of the engine's capacity; given back when the job is over.
+struct JobProgress {
+    result: Option<oneshot::Sender<Result<Embeddings, EmbedError>>>,
+    /// The job's share of the engine's capacity, released when the job finishes.
     reservation: Option<Reservation>,
-    tokens: Tokens,
-    shape: Shape,
-    /// One vector for each sequence.
+    tokens: TokenizedJob,
+    spec: VectorSpec,
+    /// One vector for each window.
     vectors: Vec<f32>,
-    /// Sequences whose vectors are not there yet.
+    /// Number of windows without a vector.
     remaining: usize,
     tokenized: Instant,
     started: Option<Instant>,
 }
 
-impl Work {
+impl JobState {
     pub(crate) fn new(
         caller: Option<CallerId>,
         deadline: Instant,
         reservation: Reservation,
     ) -> (Arc<Self>, oneshot::Receiver<Result<Embeddings, EmbedError>>) {
-        let (answer, result) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let submitted = Instant::now();
-        let progress = Progress {
-            answer: Some(answer),
+        let progress = JobProgress {
+            result: Some(sender),
             reservation: Some(reservation),
-            tokens: Tokens::default(),
-            shape: Shape { dimensions: 0, normalized: false },
+            tokens: TokenizedJob::default(),
+            spec: VectorSpec { dimensions: 0, normalized: false },
             vectors: Vec::new(),
             remaining: 0,
             tokenized: submitted,
             started: None,
         };
-        let (over, progress) = (AtomicBool::new(false), Mutex::new(progress));
-        let work = Self { caller, submitted, deadline, over, progress };
-        (Arc::new(work), result)
+        let (finished, progress) = (AtomicBool::new(false), Mutex::new(progress));
+        (Arc::new(Self { caller, submitted, deadline, finished, progress }), receiver)
     }
 
-    /// Whether work on this job would be for nobody.
-    pub(crate) fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// Returns true if the job has a result or its caller disconnected.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire)
     }
 
-    /// The caller left: the place in the queue is free from here on.
-    fn depart(&self) {
-        self.over.store(true, Ordering::Release);
+    /// Releases the job's place in the queue, because its caller dropped the ticket.
+    fn cancel(&self) {
+        self.finished.store(true, Ordering::Release);
         let mut progress = self.lock();
-        progress.answer = None;
+        progress.result = None;
         progress.reservation = None;
-        // The queue may hold this job until it meets it; its memory is free now.
+        // The queue may hold this job until it is reaped. Its memory is released now.
         progress.vectors = Vec::new();
     }
 
-    /// Ends the job with an error, unless it is over.
+    /// Finishes the job with an error, unless it is finished.
     pub(crate) fn fail(&self, error: EmbedError) {
-        self.end(self.lock(), Err(error));
+        self.finish(self.lock(), Err(error));
     }
 
-    /// Ends the job because of the sequence at `position`, with an error that names its input.
+    /// Finishes the job with an error about the input of the window at `position`.
     pub(crate) fn fail_at(&self, position: usize, error: impl FnOnce(usize) -> EmbedError) {
         let progress = self.lock();
-        let index = progress.tokens.sequences.get(position).map_or(0, |sequence| sequence.input as usize);
-        self.end(progress, Err(error(index)));
+        let index = progress.tokens.windows.get(position).map_or(0, |window| window.input as usize);
+        self.finish(progress, Err(error(index)));
     }
 
-    /// Takes the tokenizer's result, and answers where there is nothing to compute: a sequence without tokens has
-    /// a vector of zeros, and no encoder need know that case.
-    pub(crate) fn tokenized(&self, tokens: Tokens, shape: Shape) {
+    /// Stores the tokenizer's result, and completes a job that has nothing to compute. A window without tokens has a
+    /// vector of zeros, so encoders need not support that case.
+    pub(crate) fn set_tokens(&self, tokens: TokenizedJob, spec: VectorSpec) {
         let mut progress = self.lock();
-        if progress.answer.is_none() {
+        if progress.result.is_none() {
             return;
         }
         if let Some(reservation) = &mut progress.reservation {
-            reservation.tokenized();
+            reservation.release_bytes();
         }
-        progress.vectors = vec![0.0; tokens.sequences.len() * shape.dimensions];
-        progress.remaining = tokens.sequences.iter().filter(|sequence| sequence.tokens > 0).count();
+        progress.vectors = vec![0.0; tokens.windows.len() * spec.dimensions];
+        progress.remaining = tokens.windows.iter().filter(|window| window.tokens > 0).count();
         progress.tokens = tokens;
-        progress.shape = shape;
+        progress.spec = spec;
         progress.tokenized = Instant::now();
         if progress.remaining == 0 {
-            self.answer(progress);
+            self.succeed(progress);
         }
     }
 
-    /// Admits the job to the queue, unless it is over.
+    /// Reserves the tokens that the job adds to the queue, unless the job is finished.
     ///
     /// # Errors
-    /// There is no room or no time for `demand`.
-    pub(crate) fn enqueue(&self, demand: Demand) -> Result<(), SubmitError> {
+    /// The queue has no room or no time for `demand`.
+    pub(crate) fn reserve_tokens(&self, demand: QueueDemand) -> Result<(), SubmitError> {
         let reservation = &mut self.lock().reservation;
-        reservation.as_mut().map_or(Ok(()), |reservation| reservation.enqueue(demand, self.deadline))
+        reservation.as_mut().map_or(Ok(()), |reservation| reservation.reserve_tokens(demand, self.deadline))
     }
 
-    /// Notes that a sequence reached the encoder; tells how long the job waited if it was the first.
-    pub(crate) fn start(&self, now: Instant) -> Option<Duration> {
+    /// Records that a sequence reached an encoder. Returns the time that the job waited, if it is the first one.
+    pub(crate) fn record_start(&self, now: Instant) -> Option<Duration> {
         let mut progress = self.lock();
         if progress.started.is_some() {
             return None;
         }
         progress.started = Some(now);
         if let Some(reservation) = &mut progress.reservation {
-            reservation.run();
+            reservation.mark_running();
         }
         Some(now.saturating_duration_since(progress.tokenized))
     }
 
-    /// Takes the final vectors of sequences by their positions, and answers when they were the last.
+    /// Stores the final vectors of windows by position. The last one completes the job.
     pub(crate) fn complete<'vector>(&self, vectors: impl IntoIterator<Item = (usize, &'vector [f32])>) {
         let mut progress = self.lock();
-        if progress.answer.is_none() {
+        if progress.result.is_none() {
             return;
         }
         for (position, vector) in vectors {
@@ -323,46 +321,46 @@ impl Work {
             progress.remaining -= 1;
         }
         if progress.remaining == 0 {
-            self.answer(progress);
+            self.succeed(progress);
         }
     }
 
-    fn answer(&self, mut progress: MutexGuard<'_, Progress>) {
-        let embeddings = progress.embeddings(self.submitted);
-        self.end(progress, Ok(embeddings));
+    fn succeed(&self, mut progress: MutexGuard<'_, JobProgress>) {
+        let embeddings = progress.take_embeddings(self.submitted);
+        self.finish(progress, Ok(embeddings));
     }
 
-    /// Gives the job's place back and sends its result, unless that was done.
-    fn end(&self, mut progress: MutexGuard<'_, Progress>, result: Result<Embeddings, EmbedError>) {
-        self.over.store(true, Ordering::Release);
+    /// Releases the job's reservation and sends its result, unless the job is finished.
+    fn finish(&self, mut progress: MutexGuard<'_, JobProgress>, result: Result<Embeddings, EmbedError>) {
+        self.finished.store(true, Ordering::Release);
         progress.reservation = None;
         progress.vectors = Vec::new();
-        let answer = progress.answer.take();
-        // Whoever is woken locks this at once.
+        let sender = progress.result.take();
+        // The receiver locks this as soon as it wakes.
         drop(progress);
-        if let Some(answer) = answer {
-            // The receiver may have gone in this moment; then nobody waits for the result.
-            let _ = answer.send(result);
+        if let Some(sender) = sender {
+            // An error means that the ticket was dropped meanwhile.
+            let _ = sender.send(result);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
-        // Nothing here panics halfway through a change, so a poisoned lock holds consistent state.
+    fn lock(&self) -> MutexGuard<'_, JobProgress> {
+        // No code panics between two dependent changes, so a poisoned lock holds consistent state.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Progress {
-    fn embeddings(&mut self, submitted: Instant) -> Embeddings {
+impl JobProgress {
+    fn take_embeddings(&mut self, submitted: Instant) -> Embeddings {
         let now = Instant::now();
         let started = self.started.unwrap_or(now);
         let mut vectors = std::mem::take(&mut self.vectors);
-        let Tokens { sequences, lengths, truncated } = std::mem::take(&mut self.tokens);
-        if sequences.len() > lengths.len() {
-            vectors = average(&vectors, &sequences, self.shape);
+        let TokenizedJob { windows, lengths, truncated } = std::mem::take(&mut self.tokens);
+        if windows.len() > lengths.len() {
+            vectors = average_windows(&vectors, &windows, self.spec);
         }
         Embeddings {
-            dimensions: self.shape.dimensions,
+            dimensions: self.spec.dimensions,
             vectors,
             tokens: lengths,
             truncated,
@@ -375,32 +373,31 @@ impl Progress {
     }
 }
 
-/// Averages the windows of each input by their weights. Windows are summed in text order, so the result does
-/// not depend on the order in which they were computed.
-fn average(windows: &[f32], sequences: &[Sequence], shape: Shape) -> Vec<f32> {
-    let Shape { dimensions, normalized } = shape;
-    let inputs = sequences.chunk_by(|a, b| a.input == b.input).count();
+/// Averages the vectors of each input's windows by weight. The windows are summed in text order, so the result does not
+/// depend on the order in which they were computed.
+fn average_windows(rows: &[f32], windows: &[Window], spec: VectorSpec) -> Vec<f32> {
+    let VectorSpec { dimensions, normalized } = spec;
+    let inputs = windows.chunk_by(|a, b| a.input == b.input).count();
     let mut vectors = Vec::with_capacity(inputs * dimensions);
-    for (group, vector) in sequences.chunk_by(|a, b| a.input == b.input).scan(0, |start, group| {
+    for (input, rows) in windows.chunk_by(|a, b| a.input == b.input).scan(0, |start, input| {
         let first = *start;
-        *start += group.len();
-        Some((group, &windows[first * dimensions..*start * dimensions]))
+        *start += input.len();
+        Some((input, &rows[first * dimensions..*start * dimensions]))
     }) {
-        if group.len() == 1 {
-            vectors.extend_from_slice(vector);
+        if input.len() == 1 {
+            vectors.extend_from_slice(rows);
             continue;
         }
-        let total: f64 = group.iter().map(|sequence| f64::from(sequence.weight)).sum();
-        let row = vectors.len();
+        let total: f64 = input.iter().map(|window| f64::from(window.weight)).sum();
+        let first = vectors.len();
         vectors.extend((0..dimensions).map(|dimension| {
-            let weighted = group.iter().zip(vector.chunks_exact(dimensions));
-            let sum: f64 = weighted
-                .map(|(sequence, window)| f64::from(sequence.weight) * f64::from(window[dimension]))
-                .sum();
+            let weighted = input.iter().zip(rows.chunks_exact(dimensions));
+            let sum: f64 =
+                weighted.map(|(window, row)| f64::from(window.weight) * f64::from(row[dimension])).sum();
             (sum / total) as f32
         }));
         if normalized {
-            normalize(&mut vectors[row..]);
+            normalize(&mut vectors[first..]);
         }
     }
     vectors
@@ -411,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policies_survive_a_round_trip() {
+    fn truncation_policy_names_round_trip() {
         for policy in [TruncationPolicy::Truncate, TruncationPolicy::Average, TruncationPolicy::Error] {
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
@@ -420,10 +417,10 @@ mod tests {
 
     #[test]
     fn windows_are_averaged_by_weight() {
-        let windows = [1.0, 0.0, /* second input: */ 1.0, 0.0, 0.0, 1.0];
-        let sequences =
-            [(0, 5), (1, 3), (1, 1)].map(|(input, weight)| Sequence { input, tokens: weight + 2, weight });
-        let average = |normalized| average(&windows, &sequences, Shape { dimensions: 2, normalized });
+        let rows = [1.0, 0.0, /* second input: */ 1.0, 0.0, 0.0, 1.0];
+        let windows =
+            [(0, 5), (1, 3), (1, 1)].map(|(input, weight)| Window { input, tokens: weight + 2, weight });
+        let average = |normalized| average_windows(&rows, &windows, VectorSpec { dimensions: 2, normalized });
         assert_eq!(average(false), [1.0, 0.0, 0.75, 0.25]);
         let unit = average(true);
         assert!((unit[2] - 0.948_683_3).abs() < 1e-6 && (unit[3] - 0.316_227_8).abs() < 1e-6);

@@ -1,23 +1,22 @@
-//! The engine's window to metrics: it reports, someone else counts.
+//! The interface to metrics: the engine reports events, the caller's observer counts them.
 
 use std::time::Duration;
 
-/// Receives what the engine measures. Every method has an empty default and must be quick: it is called on
-/// the tokenizer and worker threads.
+/// Receives the engine's measurements. All methods have an empty default. They run on tokenizer and worker threads, so
+/// they must not block.
 pub trait Observer: Send + Sync {
-    /// A job was tokenized: the length of each input in tokens as the model will read it (special tokens
-    /// included, after truncation), how many were cut, and how long it took.
+    /// A job was tokenized in `elapsed`. `lengths` are the tokens of each input as the model reads them (special tokens
+    /// included, after truncation); `truncated` is the number of inputs that were cut.
     fn tokenized(&self, lengths: &[u32], truncated: usize, elapsed: Duration) {
         let _ = (lengths, truncated, elapsed);
     }
 
-    /// Sequences that need not be computed, or that the cache was asked for in vain. An input is one sequence, or
-    /// one for each of its windows where all of them are embedded.
+    /// Sequences were looked up in the caches. An input is one sequence, or one for each window if it is averaged.
     fn cache(&self, report: &CacheReport) {
         let _ = report;
     }
 
-    /// One job's first sequence left the queue after waiting this long.
+    /// A job's first sequence left the queue after `waited`.
     fn queue_wait(&self, waited: Duration) {
         let _ = waited;
     }
@@ -31,32 +30,32 @@ pub trait Observer: Send + Sync {
     fn encoder_failed(&self) {}
 }
 
-/// An observer that ignores everything.
+/// An observer that ignores all events.
 impl Observer for () {}
 
-/// One batch as the encoder ran it.
+/// Measurements of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchReport {
-    /// Sequences in the batch.
+    /// Number of sequences.
     pub inputs: usize,
-    /// Tokens in the batch, special tokens included, padding excluded.
+    /// Number of tokens, special tokens included, padding excluded.
     pub tokens: usize,
-    /// Padding tokens that the encoder added.
+    /// Number of padding tokens that the encoder added.
     pub padding: usize,
     /// Time in the encoder.
     pub elapsed: Duration,
 }
 
-/// What became of sequences on their way to an encoder. A sequence counts once: what another one in flight stands
-/// for is not looked up. Without a cache only `deduplicated` is ever other than 0.
+/// Result of cache lookups. A sequence counts once: one that is equal to a sequence in flight is not looked up. Without
+/// a cache all fields but `deduplicated` are 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheReport {
-    /// Found in memory.
+    /// Sequences found in the local cache.
     pub hits: usize,
-    /// Found in the second tier.
+    /// Sequences found in the remote cache.
     pub remote_hits: usize,
-    /// Found nowhere.
+    /// Sequences found in neither cache.
     pub misses: usize,
-    /// Equal to one in flight, of this job or of another, whose vector they share.
+    /// Sequences equal to one in flight, of the same job or of another, whose vector they share.
     pub deduplicated: usize,
 }

@@ -1,31 +1,31 @@
-//! From token embeddings to one sentence vector: pooling, dense layers, normalisation.
+//! Pooling, dense layers and normalisation: from token embeddings to one sentence vector.
 //!
-//! Definitions follow sentence-transformers (`models/Pooling.py`, `models/Dense.py`, `models/Normalize.py`),
-//! restated for a sequence without padding: every row is a real token.
+//! The definitions are those of sentence-transformers (`models/Pooling.py`, `models/Dense.py`, `models/Normalize.py`)
+//! for a sequence without padding.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
-use crate::StartError;
+use crate::error::StartError;
 
-/// How the token embeddings of a sequence become one vector.
+/// Pooling mode: combines the token embeddings of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// Mean over tokens.
+    /// Mean of all tokens.
     Mean,
     /// The first token.
     Cls,
-    /// Maximum over tokens, for each dimension.
+    /// Maximum of all tokens, for each dimension.
     Max,
     /// The last token.
     LastToken,
-    /// Sum over tokens, divided by the square root of their number.
+    /// Sum of all tokens, divided by the square root of their number.
     MeanSqrtLen,
-    /// Mean with weights 1, 2, 3, … by position.
+    /// Mean of all tokens with weights 1, 2, 3, … by position.
     WeightedMean,
 }
 
 impl Pooling {
-    /// Pools `tokens` (`[length, hidden]`) into `out` (`[hidden]`). No token gives the zero vector.
+    /// Pools `tokens` (`[length, hidden]`) into `out` (`[hidden]`). A sequence without tokens gives the zero vector.
     pub(crate) fn pool(self, tokens: ArrayView2<'_, f32>, out: &mut [f32]) {
         let length = tokens.nrows();
         let mut out = ArrayViewMut1::from(out);
@@ -59,12 +59,12 @@ impl Pooling {
     }
 }
 
-/// What a [`Dense`] layer applies to its result.
+/// Activation function of a [`Dense`] layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     Identity,
-    /// The hyperbolic tangent.
+    /// Hyperbolic tangent.
     Tanh,
 }
 
@@ -80,8 +80,7 @@ impl Dense {
     /// A layer from a row-major `weight` of shape `[bias length, inputs]`.
     ///
     /// # Errors
-    /// [`StartError::Config`] when the weight is not a matrix with `inputs` columns and `outputs` rows, or the
-    /// bias is not `outputs` long.
+    /// [`StartError::Config`] if `weight` does not have `outputs × inputs` values, or `bias` not `outputs` values.
     pub fn new(
         [outputs, inputs]: [usize; 2],
         weight: Vec<f32>,
@@ -113,12 +112,12 @@ impl Dense {
     }
 }
 
-/// Everything between token embeddings and the sentence vector, except normalisation.
+/// Pooling and dense layers: all steps from token embeddings to the sentence vector, except normalisation.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The pooling mode.
     pub pooling: Pooling,
-    /// Dense layers, in order; mostly none.
+    /// Dense layers, in order. Most models have none.
     pub dense: Vec<Dense>,
 }
 
@@ -137,13 +136,13 @@ impl Head {
         ArrayViewMut1::from(out).assign(&vector);
     }
 
-    /// Checks that the head turns vectors of length `hidden` into vectors of length `dimensions`.
+    /// Checks that the head maps `hidden` values to `dimensions` values.
     pub(crate) fn check(&self, hidden: usize, dimensions: usize) -> Result<(), StartError> {
         let mut length = hidden;
         for layer in &self.dense {
             if layer.weight.ncols() != length {
                 return Err(StartError::Config(format!(
-                    "a dense layer reads {} values, but {length} come",
+                    "dense layer expects {} inputs, got {length}",
                     layer.weight.ncols()
                 )));
             }
@@ -152,14 +151,16 @@ impl Head {
         if length == dimensions {
             Ok(())
         } else {
-            Err(StartError::Config(format!("the model yields {length} dimensions, not {dimensions}")))
+            Err(StartError::Config(format!(
+                "the model computes {length} dimensions, but the model folder states {dimensions}"
+            )))
         }
     }
 }
 
-/// Divides `vector` by its Euclidean norm. The zero vector stays as it is, so the result is never NaN.
+/// Divides `vector` by its Euclidean norm. The zero vector is not changed, so the result is never NaN.
 ///
-/// The sum is taken in f64: one rounding at the end, whatever the length.
+/// The sum is computed in f64, so its rounding error does not depend on the length.
 pub(crate) fn normalize(vector: &mut [f32]) {
     let norm = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt();
     if norm > 0.0 {
@@ -170,7 +171,7 @@ pub(crate) fn normalize(vector: &mut [f32]) {
     }
 }
 
-/// Cosine of the angle between `a` and `b`; 1 for two zero vectors, 0 for one.
+/// Cosine of the angle between `a` and `b`; 1 for two zero vectors, 0 if one vector is zero.
 pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot =
         |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
@@ -178,11 +179,11 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     if norms > 0.0 { dot(a, b) / norms } else { f64::from(u8::from(a == b)) }
 }
 
-/// Keeps the first `to` values of each of the rows of length `dimensions` and normalises them again, as
-/// Matryoshka models are made for (Kusupati et al. 2022, arXiv 2205.13147).
+/// Keeps the first `to` values of each row of length `dimensions` and normalises them again. Matryoshka models are
+/// trained for this (Kusupati et al. 2022, arXiv 2205.13147).
 ///
 /// # Panics
-/// When `to` is 0 or more than `dimensions`, or `vectors` is no whole number of rows.
+/// If `to` is 0 or greater than `dimensions`, or if `vectors` is not a whole number of rows.
 pub fn truncate_dimensions(vectors: &mut Vec<f32>, dimensions: usize, to: usize) {
     assert!(to > 0 && to <= dimensions && vectors.len().is_multiple_of(dimensions));
     let rows = vectors.len() / dimensions;
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_by_hand() {
+    fn pooling_modes_equal_values_computed_by_hand() {
         check_pool(Pooling::Mean, [3.0, -2.0 / 3.0]);
         check_pool(Pooling::Cls, [1.0, 2.0]);
         check_pool(Pooling::Max, [5.0, 2.0]);
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn no_token_gives_zero_not_nan() {
+    fn a_sequence_without_tokens_gives_zero_not_nan() {
         let mut out = [f32::NAN; 2];
         Pooling::Mean.pool(Array2::zeros((0, 2)).view(), &mut out);
         assert_eq!(out, [0.0, 0.0]);
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn dense_by_hand() {
+    fn a_dense_layer_equals_values_computed_by_hand() {
         let dense = Dense::new([1, 2], vec![0.5, -1.0], Some(vec![0.25]), Activation::Tanh).unwrap();
         let head = Head { pooling: Pooling::Cls, dense: vec![dense] };
         head.check(2, 1).unwrap();
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn shortened_rows_are_unit_prefixes() {
+    fn truncated_rows_are_unit_prefixes() {
         let mut vectors = vec![3.0, 4.0, 12.0, 0.0, 0.0, 1.0];
         truncate_dimensions(&mut vectors, 3, 2);
         assert_eq!(vectors, [0.6, 0.8, 0.0, 0.0]);

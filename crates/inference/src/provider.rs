@@ -1,4 +1,4 @@
-//! Where the graph runs, and how each place is asked for: fail-closed, never by silent fall-back.
+//! Execution providers of ONNX Runtime. A provider that is not available is an error: there is no silent fallback.
 
 use std::{fmt, str::FromStr};
 
@@ -7,7 +7,7 @@ use ort::{ep, session::builder::SessionBuilder};
 /// An execution provider of ONNX Runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Provider {
-    /// The default provider, on the host's processors.
+    /// The default provider, on the host's CPUs.
     #[default]
     Cpu,
     /// NVIDIA's CUDA.
@@ -15,22 +15,23 @@ pub enum Provider {
         /// Ordinal of the device.
         device: i32,
     },
-    /// Intel's OpenVINO, on the host's processors.
+    /// Intel's OpenVINO, on the host's CPUs.
     OpenVino,
 }
 
 impl Provider {
-    /// Registers the provider for runs on `threads` threads; an error means that it is not in the library or that
-    /// its device is absent.
+    /// Registers the provider for runs on `threads` threads.
+    ///
+    /// # Errors
+    /// The library lacks the provider, or its device is absent.
     pub(crate) fn register(self, builder: SessionBuilder, threads: usize) -> ort::Result<SessionBuilder> {
         let provider = match self {
-            // With the arena a batch reuses the memory of the one before; what it keeps is bounded by the
-            // budget of a batch. Without it resident memory was larger, since freed blocks of many sizes
-            // stayed with the allocator.
+            // With the arena a batch reuses the memory of the previous one; the budget of a batch bounds its size.
+            // Without it resident memory was larger, since the allocator kept freed blocks of many sizes.
             Self::Cpu => ep::CPU::default().with_arena_allocator(true).build(),
-            // TensorFloat-32 keeps ten bits of the mantissa: fast, but not the fp32 that was asked for.
+            // TensorFloat-32 has 10 mantissa bits: faster, but not the configured fp32.
             Self::Cuda { device } => ep::CUDA::default().with_device_id(device).with_tf32(false).build(),
-            // Without the precision, a processor with AMX would compute in bf16 unasked.
+            // Without an explicit precision OpenVINO computes in bf16 on a CPU with AMX.
             Self::OpenVino => ep::OpenVINO::default()
                 .with_device_type("CPU")
                 .with_precision("FP32")
@@ -39,14 +40,14 @@ impl Provider {
         };
         let builder = builder.with_execution_providers([provider.error_on_failure()])?;
         match self {
-            // What OpenVINO does not know would go to the default provider, and nobody would be told.
+            // Operators that OpenVINO lacks would otherwise run on the default provider, without a message.
             Self::OpenVino => Ok(builder.with_disable_cpu_fallback()?),
             Self::Cpu | Self::Cuda { .. } => Ok(builder),
         }
     }
 
-    /// Whether the provider makes kernels for each shape that it meets, so that shapes had better be few.
-    pub(crate) fn prepares_shapes(self) -> bool {
+    /// Returns true if the provider compiles kernels for each new input shape, so that few shapes are faster.
+    pub(crate) fn compiles_per_shape(self) -> bool {
         self == Self::OpenVino
     }
 }
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_survive_a_round_trip() {
+    fn provider_names_round_trip() {
         for provider in
             [Provider::Cpu, Provider::OpenVino, Provider::Cuda { device: 0 }, Provider::Cuda { device: 3 }]
         {

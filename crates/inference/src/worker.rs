@@ -1,5 +1,5 @@
-//! A worker thread: owns its encoders by value, runs batches, survives their panics, and lets short jobs go between the
-//! steps of a long one's batch.
+//! A worker thread: owns its encoders, runs batches, survives their panics, and runs short jobs between the layers of a
+//! long job's batch.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,137 +9,137 @@ use std::{
 };
 
 use crate::{
-    BatchReport, EmbedError, Encoder, EncoderFactory, EngineConfig,
-    batch::Budget,
-    encoder::{Batch, EncodeError},
-    engine::Shared,
+    cache::inflight::{SequenceRef, Subscriber},
+    context::{EngineConfig, EngineContext},
+    encoder::{Batch, Encoder, EncoderFactory},
+    error::{EmbedError, EncodeError},
     golden::PROBE,
-    item::{Item, Subscriber},
+    observer::BatchReport,
     pooling::normalize,
-    queue::Taken,
+    scheduler::{BatchBudget, NextBatch},
 };
 
-/// Pause between attempts to build a new encoder after a panic.
-const REBUILD_PAUSE: Duration = Duration::from_secs(1);
+/// Time between attempts to build a new encoder after a panic.
+const REBUILD_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Body of a worker thread: runs batches until the queue is stopped.
-pub(crate) fn run(shared: &Shared, encoder: Box<dyn Encoder>, factory: &EncoderFactory) {
-    // What runs while another batch pauses needs an encoder of its own.
-    let second = if encoder.supports_preemption() { rebuild(shared, factory) } else { None };
-    let mut station = Station::new(shared, factory, encoder);
-    let mut aside = second.map(|encoder| Station::new(shared, factory, encoder));
-    while station.encoder.is_some()
-        && let Some(Taken { items, long }) = shared.queue.take(station.budget)
+/// Runs batches until the scheduler is stopped.
+pub(crate) fn run(context: &EngineContext, encoder: Box<dyn Encoder>, factory: &EncoderFactory) {
+    // A batch that runs inside another one needs an encoder of its own.
+    let second = if encoder.supports_preemption() { build_encoder(context, factory) } else { None };
+    let mut slot = EncoderSlot::new(context, factory, encoder);
+    let mut preempting_slot = second.map(|encoder| EncoderSlot::new(context, factory, encoder));
+    while slot.encoder.is_some()
+        && let Some(NextBatch { sequences, is_preemptible }) = context.scheduler.take_batch(slot.budget)
     {
-        station.run(items, aside.as_mut().filter(|_| long));
+        slot.run(sequences, preempting_slot.as_mut().filter(|_| is_preemptible));
     }
 }
 
-/// An encoder, and the memory for its batches.
-struct Station<'s> {
-    shared: &'s Shared,
-    factory: &'s EncoderFactory,
-    /// `None` after a panic, if the engine was stopped before there was a new one.
+/// An encoder and the buffers of its batches.
+struct EncoderSlot<'c> {
+    context: &'c EngineContext,
+    factory: &'c EncoderFactory,
+    /// `None` after a panic if the engine was stopped before a new encoder was built.
     encoder: Option<Box<dyn Encoder>>,
-    budget: Budget,
+    budget: BatchBudget,
     batch: Batch,
     vectors: Vec<f32>,
 }
 
-/// Result of a batch that ran once.
+/// Result of one attempt to run a batch.
 enum Outcome {
     Computed,
     Panicked,
-    /// The jobs that wait for these items do not know yet.
-    Failed(Vec<Arc<Item>>, EncodeError),
+    /// The subscribers of these sequences have not been told.
+    Failed(Vec<SequenceRef>, EncodeError),
 }
 
-impl<'s> Station<'s> {
-    fn new(shared: &'s Shared, factory: &'s EncoderFactory, encoder: Box<dyn Encoder>) -> Self {
-        let budget = Budget {
-            tokens: shared.config.max_batch_tokens,
-            inputs: shared.config.max_batch_inputs,
-            pads: encoder.needs_padding(),
+impl<'c> EncoderSlot<'c> {
+    fn new(context: &'c EngineContext, factory: &'c EncoderFactory, encoder: Box<dyn Encoder>) -> Self {
+        let budget = BatchBudget {
+            tokens: context.config.max_batch_tokens,
+            inputs: context.config.max_batch_inputs,
+            needs_padding: encoder.needs_padding(),
         };
-        Self { shared, factory, encoder: Some(encoder), budget, batch: Batch::new(), vectors: Vec::new() }
+        Self { context, factory, encoder: Some(encoder), budget, batch: Batch::new(), vectors: Vec::new() }
     }
 
-    /// Runs a batch to its end, whatever that is. Short jobs that come meanwhile run `aside`.
-    fn run(&mut self, items: Vec<Arc<Item>>, aside: Option<&mut Self>) {
-        let Outcome::Failed(items, error) = self.attempt(items, aside) else { return };
-        let shared = self.shared;
+    /// Runs a batch and delivers its vectors or errors. Short jobs that arrive meanwhile run in `preempting_slot`.
+    fn run(&mut self, sequences: Vec<SequenceRef>, preempting_slot: Option<&mut Self>) {
+        let Outcome::Failed(sequences, error) = self.attempt(sequences, preempting_slot) else { return };
+        let context = self.context;
         tracing::error!(
-            model = shared.config.name,
+            model = context.config.name,
             error = &error as &dyn std::error::Error,
-            "a batch failed; its texts are tried one by one"
+            "a batch failed; each of its texts is computed in a batch of its own"
         );
-        shared.observer.encoder_failed();
-        // The cause may be one text, too little memory for all of them together, or a fault that has passed.
+        context.observer.encoder_failed();
+        // Possible causes: one text, too little memory for all of them together, or a transient fault.
         let (mut failed, mut is_last_computed) = (Vec::new(), false);
-        for item in items {
-            let outcome = self.attempt(vec![item], None);
+        for sequence in sequences {
+            let outcome = self.attempt(vec![sequence], None);
             is_last_computed = matches!(outcome, Outcome::Computed);
-            if let Outcome::Failed(items, error) = outcome {
-                failed.push((items, Arc::new(error)));
+            if let Outcome::Failed(sequences, error) = outcome {
+                failed.push((sequences, Arc::new(error)));
             }
         }
         let Some((_, first)) = failed.first() else { return };
-        // A text computed before the failures proves nothing: the device may have failed since.
+        // A text that was computed before the failures proves nothing: the device may have failed since.
         let is_text_at_fault = is_last_computed || self.computes_probe();
         tracing::error!(
-            model = shared.config.name,
+            model = context.config.name,
             texts = failed.len(),
             error = &**first as &dyn std::error::Error,
             "the encoder failed twice on texts, and then {}",
             if is_text_at_fault { "computed another" } else { "failed on the probe text, too" }
         );
-        for (items, error) in failed {
-            fail(shared, &items, |Subscriber { work, position }| {
+        for (sequences, error) in failed {
+            fail_all(context, &sequences, |Subscriber { job, position }| {
                 let source = Arc::clone(&error);
                 if is_text_at_fault {
-                    work.fail_at(*position, |index| EmbedError::Unencodable { index, source });
+                    job.fail_at(*position, |index| EmbedError::Unencodable { index, source });
                 } else {
-                    work.fail(EmbedError::Encoder(source));
+                    job.fail(EmbedError::Encoder(source));
                 }
             });
         }
     }
 
-    /// Runs a batch once. Its jobs are told of vectors and of a panic, but not of an error.
-    fn attempt(&mut self, items: Vec<Arc<Item>>, aside: Option<&mut Self>) -> Outcome {
-        let shared = self.shared;
-        shared.heartbeat.beat();
-        self.fill(&items);
-        let result = catch_unwind(AssertUnwindSafe(|| self.encode(aside)));
-        shared.heartbeat.beat();
+    /// Runs a batch once. Delivers its vectors, or the error of a panic; an encoder's error is returned.
+    fn attempt(&mut self, sequences: Vec<SequenceRef>, preempting_slot: Option<&mut Self>) -> Outcome {
+        let context = self.context;
+        context.heartbeat.beat();
+        self.fill_batch(&sequences);
+        let result = catch_unwind(AssertUnwindSafe(|| self.encode(preempting_slot)));
+        context.heartbeat.beat();
         match result {
             Ok(Ok(report)) => {
-                if items.iter().any(|item| !item.private) {
-                    shared.observer.batch(&report);
+                if sequences.iter().any(|sequence| !sequence.bypass_cache) {
+                    context.observer.batch(&report);
                 }
-                deliver(shared, items, &mut self.vectors);
+                deliver(context, sequences, &mut self.vectors);
                 Outcome::Computed
             }
-            Ok(Err(error)) => Outcome::Failed(items, error),
+            Ok(Err(error)) => Outcome::Failed(sequences, error),
             Err(_) => {
-                fail(shared, &items, |subscriber| subscriber.work.fail(EmbedError::Panicked));
+                fail_all(context, &sequences, |subscriber| subscriber.job.fail(EmbedError::Panicked));
                 self.replace_encoder();
                 Outcome::Panicked
             }
         }
     }
 
-    /// Builds a new encoder after a panic. Whatever state the panic left behind goes with the old one.
+    /// Builds a new encoder after a panic. The state of the old one is discarded with it.
     fn replace_encoder(&mut self) {
-        tracing::error!(model = self.shared.config.name, "the encoder panicked; building a new one");
+        tracing::error!(model = self.context.config.name, "the encoder panicked; a new one is built");
         self.encoder = None;
-        self.encoder = rebuild(self.shared, self.factory);
+        self.encoder = build_encoder(self.context, self.factory);
     }
 
     /// Returns true if the encoder computes a text that every model can read.
     fn computes_probe(&mut self) -> bool {
-        let Self { shared, encoder, batch, vectors, .. } = self;
-        let EngineConfig { tokenizer, max_input_tokens, dimensions, .. } = &shared.config;
+        let Self { context, encoder, batch, vectors, .. } = self;
+        let EngineConfig { tokenizer, max_input_tokens, dimensions, .. } = &context.config;
         let (Some(encoder), Ok(mut content)) = (encoder, tokenizer.encode(PROBE)) else { return false };
         content.truncate(max_input_tokens - tokenizer.num_special_tokens());
         let mut ids = Vec::new();
@@ -149,7 +149,7 @@ impl<'s> Station<'s> {
         vectors.clear();
         vectors.resize(*dimensions, 0.0);
         let result = catch_unwind(AssertUnwindSafe(|| encoder.encode(batch, &mut || 0, vectors)));
-        shared.heartbeat.beat();
+        context.heartbeat.beat();
         let is_computed = matches!(result, Ok(Ok(()))) && vectors.iter().all(|value| value.is_finite());
         if result.is_err() {
             self.replace_encoder();
@@ -157,138 +157,139 @@ impl<'s> Station<'s> {
         is_computed
     }
 
-    /// Gathers what was taken into a batch.
-    fn fill(&mut self, items: &[Arc<Item>]) {
-        let Self { shared, batch, vectors, .. } = self;
+    /// Copies the sequences into the batch and records their start.
+    fn fill_batch(&mut self, sequences: &[SequenceRef]) {
+        let Self { context, batch, vectors, .. } = self;
         batch.clear();
         let now = Instant::now();
-        for item in items {
-            batch.push(item.ids());
-            item.start(now, |waited| {
-                if !item.private {
-                    shared.observer.queue_wait(waited);
+        for sequence in sequences {
+            batch.push(sequence.ids());
+            sequence.record_start(now, |waited| {
+                if !sequence.bypass_cache {
+                    context.observer.queue_wait(waited);
                 }
             });
         }
         vectors.clear();
-        vectors.resize(batch.len() * shared.config.dimensions, 0.0);
+        vectors.resize(batch.len() * context.config.dimensions, 0.0);
     }
 
-    /// Encodes the batch that was gathered.
-    fn encode(&mut self, mut aside: Option<&mut Self>) -> Result<BatchReport, EncodeError> {
-        let Self { shared, encoder, batch, vectors, .. } = self;
+    /// Encodes the batch.
+    fn encode(&mut self, mut preempting_slot: Option<&mut Self>) -> Result<BatchReport, EncodeError> {
+        let Self { context, encoder, batch, vectors, .. } = self;
         let Some(encoder) = encoder else {
             return Err(EncodeError::Other("the engine was stopped".to_owned()));
         };
         let tokens = batch.tokens();
-        let (mut paused, mut aside_tokens, mut most_spare) = (Duration::ZERO, 0, 0);
+        let (mut paused, mut preempting_tokens, mut max_idle_workers) = (Duration::ZERO, 0, 0);
         let mut on_yield = || {
-            if let Some(aside) = aside.as_deref_mut() {
-                // As much as the batch has itself, so that it takes no more than twice its time.
-                if aside_tokens < tokens
-                    && let Some(urgent) = shared.queue.take_urgent(aside.budget)
+            if let Some(slot) = preempting_slot.as_deref_mut() {
+                // At most as many tokens as this batch has, so that it takes no more than twice its time.
+                if preempting_tokens < tokens
+                    && let Some(short) = context.scheduler.take_preempting_batch(slot.budget)
                 {
                     let started = Instant::now();
-                    aside_tokens += urgent.tokens();
-                    aside.run(urgent.items, None);
+                    preempting_tokens += short.tokens();
+                    slot.run(short.sequences, None);
                     paused += started.elapsed();
                 }
-                // Whoever brings a short job, or takes its answer, needs this core for some microseconds only, and
-                // should not have to wait for the end of this thread's time slice. It is no pause: what others take of
-                // the core belongs to the pace.
+                // An HTTP thread that submits a short job or reads its result needs this core for some microseconds,
+                // and must not wait for the end of this thread's time slice. The time counts as part of the batch,
+                // since other threads' use of the core belongs to the throughput.
                 thread::yield_now();
             }
-            let spare_workers = shared.queue.spare_workers();
-            most_spare = spare_workers.max(most_spare);
-            spare_workers
+            let idle_workers = context.scheduler.idle_workers();
+            max_idle_workers = idle_workers.max(max_idle_workers);
+            idle_workers
         };
         let started = Instant::now();
         encoder.encode(batch, &mut on_yield, vectors)?;
         let elapsed = started.elapsed().saturating_sub(paused);
-        // Those without work may have helped, so there was room for fewer that are as fast.
-        let parallelism = shared.config.workers as f64 / (most_spare + 1) as f64;
-        shared.admission.observe_batch(tokens, elapsed, parallelism);
+        // Idle workers may have helped with this batch, so fewer such batches can run in parallel.
+        let parallelism = context.config.workers as f64 / (max_idle_workers + 1) as f64;
+        context.admission.observe_batch(tokens, elapsed, parallelism);
         let padding = encoder.padded_tokens(batch).saturating_sub(tokens);
         Ok(BatchReport { inputs: batch.len(), tokens, padding, elapsed })
     }
 }
 
-/// Keeps the vectors, and hands each to all who wait for it.
-fn deliver(shared: &Shared, items: Vec<Arc<Item>>, vectors: &mut [f32]) {
-    let rows = vectors.chunks_exact_mut(shared.config.dimensions);
-    let (mut sound, mut unsound) = (Vec::with_capacity(items.len()), Vec::new());
-    for (item, row) in items.into_iter().zip(rows) {
+/// Caches the vectors and delivers them to all subscribers.
+fn deliver(context: &EngineContext, sequences: Vec<SequenceRef>, vectors: &mut [f32]) {
+    let rows = vectors.chunks_exact_mut(context.config.dimensions);
+    let (mut finite, mut not_finite) = (Vec::with_capacity(sequences.len()), Vec::new());
+    for (sequence, row) in sequences.into_iter().zip(rows) {
         if row.iter().all(|value| value.is_finite()) {
-            if shared.config.normalize {
+            if context.config.normalize {
                 normalize(row);
             }
-            sound.push((item, &*row));
+            finite.push((sequence, &*row));
         } else {
             tracing::error!(
-                model = shared.config.name,
-                tokens = item.tokens(),
+                model = context.config.name,
+                tokens = sequence.tokens(),
                 "a vector holds NaN or an infinity"
             );
-            unsound.push(item);
+            not_finite.push(sequence);
         }
     }
-    keep(shared, &sound);
-    shared.flights.land(sound.iter().map(|(item, _)| item));
-    for (item, row) in sound {
-        for subscriber in item.close() {
-            subscriber.work.complete([(subscriber.position, row)]);
+    store_in_caches(context, &finite);
+    context.inflight.remove_completed(finite.iter().map(|(sequence, _)| sequence));
+    for (sequence, row) in finite {
+        for subscriber in sequence.take_subscribers() {
+            subscriber.job.complete([(subscriber.position, row)]);
         }
     }
-    if !unsound.is_empty() {
-        fail(shared, &unsound, |Subscriber { work, position }| {
-            work.fail_at(*position, |index| EmbedError::NotFinite { index });
+    if !not_finite.is_empty() {
+        fail_all(context, &not_finite, |Subscriber { job, position }| {
+            job.fail_at(*position, |index| EmbedError::NotFinite { index });
         });
     }
 }
 
-/// Puts vectors into the cache and sends them to the second tier, before their sequences can be begun again.
-fn keep(shared: &Shared, sound: &[(Arc<Item>, &[f32])]) {
-    if shared.memory.is_none() && shared.errands.is_none() {
+/// Stores vectors in both caches. Must happen before their sequences leave the map of sequences in flight.
+fn store_in_caches(context: &EngineContext, computed: &[(SequenceRef, &[f32])]) {
+    if context.local_cache.is_none() && context.remote_cache.is_none() {
         return;
     }
-    let mut kept = Vec::new();
-    for (item, row) in sound.iter().filter(|(item, _)| !item.private) {
+    let mut for_remote = Vec::new();
+    for (sequence, row) in computed.iter().filter(|(sequence, _)| !sequence.bypass_cache) {
         let vector: Arc<[f32]> = (*row).into();
-        if shared.errands.is_some() {
-            kept.push((Arc::clone(item.ids()), Arc::clone(&vector)));
+        if context.remote_cache.is_some() {
+            for_remote.push((Arc::clone(sequence.ids()), Arc::clone(&vector)));
         }
-        if let Some(memory) = &shared.memory {
-            memory.insert(Arc::clone(item.ids()), vector);
+        if let Some(local_cache) = &context.local_cache {
+            local_cache.insert(Arc::clone(sequence.ids()), vector);
         }
     }
-    if let Some(errands) = shared.errands.as_ref().filter(|_| !kept.is_empty()) {
-        errands.keep(kept);
+    if let Some(remote_cache) = context.remote_cache.as_ref().filter(|_| !for_remote.is_empty()) {
+        remote_cache.put(for_remote);
     }
 }
 
-/// Fails all who wait for `items`; whoever asks again begins anew.
-fn fail(shared: &Shared, items: &[Arc<Item>], tell: impl Fn(&Subscriber)) {
-    shared.observer.encoder_failed();
-    shared.flights.land(items);
-    items.iter().flat_map(|item| item.close()).for_each(|subscriber| tell(&subscriber));
+/// Fails all jobs that wait for `sequences`. Later jobs compute them again.
+fn fail_all(context: &EngineContext, sequences: &[SequenceRef], fail: impl Fn(&Subscriber)) {
+    context.observer.encoder_failed();
+    context.inflight.remove_completed(sequences);
+    let subscribers = sequences.iter().flat_map(|sequence| sequence.take_subscribers());
+    subscribers.for_each(|subscriber| fail(&subscriber));
 }
 
-/// Builds a new encoder, again and again until it works or the engine stops. Jobs meanwhile wait for their
-/// deadlines, and [`Engine::stalled_for`](crate::Engine::stalled_for) tells.
-fn rebuild(shared: &Shared, factory: &EncoderFactory) -> Option<Box<dyn Encoder>> {
+/// Builds an encoder, and retries until it succeeds or the engine stops. Jobs wait meanwhile, up to their deadlines,
+/// and [`Engine::stalled_for`](crate::Engine::stalled_for) reports the stall.
+fn build_encoder(context: &EngineContext, factory: &EncoderFactory) -> Option<Box<dyn Encoder>> {
     loop {
         match catch_unwind(AssertUnwindSafe(|| factory())) {
             Ok(Ok(encoder)) => return Some(encoder),
             Ok(Err(error)) => {
                 tracing::error!(
-                    model = shared.config.name,
+                    model = context.config.name,
                     error = &error as &dyn std::error::Error,
-                    "cannot build a new encoder"
+                    "cannot build an encoder; retrying"
                 );
             }
-            Err(_) => tracing::error!(model = shared.config.name, "building a new encoder panicked"),
+            Err(_) => tracing::error!(model = context.config.name, "building an encoder panicked; retrying"),
         }
-        if shared.queue.stopped_within(REBUILD_PAUSE) {
+        if context.scheduler.wait_for_stop(REBUILD_BACKOFF) {
             return None;
         }
     }

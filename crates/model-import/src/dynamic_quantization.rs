@@ -1,17 +1,19 @@
-//! Finds operators that quantise activations with a scale computed at run time.
+//! Detection of operators that quantise activations with a scale computed at run time.
 //!
-//! Dynamic quantisation takes one scale from the minimum and maximum of a whole tensor, so from all texts of a batch
-//! and their padding: a text's vector then depends on the texts that it is computed with. A scale that is a constant
-//! of the graph (static quantisation) has no such effect, nor has `MatMulNBits`, whose activations are quantised in
+//! Dynamic quantisation derives one scale from the minimum and maximum of a whole tensor, that is, from all texts of a
+//! batch and their padding. A text's vector then depends on the other texts of its batch. A scale that is a constant of
+//! the graph (static quantisation) has no such effect. Neither has `MatMulNBits`, whose activations are quantised in
 //! blocks of a row even at `accuracy_level` 4.
 //!
-//! A false positive costs speed; a false negative, wrong vectors. Parameters of functions therefore count as computed.
+//! A false positive costs speed, a false negative yields wrong vectors. The parameters of functions therefore count as
+//! computed at run time.
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::onnx::{Graph, Model, Node};
+use crate::onnx::{GraphProto, ModelProto, NodeProto};
 
-/// Operators on quantised values, each with the positions of its data. Its other inputs are scales and zero points.
+/// Operators on quantised values, each with the positions of its data inputs. The other inputs are scales and zero
+/// points.
 const DATA_INPUTS: &[(&str, &[usize])] = &[
     ("QuantizeLinear", &[0]),
     ("DequantizeLinear", &[0]),
@@ -34,7 +36,7 @@ const DATA_INPUTS: &[(&str, &[usize])] = &[
     ("QLinearWhere", &[0, 1, 4]),
 ];
 
-/// Operators that multiply integers; how these were quantised depends on the nodes before.
+/// Operators that multiply integers. Earlier nodes decide how these were quantised.
 const INTEGER_PRODUCTS: &[&str] = &["MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"];
 
 /// Operators that only move values.
@@ -51,9 +53,9 @@ const LAYOUT: &[&str] = &[
     "Expand",
 ];
 
-/// The operators of `model` that quantise with a scale computed at run time, each name once. If there are none, no
-/// quantisation in the graph makes a text's vector depend on its batch.
-pub(crate) fn operators(model: &Model) -> BTreeSet<String> {
+/// Returns the operators of `model` that quantise with a scale computed at run time, each name once. If there are none,
+/// no quantisation in the graph makes a text's vector depend on its batch.
+pub(crate) fn operators(model: &ModelProto) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     if let Some(graph) = &model.graph {
         Scope::default().graph(graph, &mut found);
@@ -64,23 +66,23 @@ pub(crate) fn operators(model: &Model) -> BTreeSet<String> {
     found
 }
 
-/// Facts about the values that a node can read: those of its graph and of the graphs around it.
+/// Facts about the values that a node can read: those of its graph and of the enclosing graphs.
 #[derive(Default)]
 struct Scope<'m, 'p> {
     outer: Option<&'p Scope<'m, 'p>>,
-    /// Values that no input of the graph changes.
+    /// Values that do not depend on the graph's inputs.
     constant: HashSet<&'m str>,
-    /// Integers that a quantising operator made; whether its scale is constant is judged at that operator.
+    /// Integers from a quantising operator. That operator's scale has been checked already.
     quantized: HashSet<&'m str>,
 }
 
 impl<'m> Scope<'m, '_> {
-    fn graph(&mut self, graph: &'m Graph, found: &mut BTreeSet<String>) {
+    fn graph(&mut self, graph: &'m GraphProto, found: &mut BTreeSet<String>) {
         self.constant.extend(graph.initializer.iter().map(|tensor| tensor.name.as_str()));
         self.nodes(&graph.node, found);
     }
 
-    fn nodes(&mut self, nodes: &'m [Node], found: &mut BTreeSet<String>) {
+    fn nodes(&mut self, nodes: &'m [NodeProto], found: &mut BTreeSet<String>) {
         for node in nodes {
             if self.computes_scale(node) {
                 found.insert(node.op_type.clone());
@@ -102,18 +104,18 @@ impl<'m> Scope<'m, '_> {
         }
     }
 
-    fn computes_scale(&self, node: &Node) -> bool {
+    fn computes_scale(&self, node: &NodeProto) -> bool {
         let operator = node.op_type.as_str();
         if operator.starts_with("DynamicQuantize") {
             return true;
         }
         let is_data = |position: usize| match operator {
-            // Scale and zero point of the result, then triples of data, scale and zero point.
+            // Scale and zero point of the output, then triples of data, scale and zero point.
             "QLinearConcat" => position >= 2 && (position - 2).is_multiple_of(3),
             _ => data_inputs(operator).is_some_and(|data| data.contains(&position)),
         };
         if operator != "QLinearConcat" && data_inputs(operator).is_none() {
-            // The scales of an unknown operator on quantised values cannot be told from its data.
+            // The scales of an unknown operator on quantised values cannot be told from its data inputs.
             return operator.starts_with("QLinear") || operator.starts_with("QOrdered");
         }
         let is_product = INTEGER_PRODUCTS.contains(&operator);
@@ -123,14 +125,14 @@ impl<'m> Scope<'m, '_> {
         })
     }
 
-    fn makes_quantized(&self, node: &Node) -> bool {
+    fn makes_quantized(&self, node: &NodeProto) -> bool {
         let operator = node.op_type.as_str();
         operator == "QuantizeLinear"
             || operator.starts_with("QLinear")
             || LAYOUT.contains(&operator) && node.input.first().is_some_and(|input| self.is_quantized(input))
     }
 
-    /// An input that is left out has an empty name.
+    /// An omitted input has an empty name and counts as constant.
     fn is_constant(&self, name: &str) -> bool {
         name.is_empty()
             || self.constant.contains(name)

@@ -1,38 +1,38 @@
-//! A network as numbers, for a runtime that computes it without a graph: sizes, and tensors by their role.
+//! Sizes and tensors of an encoder, for kernels that compute it without a graph.
 
 use std::{borrow::Cow, sync::Arc};
 
 use crate::{
     Activation, ImportError, ModelFolder, Positions,
-    family::post_norm::{EMBEDDINGS_NORM, PostNorm, WORDS},
-    folder::Network,
-    safetensors::{Stored, Weights},
+    family::post_norm::{EMBEDDINGS_NORM, PostNorm, WORD_EMBEDDINGS},
+    folder::ModelSource,
+    safetensors::{TensorLocation, Weights},
 };
 
-/// Sizes of an encoder with norms after its residuals: BERT, RoBERTa, XLM-RoBERTa, DistilBERT.
+/// The sizes of a post-norm encoder: BERT, RoBERTa, XLM-RoBERTa, DistilBERT.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EncoderSizes {
-    /// Width of a token's state.
+    /// Hidden size.
     pub hidden: usize,
     /// Attention heads.
     pub heads: usize,
     /// Layers.
     pub layers: usize,
-    /// Width of the feed-forward part.
+    /// Width of the feed-forward network.
     pub intermediate: usize,
-    /// Rows of the word table.
+    /// Rows of the token embedding table.
     pub vocabulary: usize,
     /// Rows of the position table.
     pub position_rows: usize,
-    /// How a token's row in it is found.
+    /// The way in which positions are counted.
     pub positions: Positions,
-    /// The feed-forward part's non-linearity.
+    /// The activation of the feed-forward network.
     pub activation: Activation,
-    /// Added to the variance in every norm.
+    /// Added to the variance in every layer norm.
     pub epsilon: f32,
 }
 
-/// An affine map of a layer, its weight `[outputs, inputs]`.
+/// A linear layer of a transformer layer, with a weight of `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Linear {
     /// Queries of all heads.
@@ -41,45 +41,45 @@ pub enum Linear {
     Key,
     /// Values of all heads.
     Value,
-    /// After attention.
+    /// Output projection of attention.
     Projection,
-    /// Into the feed-forward part.
+    /// First linear layer of the feed-forward network.
     Up,
-    /// Out of it.
+    /// Second linear layer of the feed-forward network.
     Down,
 }
 
 /// A layer norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Norm {
-    /// After the embeddings' sum.
+    /// After the sum of the embeddings.
     Embeddings,
     /// After a layer's attention.
     Attention(usize),
-    /// After a layer's feed-forward part.
+    /// After a layer's feed-forward network.
     Output(usize),
 }
 
-/// A model's tensors, read from its files when they are asked for.
+/// The tensors of an encoder, read from its files on demand.
 pub struct EncoderWeights {
     network: PostNorm,
     weights: Weights,
 }
 
 impl ModelFolder {
-    /// The network's sizes and tensors; `None` where the folder holds a ready-made graph instead.
+    /// Opens the encoder's weights; `None` if the folder holds a ready-made graph instead.
     ///
     /// # Errors
-    /// When the weights cannot be opened.
+    /// If the weights cannot be opened.
     pub fn encoder(&self) -> Result<Option<EncoderWeights>, ImportError> {
-        let Network::Weights { folder, architecture } = &self.network else { return Ok(None) };
+        let ModelSource::Weights { folder, architecture } = &self.source else { return Ok(None) };
         let Some(network) = architecture.post_norm() else { return Ok(None) };
         Ok(Some(EncoderWeights { network, weights: Weights::open(folder, network.prefixes)? }))
     }
 }
 
 impl EncoderWeights {
-    /// The sizes.
+    /// Returns the sizes.
     pub fn sizes(&self) -> EncoderSizes {
         let PostNorm { hidden, heads, layers, intermediate, vocabulary, .. } = self.network;
         let PostNorm { position_rows, positions, activation, epsilon, .. } = self.network;
@@ -96,56 +96,58 @@ impl EncoderWeights {
         }
     }
 
-    /// The weight of one of a layer's maps, `[outputs, inputs]`, row-major.
+    /// Returns the weight of a linear layer, `[outputs, inputs]`, row-major.
     ///
     /// # Errors
-    /// When the tensor is missing or has another shape or an unknown type; as for the other tensors.
+    /// If the tensor is missing, has another shape or an unsupported type, or holds a value that is not finite.
     pub fn weight(&self, layer: usize, linear: Linear) -> Result<Cow<'_, [f32]>, ImportError> {
         let (module, shape) = self.module(layer, linear);
         self.weights.view(&format!("{module}.weight"), &shape)
     }
 
-    /// Its bias, `[outputs]`.
+    /// Returns the bias of a linear layer, `[outputs]`.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight).
+    /// Those of [`weight`](Self::weight).
     pub fn bias(&self, layer: usize, linear: Linear) -> Result<Cow<'_, [f32]>, ImportError> {
         let (module, [outputs, _]) = self.module(layer, linear);
         self.weights.view(&format!("{module}.bias"), &[outputs])
     }
 
-    /// A norm's scale, `[hidden]`.
+    /// Returns a norm's scale, `[hidden]`.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight).
+    /// Those of [`weight`](Self::weight).
     pub fn scale(&self, norm: Norm) -> Result<Cow<'_, [f32]>, ImportError> {
         self.weights.view(&format!("{}.weight", self.norm(norm)), &[self.network.hidden])
     }
 
-    /// A norm's shift, `[hidden]`.
+    /// Returns a norm's shift, `[hidden]`.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight).
+    /// Those of [`weight`](Self::weight).
     pub fn shift(&self, norm: Norm) -> Result<Cow<'_, [f32]>, ImportError> {
         self.weights.view(&format!("{}.bias", self.norm(norm)), &[self.network.hidden])
     }
 
-    /// The position table, `[position_rows, hidden]`, with the first segment's row added where there are segments.
+    /// Returns the position table, `[position_rows, hidden]`, to which the first segment's row has been added if the model
+    /// has segments.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight).
+    /// Those of [`weight`](Self::weight).
     pub fn positions(&self) -> Result<Vec<f32>, ImportError> {
         self.network.position_table(&self.weights)
     }
 
-    /// The word table, left where it is: rows are read from the mapped file when they are asked for.
+    /// Returns the token embeddings. Rows are read from the mapped file on demand.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight).
-    pub fn into_words(self) -> Result<WordTable, ImportError> {
-        let stored = self.weights.find_rows(WORDS, &[self.network.vocabulary, self.network.hidden])?;
-        self.weights.scattered()?;
-        Ok(WordTable { inner: Arc::new((self.weights, stored)) })
+    /// Those of [`weight`](Self::weight).
+    pub fn into_token_embeddings(self) -> Result<TokenEmbeddings, ImportError> {
+        let location =
+            self.weights.find_rows(WORD_EMBEDDINGS, &[self.network.vocabulary, self.network.hidden])?;
+        self.weights.advise_random()?;
+        Ok(TokenEmbeddings { inner: Arc::new((self.weights, location)) })
     }
 
     fn module(&self, layer: usize, linear: Linear) -> (String, [usize; 2]) {
@@ -177,25 +179,25 @@ impl std::fmt::Debug for EncoderWeights {
     }
 }
 
-/// A word table in a mapped file. Cheap to clone.
+/// The token embedding table in a mapped file. Cheap to clone.
 #[derive(Clone)]
-pub struct WordTable {
-    inner: Arc<(Weights, Stored)>,
+pub struct TokenEmbeddings {
+    inner: Arc<(Weights, TensorLocation)>,
 }
 
-impl WordTable {
-    /// Writes the row of `id`; `out` has the table's width.
+impl TokenEmbeddings {
+    /// Copies the row of `id` to `out`, which has the table's width.
     ///
     /// # Panics
-    /// When there is no such row.
-    pub fn row(&self, id: u32, out: &mut [f32]) {
-        let (weights, stored) = &*self.inner;
-        weights.row(stored, id as usize, out);
+    /// If there is no such row.
+    pub fn read_row(&self, id: u32, out: &mut [f32]) {
+        let (weights, location) = &*self.inner;
+        weights.read_row(location, id as usize, out);
     }
 }
 
-impl std::fmt::Debug for WordTable {
+impl std::fmt::Debug for TokenEmbeddings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WordTable").finish_non_exhaustive()
+        f.debug_struct("TokenEmbeddings").finish_non_exhaustive()
     }
 }

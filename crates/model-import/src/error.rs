@@ -1,23 +1,23 @@
-//! Why a model folder cannot be used: each failure names the file, what was expected, and what was found.
+//! The errors of a model folder. Each names the file, the expected and the found content.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// Everything that can go wrong between a folder and a graph.
+/// A reason why a model folder cannot be read or imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImportError {
-    /// A file that the model cannot do without.
+    /// A required file is missing.
     #[error("`{}` is missing: {hint}", path.display())]
     Missing {
-        /// The file looked for.
+        /// The expected file.
         path: PathBuf,
-        /// Why it is needed, or how to get it.
+        /// Its purpose, or a way to get it.
         hint: String,
     },
-    /// The system refused to read.
+    /// A file cannot be read.
     #[error("cannot read `{}`", path.display())]
     Read {
         /// The file or folder.
@@ -25,15 +25,15 @@ pub enum ImportError {
         /// The system's reason.
         source: io::Error,
     },
-    /// A folder, a device or a pipe in place of a file.
+    /// A folder, a device or a pipe is in the place of a file.
     #[error("`{}` is {found}, expected a regular file", path.display())]
     NotRegular {
         /// The path.
         path: PathBuf,
-        /// Kind of what is there instead.
+        /// The kind that was found.
         found: &'static str,
     },
-    /// The text that a checkout without Git LFS has in the place of a large file.
+    /// A Git LFS pointer is in the place of a large file.
     #[error(
         "`{}` is a Git LFS pointer, not the file itself: run `git lfs pull` in the model's repository, or download \
          the file",
@@ -43,7 +43,7 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
     },
-    /// A file that is larger than its kind can be.
+    /// A file is larger than the limit for its kind.
     #[error("`{}` has more than {max} bytes, the limit for such a file", path.display())]
     TooLarge {
         /// The file.
@@ -51,57 +51,57 @@ pub enum ImportError {
         /// Maximum number of bytes that are read.
         max: u64,
     },
-    /// The system refused to write: a full disk, a read-only folder.
-    #[error("cannot write `{}`: the folder must be writable and hold the weights once more", path.display())]
+    /// A file cannot be written: a full disk, a read-only folder.
+    #[error("cannot write `{}`: the folder must be writable and have room for a second copy of the weights", path.display())]
     Write {
         /// The file being written.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
-    /// Not JSON, or not of the expected shape; the source holds line and column.
+    /// A file is not JSON, or lacks a key; the source holds line and column.
     #[error("`{}` is not JSON with the expected keys", path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Names line and column.
+        /// The cause, with line and column.
         source: serde_json::Error,
     },
-    /// A card that cannot be parsed.
-    #[error("`{}` is not a model card", path.display())]
-    Card {
-        /// The card.
+    /// A manifest cannot be parsed.
+    #[error("`{}` is not a valid manifest", path.display())]
+    Manifest {
+        /// The manifest.
         path: PathBuf,
-        /// Names line and column.
+        /// The cause, with line and column.
         source: Box<toml::de::Error>,
     },
-    /// A card whose parts contradict each other or the folder.
-    #[error("the card `{}` does not fit: {reason}", path.display())]
-    CardMismatch {
-        /// The card.
+    /// The parts of a manifest contradict each other or the folder.
+    #[error("the manifest `{}` does not match the model: {reason}", path.display())]
+    ManifestMismatch {
+        /// The manifest.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         reason: String,
     },
-    /// Files that are not those of the card.
-    #[error("`{}` is not the model of its card: {}", root.display(), differences.join("; "))]
-    CardFiles {
+    /// The folder's files are not those of the manifest.
+    #[error("the files in `{}` are not those of its manifest: {}", root.display(), differences.join("; "))]
+    ManifestFiles {
         /// The model folder.
         root: PathBuf,
         /// One entry per file that differs.
         differences: Vec<String>,
     },
-    /// A setting that would change the vectors and that is not supported.
+    /// A setting that would change the vectors is not supported.
     #[error("`{}`: {setting} is not supported: {expected}", path.display())]
     Setting {
         /// The file that holds it.
         path: PathBuf,
         /// The setting with its value.
         setting: String,
-        /// What is supported.
+        /// The supported values.
         expected: String,
     },
-    /// No exporter for this architecture.
+    /// The architecture has no exporter.
     #[error(
         "`{}`: no exporter for model_type `{model_type}` (there is one for {supported}); a ready-made `model.onnx` \
          or `onnx/model.onnx` in the folder would be used instead",
@@ -110,12 +110,12 @@ pub enum ImportError {
     UnsupportedFamily {
         /// The `config.json`.
         path: PathBuf,
-        /// What it asks for.
+        /// The architecture in it.
         model_type: String,
-        /// The known ones.
+        /// The architectures that have an exporter.
         supported: String,
     },
-    /// No graph at its usual place and nothing else to compute the model with, but graphs under other names.
+    /// The folder holds neither usable weights nor a graph at a usual place, but graphs under other names.
     #[error(
         "`{}`: {reason}, and there is no graph at `model.onnx` or `onnx/model.onnx`; the folder holds {graphs}: name \
          the one to use in the setting `onnx_file`",
@@ -124,12 +124,12 @@ pub enum ImportError {
     ChooseGraph {
         /// The model folder.
         root: PathBuf,
-        /// Reason why the folder cannot be used as it is.
+        /// The reason why the folder cannot be used without a graph.
         reason: String,
-        /// The graphs, in words.
+        /// The list of graphs.
         graphs: String,
     },
-    /// No pooling mode, several at once, or an unknown one.
+    /// No pooling mode is on, or several, or an unknown one.
     #[error("`{}`: exactly one known pooling mode is needed, found {found}", path.display())]
     UnsupportedPooling {
         /// The pooling configuration.
@@ -137,7 +137,7 @@ pub enum ImportError {
         /// The modes that are on.
         found: String,
     },
-    /// A step of the pipeline that the engine does not know, or knows in another order.
+    /// A module of the pipeline is unknown, or at an unsupported position.
     #[error(
         "`{}`: module {position} is `{module}`; supported are Transformer, Pooling, any Dense, Normalize, in this order",
         path.display()
@@ -150,37 +150,37 @@ pub enum ImportError {
         /// Its type.
         module: String,
     },
-    /// A weights file whose header lies, or that was cut.
-    #[error("`{}` is not a whole safetensors file", path.display())]
+    /// A weights file is truncated, or its header contradicts its content.
+    #[error("`{}` is not a complete safetensors file", path.display())]
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What the header check says.
+        /// The result of the header check.
         source: safetensors::SafeTensorError,
     },
-    /// A tensor that the architecture needs.
+    /// A required tensor is missing.
     #[error("`{}` has no tensor `{tensor}` (expected shape {expected:?})", path.display())]
     MissingTensor {
         /// The weights file or index.
         path: PathBuf,
-        /// The name looked for.
+        /// The expected name.
         tensor: String,
-        /// The shape it should have.
+        /// The expected shape.
         expected: Vec<usize>,
     },
-    /// A tensor of another shape than the configuration says.
+    /// A tensor's shape contradicts the configuration.
     #[error("`{}`: tensor `{tensor}` has shape {found:?}, expected {expected:?}", path.display())]
     TensorShape {
         /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// By `config.json`.
+        /// The shape that follows from `config.json`.
         expected: Vec<usize>,
-        /// By the file's header.
+        /// The shape in the file's header.
         found: Vec<usize>,
     },
-    /// A tensor of numbers that cannot be weights.
+    /// A tensor's type is not supported for weights.
     #[error("`{}`: tensor `{tensor}` is {found}, expected F32, F16 or BF16", path.display())]
     TensorType {
         /// The weights file.
@@ -190,7 +190,7 @@ pub enum ImportError {
         /// Its type.
         found: String,
     },
-    /// A weight that is not a finite number as f32.
+    /// A weight is not a finite number as f32.
     #[error(
         "`{}`: tensor `{tensor}` holds {value:e} at {index:?}, expected numbers that are finite as F32: the file is damaged, or was saved \
          by a training run that diverged; use another copy of the model",
@@ -203,48 +203,48 @@ pub enum ImportError {
         tensor: String,
         /// Coordinates of the weight in the tensor, one for each dimension.
         index: Vec<usize>,
-        /// NaN, an infinity, or a double beyond the range of f32.
+        /// NaN, an infinity, or a double out of the range of f32.
         value: f64,
     },
-    /// Not an ONNX file.
+    /// A file is not an ONNX file.
     #[error("`{}` is not an ONNX file", path.display())]
     OnnxDecode {
         /// The file.
         path: PathBuf,
-        /// Where decoding stopped.
+        /// The cause, with the position.
         source: prost::DecodeError,
     },
-    /// An ONNX file that is no text encoder we can drive.
+    /// An ONNX file is not a text encoder that embedgate can run.
     #[error("`{}` cannot be used: {reason}", path.display())]
     Onnx {
         /// The file.
         path: PathBuf,
-        /// What is expected and what was found.
+        /// The expected and the found content.
         reason: String,
     },
-    /// External weights that are absent or too short.
+    /// A file of external weights is missing or too short.
     #[error(
         "`{}`: tensor `{tensor}` needs {needed} bytes of `{}`, which has {}",
         path.display(),
         data.display(),
-        found.map_or("not been found".to_owned(), |bytes| format!("{bytes}"))
+        found.map_or("not been found".to_owned(), |bytes| bytes.to_string())
     )]
     ExternalData {
         /// The ONNX file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// The file it points into.
+        /// The file that holds the tensor.
         data: PathBuf,
         /// End of the tensor in that file.
         needed: u64,
-        /// The file's size; none when it is absent.
+        /// The file's size; `None` if it is missing.
         found: Option<u64>,
     },
 }
 
 impl ImportError {
-    /// For `map_err` on a read: an absent file is [`ImportError::Missing`] with the hint.
+    /// Converts an error of reading `path`, for `map_err`. A missing file becomes [`ImportError::Missing`] with `hint`.
     pub(crate) fn read(path: &Path, hint: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::NotFound => Self::Missing { path: path.to_owned(), hint: hint.to_owned() },
@@ -252,8 +252,17 @@ impl ImportError {
         }
     }
 
-    /// For `map_err` on a write.
+    /// Converts an error of writing `path`, for `map_err`.
     pub(crate) fn write(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Write { path: path.to_owned(), source }
+    }
+
+    /// Returns the error for a setting in `path` that would change the vectors.
+    pub(crate) fn unsupported_setting(
+        path: &Path,
+        setting: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Setting { path: path.to_owned(), setting: setting.into(), expected: expected.into() }
     }
 }

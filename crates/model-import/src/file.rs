@@ -1,5 +1,5 @@
-//! Reading the files of a model folder. The folder is untrusted input, so a file must be a regular one, must not be the
-//! pointer that Git LFS leaves in its place, and must not exceed the limit for its kind.
+//! Files of a model folder. The folder is untrusted input, so a file must be a regular file, must not be a Git LFS
+//! pointer, and must not exceed the limit for its kind.
 
 use std::{
     fs::{self, File, FileType},
@@ -9,19 +9,19 @@ use std::{
 
 use crate::ImportError;
 
-/// Largest file that describes a model. Most have some kilobytes; the index of a very large model's shards has a few
-/// megabytes.
+/// Largest file that describes a model, in bytes. Most have some kilobytes; the index of a very large model's shards has
+/// a few megabytes.
 pub(crate) const MAX_METADATA_BYTES: u64 = 16 << 20;
 
-/// Largest `tokenizer.json`. Vocabularies of 260,000 words take up to 40 MB.
+/// Largest `tokenizer.json`, in bytes. Vocabularies of 260,000 tokens take up to 40 MB.
 pub(crate) const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
-/// First line of the text that a checkout without Git LFS has in the place of each large file.
+/// The first line of a Git LFS pointer, which a checkout without Git LFS has in the place of each large file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// Opens a file at its beginning; a missing one is reported with `hint`.
+/// Opens a file; a missing one is reported with `hint`.
 pub(crate) fn open(path: &Path, hint: &str) -> Result<File, ImportError> {
-    // Checked before opening, because opening a named pipe would wait for its writer.
+    // Checked before opening, because opening a named pipe blocks until it has a writer.
     let kind = fs::metadata(path).map_err(ImportError::read(path, hint))?.file_type();
     if !kind.is_file() {
         return Err(ImportError::NotRegular { path: path.to_owned(), found: name(kind) });

@@ -1,23 +1,25 @@
-//! What a model folder says about itself: everything that decides a vector is read, and nothing is guessed.
+//! The properties of a model, from the files of its folder: everything that decides a vector is read, and nothing is
+//! guessed.
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
 };
 
 use serde::Deserialize;
 
 use crate::{
-    Card, DenseLayer, ImportError, PoolingMode, Positions, Source,
+    DenseLayer, DownloadSource, ImportError, ModelManifest, Positions,
     family::{self, Architecture, MAX_SIZE},
     file::MAX_TOKENIZER_BYTES,
-    json,
-    onnx_folder::{self, ReadyMade},
+    json, onnx_file,
     pipeline::Pipeline,
+    pooling::PoolingMode,
     safetensors::{INDEX, WEIGHTS, Weights},
 };
 
-/// The names under which sentence-transformers looks for the transformer's own settings.
+/// The file names under which sentence-transformers looks for the transformer's settings.
 const SENTENCE_CONFIGS: &[&str] = &[
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -28,39 +30,48 @@ const SENTENCE_CONFIGS: &[&str] = &[
     "sentence_xlnet_config.json",
 ];
 
-/// A folder that has been read and found complete; the weights have not been looked at yet.
+/// A folder whose configuration has been read and found complete. Its weights have not been read yet.
 #[derive(Debug)]
 pub struct ModelFolder {
     root: PathBuf,
-    card: Option<Card>,
+    manifest: Option<ModelManifest>,
     model_type: String,
-    pub(crate) network: Network,
+    pub(crate) source: ModelSource,
     tokenizer: PathBuf,
-    window: usize,
+    max_input_tokens: usize,
     hidden: usize,
-    embeddings: Option<usize>,
+    vocab_size: Option<usize>,
     pipeline: Pipeline,
     prompts: BTreeMap<String, String>,
     /// Every file that decides a vector, weights included.
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Where the transformer comes from.
+/// The source of the transformer.
 #[derive(Debug)]
-pub(crate) enum Network {
-    /// Weights that an exporter of ours turns into a graph.
+pub(crate) enum ModelSource {
+    /// Weights of an architecture that can be exported to a graph.
     Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
     /// A graph that came with the folder.
-    Onnx(ReadyMade),
+    Onnx(ReadyMadeGraph),
 }
 
-/// Sizes of the network that the rest of the folder must match.
+/// A graph that came with the folder.
+#[derive(Debug)]
+pub(crate) struct ReadyMadeGraph {
+    pub(crate) path: PathBuf,
+    /// The way in which the family counts positions, for a graph that has them as an input; `None` if `config.json`
+    /// does not say.
+    pub(crate) positions: Option<Positions>,
+}
+
+/// The sizes of the network that the rest of the folder must match.
 struct Sizes {
     hidden: usize,
-    /// The most tokens that have a position, where that is known.
+    /// Maximum number of tokens that have a position, if known.
     positions: Option<usize>,
-    /// Rows of the word table, where they are known.
-    embeddings: Option<usize>,
+    /// Rows of the token embedding table, if known.
+    vocab_size: Option<usize>,
 }
 
 /// `sentence_bert_config.json`.
@@ -70,13 +81,13 @@ struct SentenceConfig {
     #[serde(default)]
     do_lower_case: bool,
     transformer_task: Option<String>,
-    /// How each kind of input is computed; texts are the kind that matters here.
+    /// The computation for each kind of input. Only texts matter here.
     modality_config: Option<serde_json::Value>,
     module_output_name: Option<String>,
 }
 
 impl SentenceConfig {
-    /// New releases state what old ones took for granted: that the last layer's embedding of each token is pooled.
+    /// Checks that the last layer's embedding of each token is pooled, which old releases do not state.
     fn check(&self, path: &Path) -> Result<(), ImportError> {
         let of_texts = |key| self.modality_config.as_ref()?.pointer(key)?.as_str();
         for (key, found, expected) in [
@@ -90,7 +101,11 @@ impl SentenceConfig {
             ("module_output_name", self.module_output_name.as_deref(), "token_embeddings"),
         ] {
             if let Some(found) = found.filter(|&found| found != expected) {
-                return Err(setting(path, &format!("{key} `{found}`"), &format!("`{expected}`")));
+                return Err(ImportError::unsupported_setting(
+                    path,
+                    format!("{key} `{found}`"),
+                    format!("`{expected}`"),
+                ));
             }
         }
         Ok(())
@@ -104,7 +119,7 @@ struct LibraryConfig {
     prompts: Option<BTreeMap<String, Option<String>>>,
 }
 
-/// `tokenizer_config.json`; the length is written as 1e30 where there is no limit.
+/// `tokenizer_config.json`. A missing limit is written as 1e30.
 #[derive(Deserialize)]
 struct TokenizerConfig {
     model_max_length: Option<f64>,
@@ -133,7 +148,7 @@ impl Normalizer {
     }
 }
 
-/// The parts of `config.json` that are needed where no exporter reads it.
+/// The parts of `config.json` that are needed for an architecture without exporter.
 #[derive(Deserialize)]
 struct AnyConfig {
     model_type: String,
@@ -146,86 +161,90 @@ struct AnyConfig {
 
 impl ModelFolder {
     /// Reads a folder in sentence-transformers' layout, or a plain transformers folder whose `model.toml` states
-    /// pooling, normalisation and window.
+    /// `pooling`, `normalize` and `max_input_tokens`.
     ///
     /// # Errors
-    /// Any [`ImportError`] but those about single tensors and about writing: those come from [`crate::import`].
+    /// Any [`ImportError`], except those about single tensors and about writing: those come from [`crate::import`].
     pub fn open(root: impl AsRef<Path>) -> Result<Self, ImportError> {
         Self::open_with_graph(root, None)
     }
 
-    /// As [`open`](Self::open), but with the ONNX graph at the path `onnx_file`, relative to the folder, instead of any
-    /// weights or other graphs.
+    /// Reads a folder as [`open`](Self::open) does, but with the ONNX graph at the path `onnx_file`, relative to the
+    /// folder, instead of weights or other graphs.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and when there is no such file or the path leaves the folder.
+    /// Those of [`open`](Self::open), and if there is no such file or the path leaves the folder.
     pub fn open_with_graph(root: impl AsRef<Path>, onnx_file: Option<&Path>) -> Result<Self, ImportError> {
         let root = root.as_ref();
         if !root.is_dir() {
             let hint = "expected a model folder".to_owned();
             return Err(ImportError::Missing { path: root.to_owned(), hint });
         }
-        let card_path = root.join(Card::FILE);
-        let card = if card_path.exists() { Some(Card::load(&card_path)?) } else { None };
-        let pipeline = Pipeline::read(root, card.as_ref())?;
+        let manifest_path = root.join(ModelManifest::FILE);
+        let manifest = if manifest_path.exists() { Some(ModelManifest::load(&manifest_path)?) } else { None };
+        let pipeline = Pipeline::read(root, manifest.as_ref())?;
         let folder = &pipeline.transformer;
         let config = folder.join("config.json");
         let mut files = pipeline.files.clone();
         files.push(config.clone());
 
-        let known = family::read(&config, &origin(card.as_ref()));
-        // Our own graph is laid out for speed, so it goes first where both are possible.
+        let known = family::read(&config, &manifest_hint(manifest.as_ref()));
+        // Weights come first if both are possible: the exported graph is laid out for speed.
         let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
-        let ready_made = onnx_folder::find(root, onnx_file)?
+        let ready_made = onnx_file::find(root, onnx_file)?
             .filter(|_| onnx_file.is_some() || known.is_err() || !has_weights);
         if ready_made.is_none()
             && let Some(reason) = needs_graph(&known, has_weights)
-            && let Some(graphs) = onnx_folder::list(root)
+            && let Some(graphs) = onnx_file::describe_graphs(root)
         {
             return Err(ImportError::ChooseGraph { root: root.to_owned(), reason, graphs });
         }
-        let (model_type, network, sizes) = match (ready_made, known) {
+        let (model_type, source, sizes) = match (ready_made, known) {
             (
                 Some(graph),
                 known @ (Ok(_) | Err(ImportError::UnsupportedFamily { .. } | ImportError::Setting { .. })),
             ) => {
                 let any: AnyConfig = json::read(&config, "")?;
                 let Some(hidden) = pipeline.hidden.or(any.hidden_size).or(any.dim) else {
-                    return Err(setting(&config, "no `hidden_size`", "the width of a token's embedding"));
+                    return Err(ImportError::unsupported_setting(
+                        &config,
+                        "no `hidden_size`",
+                        "the width of a token's embedding",
+                    ));
                 };
                 family::check_size(&config, "hidden_size", hidden)?;
-                let contents = onnx_folder::contents(&graph)?;
-                files.extend(contents.files);
-                let counted = family::positions(&any.model_type, any.pad_token_id);
-                let unused = match counted {
+                let summary = onnx_file::summarize(&graph)?;
+                files.extend(summary.files);
+                let counting = family::positions(&any.model_type, any.pad_token_id);
+                let unused = match counting {
                     Some(Positions::AfterPadding(padding)) => usize::try_from(padding).unwrap_or(0) + 1,
                     Some(Positions::FromZero) | None => 0,
                 };
-                // Some families' tables have rows that no position uses.
+                // The position tables of some families have rows that no position uses.
                 let positions = match known {
                     Ok((_, architecture)) => Some(architecture.positions()),
                     Err(_) => any.max_position_embeddings.map(|rows| rows.saturating_sub(unused)),
                 };
-                let ready_made = ReadyMade { path: graph, positions: counted };
-                let embeddings = contents.embeddings.or(any.vocab_size);
-                (any.model_type, Network::Onnx(ready_made), Sizes { hidden, positions, embeddings })
+                let ready_made = ReadyMadeGraph { path: graph, positions: counting };
+                let vocab_size = summary.vocab_size.or(any.vocab_size);
+                (any.model_type, ModelSource::Onnx(ready_made), Sizes { hidden, positions, vocab_size })
             }
             (_, Err(error)) => return Err(error),
             (None, Ok((model_type, architecture))) => {
                 let sizes = Sizes {
                     hidden: architecture.hidden(),
                     positions: Some(architecture.positions()),
-                    embeddings: Some(architecture.vocabulary()),
+                    vocab_size: Some(architecture.vocabulary()),
                 };
                 files.extend(Weights::files(folder)?);
-                let network = Network::Weights { folder: folder.clone(), architecture };
-                (model_type.to_owned(), network, sizes)
+                let source = ModelSource::Weights { folder: folder.clone(), architecture };
+                (model_type.to_owned(), source, sizes)
             }
         };
-        let Sizes { hidden, positions, embeddings } = sizes;
+        let Sizes { hidden, positions, vocab_size } = sizes;
         if let Some(pooled) = pipeline.hidden.filter(|&pooled| pooled != hidden) {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
-            return Err(setting(&config, &found, "equal sizes"));
+            return Err(ImportError::unsupported_setting(&config, found, "equal sizes"));
         }
 
         let tokenizer = folder.join("tokenizer.json");
@@ -239,10 +258,10 @@ impl ModelFolder {
             && !tokenizer_file.normalizer.is_some_and(|normalizer| normalizer.lowercases())
         {
             let expected = "only with a tokenizer that lowers the case itself";
-            return Err(setting(&sentence_path, "do_lower_case = true", expected));
+            return Err(ImportError::unsupported_setting(&sentence_path, "do_lower_case = true", expected));
         }
-        let stated = sentence.max_seq_length.or_else(|| card.as_ref()?.window);
-        let window = window(folder, &sentence_path, stated, positions)?;
+        let stated = sentence.max_seq_length.or_else(|| manifest.as_ref()?.max_input_tokens);
+        let max_input_tokens = max_input_tokens(folder, &sentence_path, stated, positions)?;
         files.extend(
             [sentence_path, folder.join("tokenizer_config.json")].into_iter().filter(|path| path.exists()),
         );
@@ -252,31 +271,52 @@ impl ModelFolder {
         let root = root.to_owned();
         let this = Self {
             root,
-            card,
+            manifest,
             model_type,
-            network,
+            source,
             tokenizer,
-            window,
+            max_input_tokens,
             hidden,
-            embeddings,
+            vocab_size,
             pipeline,
             prompts,
             files,
         };
-        if let Some(card) = &this.card {
-            card.check(&card_path, &this)?;
+        if let Some(manifest) = &this.manifest {
+            this.check_manifest(manifest, &manifest_path)?;
         }
         Ok(this)
     }
 
-    /// The folder itself.
+    /// Compares a manifest's values with those of the folder's other files.
+    fn check_manifest(&self, manifest: &ModelManifest, path: &Path) -> Result<(), ImportError> {
+        let text = |value: &dyn fmt::Display| value.to_string();
+        for (key, stated, found) in [
+            (
+                "max_input_tokens",
+                manifest.max_input_tokens.map(|max| text(&max)),
+                text(&self.max_input_tokens),
+            ),
+            ("dimensions", manifest.dimensions.map(|size| text(&size)), text(&self.dimensions())),
+            ("pooling", manifest.pooling.map(|mode| text(&mode)), text(&self.pooling())),
+            ("normalize", manifest.normalize.map(|normalize| text(&normalize)), text(&self.normalize())),
+        ] {
+            if let Some(stated) = stated.filter(|stated| *stated != found) {
+                let reason = format!("it states {key} {stated}, the folder's other files state {found}");
+                return Err(ImportError::ManifestMismatch { path: path.to_owned(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// The path of the folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The card beside the weights, if there is one.
-    pub fn card(&self) -> Option<&Card> {
-        self.card.as_ref()
+    /// The manifest, if the folder has one.
+    pub fn manifest(&self) -> Option<&ModelManifest> {
+        self.manifest.as_ref()
     }
 
     /// The architecture, by transformers' name for it (`model_type`).
@@ -284,14 +324,14 @@ impl ModelFolder {
         &self.model_type
     }
 
-    /// The `tokenizer.json`.
+    /// The path of `tokenizer.json`.
     pub fn tokenizer(&self) -> &Path {
         &self.tokenizer
     }
 
-    /// The most tokens a text may have, special tokens included.
-    pub fn window(&self) -> usize {
-        self.window
+    /// Maximum number of tokens of an input, special tokens included.
+    pub fn max_input_tokens(&self) -> usize {
+        self.max_input_tokens
     }
 
     /// Width of a token's embedding.
@@ -299,10 +339,10 @@ impl ModelFolder {
         self.hidden
     }
 
-    /// Number of token ids that have an embedding, from 0 on; `None` where neither the configuration nor the graph
-    /// tells.
-    pub fn embeddings(&self) -> Option<usize> {
-        self.embeddings
+    /// Number of token ids that have an embedding, counted from 0; `None` if neither the configuration nor the graph
+    /// states it.
+    pub fn vocab_size(&self) -> Option<usize> {
+        self.vocab_size
     }
 
     /// Length of a vector, after the dense layers.
@@ -310,18 +350,18 @@ impl ModelFolder {
         self.pipeline.dense.last().map_or(self.hidden, |layer| layer.outputs)
     }
 
-    /// How token embeddings become one vector.
+    /// Pooling of the token embeddings.
     pub fn pooling(&self) -> PoolingMode {
         self.pipeline.pooling
     }
 
-    /// Whether vectors are scaled to length 1.
+    /// Returns true if vectors are scaled to length 1.
     pub fn normalize(&self) -> bool {
         self.pipeline.normalize
     }
 
-    /// The prompts of `config_sentence_transformers.json`, by name: texts that a caller may put in front of an input.
-    /// Many models list names with an empty text.
+    /// The prompts of `config_sentence_transformers.json` by name: texts that a caller may prepend to an input. Many
+    /// models list names with an empty text.
     pub fn prompts(&self) -> &BTreeMap<String, String> {
         &self.prompts
     }
@@ -332,21 +372,21 @@ impl ModelFolder {
     }
 }
 
-/// Where the files of a folder without any can be had.
-fn origin(card: Option<&Card>) -> String {
-    match card.and_then(|card| Some((card, card.source.as_ref()?))) {
-        Some((_, Source::Pypi { package, version, .. })) => {
-            format!("by its card it is part of the Python package {package} {version}")
+/// Returns the hint for a folder that holds nothing but a manifest.
+fn manifest_hint(manifest: Option<&ModelManifest>) -> String {
+    match manifest.and_then(|manifest| Some((manifest, manifest.source.as_ref()?))) {
+        Some((_, DownloadSource::Pypi { package, version, .. })) => {
+            format!("its manifest names the Python package {package} {version} as the source")
         }
-        Some((card, Source::Hub)) => {
-            let name = card.hub_id.as_ref().unwrap_or(&card.id);
-            format!("fetch the files of `{name}` from the Hugging Face hub")
+        Some((manifest, DownloadSource::Hub)) => {
+            let name = manifest.hub_id.as_ref().unwrap_or(&manifest.id);
+            format!("download the files of `{name}` from the Hugging Face hub")
         }
         None => "it describes the architecture".to_owned(),
     }
 }
 
-/// Reason why only a ready-made graph can compute the model; `None` if the weights can.
+/// Returns the reason why only a ready-made graph can compute the model; `None` if the weights can.
 fn needs_graph<A>(known: &Result<A, ImportError>, has_weights: bool) -> Option<String> {
     match known {
         Ok(_) if has_weights => None,
@@ -359,11 +399,7 @@ fn needs_graph<A>(known: &Result<A, ImportError>, has_weights: bool) -> Option<S
     }
 }
 
-fn setting(path: &Path, setting: &str, expected: &str) -> ImportError {
-    ImportError::Setting { path: path.to_owned(), setting: setting.to_owned(), expected: expected.to_owned() }
-}
-
-/// The first of the known names that is there, or the usual one with nothing in it.
+/// Reads the first of [`SENTENCE_CONFIGS`] that exists; without any, returns the usual name and an empty configuration.
 fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), ImportError> {
     for name in SENTENCE_CONFIGS {
         let path = folder.join(name);
@@ -374,8 +410,8 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
     Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
 }
 
-/// The prompts by name. sentence-transformers puts a default prompt before every text; the engine does not, so that only
-/// an empty one, which changes nothing, is accepted.
+/// Reads the prompts by name. sentence-transformers prepends a default prompt to every text; the engine does not, so only
+/// an empty default is accepted.
 fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     let path = root.join("config_sentence_transformers.json");
     let Some(config) = json::read_optional::<LibraryConfig>(&path)? else { return Ok(BTreeMap::new()) };
@@ -383,35 +419,34 @@ fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     let prompts: BTreeMap<_, _> = prompts.map(|(name, text)| (name, text.unwrap_or_default())).collect();
     let Some(name) = config.default_prompt_name else { return Ok(prompts) };
     let found = format!("default_prompt_name `{name}`");
+    let unsupported = |setting, expected: &str| ImportError::unsupported_setting(&path, setting, expected);
     match prompts.get(&name).map(String::as_str) {
         Some("") => Ok(prompts),
-        Some(_) => Err(setting(&path, &found, "null, or the name of an empty prompt")),
-        None => Err(setting(
-            &path,
-            &format!("{found}, which `prompts` does not hold"),
-            "one of its names, or null",
-        )),
+        Some(_) => Err(unsupported(found, "null, or the name of an empty prompt")),
+        None => {
+            Err(unsupported(format!("{found}, which `prompts` does not hold"), "one of its names, or null"))
+        }
     }
 }
 
-/// The window as sentence-transformers finds it: its own setting or, where the folder has none, the card's, else
-/// the smaller of the tokenizer's limit and the position table's; never beyond the positions.
-fn window(
+/// Determines the maximum number of input tokens as sentence-transformers does: the stated value, else the tokenizer's
+/// limit, but at most the number of positions.
+fn max_input_tokens(
     folder: &Path,
     sentence_path: &Path,
     stated: Option<usize>,
     positions: Option<usize>,
 ) -> Result<usize, ImportError> {
-    let window = match stated {
-        Some(window) => window.min(positions.unwrap_or(usize::MAX)),
+    let max = match stated {
+        Some(stated) => stated.min(positions.unwrap_or(usize::MAX)),
         None => {
             let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
             let length = tokenizer.and_then(|config| config.model_max_length);
             let (Some(length @ 1.0..), Some(positions)) = (length, positions) else {
                 return Err(ImportError::Missing {
                     path: sentence_path.to_owned(),
-                    hint: "it states the window as `max_seq_length`; a folder without it needs a `model.toml` that \
-                           states `window`"
+                    hint: "it states the maximum input length as `max_seq_length`; a folder without it needs a `model.toml` that \
+                           states `max_input_tokens`"
                         .to_owned(),
                 });
             };
@@ -419,9 +454,10 @@ fn window(
             (length as usize).min(positions)
         }
     };
-    if !(1..=MAX_SIZE).contains(&window) {
+    if !(1..=MAX_SIZE).contains(&max) {
         let expected = format!("a `max_seq_length` from 1 to {MAX_SIZE}");
-        return Err(setting(sentence_path, &format!("a window of {window} tokens"), &expected));
+        let found = format!("a maximum of {max} tokens");
+        return Err(ImportError::unsupported_setting(sentence_path, found, expected));
     }
-    Ok(window)
+    Ok(max)
 }

@@ -1,207 +1,82 @@
-//! Writing an ONNX graph: operators in memory, weights straight to disk.
+//! The description of a graph that ONNX Runtime can run.
 
-use std::{
-    collections::HashMap,
-    io::{BufWriter, Write},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use crate::{
-    ImportError,
-    onnx::{Attribute, DataLocation, ElementType, Entry, Graph, Model, Node, OperatorSet, Tensor, Value},
-};
+use crate::Positions;
 
-/// Alignment of each weight in the data file, in bytes: one memory page, so that the runtime can map it in place.
-const ALIGNMENT: u64 = 4096;
-
-/// The operator set written against: the first with `Gelu`; ONNX Runtime 1.17 and later know it.
-const OPSET: i64 = 20;
-/// The file format version that came with operator set 20.
-const IR_VERSION: i64 = 9;
-
-/// A graph under construction. Names of values are handed out by the methods and go back in as inputs.
-pub(crate) struct GraphBuilder<'a> {
-    graph: Graph,
-    data: BufWriter<&'a mut dyn Write>,
-    /// For messages: the file that `data` writes.
-    data_path: PathBuf,
-    /// The data file's final name, relative to the graph.
-    data_name: String,
-    /// Bytes written to `data`.
-    offset: u64,
-    /// Told `offset` after each weight.
-    progress: &'a mut dyn FnMut(u64),
-    /// How many nodes there are of each operator, for their names.
-    count: HashMap<&'static str, usize>,
+/// A graph that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Graph {
+    /// The ONNX file.
+    pub path: PathBuf,
+    /// The inputs that it needs, each int64 or int32 `[batch, sequence]`.
+    pub inputs: Vec<GraphInput>,
+    /// The output to read.
+    pub output: GraphOutput,
+    /// The type of most of its weights.
+    pub precision: Precision,
+    /// Operators that quantise activations with one scale for a whole batch, each name once. If there are any, a text's
+    /// vector is independent of other texts only when the text is run alone and without padding.
+    pub dynamic_quantization: Vec<String>,
+    /// The fingerprint of the model folder ([`fingerprint`](crate::fingerprint())).
+    pub fingerprint: String,
 }
 
-impl<'a> GraphBuilder<'a> {
-    /// A graph whose weights are written to `data`, the later `data_path`; `progress` is told the bytes so far.
-    pub(crate) fn new(data: &'a mut dyn Write, data_path: &Path, progress: &'a mut dyn FnMut(u64)) -> Self {
-        let data_name = data_path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self {
-            graph: Graph { name: "embedgate".to_owned(), ..Graph::default() },
-            data: BufWriter::with_capacity(1 << 20, data),
-            data_path: data_path.to_owned(),
-            data_name,
-            offset: 0,
-            progress,
-            count: HashMap::new(),
+/// An input, by its customary name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraphInput {
+    /// `input_ids`.
+    InputIds,
+    /// `attention_mask`: 1 for a token, 0 for padding.
+    AttentionMask,
+    /// `token_type_ids`: all 0, because every input is a single text.
+    TokenTypeIds,
+    /// `position_ids`: each token's row in the position table.
+    PositionIds(Positions),
+}
+
+/// The output to read: float, float16 or bfloat16.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphOutput {
+    /// Its name in the graph.
+    pub name: String,
+    /// Its content.
+    pub kind: OutputKind,
+}
+
+/// The content of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// `[batch, sequence, hidden]`; pooling and dense layers are still to be applied.
+    TokenEmbeddings,
+    /// `[batch, dimensions]`; pooling and dense layers are part of the graph.
+    SentenceEmbedding,
+}
+
+/// The type of most of a graph's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE single precision.
+    Fp32,
+    /// IEEE half precision.
+    Fp16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Integers of 8 bits.
+    Int8,
+    /// Any other type.
+    Other,
+}
+
+impl Precision {
+    /// Returns the customary short name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Other => "other",
         }
-    }
-
-    /// A weight whose values `fill` hands over in pieces, in row-major order of `shape`.
-    pub(crate) fn weight_from(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        fill: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<(), ImportError>) -> Result<(), ImportError>,
-    ) -> Result<String, ImportError> {
-        let path = &self.data_path;
-        let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
-        self.data
-            .write_all(&[0; ALIGNMENT as usize][..padding as usize])
-            .map_err(ImportError::write(path))?;
-        let start = self.offset + padding;
-        let mut length = 0;
-        let data = &mut self.data;
-        let mut bytes = Vec::new();
-        fill(&mut |values| {
-            bytes.resize(size_of_val(values), 0);
-            for (target, value) in bytes.as_chunks_mut().0.iter_mut().zip(values) {
-                *target = value.to_le_bytes();
-            }
-            length += bytes.len() as u64;
-            data.write_all(&bytes).map_err(ImportError::write(path))
-        })?;
-        debug_assert_eq!(length, 4 * shape.iter().product::<usize>() as u64, "{name} has shape {shape:?}");
-        self.offset = start + length;
-        (self.progress)(self.offset);
-        self.graph.initializer.push(Tensor {
-            dims: shape.iter().map(|&dimension| dimension as i64).collect(),
-            data_type: ElementType::Float.into(),
-            name: name.to_owned(),
-            external_data: vec![
-                Entry::new("location", self.data_name.clone()),
-                Entry::new("offset", start.to_string()),
-                Entry::new("length", length.to_string()),
-            ],
-            data_location: DataLocation::External.into(),
-            ..Tensor::default()
-        });
-        Ok(name.to_owned())
-    }
-
-    /// A weight from values in memory.
-    pub(crate) fn weight(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        values: &[f32],
-    ) -> Result<String, ImportError> {
-        self.weight_from(name, shape, |sink| sink(values))
-    }
-
-    /// A small constant of integers: a shape, an axis, an index.
-    pub(crate) fn integers(&mut self, name: &str, values: &[i64]) -> String {
-        self.constant(Tensor {
-            dims: vec![values.len() as i64],
-            data_type: ElementType::Int64.into(),
-            name: name.to_owned(),
-            int64_data: values.to_vec(),
-            ..Tensor::default()
-        })
-    }
-
-    /// A constant of one integer without dimensions.
-    pub(crate) fn integer(&mut self, name: &str, value: i64) -> String {
-        self.constant(Tensor {
-            data_type: ElementType::Int64.into(),
-            name: name.to_owned(),
-            int64_data: vec![value],
-            ..Tensor::default()
-        })
-    }
-
-    /// A constant of one number without dimensions.
-    pub(crate) fn scalar(&mut self, name: &str, value: f32) -> String {
-        self.constant(Tensor {
-            data_type: ElementType::Float.into(),
-            name: name.to_owned(),
-            float_data: vec![value],
-            ..Tensor::default()
-        })
-    }
-
-    /// Adds a constant once; a second one of the same name is the same.
-    fn constant(&mut self, tensor: Tensor) -> String {
-        let name = tensor.name.clone();
-        match self.graph.initializer.iter().find(|known| known.name == name) {
-            Some(known) => debug_assert_eq!(known, &tensor),
-            None => self.graph.initializer.push(tensor),
-        }
-        name
-    }
-
-    /// An operator with one result.
-    pub(crate) fn op(
-        &mut self,
-        op_type: &'static str,
-        inputs: &[&str],
-        attributes: Vec<Attribute>,
-    ) -> String {
-        let [output] = self.ops(op_type, inputs, attributes);
-        output
-    }
-
-    /// An operator with `N` results.
-    pub(crate) fn ops<const N: usize>(
-        &mut self,
-        op_type: &'static str,
-        inputs: &[&str],
-        attributes: Vec<Attribute>,
-    ) -> [String; N] {
-        let count = self.count.entry(op_type).or_default();
-        let name = format!("{op_type}_{count}");
-        *count += 1;
-        let outputs: [String; N] = std::array::from_fn(|index| format!("{name}:{index}"));
-        self.graph.node.push(Node {
-            input: inputs.iter().map(|&input| input.to_owned()).collect(),
-            output: outputs.to_vec(),
-            name,
-            op_type: op_type.to_owned(),
-            attribute: attributes,
-        });
-        outputs
-    }
-
-    /// Declares an input of the graph.
-    pub(crate) fn input(&mut self, value: Value) -> String {
-        self.graph.input.push(value.clone());
-        value.name
-    }
-
-    /// Gives the value `from` the name of the graph's `output`.
-    pub(crate) fn output(&mut self, from: &str, output: Value) {
-        for node in &mut self.graph.node {
-            for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == from) {
-                name.clone_from(&output.name);
-            }
-        }
-        self.graph.output.push(output);
-    }
-
-    /// Flushes the weights and returns the graph.
-    pub(crate) fn finish(mut self, metadata: Vec<Entry>) -> Result<Model, ImportError> {
-        self.data.flush().map_err(ImportError::write(&self.data_path))?;
-        Ok(Model {
-            ir_version: IR_VERSION,
-            producer_name: "embedgate".to_owned(),
-            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
-            graph: Some(self.graph),
-            opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
-            metadata_props: metadata,
-            functions: Vec::new(),
-        })
     }
 }

@@ -1,4 +1,4 @@
-//! Reading the folder's JSON files, with errors that name file and line.
+//! JSON files of a model folder, read with errors that name file and line.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -28,14 +28,12 @@ pub(crate) fn read_optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T
     }
 }
 
-/// `root/relative`, refused when it would leave the folder: a model is data and must not choose our files.
-pub(crate) fn inside(root: &Path, relative: &str, named_by: &Path) -> Result<PathBuf, ImportError> {
+/// Returns `root/relative`, or an error if the path leaves the folder. A model folder is untrusted input and must not
+/// make embedgate read other files (path traversal).
+pub(crate) fn resolve_within(root: &Path, relative: &str, named_by: &Path) -> Result<PathBuf, ImportError> {
     if Path::new(relative).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Ok(root.join(relative));
     }
-    Err(ImportError::Setting {
-        path: named_by.to_owned(),
-        setting: format!("the path `{relative}`"),
-        expected: "paths must stay inside the model folder".to_owned(),
-    })
+    let (setting, expected) = (format!("the path `{relative}`"), "paths must stay inside the model folder");
+    Err(ImportError::unsupported_setting(named_by, setting, expected))
 }

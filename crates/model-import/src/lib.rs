@@ -1,58 +1,67 @@
-//! A Hugging Face model folder in, an ONNX graph laid out for speed out; no Python, no runtime, no network.
+//! Import of Hugging Face model folders, without Python, a runtime or the network.
 //!
-//! [`ModelFolder::open`] reads what the folder says about itself, in the layout of sentence-transformers:
-//! architecture, tokenizer, window, pooling, dense layers, normalisation. What would change a vector and is not
-//! understood is an error, and so is what is not said: nothing is guessed. A [`Card`] (`model.toml`) may state
-//! what a plain transformers folder does not.
+//! [`ModelFolder::open`] reads a folder in the layout of sentence-transformers: architecture, tokenizer, maximum input
+//! length, pooling, dense layers, normalisation. A setting that would change a vector and is not supported is an error,
+//! and so is a missing one: nothing is guessed. A [`ModelManifest`] (`model.toml`) can state what a plain transformers
+//! folder does not.
 //!
-//! [`import`] then makes sure that there is a graph:
+//! [`import`](import()) makes sure that the folder has a graph for ONNX Runtime:
 //!
 //! ```text
 //! model.safetensors ─ safetensors (mapped, as f32) ─┐
-//!                                                   ├─▶ family/* ─▶ graph ─▶ embedgate.onnx (operators)
-//! config.json ──────────────────────────────────────┘                        embedgate.onnx.data (weights)
-//! model.onnx, onnx/model.onnx ─▶ onnx_folder: inspected, used as it is
+//!                                                   ├─▶ family/* ─▶ graph_builder ─▶ embedgate.onnx (operators)
+//! config.json ──────────────────────────────────────┘                                embedgate.onnx.data (weights)
+//! model.onnx, onnx/model.onnx ─▶ onnx_file, ready_made: inspected, used unchanged
 //! ```
 //!
-//! * A graph is written under temporary names and renamed; a failure leaves the folder as it was.
-//! * It carries the digest of the files it was made from, and is made again only when they change.
-//! * The weights lie in a file of their own, each at a page boundary, for the runtime to map.
+//! * A graph is written under temporary names and renamed; a failure leaves the folder unchanged.
+//! * It carries the digest of the files it was exported from, and is exported again only if they change.
+//! * The weights have a file of their own, each at a page boundary, so that the runtime can map it.
 //!
-//! A runtime that computes the network without a graph takes sizes and tensors from [`ModelFolder::encoder`]
-//! instead; [`identify`] gives the fingerprint for both.
+//! Kernels that compute the network without a graph read sizes and tensors from [`ModelFolder::encoder`]. Both use
+//! [`fingerprint`](fingerprint()).
 //!
 //! A new architecture is one file in `family` and one line in its list.
 //!
-//! What this crate must never know: ONNX Runtime, HTTP, OpenAI's schema, how files got here.
+//! This crate must not depend on ONNX Runtime, HTTP, OpenAI's schema, or the way in which files are downloaded.
 #![deny(missing_docs)]
 
-mod card;
+mod atomic_write;
+mod digest;
 mod dynamic_quantization;
-mod element;
 mod encoder;
 mod error;
 mod family;
 mod file;
 mod fingerprint;
+mod float_type;
 mod folder;
 mod graph;
+mod graph_builder;
 mod import;
 mod json;
 mod list;
+mod manifest;
 mod mapped;
 mod onnx;
-mod onnx_folder;
+mod onnx_file;
 mod pipeline;
+mod pooling;
+mod progress;
+mod ready_made;
 mod safetensors;
 #[cfg(test)]
 mod tests;
 
-pub use card::{Card, FileEntry, Golden, Source};
-pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, WordTable};
+pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, TokenEmbeddings};
 pub use error::ImportError;
 pub use family::post_norm::{Activation, Positions};
-pub use fingerprint::identify;
+pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
-pub use import::{Graph, GraphInput, GraphOutput, OutputKind, Precision, Progress, Stage, import};
-pub use list::{Listed, State, list};
-pub use pipeline::{DenseActivation, DenseLayer, PoolingMode};
+pub use graph::{Graph, GraphInput, GraphOutput, OutputKind, Precision};
+pub use import::import;
+pub use list::{ModelEntry, ModelState, list_models};
+pub use manifest::{DownloadSource, FileEntry, Golden, ModelManifest};
+pub use pipeline::{DenseActivation, DenseLayer};
+pub use pooling::PoolingMode;
+pub use progress::{ImportProgress, ImportStage};

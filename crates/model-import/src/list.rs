@@ -1,46 +1,45 @@
-//! What lies in a folder of models, and what each still lacks.
+//! The models in a folder of model folders, and their states.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use crate::{Card, ImportError, ModelFolder, import::up_to_date};
+use crate::{ImportError, ModelFolder, ModelManifest, import::up_to_date_graph};
 
 /// One model folder.
 #[derive(Debug)]
-pub struct Listed {
+pub struct ModelEntry {
     /// The folder's name.
     pub id: String,
     /// The folder.
     pub path: PathBuf,
-    /// Its card, if there is one that can be read.
-    pub card: Option<Card>,
-    /// Whether it can be served.
-    pub state: State,
+    /// Its manifest, if it has a readable one.
+    pub manifest: Option<ModelManifest>,
+    /// Its state.
+    pub state: ModelState,
 }
 
-/// Whether a model can be served.
+/// The readiness of a model folder.
 #[derive(Debug)]
-pub enum State {
-    /// Its graph is there.
+pub enum ModelState {
+    /// It has an up-to-date graph.
     Ready {
         /// True if each text has to be run alone ([`Graph::dynamic_quantization`](crate::Graph::dynamic_quantization)).
         is_per_text: bool,
     },
-    /// Complete, for those who read the weights themselves; for a graph, [`crate::import`] has to be run on it as it is
-    /// now.
+    /// It is complete, but has no up-to-date graph. Native kernels read its weights; ONNX Runtime needs
+    /// [`import`](crate::import()) first.
     NotImported,
-    /// Something is missing or wrong.
+    /// It cannot be used.
     Incomplete(ImportError),
 }
 
-/// The folders directly below `models`, by name.
+/// Lists the folders directly in `models`, sorted by name.
 ///
 /// # Errors
-/// [`ImportError::Missing`] or [`ImportError::Read`] for `models` itself; what is wrong with one model is its
-/// [`State`].
-pub fn list(models: &Path) -> Result<Vec<Listed>, ImportError> {
+/// [`ImportError::Missing`] or [`ImportError::Read`] for `models` itself. An error in one model is its [`ModelState`].
+pub fn list_models(models: &Path) -> Result<Vec<ModelEntry>, ImportError> {
     let unreadable = || ImportError::read(models, "expected a folder of models");
     let mut listed = Vec::new();
     for entry in fs::read_dir(models).map_err(unreadable())? {
@@ -49,13 +48,13 @@ pub fn list(models: &Path) -> Result<Vec<Listed>, ImportError> {
         if id.starts_with('.') || !path.is_dir() {
             continue;
         }
-        let card = Card::load(&path.join(Card::FILE)).ok();
-        let state = match ModelFolder::open(&path).and_then(|folder| up_to_date(&folder, &mut |_| {})) {
-            Ok(Some(graph)) => State::Ready { is_per_text: !graph.dynamic_quantization.is_empty() },
-            Ok(None) => State::NotImported,
-            Err(error) => State::Incomplete(error),
+        let manifest = ModelManifest::load(&path.join(ModelManifest::FILE)).ok();
+        let state = match ModelFolder::open(&path).and_then(|folder| up_to_date_graph(&folder, &mut |_| {})) {
+            Ok(Some(graph)) => ModelState::Ready { is_per_text: !graph.dynamic_quantization.is_empty() },
+            Ok(None) => ModelState::NotImported,
+            Err(error) => ModelState::Incomplete(error),
         };
-        listed.push(Listed { id, path, card, state });
+        listed.push(ModelEntry { id, path, manifest, state });
     }
     listed.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(listed)

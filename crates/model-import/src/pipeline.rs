@@ -1,51 +1,21 @@
-//! What follows the transformer: pooling, dense layers, normalisation, as `modules.json` lists them.
+//! The modules after the transformer: pooling, dense layers and normalisation, as `modules.json` lists them.
 
 use std::{
     collections::BTreeMap,
-    fmt,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::{Card, ImportError, family::check_size, json, safetensors::Weights};
+use crate::{
+    ImportError, family::check_size, json, manifest::ModelManifest, pooling::PoolingMode,
+    safetensors::Weights,
+};
 
-/// How the token embeddings of a text become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PoolingMode {
-    /// Mean over tokens.
-    Mean,
-    /// The first token.
-    Cls,
-    /// Maximum over tokens, for each dimension.
-    Max,
-    /// The last token.
-    LastToken,
-    /// Sum over tokens, divided by the square root of their number.
-    MeanSqrtLen,
-    /// Mean with weights 1, 2, 3, … by position.
-    WeightedMean,
-}
-
-impl fmt::Display for PoolingMode {
-    /// The name as a model card states it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mean => "mean",
-            Self::Cls => "cls",
-            Self::Max => "max",
-            Self::LastToken => "last-token",
-            Self::MeanSqrtLen => "mean-sqrt-len",
-            Self::WeightedMean => "weighted-mean",
-        })
-    }
-}
-
-/// What a [`DenseLayer`] applies to its result.
+/// The activation of a [`DenseLayer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseActivation {
-    /// Nothing.
+    /// None.
     Identity,
     /// The hyperbolic tangent.
     Tanh,
@@ -54,25 +24,25 @@ pub enum DenseActivation {
 /// A layer after pooling: `activation(weight · x + bias)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DenseLayer {
-    /// Length of `x`.
+    /// Length of the input.
     pub inputs: usize,
-    /// Length of the result.
+    /// Length of the output.
     pub outputs: usize,
-    /// Row-major, `[outputs, inputs]`.
+    /// The weight, row-major, `[outputs, inputs]`.
     pub weight: Vec<f32>,
-    /// `[outputs]`, if the layer has one.
+    /// The bias, `[outputs]`, if the layer has one.
     pub bias: Option<Vec<f32>>,
-    /// Applied last.
+    /// The activation.
     pub activation: DenseActivation,
 }
 
-/// The head of a model, and where its transformer lies.
+/// The head of a model, and the folder of its transformer.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     /// The folder with `config.json` and the weights.
     pub(crate) transformer: PathBuf,
     pub(crate) pooling: PoolingMode,
-    /// Width of the pooled vector, where a file states it.
+    /// Width of the pooled vector, if a file states it.
     pub(crate) hidden: Option<usize>,
     pub(crate) dense: Vec<DenseLayer>,
     pub(crate) normalize: bool,
@@ -91,7 +61,7 @@ struct Module {
 struct PoolingConfig {
     #[serde(alias = "word_embedding_dimension")]
     embedding_dimension: usize,
-    /// The name of a mode, or several; old releases wrote a flag for each instead.
+    /// The name of a mode, or several. Old releases wrote one flag per mode instead.
     pooling_mode: Option<Modes>,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
@@ -113,39 +83,41 @@ struct DenseConfig {
     #[serde(default)]
     use_residual: bool,
     #[serde(flatten)]
-    ends: Ends,
+    endpoints: ModuleEndpoints,
 }
 
-/// What a module reads and writes; old releases knew only one vector for each text.
+/// The names of a module's input and output. Old releases supported only one vector per text and state neither.
 #[derive(Deserialize)]
-struct Ends {
+struct ModuleEndpoints {
     module_input_name: Option<String>,
     module_output_name: Option<String>,
 }
 
-impl Ends {
+impl ModuleEndpoints {
     fn check(&self, path: &Path) -> Result<(), ImportError> {
         const VECTOR: &str = "sentence_embedding";
         let names = [&self.module_input_name, &self.module_output_name];
         match names.into_iter().flatten().find(|name| *name != VECTOR) {
-            Some(name) => Err(ImportError::Setting {
-                path: path.to_owned(),
-                setting: format!("a module that reads or writes `{name}`"),
-                expected: format!("`{VECTOR}`, the text's vector"),
-            }),
+            Some(name) => Err(ImportError::unsupported_setting(
+                path,
+                format!("a module that reads or writes `{name}`"),
+                format!("`{VECTOR}`, the text's vector"),
+            )),
             None => Ok(()),
         }
     }
 }
 
 impl Pipeline {
-    /// Reads `modules.json` and what it points to; without one, the card must say what it would say.
-    pub(crate) fn read(root: &Path, card: Option<&Card>) -> Result<Self, ImportError> {
+    /// Reads `modules.json` and the files that it names. Without `modules.json`, the manifest must state its content.
+    pub(crate) fn read(root: &Path, manifest: Option<&ModelManifest>) -> Result<Self, ImportError> {
         let list = root.join("modules.json");
         if let Some(modules) = json::read_optional::<Vec<Module>>(&list)? {
             return Self::from_modules(root, &list, &modules);
         }
-        let Some((pooling, normalize)) = card.and_then(|card| Some((card.pooling?, card.normalize?))) else {
+        let Some((pooling, normalize)) =
+            manifest.and_then(|manifest| Some((manifest.pooling?, manifest.normalize?)))
+        else {
             return Err(ImportError::Missing {
                 path: list,
                 hint: "it lists how token embeddings become a vector; a folder without it needs a `model.toml` that \
@@ -164,12 +136,12 @@ impl Pipeline {
         let mut dense: Vec<DenseLayer> = vec![];
         let mut normalize = false;
         for (position, module) in modules.iter().enumerate() {
-            // A trailing slash would make two names of one file.
+            // A trailing slash would give one file two names.
             let folder = match module.path.trim_end_matches('/') {
                 "" => root.to_owned(),
-                path => json::inside(root, path, list)?,
+                path => json::resolve_within(root, path, list)?,
             };
-            // Releases differ in where a class lies, not in its name.
+            // Releases differ in the module path of a class, not in its name.
             let class = module
                 .r#type
                 .strip_prefix("sentence_transformers.")
@@ -189,8 +161,8 @@ impl Pipeline {
                 }
                 Some("Normalize") if pooling.is_some() && !normalize => {
                     let config = folder.join("config.json");
-                    if let Some(ends) = json::read_optional::<Ends>(&config)? {
-                        ends.check(&config)?;
+                    if let Some(endpoints) = json::read_optional::<ModuleEndpoints>(&config)? {
+                        endpoints.check(&config)?;
                         files.push(config);
                     }
                     normalize = true;
@@ -208,11 +180,11 @@ impl Pipeline {
         let mut width = hidden;
         for (index, layer) in dense.iter().enumerate() {
             if layer.inputs != width {
-                return Err(ImportError::Setting {
-                    path: list.to_owned(),
-                    setting: format!("a chain whose Dense {index} takes {} values", layer.inputs),
-                    expected: format!("the module before it yields {width}"),
-                });
+                return Err(ImportError::unsupported_setting(
+                    list,
+                    format!("a chain whose Dense {index} takes {} values", layer.inputs),
+                    format!("the module before it yields {width}"),
+                ));
             }
             width = layer.outputs;
         }
@@ -220,9 +192,9 @@ impl Pipeline {
     }
 }
 
-/// The one mode that is on, and the width of what it pools.
+/// Reads the pooling mode that is on, and the width of the pooled vector.
 fn read_pooling(path: &Path) -> Result<(PoolingMode, usize), ImportError> {
-    let config: PoolingConfig = json::read(path, "it says how tokens are pooled")?;
+    let config: PoolingConfig = json::read(path, "it states the pooling mode")?;
     let on: Vec<&str> = match &config.pooling_mode {
         Some(Modes::One(mode)) => vec![mode],
         Some(Modes::Several(modes)) => modes.iter().map(String::as_str).collect(),
@@ -251,23 +223,20 @@ fn read_pooling(path: &Path) -> Result<(PoolingMode, usize), ImportError> {
 
 fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
     let config: DenseConfig = json::read(path, "it describes the dense layer")?;
-    config.ends.check(path)?;
+    config.endpoints.check(path)?;
     if config.use_residual {
-        return Err(ImportError::Setting {
-            path: path.to_owned(),
-            setting: "use_residual = true".to_owned(),
-            expected: "a dense layer whose input is not added to its result".to_owned(),
-        });
+        let expected = "a dense layer whose input is not added to its output";
+        return Err(ImportError::unsupported_setting(path, "use_residual = true", expected));
     }
     let activation = match config.activation_function.as_str() {
         "torch.nn.modules.activation.Tanh" => DenseActivation::Tanh,
         "torch.nn.modules.linear.Identity" => DenseActivation::Identity,
         other => {
-            return Err(ImportError::Setting {
-                path: path.to_owned(),
-                setting: format!("the activation `{other}`"),
-                expected: "torch.nn.modules.activation.Tanh or torch.nn.modules.linear.Identity".to_owned(),
-            });
+            return Err(ImportError::unsupported_setting(
+                path,
+                format!("the activation `{other}`"),
+                "torch.nn.modules.activation.Tanh or torch.nn.modules.linear.Identity",
+            ));
         }
     };
     let (inputs, outputs) = (config.in_features, config.out_features);

@@ -1,4 +1,4 @@
-//! Weights by name, as f32, out of one or several safetensors files, without holding them in memory.
+//! Weights by name, as f32, from one or several memory-mapped safetensors files.
 
 use std::{
     borrow::Cow,
@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{
     SafeTensors,
@@ -17,17 +16,17 @@ use safetensors::{
 use serde::Deserialize;
 
 use crate::{
-    ImportError,
-    element::{Element, coordinates},
-    file, json, mapped,
+    ImportError, file,
+    float_type::{FloatType, coordinates},
+    json, mapped,
 };
 
-/// The one-file name.
+/// The name of unsharded weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
-/// The list of shards, where the weights are split.
+/// The name of the index of sharded weights.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-/// Values converted at a time: 256 KiB of f32, which stays in the second-level cache.
+/// Values converted at a time: 256 KiB of f32, which fit the L2 cache.
 const CHUNK: usize = 65_536;
 
 /// One mapped file whose header has been checked against its size.
@@ -35,7 +34,7 @@ struct Shard {
     path: PathBuf,
     map: Mmap,
     header: Metadata,
-    /// Where the tensors begin.
+    /// Offset of the tensors in the file.
     data: usize,
 }
 
@@ -52,10 +51,10 @@ impl Shard {
 
 /// The tensors of one model.
 pub(crate) struct Weights {
-    /// What names the tensors: the file, or the index of its shards.
+    /// The file that names the tensors: the weights, or the index of their shards.
     path: PathBuf,
     shards: Vec<Shard>,
-    /// From the name without prefix to the shard and its full name.
+    /// Maps the name without prefix to the shard and the full name.
     names: HashMap<String, (usize, String)>,
 }
 
@@ -65,8 +64,8 @@ struct Index {
 }
 
 impl Weights {
-    /// The files that hold the weights in `folder`: one, or else an index and its shards, as transformers looks for
-    /// them. All of them are there and can be opened.
+    /// Returns the files that hold the weights in `folder`: one, or else an index and its shards, in the order in which
+    /// transformers looks for them. All of them exist and can be opened.
     pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
         let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
         let mut files = Vec::new();
@@ -76,7 +75,7 @@ impl Weights {
             shards.dedup();
             files.push(index.clone());
             for shard in shards {
-                files.push(json::inside(folder, &shard, &index)?);
+                files.push(json::resolve_within(folder, &shard, &index)?);
             }
         } else {
             files.push(whole);
@@ -92,7 +91,7 @@ impl Weights {
         Ok(files)
     }
 
-    /// Opens the weights in `folder`. A name is found with any of `prefixes` before it, or none.
+    /// Opens the weights in `folder`. A tensor is found by its name with or without one of `prefixes`.
     pub(crate) fn open(folder: &Path, prefixes: &[&str]) -> Result<Self, ImportError> {
         let mut files = Self::files(folder)?;
         let path = files[0].clone();
@@ -105,7 +104,7 @@ impl Weights {
             let shard = Shard::open(file)?;
             for name in shard.header.offset_keys() {
                 let short = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(&name);
-                // What old checkpoints call the scale and shift of a layer norm.
+                // Old checkpoints name the scale and shift of a layer norm gamma and beta.
                 let short = match short.rsplit_once('.') {
                     Some((module, "gamma")) => format!("{module}.weight"),
                     Some((module, "beta")) => format!("{module}.bias"),
@@ -118,62 +117,69 @@ impl Weights {
         Ok(Self { path, shards, names })
     }
 
-    /// Bytes of all files, for progress.
+    /// Returns the bytes of all files, for progress.
     pub(crate) fn bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.map.len() as u64).sum()
     }
 
-    /// Hands a tensor's values, once all have been found finite, to `sink` in order, in pieces.
+    /// Passes a tensor's values to `sink` in order, in chunks, after checking that all are finite.
     pub(crate) fn stream(
         &self,
         tensor: &str,
         expected: &[usize],
         sink: &mut dyn FnMut(&[f32]) -> Result<(), ImportError>,
     ) -> Result<(), ImportError> {
-        let stored = self.find(tensor, expected)?;
-        let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];
-        self.check_finite(tensor, expected, &stored, bytes)?;
-        match stored.element {
-            Element::F64 => convert(bytes, |bytes| f64::from_le_bytes(bytes) as f32, sink),
-            Element::F32 => convert(bytes, f32::from_le_bytes, sink),
-            Element::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32(), sink),
-            Element::Bf16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32(), sink),
+        let (float_type, bytes) = self.find_finite(tensor, expected)?;
+        let mut values = Vec::new();
+        for chunk in bytes.chunks(CHUNK * float_type.size()) {
+            values.resize(chunk.len() / float_type.size(), 0.0);
+            float_type.decode(chunk, &mut values);
+            sink(&values)?;
         }
+        Ok(())
     }
 
-    /// Refuses a tensor that holds NaN or an infinity among its `bytes`.
+    /// Finds a tensor, and returns its type and bytes after checking that all its values are finite.
+    fn find_finite(&self, tensor: &str, expected: &[usize]) -> Result<(FloatType, &[u8]), ImportError> {
+        let location = self.find(tensor, expected)?;
+        let bytes = &self.shards[location.shard].map[location.bytes.clone()];
+        self.check_finite(tensor, expected, &location, bytes)?;
+        Ok((location.float_type, bytes))
+    }
+
+    /// Returns an error if the tensor with these `bytes` holds NaN or an infinity.
     fn check_finite(
         &self,
         tensor: &str,
         shape: &[usize],
-        stored: &Stored,
+        location: &TensorLocation,
         bytes: &[u8],
     ) -> Result<(), ImportError> {
-        let Some(index) = stored.element.first_not_finite(bytes) else { return Ok(()) };
+        let Some(index) = location.float_type.first_not_finite(bytes) else { return Ok(()) };
         Err(ImportError::NotFinite {
-            path: self.shards[stored.shard].path.clone(),
+            path: self.shards[location.shard].path.clone(),
             tensor: self.names.get(tensor).map_or(tensor, |(_, name)| name).to_owned(),
             index: coordinates(shape, index),
-            value: stored.element.value(bytes, index),
+            value: location.float_type.value(bytes, index),
         })
     }
 
     /// Finds a tensor that will be read row by row, and checks all its values. The check uses a separate memory map, so
     /// that the pages it touches do not stay resident.
-    pub(crate) fn find_rows(&self, tensor: &str, expected: &[usize]) -> Result<Stored, ImportError> {
-        let stored = self.find(tensor, expected)?;
-        let path = &self.shards[stored.shard].path;
+    pub(crate) fn find_rows(&self, tensor: &str, expected: &[usize]) -> Result<TensorLocation, ImportError> {
+        let location = self.find(tensor, expected)?;
+        let path = &self.shards[location.shard].path;
         let map = mapped::map(path, "it holds weights")?;
-        let Some(bytes) = map.get(stored.bytes.clone()) else {
+        let Some(bytes) = map.get(location.bytes.clone()) else {
             let source = io::ErrorKind::UnexpectedEof.into();
             return Err(ImportError::Read { path: path.clone(), source });
         };
-        self.check_finite(tensor, expected, &stored, bytes)?;
-        Ok(stored)
+        self.check_finite(tensor, expected, &location, bytes)?;
+        Ok(location)
     }
 
-    /// Where a tensor lies, once its shape and type have been checked.
-    pub(crate) fn find(&self, tensor: &str, expected: &[usize]) -> Result<Stored, ImportError> {
+    /// Finds a tensor and checks its shape and type.
+    pub(crate) fn find(&self, tensor: &str, expected: &[usize]) -> Result<TensorLocation, ImportError> {
         let missing = |path: &Path, tensor: &str| ImportError::MissingTensor {
             path: path.to_owned(),
             tensor: tensor.to_owned(),
@@ -187,35 +193,35 @@ impl Weights {
             let found = info.shape.clone();
             return Err(ImportError::TensorShape { path, tensor, expected: expected.to_vec(), found });
         }
-        let element = match info.dtype {
-            Dtype::F32 => Element::F32,
-            Dtype::F16 => Element::F16,
-            Dtype::BF16 => Element::Bf16,
+        let float_type = match info.dtype {
+            Dtype::F32 => FloatType::F32,
+            Dtype::F16 => FloatType::F16,
+            Dtype::BF16 => FloatType::Bf16,
             other => {
                 return Err(ImportError::TensorType { path, tensor, found: other.to_string() });
             }
         };
-        // In bounds: the header check proved that the offsets tile the data exactly.
+        // In bounds: the header check has verified that the offsets tile the data exactly.
         let bytes = shard.data + info.data_offsets.0..shard.data + info.data_offsets.1;
-        Ok(Stored { shard: *index, bytes, element })
+        Ok(TensorLocation { shard: *index, bytes, float_type })
     }
 
-    /// A whole tensor, row-major, with finite values only; borrowed from the file if possible.
+    /// Returns a whole tensor, row-major, with finite values only; borrowed from the file if possible.
     pub(crate) fn view(&self, tensor: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, ImportError> {
-        let stored = self.find(tensor, expected)?;
-        let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];
-        match (stored.element, bytemuck::try_cast_slice(bytes)) {
-            (Element::F32, Ok(values)) if cfg!(target_endian = "little") => {
-                self.check_finite(tensor, expected, &stored, bytes)?;
-                Ok(Cow::Borrowed(values))
-            }
-            _ => self.tensor(tensor, expected).map(Cow::Owned),
+        let (float_type, bytes) = self.find_finite(tensor, expected)?;
+        if let (FloatType::F32, Ok(values)) = (float_type, bytemuck::try_cast_slice(bytes))
+            && cfg!(target_endian = "little")
+        {
+            return Ok(Cow::Borrowed(values));
         }
+        let mut values = vec![0.0; bytes.len() / float_type.size()];
+        float_type.decode(bytes, &mut values);
+        Ok(Cow::Owned(values))
     }
 
-    /// Tells the system that rows will be read here and there. By default it maps a page's neighbours, too, which
-    /// would come to count as resident memory.
-    pub(crate) fn scattered(&self) -> Result<(), ImportError> {
+    /// Advises the kernel of random access (`madvise`). By default it also maps the neighbours of an accessed page, which
+    /// then count as resident memory.
+    pub(crate) fn advise_random(&self) -> Result<(), ImportError> {
         #[cfg(unix)]
         for shard in &self.shards {
             let advised = shard.map.advise(memmap2::Advice::Random);
@@ -224,57 +230,26 @@ impl Weights {
         Ok(())
     }
 
-    /// Writes row `row` of a matrix of `out.len()` columns.
+    /// Copies row `row` of a matrix of `out.len()` columns to `out`.
     ///
     /// # Panics
-    /// When there is no such row.
-    pub(crate) fn row(&self, stored: &Stored, row: usize, out: &mut [f32]) {
-        let bytes = &self.shards[stored.shard].map[stored.bytes.clone()];
-        let size = out.len() * stored.element.size();
-        let bytes = &bytes[row * size..(row + 1) * size];
-        match stored.element {
-            Element::F64 => decode(bytes, out, |bytes| f64::from_le_bytes(bytes) as f32),
-            Element::F32 => decode(bytes, out, f32::from_le_bytes),
-            Element::F16 => decode(bytes, out, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Element::Bf16 => decode(bytes, out, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-        }
+    /// If there is no such row.
+    pub(crate) fn read_row(&self, location: &TensorLocation, row: usize, out: &mut [f32]) {
+        let bytes = &self.shards[location.shard].map[location.bytes.clone()];
+        let size = out.len() * location.float_type.size();
+        location.float_type.decode(&bytes[row * size..(row + 1) * size], out);
     }
 
-    /// A whole tensor, row-major.
+    /// Returns a whole tensor, row-major.
     pub(crate) fn tensor(&self, tensor: &str, expected: &[usize]) -> Result<Vec<f32>, ImportError> {
-        let mut values = Vec::new();
-        self.stream(tensor, expected, &mut |piece| {
-            values.extend_from_slice(piece);
-            Ok(())
-        })?;
-        Ok(values)
+        self.view(tensor, expected).map(Cow::into_owned)
     }
 }
 
-/// A tensor's place.
+/// The location and format of a tensor.
 #[derive(Debug)]
-pub(crate) struct Stored {
+pub(crate) struct TensorLocation {
     shard: usize,
     bytes: Range<usize>,
-    element: Element,
-}
-
-fn decode<const SIZE: usize>(bytes: &[u8], out: &mut [f32], decode: impl Fn([u8; SIZE]) -> f32) {
-    let (elements, _) = bytes.as_chunks::<SIZE>();
-    out.iter_mut().zip(elements).for_each(|(out, &element)| *out = decode(element));
-}
-
-fn convert<const SIZE: usize>(
-    bytes: &[u8],
-    decode: impl Fn([u8; SIZE]) -> f32,
-    sink: &mut dyn FnMut(&[f32]) -> Result<(), ImportError>,
-) -> Result<(), ImportError> {
-    let mut values = Vec::with_capacity(CHUNK.min(bytes.len() / SIZE));
-    let (elements, _) = bytes.as_chunks::<SIZE>();
-    for piece in elements.chunks(CHUNK) {
-        values.clear();
-        values.extend(piece.iter().map(|&element| decode(element)));
-        sink(&values)?;
-    }
-    Ok(())
+    float_type: FloatType,
 }

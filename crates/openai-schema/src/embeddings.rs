@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: the request as it is understood, the response as it is written.
+//! Request and response of `POST /v1/embeddings`.
 
 use std::{fmt, io::Write as _, str};
 
@@ -11,53 +11,53 @@ use crate::{
     error::RequestError,
     extra::ExtraValue,
     input::EmbeddingInput,
-    shape::{Shaped, skip_array},
-    surrogates,
+    lenient::{Lenient, skip_array},
+    surrogates::replace_lone_surrogates,
     vector::{self, Vectors},
 };
 
-/// How a response writes its vectors.
+/// The encoding of the vectors in a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EncodingFormat {
     /// `"float"`: JSON arrays of numbers.
     #[default]
     Float,
-    /// `"base64"`: JSON strings, the base64 of little-endian f32. A quarter of the size, and what
-    /// OpenAI's own SDKs ask for.
+    /// `"base64"`: JSON strings with the base64 of little-endian f32, which OpenAI's SDKs request. 5.3 characters per
+    /// component, where numbers take about 12.
     Base64,
 }
 
-/// A request, well formed in every field.
+/// A request with valid fields.
 ///
 /// `user` and unknown fields are ignored: OpenAI's schema forbids the latter, but clients send them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddingRequest {
-    /// The name of the model, not empty.
+    /// The model's name, not empty.
     pub model: String,
-    /// What is to be embedded.
+    /// The texts or token ids to embed.
     pub input: EmbeddingInput,
     /// The format of the vectors; absent means [`EncodingFormat::Float`].
     pub encoding_format: Option<EncodingFormat>,
-    /// The wanted length of the vectors, at least 1.
+    /// The requested length of the vectors, at least 1.
     pub dimensions: Option<u32>,
-    /// Parameters that OpenAI's API does not have and that the caller asked to keep, each name once.
+    /// Parameters outside OpenAI's API that the caller chose to keep, each name once.
     pub extra: Vec<(&'static str, ExtraValue)>,
 }
 
 impl EmbeddingRequest {
-    /// Reads the body of a request, which may begin with a byte order mark of UTF-8.
+    /// Parses the body of a request, which may start with a UTF-8 byte order mark.
     ///
-    /// A field that is `null` counts as absent. Of a repeated key the last one counts, as in most
-    /// parsers. A lone surrogate in a string becomes U+FFFD.
+    /// A field that is `null` counts as absent. The last of several equal keys counts, as in most parsers. A lone surrogate
+    /// in a string becomes U+FFFD.
     ///
     /// # Errors
-    /// The first fault, in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A
-    /// number beyond the range of an `f64` is a fault of syntax, except in a field that is ignored.
+    /// The first error in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A number out of the range
+    /// of `f64` is a syntax error, except in an ignored field.
     pub fn from_json(body: &[u8]) -> Result<Self, RequestError> {
         Self::from_json_keeping(body, |_| None)
     }
 
-    /// Reads the body of a request as [`from_json`](Self::from_json) does, and keeps the values of those unknown fields
+    /// Parses the body of a request as [`from_json`](Self::from_json) does, and keeps the values of those unknown fields
     /// for which `extra_name` returns a name.
     ///
     /// # Errors
@@ -66,26 +66,27 @@ impl EmbeddingRequest {
         body: &[u8],
         extra_name: fn(&str) -> Option<&'static str>,
     ) -> Result<Self, RequestError> {
-        // .NET's and PowerShell's encoders write this mark by default.
+        // The encoders of .NET and PowerShell write a byte order mark by default.
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let json = str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
-        let fields =
-            read(&surrogates::mend(json), FieldsSeed { extra_name }).map_err(|error| malformed(&error))?;
+        let fields = read(&replace_lone_surrogates(json), FieldsSeed { extra_name })
+            .map_err(|error| malformed(&error))?;
         let Fields { model, input, encoding_format, dimensions, extra } =
             fields.ok_or(RequestError::NotAnObject)?;
 
-        let model =
-            of_type(model, "model")?.filter(|model| !model.is_empty()).ok_or(RequestError::MissingModel)?;
-        let input = of_type(input, "input")?.ok_or(RequestError::MissingInput)?;
+        let model = require_type(model, "model")?
+            .filter(|model| !model.is_empty())
+            .ok_or(RequestError::MissingModel)?;
+        let input = require_type(input, "input")?.ok_or(RequestError::MissingInput)?;
         input.check_not_empty()?;
-        let encoding_format = of_type(encoding_format, "encoding_format")?
+        let encoding_format = require_type(encoding_format, "encoding_format")?
             .map(|name| match name.as_str() {
                 "float" => Ok(EncodingFormat::Float),
                 "base64" => Ok(EncodingFormat::Base64),
                 _ => Err(RequestError::UnsupportedEncodingFormat { value: name }),
             })
             .transpose()?;
-        let dimensions = of_type(dimensions, "dimensions")?
+        let dimensions = require_type(dimensions, "dimensions")?
             .map(|value| match u32::try_from(value) {
                 Ok(dimensions @ 1..) => Ok(dimensions),
                 _ => Err(RequestError::BadDimensions { value }),
@@ -95,7 +96,7 @@ impl EmbeddingRequest {
     }
 }
 
-/// Reads `json` to its end.
+/// Parses `json` to its end.
 fn read(json: &str, seed: FieldsSeed) -> Result<Option<Fields>, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
     let fields = seed.deserialize(&mut deserializer)?;
@@ -103,17 +104,17 @@ fn read(json: &str, seed: FieldsSeed) -> Result<Option<Fields>, serde_json::Erro
     Ok(fields)
 }
 
-/// The fields of a body before any of them is judged: absent, of the wrong type, or present.
+/// The fields of a body before validation: absent, of the wrong type, or present.
 #[derive(Default)]
 struct Fields {
-    model: Option<Shaped<String>>,
-    input: Option<Shaped<EmbeddingInput>>,
-    encoding_format: Option<Shaped<String>>,
-    dimensions: Option<Shaped<i128>>,
+    model: Option<Lenient<String>>,
+    input: Option<Lenient<EmbeddingInput>>,
+    encoding_format: Option<Lenient<String>>,
+    dimensions: Option<Lenient<i128>>,
     extra: Vec<(&'static str, ExtraValue)>,
 }
 
-/// Reads a body to [`Fields`], and to `None` when it is JSON but not an object.
+/// Deserializes a body to [`Fields`], or to `None` if it is JSON but not an object.
 #[derive(Clone, Copy)]
 struct FieldsSeed {
     extra_name: fn(&str) -> Option<&'static str>,
@@ -171,7 +172,7 @@ impl<'de> Visitor<'de> for FieldsSeed {
                 Key::EncodingFormat => fields.encoding_format = object.next_value()?,
                 Key::Dimensions => fields.dimensions = object.next_value()?,
                 Key::Extra(name) => {
-                    let value = object.next_value::<Option<Shaped<ExtraValue>>>()?.into();
+                    let value = object.next_value::<Option<Lenient<ExtraValue>>>()?.into();
                     fields.extra.retain(|(known, _)| *known != name);
                     fields.extra.push((name, value));
                 }
@@ -219,11 +220,11 @@ impl Visitor<'_> for KeySeed {
     }
 }
 
-fn of_type<T>(field: Option<Shaped<T>>, param: &'static str) -> Result<Option<T>, RequestError> {
-    field.map(|Shaped(value)| value.ok_or(RequestError::WrongType { param })).transpose()
+fn require_type<T>(field: Option<Lenient<T>>, param: &'static str) -> Result<Option<T>, RequestError> {
+    field.map(|Lenient(value)| value.ok_or(RequestError::WrongType { param })).transpose()
 }
 
-/// `serde_json` appends the position to its message; it has fields of its own here.
+/// Converts an error of `serde_json`, whose message ends with the position. [`RequestError`] has fields for it.
 fn malformed(error: &serde_json::Error) -> RequestError {
     let (line, column) = (error.line(), error.column());
     let message = error.to_string();
@@ -241,25 +242,25 @@ fn not_utf8(body: &[u8], at: usize) -> RequestError {
     }
 }
 
-/// The tokens that a request cost.
+/// The number of tokens of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// The tokens that were read.
+    /// The tokens of all inputs.
     pub prompt_tokens: u64,
-    /// The same: embeddings generate none.
+    /// The same number: embeddings generate no tokens.
     pub total_tokens: u64,
 }
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbeddingResponse {
-    /// The model, by the name that the request used.
+    /// The model's name as in the request.
     pub model: String,
-    /// One vector for each input, in the order of the inputs.
+    /// One vector per input, in the order of the inputs.
     pub vectors: Vectors,
-    /// What the request asked for. Clients do not check it, and misread the other format.
+    /// The requested format. Clients do not check it and misread the other one.
     pub format: EncodingFormat,
-    /// What the request cost.
+    /// The tokens of the request.
     pub usage: Usage,
 }
 
@@ -275,9 +276,9 @@ impl EmbeddingResponse {
         self.write_part(0, usize::MAX, out);
     }
 
-    /// Appends the part of the JSON that begins with vector `from`: whole vectors, until at least `bytes` bytes are
-    /// appended. Returns the vector with which the next part begins, `None` after the last part. The parts from
-    /// vector 0 on are, together, what [`EmbeddingResponse::write_json`] appends.
+    /// Appends the part of the JSON that starts at vector `from`: whole vectors, until at least `bytes` bytes have been
+    /// appended. Returns the first vector of the next part, or `None` after the last part. The concatenated parts from
+    /// vector 0 on equal the output of [`EmbeddingResponse::write_json`].
     ///
     /// # Panics
     /// If `from` exceeds the number of vectors.
@@ -308,40 +309,40 @@ impl EmbeddingResponse {
         None
     }
 
-    /// The length of the JSON in bytes, if it is known without writing it: base64 has a fixed length, numbers do not.
+    /// Returns the length of the JSON in bytes if it is known without writing it: base64 has a fixed length, numbers do not.
     pub fn json_len(&self) -> Option<u64> {
-        const ITEM: usize = r#"{"object":"embedding","index":,"embedding":""}"#.len();
+        const ITEM_BYTES: usize = r#"{"object":"embedding","index":,"embedding":""}"#.len();
         match self.format {
             EncodingFormat::Float => None,
             EncodingFormat::Base64 => {
-                let mut frame = Vec::new();
+                let mut envelope = Vec::new();
                 let empty = Self { model: self.model.clone(), vectors: Vectors::default(), ..*self };
-                empty.write_part(0, usize::MAX, &mut frame);
+                empty.write_part(0, usize::MAX, &mut envelope);
                 let count = self.vectors.len();
                 let digits: usize =
                     (0..count).map(|index| index.checked_ilog10().unwrap_or(0) as usize + 1).sum();
-                let vectors = count * (ITEM + vector::base64_len(self.vectors.dimensions()));
-                Some((frame.len() + vectors + digits + count.saturating_sub(1)) as u64)
+                let vectors = count * (ITEM_BYTES + vector::base64_len(self.vectors.dimensions()));
+                Some((envelope.len() + vectors + digits + count.saturating_sub(1)) as u64)
             }
         }
     }
 }
 
 impl EncodingFormat {
-    /// The length in bytes of a response of `vectors` vectors without the model's name: an upper bound for base64 unless
-    /// the name is all escapes, a little above the mean for numbers, so that a buffer rarely grows.
+    /// Estimates the length in bytes of a response with `vectors` vectors, without the model's name. For base64 it is an
+    /// upper bound, unless the name consists of escapes; for numbers a little above the mean, so that a buffer rarely grows.
     pub fn estimated_len(self, vectors: usize, dimensions: usize) -> usize {
-        /// Everything around `data` and the model's name, with room for 20-digit counts.
-        const FRAME: usize = 128;
-        /// Everything around an `embedding`, with room for a 10-digit index.
-        const ITEM: usize = 64;
-        /// Components of unit vectors of 384 dimensions take 12.3 characters in the mean, comma included.
-        const NUMBER: usize = 13;
+        /// The response without `data` and the model's name, with room for 20-digit counts.
+        const ENVELOPE_BYTES: usize = 128;
+        /// An element of `data` without its vector, with room for a 10-digit index.
+        const ITEM_BYTES: usize = 64;
+        /// A component, comma included. The mean for unit vectors of 384 dimensions is 12.3.
+        const NUMBER_BYTES: usize = 13;
 
         let vector = match self {
-            Self::Float => dimensions * NUMBER,
+            Self::Float => dimensions * NUMBER_BYTES,
             Self::Base64 => vector::base64_len(dimensions),
         };
-        FRAME + vectors * (ITEM + vector)
+        ENVELOPE_BYTES + vectors * (ITEM_BYTES + vector)
     }
 }

@@ -1,29 +1,29 @@
-//! What a client is told when its request is refused: the faults of a body, and the error envelope.
+//! Errors in a request body, and the envelope in which a client receives them.
 
 use serde::Serialize;
 
-/// How much of a client's own value an error message repeats, in characters.
-const ECHO_LIMIT: usize = 64;
+/// Maximum number of characters of a client's value that an error message repeats.
+const MAX_ECHO_CHARS: usize = 64;
 
-/// Why a body is not an embedding request.
+/// An error in the body of an embedding request.
 ///
-/// `Display` gives the message for the client, in OpenAI's words where OpenAI's answer is known.
+/// `Display` is the message for the client, in OpenAI's words if OpenAI's response is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The body is not JSON, or not UTF-8. `line` and `column` count from 1, columns in bytes; a body
-    /// that ends at the start of a line is at fault in its column 0.
+    /// The body is not JSON, or not UTF-8. `line` and `column` count from 1, columns in bytes. If the body
+    /// ends at the start of a line, the column is 0.
     #[error(
         "We could not parse the JSON body of your request. (HINT: This likely means you aren't using \
          your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was \
          not valid JSON.) ({reason} at line {line} column {column})"
     )]
     MalformedJson {
-        /// The line of the first fault.
+        /// The line of the first error.
         line: usize,
-        /// The column of the first fault, in bytes.
+        /// The column of the first error, in bytes.
         column: usize,
-        /// What was wrong there. Never contains text of the body.
+        /// The reason. It never contains text of the body.
         reason: String,
     },
     /// The body is JSON, but not an object.
@@ -38,7 +38,7 @@ pub enum RequestError {
     /// `input` is absent or `null`.
     #[error("Missing required parameter: 'input'.")]
     MissingInput,
-    /// A field, or an element of it, has a type that the field does not take.
+    /// A field, or an element of it, has a type that the field does not accept.
     #[error(
         "'$.{param}' is invalid. \
          Please check the API reference: https://platform.openai.com/docs/api-reference."
@@ -56,39 +56,39 @@ pub enum RequestError {
         /// The position of the element, from 0.
         index: usize,
     },
-    /// `encoding_format` is a string that names no format.
+    /// `encoding_format` is not a known format.
     #[error(
         "Invalid value for 'encoding_format' = {}. Supported values: ['float', 'base64'].",
         shortened(.value)
     )]
     UnsupportedEncodingFormat {
-        /// What was asked for.
+        /// The requested value.
         value: String,
     },
     /// `dimensions` is an integer, but below 1 or above `u32::MAX`.
     #[error("Invalid value for 'dimensions' = {value}. {}", dimensions_bound(*.value))]
     BadDimensions {
-        /// What was asked for.
+        /// The requested value.
         value: i128,
     },
 }
 
 impl RequestError {
-    /// The `param` of the error envelope. OpenAI fills it for a missing `input` alone.
+    /// Returns the `param` of the error envelope. OpenAI sets it only for a missing `input`.
     pub fn param(&self) -> Option<&'static str> {
         matches!(self, Self::MissingInput).then_some("input")
     }
 
-    /// The `code` of the error envelope. OpenAI fills it for a missing `input` alone.
+    /// Returns the `code` of the error envelope. OpenAI sets it only for a missing `input`.
     pub fn code(&self) -> Option<&'static str> {
         matches!(self, Self::MissingInput).then_some("missing_required_parameter")
     }
 }
 
-/// The start of `value`: a client's text must not make the answer, or a log line, as long as it likes.
+/// Returns the start of `value`. A client must not control the length of the response or of a log line.
 fn shortened(value: &str) -> String {
     let mut chars = value.chars();
-    let mut short: String = chars.by_ref().take(ECHO_LIMIT).collect();
+    let mut short: String = chars.by_ref().take(MAX_ECHO_CHARS).collect();
     if chars.next().is_some() {
         short.push('…');
     }
@@ -106,27 +106,27 @@ fn dimensions_bound(value: i128) -> String {
 /// The envelope of every error: `{"error": {"message", "type", "param", "code"}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorBody<'a> {
-    /// The only key.
+    /// The content.
     pub error: ErrorDetail<'a>,
 }
 
-/// What an [`ErrorBody`] holds. All four keys are always written, absent values as `null`: clients
-/// read them without checking.
+/// The content of an [`ErrorBody`]. All four keys are always written, absent values as `null`, because clients read them
+/// without checking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorDetail<'a> {
-    /// For a person.
+    /// The message for a person.
     pub message: &'a str,
     /// The class of the error, for example `invalid_request_error`.
     #[serde(rename = "type")]
     pub kind: &'a str,
-    /// The field of the request that is at fault.
+    /// The field of the request that holds the error.
     pub param: Option<&'a str>,
     /// The exact cause, for a program.
     pub code: Option<&'a str>,
 }
 
 impl<'a> ErrorBody<'a> {
-    /// An envelope around these four values; `kind` is written as `type`.
+    /// Creates an envelope with these four values; `kind` is written as `type`.
     pub fn new(message: &'a str, kind: &'a str, param: Option<&'a str>, code: Option<&'a str>) -> Self {
         Self { error: ErrorDetail { message, kind, param, code } }
     }

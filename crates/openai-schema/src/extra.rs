@@ -1,11 +1,11 @@
 //! Values of parameters that OpenAI's API does not have.
 //!
-//! This crate does not know what such a parameter means. It keeps the value as one of a few kinds of JSON, bounded in
-//! memory; the server judges it.
+//! This crate does not know the meaning of such a parameter. It keeps the value as one of a few kinds of JSON, in bounded
+//! memory, for the server to interpret.
 
 use serde::de::SeqAccess;
 
-use crate::shape::{Shape, Shaped, skip_array};
+use crate::lenient::{FromJsonKind, Lenient, skip_array};
 
 /// Maximum number of distinct strings of an array that are kept.
 const MAX_TEXTS: usize = 16;
@@ -17,17 +17,17 @@ pub enum ExtraValue {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number without fraction and exponent that fits 64 bits, signed or not.
+    /// A number without fraction and exponent that fits `i64` or `u64`.
     Integer(i128),
     /// A string.
     Text(String),
     /// The distinct strings of an array, in the order of their first occurrence; at most 16.
     Texts(Vec<String>),
-    /// Anything else: another number, an object, an array of other things or of more strings.
+    /// Any other value: another number, an object, an array of other values or of more strings.
     Other,
 }
 
-impl Shape for ExtraValue {
+impl FromJsonKind for ExtraValue {
     fn from_bool(value: bool) -> Option<Self> {
         Some(Self::Bool(value))
     }
@@ -42,7 +42,7 @@ impl Shape for ExtraValue {
 
     fn from_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<Option<Self>, A::Error> {
         let mut texts = Vec::new();
-        while let Some(Shaped(text)) = array.next_element::<Shaped<String>>()? {
+        while let Some(Lenient(text)) = array.next_element::<Lenient<String>>()? {
             match text {
                 Some(text) if texts.contains(&text) => {}
                 Some(text) if texts.len() < MAX_TEXTS => texts.push(text),
@@ -53,8 +53,8 @@ impl Shape for ExtraValue {
     }
 }
 
-impl From<Option<Shaped<Self>>> for ExtraValue {
-    fn from(value: Option<Shaped<Self>>) -> Self {
-        value.map_or(Self::Null, |Shaped(value)| value.unwrap_or(Self::Other))
+impl From<Option<Lenient<Self>>> for ExtraValue {
+    fn from(value: Option<Lenient<Self>>) -> Self {
+        value.map_or(Self::Null, |Lenient(value)| value.unwrap_or(Self::Other))
     }
 }

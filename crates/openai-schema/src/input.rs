@@ -1,42 +1,42 @@
-//! The four shapes of `input`: one text, many texts, one array of token ids, many of them.
+//! The four forms of `input`: a text, an array of texts, an array of token ids, an array of such arrays.
 //!
-//! The shapes are told apart while the array is read, by its first element. An untagged enum would
-//! first buffer the whole array in a generic tree, at many times its size, and then report every
-//! fault as "data did not match any variant".
+//! The first element of an array decides its form while the array is being read. An untagged enum would first buffer the
+//! whole array in a generic tree of many times its size, and report every error as "data did not match any variant".
 
 use serde::de::{IgnoredAny, SeqAccess};
 
 use crate::{
     error::RequestError,
-    shape::{Shape, Shaped, skip_array},
+    lenient::{FromJsonKind, Lenient, skip_array},
 };
 
-/// How many texts or token arrays of a request are kept, and one more that tells that there were too many. What comes
-/// after that is only read for its syntax: three bytes of a body can ask for an element of a hundred bytes.
-pub const MOST_INPUTS: usize = 65_536;
+/// Maximum number of texts or token arrays of a request. One more is kept, so that the server can tell that there are too
+/// many; for later ones only the syntax is checked. The bound limits memory: three bytes of a body can allocate an element
+/// of a hundred bytes.
+pub const MAX_INPUTS: usize = 65_536;
 
-/// How many token ids of a request are kept, and one more. Two bytes of a body can ask for an id of four. With that
-/// one the number is a power of two, to which a vector grows by doubling.
-pub const MOST_TOKENS: usize = (1 << 21) - 1;
+/// Maximum number of token ids of a request. One more is kept, as for [`MAX_INPUTS`]. Two bytes of a body can allocate an
+/// id of four bytes. Including the extra one the number is a power of two, to which a vector grows by doubling.
+pub const MAX_TOKENS: usize = (1 << 21) - 1;
 
-/// What is to be embedded.
+/// The texts or token ids to embed.
 ///
-/// A parsed input holds at least one text or token array, and none inside an array is empty. Only a
-/// bare text may be empty: LangChain sends `"input": ""` for an empty document.
+/// A parsed input holds at least one text or token array, and none inside an array is empty. Only a single text may be
+/// empty: LangChain sends `"input": ""` for an empty document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EmbeddingInput {
     /// `"a"`: one text.
     Text(String),
-    /// `["a", "b"]`: a text for each vector.
+    /// `["a", "b"]`: one text per vector.
     Texts(Vec<String>),
-    /// `[791, 4062]`: one input, already tokenised by the client.
+    /// `[791, 4062]`: one input, tokenised by the client.
     Tokens(Vec<u32>),
-    /// `[[791], [4062]]`: an array of token ids for each vector.
+    /// `[[791], [4062]]`: one array of token ids per vector.
     TokenArrays(Vec<Vec<u32>>),
 }
 
 impl EmbeddingInput {
-    /// The number of vectors that answer this input.
+    /// Returns the number of vectors in the response.
     #[expect(clippy::len_without_is_empty, reason = "a parsed input is never empty")]
     pub fn len(&self) -> usize {
         match self {
@@ -46,13 +46,13 @@ impl EmbeddingInput {
         }
     }
 
-    /// Whether this is one input that is not an element of an array. OpenAI's messages call such an
-    /// input `'input'` and the others `'input[0]'`, `'input[1]'`, …
-    pub fn is_bare(&self) -> bool {
+    /// Returns true for one input that is not an element of an array. OpenAI's messages call it `'input'`, and elements
+    /// `'input[0]'`, `'input[1]'`, …
+    pub fn is_single(&self) -> bool {
         matches!(self, Self::Text(_) | Self::Tokens(_))
     }
 
-    /// The number of token ids that the client sent.
+    /// Returns the number of token ids that the client sent.
     fn tokens(&self) -> usize {
         match self {
             Self::Text(_) | Self::Texts(_) => 0,
@@ -61,7 +61,7 @@ impl EmbeddingInput {
         }
     }
 
-    /// Refuses what has the right shape but nothing in it.
+    /// Returns an error for an empty array, or for an empty text or token array in an array.
     pub(crate) fn check_not_empty(&self) -> Result<(), RequestError> {
         let (len, empty) = match self {
             Self::Text(_) => return Ok(()),
@@ -77,23 +77,23 @@ impl EmbeddingInput {
     }
 }
 
-impl Shape for EmbeddingInput {
+impl FromJsonKind for EmbeddingInput {
     fn from_text(text: &str) -> Option<Self> {
         Some(Self::Text(text.to_owned()))
     }
 
     fn from_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<Option<Self>, A::Error> {
         let mut input = match array.next_element()? {
-            // An empty array has no first element to tell its shape; `check_not_empty` refuses all.
+            // An empty array has no form; `check_not_empty` rejects it.
             None => return Ok(Some(Self::Tokens(Vec::new()))),
-            Some(Shaped(Some(Item::Text(text)))) => Self::Texts(vec![text]),
-            Some(Shaped(Some(Item::Token(id)))) => Self::Tokens(vec![id]),
-            Some(Shaped(Some(Item::Tokens(ids)))) => Self::TokenArrays(vec![ids]),
-            Some(Shaped(None)) => return skip_array(array),
+            Some(Lenient(Some(Item::Text(text)))) => Self::Texts(vec![text]),
+            Some(Lenient(Some(Item::Token(id)))) => Self::Tokens(vec![id]),
+            Some(Lenient(Some(Item::Tokens(ids)))) => Self::TokenArrays(vec![ids]),
+            Some(Lenient(None)) => return skip_array(array),
         };
         let mut tokens = input.tokens();
-        while input.len() <= MOST_INPUTS && tokens <= MOST_TOKENS {
-            let Some(Shaped(item)) = array.next_element()? else { return Ok(Some(input)) };
+        while input.len() <= MAX_INPUTS && tokens <= MAX_TOKENS {
+            let Some(Lenient(item)) = array.next_element()? else { return Ok(Some(input)) };
             match (&mut input, item) {
                 (Self::Texts(texts), Some(Item::Text(text))) => texts.push(text),
                 (Self::Tokens(ids), Some(Item::Token(id))) => {
@@ -119,7 +119,7 @@ enum Item {
     Tokens(Vec<u32>),
 }
 
-impl Shape for Item {
+impl FromJsonKind for Item {
     fn from_text(text: &str) -> Option<Self> {
         Some(Self::Text(text.to_owned()))
     }
@@ -130,8 +130,8 @@ impl Shape for Item {
 
     fn from_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<Option<Self>, A::Error> {
         let mut ids = Vec::new();
-        while ids.len() <= MOST_TOKENS {
-            let Some(Shaped(id)) = array.next_element()? else { return Ok(Some(Self::Tokens(ids))) };
+        while ids.len() <= MAX_TOKENS {
+            let Some(Lenient(id)) = array.next_element()? else { return Ok(Some(Self::Tokens(ids))) };
             let Some(id) = id else { return skip_array(array) };
             ids.push(id);
         }

@@ -1,22 +1,20 @@
-//! What clients say and what they are told: the JSON of OpenAI's embeddings API, and nothing else.
+//! The JSON of OpenAI's embeddings API: requests, responses and errors.
 //!
-//! This crate knows the wire format. It must never know HTTP, models, tokenizers, limits or
-//! settings: a status code is the server's business, and so is how many inputs are too many.
+//! This crate knows only the wire format. It must not depend on HTTP, models, tokenizers, limits or settings: status codes
+//! and the maximum number of inputs are up to the server.
 //!
-//! A request enters through [`EmbeddingRequest::from_json`], which takes the bytes of a body and
-//! either returns a request whose every field is well formed or a [`RequestError`] whose text is the
-//! one that OpenAI's clients know. A response leaves through [`EmbeddingResponse::write_json`],
-//! which formats vectors straight into the output buffer: at tens of thousands of vectors a second,
-//! a copy of them all would show.
+//! [`EmbeddingRequest::from_json`] parses the bytes of a body. It returns a request with valid fields, or a
+//! [`RequestError`] with the message of OpenAI's API. [`EmbeddingResponse::write_json`] formats vectors straight into the
+//! output buffer, without a copy: a server writes tens of thousands of vectors per second.
 //!
-//! Three properties hold for every input and are worth knowing before changing anything here:
+//! Three properties hold for every input:
 //!
-//! - **Parsing is total.** No body panics, overflows the stack or recurses deeper than the format
-//!   itself does, however many brackets it opens.
-//! - **Faults are ranked, not raced.** Syntax comes first, then `model`, `input`, `encoding_format`
-//!   and `dimensions`, whatever order the keys are in. A [`RequestError`] is therefore stable.
-//! - **`null` vectors cannot be written.** [`Vectors::new`] refuses NaN and infinity, which JSON
-//!   cannot express and which `serde_json` would silently turn into `null`.
+//! - **Parsing is total.** No body causes a panic or a stack overflow, or recursion deeper than the request format, no
+//!   matter how many brackets it opens.
+//! - **Errors have a fixed order.** Syntax comes first, then `model`, `input`, `encoding_format` and `dimensions`,
+//!   independent of the order of the keys. The same mistakes always give the same [`RequestError`].
+//! - **Vectors never contain `null`.** [`Vectors::new`] rejects NaN and infinity, which JSON cannot express and which
+//!   `serde_json` would silently write as `null`.
 //!
 //! ```
 //! use openai_schema::{EmbeddingInput, EmbeddingRequest, EmbeddingResponse, Usage, Vectors};
@@ -42,14 +40,14 @@ mod embeddings;
 mod error;
 mod extra;
 mod input;
+mod lenient;
 mod models;
-mod shape;
 mod surrogates;
 mod vector;
 
 pub use embeddings::{EmbeddingRequest, EmbeddingResponse, EncodingFormat, Usage};
 pub use error::{ErrorBody, ErrorDetail, RequestError};
 pub use extra::ExtraValue;
-pub use input::{EmbeddingInput, MOST_INPUTS, MOST_TOKENS};
+pub use input::{EmbeddingInput, MAX_INPUTS, MAX_TOKENS};
 pub use models::{ModelList, ModelObject};
 pub use vector::{Vectors, VectorsError};

@@ -1,4 +1,4 @@
-//! The answers of `GET /v1/models` and `GET /v1/models/{id}`.
+//! The responses of `GET /v1/models` and `GET /v1/models/{id}`.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct ModelObject {
     /// The name that a request gives as `model`.
     pub id: String,
-    /// Seconds since the Unix epoch. `u32` because async-openai reads no more; it lasts until 2106.
+    /// Seconds since the Unix epoch. `u32`, as in async-openai; it lasts until 2106.
     pub created: u32,
     /// The organisation that the model comes from.
     pub owned_by: String,

@@ -1,24 +1,23 @@
-//! Mending JSON text that escapes half of a character.
+//! Replacement of lone surrogates in JSON text.
 //!
-//! A client that cuts a string by UTF-16 units leaves half of an emoji at its end, and openai-node
-//! then sends `"\ud83d"`. That is valid JSON (RFC 8259, section 8.2) but no Unicode text, and
-//! `serde_json` refuses the whole body for it. WHATWG's "well-formed string" rule is applied
-//! instead: each lone surrogate becomes one U+FFFD.
+//! A client that truncates a string by UTF-16 code units can leave half of an emoji at its end, and openai-node then sends
+//! `"\ud83d"`. That is valid JSON (RFC 8259, section 8.2) but not valid Unicode, and `serde_json` rejects the whole body.
+//! Instead, each lone surrogate becomes U+FFFD, as in JavaScript's `String.prototype.toWellFormed`.
 
 use std::borrow::Cow;
 
-/// `\uXXXX`
+/// Length of `\uXXXX`.
 const ESCAPE_LEN: usize = 6;
 
-/// Replaces the escape of every lone surrogate by `\ufffd`; surrogate pairs stay.
+/// Replaces the escape of every lone surrogate by `\ufffd`; surrogate pairs are kept.
 ///
-/// The result has the length of `json`, so that the position of a syntax error stays right. Borrows
-/// if there is nothing to mend. Malformed escapes are left for the parser to refuse.
-pub(crate) fn mend(json: &str) -> Cow<'_, str> {
-    let mut mended = String::new();
+/// The result has the length of `json`, so that the position of a syntax error stays correct. It borrows `json` if nothing
+/// is replaced. Malformed escapes are left for the parser to reject.
+pub(crate) fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
+    let mut replaced = String::new();
     let mut copied = 0;
     let mut at = 0;
-    // Outside strings JSON has no backslash, so that every one found here starts an escape.
+    // JSON has no backslash outside strings, so each one starts an escape.
     while let Some(offset) = json[at..].find('\\') {
         let escape = at + offset;
         at = match code_unit(json, escape) {
@@ -28,24 +27,24 @@ pub(crate) fn mend(json: &str) -> Cow<'_, str> {
                 escape + 2 * ESCAPE_LEN
             }
             Some(0xD800..=0xDFFF) => {
-                mended.push_str(&json[copied..escape]);
-                mended.push_str("\\ufffd");
+                replaced.push_str(&json[copied..escape]);
+                replaced.push_str("\\ufffd");
                 copied = escape + ESCAPE_LEN;
                 copied
             }
             Some(_) => escape + ESCAPE_LEN,
-            // The escaped character is skipped with its backslash: in `\\ud83d` no `\u` begins.
+            // The escaped character is skipped with its backslash: `\\ud83d` holds no `\u` escape.
             None => escape + 1 + json[escape + 1..].chars().next().map_or(0, char::len_utf8),
         };
     }
     if copied == 0 {
         return Cow::Borrowed(json);
     }
-    mended.push_str(&json[copied..]);
-    Cow::Owned(mended)
+    replaced.push_str(&json[copied..]);
+    Cow::Owned(replaced)
 }
 
-/// The UTF-16 code unit that is escaped as `\uXXXX` at byte `at`.
+/// Returns the UTF-16 code unit that is escaped as `\uXXXX` at byte `at`.
 fn code_unit(json: &str, at: usize) -> Option<u16> {
     let hex = json.as_bytes().get(at..at + ESCAPE_LEN)?.strip_prefix(b"\\u")?;
     hex.iter().try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)? as u16))
@@ -55,7 +54,7 @@ fn code_unit(json: &str, at: usize) -> Option<u16> {
 mod tests {
     use std::borrow::Cow;
 
-    use super::mend;
+    use super::replace_lone_surrogates;
 
     #[test]
     fn lone_surrogates_become_replacement_characters() {
@@ -71,13 +70,14 @@ mod tests {
             (r#""\\\ud83d""#, r#""\\\ufffd""#),
             (r#""é\ud83d漢""#, r#""é\ufffd漢""#),
         ] {
-            assert_eq!(mend(json), want);
-            assert_eq!(mend(json).len(), json.len());
+            let replaced = replace_lone_surrogates(json);
+            assert_eq!(replaced, want);
+            assert_eq!(replaced.len(), json.len());
         }
     }
 
     #[test]
-    fn everything_else_is_borrowed() {
+    fn json_without_lone_surrogates_is_borrowed() {
         for json in [
             "",
             r#""\ud83d\ude00""#,
@@ -89,7 +89,7 @@ mod tests {
             "\\u",
             "\\u12é4",
         ] {
-            assert!(matches!(mend(json), Cow::Borrowed(same) if same == json), "{json}");
+            assert!(matches!(replace_lone_surrogates(json), Cow::Borrowed(same) if same == json), "{json}");
         }
     }
 }

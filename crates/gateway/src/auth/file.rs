@@ -1,7 +1,7 @@
 //! API keys from a file: read at start-up, and again when the file changes.
 //!
-//! A new content counts when it holds keys that can be used. Until then the last good keys stay: nothing that
-//! happens to the file lets anyone in who was not.
+//! A new content is used once all its keys are valid. Until then the last good keys stay in use, so that a broken file
+//! neither admits nor locks out a client.
 
 use std::{io, path::PathBuf};
 
@@ -9,13 +9,13 @@ use thiserror::Error;
 
 use crate::{
     auth::Keys,
-    background::Background,
+    background::BackgroundThread,
     config::{ApiKey, ApiKeyError},
-    middleware::chain,
-    watched::{self, Watched},
+    error_chain::error_chain,
+    reload::{self, Reloadable},
 };
 
-/// A file of API keys that cannot be used. Never quotes what is in it.
+/// A file of API keys that cannot be used. It never quotes the file.
 #[derive(Debug, Error)]
 pub enum KeysFileError {
     /// It cannot be read.
@@ -23,42 +23,42 @@ pub enum KeysFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// It is something that no file of keys would be.
-    #[error("{} is no file of API keys: it is no plain UTF-8 file of at most 1 MiB", path.display())]
-    Unlike {
+    /// It is not a regular UTF-8 file of a plausible size.
+    #[error("{} is not a file of API keys: expected a regular UTF-8 file of at most 1 MiB", path.display())]
+    NotKeys {
         /// The file.
         path: PathBuf,
     },
-    /// There is no key in it. Refused, because a file that was not filled in must not leave the server open.
-    #[error("the file of API keys {} holds none; to let everyone in, leave the setting out", path.display())]
+    /// It contains no key. This is an error, because a forgotten file must not leave the server open.
+    #[error("the file of API keys {} contains no key; to serve without keys, remove the setting", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A line that is no key, or a name that occurs twice, in the file or here and in the other settings.
+    /// A line is not a key, or a name occurs twice, in the file or in the file and the other settings.
     #[error("the file of API keys {} cannot be used", path.display())]
     Key {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The key's error.
         #[source]
         source: ApiKeyError,
     },
-    /// Nobody can watch the file.
+    /// The system cannot start a thread.
     #[error("cannot start the thread that watches the file of API keys")]
     Thread(#[source] io::Error),
 }
 
-/// Keeps `keys` as `path` says, from now on.
+/// Loads the file at `path` into `keys`, and reloads it while the returned thread lives.
 ///
 /// # Errors
-/// When the file cannot be used, or the system gives no thread.
-pub(super) fn watch(keys: Keys, path: PathBuf) -> Result<Background, KeysFileError> {
-    watched::watch("keys", KeysFile { keys, path }, KeysFileError::Thread)
+/// If the file cannot be used, or the system cannot start a thread.
+pub(super) fn watch(keys: Keys, path: PathBuf) -> Result<BackgroundThread, KeysFileError> {
+    reload::watch("keys", KeysFile { keys, path }, KeysFileError::Thread)
 }
 
 struct KeysFile {
@@ -66,20 +66,20 @@ struct KeysFile {
     path: PathBuf,
 }
 
-impl Watched for KeysFile {
-    type Content = [Vec<u8>; 1];
+impl Reloadable for KeysFile {
+    type Snapshot = [Vec<u8>; 1];
     type Error = KeysFileError;
 
-    fn read(&self) -> Result<Self::Content, KeysFileError> {
+    fn read(&self) -> Result<Self::Snapshot, KeysFileError> {
         let path = || self.path.clone();
-        let content = watched::read(&self.path);
+        let content = reload::read(&self.path);
         let content = content.map_err(|source| KeysFileError::Read { path: path(), source })?;
-        Ok([content.ok_or_else(|| KeysFileError::Unlike { path: path() })?])
+        Ok([content.ok_or_else(|| KeysFileError::NotKeys { path: path() })?])
     }
 
-    fn take_over(&self, [content]: &Self::Content) -> Result<(), KeysFileError> {
+    fn apply(&self, [content]: &Self::Snapshot) -> Result<(), KeysFileError> {
         let path = || self.path.clone();
-        let text = std::str::from_utf8(content).map_err(|_| KeysFileError::Unlike { path: path() })?;
+        let text = std::str::from_utf8(content).map_err(|_| KeysFileError::NotKeys { path: path() })?;
         let keys = ApiKey::read_lines(text).map_err(|source| KeysFileError::Key { path: path(), source })?;
         if keys.is_empty() {
             return Err(KeysFileError::Empty { path: path() });
@@ -87,11 +87,11 @@ impl Watched for KeysFile {
         self.keys.replace(&self.path, keys)
     }
 
-    fn say_renewed(&self) {
+    fn log_reloaded(&self) {
         tracing::info!(keys = self.keys.count(), "the file of API keys was reloaded");
     }
 
-    fn say_kept(&self, error: &KeysFileError) {
-        tracing::warn!(error = chain(error), "the last good API keys stay in force");
+    fn log_rejected(&self, error: &KeysFileError) {
+        tracing::warn!(error = error_chain(error), "the last good API keys stay in use");
     }
 }

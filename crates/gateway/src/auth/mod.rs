@@ -1,7 +1,7 @@
-//! Who may ask: the extractor that lets a request in by its API key.
+//! Authentication by API key, as an extractor of the HTTP framework.
 //!
-//! Only SHA-256 hashes of keys are held, and all of them are compared, each in constant time, so that the
-//! time of a refusal tells nothing about any key. Keys may change while requests are served (`file`).
+//! Only SHA-256 hashes of keys are stored. All of them are compared, each in constant time, so that the response time
+//! reveals nothing about a key. Keys may change while requests are served (`file`).
 
 mod file;
 
@@ -17,14 +17,15 @@ use actix_web::{
     http::header::{self, HeaderMap},
     web,
 };
+use inference::CallerId;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
-    background::Background,
+    background::BackgroundThread,
     config::{ApiKey, ApiKeyError, AuthConfig},
     error::{ApiError, Code},
-    middleware::Record,
+    request_context::RequestContext,
 };
 
 pub use file::KeysFileError;
@@ -32,45 +33,45 @@ pub use file::KeysFileError;
 const MISSING: &str = "You didn't provide an API key. You need to provide your API key in an Authorization \
                        header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).";
 
-/// The keys that are let in; where none are configured, anyone is.
+/// The accepted keys. If none are configured, every request is admitted.
 #[derive(Clone)]
 pub(crate) struct Keys {
-    /// From the settings themselves.
+    /// Keys of the settings themselves.
     fixed: Arc<[ApiKey]>,
-    /// Whether there is a file of keys, too.
-    from_file: bool,
-    /// All of them.
+    /// True if there is a file of keys, too.
+    has_file: bool,
+    /// Keys of the settings and of the file.
     all: Arc<RwLock<Arc<[ApiKey]>>>,
 }
 
 impl Keys {
-    /// The keys of the settings and of their file, which is watched for as long as the second value lives.
+    /// Loads the keys of the settings and of their file, which is reloaded while the returned thread lives.
     ///
     /// # Errors
-    /// A file that cannot be used.
-    pub(crate) fn open(config: &AuthConfig) -> Result<(Self, Option<Background>), KeysFileError> {
+    /// If the file cannot be used.
+    pub(crate) fn open(config: &AuthConfig) -> Result<(Self, Option<BackgroundThread>), KeysFileError> {
         let fixed: Arc<[ApiKey]> = config.keys.clone().into();
         let all = Arc::new(RwLock::new(Arc::clone(&fixed)));
-        let keys = Self { fixed, from_file: config.api_keys_file.is_some(), all };
+        let keys = Self { fixed, has_file: config.api_keys_file.is_some(), all };
         let Some(path) = &config.api_keys_file else { return Ok((keys, None)) };
-        let watch = file::watch(keys.clone(), path.clone())?;
-        Ok((keys, Some(watch)))
+        let thread = file::watch(keys.clone(), path.clone())?;
+        Ok((keys, Some(thread)))
     }
 
-    /// Whether a request needs a key at all.
-    pub(crate) fn required(&self) -> bool {
-        self.from_file || !self.fixed.is_empty()
+    /// Returns true if requests need a key.
+    pub(crate) fn is_required(&self) -> bool {
+        self.has_file || !self.fixed.is_empty()
     }
 
-    /// Number of keys at present.
+    /// Number of keys.
     pub(crate) fn count(&self) -> usize {
         self.current().len()
     }
 
-    /// Puts the keys of the file `path` beside those of the settings.
+    /// Replaces the keys of the file `path`; those of the settings stay.
     ///
     /// # Errors
-    /// A name that both have; then nothing changes.
+    /// If a name occurs in both; then nothing changes.
     fn replace(&self, path: &Path, found: Vec<ApiKey>) -> Result<(), KeysFileError> {
         if let Some(key) = found.iter().find(|key| self.fixed.iter().any(|fixed| fixed.name == key.name)) {
             let source = ApiKeyError::DuplicateName { name: key.name.clone() };
@@ -85,24 +86,24 @@ impl Keys {
         Arc::clone(&self.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Who asks by the key that `headers` bring; `None` when no key is needed.
-    fn admit(&self, headers: &HeaderMap) -> Result<Option<Admitted>, ApiError> {
-        if !self.required() {
+    /// The owner of the key in `headers`; `None` if no key is required.
+    fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+        if !self.is_required() {
             return Ok(None);
         }
         let secret = presented(headers).ok_or_else(|| ApiError::new(Code::MissingKey, MISSING))?;
         let hash: [u8; 32] = Sha256::digest(secret).into();
-        let mut admitted = None;
+        let mut principal = None;
         for key in &*self.current() {
             let equal: Choice = key.sha256.ct_eq(&hash);
             if bool::from(equal) {
-                admitted = Some(Admitted { name: key.name.clone(), number: number(&key.sha256) });
+                principal = Some(Principal { name: key.name.clone(), id: caller_id(&key.sha256) });
             }
         }
-        admitted.map(Some).ok_or_else(|| {
+        principal.map(Some).ok_or_else(|| {
             let message = format!(
-                "Incorrect API key provided: {}. The keys of this server are set by whoever runs it.",
-                mask(secret)
+                "Incorrect API key provided: {}. The operator of this server sets its keys.",
+                redact(secret)
             );
             ApiError::new(Code::InvalidKey, message)
         })
@@ -111,23 +112,23 @@ impl Keys {
 
 /// The owner of a key.
 #[derive(Debug, PartialEq)]
-struct Admitted {
+struct Principal {
     name: String,
-    number: u64,
+    id: CallerId,
 }
 
-/// A number for a key, never 0, that is the same in every process and tells nothing about the key: hashed once more,
-/// it cannot be looked up where hashes of keys are kept.
-fn number(sha256: &[u8; 32]) -> u64 {
+/// Id of a key, never 0, and the same in every process. The key's hash is hashed again, so that the id cannot be looked up
+/// in a list of key hashes.
+fn caller_id(sha256: &[u8; 32]) -> CallerId {
     let digest = Sha256::new().chain_update(b"embedgate caller").chain_update(sha256).finalize();
     let number = digest.iter().take(8).fold(0, |number, &byte| (number << 8) | u64::from(byte));
-    number.max(1)
+    CallerId(number.max(1))
 }
 
-/// Proof that the request was let in. A handler that takes it cannot run for anyone else.
+/// Proof that the request is authenticated: a handler that takes it runs only for admitted callers.
 pub(crate) struct Caller {
-    /// Tells callers apart: one number for each key, 0 where no key is needed.
-    pub(crate) number: u64,
+    /// Identifies the caller's key; `None` if no key is required.
+    pub(crate) id: Option<CallerId>,
 }
 
 impl FromRequest for Caller {
@@ -138,12 +139,12 @@ impl FromRequest for Caller {
         let Some(keys) = request.app_data::<web::Data<Keys>>() else {
             return ready(Err(ApiError::internal("the app was built without its keys")));
         };
-        ready(keys.admit(request.headers()).map(|admitted| match admitted {
-            Some(Admitted { name, number }) => {
-                Record::of(request).set_key(&name);
-                Self { number }
+        ready(keys.authenticate(request.headers()).map(|principal| match principal {
+            Some(Principal { name, id }) => {
+                RequestContext::of(request).key.get_or_init(|| name);
+                Self { id: Some(id) }
             }
-            None => Self { number: 0 },
+            None => Self { id: None },
         }))
     }
 }
@@ -158,12 +159,12 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     bearer.or_else(api_key).map(<[u8]>::trim_ascii).filter(|secret| !secret.is_empty())
 }
 
-/// Enough of a wrong key to recognise it in one's own settings: three characters and four, and nothing of
-/// a key under 20 characters, where seven would be too many.
-fn mask(secret: &[u8]) -> String {
-    const SHORTEST_SHOWN: usize = 20;
+/// The first three and last four characters of a wrong key, enough to recognise it, or `***` for a key of fewer than 20
+/// characters.
+fn redact(secret: &[u8]) -> String {
+    const MIN_SHOWN_LEN: usize = 20;
     match std::str::from_utf8(secret) {
-        Ok(text) if text.len() >= SHORTEST_SHOWN && text.is_ascii() => {
+        Ok(text) if text.len() >= MIN_SHOWN_LEN && text.is_ascii() => {
             format!("{}***{}", &text[..3], &text[text.len() - 4..])
         }
         _ => "***".to_owned(),
@@ -180,11 +181,13 @@ mod tests {
         let (keys, _) = Keys::open(&AuthConfig { keys, api_keys_file: None }).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(name.parse().unwrap(), value.parse().unwrap());
-        keys.admit(&headers).map(|admitted| admitted.map(|who| who.name)).map_err(|error| error.code())
+        keys.authenticate(&headers)
+            .map(|principal| principal.map(|owner| owner.name))
+            .map_err(|error| error.code())
     }
 
     #[test]
-    fn each_key_is_let_in_under_its_name() {
+    fn each_key_is_accepted_under_its_name() {
         for (header, value, name) in [
             ("authorization", "Bearer secret-one", "first"),
             ("authorization", "bearer  secret-two ", "second"),
@@ -195,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_credentials_are_rejected() {
         for (header, value, code) in [
             ("authorization", "Bearer secret-on", Code::InvalidKey),
             ("authorization", "Bearer secret-one1", Code::InvalidKey),
@@ -210,18 +213,18 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_a_number_of_its_own_that_a_rename_does_not_change() {
-        let number = |name, secret| number(&ApiKey::new(name, secret).sha256);
-        assert_eq!(number("a", "secret-one"), number("b", "secret-one"));
-        assert_ne!(number("a", "secret-one"), number("a", "secret-two"));
-        assert_ne!(number("a", "secret-one"), 0);
+    fn the_id_of_a_key_depends_on_its_secret_and_not_on_its_name() {
+        let id = |name, secret| caller_id(&ApiKey::new(name, secret).sha256);
+        assert_eq!(id("a", "secret-one"), id("b", "secret-one"));
+        assert_ne!(id("a", "secret-one"), id("a", "secret-two"));
+        assert_ne!(id("a", "secret-one"), CallerId(0));
     }
 
     #[test]
-    fn a_mask_shows_seven_characters_at_most() {
-        assert_eq!(mask(b"sk-5f6ce0123456789acdb"), "sk-***acdb");
-        assert_eq!(mask(b"sk-5f6ce"), "***");
-        assert_eq!(mask("ключ-ключ-ключ-ключ-ключ".as_bytes()), "***");
-        assert_eq!(mask(&[0xff; 40]), "***");
+    fn redaction_keeps_at_most_seven_characters() {
+        assert_eq!(redact(b"sk-5f6ce0123456789acdb"), "sk-***acdb");
+        assert_eq!(redact(b"sk-5f6ce"), "***");
+        assert_eq!(redact("ключ-ключ-ключ-ключ-ключ".as_bytes()), "***");
+        assert_eq!(redact(&[0xff; 40]), "***");
     }
 }

@@ -176,10 +176,10 @@ settings! {
     /// Limits of one request, of all requests in memory, and of each API key.
     pub struct LimitsConfig in LIMITS {
         /// Inputs of one request; OpenAI allows 2048.
-        max_inputs: usize = 2048, min(1), max(openai_schema::MOST_INPUTS as u64), advanced;
+        max_inputs: usize = 2048, min(1), max(openai_schema::MAX_INPUTS as u64), advanced;
 
         /// Tokens of one request, over all its inputs; OpenAI allows 300000.
-        max_request_tokens: usize = 300_000, min(1), max(openai_schema::MOST_TOKENS as u64), advanced;
+        max_request_tokens: usize = 300_000, min(1), max(openai_schema::MAX_TOKENS as u64), advanced;
 
         /// Bytes of the body of one request.
         max_body_bytes: usize = 32 * 1024 * 1024, min(1), max(1 << 30), advanced;
@@ -360,7 +360,7 @@ settings! {
         max_batch_tokens: Option<usize> = None, min(1), max(MAX_BATCH_TOKENS), advanced, example("1024");
 
         /// Inputs of one batch.
-        max_batch_inputs: usize = 256, min(1), max(openai_schema::MOST_INPUTS as u64), advanced;
+        max_batch_inputs: usize = 256, min(1), max(openai_schema::MAX_INPUTS as u64), advanced;
 
         // Room for two of the largest requests, so that one of them does not keep all other requests out.
         /// Tokens in the queue above which requests are rejected with 503 and `retry-after`. Without it, twice

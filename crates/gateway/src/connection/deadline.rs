@@ -1,9 +1,9 @@
-//! The time at which a connection is ended, which follows from its phase and, while sending, from its rate.
+//! The time at which a connection is ended. It depends on the phase and, while sending, on the rate.
 //!
-//! Most phases have a limit that counts from their beginning. Sending has a budget of time, which shrinks while the
-//! socket takes nothing, grows by `1 / min_send_rate` seconds for each byte that the socket takes, and never exceeds
-//! `send_timeout`. So the connection of a client that stops is ended after `send_timeout` at the latest, and that of a
-//! client that is too slow on average a little later. A client that only pauses now and then keeps its connection.
+//! Most phases have a timeout that counts from their beginning. Sending has a time budget, which shrinks while the socket
+//! accepts nothing, grows by `1 / min_send_rate` seconds for each byte that it accepts, and never exceeds `send_timeout`. So
+//! the connection of a client that stops reading ends after at most `send_timeout`, and that of a client that is too slow on
+//! average a little later. A client that only pauses now and then keeps its connection.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Deadline {
         Self { limits, phase: None, at: None, budget: limits.send, written: 0, updated: now }
     }
 
-    /// The deadline of a connection that is in `phase` now and has written `written` bytes; `None` for never.
+    /// The deadline of a connection that is in `phase` and has written `written` bytes; `None` for no deadline.
     pub(super) fn update(&mut self, phase: Option<Phase>, written: u64, now: Instant) -> Option<Instant> {
         if self.phase == Some(Phase::Send) {
             self.budget = self.budget.saturating_sub(now - self.updated);
@@ -42,8 +42,8 @@ impl Deadline {
             Some(phase) => {
                 self.budget = self.limits.send;
                 let limit = if phase == Phase::Idle { self.limits.idle } else { self.limits.head };
-                // The dispatcher can read a request and answer it in one poll: the phase seems unchanged, but a new period
-                // began with the answer.
+                // The dispatcher can read a request and answer it in one poll. Then the phase is the same, but a new period
+                // began with the response.
                 let continues = self.phase == Some(phase) && sent == 0;
                 if continues { self.at } else { now.checked_add(limit) }
             }
@@ -54,7 +54,7 @@ impl Deadline {
 }
 
 impl Limits {
-    /// Sending time that a client earns with `bytes` bytes.
+    /// Time budget that a client earns by accepting `bytes` bytes.
     fn earned(&self, bytes: u64) -> Duration {
         if bytes == 0 {
             Duration::ZERO
@@ -82,7 +82,8 @@ mod tests {
         linger_bytes: 0,
     };
 
-    /// Seconds until the end of a client that takes `bytes` every `pause` seconds of an endless answer, if within a day.
+    /// Seconds until the connection ends of a client that accepts `bytes` bytes of an endless response every `pause` seconds,
+    /// if within a day.
     fn lifetime(limits: Limits, bytes: u64, pause: u64) -> Option<u64> {
         let start = Instant::now();
         let mut deadline = Deadline::new(limits, start);
@@ -94,28 +95,28 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_takes_nothing_has_the_send_timeout() {
+    fn a_client_that_accepts_nothing_is_ended_after_the_send_timeout() {
         assert_eq!(lifetime(LIMITS, 0, 1), Some(30));
     }
 
     #[test]
-    fn a_client_is_ended_if_and_only_if_it_is_slower_than_the_rate() {
+    fn only_a_client_below_the_minimum_rate_is_ended() {
         assert_eq!(lifetime(LIMITS, 1000, 1), None);
         assert_eq!(lifetime(LIMITS, 25_000, 25), None);
         assert_eq!(lifetime(LIMITS, 500, 1), Some(59));
-        // However much it takes at once: nothing is saved for later.
+        // A burst, however large, does not raise the budget above the timeout.
         assert_eq!(lifetime(LIMITS, 1_000_000_000, 40), Some(30));
     }
 
     #[test]
-    fn without_a_rate_any_byte_is_enough() {
+    fn without_a_minimum_rate_any_byte_is_enough() {
         let limits = Limits { min_send_rate: 0, ..LIMITS };
         assert_eq!(lifetime(limits, 1, 29), None);
         assert_eq!(lifetime(limits, 0, 1), Some(30));
     }
 
     #[test]
-    fn the_servers_own_time_costs_the_client_nothing() {
+    fn the_budget_does_not_shrink_while_the_server_computes() {
         let start = Instant::now();
         let mut deadline = Deadline::new(LIMITS, start);
         deadline.update(Some(Phase::Send), 0, start);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_counts_from_the_beginning_of_its_phase() {
+    fn a_timeout_counts_from_the_beginning_of_its_phase() {
         let start = Instant::now();
         let mut deadline = Deadline::new(LIMITS, start);
         for (after, phase, end) in [
@@ -141,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_begins_a_new_period() {
+    fn a_response_begins_a_new_period() {
         let start = Instant::now();
         let mut deadline = Deadline::new(LIMITS, start);
         for (after, phase, written, end) in [
             (0, Phase::Idle, 0, 90),
             // A request was read and answered in one poll.
             (60, Phase::Idle, 100, 150),
-            // Bytes that are no request change nothing.
+            // Bytes that are not a request change nothing.
             (120, Phase::Idle, 100, 150),
             (130, Phase::Head, 100, 140),
             (135, Phase::Head, 200, 145),
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_no_deadline() {
+    fn without_a_limit_there_is_no_deadline() {
         let limits = Limits { head: Duration::MAX, send: Duration::MAX, ..LIMITS };
         let now = Instant::now();
         let mut deadline = Deadline::new(limits, now);

@@ -1,4 +1,4 @@
-//! One request and its answer, as the connection sees them.
+//! One request and its response on a connection.
 
 use std::{
     pin::Pin,
@@ -17,31 +17,31 @@ use futures_util::Stream;
 
 use super::{BodyState, Connection, Interim};
 
-/// The time from a request's head to the end of its answer. The end is the drop of this value.
+/// The time from a request's head to the end of its response. Dropping it marks the end.
 pub(crate) struct Exchange(Rc<Connection>);
 
 impl Exchange {
-    /// Begins with `request`, and watches how far its body is read.
+    /// Begins with `request`, and records how far its body is read.
     pub(crate) fn begin(request: &mut ServiceRequest) -> Self {
         let connection = Connection::of(request.request());
         let body = match request.take_payload() {
             Payload::None => BodyState::Complete,
             payload => {
-                let watched = RequestBody { payload, connection: Rc::clone(&connection) };
-                request.set_payload(Payload::Stream { payload: Box::pin(watched) });
+                let body = RequestBody { payload, connection: Rc::clone(&connection) };
+                request.set_payload(Payload::Stream { payload: Box::pin(body) });
                 BodyState::Untouched
             }
         };
         connection.set_body(body);
         connection.interim.set(if request.head().expect() { Interim::Hold } else { Interim::Pass });
         connection.mark.set(connection.read.get());
-        connection.asked.set(true);
+        connection.has_request.set(true);
         connection.answering.set(true);
         Self(connection)
     }
 
-    /// Notes that the final status is decided. Returns true if the connection has to close after the answer, because the
-    /// rest of the request's body would be taken for the next request.
+    /// Records that the final status is decided. Returns true if the connection must close after the response, because the
+    /// rest of the request's body would be read as the next request.
     pub(crate) fn decide(&self) -> bool {
         let connection = &self.0;
         if connection.interim.get() == Interim::Hold {
@@ -50,9 +50,9 @@ impl Exchange {
         connection.has_unread_body()
     }
 
-    /// The answer's body. Dropping it ends the exchange.
-    pub(crate) fn ending_with<B: MessageBody>(self, body: B) -> AnswerBody<B> {
-        AnswerBody { body: Box::pin(body), _exchange: self }
+    /// Wraps the response's body. Dropping the wrapper ends the exchange.
+    pub(crate) fn ending_with<B: MessageBody>(self, body: B) -> ResponseBody<B> {
+        ResponseBody { body: Box::pin(body), _exchange: self }
     }
 }
 
@@ -63,7 +63,7 @@ impl Drop for Exchange {
     }
 }
 
-/// A request's body that notes how far it was read.
+/// A request's body that records how far it was read.
 struct RequestBody {
     payload: Payload,
     connection: Rc<Connection>,
@@ -85,13 +85,13 @@ impl Stream for RequestBody {
     }
 }
 
-/// An answer's body. The dispatcher drops it when all of it is in its write buffer.
-pub(crate) struct AnswerBody<B> {
+/// A response's body. The dispatcher drops it once all of it is in the write buffer.
+pub(crate) struct ResponseBody<B> {
     body: Pin<Box<B>>,
     _exchange: Exchange,
 }
 
-impl<B: MessageBody> MessageBody for AnswerBody<B> {
+impl<B: MessageBody> MessageBody for ResponseBody<B> {
     type Error = B::Error;
 
     fn size(&self) -> BodySize {

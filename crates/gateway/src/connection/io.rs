@@ -14,9 +14,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// Maximum number of unsent bytes of an answer in the kernel. The rest stays in this process until the client has taken
-/// some, so that the client's rate can be measured. Without this, the kernel's buffer grows to megabytes and reports
-/// progress in steps of a third of it.
+/// Maximum number of unsent bytes of a connection in the kernel (TCP_NOTSENT_LOWAT). The rest stays in this process until
+/// the client accepts some, so that the client's rate can be measured. Without this option, the kernel's buffer grows to
+/// megabytes and reports progress in steps of a third of it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const MAX_UNSENT: u32 = 128 << 10;
 
@@ -27,7 +27,7 @@ pub(super) enum Io {
 }
 
 impl Io {
-    /// Sets the options of a connection, and completes its TLS handshake if it has one.
+    /// Sets the socket options of a connection, and completes its TLS handshake if there is one.
     ///
     /// # Errors
     /// If the handshake fails, or takes longer than `limit` ([`io::ErrorKind::TimedOut`]).
@@ -36,7 +36,7 @@ impl Io {
         tls: Option<TlsAcceptor>,
         limit: Duration,
     ) -> Result<Self, io::Error> {
-        // A socket that refuses an option works without it.
+        // A socket without one of these options still works.
         let _ = tcp.set_nodelay(true);
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let _ = socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(MAX_UNSENT);
@@ -51,7 +51,7 @@ impl Io {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
         };
-        // Otherwise the kernel tries for minutes to send the rest to a client that takes nothing.
+        // Otherwise the kernel tries for minutes to send the rest to a client that accepts nothing.
         let _ = tcp.set_zero_linger();
     }
 }

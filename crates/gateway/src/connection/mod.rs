@@ -1,14 +1,14 @@
-//! One client's connection, from its accept to its close. Each of its states has a time limit.
+//! A client's connection, from its accept to its close. Each of its phases has a timeout.
 //!
-//! The HTTP library has timers for the first head, an idle connection and little else, so this module has its own. The
-//! library's dispatcher runs inside [`supervisor`], which knows from two sides which [`Phase`] the connection is in:
-//! [`stream`] counts the bytes that pass and notes when the client takes no more, and the middleware's [`Exchange`] says
-//! when a request is being answered and how much of its body was read. A connection that outlasts its phase's limit is
-//! taken from the dispatcher and closed (docs/adr/0014).
+//! The HTTP library has timeouts for the first head and an idle connection, so this module adds the others. The library's
+//! dispatcher runs inside [`supervisor`], which knows the connection's [`Phase`] from two sources: [`stream`] counts the
+//! bytes and records when the socket accepts no more, and the middleware's [`Exchange`] records when a request is being
+//! answered and how much of its body was read. A connection that exceeds its phase's timeout is taken from the dispatcher
+//! and closed (docs/adr/0014).
 //!
 //! ```text
-//! accept ─▶ handshake ─▶ head ─▶ (the server's turn: body, work) ─▶ send ─▶ idle ─▶ head ─▶ …
-//!                                                                     └─▶ linger ─▶ closed
+//! accept ─▶ handshake ─▶ head ─▶ (body, computation) ─▶ send ─▶ idle ─▶ head ─▶ …
+//!                                                        └─▶ linger ─▶ closed
 //! ```
 
 mod deadline;
@@ -27,17 +27,17 @@ pub(crate) use exchange::Exchange;
 pub(crate) use stream::Stream;
 pub(crate) use supervisor::serve;
 
-/// Limits of every connection. [`Duration::MAX`] is no limit.
+/// Limits of every connection. [`Duration::MAX`] means no limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// For a TLS handshake, and for a head.
+    /// Timeout of a TLS handshake, and of a head.
     head: Duration,
     idle: Duration,
-    /// Longest time that an answer waits for its client; see [`deadline`].
+    /// Maximum time budget for sending; see [`deadline`].
     send: Duration,
-    /// Bytes a second that a client has to take; 0 if any byte is enough.
+    /// Minimum bytes per second that a client must accept; 0 if any byte is enough.
     min_send_rate: usize,
-    /// Bytes that are read and dropped after the last answer.
+    /// Maximum number of bytes that are read and dropped after the last response.
     linger_bytes: usize,
 }
 
@@ -55,11 +55,12 @@ impl Limits {
     }
 }
 
-/// Maximum number of bytes that the dispatcher reads at a time between bodies. It decodes every request that it has read, at
-/// some 5 kB each, before it answers the first: 128 KiB, its own limit, are 20 MB of the shortest requests.
-const HEAD_STEP: usize = 2 << 10;
-/// The same within a body, which requests may follow.
-const BODY_STEP: usize = 16 << 10;
+/// Maximum number of bytes that the dispatcher reads at a time between bodies. It decodes every request that it has read,
+/// at about 5 kB of memory each, before it answers the first: its own limit of 128 KiB would be 20 MB for the shortest
+/// requests.
+const MAX_HEAD_STEP: usize = 2 << 10;
+/// The same within a body, after which requests may follow.
+const MAX_BODY_STEP: usize = 16 << 10;
 
 /// State of one connection, shared by its stream, its supervisor and the middleware, which all run on one thread.
 #[derive(Default)]
@@ -68,9 +69,9 @@ pub(crate) struct Connection {
     read: Cell<u64>,
     /// Bytes read in this step, see [`Self::begin_step`].
     step: Cell<usize>,
-    /// True once the step's limit kept bytes from being read.
+    /// True once the step's limit has prevented a read.
     withheld: Cell<bool>,
-    /// `read` when the last request began, and again when its answer ended.
+    /// Value of `read` when the last request began, or when its response ended.
     mark: Cell<u64>,
     /// Bytes of HTTP written so far.
     written: Cell<u64>,
@@ -79,8 +80,8 @@ pub(crate) struct Connection {
     /// True once the client closed its side.
     closed: Cell<bool>,
     /// True once a request has arrived.
-    asked: Cell<bool>,
-    /// True from a request's head until the last byte of its answer is with the socket, or waits for it (`blocked`).
+    has_request: Cell<bool>,
+    /// True from a request's head until its whole response is in the dispatcher's write buffer.
     answering: Cell<bool>,
     body: Cell<BodyState>,
     interim: Cell<Interim>,
@@ -103,7 +104,7 @@ enum Interim {
     Pass,
     /// Keep it until the handler reads the body or answers.
     Hold,
-    /// Leave it out: the final answer came first.
+    /// Discard it: the final response came first.
     Drop,
 }
 
@@ -113,13 +114,13 @@ impl Connection {
         request.conn_data::<Rc<Self>>().cloned().unwrap_or_default()
     }
 
-    /// Bytes on the wire since the request's head, HTTP's framing included; exact up to the dispatcher's buffer
-    /// (128 KiB).
+    /// Bytes on the wire since the request's head, including HTTP's framing. The error is at most the dispatcher's buffer
+    /// of 128 KiB.
     pub(crate) fn body_wire_bytes(&self) -> u64 {
         self.read.get() - self.mark.get()
     }
 
-    /// The phase; `None` while the client waits for the server. The handler bounds its own time.
+    /// The phase; `None` while the client waits for the server, whose handlers have timeouts of their own.
     fn phase(&self) -> Option<Phase> {
         if self.blocked.get() {
             Some(Phase::Send)
@@ -127,21 +128,21 @@ impl Connection {
             None
         } else if self.has_unread_body() {
             Some(Phase::Linger)
-        } else if !self.asked.get() || self.read.get() > self.mark.get() {
+        } else if !self.has_request.get() || self.read.get() > self.mark.get() {
             Some(Phase::Head)
         } else {
             Some(Phase::Idle)
         }
     }
 
-    /// Begins a new step of reading, unless requests would be read ahead of an answer that is computed or not yet taken.
+    /// Begins a new step of reading, unless it would read requests ahead while a response is computed or sent.
     fn begin_step(&self) {
         if self.may_read_on() {
             self.step.set(0);
         }
     }
 
-    /// Returns true if bytes were kept from being read in this step and may be read now.
+    /// Returns true if a read was prevented in this step and is possible now.
     fn wants_step(&self) -> bool {
         let wants = self.withheld.get() && (self.may_read_on() || self.left_in_step() > 0);
         if wants {
@@ -152,14 +153,14 @@ impl Connection {
 
     /// Number of bytes that may still be read in this step.
     fn left_in_step(&self) -> usize {
-        let limit = if self.has_unread_body() { BODY_STEP } else { HEAD_STEP };
+        let limit = if self.has_unread_body() { MAX_BODY_STEP } else { MAX_HEAD_STEP };
         limit.saturating_sub(self.step.get())
     }
 
     fn set_body(&self, body: BodyState) {
         self.body.set(body);
         if body == BodyState::Complete {
-            // However much was read so far, some more must be, or the server would not see that the client hangs up.
+            // Without a new step the server could not read on, and would not see that the client disconnects.
             self.step.set(0);
         }
     }

@@ -26,15 +26,15 @@ impl Stream {
         Self { io: Rc::clone(io), connection: Rc::clone(connection) }
     }
 
-    /// The state that requests find in their connection's data.
+    /// The state that is attached to the connection's requests.
     pub(crate) fn connection(&self) -> Rc<Connection> {
         Rc::clone(&self.connection)
     }
 
-    /// Notes whether the socket accepted the bytes of a write.
-    fn note<T>(&self, taken: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.connection.blocked.set(taken.is_pending());
-        taken
+    /// Records whether the socket accepts more bytes.
+    fn record_blocked<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.connection.blocked.set(result.is_pending());
+        result
     }
 }
 
@@ -65,7 +65,8 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let connection = &self.connection;
-        // Behind the rest of an earlier answer it goes unnoticed, and the client sends a body that is not needed.
+        // In one write with the rest of an earlier response it is not recognised; then the client sends a body that may not
+        // be needed.
         if bytes.starts_with(CONTINUE) {
             match connection.interim.get() {
                 Interim::Pass => {}
@@ -77,16 +78,17 @@ impl AsyncWrite for Stream {
                 }
             }
         }
-        let taken = ready!(self.note(Pin::new(&mut *self.io.borrow_mut()).poll_write(context, bytes)))?;
-        connection.written.set(connection.written.get() + taken as u64);
-        Poll::Ready(Ok(taken))
+        let written =
+            ready!(self.record_blocked(Pin::new(&mut *self.io.borrow_mut()).poll_write(context, bytes)))?;
+        connection.written.set(connection.written.get() + written as u64);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.note(Pin::new(&mut *self.io.borrow_mut()).poll_flush(context))
+        self.record_blocked(Pin::new(&mut *self.io.borrow_mut()).poll_flush(context))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.note(Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(context))
+        self.record_blocked(Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(context))
     }
 }

@@ -1,4 +1,4 @@
-//! The future of a connection: runs the HTTP dispatcher until it ends or the client is late, then closes the socket.
+//! The future of a connection: it runs the HTTP dispatcher until it ends or its phase times out, then closes the socket.
 
 use std::{
     cell::RefCell,
@@ -26,10 +26,10 @@ use tokio_rustls::TlsAcceptor;
 use super::{Connection, Limits, Phase, Stream, deadline::Deadline, io::Io};
 use crate::metrics::{Metrics, OpenConnection};
 
-/// Longest time for a client to read its last answer and close.
+/// Maximum time for a client to read its last response and close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Serves HTTP with `http` on every connection, in TLS where an acceptor is given.
+/// Serves HTTP with `http` on every connection, over TLS if there is an acceptor.
 pub(crate) fn serve<H, F>(
     http: F,
     tls: Option<TlsAcceptor>,
@@ -69,10 +69,10 @@ where
 /// Outcome of the dispatcher's part.
 enum End {
     Dispatcher(Result<(), DispatchError>),
-    /// The answer is sent, but the body was not read to its end.
+    /// The response is sent, but the request's body was not read completely.
     Unread,
-    /// The client exceeded the limit of its phase.
-    Late(Phase),
+    /// The client exceeded the timeout of its phase.
+    TimedOut(Phase),
 }
 
 struct Supervisor {
@@ -108,10 +108,10 @@ impl Supervisor {
         let Some(io) = Rc::into_inner(io) else { return Ok(()) };
         let mut io = io.into_inner();
         let unread = match end {
-            End::Late(phase) => {
+            End::TimedOut(phase) => {
                 self.report(phase);
                 match phase {
-                    Phase::Head => refuse(&mut io).await,
+                    Phase::Head => send_request_timeout(&mut io).await,
                     Phase::Send => io.reset_on_close(),
                     _ => drop(timeout(LINGER_TIMEOUT, io.shutdown()).await),
                 }
@@ -130,21 +130,21 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Counts and logs that the connection is ended because its client exceeded a limit.
+    /// Counts and logs a connection that is ended because its client exceeded a limit.
     fn report(&self, phase: Phase) {
         self.metrics.connection_ended(phase);
         let phase = phase.label();
-        tracing::debug!(peer = ?self.peer, phase, "the connection is ended: its client took too long, or sent too much");
+        tracing::debug!(peer = ?self.peer, phase, "connection ended: the client exceeded the limit of the phase");
     }
 
-    /// Logs the error that broke the connection. A client's mistake is not logged as an error of the server.
+    /// Logs the error that broke the connection, at level DEBUG if the client caused it.
     fn log(&self, error: &DispatchError) {
         let peer = self.peer;
         match error {
             DispatchError::Io(_) | DispatchError::Parse(_) => {
-                tracing::debug!(?peer, %error, "the connection broke");
+                tracing::debug!(?peer, %error, "connection failed");
             }
-            _ => tracing::error!(?peer, %error, "the connection broke"),
+            _ => tracing::error!(?peer, %error, "connection failed"),
         }
     }
 }
@@ -168,12 +168,12 @@ async fn drive(
         let (phase, now) = (connection.phase(), Instant::now());
         match (phase, deadline.update(phase, connection.written.get(), now)) {
             (Some(Phase::Linger), _) => Poll::Ready(End::Unread),
-            (Some(phase), Some(end)) if end <= now => Poll::Ready(End::Late(phase)),
+            (Some(phase), Some(end)) if end <= now => Poll::Ready(End::TimedOut(phase)),
             (Some(phase), Some(end)) => {
                 if timer.deadline() != end {
                     timer.as_mut().reset(end);
                 }
-                timer.as_mut().poll(context).map(|()| End::Late(phase))
+                timer.as_mut().poll(context).map(|()| End::TimedOut(phase))
             }
             _ => Poll::Pending,
         }
@@ -181,22 +181,22 @@ async fn drive(
     .await
 }
 
-/// Answers a late head with 408, and closes.
-async fn refuse(io: &mut Io) {
-    let answer = format!(
+/// Answers an incomplete head with 408, and closes.
+async fn send_request_timeout(io: &mut Io) {
+    let response = format!(
         "HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\ndate: {}\r\n\r\n",
         HttpDate::from(SystemTime::now())
     );
     let send = async {
-        io.write_all(answer.as_bytes()).await?;
+        io.write_all(response.as_bytes()).await?;
         io.shutdown().await
     };
-    // A client that is gone needs no answer.
+    // An error means that the client is gone.
     let _ = timeout(LINGER_TIMEOUT, send).await;
 }
 
-/// Closes our side and reads on for a while. A close with unread bytes would reset the connection, and the client could
-/// lose the answer (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
+/// Closes the sending side and reads on for a while. A close with unread bytes would reset the connection, and the client
+/// could lose the response (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
 async fn linger(io: &mut Io, max_bytes: usize) -> bool {
     let mut scratch = vec![0; 16 << 10];
     let read = async {

@@ -25,7 +25,7 @@ use inference::{
     Observer, Pooling, RemoteCache, StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
 use model_import::{
-    Card, DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, PoolingMode, Precision,
+    DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, ModelManifest, PoolingMode, Precision,
 };
 use thiserror::Error;
 
@@ -214,7 +214,7 @@ fn load_model(
         let observer = Arc::new(metrics.model(Some(&config.id)));
         let model = start(config, &folder, selection, context, observer)?;
         model.engine.probe().map_err(|source| ModelLoadError::Probe(Box::new(source)))?;
-        let checked = folder.card().map_or(Ok(()), |card| check_golden(&model, card));
+        let checked = folder.manifest().map_or(Ok(()), |manifest| check_golden(&model, manifest));
         let failed = |source| ModelLoadError::Golden { path: config.path.clone(), source: Box::new(source) };
         checked.map(|()| model).map_err(failed)
     };
@@ -249,8 +249,9 @@ pub(crate) fn plan_backends(
     config: &ModelConfig,
     folder: &ModelFolder,
 ) -> Result<BackendPlan, ModelLoadError> {
-    let has_golden =
-        folder.card().is_some_and(|card| checkable(card, max_input_tokens(config, folder)).next().is_some());
+    let has_golden = folder
+        .manifest()
+        .is_some_and(|manifest| checkable(manifest, max_input_tokens(config, folder)).next().is_some());
     let query = BackendQuery {
         provider: config.provider,
         precision: config.precision,
@@ -272,7 +273,7 @@ pub(crate) fn start(
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let fingerprint = model_import::identify(folder, &mut |_| {}).map_err(ModelLoadError::Folder)?;
+    let fingerprint = model_import::fingerprint(folder, &mut |_| {}).map_err(ModelLoadError::Folder)?;
     // Both take about as long, and neither needs the other.
     let (encoders, tokenizer) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| tokenizer(model, folder));
@@ -298,7 +299,7 @@ pub(crate) fn start(
     let engine = Engine::start(config, &factory, observer)?;
     Ok(LoadedModel {
         id: model.id.as_str().into(),
-        hub_id: folder.card().and_then(|card| card.hub_id.clone()),
+        hub_id: folder.manifest().and_then(|manifest| manifest.hub_id.clone()),
         engine,
         max_input_tokens,
         dimensions: folder.dimensions(),
@@ -336,7 +337,7 @@ fn cache_fingerprint(
 /// The folder's tokenizer, with the options of the settings.
 pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, StartError> {
     let options =
-        TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.embeddings() };
+        TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.vocab_size() };
     let tokenizer = Tokenizer::load_with(folder.tokenizer(), options)?;
     if let Some((id, token)) = tokenizer.without_embedding().first_key_value() {
         let (model, tokens) = (&model.id, tokenizer.without_embedding().len());
@@ -388,12 +389,12 @@ pub(crate) fn encoders(
 
 /// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
 pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
-    model.max_input_tokens.unwrap_or_else(|| folder.window())
+    model.max_input_tokens.unwrap_or_else(|| folder.max_input_tokens())
 }
 
 /// Checks that the settings match the folder.
 fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelLoadError> {
-    let (configured, maximum) = (max_input_tokens(model, folder), folder.window());
+    let (configured, maximum) = (max_input_tokens(model, folder), folder.max_input_tokens());
     let dimensions = folder.dimensions();
     let too_long = model.matryoshka_dimensions.iter().find(|&&size| size > dimensions);
     let reason = if configured > maximum {
@@ -408,15 +409,15 @@ fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), Model
 
 /// Golden texts of the manifest that can be checked: truncation to `max_tokens` would change the vector of a longer
 /// one.
-fn checkable(card: &Card, max_tokens: usize) -> impl Iterator<Item = &Golden> {
-    card.golden.iter().filter(move |golden| golden.tokens <= max_tokens)
+fn checkable(manifest: &ModelManifest, max_tokens: usize) -> impl Iterator<Item = &Golden> {
+    manifest.golden.iter().filter(move |golden| golden.tokens <= max_tokens)
 }
 
-fn check_golden(model: &LoadedModel, card: &Card) -> Result<(), GoldenError> {
-    let texts: Vec<_> = checkable(card, model.max_input_tokens)
+fn check_golden(model: &LoadedModel, manifest: &ModelManifest) -> Result<(), GoldenError> {
+    let texts: Vec<_> = checkable(manifest, model.max_input_tokens)
         .map(|golden| GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector })
         .collect();
-    if texts.is_empty() && !card.golden.is_empty() {
+    if texts.is_empty() && !manifest.golden.is_empty() {
         tracing::warn!(
             model = %model.id,
             max_input_tokens = model.max_input_tokens,
@@ -478,8 +479,8 @@ mod tests {
     #[test]
     fn golden_texts_longer_than_the_input_limit_are_not_checked() {
         let text = |tokens| serde_json::json!({"text": "a", "tokens": tokens, "prefix": [1.0]});
-        let card = serde_json::json!({"id": "a", "golden": [text(16), text(17)]});
-        let card: Card = serde_json::from_value(card).unwrap();
-        assert_eq!([15, 16, 17].map(|max_tokens| checkable(&card, max_tokens).count()), [0, 1, 2]);
+        let manifest = serde_json::json!({"id": "a", "golden": [text(16), text(17)]});
+        let manifest: ModelManifest = serde_json::from_value(manifest).unwrap();
+        assert_eq!([15, 16, 17].map(|max_tokens| checkable(&manifest, max_tokens).count()), [0, 1, 2]);
     }
 }

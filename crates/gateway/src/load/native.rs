@@ -20,8 +20,8 @@ pub(super) fn model(
     // A separate memory map for the token embeddings: the first one, with the pages that packing touched, is closed
     // below.
     let Some(words) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
-    let words = words.into_words().map_err(ModelLoadError::Folder)?;
-    let words = Arc::new(move |id: u32, out: &mut [f32]| words.row(id, out));
+    let words = words.into_token_embeddings().map_err(ModelLoadError::Folder)?;
+    let words = Arc::new(move |id: u32, out: &mut [f32]| words.read_row(id, out));
     let model = Model::new(config, &WeightAdapter(&weights), words, isa, threads);
     model.map(|model| Some(Arc::new(model))).map_err(|error| ModelLoadError::NativeWeights(Box::new(error)))
 }

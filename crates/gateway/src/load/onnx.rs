@@ -3,7 +3,9 @@
 use std::{cell::OnceCell, path::Path};
 
 use inference::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
-use model_import::{Graph, GraphInput, ImportError, ModelFolder, OutputKind, Positions, Progress, Stage};
+use model_import::{
+    Graph, GraphInput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind, Positions,
+};
 
 use super::{Encoders, ModelLoadError, head};
 use crate::{
@@ -68,7 +70,7 @@ pub(super) fn encoders(
         output_kind,
         provider: model.provider,
         intra_threads: model.threads,
-        max_input_tokens: folder.window(),
+        max_input_tokens: folder.max_input_tokens(),
         dimensions: folder.dimensions(),
         per_text,
     };
@@ -80,8 +82,8 @@ pub(super) fn encoders(
 /// Returns the folder's graph, written first if it is missing or stale.
 fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelLoadError> {
     let mut writing = false;
-    let mut progress = |progress: Progress| {
-        if progress.stage == Stage::Writing && !writing {
+    let mut progress = |progress: ImportProgress| {
+        if progress.stage == ImportStage::Writing && !writing {
             writing = true;
             tracing::info!(model = model.id, folder = %model.path.display(), "writing the ONNX graph of the model");
         }

@@ -186,37 +186,37 @@ const ENGINE_GAUGES: [EngineGauge; 7] = [
     EngineGauge {
         name: "requests_waiting",
         help: "Admitted requests that wait for their first batch.",
-        read: |load| load.waiting_requests,
+        read: |stats| stats.waiting_requests,
     },
     EngineGauge {
         name: "requests_running",
         help: "Requests of which at least one input has reached the model.",
-        read: |load| load.running_requests,
+        read: |stats| stats.running_requests,
     },
     EngineGauge {
         name: "queue_tokens",
         help: "Tokens in the queue, waiting for a worker.",
-        read: |load| load.queued_tokens,
+        read: |stats| stats.queued_tokens,
     },
     EngineGauge {
         name: "tokens_in_flight",
         help: "Tokens to compute for the requests in flight, queued or running: the metric for autoscaling.",
-        read: |load| load.tokens_in_flight,
+        read: |stats| stats.tokens_in_flight,
     },
     EngineGauge {
         name: "tokens_in_flight_limit",
         help: "Capacity for tokens in flight.",
-        read: |load| load.tokens_limit,
+        read: |stats| stats.tokens_limit,
     },
     EngineGauge {
         name: "cache_bytes",
         help: "Memory of the vectors in the local cache, including keys and overhead.",
-        read: |load| load.cache_bytes,
+        read: |stats| stats.cache_bytes,
     },
     EngineGauge {
         name: "cache_entries",
         help: "Vectors in the local cache.",
-        read: |load| load.cache_entries,
+        read: |stats| stats.cache_entries,
     },
 ];
 
@@ -240,9 +240,9 @@ impl EngineGauges {
     }
 
     /// Sets the gauges of the model `id`.
-    pub(super) fn sync(&self, id: &str, load: &EngineStats) {
+    pub(super) fn sync(&self, id: &str, stats: &EngineStats) {
         for (family, gauge) in self.0.iter().zip(&ENGINE_GAUGES) {
-            let value = i64::try_from((gauge.read)(load)).unwrap_or(i64::MAX);
+            let value = i64::try_from((gauge.read)(stats)).unwrap_or(i64::MAX);
             family.with_label_values(&[id]).set(value);
         }
     }

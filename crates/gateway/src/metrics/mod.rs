@@ -259,16 +259,16 @@ impl Metrics {
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
     }
 
-    /// Renders all metrics in Prometheus' text format. The gauges of the engines are set from `loads`, by model id.
+    /// Renders all metrics in Prometheus' text format. The gauges of the engines are set from `stats`, by model id.
     ///
     /// # Errors
     /// When a family cannot be encoded.
-    pub fn render(&self, ready: bool, loads: &[(&str, EngineStats)]) -> Result<String, prometheus::Error> {
+    pub fn render(&self, ready: bool, stats: &[(&str, EngineStats)]) -> Result<String, prometheus::Error> {
         self.families.ready.set(ready.into());
-        for (id, load) in loads {
-            self.engine_gauges.sync(id, load);
+        for (id, stats) in stats {
+            self.engine_gauges.sync(id, stats);
             let evictions = self.families.cache_evictions.with_label_values(&[*id]);
-            evictions.inc_by(load.cache_evictions.saturating_sub(evictions.get()));
+            evictions.inc_by(stats.cache_evictions.saturating_sub(evictions.get()));
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

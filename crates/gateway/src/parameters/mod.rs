@@ -1,9 +1,9 @@
 //! Parameters of other vendors' embedding APIs, which clients send to this one.
 //!
-//! [`PARAMETERS`] defines how each is treated (decision 0018): it is honoured, it is ignored because it changes nothing
-//! for the model that answers, or the request is rejected, because the vectors would not be those that the client asked
-//! for. A name that is not in the table is ignored like `user`. A new parameter is one row here; a new meaning is
-//! one [`Rule`]. `docs/PARAMETERS.md` is generated from both by a test.
+//! [`PARAMETERS`] defines how each is treated (docs/adr/0018): it is honoured, it is ignored because it changes nothing for
+//! the requested model, or the request is rejected because the client would get other vectors than it requested. A name
+//! that is not in the table is ignored, like `user`. A new parameter is one row here; a new meaning is one [`Rule`]. A test
+//! generates `docs/PARAMETERS.md` from both.
 
 mod rules;
 
@@ -14,10 +14,12 @@ use crate::{
     config::UnsupportedParameters,
     error::ApiError,
     registry::{LoadedModel, echo},
-    request::TRUNCATION_HEADER,
 };
 
-use rules::{Effect, Fault, Judge, Once};
+use rules::{Effect, OptionsBuilder, ParameterError, SingleChoice};
+
+/// Header with a request's policy for inputs that are longer than the model's maximum.
+pub(crate) const TRUNCATION_HEADER: &str = "x-embedgate-truncation";
 
 /// A parameter of another vendor's API.
 #[derive(Debug)]
@@ -37,15 +39,15 @@ pub struct Rule {
     pub accepted: &'static str,
     /// The effect of an accepted value, in Markdown.
     pub effect: &'static str,
-    judge: fn(&mut Judge<'_>, &'static str, &ExtraValue) -> Result<Effect, Fault>,
+    apply: fn(&mut OptionsBuilder<'_>, &'static str, &ExtraValue) -> Result<Effect, ParameterError>,
 }
 
 const fn row(name: &'static str, vendors: &'static str, rule: &'static Rule) -> Parameter {
     Parameter { name, vendors, rule }
 }
 
-/// All known parameters, in the order in which they are judged: the size of the vectors comes before their
-/// normalisation, which depends on it.
+/// All known parameters, in the order in which they are applied: the dimensions come before the normalization, which
+/// depends on them.
 pub const PARAMETERS: &[Parameter] = &[
     row("output_dimension", "Voyage, Mistral, Cohere", &rules::DIMENSIONS),
     row("output_dimensionality", "Gemini", &rules::DIMENSIONS),
@@ -82,41 +84,40 @@ pub const PARAMETERS: &[Parameter] = &[
     row("priority", "vLLM", &rules::PRIORITY),
 ];
 
-/// `key` as the table holds it, if it does.
+/// The name in the table that equals `key`, if there is one.
 pub(crate) fn known(key: &str) -> Option<&'static str> {
     PARAMETERS.iter().map(|parameter| parameter.name).find(|name| *name == key)
 }
 
-/// The options of a request, from OpenAI's parameters and from those of other vendors.
+/// Options of a request, from OpenAI's parameters and those of other vendors.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct RequestOptions {
     pub(crate) format: EncodingFormat,
-    /// The length to which vectors are cut and then normalised. The model's own length only normalises the vectors of a
-    /// model that does not.
-    pub(crate) cut: Option<usize>,
-    pub(crate) overlong: TruncationPolicy,
+    /// Length to which vectors are truncated and then normalized. The model's own length only normalizes them.
+    pub(crate) output_dimensions: Option<usize>,
+    pub(crate) truncation: TruncationPolicy,
     pub(crate) max_input_tokens: Option<usize>,
-    /// The parameters of other vendors that are ignored.
+    /// Parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
 }
 
-/// Judges the parameters of `request`, which `served` will answer; `overlong` is the policy that its header names.
+/// Resolves the parameters of a request to the model `served`. `truncation` is the policy in the request's header.
 ///
 /// # Errors
-/// 400 for `dimensions` that the model does not have, and for a parameter of another vendor that cannot be honoured,
-/// unless `unsupported` says to ignore those.
-pub(crate) fn judge(
+/// 400 for `dimensions` that the model does not support, and for a parameter of another vendor that cannot be honoured,
+/// unless `unsupported` is to ignore those.
+pub(crate) fn resolve(
     request: &EmbeddingRequest,
     served: &LoadedModel,
-    overlong: Option<TruncationPolicy>,
+    truncation: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
-) -> Result<Wanted, ApiError> {
-    let mut judge = Judge::new(served, &request.model);
-    judge.format = Once::given(request.encoding_format, "encoding_format");
-    judge.overlong = Once::given(overlong, TRUNCATION_HEADER);
+) -> Result<RequestOptions, ApiError> {
+    let mut builder = OptionsBuilder::new(served, &request.model);
+    builder.format = SingleChoice::new(request.encoding_format, "encoding_format");
+    builder.truncation = SingleChoice::new(truncation, TRUNCATION_HEADER);
     if let Some(dimensions) = request.dimensions {
-        judge.dimensions(dimensions as usize, "dimensions").map_err(|fault| {
-            ApiError::invalid(fault.message("dimensions", &dimensions.to_string())).about("dimensions")
+        builder.dimensions(dimensions as usize, "dimensions").map_err(|error| {
+            ApiError::invalid(error.message("dimensions", &dimensions.to_string())).about("dimensions")
         })?;
     }
     let mut ignored = Vec::new();
@@ -124,23 +125,23 @@ pub(crate) fn judge(
         let Some((_, value)) = request.extra.iter().find(|(known, _)| known == name) else { continue };
         let effect = match value {
             ExtraValue::Null => Ok(Effect::Ignored),
-            value => (rule.judge)(&mut judge, name, value),
+            value => (rule.apply)(&mut builder, name, value),
         };
         match (effect, unsupported) {
             (Ok(Effect::Honoured), _) => {}
             (Ok(Effect::Ignored), _) | (Err(_), UnsupportedParameters::Ignore) => {
                 ignored.push(*name);
             }
-            (Err(fault), UnsupportedParameters::Reject) => {
-                return Err(ApiError::invalid(fault.message(name, &shown(value))).about(name));
+            (Err(error), UnsupportedParameters::Reject) => {
+                return Err(ApiError::invalid(error.message(name, &display(value))).about(name));
             }
         }
     }
-    Ok(judge.wanted(ignored))
+    Ok(builder.build(ignored))
 }
 
-/// A value as an error repeats it.
-fn shown(value: &ExtraValue) -> String {
+/// A value for an error message.
+fn display(value: &ExtraValue) -> String {
     match value {
         ExtraValue::Null => "null".to_owned(),
         ExtraValue::Bool(value) => value.to_string(),

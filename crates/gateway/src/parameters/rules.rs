@@ -1,36 +1,36 @@
-//! The meanings of parameters: each a [`Rule`] with the function that judges a value.
+//! The meanings of parameters. Each is a [`Rule`] with a function that applies a value.
 
 use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
-use super::{Rule, Wanted};
-use crate::{registry::LoadedModel, request::TRUNCATION_HEADER};
+use super::{RequestOptions, Rule, TRUNCATION_HEADER};
+use crate::registry::LoadedModel;
 
 /// Effect of an accepted value.
 pub(super) enum Effect {
-    /// The vectors are those that it asks for.
+    /// The vectors are as it requires.
     Honoured,
-    /// It changes nothing for this model.
+    /// It changes nothing for the requested model.
     Ignored,
 }
 
-/// Reason why a value cannot be honoured.
+/// A value that cannot be honoured.
 #[derive(Debug)]
-pub(super) enum Fault {
-    /// It does not have this type.
+pub(super) enum ParameterError {
+    /// Its type is not this one.
     Type(&'static str),
-    /// It is wrong or not supported, for this reason in whole sentences.
+    /// It is invalid or not supported, for this reason in complete sentences.
     Value(String),
-    /// A message of its own, which does not repeat the value.
+    /// A complete message, which does not repeat the value.
     Message(String),
 }
 
-impl Fault {
+impl ParameterError {
     fn supported(values: &str) -> Self {
         Self::Value(format!("Supported values: [{values}]."))
     }
 
-    /// The message to the client about the parameter `name` with this value.
+    /// The message for the client.
     pub(super) fn message(&self, name: &str, value: &str) -> String {
         match self {
             Self::Type(expected) => format!("Invalid type for '{name}': expected {expected}."),
@@ -40,12 +40,12 @@ impl Fault {
     }
 }
 
-/// A choice that several parameters can make, and the parameter that made it.
-pub(super) struct Once<T>(Option<(T, &'static str)>);
+/// An option that several parameters can set to one value, and the parameter that set it.
+pub(super) struct SingleChoice<T>(Option<(T, &'static str)>);
 
-impl<T: Copy + PartialEq> Once<T> {
-    /// The choice that the parameter `name` made, if it did.
-    pub(super) fn given(value: Option<T>, name: &'static str) -> Self {
+impl<T: Copy + PartialEq> SingleChoice<T> {
+    /// The option as the parameter `name` sets it.
+    pub(super) fn new(value: Option<T>, name: &'static str) -> Self {
         Self(value.map(|value| (value, name)))
     }
 
@@ -53,14 +53,14 @@ impl<T: Copy + PartialEq> Once<T> {
         self.0.map(|(value, _)| value)
     }
 
-    /// Has `name` make the choice too.
+    /// Sets the option by the parameter `name`.
     ///
     /// # Errors
-    /// If another parameter made a different choice.
-    fn set(&mut self, value: T, name: &'static str) -> Result<Effect, Fault> {
+    /// If another parameter has set another value.
+    fn set(&mut self, value: T, name: &'static str) -> Result<Effect, ParameterError> {
         match self.0 {
             Some((chosen, by)) if chosen != value => {
-                Err(Fault::Value(format!("It contradicts '{by}': send one of them.")))
+                Err(ParameterError::Value(format!("It contradicts '{by}': send one of them.")))
             }
             _ => {
                 self.0.get_or_insert((value, name));
@@ -70,244 +70,261 @@ impl<T: Copy + PartialEq> Once<T> {
     }
 }
 
-/// One request's parameters while they are judged.
-pub(super) struct Judge<'a> {
+/// Options of one request while its parameters are applied.
+pub(super) struct OptionsBuilder<'a> {
     served: &'a LoadedModel,
-    /// The name by which the request asks for it.
+    /// The requested name of the model.
     model: &'a str,
-    dimensions: Once<usize>,
-    pub(super) format: Once<EncodingFormat>,
-    pub(super) overlong: Once<TruncationPolicy>,
+    dimensions: SingleChoice<usize>,
+    pub(super) format: SingleChoice<EncodingFormat>,
+    pub(super) truncation: SingleChoice<TruncationPolicy>,
     max_input_tokens: Option<usize>,
-    normalize: Once<bool>,
+    normalize: SingleChoice<bool>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> OptionsBuilder<'a> {
     pub(super) fn new(served: &'a LoadedModel, model: &'a str) -> Self {
         Self {
             served,
             model,
-            dimensions: Once(None),
-            format: Once(None),
-            overlong: Once(None),
+            dimensions: SingleChoice(None),
+            format: SingleChoice(None),
+            truncation: SingleChoice(None),
             max_input_tokens: None,
-            normalize: Once(None),
+            normalize: SingleChoice(None),
         }
     }
 
-    /// Records that the request asks for vectors of the length `asked`.
+    /// Sets the length of the vectors.
     ///
     /// # Errors
-    /// If the model has no vectors of that length, or another parameter asks for a different one.
-    pub(super) fn dimensions(&mut self, asked: usize, name: &'static str) -> Result<Effect, Fault> {
+    /// If the model does not support it, or another parameter has set another one.
+    pub(super) fn dimensions(
+        &mut self,
+        requested: usize,
+        name: &'static str,
+    ) -> Result<Effect, ParameterError> {
         let LoadedModel { dimensions, matryoshka, .. } = self.served;
         let (own, mut sizes) = (*dimensions, matryoshka.clone());
         if !sizes.contains(&own) {
             sizes.push(own);
         }
-        if sizes.contains(&asked) {
-            return self.dimensions.set(asked, name);
+        if sizes.contains(&requested) {
+            return self.dimensions.set(requested, name);
         }
-        let fault = if asked > own {
-            format!("Invalid value for '{name}' = {asked}. Must be less than or equal to {own}.")
+        let reason = if requested > own {
+            format!("Invalid value for '{name}' = {requested}. Must be less than or equal to {own}.")
         } else if matryoshka.is_empty() {
             "This model does not support specifying dimensions.".to_owned()
         } else {
-            format!("Invalid value for '{name}' = {asked}. Supported values: {sizes:?}.")
+            format!("Invalid value for '{name}' = {requested}. Supported values: {sizes:?}.")
         };
         let subject = self.served.subject(self.model);
         let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
         let sizes = sizes.join(" or ");
-        Err(Fault::Message(format!(
-            "{fault} {subject} has {own} dimensions: leave '{name}' out, or send {sizes}."
+        Err(ParameterError::Message(format!(
+            "{reason} {subject} has {own} dimensions: leave '{name}' out, or send {sizes}."
         )))
     }
 
-    /// The options of the request, once all parameters are judged.
-    pub(super) fn wanted(&self, ignored: Vec<&'static str>) -> Wanted {
+    /// The options, once all parameters are applied.
+    pub(super) fn build(&self, ignored: Vec<&'static str>) -> RequestOptions {
         let own = self.served.dimensions;
-        let cut = self.dimensions.get().filter(|&dimensions| dimensions != own);
+        let truncated = self.dimensions.get().filter(|&dimensions| dimensions != own);
         let normalize = self.normalize.get() == Some(true) && !self.served.normalized;
-        Wanted {
+        RequestOptions {
             format: self.format.get().unwrap_or_default(),
-            cut: cut.or(normalize.then_some(own)),
-            overlong: self.overlong.get().unwrap_or(self.served.truncation),
+            output_dimensions: truncated.or(normalize.then_some(own)),
+            truncation: self.truncation.get().unwrap_or(self.served.truncation),
             max_input_tokens: self.max_input_tokens,
             ignored,
         }
     }
 
-    /// Refuses a prompt that the model has: it would have to be put in front of every text.
-    fn refuse_prompt(&self, prompt: &str) -> Fault {
+    /// The error for a parameter that selects a prompt, which would have to be prepended to every input.
+    fn prompt_error(&self, prompt: &str) -> ParameterError {
         let subject = self.served.subject(self.model);
-        Fault::Value(format!(
-            "{subject} has the prompt {prompt:?} for that, which embedgate does not apply: put it in front of each text \
-             yourself and leave the parameter out."
+        ParameterError::Value(format!(
+            "{subject} has the prompt {prompt:?} for that, which embedgate does not apply: prepend it to each input and \
+             leave the parameter out."
         ))
     }
 }
 
-fn boolean(value: &ExtraValue) -> Result<bool, Fault> {
+fn boolean(value: &ExtraValue) -> Result<bool, ParameterError> {
     match value {
         ExtraValue::Bool(value) => Ok(*value),
-        _ => Err(Fault::Type("a boolean")),
+        _ => Err(ParameterError::Type("a boolean")),
     }
 }
 
-fn integer(value: &ExtraValue) -> Result<i128, Fault> {
+fn integer(value: &ExtraValue) -> Result<i128, ParameterError> {
     match value {
         ExtraValue::Integer(value) => Ok(*value),
-        _ => Err(Fault::Type("an integer")),
+        _ => Err(ParameterError::Type("an integer")),
     }
 }
 
-fn text(value: &ExtraValue) -> Result<&str, Fault> {
+fn text(value: &ExtraValue) -> Result<&str, ParameterError> {
     match value {
         ExtraValue::Text(text) => Ok(text),
-        _ => Err(Fault::Type("a string")),
+        _ => Err(ParameterError::Type("a string")),
     }
 }
 
 /// The strings of an array, or a single string.
-fn texts(value: &ExtraValue) -> Result<&[String], Fault> {
+fn texts(value: &ExtraValue) -> Result<&[String], ParameterError> {
     match value {
         ExtraValue::Text(text) => Ok(std::slice::from_ref(text)),
         ExtraValue::Texts(texts) => Ok(texts),
-        _ => Err(Fault::Type("a string or an array of at most 16 different strings")),
+        _ => Err(ParameterError::Type("a string or an array of at most 16 different strings")),
     }
 }
 
-/// Honours `value` where it is one of `supported`, in any case of letters.
-fn one_of(value: &ExtraValue, supported: &[&str]) -> Result<Effect, Fault> {
+/// Accepts a value that is one of `supported`, in any letter case.
+fn one_of(value: &ExtraValue, supported: &[&str]) -> Result<Effect, ParameterError> {
     let value = text(value)?;
     if supported.iter().any(|supported| value.eq_ignore_ascii_case(supported)) {
         return Ok(Effect::Honoured);
     }
     let supported: Vec<_> = supported.iter().map(|value| format!("'{value}'")).collect();
-    Err(Fault::supported(&supported.join(", ")))
+    Err(ParameterError::supported(&supported.join(", ")))
 }
 
 pub(super) static DIMENSIONS: Rule = Rule {
     accepted: "the sizes that `dimensions` takes",
     effect: "the same as `dimensions`",
-    judge: |judge, name, value| match usize::try_from(integer(value)?) {
-        Ok(dimensions @ 1..) => judge.dimensions(dimensions, name),
-        _ => Err(Fault::Value("Must be greater than or equal to 1.".to_owned())),
+    apply: |builder, name, value| match usize::try_from(integer(value)?) {
+        Ok(dimensions @ 1..) => builder.dimensions(dimensions, name),
+        _ => Err(ParameterError::Value("Must be greater than or equal to 1.".to_owned())),
     },
 };
 
 pub(super) static DATA_TYPE: Rule = Rule {
     accepted: "`\"float\"`, `\"float32\"`",
     effect: "embedgate always sends this",
-    judge: |_, _, value| one_of(value, &["float", "float32"]),
+    apply: |_, _, value| one_of(value, &["float", "float32"]),
 };
 
 pub(super) static ENCODING: Rule = Rule {
     accepted: "`\"float\"`, `\"base64\"`, or an array of one of them",
-    effect: "`\"base64\"` is the same as in `encoding_format`; `\"float\"` names the type of the numbers, however they \
-             are written",
-    judge: |judge, name, value| match texts(value)? {
+    effect: "`\"base64\"` is the same as in `encoding_format`; `\"float\"` names the type of the numbers, not their encoding",
+    apply: |builder, name, value| match texts(value)? {
         [] => Ok(Effect::Ignored),
         [kind] if kind == "float" => Ok(Effect::Honoured),
-        [kind] if kind == "base64" => judge.format.set(EncodingFormat::Base64, name),
-        [_] => Err(Fault::supported("'float', 'base64'")),
-        _ => Err(Fault::Value("An answer has one kind of vectors: send 'float' or 'base64'.".to_owned())),
+        [kind] if kind == "base64" => builder.format.set(EncodingFormat::Base64, name),
+        [_] => Err(ParameterError::supported("'float', 'base64'")),
+        _ => Err(ParameterError::Value("A response has one encoding: send 'float' or 'base64'.".to_owned())),
     },
 };
 
 pub(super) static BYTE_ORDER: Rule = Rule {
     accepted: "`\"little\"`, `\"native\"`",
     effect: "embedgate always sends this",
-    judge: |_, _, value| one_of(value, &["little", "native"]),
+    apply: |_, _, value| one_of(value, &["little", "native"]),
 };
 
 pub(super) static TRUNCATE: Rule = Rule {
     accepted: "`true`, `\"END\"`, `\"RIGHT\"`, `false`, `\"NONE\"`",
-    effect: "texts that are too long are cut at their end, or (`false`, `\"NONE\"`) the answer is 400; ignored where the \
-             header `x-embedgate-truncation` says otherwise",
-    judge: |judge, name, value| {
+    effect: "inputs that are too long are truncated at their end, or (`false`, `\"NONE\"`) rejected with 400; ignored if the \
+             header `x-embedgate-truncation` sets another policy",
+    apply: |builder, name, value| {
         let is = |value: &str, names: [&str; 2]| names.iter().any(|name| value.eq_ignore_ascii_case(name));
         let policy = match value {
             ExtraValue::Bool(true) => TruncationPolicy::Truncate,
             ExtraValue::Bool(false) => TruncationPolicy::Error,
             ExtraValue::Text(end) if is(end, ["END", "RIGHT"]) => TruncationPolicy::Truncate,
             ExtraValue::Text(none) if none.eq_ignore_ascii_case("NONE") => TruncationPolicy::Error,
-            ExtraValue::Text(_) => return Err(Fault::supported("true, false, 'END', 'NONE'")),
-            _ => return Err(Fault::Type("a boolean or a string")),
+            ExtraValue::Text(_) => return Err(ParameterError::supported("true, false, 'END', 'NONE'")),
+            _ => return Err(ParameterError::Type("a boolean or a string")),
         };
-        truncation(judge, name, policy)
+        set_truncation(builder, name, policy)
     },
 };
 
 pub(super) static MAX_TOKENS: Rule = Rule {
-    accepted: "a number of tokens, special ones included; `-1` for the model's window",
-    effect: "texts are cut at this number of tokens, or at the window if it is smaller",
-    judge: |judge, name, value| {
-        let least = judge.served.engine.num_special_tokens() + 1;
-        let most = match integer(value)? {
+    accepted: "a number of tokens, special ones included; `-1` for the model's maximum",
+    effect: "inputs are truncated to this number of tokens, or to the model's maximum if that is smaller",
+    apply: |builder, name, value| {
+        let min = builder.served.engine.num_special_tokens() + 1;
+        let max = match integer(value)? {
             -1 => None,
             tokens => match usize::try_from(tokens) {
-                Ok(tokens) if tokens >= least => Some(tokens),
-                _ => return Err(Fault::Value(format!("Must be -1, or greater than or equal to {least}."))),
+                Ok(tokens) if tokens >= min => Some(tokens),
+                _ => {
+                    return Err(ParameterError::Value(format!(
+                        "Must be -1, or greater than or equal to {min}."
+                    )));
+                }
             },
         };
-        if most.is_none() {
-            return truncation(judge, name, TruncationPolicy::Truncate);
+        if max.is_none() {
+            return set_truncation(builder, name, TruncationPolicy::Truncate);
         }
-        // A smaller window cannot be had together with another policy.
-        let effect = judge.overlong.set(TruncationPolicy::Truncate, name)?;
-        judge.max_input_tokens = most;
+        // Another policy cannot be combined with a smaller maximum.
+        let effect = builder.truncation.set(TruncationPolicy::Truncate, name)?;
+        builder.max_input_tokens = max;
         Ok(effect)
     },
 };
 
 pub(super) static TRUNCATION_SIDE: Rule = Rule {
     accepted: "`\"right\"`",
-    effect: "embedgate always does this: a text that is cut keeps its beginning",
-    judge: |_, _, value| one_of(value, &["right"]),
+    effect: "embedgate always does this: a truncated input keeps its beginning",
+    apply: |_, _, value| one_of(value, &["right"]),
 };
 
-/// Chooses the policy for overlong texts. embedgate's own header wins over the parameters of other vendors.
-fn truncation(judge: &mut Judge<'_>, name: &'static str, policy: TruncationPolicy) -> Result<Effect, Fault> {
-    match judge.overlong.0 {
+/// Sets the policy for long inputs. embedgate's own header takes precedence over parameters of other vendors.
+fn set_truncation(
+    builder: &mut OptionsBuilder<'_>,
+    name: &'static str,
+    policy: TruncationPolicy,
+) -> Result<Effect, ParameterError> {
+    match builder.truncation.0 {
         Some((chosen, TRUNCATION_HEADER)) if chosen != policy => Ok(Effect::Ignored),
-        _ => judge.overlong.set(policy, name),
+        _ => builder.truncation.set(policy, name),
     }
 }
 
-fn normalize(judge: &mut Judge<'_>, name: &'static str, wanted: bool) -> Result<Effect, Fault> {
-    let refuse = |reason: &str| {
-        let subject = judge.served.subject(judge.model);
-        Err(Fault::Value(format!("{subject} {reason}: leave '{name}' out.")))
+fn set_normalize(
+    builder: &mut OptionsBuilder<'_>,
+    name: &'static str,
+    normalize: bool,
+) -> Result<Effect, ParameterError> {
+    let reject = |reason: &str| {
+        let subject = builder.served.subject(builder.model);
+        Err(ParameterError::Value(format!("{subject} {reason}: leave '{name}' out.")))
     };
-    match (wanted, judge.served.normalized) {
+    match (normalize, builder.served.normalized) {
         (true, true) => Ok(Effect::Ignored),
-        (false, true) => refuse("yields normalised vectors, and no others"),
-        (false, false) if judge.dimensions.get().is_some_and(|wanted| wanted != judge.served.dimensions) => {
-            refuse("has its vectors normalised when they are cut to fewer dimensions")
+        (false, true) => reject("only has normalized vectors"),
+        (false, false)
+            if builder.dimensions.get().is_some_and(|requested| requested != builder.served.dimensions) =>
+        {
+            reject("has normalized vectors when they are truncated to fewer dimensions")
         }
-        (true, false) => judge.normalize.set(true, name),
-        (false, false) => judge.normalize.set(false, name).map(|_| Effect::Ignored),
+        (true, false) => builder.normalize.set(true, name),
+        (false, false) => builder.normalize.set(false, name).map(|_| Effect::Ignored),
     }
 }
 
 pub(super) static NORMALIZE: Rule = Rule {
-    accepted: "`true`; `false` for a model without normalisation, unless its vectors are cut",
-    effect: "`true` normalises the vectors of a model without normalisation; otherwise ignored",
-    judge: |judge, name, value| normalize(judge, name, boolean(value)?),
+    accepted: "`true`; `false` for a model without normalization, unless its vectors are truncated",
+    effect: "`true` normalizes the vectors of a model without normalization; otherwise ignored",
+    apply: |builder, name, value| set_normalize(builder, name, boolean(value)?),
 };
 
 pub(super) static NORM: Rule = Rule {
-    accepted: "`2`; `-1` for a model without normalisation, unless its vectors are cut",
-    effect: "`2` normalises the vectors of a model without normalisation; otherwise ignored",
-    judge: |judge, name, value| match integer(value)? {
-        2 => normalize(judge, name, true),
-        -1 => normalize(judge, name, false),
-        _ => Err(Fault::supported("2, -1")),
+    accepted: "`2`; `-1` for a model without normalization, unless its vectors are truncated",
+    effect: "`2` normalizes the vectors of a model without normalization; otherwise ignored",
+    apply: |builder, name, value| match integer(value)? {
+        2 => set_normalize(builder, name, true),
+        -1 => set_normalize(builder, name, false),
+        _ => Err(ParameterError::supported("2, -1")),
     },
 };
 
-/// Maps the names that vendors and models have for the two sides of a search to one name for each side.
+/// Maps the vendors' and models' names of the two sides of a search to one name for each.
 fn side(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     if name.contains("query") {
@@ -321,30 +338,30 @@ fn side(name: &str) -> String {
 
 pub(super) static INPUT_TYPE: Rule = Rule {
     accepted: "any string, unless the model has a prompt for it that is not empty",
-    effect: "ignored: without such a prompt the model reads every text in the same way",
-    judge: |judge, _, value| {
-        let wanted = side(text(value)?);
+    effect: "ignored: without such a prompt the model reads every input in the same way",
+    apply: |builder, _, value| {
+        let requested = side(text(value)?);
         let prompt =
-            judge.served.prompts.iter().find(|(name, text)| !text.is_empty() && side(name) == wanted);
-        prompt.map_or(Ok(Effect::Ignored), |(_, prompt)| Err(judge.refuse_prompt(prompt)))
+            builder.served.prompts.iter().find(|(name, text)| !text.is_empty() && side(name) == requested);
+        prompt.map_or(Ok(Effect::Ignored), |(_, prompt)| Err(builder.prompt_error(prompt)))
     },
 };
 
 pub(super) static PROMPT_NAME: Rule = Rule {
     accepted: "the name of an empty prompt of the model",
-    effect: "ignored: there is nothing to put in front of the texts",
-    judge: |judge, _, value| match judge.served.prompts.get(text(value)?) {
+    effect: "ignored: there is nothing to prepend to the inputs",
+    apply: |builder, _, value| match builder.served.prompts.get(text(value)?) {
         Some(prompt) if prompt.is_empty() => Ok(Effect::Ignored),
-        Some(prompt) => Err(judge.refuse_prompt(prompt)),
+        Some(prompt) => Err(builder.prompt_error(prompt)),
         None => {
-            let subject = judge.served.subject(judge.model);
-            let names: Vec<_> = judge.served.prompts.keys().map(|name| format!("'{name}'")).collect();
+            let subject = builder.served.subject(builder.model);
+            let names: Vec<_> = builder.served.prompts.keys().map(|name| format!("'{name}'")).collect();
             let has = if names.is_empty() {
                 "no prompts".to_owned()
             } else {
                 format!("the prompts {}", names.join(", "))
             };
-            Err(Fault::Value(format!("{subject} has {has}.")))
+            Err(ParameterError::Value(format!("{subject} has {has}.")))
         }
     },
 };
@@ -352,40 +369,40 @@ pub(super) static PROMPT_NAME: Rule = Rule {
 pub(super) static PROMPT: Rule = Rule {
     accepted: "`\"\"`",
     effect: "ignored",
-    judge: |_, name, value| match text(value)? {
+    apply: |_, name, value| match text(value)? {
         "" => Ok(Effect::Ignored),
-        _ => Err(Fault::Message(format!(
-            "'{name}' is not supported: put its text in front of each input, and do not send '{name}'."
+        _ => Err(ParameterError::Message(format!(
+            "'{name}' is not supported: prepend its text to each input, and do not send '{name}'."
         ))),
     },
 };
 
 pub(super) static OFF: Rule = Rule {
     accepted: "`false`",
-    effect: "ignored: each input has one vector, of its own text alone",
-    judge: |_, _, value| match boolean(value)? {
+    effect: "ignored: each input has one vector, computed from it alone",
+    apply: |_, _, value| match boolean(value)? {
         false => Ok(Effect::Ignored),
-        true => Err(Fault::supported("false")),
+        true => Err(ParameterError::supported("false")),
     },
 };
 
 pub(super) static ON: Rule = Rule {
     accepted: "`true`",
     effect: "ignored: embedgate always does this",
-    judge: |_, _, value| match boolean(value)? {
+    apply: |_, _, value| match boolean(value)? {
         true => Ok(Effect::Ignored),
-        false => Err(Fault::supported("true")),
+        false => Err(ParameterError::supported("true")),
     },
 };
 
 pub(super) static MODALITY: Rule = Rule {
-    accepted: "`\"text\"`, or an array of nothing else",
-    effect: "ignored: there are only texts",
-    judge: |_, _, value| {
+    accepted: "`\"text\"`, or an array of only this value",
+    effect: "ignored: all inputs are text",
+    apply: |_, _, value| {
         if texts(value)?.iter().all(|modality| modality == "text") {
             Ok(Effect::Ignored)
         } else {
-            Err(Fault::supported("'text'"))
+            Err(ParameterError::supported("'text'"))
         }
     },
 };
@@ -393,11 +410,11 @@ pub(super) static MODALITY: Rule = Rule {
 pub(super) static PADDING: Rule = Rule {
     accepted: "any string",
     effect: "ignored: padding changes no vector",
-    judge: |_, _, value| text(value).map(|_| Effect::Ignored),
+    apply: |_, _, value| text(value).map(|_| Effect::Ignored),
 };
 
 pub(super) static PRIORITY: Rule = Rule {
     accepted: "any integer",
     effect: "ignored: requests have no priorities",
-    judge: |_, _, value| integer(value).map(|_| Effect::Ignored),
+    apply: |_, _, value| integer(value).map(|_| Effect::Ignored),
 };

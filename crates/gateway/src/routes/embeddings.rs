@@ -1,5 +1,7 @@
 //! `POST /v1/embeddings`.
 
+use std::sync::Arc;
+
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
@@ -12,59 +14,83 @@ use actix_web::{
 use inference::{Embeddings, Timings};
 use openai_schema::{EmbeddingResponse, Usage, Vectors};
 
+use super::rate_limit_response;
 use crate::{
     auth::Caller,
     body::Body,
     budget::ReservedBytes,
     error::ApiError,
     lifecycle::Lifecycle,
-    limits::admit,
-    middleware::Record,
-    request::{self, Plan, RequestLimits},
+    rate_limit::{RateLimitStatus, RateLimiter},
+    request::{self, RequestLimits, ValidatedRequest},
+    request_context::RequestContext,
     response::JsonParts,
+    trace::Trace,
 };
 
-// Headers of ours, checked when this is compiled and not at each answer.
+// Constants, so that the names are checked at compile time.
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const IGNORED: HeaderName = HeaderName::from_static("x-embedgate-ignored");
 const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
 
-/// Embeds the inputs of one request.
-pub(crate) async fn create(
-    caller: Caller,
-    http: HttpRequest,
+/// Shared state of the handler.
+type State = (web::Data<Lifecycle>, web::Data<RequestLimits>, web::Data<RateLimiter>);
+
+/// Embeds the inputs of one request. Its response, also an error, tells the state of the caller's rate limit.
+pub(super) async fn create(caller: Caller, http: HttpRequest, body: Body, state: State) -> HttpResponse {
+    let mut status = None;
+    let result = embed(&caller, &http, body, &state, &mut status).await;
+    let mut response = result.unwrap_or_else(HttpResponse::from_error);
+    if let Some(status) = status {
+        rate_limit_response::write_headers(&status, response.headers_mut());
+    }
+    response
+}
+
+async fn embed(
+    caller: &Caller,
+    http: &HttpRequest,
     body: Body,
-    lifecycle: web::Data<Lifecycle>,
-    limits: web::Data<RequestLimits>,
+    (lifecycle, limits, rate_limiter): &State,
+    status: &mut Option<RateLimitStatus>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let received = body.received;
-    let request = request::parse(body).await?;
-    let served = request::resolve(&registry, &request.model)?;
-    let record = Record::of(&http);
-    record.set_model(&served.id);
-    let overlong = request::overlong(http.headers())?;
-    let mut plan = Plan::new(served, request, &limits, overlong, received).await?;
-    record.set_inputs(plan.inputs());
-    record.set_ignored(&plan.ignored);
-    // Before the key is charged and anything is computed: a refusal costs nothing.
-    let memory = limits.responses.reserve(&plan)?;
-    let admission = admit(&http, caller.number, plan.estimate()).await?;
-    let span = record.trace().embeddings(&plan);
-    // A client that hangs up from here on has caused work, or kept others waiting: its tokens stay taken.
-    let embeddings = span.end(plan.embed(caller.number).await);
-    admission.settle(embeddings.as_ref().map_or(0, Embeddings::total_tokens));
+    let parsed = request::parse(body).await?;
+    let served = request::resolve(&registry, &parsed.model)?;
+    let context = RequestContext::of(http);
+    context.model.get_or_init(|| Arc::clone(&served.id));
+    let truncation = request::truncation(http.headers())?;
+    let mut request = ValidatedRequest::new(served, parsed, limits, truncation, received).await?;
+    context.inputs.set(request.inputs());
+    context.ignored.get_or_init(|| request.ignored.clone());
+    // Before the rate limit and any computation: a request rejected here costs nothing.
+    let memory = request.reserve_response(&limits.responses)?;
+    let permit = match rate_limiter.acquire(caller.id, request.estimate_tokens()).await {
+        Ok(permit) => permit,
+        Err(error) => {
+            *status = error.status();
+            return Err(rate_limit_response::rejection(&error, &request.served.id));
+        }
+    };
+    *status = permit.status();
+    let span = Trace::of(http).embeddings(&request);
+    // If the client disconnects from here on, the permit is dropped and keeps its debit: otherwise a client could have
+    // embeddings computed at no cost.
+    let embeddings = span.end(request.embed(caller.id).await);
+    *status = permit.settle(embeddings.as_ref().map_or(0, Embeddings::total_tokens));
     let embeddings = embeddings?;
-    record.set_tokens(embeddings.total_tokens(), embeddings.truncated);
-    answer(http.version(), plan, embeddings, memory)
+    context.tokens.set(embeddings.total_tokens());
+    context.truncated.set(embeddings.truncated);
+    respond(http.version(), request, embeddings, memory)
 }
 
-/// The answer, with headers for the model, the truncated inputs and the time of each stage. It is written part by part
-/// if memory was reserved for it.
-fn answer(
+/// Builds the response, with headers for the model, the truncated inputs and the time of each stage. A response with
+/// reserved memory is written part by part.
+fn respond(
     version: Version,
-    plan: Plan,
+    request: ValidatedRequest,
     embeddings: Embeddings,
     memory: Option<ReservedBytes>,
 ) -> Result<HttpResponse, ApiError> {
@@ -72,21 +98,21 @@ fn answer(
     response
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((SERVER_TIMING, server_timing(&embeddings.timings)));
-    // An id with a control character, which no header can hold, is only missed in this header.
-    if let Ok(id) = header::HeaderValue::from_bytes(plan.served.id.as_bytes()) {
+    // An id with a control character cannot be in a header; the response is complete without it.
+    if let Ok(id) = header::HeaderValue::from_bytes(request.served.id.as_bytes()) {
         response.insert_header((MODEL, id));
     }
-    if !plan.ignored.is_empty() {
-        response.insert_header((IGNORED, plan.ignored.join(", ")));
+    if !request.ignored.is_empty() {
+        response.insert_header((IGNORED, request.ignored.join(", ")));
     }
     if embeddings.truncated > 0 {
         response.insert_header((TRUNCATED, embeddings.truncated));
     }
     let tokens = embeddings.total_tokens();
     let json = EmbeddingResponse {
-        model: plan.model,
+        model: request.model,
         vectors: Vectors::new(embeddings.vectors, embeddings.dimensions).map_err(ApiError::permanent)?,
-        format: plan.format,
+        format: request.format,
         usage: Usage { prompt_tokens: tokens, total_tokens: tokens },
     };
     let Some(memory) = memory else {
@@ -95,7 +121,7 @@ fn answer(
         return Ok(response.body(body));
     };
     let parts = JsonParts::new(json, memory);
-    // HTTP/1.0 has no chunks: an answer of unknown length ends with its connection.
+    // HTTP/1.0 has no chunked encoding: a response of unknown length ends with its connection.
     let ends_connection = version < Version::HTTP_11 && parts.size() == BodySize::Stream;
     let mut response = response.body(parts);
     if ends_connection {
@@ -105,7 +131,7 @@ fn answer(
     Ok(response)
 }
 
-/// The engine's phases in milliseconds, for the header of that name (W3C Server Timing).
+/// Value of the `server-timing` header (W3C Server Timing): the engine's stages in milliseconds.
 fn server_timing(timings: &Timings) -> String {
     let milliseconds = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     format!(

@@ -1,26 +1,26 @@
-//! The page at `/`: what runs here and how to use it, for whoever opens the address in a browser.
+//! The page at `/`, for people who open the address in a browser: state, models and examples of use.
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
-use crate::{auth::Keys, lifecycle::Lifecycle, registry::Registry, tls::Encrypted};
+use crate::{auth::Keys, lifecycle::Lifecycle, registry::Registry, tls::IsTls};
 
-/// The page; every `{{name}}` is replaced once, by escaped text.
+/// Template; each `{{name}}` is replaced once, by escaped text.
 const PAGE: &str = include_str!("home.html");
 
-/// Says what runs here.
-pub(crate) async fn page(
+/// Renders the page.
+pub(super) async fn page(
     request: HttpRequest,
     lifecycle: web::Data<Lifecycle>,
     keys: web::Data<Keys>,
 ) -> HttpResponse {
     let registry = lifecycle.models();
     let state = match &registry {
-        _ if lifecycle.draining() => "Shutting down.",
+        _ if lifecycle.is_draining() => "Shutting down.",
         None => "Loading its models.",
         Some(_) => "Ready: an OpenAI-compatible embeddings server.",
     };
     let connection = request.connection_info();
-    let scheme = if request.app_data::<Encrypted>().is_some() { "https" } else { connection.scheme() };
+    let scheme = if request.app_data::<IsTls>().is_some() { "https" } else { connection.scheme() };
     let base_url = format!("{scheme}://{}/v1", connection.host());
     let model = registry.as_ref().and_then(|registry| registry.models().next());
     let page = [
@@ -28,7 +28,7 @@ pub(crate) async fn page(
         ("state", state.to_owned()),
         ("models", registry.as_deref().map(rows).unwrap_or_default()),
         ("base_url", escape(&base_url)),
-        ("api_key", (if keys.required() { "YOUR_KEY" } else { "unused" }).to_owned()),
+        ("api_key", (if keys.is_required() { "YOUR_KEY" } else { "unused" }).to_owned()),
         ("model", model.map(|served| escape(&served.id)).unwrap_or_default()),
     ]
     .iter()
@@ -39,18 +39,18 @@ pub(crate) async fn page(
         .body(page)
 }
 
-/// Browsers ask for an icon; there is none, and that is no error.
-pub(crate) async fn favicon() -> HttpResponse {
+/// Responds to the browser's request for an icon with 204 instead of an error.
+pub(super) async fn favicon() -> HttpResponse {
     HttpResponse::NoContent().finish()
 }
 
-/// One table row for each model.
+/// One HTML table row for each model.
 fn rows(registry: &Registry) -> String {
     let row = |served: &crate::registry::LoadedModel| {
         let aliases = registry.aliases().filter(|(_, model)| model.id == served.id);
         let aliases: Vec<_> = aliases.map(|(alias, _)| format!("<code>{}</code>", escape(alias))).collect();
         format!(
-            "<tr><td><code>{}</code><td>{}<td>{}<td>{} tokens<td>{}",
+            "<tr><td><code>{}</code><td>{}<td>{}<td>{}<td>{}",
             escape(&served.id),
             aliases.join(" "),
             served.dimensions,
@@ -61,7 +61,7 @@ fn rows(registry: &Registry) -> String {
     registry.models().map(row).collect::<Vec<_>>().join("\n")
 }
 
-/// Makes text safe inside an element and inside a quoted attribute.
+/// Escapes text for an HTML element or a quoted attribute.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

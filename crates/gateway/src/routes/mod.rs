@@ -1,4 +1,4 @@
-//! Every route of the server on one page, and the answers for all that is none.
+//! The route table, and the responses for unknown paths and methods.
 
 use actix_web::{
     Handler, HttpRequest, HttpResponse, Responder, ResponseError,
@@ -13,43 +13,81 @@ mod embeddings;
 mod home;
 mod models;
 mod ops;
+mod rate_limit_response;
 
-/// What is asked on one listener.
+/// Routes of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Everything.
-    Whole,
-    /// What clients ask.
+pub(crate) enum RouteSet {
+    All,
+    /// Routes for clients.
     Api,
-    /// What operators ask.
+    /// Probes and metrics.
     Ops,
 }
 
-/// Adds the routes of one side.
-pub(crate) fn configure(config: &mut ServiceConfig, side: Side) {
-    if side != Side::Ops {
-        api(config);
-    }
-    if side != Side::Api {
-        get(config, "/startupz", ops::startupz);
-        get(config, "/readyz", ops::readyz);
-        get(config, "/livez", ops::livez);
-        get(config, "/metrics", ops::metrics);
-    }
-    config.default_service(web::to(unknown_url));
+/// Kind of a route, by which the middleware decides what to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RouteKind {
+    /// Counted per model, and subject to the rate limit.
+    Embeddings,
+    /// Requested every few seconds by machines: neither traced nor logged at level INFO.
+    Probe,
+    Other,
 }
 
-/// The API answers under `/v1` and without it, because some clients take a `base_url`
-/// that ends in `/v1` and others append it.
-fn api(config: &mut ServiceConfig) {
-    for prefix in ["/v1", ""] {
-        post(config, &format!("{prefix}/embeddings"), embeddings::create);
-        get(config, &format!("{prefix}/models"), models::list);
-        // Ids may hold slashes, raw or as %2F.
-        get(config, &format!("{prefix}/models/{{id:.+}}"), models::retrieve);
+struct Route {
+    path: &'static str,
+    set: RouteSet,
+    kind: RouteKind,
+    register: fn(&mut ServiceConfig, &str),
+}
+
+/// Prefix of the API. Its routes are also served without it, because some clients expect a `base_url` that ends in `/v1`
+/// and others append it.
+const API_PREFIX: &str = "/v1";
+
+const ROUTES: [Route; 9] = [
+    api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
+    api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
+    // Ids may contain slashes, raw or as %2F.
+    api("/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
+    api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
+    api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
+    probe("/startupz", |config, path| get(config, path, ops::startupz)),
+    probe("/readyz", |config, path| get(config, path, ops::readyz)),
+    probe("/livez", |config, path| get(config, path, ops::livez)),
+    probe("/metrics", |config, path| get(config, path, ops::metrics)),
+];
+
+const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Api, kind, register }
+}
+
+const fn probe(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Ops, kind: RouteKind::Probe, register }
+}
+
+impl Route {
+    /// The patterns under which the route is served.
+    fn patterns(&self) -> impl Iterator<Item = &'static str> + use<> {
+        [Some(self.path), self.path.strip_prefix(API_PREFIX)].into_iter().flatten()
     }
-    get(config, "/", home::page);
-    get(config, "/favicon.ico", home::favicon);
+}
+
+/// The kind of the route with this pattern.
+pub(crate) fn kind(pattern: &str) -> RouteKind {
+    let route = ROUTES.iter().find(|route| route.patterns().any(|known| known == pattern));
+    route.map_or(RouteKind::Other, |route| route.kind)
+}
+
+/// Registers the routes of a set.
+pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet) {
+    for route in ROUTES.iter().filter(|route| set == RouteSet::All || set == route.set) {
+        for pattern in route.patterns() {
+            (route.register)(config, pattern);
+        }
+    }
+    config.default_service(web::to(unknown_url));
 }
 
 fn get<F, Args>(config: &mut ServiceConfig, path: &str, handler: F)
@@ -58,7 +96,7 @@ where
     F::Output: Responder + 'static,
     Args: actix_web::FromRequest + 'static,
 {
-    route(config, path, guard::Any(guard::Get()).or(guard::Head()), "GET, HEAD", handler);
+    register(config, path, guard::Any(guard::Get()).or(guard::Head()), "GET, HEAD", handler);
 }
 
 fn post<F, Args>(config: &mut ServiceConfig, path: &str, handler: F)
@@ -67,10 +105,10 @@ where
     F::Output: Responder + 'static,
     Args: actix_web::FromRequest + 'static,
 {
-    route(config, path, guard::Post(), "POST", handler);
+    register(config, path, guard::Post(), "POST", handler);
 }
 
-fn route<F, Args>(
+fn register<F, Args>(
     config: &mut ServiceConfig,
     path: &str,
     methods: impl Guard + 'static,
@@ -81,9 +119,9 @@ fn route<F, Args>(
     F::Output: Responder + 'static,
     Args: actix_web::FromRequest + 'static,
 {
-    let refuse = move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allow));
+    let reject = move |request: HttpRequest| std::future::ready(method_not_allowed(&request, allow));
     config.service(
-        web::resource(path).route(web::route().guard(methods).to(handler)).default_service(web::to(refuse)),
+        web::resource(path).route(web::route().guard(methods).to(handler)).default_service(web::to(reject)),
     );
 }
 

@@ -10,16 +10,16 @@ use crate::{
     registry::{LoadedModel, echo},
 };
 
-/// Lists every name that a request may ask for: first the models, then their aliases.
-pub(crate) async fn list(_: Caller, lifecycle: web::Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
+/// Lists all names that a request may use: first the models, then their aliases.
+pub(super) async fn list(_: Caller, lifecycle: web::Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let models = registry.models().map(|served| object(&served.id, served));
     let aliases = registry.aliases().map(|(alias, served)| object(alias, served));
     Ok(HttpResponse::Ok().json(ModelList { data: models.chain(aliases).collect() }))
 }
 
-/// Shows one model, under the name that was asked for.
-pub(crate) async fn retrieve(
+/// Returns one model, under the requested name.
+pub(super) async fn retrieve(
     _: Caller,
     id: web::Path<String>,
     lifecycle: web::Data<Lifecycle>,

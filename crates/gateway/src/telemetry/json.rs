@@ -1,5 +1,5 @@
-//! One JSON object a line, in which the fields of the request's span stand beside those of the event, so that `request`
-//! and `trace_id` are found in the same place whoever logged the line.
+//! One JSON object per line. The fields of the request's span are at the same level as those of the event, so that
+//! `request` and `trace_id` have the same path in every line.
 
 use std::fmt::{self, Debug};
 
@@ -17,7 +17,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Formats events; wants its spans' fields formatted by [`JsonFields`].
+/// Formatter of events. Their spans' fields must be formatted by [`JsonFields`].
 pub(super) struct JsonLines;
 
 impl<S> FormatEvent<S, JsonFields> for JsonLines
@@ -40,19 +40,19 @@ where
         fields.result?;
         for span in context.event_scope().into_iter().flatten() {
             let extensions = span.extensions();
-            // A whole object, of which only the inside is wanted.
+            // The fields are a JSON object; its braces are removed.
             let object =
                 extensions.get::<FormattedFields<JsonFields>>().map_or("", |fields| fields.fields.as_str());
-            let inside = object.trim_start_matches('{').strip_suffix('}').unwrap_or_default();
-            if !inside.is_empty() {
-                write!(writer, ",{inside}")?;
+            let members = object.trim_start_matches('{').strip_suffix('}').unwrap_or_default();
+            if !members.is_empty() {
+                write!(writer, ",{members}")?;
             }
         }
         writer.write_str("}\n")
     }
 }
 
-/// Writes an event's fields as they come, each after a comma.
+/// Writes an event's fields in their order, each after a comma.
 struct Fields<'a, 'w> {
     writer: &'a mut Writer<'w>,
     result: fmt::Result,

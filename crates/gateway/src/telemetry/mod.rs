@@ -1,7 +1,7 @@
-//! The log: `tracing` events as lines for people or as JSON objects, on standard error.
+//! The log: `tracing` events as text or as JSON objects, one per line on standard error.
 //!
-//! What is logged is decided where it is logged; the rule there is that no input text and no secret ever is. A line that
-//! cannot be written, for the disk is full or the reader gone, is lost, and the request that it speaks of goes on.
+//! No event contains input text or a secret. A line that cannot be written (full disk, closed pipe) is dropped and does not
+//! affect its request.
 
 mod json;
 
@@ -21,27 +21,27 @@ use crate::config::{LogConfig, LogFormat};
 
 use json::JsonLines;
 
-/// The log could not be set up.
+/// The log cannot be set up.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
-    /// The filter means nothing.
-    #[error("the log filter `{filter}` is not understood")]
+    /// The filter cannot be parsed.
+    #[error("the log filter `{filter}` is invalid")]
     Filter {
         /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: ParseError,
     },
-    /// Something else receives this program's events already.
-    #[error("the log is set up already")]
+    /// The process has another subscriber.
+    #[error("the log is already set up")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sends the events of this process to standard error.
+/// Writes the events of this process to standard error.
 ///
 /// # Errors
-/// A filter that is not understood, or a second call.
+/// If the filter is invalid, or the log is already set up.
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&config.filter)
         .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
@@ -49,7 +49,7 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
         LogFormat::Text => {
             let lines =
                 fmt::layer().compact().with_target(false).with_writer(io::stderr).log_internal_errors(false);
-            // On a terminal the library's own choice stands, which honours NO_COLOR.
+            // On a terminal the library decides, which respects NO_COLOR.
             if io::stderr().is_terminal() { lines.boxed() } else { lines.with_ansi(false).boxed() }
         }
         LogFormat::Json => {
@@ -57,13 +57,13 @@ pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
             lines.with_writer(io::stderr).log_internal_errors(false).boxed()
         }
     };
-    let filter = filter.and(filter_fn(|event| !is_repeated(event)));
+    let filter = filter.and(filter_fn(|event| !is_duplicate(event)));
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()?;
     Ok(())
 }
 
-/// Returns true for an error of the HTTP library that `connection` logs, too, at a level by its cause: the library calls a
-/// client's malformed request an error of the server.
-fn is_repeated(event: &Metadata<'_>) -> bool {
+/// Returns true for an error that `connection` logs at a level that fits its cause. The HTTP library logs it, too, and
+/// always as an error, even a client's malformed request.
+fn is_duplicate(event: &Metadata<'_>) -> bool {
     event.target() == "actix_http::h1::dispatcher" && *event.level() == Level::ERROR
 }

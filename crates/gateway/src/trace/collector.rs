@@ -1,5 +1,5 @@
-//! The way of finished spans to the collector, which may be away, slow or unwilling: it is tried, it is said, and the
-//! requests never notice.
+//! Exporter of finished spans to the collector. An unavailable, slow or failing collector is logged and never affects a
+//! request.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -17,41 +17,41 @@ use opentelemetry_sdk::{
     trace::{SpanData, SpanExporter as Export},
 };
 
-use crate::middleware::chain;
+use crate::error_chain::error_chain;
 
-/// For one batch, from the first byte to the last. Only the thread that sends waits.
+/// Timeout of one batch, from the first byte to the last. Only the SDK's thread waits.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a batch is tried again: enough for a connection that broke, and little enough not to delay an end.
-const RETRIES: usize = 1;
+/// Number of retries of a batch: enough for a connection that broke, without delaying the shutdown.
+const MAX_RETRIES: usize = 1;
 
-/// How often a collector that takes nothing is spoken of.
-const REMINDER: Duration = Duration::from_secs(60);
+/// Interval between warnings about a failing collector.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What a collector may have to say about a batch.
-const LONGEST_ANSWER: u64 = 64 * 1024;
+/// Maximum size of the collector's response.
+const MAX_RESPONSE_BYTES: u64 = 64 * 1024;
 
-/// Sends batches of spans by OTLP over HTTP, and speaks of those it cannot send.
+/// Exports batches of spans by OTLP over HTTP, and logs dropped ones.
 #[derive(Debug)]
 pub(super) struct Collector {
     exporter: SpanExporter,
-    losses: Mutex<Losses>,
+    drops: Mutex<DropStats>,
 }
 
-/// What has not been said yet.
+/// Dropped spans that were not logged yet.
 #[derive(Debug, Default)]
-struct Losses {
-    /// Spans lost since the last warning.
+struct DropStats {
+    /// Spans dropped since the last warning.
     spans: usize,
-    /// When the last warning was; `None` while the collector takes spans.
+    /// Time of the last warning; `None` while exports succeed.
     warned: Option<Instant>,
 }
 
 impl Collector {
-    /// Sends to `url`, which takes POSTs.
+    /// Creates an exporter that sends POST requests to `url`.
     ///
     /// # Errors
-    /// When the SDK's own variables ask for something that is not built in.
+    /// If one of the SDK's own environment variables requires a feature that is not compiled in.
     pub(super) fn new(url: String) -> Result<Self, ExporterBuildError> {
         let exporter = SpanExporter::builder()
             .with_http()
@@ -59,29 +59,25 @@ impl Collector {
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(url)
             .with_timeout(TIMEOUT)
-            .with_retry_policy(RetryPolicy::recommended().with_max_retries(RETRIES))
+            .with_retry_policy(RetryPolicy::recommended().with_max_retries(MAX_RETRIES))
             .build()?;
-        Ok(Self { exporter, losses: Mutex::default() })
+        Ok(Self { exporter, drops: Mutex::default() })
     }
 
-    fn taken(&self) {
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        if losses.warned.take().is_some() {
-            tracing::info!(lost = losses.spans, "the collector takes traces again");
-            losses.spans = 0;
+    fn on_exported(&self) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        if drops.warned.take().is_some() {
+            tracing::info!(dropped = drops.spans, "the trace collector accepts spans again");
+            drops.spans = 0;
         }
     }
 
-    fn lost(&self, spans: usize, error: &str) {
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        losses.spans += spans;
-        if losses.warned.is_none_or(|last| last.elapsed() >= REMINDER) {
-            tracing::warn!(
-                lost = losses.spans,
-                error,
-                "the collector takes no traces; going on without them"
-            );
-            *losses = Losses { spans: 0, warned: Some(Instant::now()) };
+    fn on_error(&self, spans: usize, error: &str) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        drops.spans += spans;
+        if drops.warned.is_none_or(|last| last.elapsed() >= WARN_INTERVAL) {
+            tracing::warn!(dropped = drops.spans, error, "cannot export spans to the trace collector");
+            *drops = DropStats { spans: 0, warned: Some(Instant::now()) };
         }
     }
 }
@@ -90,10 +86,10 @@ impl Export for Collector {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len();
         match self.exporter.export(batch).await {
-            Ok(()) => self.taken(),
-            Err(error) => self.lost(spans, &error.to_string()),
+            Ok(()) => self.on_exported(),
+            Err(error) => self.on_error(spans, &error.to_string()),
         }
-        // The SDK would log each failure as an error. It has been spoken of above, and nobody else can do anything.
+        // An error would make the SDK log each failed batch a second time.
         Ok(())
     }
 
@@ -102,7 +98,7 @@ impl Export for Collector {
     }
 }
 
-/// Plain HTTP that blocks, for the SDK's own thread has nothing else to do.
+/// Blocking HTTP client: the SDK exports on a thread of its own.
 #[derive(Debug)]
 struct Client(ureq::Agent);
 
@@ -112,7 +108,7 @@ impl Client {
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .max_redirects(0)
-            // A collector is named by the settings, not by the environment.
+            // Only the settings decide where traces go, not the environment's proxy.
             .proxy(None);
         Self(config.build().into())
     }
@@ -123,11 +119,11 @@ impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let (head, body) = request.into_parts();
         let sent = self.0.run(Request::from_parts(head, &body[..]));
-        // The SDK only says that there was an error, not which.
-        let answer =
-            sent.inspect_err(|error| tracing::debug!(error = chain(error), "no traces were sent"))?;
-        let (head, mut body) = answer.into_parts();
-        let body = body.with_config().limit(LONGEST_ANSWER).read_to_vec()?;
+        // The SDK's error does not contain this cause.
+        let response =
+            sent.inspect_err(|error| tracing::debug!(error = error_chain(error), "cannot send spans"))?;
+        let (head, mut body) = response.into_parts();
+        let body = body.with_config().limit(MAX_RESPONSE_BYTES).read_to_vec()?;
         Ok(Response::from_parts(head, body.into()))
     }
 }

@@ -1,7 +1,7 @@
-//! Who asked: the caller's span, as W3C Trace Context hands it over in two headers.
+//! The caller's span, from the two headers of W3C Trace Context.
 //!
-//! Read here rather than by the SDK's propagator, which takes ids of any length and a `+` among their digits: what is
-//! malformed must not be continued, nor stand in a log as if it were somebody's trace.
+//! The SDK's propagator accepts ids of any length and a `+` among their digits. This parser is strict, so that malformed
+//! ids are neither continued nor logged.
 
 use std::str::FromStr;
 
@@ -17,14 +17,14 @@ const LENGTH: usize = 55;
 /// The caller's span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Parent {
-    /// The trace that the request belongs to.
+    /// Trace of the request.
     pub(super) trace: TraceId,
     span: SpanId,
     sampled: bool,
 }
 
 impl Parent {
-    /// The caller's span, if the request names one and only one, and names it well.
+    /// Reads the caller's span; `None` if the header is absent, repeated or malformed.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(TRACEPARENT);
         let value = values.next()?;
@@ -34,38 +34,38 @@ impl Parent {
         Self::read(value.to_str().ok()?.trim())
     }
 
-    /// Reads a `traceparent`. Versions that are yet to come may be longer, and are read as far as they are known.
+    /// Reads a `traceparent`. Of a later version, which may be longer, the known part is read.
     fn read(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let (known, rest) = bytes.split_at_checked(LENGTH)?;
-        let shape = known.iter().enumerate().all(|(at, byte)| match at {
+        let is_valid = known.iter().enumerate().all(|(at, byte)| match at {
             2 | 35 | 52 => *byte == b'-',
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         });
-        let length = match text.get(..2)? {
+        let has_valid_length = match text.get(..2)? {
             "ff" => false,
             "00" => rest.is_empty(),
             _ => rest.first().is_none_or(|byte| *byte == b'-'),
         };
-        if !shape || !length {
+        if !is_valid || !has_valid_length {
             return None;
         }
         let trace = TraceId::from_hex(&text[3..35]).ok()?;
         let span = SpanId::from_hex(&text[36..52]).ok()?;
         let flags = u8::from_str_radix(&text[53..55], 16).ok()?;
         let valid = trace != TraceId::INVALID && span != SpanId::INVALID;
-        // All flags but this one are to be ignored.
+        // The standard requires all other flags to be ignored.
         valid.then_some(Self { trace, span, sampled: flags & 1 != 0 })
     }
 
-    /// The same with what other tracers passed along, for the spans that follow.
+    /// The span with the caller's `tracestate`, as the parent of this server's spans.
     pub(super) fn context(self, headers: &HeaderMap) -> SpanContext {
         let flags = if self.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
         SpanContext::new(self.trace, self.span, flags, true, state(headers))
     }
 }
 
-/// `tracestate`, which may come in several headers; one that is malformed is left out, as the standard has it.
+/// The `tracestate`, joined from all headers of that name. A malformed one is ignored, as the standard requires.
 fn state(headers: &HeaderMap) -> TraceState {
     let values: Vec<_> = headers.get_all(TRACESTATE).filter_map(text).collect();
     TraceState::from_str(&values.join(",")).unwrap_or_default()
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_well_formed_parent_is_continued() {
+    fn a_valid_traceparent_is_continued() {
         for (text, sampled) in [
             (format!("00-{TRACE}-b7ad6b7169203331-01"), true),
             (format!("00-{TRACE}-b7ad6b7169203331-00"), false),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_parent_is_none() {
+    fn a_malformed_traceparent_is_ignored() {
         let span = "b7ad6b7169203331";
         for text in [
             String::new(),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_state_is_left_out_and_the_parent_stays() {
+    fn a_malformed_tracestate_is_ignored_and_the_traceparent_kept() {
         let good = format!("00-{TRACE}-b7ad6b7169203331-01");
         let headers = headers(&[(TRACEPARENT, &good), (TRACESTATE, "no state")]);
         let parent = Parent::of(&headers).unwrap();

@@ -1,4 +1,4 @@
-//! What is said of a request, by OpenTelemetry's conventions for HTTP servers and for generative AI.
+//! The spans of a request, by OpenTelemetry's conventions for HTTP servers and for generative AI.
 //!
 //! ```text
 //! POST /v1/embeddings                 SERVER    http.*, server.*, url.*, embedgate.request.id
@@ -8,8 +8,8 @@
 //!    └─ inference
 //! ```
 //!
-//! Never a text, a key, or any other words of the client's own: a path is said only where it is a route's, a model's
-//! name only where it is one of ours. A request that is not sampled costs two ids.
+//! Spans never contain input text, keys or other free text of the client: a path is recorded only if it equals its route,
+//! a model name only if the model is served. A request that is not sampled costs two ids.
 
 use std::{
     cell::RefCell,
@@ -17,8 +17,8 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest,
-    dev::ServiceRequest,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
     http::{Method, Version, header::HOST, uri::Authority},
 };
 use inference::Embeddings;
@@ -31,8 +31,8 @@ use opentelemetry_sdk::trace::{SdkTracer, Span};
 
 use crate::{
     error::{ApiError, Code},
-    request::Plan,
-    tls::Encrypted,
+    request::ValidatedRequest,
+    tls::IsTls,
 };
 
 use super::parent::Parent;
@@ -41,17 +41,17 @@ use super::parent::Parent;
 #[derive(Default)]
 pub(crate) struct Trace {
     id: Option<TraceId>,
-    request: RefCell<Option<Live>>,
+    request: RefCell<Option<ActiveSpan>>,
 }
 
 impl Trace {
-    /// Of a request that is not traced here: its caller's id, if it has one.
+    /// The trace of a request that is not recorded: only the caller's trace id, if there is one.
     pub(super) fn untraced(parent: Option<Parent>) -> Self {
         Self { id: parent.map(|parent| parent.trace), request: RefCell::default() }
     }
 
     pub(super) fn begin(tracer: &SdkTracer, request: &ServiceRequest, parent: Option<Parent>) -> Self {
-        let clock = Clock::start();
+        let clock = SpanClock::start();
         let method = method(request.method());
         let caller = match parent {
             Some(parent) => Context::new().with_remote_span_context(parent.context(request.headers())),
@@ -66,124 +66,131 @@ impl Trace {
         span.set_attribute(KeyValue::new("http.request.method", method));
         span.set_attribute(KeyValue::new(
             "url.scheme",
-            if request.app_data::<Encrypted>().is_some() { "https" } else { "http" },
+            if request.app_data::<IsTls>().is_some() { "https" } else { "http" },
         ));
         span.set_attribute(KeyValue::new("network.protocol.version", version(request.version())));
         let server = server(request);
         span.set_attributes(server.clone());
-        let live = Live { span, tracer: tracer.clone(), clock, server };
-        Self { id, request: RefCell::new(Some(live)) }
+        let span = ActiveSpan { span, tracer: tracer.clone(), clock, server };
+        Self { id, request: RefCell::new(Some(span)) }
     }
 
-    /// What the request's lines in the log are found by.
+    /// The trace id, which is also logged.
     pub(crate) fn id(&self) -> Option<TraceId> {
         self.id
     }
 
-    /// Begins the span of the model's part.
-    pub(crate) fn embeddings(&self, plan: &Plan) -> EmbeddingsSpan {
+    /// Begins the span of the embedding itself.
+    pub(crate) fn embeddings(&self, validated: &ValidatedRequest) -> EmbeddingsSpan {
         let request = self.request.borrow();
         EmbeddingsSpan(request.as_ref().map(|request| {
-            let mut live = request.child(format!("embeddings {}", plan.model), request.clock.now());
-            let format = match plan.format {
+            let mut active = request.child(format!("embeddings {}", validated.model), request.clock.now());
+            let format = match validated.format {
                 EncodingFormat::Float => "float",
                 EncodingFormat::Base64 => "base64",
             };
-            live.span.set_attributes([
+            active.span.set_attributes([
                 KeyValue::new("gen_ai.operation.name", "embeddings"),
                 KeyValue::new("gen_ai.provider.name", "embedgate"),
-                KeyValue::new("gen_ai.request.model", plan.model.clone()),
-                KeyValue::new("gen_ai.response.model", plan.served.id.to_string()),
+                KeyValue::new("gen_ai.request.model", validated.model.clone()),
+                KeyValue::new("gen_ai.response.model", validated.served.id.to_string()),
                 KeyValue::new(
                     "gen_ai.request.encoding_formats",
                     Value::Array(Array::String(vec![format.into()])),
                 ),
-                KeyValue::new("embedgate.request.inputs", count(plan.inputs() as u64)),
+                KeyValue::new("embedgate.request.inputs", count(validated.inputs() as u64)),
             ]);
-            live.span.set_attributes(live.server.clone());
-            (live, request.clock.now())
+            active.span.set_attributes(active.server.clone());
+            (active, request.clock.now())
         }))
     }
 
-    /// The answer is there.
-    pub(crate) fn answered(&self, id: &str, request: &HttpRequest, status: u16, code: Option<Code>) {
-        let Some(mut live) = self.request.take() else { return };
-        if let Some(route) = request.match_pattern() {
-            live.span.update_name(format!("{} {route}", method(request.method())));
+    /// Ends the trace with a response.
+    pub(crate) fn end_with_response(
+        &self,
+        id: &str,
+        route: Option<&str>,
+        response: &ServiceResponse<impl MessageBody>,
+        code: Option<Code>,
+    ) {
+        let Some(mut active) = self.request.take() else { return };
+        let (request, status) = (response.request(), response.status().as_u16());
+        if let Some(route) = route {
+            active.span.update_name(format!("{} {route}", method(request.method())));
             if route == request.path() {
-                live.span.set_attribute(KeyValue::new("url.path", route.clone()));
+                active.span.set_attribute(KeyValue::new("url.path", route.to_owned()));
             }
-            live.span.set_attribute(KeyValue::new("http.route", route));
+            active.span.set_attribute(KeyValue::new("http.route", route.to_owned()));
         }
-        live.span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
-        live.span.set_attribute(KeyValue::new("embedgate.request.id", id.to_owned()));
-        // To a server, a 4xx is the client's error and none of its own.
+        active.span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+        active.span.set_attribute(KeyValue::new("embedgate.request.id", id.to_owned()));
+        // By the conventions, a 4xx is not an error of a server span.
         if status >= 500 {
-            live.fail(code.map_or("_OTHER", error_type));
+            active.fail(code.map_or("_OTHER", error_type));
         }
-        live.end();
+        active.end();
     }
 
-    /// No answer will come: the client is gone, or the handler panicked.
-    pub(crate) fn abandoned(&self, id: &str, why: &'static str) {
-        let Some(mut live) = self.request.take() else { return };
-        live.span.set_attribute(KeyValue::new("embedgate.request.id", id.to_owned()));
-        live.fail(why);
-        live.end();
+    /// Ends the trace without a response: the client disconnected, or the handler panicked.
+    pub(crate) fn end_without_response(&self, id: &str, reason: &'static str) {
+        let Some(mut active) = self.request.take() else { return };
+        active.span.set_attribute(KeyValue::new("embedgate.request.id", id.to_owned()));
+        active.fail(reason);
+        active.end();
     }
 }
 
-/// The span of the model's part of a request. Dropped before its end, it says that nobody waited for it.
-pub(crate) struct EmbeddingsSpan(Option<(Live, SystemTime)>);
+/// The span of the embedding itself. If it is dropped instead of ended, its error is `cancelled`.
+pub(crate) struct EmbeddingsSpan(Option<(ActiveSpan, SystemTime)>);
 
 impl EmbeddingsSpan {
-    /// Ends it with the engine's phases, or with the error.
+    /// Ends the span with one child for each stage of the engine, or with the error.
     pub(crate) fn end(mut self, result: Result<Embeddings, ApiError>) -> Result<Embeddings, ApiError> {
-        let Some((mut live, submitted)) = self.0.take() else { return result };
+        let Some((mut active, submitted)) = self.0.take() else { return result };
         match &result {
             Ok(embeddings) => {
                 let timings = &embeddings.timings;
-                let phases = [
+                let stages = [
                     ("tokenize", timings.tokenize),
                     ("queue", timings.queue),
                     ("inference", timings.inference),
                 ];
                 let mut at = submitted;
-                for (name, duration) in phases {
-                    let mut phase = live.child(name.to_owned(), at);
+                for (name, duration) in stages {
+                    let mut stage = active.child(name.to_owned(), at);
                     at += duration;
-                    phase.span.end_with_timestamp(at);
+                    stage.span.end_with_timestamp(at);
                 }
-                live.span.set_attributes([
+                active.span.set_attributes([
                     KeyValue::new("gen_ai.usage.input_tokens", count(embeddings.total_tokens())),
                     KeyValue::new("gen_ai.embeddings.dimension.count", count(embeddings.dimensions as u64)),
                 ]);
             }
-            Err(error) => live.fail(error_type(error.code())),
+            Err(error) => active.fail(error_type(error.code())),
         }
-        live.end();
+        active.end();
         result
     }
 }
 
 impl Drop for EmbeddingsSpan {
     fn drop(&mut self) {
-        if let Some((mut live, _)) = self.0.take() {
-            live.fail("cancelled");
-            live.end();
+        if let Some((mut active, _)) = self.0.take() {
+            active.fail("cancelled");
+            active.end();
         }
     }
 }
 
-/// A span that is being recorded, with what its children need.
-struct Live {
+/// A span that is being recorded, and the properties that its children share.
+struct ActiveSpan {
     span: Span,
     tracer: SdkTracer,
-    clock: Clock,
+    clock: SpanClock,
     server: Vec<KeyValue>,
 }
 
-impl Live {
+impl ActiveSpan {
     fn child(&self, name: String, start: SystemTime) -> Self {
         let parent = Context::new().with_remote_span_context(self.span.span_context().clone());
         let builder = self.tracer.span_builder(name).with_kind(SpanKind::Internal).with_start_time(start);
@@ -201,25 +208,26 @@ impl Live {
     }
 }
 
-/// One clock for all spans of a request: read once and counted from there, so that they stay nested when the system's
-/// is set meanwhile.
+/// Clock of all spans of a request. It reads the wall clock once and then a monotonic clock, so that spans stay nested
+/// if the wall clock is set.
 #[derive(Clone, Copy)]
-struct Clock {
+struct SpanClock {
     wall: SystemTime,
-    counted: Instant,
+    monotonic: Instant,
 }
 
-impl Clock {
+impl SpanClock {
     fn start() -> Self {
-        Self { wall: SystemTime::now(), counted: Instant::now() }
+        Self { wall: SystemTime::now(), monotonic: Instant::now() }
     }
 
     fn now(self) -> SystemTime {
-        self.wall + self.counted.elapsed()
+        self.wall + self.monotonic.elapsed()
     }
 }
 
-/// The name by which the client reached this server. Only what is an authority is repeated, without a user in it.
+/// The host and port by which the client reached this server. A `host` header that is not a valid authority is not
+/// recorded, nor is a user in it.
 fn server(request: &ServiceRequest) -> Vec<KeyValue> {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else { return Vec::new() };
@@ -228,7 +236,7 @@ fn server(request: &ServiceRequest) -> Vec<KeyValue> {
     [KeyValue::new("server.address", address)].into_iter().chain(port).collect()
 }
 
-/// The method, or that it is none of the usual ones, which a client may make up.
+/// The method, or `_OTHER` for an unknown one, as the conventions require.
 fn method(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
@@ -242,10 +250,10 @@ fn version(version: Version) -> &'static str {
     }
 }
 
-/// What the client reads as the error's code, else as its type.
+/// `error.code` of the response, or its `error.type`.
 fn error_type(code: Code) -> &'static str {
-    let wire = code.wire();
-    wire.code.unwrap_or(wire.kind)
+    let spec = code.spec();
+    spec.code.unwrap_or(spec.kind)
 }
 
 fn count(number: u64) -> i64 {

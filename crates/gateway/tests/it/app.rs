@@ -1,12 +1,17 @@
-//! The real server, started for one test and stopped at its end.
+//! A real server of one test, and helpers to wait.
 
 use std::{
     collections::BTreeMap,
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::stream::poll_fn;
@@ -19,18 +24,23 @@ use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
+pub(crate) use testkit::wait::{TIMEOUT, until as wait_until};
+
 use crate::{
     fake::{Control, DIMENSIONS, encoders},
     http::{Connection, Reply, request},
 };
 
-/// The window of the models.
+/// A small request.
+pub(crate) const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
+
+/// Maximum number of input tokens of the models.
 pub(crate) const WINDOW: usize = 64;
 
 /// Number of ids for which its models have embeddings: all ids of its tokenizer.
 pub(crate) const EMBEDDINGS: usize = 600;
 
-/// A server to be started.
+/// Settings of a server to start.
 pub(crate) struct Builder {
     config: Config,
     tokenizer: PathBuf,
@@ -38,13 +48,13 @@ pub(crate) struct Builder {
     hub_id: Option<String>,
     normalize: bool,
     prompts: BTreeMap<String, String>,
-    /// Loading waits for this, when there.
+    /// Loading waits until the other end sends or is dropped.
     gate: Option<mpsc::Receiver<()>>,
-    /// The second listener, when there is to be one.
+    /// The listener for probes and metrics.
     ops: Option<TcpListener>,
 }
 
-/// A running server. Dropping it stops it and asserts that it stopped in order.
+/// A running server. Dropping it stops it and asserts a clean shutdown.
 pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// The encoders of every model.
@@ -78,7 +88,7 @@ impl TestApp {
         }
     }
 
-    /// [`TestApp::builder`] without any wish.
+    /// Starts a server with the defaults of [`TestApp::builder`].
     pub(crate) fn start() -> Self {
         Self::builder().start()
     }
@@ -99,7 +109,7 @@ impl TestApp {
         self.send("POST", "/v1/embeddings", &[("content-type", "application/json")], body.as_ref())
     }
 
-    /// The vectors of `input`, which must be answered well.
+    /// The vectors of `input`; the status must be 200.
     #[track_caller]
     pub(crate) fn embed(&self, input: &Value) -> Vec<Vec<f64>> {
         let reply = self.post(serde_json::json!({ "model": "m", "input": input }).to_string());
@@ -107,26 +117,61 @@ impl TestApp {
         vectors(&reply.json())
     }
 
-    /// Tells the server to stop, or to hurry, without waiting.
-    pub(crate) fn begin_shutdown(&mut self) {
-        // It may have ended.
+    /// Sends a request to stop, without waiting.
+    pub(crate) fn begin_shutdown(&self) {
+        // The server may have ended.
         let _ = self.stop.send(());
     }
 
-    /// Returns true once the server has ended.
-    pub(crate) fn has_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for the server's end.
+    /// Waits for the server's end, which must come in time.
+    #[track_caller]
     pub(crate) fn join(&mut self) -> Result<(), RunError> {
+        wait_until("the server has ended", || self.has_ended());
         self.thread.take().unwrap().join().unwrap()
     }
 
-    /// Waits until the metrics hold exactly this line.
+    /// Waits until the metrics contain exactly this line.
     #[track_caller]
     pub(crate) fn wait_for_metric(&self, line: &str) {
         wait_until(line, || self.get("/metrics").text().lines().any(|found| found == line));
+    }
+
+    /// Sends [`BODY`] and waits until its batch is held in the encoder.
+    #[track_caller]
+    pub(crate) fn hold_request(&self) -> Connection {
+        self.hold_request_on(Connection::open(self.address), BODY)
+    }
+
+    /// Sends `body` on `connection` and waits until its batch is held in the encoder.
+    #[track_caller]
+    pub(crate) fn hold_request_on<S: Read + Write>(
+        &self,
+        mut connection: Connection<S>,
+        body: &[u8],
+    ) -> Connection<S> {
+        self.control.hold();
+        let entered = self.control.entered();
+        connection.send(&request("POST", "/v1/embeddings", &[], body));
+        self.control.wait_for_batch(entered);
+        connection
+    }
+
+    /// Waits until the listener is closed.
+    #[track_caller]
+    pub(crate) fn wait_for_closed_listener(&self) {
+        wait_until("the listener is closed", || std::net::TcpStream::connect(self.address).is_err());
+    }
+
+    /// Waits until a request was cancelled, as the metrics count it.
+    #[track_caller]
+    pub(crate) fn wait_for_cancelled(&self) {
+        self.wait_for_metric(
+            "embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1",
+        );
     }
 
     /// Waits until `path` answers with `status`.
@@ -136,13 +181,18 @@ impl TestApp {
     }
 }
 
-/// Waits until something is so.
+/// Sends a GET request on a connection of its own.
 #[track_caller]
-pub(crate) fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(20);
-    while !reached() {
-        assert!(Instant::now() < limit, "{what} never came to pass");
-        std::thread::sleep(Duration::from_millis(2));
+pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {
+    testkit::http::get(address, path).unwrap()
+}
+
+/// Sets a flag that ends the client threads of a test, also if the test fails: a thread scope joins its threads.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
@@ -150,11 +200,8 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.control.release();
         self.begin_shutdown();
-        if let Some(thread) = self.thread.take() {
-            let result = thread.join();
-            if !std::thread::panicking() {
-                result.unwrap().unwrap();
-            }
+        if self.thread.is_some() && !std::thread::panicking() {
+            self.join().unwrap();
         }
     }
 }
@@ -170,7 +217,7 @@ impl Builder {
         self.config(|config| change(&mut config.models[0]))
     }
 
-    /// Reads texts with another tokenizer.
+    /// Uses another tokenizer.
     pub(crate) fn tokenizer(mut self, path: &Path) -> Self {
         path.clone_into(&mut self.tokenizer);
         self
@@ -195,13 +242,13 @@ impl Builder {
         self
     }
 
-    /// Serves models whose vectors are not normalised.
+    /// Serves models whose vectors are not normalized.
     pub(crate) fn unnormalized(mut self) -> Self {
         self.normalize = false;
         self
     }
 
-    /// Gives the models a prompt, which the engine does not apply.
+    /// Adds a prompt to the models, which the engine does not apply.
     pub(crate) fn prompt(mut self, name: &str, text: &str) -> Self {
         self.prompts.insert(name.to_owned(), text.to_owned());
         self
@@ -214,7 +261,7 @@ impl Builder {
         (self, open)
     }
 
-    /// Gives metrics and probes a listener of their own, and tells where.
+    /// Gives probes and metrics a listener of their own, and returns its address.
     pub(crate) fn ops(mut self) -> (Self, SocketAddr) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -240,7 +287,7 @@ impl Builder {
         let serve = async move {
             let stops = poll_fn(move |context| stops.poll_recv(context));
             let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
-                // An error means that the test let go of the gate, which opens it too.
+                // An error means that the test dropped the gate, which opens it, too.
                 gate.map(|gate| gate.recv());
                 let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize };
                 let models = settings.models.iter().map(|model| LoadedModel {

@@ -1,11 +1,10 @@
-//! Who is let in where.
+//! Authentication by API key, from the settings and from a file.
 
 use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
-    time::{Duration, Instant},
 };
 
 use gateway::RunError;
@@ -13,7 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    app::{Builder, TestApp},
+    app::{Builder, SetOnDrop, TestApp, wait_until},
     http::{Connection, request},
     logs::LOG,
     schema::assert_valid,
@@ -22,7 +21,7 @@ use crate::{
 const KEY: &str = "sk-0123456789abcdefghij";
 
 #[test]
-fn with_keys_every_api_route_asks_for_one_and_nothing_else_does() {
+fn with_keys_every_api_route_and_no_other_requires_one() {
     let app = TestApp::builder().key("team", KEY).key("other", "secret").start();
     let body = br#"{"model":"m","input":"a"}"#;
     let routes = [
@@ -64,7 +63,7 @@ fn with_keys_every_api_route_asks_for_one_and_nothing_else_does() {
 }
 
 #[test]
-fn without_keys_any_key_and_none_is_accepted() {
+fn without_configured_keys_requests_need_none() {
     let app = TestApp::start();
     for headers in
         [&[][..], &[("authorization", "Bearer ")], &[("authorization", "anything")], &[("api-key", "x")]]
@@ -75,18 +74,18 @@ fn without_keys_any_key_and_none_is_accepted() {
 }
 
 #[test]
-fn a_refusal_never_repeats_a_key() {
+fn a_rejection_never_repeats_a_key() {
     let app = TestApp::builder().key("team", KEY).start();
     for wrong in ["sk-shortkey", "sk-012345678-almost-the-right-one-9876"] {
         let reply = app.send("GET", "/v1/models", &[("api-key", wrong)], b"");
         assert_eq!(reply.status, 401);
-        let shown = reply.message();
-        assert!(!shown.contains(wrong) && !shown.contains(&wrong[4..10]), "{shown}");
+        let message = reply.message();
+        assert!(!message.contains(wrong) && !message.contains(&wrong[4..10]), "{message}");
     }
 }
 
 /// A folder with a file of keys.
-fn file_of(keys: &str) -> (TempDir, PathBuf) {
+fn key_file(keys: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     fs::write(&path, keys).unwrap();
@@ -101,29 +100,20 @@ fn status(app: &TestApp, key: &str) -> u16 {
     app.send("GET", "/v1/models", &[("api-key", key)], b"").status
 }
 
-#[track_caller]
-fn wait(what: &str, until: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !until() {
-        assert!(Instant::now() < end, "never: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
-fn keys_of_the_settings_and_of_the_file_are_let_in() {
-    let (_folder, path) = file_of("# who may ask\r\nalice = sk-alice\r\n\r\n  sk-bare\n");
+fn keys_of_the_settings_and_of_the_file_are_accepted() {
+    let (_folder, path) = key_file("# allowed clients\r\nalice = sk-alice\r\n\r\n  sk-bare\n");
     let app = with_file(&path).key("team", KEY).start();
     assert_eq!(["sk-alice", "sk-bare", KEY].map(|key| status(&app, key)), [200; 3]);
-    assert_eq!(["alice", "# who may ask", "sk-alic"].map(|key| status(&app, key)), [401; 3]);
+    assert_eq!(["alice", "# allowed clients", "sk-alic"].map(|key| status(&app, key)), [401; 3]);
     assert!(app.get("/").text().contains("YOUR_KEY"));
     let only_file = with_file(&path).start();
     assert_eq!((status(&only_file, "sk-alice"), only_file.get("/v1/models").status), (200, 401));
 }
 
-/// Kubernetes puts a secret into a folder that a link names, and then swaps the link.
+/// Kubernetes mounts a secret as a folder behind a symbolic link, and swaps the link on a change.
 #[test]
-fn keys_are_read_anew_when_a_mounted_secret_changes_and_no_request_is_lost() {
+fn keys_are_reloaded_when_a_mounted_secret_changes_and_no_request_is_lost() {
     let folder = tempfile::tempdir().unwrap();
     let version = |number: u32, keys: &str| {
         let version = folder.path().join(format!("..{number}"));
@@ -139,6 +129,7 @@ fn keys_are_read_anew_when_a_mounted_secret_changes_and_no_request_is_lost() {
 
     let (done, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let stop = SetOnDrop(&done);
         scope.spawn(|| {
             let mut connection = Connection::open(app.address);
             let headers = [("authorization", "Bearer sk-stays")];
@@ -153,45 +144,46 @@ fn keys_are_read_anew_when_a_mounted_secret_changes_and_no_request_is_lost() {
                 sent.fetch_add(1, Ordering::SeqCst);
             }
         });
-        // Of the same length and, on many a file system, of the same second.
+        // Same length and, on many file systems, the same modification time.
         version(2, "stays=sk-stays\ncome=sk-comes");
-        wait("the new key is let in", || status(&app, "sk-comes") == 200);
+        wait_until("the new key is accepted", || status(&app, "sk-comes") == 200);
         assert_eq!(status(&app, "sk-goes"), 401);
-        done.store(true, Ordering::SeqCst);
+        drop(stop);
     });
     assert!(sent.load(Ordering::SeqCst) > 0);
 }
 
-/// What happens to the file of keys.
-type Misfortune = fn(&Path);
+/// A change that makes the file of keys unusable.
+type Damage = fn(&Path);
 
-/// Whatever happens to the file, nobody is let in who was not, and nobody shut out who was.
+/// The unit tests of `reload` show that later polls change nothing and log nothing.
 #[test]
-fn a_file_that_cannot_be_used_leaves_the_last_good_keys_in_force() {
-    let misfortunes: [(&str, Misfortune); 5] = [
+fn an_unusable_key_file_leaves_the_last_good_keys_in_use() {
+    let damages: [(&str, Damage); 5] = [
         ("vanished", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),
         ("comments", |path| fs::write(path, "# nobody\n").unwrap()),
         ("half", |path| fs::write(path, "alice=sk-alice\nbob=").unwrap()),
         ("garbage", |path| fs::write(path, b"alice=\xff\xfe").unwrap()),
     ];
-    // Before the first server, so that nothing is missed.
+    // Before the first server, so that no line is missed.
     let log = &*LOG;
-    let apps = misfortunes.map(|(name, misfortune)| {
-        let (folder, path) = file_of("alice=sk-alice\nold=sk-old-7f31");
+    let apps = damages.map(|(name, damage)| {
+        let (folder, path) = key_file("alice=sk-alice\nold=sk-old-7f31");
         let app = with_file(&path).start();
-        misfortune(&path);
+        damage(&path);
         (name, app, folder, path)
     });
     let warnings = |path: &Path| {
         let path = path.to_str().unwrap();
-        log.text().lines().filter(|line| line.contains("stay in force") && line.contains(path)).count()
+        log.text()
+            .lines()
+            .filter(|line| line.contains("the last good API keys stay in use") && line.contains(path))
+            .count()
     };
     for (name, _, _, path) in &apps {
-        wait(name, || warnings(path) > 0);
+        wait_until(name, || warnings(path) > 0);
     }
-    // Long enough for the file to be looked at twice more.
-    thread::sleep(Duration::from_millis(2200));
     for (name, app, _, path) in &apps {
         assert_eq!([status(app, "sk-alice"), status(app, "sk-old-7f31")], [200; 2], "{name}");
         assert_eq!([status(app, ""), status(app, "#"), status(app, "sk-new")], [401; 3], "{name}");
@@ -199,28 +191,28 @@ fn a_file_that_cannot_be_used_leaves_the_last_good_keys_in_force() {
         fs::write(path, "alice=sk-alice\nnew=sk-new").unwrap();
     }
     for (name, app, ..) in &apps {
-        wait(name, || status(app, "sk-new") == 200);
+        wait_until(name, || status(app, "sk-new") == 200);
         assert_eq!([status(app, "sk-alice"), status(app, "sk-old-7f31")], [200, 401], "{name}");
     }
     assert!(!log.text().contains("sk-old-7f31"));
 }
 
 #[test]
-fn a_file_that_cannot_be_used_at_start_up_is_an_error_and_no_open_server() {
+fn an_unusable_key_file_at_start_up_is_an_error() {
     for (keys, said) in [
-        ("", "holds none"),
-        ("\n# nothing\n", "holds none"),
+        ("", "contains no key"),
+        ("\n# nothing\n", "contains no key"),
         ("a=sk-dup-1\na=sk-dup-2", "cannot be used"),
         ("alice=", "cannot be used"),
         ("team=sk-file", "cannot be used"),
     ] {
-        let (_folder, path) = file_of(keys);
+        let (_folder, path) = key_file(keys);
         let error = with_file(&path).key("team", KEY).launch().join().unwrap_err();
         assert!(matches!(error, RunError::Keys(_)));
         let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
         assert!(shown.contains(said) && !shown.contains("sk-"), "{shown}");
     }
-    let (folder, path) = file_of("sk-a");
+    let (folder, path) = key_file("sk-a");
     for path in [path.with_extension("none"), folder.path().to_owned(), "/dev/zero".into()] {
         assert!(matches!(with_file(&path).launch().join(), Err(RunError::Keys(_))), "{path:?}");
     }

@@ -1,7 +1,7 @@
-//! Requests of real clients, recorded byte for byte, answered over a socket as their clients need it.
+//! Recorded requests of real clients, replayed byte for byte over a socket.
 //!
-//! `tests/captures` holds one file for each: client, version, method, path, headers and body. What is
-//! expected follows from the request alone, by the rules of the API.
+//! `tests/captures` has one file for each: client, version, method, path, headers and body. The expected response follows
+//! from the request by the rules of the API.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -19,9 +19,9 @@ struct Capture {
     method: String,
     path: String,
     headers: BTreeMap<String, String>,
-    /// As it stands in the file, so that keys and escapes are sent as their client wrote them.
+    /// The raw JSON of the file, so that keys and escapes are sent as the client wrote them.
     body: Box<RawValue>,
-    /// The body is given as the text that was sent, because it is no JSON that a parser would take.
+    /// The body as the sent text, for a body that JSON parsers reject.
     #[serde(default)]
     body_is_raw_text: bool,
 }
@@ -46,7 +46,7 @@ impl Capture {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The body as it is sent.
+    /// The sent body.
     fn body(&self) -> String {
         match self.body.get() {
             "null" => String::new(),
@@ -55,7 +55,7 @@ impl Capture {
         }
     }
 
-    /// The body as a JSON document; `null` where there is none. Its one lone surrogate is left out.
+    /// The body as JSON, without its lone surrogate; `null` if there is none.
     fn json(&self) -> Value {
         match self.body().as_str() {
             "" => Value::Null,
@@ -63,7 +63,7 @@ impl Capture {
         }
     }
 
-    /// The request as it was on the wire; only its length is computed anew.
+    /// The request as it was on the wire, with a recomputed length.
     fn bytes(&self) -> Vec<u8> {
         let body = self.body();
         let mut bytes = format!("{} {} HTTP/1.1\r\nHost: 127.0.0.1\r\n", self.method, self.path);
@@ -83,13 +83,13 @@ impl Capture {
         bytes.into_bytes()
     }
 
-    /// The model asked for: in the body, or in the path as its client wrote it.
+    /// The requested model, from the body or the path.
     fn model(&self) -> Option<String> {
         let in_body = self.json()["model"].as_str().map(str::to_owned);
         in_body.or_else(|| self.path.split_once("/models/").map(|(_, id)| id.replace("%2F", "/")))
     }
 
-    /// Number of vectors that the input asks for.
+    /// Number of requested vectors.
     fn inputs(&self) -> usize {
         match &self.json()["input"] {
             Value::Array(items) if items.first().is_some_and(|item| !item.is_number()) => items.len(),
@@ -126,7 +126,7 @@ impl Capture {
         }
     }
 
-    /// What OpenAI refuses in the request itself.
+    /// The error for a request that OpenAI rejects, too.
     fn fault(&self) -> Option<&'static str> {
         match &self.json()["input"] {
             Value::Array(items) if items.is_empty() => {
@@ -150,7 +150,7 @@ fn replay(app: &TestApp, capture: &Capture) -> Reply {
 fn every_client_gets_what_it_asked_for() {
     let captures = Capture::all();
     assert!(captures.len() > 100, "only {} captures were found", captures.len());
-    // Clients that ask for 4 dimensions know that their model can be cut.
+    // Some clients request 4 dimensions.
     let mut builder = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![4]);
     for model in captures.iter().filter_map(|(_, capture)| capture.model()) {
         builder = builder.alias(&model);

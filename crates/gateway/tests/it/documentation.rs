@@ -1,5 +1,5 @@
-//! `docs/ERRORS.md` and `docs/PARAMETERS.md` are generated from the code: each test writes its page, and fails if the
-//! page changed.
+//! Generates `docs/ERRORS.md` and `docs/PARAMETERS.md` from the code. Each test writes its page, and fails if the page
+//! changed.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -11,45 +11,45 @@ use gateway::{
 const INTRODUCTION: &str = "\
 # Errors
 
-Every failure has OpenAI's envelope, all four keys always present:
+Every error has OpenAI's format. All four keys are always present:
 
 ```json
 {\"error\": {\"message\": \"…\", \"type\": \"…\", \"param\": null, \"code\": null}}
 ```
 
-Every answer carries `x-request-id`; the log line of the request has the same id. A 5xx never says what broke: the
-log does. `retry-after` is in whole seconds, from 1 to 60; `x-should-retry: false` stops the official SDKs from
-repeating a request that would fail again.
+Every response has the header `x-request-id`; the log line of the request has the same id. A 500 does not tell its
+cause, which is in the log. `retry-after` is in whole seconds, from 1 to 60. `x-should-retry: false` stops the official SDKs
+from retrying a request that would fail again.
 
 This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gateway`.
 
-| status | `type` | `code` | when | on trying again |
+| status | `type` | `code` | condition | retry headers |
 |---|---|---|---|---|
 ";
 
 const CONCLUSION: &str = "
-A request that cannot be read as HTTP is answered without a body: 400 if its head cannot be parsed, 431 if the head
-is larger than 128 KiB or has more than 96 headers, 408 if it does not come within `server.client_header_timeout`.
+The response to a request that is not valid HTTP has no body: 400 if its head cannot be parsed, 431 if the head is larger
+than 128 KiB or has more than 96 headers, 408 if it does not arrive within `server.client_header_timeout`.
 
-An answer to a request whose body was not read to its end has `connection: close`. The rest of the body is read and
-dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the answer; then the
-connection is closed. A chunked body may take up about twice `limits.max_body_bytes` and 256 KiB on the wire, with all sizes,
-extensions and trailers; beyond that it is refused with 413.
+The response to a request whose body was not read completely has `connection: close`. The rest of the body is read and
+dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the response; then the
+connection is closed. A chunked body may have twice `limits.max_body_bytes` and 256 KiB on the wire, with all chunk sizes,
+extensions and trailers; a longer one is rejected with 413.
 ";
 
 #[test]
 fn errors_md_is_up_to_date() {
     let mut text = INTRODUCTION.to_owned();
     for code in Code::ALL {
-        let wire = code.wire();
-        let name = wire.code.map_or("`null`".to_owned(), |name| format!("`\"{name}\"`"));
-        let retry = match wire.retry {
+        let spec = code.spec();
+        let name = spec.code.map_or("`null`".to_owned(), |name| format!("`\"{name}\"`"));
+        let retry = match spec.retry {
             Retry::ByStatus => "",
             Retry::After => "`retry-after`",
             Retry::AfterMillis => "`retry-after`, `retry-after-ms`",
             Retry::Never => "`x-should-retry: false`",
         };
-        let (status, kind) = (wire.status.as_u16(), wire.kind);
+        let (status, kind) = (spec.status.as_u16(), spec.kind);
         writeln!(text, "| {status} | `{kind}` | {name} | {} | {retry} |", code.meaning()).unwrap();
     }
     text += CONCLUSION;
@@ -64,15 +64,15 @@ const PARAMETERS_INTRODUCTION: &str = "\
 OpenAI's parameters are in [openapi.yaml](openapi.yaml). Clients of other embedding APIs send more. This table lists
 those that embedgate knows; any other name is ignored, like `user` and `metadata`.
 
-* An accepted value that changes nothing for the model that answers, or that is `null`, is ignored. The answer names such
+* An accepted value that changes nothing for the requested model, or that is `null`, is ignored. The response lists such
   parameters in the header `x-embedgate-ignored`, and `embedgate_extra_parameters_total` counts them.
-* Any other value would change the vectors and cannot be honoured. The answer is 400, with the parameter in `error.param`
-  and what is supported in `error.message`. With `limits.unsupported_parameters = \"ignore\"` such a parameter is ignored
-  and named, too.
-* Two parameters that contradict each other are a 400. Only embedgate's own header `x-embedgate-truncation` wins over
-  the parameters that say whether long texts are cut. Letter case does not matter in values that say how texts are cut.
+* Any other value would change the vectors and cannot be honoured. It is rejected with 400, with the parameter in
+  `error.param` and the supported values in `error.message`. With `limits.unsupported_parameters = \"ignore\"` such a parameter is ignored
+  and listed, too.
+* Two parameters that contradict each other are rejected with 400. Only embedgate's own header `x-embedgate-truncation`
+  takes precedence over parameters. Values of truncation parameters may have any letter case.
 
-| parameter | known from | accepted | what it does |
+| parameter | vendors | accepted | effect |
 |---|---|---|---|
 ";
 

@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[test]
-fn an_answer_has_the_promised_shape_and_headers() {
+fn a_response_matches_the_schema_and_has_the_documented_headers() {
     let reply = TestApp::start().post(r#"{"model":"m","input":["one","two words"]}"#);
     let answer = reply.json();
     assert_valid("embeddings", &answer);
@@ -27,7 +27,7 @@ fn an_answer_has_the_promised_shape_and_headers() {
 }
 
 #[test]
-fn floats_and_base64_are_given_exactly_as_asked_and_are_the_same_numbers() {
+fn float_and_base64_have_the_same_numbers() {
     let app = TestApp::start();
     let post = |format: Value| {
         app.post(json!({"model": "m", "input": "a b", "encoding_format": format}).to_string())
@@ -48,7 +48,7 @@ fn floats_and_base64_are_given_exactly_as_asked_and_are_the_same_numbers() {
 }
 
 #[test]
-fn a_bare_text_and_a_list_of_it_have_the_same_vector_even_when_empty() {
+fn a_single_input_and_an_array_of_it_have_the_same_vector() {
     let app = TestApp::start();
     for text in ["a text", " ", ""] {
         let bare = app.embed(&json!(text));
@@ -61,7 +61,7 @@ fn a_bare_text_and_a_list_of_it_have_the_same_vector_even_when_empty() {
 }
 
 #[test]
-fn usage_counts_what_the_model_read_special_tokens_included() {
+fn usage_counts_the_encoded_tokens_including_special_ones() {
     let app = TestApp::start();
     let usage =
         |input: Value| app.post(json!({"model": "m", "input": input}).to_string()).json()["usage"].clone();
@@ -72,7 +72,7 @@ fn usage_counts_what_the_model_read_special_tokens_included() {
 }
 
 #[test]
-fn what_is_cut_is_never_silent_and_a_header_chooses_otherwise() {
+fn truncated_inputs_are_reported_and_a_header_sets_the_policy() {
     let app = TestApp::start();
     let long = "a ".repeat(WINDOW * 2);
     let body = json!({"model": "m", "input": [long, "short", long]}).to_string();
@@ -89,7 +89,7 @@ fn what_is_cut_is_never_silent_and_a_header_chooses_otherwise() {
 }
 
 #[test]
-fn dimensions_of_the_models_own_size_are_accepted() {
+fn the_models_own_dimensions_are_accepted() {
     let app = TestApp::start();
     let whole = app.embed(&json!("a"));
     let reply = app.post(r#"{"model":"m","input":"a","dimensions":8}"#);
@@ -97,7 +97,7 @@ fn dimensions_of_the_models_own_size_are_accepted() {
 }
 
 #[test]
-fn a_matryoshka_model_is_cut_and_normalised_again() {
+fn a_matryoshka_vector_is_truncated_and_normalized_again() {
     let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     let whole = app.embed(&json!(["a", "b"]));
     let reply = app.post(r#"{"model":"m","input":["a","b"],"dimensions":4}"#);
@@ -111,7 +111,7 @@ fn a_matryoshka_model_is_cut_and_normalised_again() {
 }
 
 #[test]
-fn two_thousand_and_forty_eight_inputs_come_back_in_order() {
+fn vectors_of_2048_inputs_are_in_order() {
     let app = TestApp::start();
     let texts: Vec<_> = (0..2048).map(|number| format!("text {number}")).collect();
     let all = app.embed(&json!(texts));
@@ -124,7 +124,7 @@ fn two_thousand_and_forty_eight_inputs_come_back_in_order() {
 }
 
 #[test]
-fn limits_are_settings() {
+fn configured_input_and_token_limits_apply() {
     let app = TestApp::builder().config(|config| config.limits.max_inputs = 5000).start();
     assert_eq!(app.embed(&json!(vec!["a"; 5000])).len(), 5000);
 }
@@ -146,7 +146,7 @@ fn three_hundred_thousand_tokens_are_the_limit() {
 }
 
 #[test]
-fn concurrent_clients_each_get_the_vectors_of_their_own_texts() {
+fn concurrent_clients_get_the_vectors_of_their_own_inputs() {
     const CLIENTS: usize = 32;
     const REQUESTS: usize = 20;
     let app = TestApp::start();
@@ -167,7 +167,7 @@ fn concurrent_clients_each_get_the_vectors_of_their_own_texts() {
 }
 
 #[test]
-fn paths_with_and_without_v1_and_with_stray_slashes_are_one_route() {
+fn paths_without_v1_and_with_trailing_slashes_are_the_same_route() {
     let app = TestApp::start();
     for path in [
         "/v1/embeddings",
@@ -193,7 +193,7 @@ fn any_content_type_is_read_as_json() {
 }
 
 #[test]
-fn a_byte_order_mark_and_an_encoding_that_changes_nothing_are_skipped() {
+fn a_byte_order_mark_and_identity_encoding_are_accepted() {
     let app = TestApp::start();
     assert_eq!(app.post("\u{feff}{\"model\":\"m\",\"input\":\"a\"}").status, 200);
     for coding in ["identity", "", "Identity, identity", "UTF-8"] {
@@ -204,7 +204,7 @@ fn a_byte_order_mark_and_an_encoding_that_changes_nothing_are_skipped() {
 }
 
 #[test]
-fn a_large_body_is_read_whole() {
+fn a_large_body_is_read_completely() {
     let app = TestApp::start();
     let text = format!("{}end", "word ".repeat(1_000_000));
     let reply = app.post(json!({"model": "m", "input": text}).to_string());

@@ -9,7 +9,7 @@ use crate::{
     schema::assert_valid,
 };
 
-/// Posts `body` to a server with default settings; the answer must be an error in the envelope.
+/// Posts `body` to a server with default settings. The response must be an error in OpenAI's format.
 #[track_caller]
 fn refused(body: impl AsRef<[u8]>) -> String {
     summary(&TestApp::start().post(body))
@@ -41,7 +41,7 @@ fn wrong_key() {
     401
     content-type: application/json
     www-authenticate: Bearer
-    {"error":{"message":"Incorrect API key provided: sk-***cdb0. The keys of this server are set by whoever runs it.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}
+    {"error":{"message":"Incorrect API key provided: sk-***cdb0. The operator of this server sets its keys.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}
     "#);
 }
 
@@ -118,20 +118,20 @@ fn too_many_inputs() {
 }
 
 #[test]
-fn too_long_a_text() {
+fn too_long_an_input() {
     let app = TestApp::builder().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let text = "a ".repeat(WINDOW + 1);
     let bare = app.post(json!({"model": "m", "input": text}).to_string());
     assert_snapshot!(summary(&bare), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input': maximum context length is 64 tokens. `m` stands for `tiny` here, which accepts 64 tokens per input: send shorter inputs, or choose how longer ones are handled with the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
     let listed = app.post(json!({"model": "m", "input": ["a", text]}).to_string());
     assert_snapshot!(summary(&listed), @r#"
     400
     content-type: application/json
-    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which reads 64 tokens of a text: send shorter texts, or choose what becomes of longer ones by the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"Invalid 'input[1]': maximum input length is 64 tokens. `m` stands for `tiny` here, which accepts 64 tokens per input: send shorter inputs, or choose how longer ones are handled with the header 'x-embedgate-truncation' (truncate, average).","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 
@@ -190,7 +190,7 @@ fn malformed_json() {
 }
 
 #[test]
-fn unknown_overlong_policy() {
+fn unknown_truncation_policy() {
     let app = TestApp::start();
     let headers = [("x-embedgate-truncation", "cut")];
     let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
@@ -227,7 +227,7 @@ fn unknown_url() {
     "#);
 }
 
-/// Refused by its announced length, so that the client need not send what nobody reads.
+/// Rejected by its `content-length`, so that the client need not send a body that the server would not read.
 #[test]
 fn announced_body_too_large() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
@@ -240,7 +240,7 @@ fn announced_body_too_large() {
     "#);
 }
 
-/// Refused by its head, so that the client need not send a body that the server would not read.
+/// Rejected by its head, so that the client need not send a body that the server would not read.
 #[test]
 fn compressed_body() {
     let app = TestApp::builder().key("team", "secret").start();
@@ -262,7 +262,7 @@ fn compressed_body() {
         let head = format!("api-key: secret\r\ncontent-encoding: {coding}\r\ncontent-length: 50\r\n");
         assert_eq!(post(&head).status, 415, "{coding}");
     }
-    // The key is checked first, here too.
+    // The key is checked first.
     assert_eq!(post("content-encoding: gzip\r\ncontent-length: 50\r\n").status, 401);
 }
 
@@ -278,7 +278,7 @@ fn chunked_body_too_large() {
     assert_valid("error", &reply.json());
 }
 
-/// Sizes, extensions and trailers of chunks are not part of the body, but they are bounded, too.
+/// Chunk sizes, extensions and trailers are not part of the body, but they are bounded, too.
 #[test]
 fn framing_of_a_chunked_body_is_bounded() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
@@ -351,13 +351,13 @@ fn routes_are_checked_before_keys_and_keys_before_bodies() {
 /// What the HTTP layer refuses before there is a request to answer has no body; the status must be right all
 /// the same and the connection must end.
 #[test]
-fn what_is_no_http_request_gets_a_bare_status() {
+fn invalid_http_gets_a_status_without_a_body() {
     let app = TestApp::start();
     let huge = request("GET", "/livez", &[("x-huge", &"x".repeat(200_000))], b"");
     let many = request("GET", "/livez", &[("x", "y"); 96], b"");
     for (bytes, status) in [(b"\x16\x03\x01\x02\x00\x01\r\n\r\n".to_vec(), 400), (huge, 431), (many, 431)] {
         let mut connection = Connection::open(app.address);
-        // The server may answer and close before it has read all of it.
+        // The server may respond and close before it has read everything.
         let _ = connection.try_send(&bytes);
         assert_eq!(connection.receive().status, status);
         assert!(connection.is_closed());

@@ -1,36 +1,21 @@
-//! How the server shows itself: the second listener for metrics and probes, and other origins' web pages.
+//! The listener for probes and metrics, and CORS.
 
-use std::{
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant},
-};
+use std::net::SocketAddr;
 
 use crate::{
-    app::TestApp,
-    http::{Connection, Reply, request},
+    app::{BODY, TestApp, get, wait_until},
+    http::Reply,
 };
 
 const PROBES: [&str; 4] = ["/startupz", "/readyz", "/livez", "/metrics"];
-const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
-
-fn get(address: SocketAddr, path: &str) -> Reply {
-    let mut connection = Connection::open(address);
-    connection.send(&request("GET", path, &[], b""));
-    connection.receive()
-}
 
 #[track_caller]
 fn wait_for(address: SocketAddr, path: &str, status: u16) {
-    let limit = Instant::now() + Duration::from_secs(20);
-    while get(address, path).status != status {
-        assert!(Instant::now() < limit, "{path} never said {status}");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until(&format!("{path} answers with {status}"), || get(address, path).status == status);
 }
 
 #[test]
-fn with_a_second_listener_probes_and_metrics_answer_there_alone() {
+fn with_ops_listen_probes_and_metrics_are_served_only_there() {
     let (builder, ops) = TestApp::builder().key("team", "secret").ops();
     let app = builder.launch();
     wait_for(ops, "/readyz", 200);
@@ -46,7 +31,7 @@ fn with_a_second_listener_probes_and_metrics_answer_there_alone() {
 }
 
 #[test]
-fn the_second_listener_answers_before_the_first_is_ready_and_while_it_drains() {
+fn probes_on_ops_listen_are_answered_while_loading_and_draining() {
     let (builder, ops) = TestApp::builder().ops();
     let (builder, gate) = builder.gate();
     let mut app = builder.launch();
@@ -55,23 +40,13 @@ fn the_second_listener_answers_before_the_first_is_ready_and_while_it_drains() {
     gate.send(()).unwrap();
     wait_for(ops, "/readyz", 200);
 
-    // A request in flight keeps the server draining until it is let go.
-    app.control.hold();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
+    // A request in flight keeps the server draining until its batch is released.
+    let mut connection = app.hold_request();
     let running = "embedgate_requests_running{model=\"tiny\"} 1";
-    let limit = Instant::now() + Duration::from_secs(20);
-    while !get(ops, "/metrics").text().lines().any(|line| line == running) {
-        assert!(Instant::now() < limit, "the request never began");
-        thread::sleep(Duration::from_millis(2));
-    }
+    wait_until(running, || get(ops, "/metrics").text().lines().any(|line| line == running));
     app.begin_shutdown();
     wait_for(ops, "/readyz", 503);
-    let limit = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(app.address).is_ok() {
-        assert!(Instant::now() < limit, "the listener is still open");
-        thread::sleep(Duration::from_millis(2));
-    }
+    app.wait_for_closed_listener();
     assert_eq!((get(ops, "/readyz").text(), get(ops, "/livez").status), ("draining\n", 200));
     app.control.release();
     assert_eq!(connection.receive().status, 200);
@@ -79,7 +54,7 @@ fn the_second_listener_answers_before_the_first_is_ready_and_while_it_drains() {
     assert!(std::net::TcpStream::connect(ops).is_err(), "the second listener is still open");
 }
 
-/// What browsers send before an SDK's request from a page.
+/// The preflight request that a browser sends before an SDK's request.
 fn preflight(app: &TestApp, origin: &str) -> Reply {
     let headers = [
         ("origin", origin),
@@ -94,7 +69,7 @@ fn sharing(origins: &str) -> TestApp {
 }
 
 #[test]
-fn pages_of_the_origins_that_are_named_may_read_answers() {
+fn pages_of_configured_origins_may_read_responses() {
     let app = sharing("https://app.example");
     let reply = preflight(&app, "https://app.example");
     assert_eq!(reply.status, 204);
@@ -107,13 +82,13 @@ fn pages_of_the_origins_that_are_named_may_read_answers() {
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://app.example"));
     assert!(reply.header("access-control-expose-headers").unwrap().contains("x-request-id"));
-    // An error, too: a page should see why.
+    // Errors can be read, too.
     let reply = app.send("POST", "/v1/embeddings", &[("origin", "https://app.example")], b"{");
     assert_eq!((reply.status, reply.header("access-control-allow-origin").is_some()), (400, true));
 }
 
 #[test]
-fn pages_of_other_origins_may_not() {
+fn pages_of_other_origins_may_not_read_responses() {
     let app = sharing("https://app.example");
     for origin in ["https://evil.example", "http://app.example", "https://app.example.evil", "null"] {
         assert_eq!(preflight(&app, origin).header("access-control-allow-origin"), None, "{origin}");
@@ -124,7 +99,7 @@ fn pages_of_other_origins_may_not() {
 }
 
 #[test]
-fn every_page_may_where_the_setting_says_so_and_none_by_default() {
+fn cors_allows_all_origins_with_a_star_and_none_by_default() {
     assert_eq!(
         preflight(&sharing("*"), "https://any.example").header("access-control-allow-origin"),
         Some("*")

@@ -1,5 +1,4 @@
-//! An encoder without a model: its vectors are a fixed function of the ids, and a test can make it wait,
-//! fail or panic.
+//! An encoder without a model. Its vectors are a fixed function of the ids, and a test can hold it or inject faults.
 
 use std::{
     collections::VecDeque,
@@ -12,10 +11,10 @@ use std::{
 
 use inference::{Batch, EncodeError, Encoder, EncoderFactory};
 
-/// Length of the vectors, unless a test needs another.
+/// Default length of the vectors.
 pub(crate) const DIMENSIONS: usize = 8;
 
-/// The test's hand on the encoders of one model.
+/// A test's control of the encoders of one model.
 #[derive(Default)]
 pub(crate) struct Control {
     state: Mutex<State>,
@@ -26,50 +25,51 @@ pub(crate) struct Control {
 #[derive(Default)]
 struct State {
     held: bool,
-    /// Batches that reached an encoder, waiting ones included.
+    /// Batches that reached an encoder, including held ones.
     entered: usize,
-    next: VecDeque<Misfortune>,
+    next: VecDeque<InjectedFault>,
 }
 
-/// Failing batches after which the engine blames the encoder for a single text: the text, the text again, its probe.
+/// Number of failing batches after which the engine reports an encoder failure for a single input: the input, its retry and
+/// the engine's probe.
 pub(crate) const FAILURES_OF_ENCODER: usize = 3;
 
-/// What happens to a batch.
-pub(crate) enum Misfortune {
+/// A fault of one batch.
+pub(crate) enum InjectedFault {
     Panic,
     Fail(EncodeError),
-    /// The first text's vector holds NaN.
+    /// The vector of the first input contains NaN.
     NotFinite,
 }
 
 impl Control {
-    /// Makes every batch wait, from the next one on.
+    /// Holds every batch, from the next one on.
     pub(crate) fn hold(&self) {
         self.state.lock().unwrap().held = true;
     }
 
-    /// Lets all batches go on.
+    /// Releases all batches.
     pub(crate) fn release(&self) {
         self.state.lock().unwrap().held = false;
         self.changed.notify_all();
     }
 
-    /// What happens to the next batch, or to the one after those of earlier calls.
-    pub(crate) fn next(&self, misfortune: Misfortune) {
-        self.state.lock().unwrap().next.push_back(misfortune);
+    /// Injects a fault into the next batch without one.
+    pub(crate) fn inject(&self, fault: InjectedFault) {
+        self.state.lock().unwrap().next.push_back(fault);
     }
 
-    /// The next `batches` fail.
+    /// Makes the next `batches` fail.
     pub(crate) fn fail(&self, batches: usize, error: impl Fn() -> EncodeError) {
-        (0..batches).for_each(|_| self.next(Misfortune::Fail(error())));
+        (0..batches).for_each(|_| self.inject(InjectedFault::Fail(error())));
     }
 
-    /// Batches that have reached an encoder.
+    /// Number of batches that reached an encoder.
     pub(crate) fn entered(&self) -> usize {
         self.state.lock().unwrap().entered
     }
 
-    /// Sequences that an encoder has worked on.
+    /// Number of encoded sequences.
     pub(crate) fn encoded(&self) -> usize {
         self.encoded.load(Ordering::SeqCst)
     }
@@ -83,7 +83,7 @@ impl Control {
         assert!(!waited.unwrap().1.timed_out(), "no batch reached the encoder");
     }
 
-    fn pass(&self) -> Option<Misfortune> {
+    fn enter(&self) -> Option<InjectedFault> {
         let mut state = self.state.lock().unwrap();
         state.entered += 1;
         self.changed.notify_all();
@@ -114,24 +114,24 @@ impl Encoder for Fake {
         _: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
-        let misfortune = self.control.pass();
-        match misfortune {
-            Some(Misfortune::Panic) => panic!("as the test asked"),
-            Some(Misfortune::Fail(error)) => return Err(error),
-            Some(Misfortune::NotFinite) | None => {}
+        let fault = self.control.enter();
+        match fault {
+            Some(InjectedFault::Panic) => panic!("injected by the test"),
+            Some(InjectedFault::Fail(error)) => return Err(error),
+            Some(InjectedFault::NotFinite) | None => {}
         }
         self.control.encoded.fetch_add(batch.len(), Ordering::SeqCst);
         for (ids, row) in batch.sequences().zip(out.chunks_exact_mut(self.dimensions)) {
             fill(ids, row);
         }
-        if matches!(misfortune, Some(Misfortune::NotFinite)) {
+        if matches!(fault, Some(InjectedFault::NotFinite)) {
             out[0] = f32::NAN;
         }
         Ok(())
     }
 }
 
-/// Different ids, or the same in another order, give different vectors.
+/// Fills `row` with values that depend on the ids and their order.
 fn fill(ids: &[u32], row: &mut [f32]) {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for &id in ids {
@@ -143,7 +143,7 @@ fn fill(ids: &[u32], row: &mut [f32]) {
     }
 }
 
-/// Builds encoders of vectors of this length under `control`.
+/// A factory of encoders under `control`.
 pub(crate) fn encoders(control: &Arc<Control>, dimensions: usize) -> EncoderFactory {
     let control = Arc::clone(control);
     Arc::new(move || Ok(Box::new(Fake { control: Arc::clone(&control), dimensions })))

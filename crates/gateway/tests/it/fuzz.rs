@@ -10,11 +10,11 @@ use tiktoken_rs::{CoreBPE, cl100k_base};
 
 use crate::app::{TestApp, vectors};
 
-/// A hundred ids; more of them reach no other code.
+/// A hundred ids; more of them reach no further code.
 const MAX_LEN: usize = 301;
 /// Ends an array of ids.
 const END: u32 = 0xff_ffff;
-/// Up to here every number is an id.
+/// Every number up to here is an id.
 const KNOWN: u32 = 100_256;
 
 static APP: LazyLock<TestApp> = LazyLock::new(TestApp::start);

@@ -1,4 +1,4 @@
-//! Start and end: what fails to start says so, what was accepted is answered.
+//! Start and shutdown of the server.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -9,14 +9,12 @@ use std::{
 use gateway::{LoadError, RunError};
 
 use crate::{
-    app::{TestApp, wait_until},
+    app::{BODY, SetOnDrop, TestApp, wait_until},
     http::{Connection, request},
 };
 
-const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
-
-/// Clients behave as those behind a load balancer do: they stop sending new requests here once `/readyz`
-/// says no, and heed `connection: close`. Until then every request must be answered with 200.
+/// The clients behave like those behind a load balancer: they stop sending requests once `/readyz` fails, and obey
+/// `connection: close`. Until then the status of every request must be 200.
 #[test]
 fn a_shutdown_under_load_loses_no_request() {
     const CLIENTS: usize = 8;
@@ -25,6 +23,7 @@ fn a_shutdown_under_load_loses_no_request() {
     let (answered, leave) = (AtomicUsize::new(0), AtomicBool::new(false));
     let address = app.address;
     thread::scope(|scope| {
+        let stop = SetOnDrop(&leave);
         for client in 0..CLIENTS {
             let (answered, leave) = (&answered, &leave);
             scope.spawn(move || {
@@ -35,22 +34,20 @@ fn a_shutdown_under_load_loses_no_request() {
                     assert_eq!(reply.status, 200, "{}", reply.text());
                     answered.fetch_add(1, Ordering::SeqCst);
                     let close = reply.header("connection").is_some_and(|value| value == "close");
-                    // Every other client never keeps a connection.
+                    // Every other client opens a new connection for each request.
                     if close || client % 2 == 0 {
                         connection = Connection::open(address);
                     }
                 }
             });
         }
-        while answered.load(Ordering::SeqCst) < 20 * CLIENTS {
-            thread::yield_now();
-        }
+        wait_until("the clients are busy", || answered.load(Ordering::SeqCst) >= 20 * CLIENTS);
         app.begin_shutdown();
         app.wait_for("/readyz", 503);
         assert_eq!(app.get("/livez").status, 200);
         let reply = app.get("/readyz");
         assert_eq!((reply.text(), reply.header("connection")), ("draining\n", Some("close")));
-        leave.store(true, Ordering::SeqCst);
+        drop(stop);
     });
     app.join().unwrap();
     assert!(std::net::TcpStream::connect(address).is_err(), "the listener is still open");
@@ -59,15 +56,9 @@ fn a_shutdown_under_load_loses_no_request() {
 #[test]
 fn a_request_in_flight_is_finished_after_the_listener_closed() {
     let mut app = TestApp::start();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
-    app.control.wait_for_batch(entered);
+    let mut connection = app.hold_request();
     app.begin_shutdown();
-    while std::net::TcpStream::connect(app.address).is_ok() {
-        thread::sleep(Duration::from_millis(5));
-    }
+    app.wait_for_closed_listener();
     app.control.release();
     let reply = connection.receive();
     assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
@@ -75,7 +66,7 @@ fn a_request_in_flight_is_finished_after_the_listener_closed() {
 }
 
 #[test]
-fn a_shutdown_while_loading_ends_in_order() {
+fn a_shutdown_while_loading_is_clean() {
     let (builder, gate) = TestApp::builder().gate();
     let mut app = builder.launch();
     app.wait_for("/livez", 200);
@@ -84,78 +75,66 @@ fn a_shutdown_while_loading_ends_in_order() {
     app.join().unwrap();
 }
 
-/// Longer than any test may take.
+/// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A read from a volume that does not answer never ends.
+/// A read from a volume that does not respond never ends.
 #[test]
 fn a_load_that_hangs_is_abandoned_after_the_drain_timeout() {
     let (builder, _gate) = TestApp::builder().gate();
     let mut app = builder.config(|config| config.server.drain_timeout = Duration::from_millis(100)).launch();
     app.wait_for("/livez", 200);
     app.begin_shutdown();
-    wait_until("the server has ended", || app.has_ended());
     let ended = app.join();
     assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
 }
 
 #[test]
-fn a_second_request_to_stop_abandons_a_load_that_hangs() {
+fn a_second_stop_request_abandons_a_load_that_hangs() {
     let (builder, _gate) = TestApp::builder().gate();
     let mut app = builder.config(|config| config.server.drain_timeout = NEVER).launch();
     app.wait_for("/livez", 200);
     app.begin_shutdown();
     app.begin_shutdown();
-    wait_until("the server has ended", || app.has_ended());
     let ended = app.join();
     assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
 }
 
 #[test]
-fn a_second_request_to_stop_ends_the_pause_and_loses_nothing() {
+fn a_second_stop_request_ends_the_shutdown_delay_and_loses_no_request() {
     let mut app = TestApp::builder().config(|config| config.server.shutdown_delay = NEVER).start();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
-    app.control.wait_for_batch(entered);
+    let mut connection = app.hold_request();
     app.begin_shutdown();
     app.wait_for("/readyz", 503);
     app.begin_shutdown();
-    wait_until("the listener is closed", || std::net::TcpStream::connect(app.address).is_err());
+    app.wait_for_closed_listener();
     app.control.release();
     assert_eq!(connection.receive().status, 200);
-    wait_until("the server has ended", || app.has_ended());
     app.join().unwrap();
 }
 
-/// The second one ends the drain, the third one the wait for the batch that the engine runs.
+/// The second one ends the drain, the third one the wait for the running batch.
 #[test]
-fn further_requests_to_stop_end_the_drain_and_say_what_was_lost() {
+fn further_stop_requests_end_the_drain_with_an_error() {
     let mut app = TestApp::builder().config(|config| config.server.drain_timeout = NEVER).start();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
-    app.control.wait_for_batch(entered);
+    let _connection = app.hold_request();
     app.begin_shutdown();
-    wait_until("the listener is closed", || std::net::TcpStream::connect(app.address).is_err());
+    app.wait_for_closed_listener();
     app.begin_shutdown();
     app.begin_shutdown();
-    wait_until("the server has ended", || app.has_ended());
     let ended = app.join();
     assert!(matches!(ended, Err(RunError::DrainInterrupted)), "{ended:?}");
 }
 
 #[test]
-fn an_alias_of_no_model_is_a_start_up_error() {
+fn an_alias_of_an_unknown_model_is_a_start_up_error() {
     let mut app = TestApp::builder()
-        .config(|config| drop(config.aliases.insert("x".to_owned(), "nobody".to_owned())))
+        .config(|config| drop(config.aliases.insert("x".to_owned(), "unknown".to_owned())))
         .launch();
     let error = app.join().unwrap_err();
     assert!(matches!(error, RunError::Load(LoadError::Alias(_))));
     assert_eq!(
         error.to_string(),
-        "the alias `x` stands for `nobody`, which is not configured; the models are: tiny"
+        "the alias `x` stands for `unknown`, which is not configured; the models are: tiny"
     );
 }

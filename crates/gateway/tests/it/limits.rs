@@ -1,21 +1,21 @@
-//! What one key may use a minute, counted by one server.
+//! Rate limits of one server.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{sync::mpsc, thread};
 
 use inference::EncodeError;
 use insta::assert_snapshot;
 use serde_json::json;
 
 use crate::{
-    app::{Builder, TestApp},
+    app::{BODY, Builder, TIMEOUT, TestApp},
     fake::FAILURES_OF_ENCODER,
-    http::{Connection, Reply, request},
+    http::{Connection, Reply},
     schema::assert_valid,
 };
 
-/// As the model counts it: 3 tokens. By the gateway's estimate, too.
-const SHORT: &str = r#"{"model":"m","input":"a"}"#;
-/// 6 tokens; 4 by the estimate.
+/// 3 tokens, by the model's count and by the estimate.
+const SHORT: &[u8] = BODY;
+/// 6 tokens by the model's count, 4 by the estimate.
 const LONGER: &str = r#"{"model":"m","input":"a a a a"}"#;
 
 pub(crate) fn limited(requests: usize, tokens: usize) -> Builder {
@@ -34,7 +34,7 @@ pub(crate) fn left(reply: &Reply, what: &str) -> u64 {
         .unwrap()
 }
 
-/// Asserts that a 429 says when to come back, in all four places that clients look at; what it says apart from that.
+/// Asserts that the four places where clients find the retry delay of a 429 agree. Returns the rest of the response.
 #[track_caller]
 pub(crate) fn too_soon(reply: &Reply) -> String {
     assert_valid("error", &reply.json());
@@ -44,18 +44,18 @@ pub(crate) fn too_soon(reply: &Reply) -> String {
     assert_eq!(millis.div_ceil(1000), seconds);
     assert_eq!(reply.header("x-should-retry"), None);
     let text = reply.text();
-    let (said, rest) = text.split_once(" Please try again in ").unwrap();
+    let (reason, rest) = text.split_once(" Please try again in ").unwrap();
     let (wait, rest) = rest.split_once(".\",").unwrap();
     let known = if millis < 1000 { format!("{millis}ms") } else { format!("{}", millis as f64 / 1000.0) };
     assert!(
         wait.strip_suffix('s') == Some(known.as_str()) || wait == known || wait == "1m0s",
         "{wait}, {known}"
     );
-    format!("{}\n{said} … \",{rest}", reply.status)
+    format!("{}\n{reason} … \",{rest}", reply.status)
 }
 
 #[test]
-fn requests_of_a_minute_are_counted_and_then_refused() {
+fn requests_beyond_the_limit_per_minute_are_rejected() {
     let app = limited(2, 0).start();
     for remaining in [1, 0] {
         let reply = app.post(SHORT);
@@ -78,20 +78,20 @@ fn requests_of_a_minute_are_counted_and_then_refused() {
     ] {
         assert!(metrics.text().lines().any(|found| found == line), "no {line}");
     }
-    // Only what costs something is counted.
+    // Only valid requests for embeddings are counted.
     assert_eq!(app.get("/v1/models").status, 200);
     assert_eq!(app.post("{").status, 400);
 }
 
 #[test]
-fn tokens_are_charged_as_the_model_counted_them() {
+fn tokens_are_settled_by_the_models_exact_count() {
     let app = limited(0, 18).start();
     let reply = app.post(LONGER);
     assert_eq!((reply.status, left(&reply, "tokens")), (200, 12));
     assert_eq!(reply.header("x-ratelimit-limit-tokens"), Some("18"));
     assert_eq!(reply.header("x-ratelimit-limit-requests"), None, "requests are not limited");
     assert_eq!(left(&app.post(LONGER), "tokens"), 6);
-    // The estimate still fits, and so it is answered.
+    // The estimate fits into the bucket, so the request is admitted.
     assert_eq!(left(&app.post(LONGER), "tokens"), 0);
     assert_snapshot!(too_soon(&app.post(LONGER)), @r#"
     429
@@ -100,20 +100,20 @@ fn tokens_are_charged_as_the_model_counted_them() {
 }
 
 #[test]
-fn each_key_has_its_own_and_without_keys_everybody_shares_one() {
+fn each_key_has_its_own_buckets_and_without_keys_all_clients_share_one_pair() {
     let app = limited(1, 0).key("one", "sk-one").key("other", "sk-other").start();
-    let send = |key: &str| app.send("POST", "/v1/embeddings", &[("api-key", key)], SHORT.as_bytes()).status;
+    let send = |key: &str| app.send("POST", "/v1/embeddings", &[("api-key", key)], SHORT).status;
     assert_eq!([send("sk-one"), send("sk-one"), send("sk-other"), send("sk-other")], [200, 429, 200, 429]);
-    assert_eq!(send("sk-nobody"), 401);
+    assert_eq!(send("sk-unknown"), 401);
 
     let open = limited(1, 0).start();
-    let send = |key: &str| open.send("POST", "/v1/embeddings", &[("api-key", key)], SHORT.as_bytes()).status;
+    let send = |key: &str| open.send("POST", "/v1/embeddings", &[("api-key", key)], SHORT).status;
     assert_eq!([send("anything"), send("something else")], [200, 429]);
 }
 
-/// It would be refused for ever: a client should not be told to try again.
+/// The rate limit would never admit it, so the client must not be told to retry.
 #[test]
-fn more_tokens_than_a_minute_has_is_a_400_that_costs_nothing() {
+fn more_tokens_than_the_limit_per_minute_is_a_400_without_a_debit() {
     let app = limited(0, 20).start();
     let many = json!({"model": "m", "input": vec!["a"; 7]}).to_string();
     let reply = app.post(&many);
@@ -123,39 +123,34 @@ fn more_tokens_than_a_minute_has_is_a_400_that_costs_nothing() {
     {"error":{"message":"Invalid 'input': maximum request size is 20 tokens per request.","type":"invalid_request_error","param":null,"code":null}}
     "#);
     assert_eq!(left(&reply, "tokens"), 20);
-    // What fits is answered, though the estimate, by its bytes, says more than a minute has.
+    // A request that fits is answered, although its estimate is above the limit.
     let spaces = json!({"model": "m", "input": vec![format!("a{}", " ".repeat(40)); 6]}).to_string();
     let reply = app.post(&spaces);
     assert_eq!((reply.status, left(&reply, "tokens")), (200, 2));
 }
 
 #[test]
-fn what_comes_to_nothing_gives_its_tokens_back() {
+fn tokens_of_a_failed_request_are_refunded() {
     let app = limited(0, 30).start();
-    app.control.fail(FAILURES_OF_ENCODER, || EncodeError::Other("unlucky".to_owned()));
+    app.control.fail(FAILURES_OF_ENCODER, || EncodeError::Other("injected".to_owned()));
     let reply = app.post(LONGER);
     assert_eq!((reply.status, left(&reply, "tokens")), (500, 30));
 }
 
-/// Otherwise a caller could have everything computed for nothing, and never look at it.
+/// Otherwise a client could have embeddings computed at no cost.
 #[test]
-fn whoever_hangs_up_has_used_the_tokens() {
+fn tokens_of_a_disconnected_client_stay_debited() {
     let app = limited(0, 30).start();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], LONGER.as_bytes()));
-    app.control.wait_for_batch(entered);
-    drop(connection);
-    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
+    drop(app.hold_request_on(Connection::open(app.address), LONGER.as_bytes()));
+    app.wait_for_cancelled();
     app.control.release();
     let before = left(&app.post(SHORT), "tokens");
-    assert!(before < 27, "{before} left of 30 after one that hung up and one of 3");
+    assert!(before < 27, "{before} left of 30 after a disconnected request and one of 3 tokens");
 }
 
-/// Their tokens are taken before they are known, so that a crowd cannot pass a bucket that looks full to each.
+/// The estimate is debited before the exact count is known, so that concurrent requests cannot spend one bucket twice.
 #[test]
-fn many_at_once_get_no_more_than_one_after_the_other() {
+fn concurrent_requests_get_no_more_than_sequential_ones() {
     let app = limited(0, 18).start();
     app.control.hold();
     let (sender, replies) = mpsc::channel();
@@ -164,7 +159,7 @@ fn many_at_once_get_no_more_than_one_after_the_other() {
             let (app, sender) = (&app, sender.clone());
             scope.spawn(move || sender.send(app.post(SHORT).status).unwrap());
         }
-        let next = || replies.recv_timeout(Duration::from_secs(20)).unwrap();
+        let next = || replies.recv_timeout(TIMEOUT).unwrap();
         assert_eq!([next(), next(), next(), next()], [429; 4]);
         app.control.release();
         assert_eq!([next(), next(), next(), next(), next(), next()], [200; 6]);
@@ -172,7 +167,7 @@ fn many_at_once_get_no_more_than_one_after_the_other() {
 }
 
 #[test]
-fn without_limits_no_header_speaks_of_them() {
+fn without_limits_there_are_no_rate_limit_headers() {
     let reply = TestApp::start().post(SHORT);
     assert!(!reply.headers().any(|(name, _)| name.starts_with("x-ratelimit")), "{reply:?}");
 }

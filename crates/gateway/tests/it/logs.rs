@@ -1,4 +1,4 @@
-//! What is logged, at the highest verbosity: enough to find a request, never a text or a key.
+//! The log at the highest verbosity: it identifies requests, and never contains input text or keys.
 
 use std::{
     io::{self, Write},
@@ -10,10 +10,10 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     app::TestApp,
-    fake::{FAILURES_OF_ENCODER, Misfortune},
+    fake::{FAILURES_OF_ENCODER, InjectedFault},
 };
 
-/// Everything that was logged in this process.
+/// All log lines of this process.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -23,7 +23,7 @@ impl Log {
         String::from_utf8(bytes.clone()).unwrap()
     }
 
-    /// The lines that speak of one request.
+    /// The lines of one request.
     #[track_caller]
     fn lines(&self, request: &str) -> Vec<String> {
         let lines: Vec<_> =
@@ -52,7 +52,7 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// The log of all tests of this process: the server works on threads of its own, so it cannot be one test's.
+/// The log of all tests of this process: servers log on their own threads, so it cannot belong to one test.
 pub(crate) static LOG: LazyLock<Log> = LazyLock::new(|| {
     let log = Log::default();
     tracing_subscriber::fmt()
@@ -64,7 +64,7 @@ pub(crate) static LOG: LazyLock<Log> = LazyLock::new(|| {
 });
 
 #[test]
-fn neither_texts_nor_keys_are_logged_whatever_happens() {
+fn input_texts_and_keys_are_never_logged() {
     let log = &*LOG;
     let app = TestApp::builder().key("team", "sk-right-key-7c1e0b").start();
     let body = json!({"model": "m", "input": ["confidential-4f2a"]}).to_string();
@@ -76,7 +76,7 @@ fn neither_texts_nor_keys_are_logged_whatever_happens() {
     assert_eq!(send("sk-right-key-7c1e0b", &body).status, 200);
     assert_eq!(send("sk-wrong-key-93d5aa", &body).status, 401);
     assert_eq!(send("sk-right-key-7c1e0b", &body[..body.len() - 1]).status, 400);
-    app.control.next(Misfortune::Panic);
+    app.control.inject(InjectedFault::Panic);
     assert_eq!(send("sk-right-key-7c1e0b", &body).status, 500);
     drop(app);
     for secret in ["confidential-4f2a", "right-key-7c1e0b", "wrong-key-93d5aa"] {
@@ -87,7 +87,7 @@ fn neither_texts_nor_keys_are_logged_whatever_happens() {
 }
 
 #[test]
-fn a_request_has_one_line_with_what_it_cost_and_the_clients_own_id() {
+fn a_request_has_one_log_line_with_its_tokens_and_the_clients_id() {
     let log = &*LOG;
     let app = TestApp::builder().key("team", "secret").start();
     let headers = [("api-key", "secret"), ("x-request-id", "client-77.a")];
@@ -109,7 +109,7 @@ fn a_request_has_one_line_with_what_it_cost_and_the_clients_own_id() {
     let (_, time) = line.split_once(" ms=").unwrap();
     let time = time.split(' ').next().unwrap();
     assert!(time.parse::<f64>().unwrap() > 0.0, "{time}");
-    assert!(time.split_once('.').unwrap().1.len() <= 3, "{time} is finer than microseconds");
+    assert!(time.split_once('.').unwrap().1.len() <= 3, "{time} is more precise than microseconds");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `GET /v1/models` and everything that a model may be called.
+//! `GET /v1/models`, and the names of a model.
 
 use serde_json::json;
 
@@ -41,7 +41,7 @@ fn a_model_is_found_by_id_and_alias_with_slashes_raw_or_encoded() {
 }
 
 #[test]
-fn an_answer_repeats_the_name_asked_for_and_a_header_names_the_model() {
+fn a_response_has_the_requested_name_and_a_header_with_the_model() {
     let app = TestApp::builder().hub_id("org/tiny").start();
     for name in ["tiny", "m", "org/tiny"] {
         let reply = app.post(json!({"model": name, "input": "a"}).to_string());
@@ -73,7 +73,7 @@ fn a_name_is_found_in_any_case_and_after_openai() {
 }
 
 #[test]
-fn an_exact_name_goes_first_and_an_ambiguous_one_is_unknown() {
+fn an_exact_name_takes_precedence_and_an_ambiguous_one_is_unknown() {
     let app = TestApp::builder()
         .config(|config| {
             let mut other = config.models[0].clone();
@@ -98,7 +98,7 @@ fn an_exact_name_goes_first_and_an_ambiguous_one_is_unknown() {
 }
 
 #[test]
-fn an_unknown_name_is_told_ten_that_are_known() {
+fn an_unknown_model_error_lists_ten_names() {
     let mut builder = TestApp::builder();
     for number in 0..8 {
         builder = builder.alias(&format!("a{number}"));
@@ -117,7 +117,7 @@ fn an_unknown_name_is_told_ten_that_are_known() {
         "{}",
         unknown(&twelve)
     );
-    // A name as long as a head may be is not repeated whole.
+    // A long name is not repeated completely.
     let long = twelve.get(&format!("/v1/models/{}", "x".repeat(10_000)));
     assert!(long.status == 404 && long.message().len() < 400, "{}", long.message());
 }

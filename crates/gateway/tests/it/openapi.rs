@@ -1,5 +1,4 @@
-//! `docs/openapi.yaml` says what the server does: its routes are all of them, its schemas those that answers are
-//! checked against, its statuses those that come.
+//! `docs/openapi.yaml` matches the server: its routes, the schemas of responses, and the statuses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +24,7 @@ fn document() -> Value {
     serde_saphyr::from_str(&project("docs/openapi.yaml")).unwrap()
 }
 
-/// What a `$ref` names, or the value itself.
+/// The target of a `$ref`, or the value itself.
 fn follow<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
     match value["$ref"].as_str() {
         Some(name) => {
@@ -73,7 +72,7 @@ fn assert_documented(document: &Value, operation: &Value, what: &str, reply: &Re
     assert!(valid(document, &content["schema"], &body), "{what}: {status}: {body}");
 }
 
-/// Whether `schema`, which may refer to other parts of `document`, allows `value`.
+/// Returns true if `schema`, which may refer to other parts of `document`, allows `value`.
 fn valid(document: &Value, schema: &Value, value: &Value) -> bool {
     let mut schema = schema.clone();
     schema["components"] = document["components"].clone();
@@ -81,19 +80,16 @@ fn valid(document: &Value, schema: &Value, value: &Value) -> bool {
 }
 
 #[test]
-fn its_routes_are_the_routes() {
+fn routes_match_the_openapi_document() {
     let document = document();
     let documented = operations(&document);
-    // The table of routes spells each path once, those of the API after a prefix.
+    // The route table has each path once; those of the API are also served without their prefix.
     let table = project("crates/gateway/src/routes/mod.rs");
-    let paths = table.split('"').skip(1).step_by(2).filter(|text| text.starts_with(['/', '{']));
+    let paths = table.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
     let routes: BTreeSet<String> = paths
         .filter(|path| *path != "/v1")
-        .flat_map(|path| match path.strip_prefix("{prefix}") {
-            Some(path) => vec![format!("/v1{path}"), path.to_owned()],
-            None => vec![path.to_owned()],
-        })
-        .map(|path| path.replace("{{id:.+}}", "{id}"))
+        .flat_map(|path| [Some(path), path.strip_prefix("/v1")].into_iter().flatten())
+        .map(|path| path.replace("{id:.+}", "{id}"))
         .collect();
     assert!(routes.len() >= 12, "{routes:?}");
     assert_eq!(routes, documented.keys().map(|path| (*path).to_owned()).collect());
@@ -103,9 +99,9 @@ fn its_routes_are_the_routes() {
         let path = path.replace("{id}", "tiny");
         for method in METHODS {
             let reply = app.send(&method.to_uppercase(), &path, &[], b"");
-            let there = operations.contains_key(method);
-            assert_eq!(reply.status != 405, there, "{method} {path}: {}", reply.status);
-            if there {
+            let exists = operations.contains_key(method);
+            assert_eq!(reply.status != 405, exists, "{method} {path}: {}", reply.status);
+            if exists {
                 assert_documented(&document, operations[method], &format!("{method} {path}"), &reply);
             }
         }
@@ -113,7 +109,7 @@ fn its_routes_are_the_routes() {
 }
 
 #[test]
-fn its_schemas_are_those_of_the_tests() {
+fn schemas_match_the_openapi_document() {
     let document = document();
     for (name, file) in
         [("EmbeddingResponse", "embeddings"), ("Error", "error"), ("Model", "model"), ("ModelList", "models")]
@@ -128,13 +124,13 @@ fn its_schemas_are_those_of_the_tests() {
 }
 
 #[test]
-fn its_version_is_the_packages() {
+fn the_openapi_document_has_the_package_version() {
     assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
 
-/// What is sent, whether the document allows it, and what comes.
+/// Requests, whether the document allows them, and the status of each response.
 #[test]
-fn what_it_allows_is_answered_and_what_it_forbids_is_refused() {
+fn valid_requests_are_answered_and_invalid_ones_rejected_as_documented() {
     let document = document();
     let operation = operations(&document)["/v1/embeddings"]["post"];
     let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
@@ -170,7 +166,7 @@ fn what_it_allows_is_answered_and_what_it_forbids_is_refused() {
 }
 
 #[test]
-fn its_failures_come_as_it_says() {
+fn errors_match_the_openapi_document() {
     let document = document();
     let operations = operations(&document);
     let (post, list) = (operations["/v1/embeddings"]["post"], operations["/v1/models"]["get"]);

@@ -16,7 +16,7 @@ fn probes_answer_any_of_their_methods() {
 }
 
 #[test]
-fn head_gets_the_headers_alone() {
+fn head_gets_only_the_headers() {
     let app = TestApp::start();
     let mut connection = Connection::open(app.address);
     connection.send(&[request("HEAD", "/readyz", &[], b""), request("GET", "/livez", &[], b"")].concat());
@@ -26,7 +26,7 @@ fn head_gets_the_headers_alone() {
 }
 
 #[test]
-fn while_loading_the_listener_answers_and_says_so() {
+fn requests_get_503_while_models_load() {
     let (builder, gate) = TestApp::builder().gate();
     let app = builder.launch();
     app.wait_for("/livez", 200);
@@ -66,12 +66,12 @@ fn metrics_count_requests_by_outcome() {
 }
 
 #[test]
-fn the_page_shows_what_runs_here_and_escapes_what_it_is_told() {
+fn the_home_page_lists_the_models_and_escapes_text() {
     let app = TestApp::builder().alias("<script>alert(1)</script>").start();
     let reply = app.send("GET", "/", &[("x-forwarded-host", "\"><b>evil")], b"");
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("text/html; charset=utf-8")));
     let page = reply.text();
-    assert!(page.contains("<code>tiny</code>") && page.contains("8<td>64 tokens"), "{page}");
+    assert!(page.contains("<code>tiny</code>") && page.contains("<td>8<td>64<td>"), "{page}");
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script>") && !page.contains("<b>evil"));
     assert!(!page.contains("{{"), "a placeholder is left");
     assert!(app.get("/").text().contains("http://test.example:8080/v1"));

@@ -1,4 +1,4 @@
-//! What happens when there is too much to do, or the encoder breaks.
+//! Overload, deadlines, failing encoders and clients that disconnect.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -8,8 +8,8 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use crate::{
-    app::{TestApp, WINDOW, wait_until},
-    fake::{FAILURES_OF_ENCODER, Misfortune},
+    app::{TIMEOUT, TestApp, WINDOW},
+    fake::{FAILURES_OF_ENCODER, InjectedFault},
     http::{Connection, request},
 };
 
@@ -18,7 +18,7 @@ fn body(text: &str) -> String {
 }
 
 #[test]
-fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
+fn a_full_queue_rejects_immediately_and_admitted_requests_are_answered() {
     let app = TestApp::builder().model(|model| model.max_queue_tokens = 4 * WINDOW).start();
     app.control.hold();
     let (sender, replies) = mpsc::channel();
@@ -31,10 +31,10 @@ fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
             });
         }
         drop(sender);
-        // Whoever is refused is answered while the encoder stands still.
-        let refused = replies.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert_eq!(refused.status, 503);
-        assert_eq!(refused.json()["error"]["code"], "server_is_overloaded");
+        // Rejections arrive while the encoder is held.
+        let rejected = replies.recv_timeout(TIMEOUT).unwrap();
+        assert_eq!(rejected.status, 503);
+        assert_eq!(rejected.json()["error"]["code"], "server_is_overloaded");
         app.control.release();
         let mut answered = 0;
         for reply in &replies {
@@ -48,9 +48,9 @@ fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
                 other => panic!("{other}: {}", reply.text()),
             }
         }
-        assert!(answered > 0, "nobody was admitted");
+        assert!(answered > 0, "no request was admitted");
     });
-    assert_eq!(app.post(body("after the storm")).status, 200);
+    assert_eq!(app.post(body("after the overload")).status, 200);
     let metrics = app.get("/metrics");
     let rejected = metrics.text().lines().find(|line| {
         line.starts_with("embedgate_requests_rejected_total")
@@ -60,40 +60,39 @@ fn a_full_queue_is_refused_at_once_and_what_was_admitted_is_answered() {
     assert!(rejected.is_some_and(|line| !line.ends_with(" 0")), "{rejected:?}");
 }
 
-/// Bodies that are slow to come hold their memory, and no more of it than there is; small ones always find room.
+/// A body that arrives slowly holds its memory. Meanwhile another large body is rejected and a small one admitted.
 #[test]
 fn bodies_share_a_bounded_memory() {
     const SIZE: usize = 60_000;
+    /// Bytes of each body that are not counted.
+    const UNMETERED: usize = 16 << 10;
     let app = TestApp::builder()
         .config(|config| {
             (config.limits.max_body_bytes, config.limits.max_buffered_body_bytes) = (SIZE, Bytes(SIZE));
         })
         .start();
     let large = format!("{:<SIZE$}", body("a"));
-    let whole = request("POST", "/v1/embeddings", &[], large.as_bytes());
-    // Whichever body comes first has the memory: now and then that is not the slow one.
-    wait_until("a slow body has the memory", || {
-        let mut slow = Connection::open(app.address);
-        slow.send(&whole[..whole.len() - 1]);
-        let (other, small) = (app.post(&large), app.post(body("a")));
-        let sent = slow.try_send(&whole[whole.len() - 1..]);
-        if sent.is_err() || slow.try_receive().map_or(0, |reply| reply.status) != 200 || other.status == 200 {
-            return false;
-        }
-        assert_eq!((other.status, other.header("retry-after")), (503, Some("1")));
-        assert_eq!(other.json()["error"]["code"], "server_is_overloaded");
-        assert_eq!(small.status, 200);
-        true
-    });
+    let slow_request = request("POST", "/v1/embeddings", &[], large.as_bytes());
+    let (most, last) = slow_request.split_at(slow_request.len() - 1);
+    let mut slow = Connection::open(app.address);
+    slow.send(most);
+    app.wait_for_metric(&format!("embedgate_buffered_body_bytes {}", SIZE - UNMETERED));
+
+    let rejected = app.post(&large);
+    assert_eq!((rejected.status, rejected.header("retry-after")), (503, Some("1")));
+    assert_eq!(rejected.json()["error"]["code"], "server_is_overloaded");
+    app.wait_for_metric(
+        r#"embedgate_requests_rejected_total{model="unknown",reason="body_memory_exhausted"} 1"#,
+    );
+    assert_eq!(app.post(body("a")).status, 200);
+
+    slow.send(last);
+    assert_eq!(slow.receive().status, 200);
     assert_eq!(app.post(&large).status, 200);
-    let metrics = app.get("/metrics");
-    let counted = r#"embedgate_requests_rejected_total{model="unknown",reason="body_memory_exhausted"}"#;
-    let counted = metrics.text().lines().find_map(|line| line.strip_prefix(counted));
-    assert!(counted.is_some_and(|count| count.trim() != "0"), "{counted:?}");
 }
 
 #[test]
-fn a_missed_deadline_is_a_503_that_says_when_to_come_back() {
+fn a_missed_deadline_is_a_503_with_retry_after() {
     let app = TestApp::builder()
         .config(|config| config.server.request_timeout = Duration::from_millis(200))
         .start();
@@ -106,9 +105,9 @@ fn a_missed_deadline_is_a_503_that_says_when_to_come_back() {
 }
 
 #[test]
-fn a_panicking_batch_costs_one_500() {
+fn a_panicking_batch_fails_one_request_with_500() {
     let app = TestApp::start();
-    app.control.next(Misfortune::Panic);
+    app.control.inject(InjectedFault::Panic);
     assert_snapshot!(app.post(body("unlucky")).summary(), @r#"
     500
     content-type: application/json
@@ -119,7 +118,7 @@ fn a_panicking_batch_costs_one_500() {
 }
 
 #[test]
-fn a_failing_batch_shows_no_internals_and_only_permanent_faults_forbid_a_retry() {
+fn a_failing_batch_shows_no_internals_and_only_permanent_errors_forbid_a_retry() {
     let app = TestApp::start();
     let errors: [(fn() -> EncodeError, _); 2] = [
         (|| EncodeError::Other("secret detail".to_owned()), None),
@@ -134,14 +133,14 @@ fn a_failing_batch_shows_no_internals_and_only_permanent_faults_forbid_a_retry()
     assert_eq!(app.post(body("lucky")).status, 200);
 }
 
-/// It would fail again, so the answer must not make an SDK repeat the request.
+/// A retry would fail again, so the status must not make an SDK retry.
 #[test]
-fn a_text_that_alone_makes_the_encoder_fail_is_a_400_that_names_it() {
+fn an_input_that_alone_makes_the_encoder_fail_is_a_400_that_names_it() {
     let app = TestApp::start();
     let inputs =
         [(r#""unlucky""#, "input"), (r#"["unlucky"]"#, "input[0]"), (r#"["unlucky","fine"]"#, "input[0]")];
     for (input, place) in inputs {
-        // The batch, and then its first text by itself.
+        // The batch, and then its first input alone.
         app.control.fail(2, || EncodeError::Other("secret detail".to_owned()));
         let reply = app.post(format!(r#"{{"model":"m","input":{input}}}"#));
         assert_eq!(reply.status, 400, "{}", reply.text());
@@ -151,12 +150,12 @@ fn a_text_that_alone_makes_the_encoder_fail_is_a_400_that_names_it() {
     assert_eq!(app.post(body("lucky")).status, 200);
 }
 
-/// The vector would be NaN again, so the answer must not make an SDK repeat the request.
+/// A retry would give NaN again, so the status must not make an SDK retry.
 #[test]
-fn a_text_without_finite_vector_is_a_400_that_names_it() {
+fn an_input_without_finite_vector_is_a_400_that_names_it() {
     let app = TestApp::start();
     for (input, place) in [(r#""unlucky""#, "input"), (r#"["unlucky"]"#, "input[0]")] {
-        app.control.next(Misfortune::NotFinite);
+        app.control.inject(InjectedFault::NotFinite);
         let reply = app.post(format!(r#"{{"model":"m","input":{input}}}"#));
         assert_eq!(reply.status, 400, "{}", reply.text());
         let expected =
@@ -167,15 +166,11 @@ fn a_text_without_finite_vector_is_a_400_that_names_it() {
 }
 
 #[test]
-fn the_work_of_a_client_that_hung_up_is_never_done() {
+fn a_queued_request_of_a_disconnected_client_is_never_encoded() {
     let app = TestApp::start();
     let before = app.control.encoded();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut first = Connection::open(app.address);
-    first.send(&request("POST", "/v1/embeddings", &[], body("first").as_bytes()));
-    app.control.wait_for_batch(entered);
-    // The encoder is busy with the first; the second waits in the queue when its client leaves.
+    let mut first = app.hold_request_on(Connection::open(app.address), body("first").as_bytes());
+    // The second request is in the queue when its client disconnects.
     let mut second = Connection::open(app.address);
     second.send(&request("POST", "/v1/embeddings", &[], body("second").as_bytes()));
     app.wait_for_metric("embedgate_requests_waiting{model=\"tiny\"} 1");
@@ -184,20 +179,16 @@ fn the_work_of_a_client_that_hung_up_is_never_done() {
     app.control.release();
     assert_eq!(first.receive().status, 200);
     assert_eq!(app.post(body("third")).status, 200);
-    assert_eq!(app.control.encoded() - before, 2, "the departed client's text reached the encoder");
-    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
+    assert_eq!(app.control.encoded() - before, 2, "the disconnected client's input reached the encoder");
+    app.wait_for_cancelled();
 }
 
-/// A half-closed connection looks to a server like one whose client crashed.
+/// For a server, a half-closed connection looks like that of a crashed client.
 #[test]
-fn closing_the_sending_side_counts_as_hanging_up() {
+fn closing_the_sending_side_counts_as_a_disconnect() {
     let app = TestApp::start();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], body("first").as_bytes()));
-    app.control.wait_for_batch(entered);
+    let mut connection = app.hold_request();
     connection.half_close();
     assert!(connection.is_closed());
-    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"cancelled\"} 1");
+    app.wait_for_cancelled();
 }

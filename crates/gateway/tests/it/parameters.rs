@@ -1,4 +1,4 @@
-//! Parameters of other vendors: honoured, ignored and named, or rejected.
+//! Parameters of other vendors: honoured, ignored and listed, or rejected.
 
 use gateway::{config::UnsupportedParameters, parameters::PARAMETERS};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::{
 
 const IGNORED: &str = "x-embedgate-ignored";
 
-/// Posts the texts `a` and `b` with `fields`.
+/// Posts the inputs `a` and `b` with `fields`.
 fn post(app: &TestApp, fields: &Value) -> Reply {
     post_with(app, &json!(["a", "b"]), fields, &[])
 }
@@ -23,7 +23,7 @@ fn post_with(app: &TestApp, input: &Value, fields: &Value, headers: &[(&str, &st
     app.send("POST", "/v1/embeddings", headers, body.to_string().as_bytes())
 }
 
-/// A text of twice the window.
+/// An input of twice the maximum length.
 fn long() -> Value {
     json!("a ".repeat(2 * WINDOW))
 }
@@ -45,7 +45,7 @@ fn rejected(reply: &Reply, param: &str) -> String {
 }
 
 #[test]
-fn parameters_that_change_nothing_are_ignored_and_named() {
+fn parameters_without_effect_are_ignored_and_listed() {
     let app = TestApp::start();
     let plain = post(&app, &json!({}));
     assert_answered(&plain, None);
@@ -72,7 +72,7 @@ fn parameters_that_change_nothing_are_ignored_and_named() {
 }
 
 #[test]
-fn null_is_ignored_named_and_counted_for_every_parameter() {
+fn null_is_ignored_listed_and_counted_for_every_parameter() {
     let app = TestApp::start();
     for parameter in PARAMETERS {
         assert_answered(&post(&app, &json!({ parameter.name: null })), Some(parameter.name));
@@ -87,27 +87,23 @@ fn null_is_ignored_named_and_counted_for_every_parameter() {
     }
 }
 
-/// Values that a model with normalised vectors and without prompts cannot honour, each with the end of its message.
+/// Values that a model with normalized vectors and without prompts cannot honour, each with the end of its message.
 const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("output_dtype", r#""binary""#, "= binary. Supported values: ['float', 'float32']."),
     ("embed_dtype", r#""float16""#, "= float16. Supported values: ['float', 'float32']."),
     ("embedding_type", r#""ubinary""#, "= ubinary. Supported values: ['float', 'base64']."),
-    (
-        "embedding_types",
-        r#"["float","int8"]"#,
-        "An answer has one kind of vectors: send 'float' or 'base64'.",
-    ),
+    ("embedding_types", r#"["float","int8"]"#, "A response has one encoding: send 'float' or 'base64'."),
     ("endianness", r#""big""#, "= big. Supported values: ['little', 'native']."),
-    ("normalize", "false", "which yields normalised vectors, and no others: leave 'normalize' out."),
-    ("normalized", "false", "which yields normalised vectors, and no others: leave 'normalized' out."),
-    ("embd_normalize", "-1", "which yields normalised vectors, and no others: leave 'embd_normalize' out."),
+    ("normalize", "false", "which only has normalized vectors: leave 'normalize' out."),
+    ("normalized", "false", "which only has normalized vectors: leave 'normalized' out."),
+    ("embd_normalize", "-1", "which only has normalized vectors: leave 'embd_normalize' out."),
     ("embd_normalize", "0", "Supported values: [2, -1]."),
     ("truncate", r#""START""#, "= START. Supported values: [true, false, 'END', 'NONE']."),
     ("truncation_direction", r#""Left""#, "= Left. Supported values: ['right']."),
     ("truncate_prompt_tokens", "2", "= 2. Must be -1, or greater than or equal to 3."),
     ("truncate_prompt_tokens", "-2", "= -2. Must be -1, or greater than or equal to 3."),
     ("prompt_name", r#""query""#, "= query. `m` stands for `tiny` here, which has no prompts."),
-    ("prompt", r#""Represent this""#, "put its text in front of each input, and do not send 'prompt'."),
+    ("prompt", r#""Represent this""#, "prepend its text to each input, and do not send 'prompt'."),
     ("late_chunking", "true", "= true. Supported values: [false]."),
     ("add_special_tokens", "false", "= false. Supported values: [true]."),
     ("modality", r#""image""#, "= image. Supported values: ['text']."),
@@ -125,7 +121,7 @@ const UNSUPPORTED: [(&str, &str, &str); 24] = [
 ];
 
 #[test]
-fn parameters_that_would_change_the_vectors_are_rejected_by_name() {
+fn parameters_that_would_change_the_vectors_are_rejected_with_their_name() {
     let app = TestApp::start();
     for (name, value, end) in UNSUPPORTED {
         let value: Value = serde_json::from_str(value).unwrap();
@@ -138,7 +134,7 @@ fn parameters_that_would_change_the_vectors_are_rejected_by_name() {
 }
 
 #[test]
-fn a_setting_has_them_ignored_and_named_instead() {
+fn unsupported_parameters_can_be_ignored_by_a_setting() {
     let app = TestApp::builder()
         .config(|config| config.limits.unsupported_parameters = UnsupportedParameters::Ignore)
         .start();
@@ -149,14 +145,14 @@ fn a_setting_has_them_ignored_and_named_instead() {
         assert_answered(&reply, Some(name));
         assert_eq!(vectors(&reply.json()), vectors(&plain.json()), "{name}");
     }
-    // Of two that contradict each other, OpenAI's holds; it is never ignored itself.
+    // If two contradict each other, OpenAI's parameter applies and is never ignored.
     let both = json!({"dimensions": DIMENSIONS, "output_dimension": 4});
     assert_answered(&post(&app, &both), Some("output_dimension"));
     assert_eq!(post(&app, &json!({"dimensions": 4})).status, 400);
 }
 
 #[test]
-fn truncation_is_what_the_request_asks_for_under_any_policy() {
+fn the_truncate_parameter_overrides_the_models_policy() {
     for policy in [
         inference::TruncationPolicy::Truncate,
         inference::TruncationPolicy::Average,
@@ -179,7 +175,7 @@ fn truncation_is_what_the_request_asks_for_under_any_policy() {
 }
 
 #[test]
-fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
+fn embedgates_header_takes_precedence_over_parameters_of_other_vendors() {
     let app = TestApp::start();
     let average = [("x-embedgate-truncation", "average")];
     let averaged = post_with(&app, &long(), &json!({}), &average);
@@ -190,7 +186,7 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
         assert_answered(&reply, Some(name));
         assert_eq!(vectors(&reply.json()), vectors(&averaged.json()));
     }
-    // It cannot be had together with an average of the whole text.
+    // A smaller maximum cannot be combined with an average of the whole input.
     let reply = post_with(&app, &long(), &json!({"truncate_prompt_tokens": 10}), &average);
     assert!(
         rejected(&reply, "truncate_prompt_tokens")
@@ -199,7 +195,7 @@ fn embedgates_own_header_wins_over_a_parameter_of_another_vendor() {
 }
 
 #[test]
-fn a_request_may_ask_for_fewer_tokens_of_each_text() {
+fn truncate_prompt_tokens_lowers_the_maximum_of_each_input() {
     let app = TestApp::builder().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let input = json!(["a b c d e f g h", "a b"]);
     let reply = post_with(&app, &input, &json!({"truncate_prompt_tokens": 6}), &[]);
@@ -207,7 +203,7 @@ fn a_request_may_ask_for_fewer_tokens_of_each_text() {
     assert_eq!(reply.json()["usage"]["prompt_tokens"], 6 + 4);
     assert_eq!(reply.header("x-embedgate-truncated"), Some("1"));
     assert_eq!(vectors(&reply.json()), app.embed(&json!(["a b c d", "a b"])));
-    // The window stays the limit.
+    // The model's maximum stays the limit.
     for tokens in [-1, WINDOW as i64, 1_000_000] {
         let reply = post_with(&app, &long(), &json!({"truncate_prompt_tokens": tokens}), &[]);
         assert_eq!(reply.json()["usage"]["prompt_tokens"], WINDOW, "{tokens}");
@@ -215,7 +211,7 @@ fn a_request_may_ask_for_fewer_tokens_of_each_text() {
 }
 
 #[test]
-fn other_names_of_dimensions_and_of_the_format_mean_the_same() {
+fn aliases_of_dimensions_and_encoding_format_have_the_same_effect() {
     let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     let cut = post(&app, &json!({"dimensions": 4}));
     for name in ["output_dimension", "output_dimensionality", "truncate_dim"] {
@@ -249,7 +245,7 @@ fn other_names_of_dimensions_and_of_the_format_mean_the_same() {
     }
 }
 
-/// The length of the first vector of an answer.
+/// The norm of the first vector of a response.
 #[track_caller]
 fn norm(reply: &Reply) -> f64 {
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -257,22 +253,22 @@ fn norm(reply: &Reply) -> f64 {
 }
 
 #[test]
-fn a_model_without_normalisation_normalises_where_it_is_asked_to() {
+fn normalize_true_normalizes_the_vectors_of_an_unnormalized_model() {
     let app = TestApp::builder().unnormalized().model(|model| model.matryoshka_dimensions = vec![4]).start();
     let plain = post(&app, &json!({}));
     assert!((norm(&plain) - 1.0).abs() > 1e-2, "the fake's vectors must not have norm 1");
-    let normalised = post(&app, &json!({"normalize": true}));
-    assert_answered(&normalised, None);
-    assert!((norm(&normalised) - 1.0).abs() < 1e-6);
+    let normalized = post(&app, &json!({"normalize": true}));
+    assert_answered(&normalized, None);
+    assert!((norm(&normalized) - 1.0).abs() < 1e-6);
     let length = norm(&plain);
-    for (plain, normalised) in vectors(&plain.json())[0].iter().zip(&vectors(&normalised.json())[0]) {
-        assert!((plain / length - normalised).abs() < 1e-6);
+    for (plain, normalized) in vectors(&plain.json())[0].iter().zip(&vectors(&normalized.json())[0]) {
+        assert!((plain / length - normalized).abs() < 1e-6);
     }
     let raw = post(&app, &json!({"normalized": false}));
     assert_answered(&raw, Some("normalized"));
     assert_eq!(vectors(&raw.json()), vectors(&plain.json()));
     rejected(&post(&app, &json!({"normalized": false, "normalize": true})), "normalized");
-    // A cut vector is normalised, as Matryoshka models are trained.
+    // A truncated vector is normalized, as Matryoshka models are trained.
     assert_answered(&post(&app, &json!({"normalize": true, "dimensions": 4})), None);
     rejected(&post(&app, &json!({"normalize": false, "dimensions": 4})), "normalize");
 }
@@ -282,7 +278,7 @@ fn with_prompts() -> Builder {
 }
 
 #[test]
-fn a_prompt_that_the_model_has_is_never_left_out_in_silence() {
+fn a_parameter_that_selects_a_prompt_is_rejected() {
     let app = with_prompts().start();
     for (name, value) in [
         ("prompt_name", "query"),

@@ -16,10 +16,10 @@ const DIMENSIONS: usize = 384;
 /// OpenAI's limit.
 const INPUTS: usize = 2048;
 
-/// Memory of an answer to `INPUTS` inputs: its vectors and two parts.
+/// Memory of a response to `INPUTS` inputs: its vectors and two parts.
 const NEEDED: usize = INPUTS * DIMENSIONS * 4 + 2 * 64 * 1024;
 
-/// A request of some 10 kB whose answer has some 9 MB.
+/// A request of about 10 kB with a response of about 9 MB.
 fn equal_texts(count: usize) -> Vec<u8> {
     json!({"model": "m", "input": vec!["a"; count]}).to_string().into_bytes()
 }
@@ -29,8 +29,8 @@ fn text_of(count: usize, format: &str) -> String {
     json!({"model": "m", "input": inputs, "encoding_format": format}).to_string()
 }
 
-/// The answer as it is printed in one piece.
-fn printed_at_once(answer: &Value, format: EncodingFormat) -> String {
+/// The response, serialized at once.
+fn serialized_at_once(answer: &Value, format: EncodingFormat) -> String {
     let rows = vectors(answer);
     let tokens = answer["usage"]["total_tokens"].as_u64().unwrap();
     let mut json = Vec::new();
@@ -53,7 +53,7 @@ fn metric(metrics: &Reply, series: &str) -> usize {
 
 /// Without a bound, 40 clients that do not read would hold 380 MB of text.
 #[test]
-fn answers_that_no_client_reads_take_a_bounded_memory() {
+fn unread_responses_use_a_bounded_memory() {
     const CLIENTS: usize = 40;
     const ADMITTED: usize = 8;
     let limit = ADMITTED * NEEDED + NEEDED / 2;
@@ -90,9 +90,9 @@ fn answers_that_no_client_reads_take_a_bounded_memory() {
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// Such a request is legal, so the server must be able to answer it.
+/// Such a request is valid, so the server must be able to answer it.
 #[test]
-fn an_answer_larger_than_the_memory_is_admitted_when_it_is_alone() {
+fn a_response_larger_than_the_memory_is_admitted_alone() {
     let app = TestApp::builder()
         .dimensions(DIMENSIONS)
         .config(|config| config.limits.max_buffered_response_bytes = Bytes(NEEDED / 2))
@@ -105,9 +105,9 @@ fn an_answer_larger_than_the_memory_is_admitted_when_it_is_alone() {
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// Sizes around a part, and a connection that goes on after each answer.
+/// Sizes around a part, on one connection.
 #[test]
-fn an_answer_in_parts_is_byte_for_byte_the_one_in_one_piece() {
+fn a_response_in_parts_equals_the_one_serialized_at_once() {
     let app = TestApp::builder().dimensions(DIMENSIONS).start();
     let mut connection = Connection::open(app.address);
     for (name, format) in [("float", EncodingFormat::Float), ("base64", EncodingFormat::Base64)] {
@@ -115,20 +115,20 @@ fn an_answer_in_parts_is_byte_for_byte_the_one_in_one_piece() {
             connection.send(&request("POST", "/v1/embeddings", &[], text_of(count, name).as_bytes()));
             let reply = connection.receive();
             assert_eq!(reply.status, 200);
-            assert_eq!(reply.text(), printed_at_once(&reply.json(), format), "{count} {name}");
+            assert_eq!(reply.text(), serialized_at_once(&reply.json(), format), "{count} {name}");
             let is_chunked = reply.header("transfer-encoding") == Some("chunked");
             let length = reply.header("content-length").map(|length| length.parse::<usize>().unwrap());
             assert_eq!(length, (!is_chunked).then_some(reply.body.len()), "{count} {name}");
-            // Numbers have no known length before they are printed.
+            // The length of numbers is unknown before they are serialized.
             assert_eq!(is_chunked, format == EncodingFormat::Float && count >= 7, "{count} {name}");
         }
     }
     app.wait_for_metric("embedgate_buffered_response_bytes 0");
 }
 
-/// HTTP/1.0 has no chunks: only the end of the connection tells the end of an answer of unknown length.
+/// HTTP/1.0 has no chunked encoding: a response of unknown length ends with its connection.
 #[test]
-fn a_large_answer_to_http_1_0_ends_with_its_connection() {
+fn a_large_response_to_http_1_0_ends_with_its_connection() {
     let app = TestApp::builder().dimensions(DIMENSIONS).start();
     let body = text_of(100, "float");
     let head = format!(

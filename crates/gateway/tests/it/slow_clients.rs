@@ -1,5 +1,5 @@
-//! Clients that stop, or send and receive byte by byte, in every state of a connection: the connection of each is ended
-//! in time, and no longer counts as open. Clients that are merely slow are served.
+//! Clients that stop, or send and receive byte by byte, in every state of a connection. Each of these connections is ended
+//! after its timeout, and no longer counts as open. Clients that are only slow are served.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -12,38 +12,36 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    app::{Builder, TestApp, wait_until},
-    http::{Connection, Reply, request},
+    app::{BODY, Builder, SetOnDrop, TestApp, get, wait_until},
+    http::{Connection, request},
     tls::{Pair, with},
 };
 
-/// Each time limit of these servers, long enough for a handshake on a loaded machine.
+/// Each timeout of these servers, long enough for a handshake on a loaded machine.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Pause of a client between two steps.
-const PACE: Duration = Duration::from_millis(20);
-
-const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
+/// Delay of a client between two steps.
+const STEP_DELAY: Duration = Duration::from_millis(20);
 
 /// Head of a request, up to the header about its body.
 const POST: &str = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n";
 const LENGTH: &str = "content-length: 1000\r\n\r\n";
 const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
 
-/// A state that a client can leave its connection in.
+/// A state in which a client can leave its connection.
 struct State {
     name: &'static str,
     /// Sent first, and answered.
     before: &'static str,
     /// Sent next.
     enter: String,
-    /// Sent byte by byte by clients that drip; the last one again and again.
+    /// Sent byte by byte by dripping clients, who repeat the last byte.
     drip: &'static [u8],
     /// Statuses that the client receives.
     answers: &'static [&'static str],
 }
 
-/// All states but those of handshakes and answers, which need other clients.
+/// All states except handshakes and responses, which need other clients.
 fn states() -> Vec<State> {
     let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
     let head = &b"GET /v1/models HTTP/1.1\r\nx: y"[..];
@@ -81,23 +79,17 @@ fn server(builder: Builder, request_timeout: Duration) -> (TestApp, SocketAddr) 
         server.request_timeout = request_timeout;
     };
     let app = builder.config(limits).launch();
-    wait_until("the server is ready", || ask(ops, "/readyz").status == 200);
+    wait_until("the server is ready", || get(ops, "/readyz").status == 200);
     (app, ops)
 }
 
-fn ask(address: SocketAddr, path: &str) -> Reply {
-    let mut connection = Connection::open(address);
-    connection.send(&request("GET", path, &[("connection", "close")], b""));
-    connection.receive()
-}
-
-/// Waits until the metrics at `ops` hold this line.
+/// Waits until the metrics at `ops` contain this line.
 #[track_caller]
 fn wait_for_metric(ops: SocketAddr, line: &str) {
-    wait_until(line, || ask(ops, "/metrics").text().lines().any(|found| found == line));
+    wait_until(line, || get(ops, "/metrics").text().lines().any(|found| found == line));
 }
 
-/// Waits until exactly these numbers of connections were ended in their phases, and only the one that asks is open.
+/// Waits until exactly these numbers of connections were ended in these phases, and only the test's own is open.
 #[track_caller]
 fn wait_for_ended(ops: SocketAddr, phases: &[(&str, usize)]) {
     let line = |phase, count| format!("embedgate_connections_ended_total{{phase=\"{phase}\"}} {count}");
@@ -114,23 +106,23 @@ fn wait_for_ended(ops: SocketAddr, phases: &[(&str, usize)]) {
 trait Client: Read + Write + Send {}
 impl<T: Read + Write + Send> Client for T {}
 
-/// Connects, in TLS where a pair is given. Reading never waits for long.
+/// Connects, over TLS if there is a pair. Reads time out after [`STEP_DELAY`].
 fn connect(address: SocketAddr, pair: Option<&Pair>) -> Box<dyn Client> {
     match pair {
         None => {
             let stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(PACE)).unwrap();
+            stream.set_read_timeout(Some(STEP_DELAY)).unwrap();
             Box::new(stream)
         }
         Some(pair) => {
             let mut connection = pair.connect(address).unwrap();
-            connection.stream().sock.set_read_timeout(Some(PACE)).unwrap();
+            connection.stream().sock.set_read_timeout(Some(STEP_DELAY)).unwrap();
             Box::new(connection.into_stream())
         }
     }
 }
 
-/// Returns all that the client of `state` receives until `over`. It never closes its side.
+/// Returns everything that the client of `state` receives until `over`. It never closes its side.
 fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &AtomicBool) -> Vec<u8> {
     let mut received = Vec::new();
     let mut read = |client: &mut Box<dyn Client>| {
@@ -138,8 +130,8 @@ fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &Atomi
         match client.read(&mut bytes) {
             Ok(count) => received.extend_from_slice(&bytes[..count]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // The server has closed. Without a pause the loops below would spin.
-            Err(_) => thread::sleep(PACE),
+            // The server has closed. Without a delay the loops below would spin.
+            Err(_) => thread::sleep(STEP_DELAY),
         }
         received.ends_with(b"]}")
     };
@@ -151,35 +143,26 @@ fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &Atomi
     let mut drip = state.drip.iter().chain(std::iter::repeat(state.drip.last().unwrap()));
     while !over.load(Ordering::Acquire) {
         if drips {
-            // It may be closed.
+            // The connection may be closed.
             let _ = client.write_all(&[*drip.next().unwrap()]);
-            thread::sleep(PACE);
+            thread::sleep(STEP_DELAY);
         }
         read(&mut client);
     }
     received
 }
 
-/// Statuses of the answers in `bytes`.
+/// Statuses of the responses in `bytes`.
 fn statuses(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
-}
-
-/// Ends the clients of a test, also of one that fails: a scope waits for its threads.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 fn clients_are_ended_in_every_state(builder: Builder, pair: Option<&Pair>) {
     let (app, ops) = server(builder, LIMIT);
     let (states, over) = (states(), AtomicBool::new(false));
     thread::scope(|scope| {
-        let end = Over(&over);
+        let end = SetOnDrop(&over);
         let clients: Vec<_> = states
             .iter()
             .flat_map(|state| [(state, false), (state, true)])
@@ -210,11 +193,11 @@ fn silent_and_dripping_clients_are_ended_in_every_state_of_tls() {
 }
 
 #[test]
-fn a_tls_handshake_is_ended_in_time() {
+fn a_tls_handshake_times_out() {
     let folder = TempDir::new().unwrap();
     Pair::new().write(folder.path());
     let (app, ops) = server(with(folder.path()), LIMIT);
-    // The beginning of a ClientHello, whose rest is long in coming.
+    // The beginning of a ClientHello.
     let hello = State {
         name: "handshake",
         before: "",
@@ -224,7 +207,7 @@ fn a_tls_handshake_is_ended_in_time() {
     };
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let end = Over(&over);
+        let end = SetOnDrop(&over);
         for drips in [false, true] {
             let (hello, over) = (&hello, &over);
             scope.spawn(move || receive(hello, drips, connect(app.address, None), over));
@@ -234,7 +217,7 @@ fn a_tls_handshake_is_ended_in_time() {
     });
 }
 
-/// One silent, one that sends the empty lines which may precede a request.
+/// One client is silent, one sends the empty lines that may precede a request.
 fn a_kept_connection_is_ended(builder: Builder, pair: Option<&Pair>) {
     let (app, ops) = server(builder, LIMIT);
     let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -242,7 +225,7 @@ fn a_kept_connection_is_ended(builder: Builder, pair: Option<&Pair>) {
         State { name: "kept", before: get, enter: String::new(), drip: b"\r\n\r\n", answers: &["200"] };
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let end = Over(&over);
+        let end = SetOnDrop(&over);
         let clients = [false, true].map(|drips| {
             let (kept, over) = (&kept, &over);
             scope.spawn(move || receive(kept, drips, connect(app.address, pair), over))
@@ -266,42 +249,42 @@ fn an_idle_connection_is_ended_in_tls() {
     a_kept_connection_is_ended(with(folder.path()), Some(&pair));
 }
 
-/// Requests whose answers are larger than the sockets' buffers.
+/// Requests with responses that are larger than the sockets' buffers.
 fn requests_of_large_answers() -> Vec<u8> {
     let inputs = vec!["\"a\""; 2048].join(",");
     let body = format!(r#"{{"model":"m","input":[{inputs}]}}"#);
     request("POST", "/v1/embeddings", &[], body.as_bytes()).repeat(16)
 }
 
-fn answers_that_are_not_taken_end_the_connection(builder: Builder, pair: Option<&Pair>) {
+fn clients_that_do_not_read_are_ended(builder: Builder, pair: Option<&Pair>) {
     let (app, ops) = server(builder, 10 * LIMIT);
     let [mut silent, mut dripping] = [(); 2].map(|()| connect(app.address, pair));
     for client in [&mut silent, &mut dripping] {
         client.write_all(&requests_of_large_answers()).unwrap();
     }
-    // A byte a step is below any rate, however much TLS reads at once.
+    // One byte per step is below the rate, even if TLS reads a whole record.
     wait_until("both are ended", || {
         let _ = dripping.read(&mut [0]);
         let ended = "embedgate_connections_ended_total{phase=\"send\"} 2";
-        ask(ops, "/metrics").text().lines().any(|line| line == ended)
+        get(ops, "/metrics").text().lines().any(|line| line == ended)
     });
     wait_for_ended(ops, &[("send", 2)]);
 }
 
 #[test]
-fn answers_that_are_not_taken_end_a_connection() {
-    answers_that_are_not_taken_end_the_connection(TestApp::builder(), None);
+fn a_client_that_does_not_read_its_response_is_ended() {
+    clients_that_do_not_read_are_ended(TestApp::builder(), None);
 }
 
 #[test]
-fn answers_that_are_not_taken_end_a_connection_in_tls() {
+fn a_client_that_does_not_read_its_response_is_ended_in_tls() {
     let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
     pair.write(folder.path());
-    answers_that_are_not_taken_end_the_connection(with(folder.path()), Some(&pair));
+    clients_that_do_not_read_are_ended(with(folder.path()), Some(&pair));
 }
 
 #[test]
-fn probes_are_answered_after_every_place_was_taken_by_stopped_uploads() {
+fn a_request_is_answered_after_stopped_uploads_held_every_connection() {
     let (app, _) = server(
         TestApp::builder().config(|config| {
             (config.server.http_workers, config.server.max_connections) = (1, 50);
@@ -321,21 +304,17 @@ fn probes_are_answered_after_every_place_was_taken_by_stopped_uploads() {
     drop(held);
 }
 
-/// The limits apply only while the server waits for the client. A second client, whose connection is ended meanwhile,
-/// shows how much time has passed.
+/// The timeouts apply only while the server waits for the client. A second client, whose connection is ended in the
+/// meantime, proves that the timeout has passed.
 #[test]
-fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head() {
+fn the_head_timeout_does_not_apply_while_computing_or_between_requests() {
     let app = TestApp::builder()
         .config(|config| {
             config.server.client_header_timeout = LIMIT;
             config.server.send_timeout = LIMIT;
         })
         .start();
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
-    app.control.wait_for_batch(entered);
+    let mut connection = app.hold_request();
     let silent_client_is_ended = || assert_eq!(Connection::open(app.address).receive().status, 408);
     silent_client_is_ended();
     app.control.release();
@@ -345,10 +324,10 @@ fn a_client_may_wait_for_its_answer_and_between_requests_longer_than_for_a_head(
     assert_eq!(connection.receive().status, 200);
 }
 
-/// Each request is read and answered before the connection waits again. A second client, which was idle throughout, shows
-/// that the limit has passed.
+/// Each request is read and answered before the connection waits again. A second client, which is idle throughout, proves
+/// that the timeout has passed.
 #[test]
-fn a_connection_in_use_outlives_its_idle_limit() {
+fn a_connection_in_use_outlives_the_idle_timeout() {
     let app = TestApp::builder().config(|config| config.server.keep_alive = LIMIT).start();
     let (mut connection, mut idle) = (Connection::open(app.address), Connection::open(app.address));
     let get = request("GET", "/v1/models", &[], b"");
@@ -373,7 +352,7 @@ fn a_connection_in_use_outlives_its_idle_limit() {
 }
 
 #[test]
-fn a_refused_upload_receives_its_answer_though_it_sends_on() {
+fn a_rejected_upload_receives_its_response_while_it_sends() {
     let app = TestApp::start();
     let mut connection = Connection::open(app.address);
     connection.send(format!("POST /v1/no HTTP/1.1\r\nhost: x\r\n{CHUNKED}").as_bytes());

@@ -1,4 +1,4 @@
-//! TLS: who is spoken to, with which certificate, and what becomes of it when the files change.
+//! TLS: the handshake, and the reload of a changed certificate.
 
 use std::{
     fs,
@@ -7,7 +7,6 @@ use std::{
     os::unix::fs::symlink,
     path::Path,
     sync::Arc,
-    time::Duration,
 };
 
 use gateway::{RunError, config::TlsConfig};
@@ -17,14 +16,12 @@ use rustls::{
 use tempfile::TempDir;
 
 use crate::{
-    app::{Builder, TestApp, wait_until},
+    app::{BODY, Builder, TIMEOUT, TestApp, get, wait_until},
     http::{Connection, request},
     logs::LOG,
 };
 
-const BODY: &[u8] = br#"{"model":"m","input":"a"}"#;
-
-/// A certificate that vouches for itself, and its key, in PEM; and a client that trusts it.
+/// A self-signed certificate and its key in PEM, and a client that trusts it.
 pub(crate) struct Pair {
     certificate: String,
     key: String,
@@ -45,20 +42,20 @@ impl Pair {
         Self { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), client: Arc::new(client) }
     }
 
-    /// Writes both as `tls.crt` and `tls.key` below `folder`.
+    /// Writes `tls.crt` and `tls.key` to `folder`.
     pub(crate) fn write(&self, folder: &Path) {
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
         fs::write(folder.join("tls.key"), &self.key).unwrap();
     }
 
-    /// A connection of the client that trusts this pair and no other.
+    /// A connection of a client that trusts only this certificate.
     pub(crate) fn connect(
         &self,
         address: SocketAddr,
     ) -> std::io::Result<Connection<StreamOwned<ClientConnection, TcpStream>>> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let name = ServerName::try_from("gateway.example").unwrap();
         let mut tls = ClientConnection::new(Arc::clone(&self.client), name).unwrap();
         let mut stream = stream;
@@ -86,21 +83,16 @@ pub(crate) fn with(folder: &Path) -> Builder {
     TestApp::builder().config(|config| config.tls = Some(tls))
 }
 
-/// A server that is ready, as its second listener says.
+/// A server that is ready, by its probe without TLS.
 fn start(folder: &Path) -> TestApp {
     let (builder, ops) = with(folder).ops();
     let app = builder.launch();
-    let ready = || {
-        let mut connection = Connection::open(ops);
-        connection.send(&request("GET", "/readyz", &[], b""));
-        connection.receive().status == 200
-    };
-    wait_until("the server is ready", ready);
+    wait_until("the server is ready", || get(ops, "/readyz").status == 200);
     app
 }
 
 #[test]
-fn clients_that_trust_the_certificate_are_answered_and_plain_http_is_not() {
+fn only_clients_that_trust_the_certificate_are_answered() {
     let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
     pair.write(folder.path());
     let app = start(folder.path());
@@ -109,35 +101,31 @@ fn clients_that_trust_the_certificate_are_answered_and_plain_http_is_not() {
         connection.send(&request("POST", "/v1/embeddings", &[], BODY));
         assert_eq!(connection.receive().status, 200);
     }
-    assert!(!Pair::new().is_served(app.address), "trusted by somebody who has no reason to");
+    assert!(!Pair::new().is_served(app.address), "a client of another certificate must not connect");
     let mut plain = TcpStream::connect(app.address).unwrap();
-    plain.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    plain.set_read_timeout(Some(TIMEOUT)).unwrap();
     std::io::Write::write_all(&mut plain, &request("GET", "/v1/models", &[], b"")).unwrap();
     let mut answer = Vec::new();
-    // A reset is as good an answer as an alert.
+    // The server may send an alert or reset the connection.
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
 }
 
 #[test]
-fn a_request_in_flight_is_finished_over_tls_too() {
+fn a_request_in_flight_over_tls_is_finished_while_draining() {
     let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
     pair.write(folder.path());
     let mut app = start(folder.path());
-    app.control.hold();
-    let entered = app.control.entered();
-    let mut connection = pair.connect(app.address).unwrap();
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
-    app.control.wait_for_batch(entered);
+    let mut connection = app.hold_request_on(pair.connect(app.address).unwrap(), BODY);
     app.begin_shutdown();
-    wait_until("the listener is closed", || TcpStream::connect(app.address).is_err());
+    app.wait_for_closed_listener();
     app.control.release();
     assert_eq!(connection.receive().status, 200);
     app.join().unwrap();
 }
 
 #[test]
-fn a_new_pair_is_served_when_a_mounted_secret_changes_and_open_connections_go_on() {
+fn a_changed_certificate_is_reloaded_and_open_connections_stay() {
     let (folder, [old, new]) = (TempDir::new().unwrap(), [Pair::new(), Pair::new()]);
     let (first, second) = (folder.path().join("1"), folder.path().join("2"));
     let mount = folder.path().join("mount");
@@ -146,7 +134,7 @@ fn a_new_pair_is_served_when_a_mounted_secret_changes_and_open_connections_go_on
     symlink(&first, &mount).unwrap();
     let app = start(&mount);
     let mut kept = old.connect(app.address).unwrap();
-    // As a kubelet does: another link takes the place of the old one at once.
+    // As the kubelet does: a new symbolic link atomically replaces the old one.
     symlink(&second, folder.path().join("next")).unwrap();
     fs::rename(folder.path().join("next"), &mount).unwrap();
     new.wait_until_served(app.address);
@@ -156,12 +144,12 @@ fn a_new_pair_is_served_when_a_mounted_secret_changes_and_open_connections_go_on
 }
 
 #[test]
-fn files_that_cannot_be_used_leave_the_last_good_pair_in_use() {
+fn unusable_certificate_files_leave_the_last_good_pair_in_use() {
     let [good, other] = [Pair::new(), Pair::new()];
     let half = &good.certificate[..good.certificate.len() / 2];
-    // Before the first server, so that nothing is missed.
+    // Before the first server, so that no line is missed.
     let log = &*LOG;
-    // Half-written, empty, another's, no file at all.
+    // Half-written, empty, of another key, missing.
     let apps = [Some(half), Some(""), Some(other.certificate.as_str()), None].map(|broken| {
         let folder = TempDir::new().unwrap();
         good.write(folder.path());
@@ -175,8 +163,8 @@ fn files_that_cannot_be_used_leave_the_last_good_pair_in_use() {
     });
     for (broken, app, folder, certificate) in &apps {
         let path = certificate.to_str().unwrap();
-        let looked_at = |line: &str| line.contains("stays in use") && line.contains(path);
-        wait_until("the file is looked at", || log.text().lines().any(looked_at));
+        let is_rejected = |line: &str| line.contains("stays in use") && line.contains(path);
+        wait_until("the file is rejected", || log.text().lines().any(is_rejected));
         assert!(good.is_served(app.address), "{broken:?}");
         other.write(folder.path());
     }
@@ -186,7 +174,7 @@ fn files_that_cannot_be_used_leave_the_last_good_pair_in_use() {
 }
 
 #[test]
-fn a_pair_that_cannot_be_used_at_start_up_is_an_error_that_shows_no_key() {
+fn an_unusable_certificate_at_start_up_is_an_error_that_shows_no_key() {
     let [one, other] = [Pair::new(), Pair::new()];
     for (certificate, key) in [
         (Some(one.certificate.as_str()), Some(other.key.as_str())),

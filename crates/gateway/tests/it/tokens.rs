@@ -1,4 +1,4 @@
-//! Token ids as input: OpenAI's vocabularies become text again, the model's own are taken as they are.
+//! Token ids as input: those of OpenAI's vocabularies are decoded to text, the model's own are used as they are.
 
 use gateway::config::TokenIds;
 use serde_json::json;
@@ -10,7 +10,7 @@ fn app(token_ids: TokenIds) -> TestApp {
 }
 
 #[test]
-fn ids_of_openai_have_the_vector_of_their_text() {
+fn openai_token_ids_have_the_vector_of_their_text() {
     for (policy, hello, world) in [(TokenIds::Cl100kBase, 15339, 1917), (TokenIds::O200kBase, 24912, 2375)] {
         let app = app(policy);
         let text = app.embed(&json!("hello world"));
@@ -21,7 +21,7 @@ fn ids_of_openai_have_the_vector_of_their_text() {
 }
 
 #[test]
-fn special_ids_are_their_text() {
+fn special_token_ids_are_decoded_to_their_text() {
     let app = app(TokenIds::Cl100kBase);
     assert_eq!(
         app.embed(&json!([[100_257], [100_276]])),
@@ -29,16 +29,16 @@ fn special_ids_are_their_text() {
     );
 }
 
-/// LangChain cuts long texts at 8,191 tokens, wherever in a character that is.
+/// LangChain splits long texts at 8,191 tokens, possibly inside a character.
 #[test]
-fn a_sequence_cut_inside_a_character_is_embedded() {
+fn token_ids_split_inside_a_character_are_embedded() {
     let app = app(TokenIds::Cl100kBase);
     // The first of the three tokens of 🙂.
     assert_eq!(app.embed(&json!([64, 220, 9468])).len(), 1);
 }
 
 #[test]
-fn an_id_that_no_token_has_is_named_by_its_place() {
+fn an_unknown_token_id_is_named_by_its_path() {
     let app = app(TokenIds::Cl100kBase);
     let message = |input: serde_json::Value| {
         let reply = app.post(json!({"model": "m", "input": input}).to_string());
@@ -52,7 +52,7 @@ fn an_id_that_no_token_has_is_named_by_its_place() {
 }
 
 #[test]
-fn native_ids_are_the_models_own() {
+fn native_token_ids_are_the_models_own() {
     let app = app(TokenIds::Native);
     // "a" is 40 in the vocabulary of the test's tokenizer, "b" 41.
     assert_eq!(app.embed(&json!([40, 41])), app.embed(&json!("a b")));
@@ -65,7 +65,7 @@ fn native_ids_are_the_models_own() {
 }
 
 #[test]
-fn ids_can_be_refused() {
+fn token_ids_can_be_rejected() {
     let app = app(TokenIds::Reject);
     let reply = app.post(r#"{"model":"m","input":[1,2]}"#);
     assert_eq!(reply.status, 400);
@@ -76,9 +76,9 @@ fn ids_can_be_refused() {
     assert_eq!(app.post(r#"{"model":"m","input":"text"}"#).status, 200);
 }
 
-/// Before they are decoded: an id may stand for a text thirty times as long as itself.
+/// They are rejected before decoding: the text of an id may be thirty times as long as the id.
 #[test]
-fn more_ids_than_a_request_may_have_tokens_are_refused() {
+fn more_token_ids_than_max_request_tokens_are_rejected() {
     let app = TestApp::builder().config(|config| config.limits.max_request_tokens = 100).start();
     let reply = |ids: usize| app.post(json!({"model": "m", "input": vec![58_040; ids]}).to_string());
     assert_eq!(reply(100).status, 200);
@@ -87,7 +87,7 @@ fn more_ids_than_a_request_may_have_tokens_are_refused() {
     assert_eq!(refused.message(), "Invalid 'input': maximum request size is 100 tokens per request.");
 }
 
-/// A server whose tokenizer was changed.
+/// A server with a modified tokenizer.
 fn app_with(change: impl FnOnce(&mut serde_json::Value)) -> TestApp {
     let path =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../model-import/tests/tiny-models/bert-mean/tokenizer.json");
@@ -98,9 +98,9 @@ fn app_with(change: impl FnOnce(&mut serde_json::Value)) -> TestApp {
     TestApp::builder().tokenizer(file.path()).start()
 }
 
-/// Gemma's tokenizer knows `<image_soft_token>`, and its text models have no row for it.
+/// Gemma's tokenizer has `<image_soft_token>`, but its text models have no embedding for it.
 #[test]
-fn a_text_with_a_token_that_has_no_embedding_is_a_400_that_names_it() {
+fn an_input_with_a_token_without_embedding_is_a_400_that_names_it() {
     let app = app_with(|json| {
         json["added_tokens"].as_array_mut().unwrap().push(json!({
             "id": EMBEDDINGS, "content": "<image_soft_token>", "special": true,
@@ -124,7 +124,7 @@ fn a_text_with_a_token_that_has_no_embedding_is_a_400_that_names_it() {
 
 /// A tokenizer without an unknown token fails on some texts.
 #[test]
-fn a_text_that_the_tokenizer_cannot_read_is_a_400_that_names_it() {
+fn an_input_that_the_tokenizer_rejects_is_a_400_that_names_it() {
     let app = app_with(|json| json["model"]["unk_token"] = json!("[ABSENT]"));
     let reply = app.post(json!({"model": "m", "input": ["a", "東"]}).to_string());
     assert_eq!(reply.status, 400, "{}", reply.text());

@@ -1,4 +1,4 @@
-//! A stand-in for a collector of traces: HTTP and protobuf for real, and manners that no real one could be asked for.
+//! A fake trace collector, with real HTTP and protobuf, that can also fail or hang.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +20,11 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use serde_json::Value;
 
-/// What it does with what it gets.
+/// Reaction to requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
-    Takes,
-    Refuses,
+pub(crate) enum CollectorBehavior {
+    Accepts,
+    Rejects,
     /// Accepts connections and never answers.
     Hangs,
 }
@@ -41,12 +41,12 @@ pub(crate) struct Collector {
 }
 
 impl Collector {
-    pub(crate) fn start(manner: Manner) -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), manner)
+    pub(crate) fn start(behavior: CollectorBehavior) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), behavior)
     }
 
-    /// On a socket that was bound before.
-    pub(crate) fn on(listener: TcpListener, manner: Manner) -> Self {
+    /// Starts on a bound socket.
+    pub(crate) fn on(listener: TcpListener, behavior: CollectorBehavior) -> Self {
         let address = listener.local_addr().unwrap();
         let (received, tried, over) = <(Arc<Mutex<Vec<_>>>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
         let (bodies, count, ended) = (Arc::clone(&received), Arc::clone(&tried), Arc::clone(&over));
@@ -58,13 +58,13 @@ impl Collector {
                     return;
                 }
                 count.fetch_add(1, Ordering::SeqCst);
-                match manner {
-                    Manner::Hangs => {
+                match behavior {
+                    CollectorBehavior::Hangs => {
                         stream.set_nonblocking(true).unwrap();
                         holds.lock().unwrap().push(stream);
                     }
-                    Manner::Refuses => drop(answer(stream, "503 Service Unavailable")),
-                    Manner::Takes => bodies.lock().unwrap().extend(answer(stream, "200 OK")),
+                    CollectorBehavior::Rejects => drop(answer(stream, "503 Service Unavailable")),
+                    CollectorBehavior::Accepts => bodies.lock().unwrap().extend(answer(stream, "200 OK")),
                 }
             }
         };
@@ -75,31 +75,31 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
-    /// Connections so far.
+    /// Number of connections so far.
     pub(crate) fn tried(&self) -> usize {
         self.tried.load(Ordering::SeqCst)
     }
 
-    /// The number of the attempt that waits for an answer now, of a collector that [`Manner::Hangs`].
+    /// Number of the attempt that waits for a response, of a collector that [`CollectorBehavior::Hangs`].
     pub(crate) fn waits(&self) -> Option<usize> {
         let held = self.held.lock().unwrap();
         let mut last = held.last()?;
         loop {
             match last.read(&mut [0; 4096]) {
                 Ok(0) => return None,
-                // What it asked.
+                // The request.
                 Ok(_) => {}
                 Err(error) => return (error.kind() == ErrorKind::WouldBlock).then_some(held.len()),
             }
         }
     }
 
-    /// What came, as bytes: whatever is not to be sent must not be among them.
+    /// All received bytes, to search for secrets.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.received.lock().unwrap().concat()
     }
 
-    /// The spans that came, by their trace.
+    /// The received spans, by trace.
     pub(crate) fn traces(&self) -> BTreeMap<String, Vec<Seen>> {
         let mut traces: BTreeMap<String, Vec<Seen>> = BTreeMap::new();
         for body in &*self.received.lock().unwrap() {
@@ -119,7 +119,7 @@ impl Collector {
 impl Drop for Collector {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        // Wakes it; it may have failed and be gone.
+        // Wakes the thread, which may have failed.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
@@ -128,7 +128,7 @@ impl Drop for Collector {
     }
 }
 
-/// Reads one request and answers it; its body.
+/// Reads one request, answers it and returns its body.
 fn answer(stream: TcpStream, status: &str) -> Option<Vec<u8>> {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut reader = BufReader::new(stream);
@@ -153,7 +153,7 @@ fn answer(stream: TcpStream, status: &str) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// A span as it came.
+/// A received span.
 pub(crate) struct Seen {
     pub(crate) resource: BTreeMap<String, Value>,
     pub(crate) attributes: BTreeMap<String, Value>,
@@ -169,14 +169,14 @@ impl Seen {
         hex(&self.span.parent_span_id)
     }
 
-    /// From when to when, since 1970.
+    /// Start and end, since 1970.
     pub(crate) fn times(&self) -> (Duration, Duration) {
         let (start, end) = (self.span.start_time_unix_nano, self.span.end_time_unix_nano);
         (Duration::from_nanos(start), Duration::from_nanos(end))
     }
 }
 
-/// The time now as spans have it.
+/// The current time, since 1970.
 pub(crate) fn now() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The lines of a request in the log: each with the request's id, and with its trace's where there is one.
+//! Log lines of a request have its id, and the id of its trace if there is one.
 
 use serde_json::Value;
 
@@ -6,11 +6,11 @@ use crate::{http::Connection, program::Server};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// Makes a request that is logged at three levels or more, from the middleware and from below it; its id and the log.
+/// Sends a request that is logged as INFO and WARN. Returns its id and the log.
 fn logged(format: &str, filter: &str) -> (String, String) {
     let server = Server::start(&[("EMBEDGATE_LOG_FORMAT", format), ("EMBEDGATE_LOG_FILTER", filter)]);
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-00");
-    let reply = server.embed(&[("traceparent", &traceparent)], "cut at the window ".repeat(400));
+    let reply = server.embed(&[("traceparent", &traceparent)], "longer than the maximum ".repeat(400));
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert!(reply.header("x-embedgate-truncated").is_some());
     let id = reply.header("x-request-id").unwrap().to_owned();
@@ -18,7 +18,7 @@ fn logged(format: &str, filter: &str) -> (String, String) {
 }
 
 #[test]
-fn the_start_up_lines_say_which_protections_are_on() {
+fn the_start_up_line_lists_the_enabled_protections() {
     let off = Server::start(&[]).stop().log;
     let line = "API keys: off · limits: off · CORS: off · TLS: off · metrics and probes: on the main address";
     assert!(off.contains(line), "{off}");
@@ -31,23 +31,23 @@ fn the_start_up_lines_say_which_protections_are_on() {
     ])
     .stop()
     .log;
-    let line = "API keys: 2 · limits: 600 requests and 100000 tokens a minute · CORS: 2 origins · TLS: off · metrics \
+    let line = "API keys: 2 · limits: 600 requests and 100000 tokens per minute · CORS: 2 origins · TLS: off · metrics \
                 and probes: on 127.0.0.1:";
     assert!(on.contains(line) && !on.contains("sk-1"), "{on}");
 }
 
 #[test]
-fn a_request_is_found_by_its_id_and_by_its_trace_though_nothing_is_traced() {
+fn log_lines_have_request_id_and_trace_id_without_a_collector() {
     let (id, log) = logged("text", "info");
     let found = |what: &str| log.lines().filter(|line| line.contains(what)).collect::<Vec<_>>();
     let lines = found(&format!("request=\"{id}\""));
     assert_eq!(lines, found(&format!("trace_id={TRACE}")));
-    let said = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-    assert_eq!((said("answered"), said("inputs were cut"), lines.len()), (1, 1, 2), "{log}");
+    let count = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((count("answered"), count("inputs were truncated"), lines.len()), (1, 1, 2), "{log}");
 }
 
 #[test]
-fn in_json_both_ids_stand_beside_the_message() {
+fn json_lines_have_both_ids_at_the_top_level() {
     let (id, log) = logged("json", "info");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ours: Vec<_> = lines.iter().filter(|line| line["request"] == id.as_str()).collect();
@@ -62,14 +62,13 @@ fn in_json_both_ids_stand_beside_the_message() {
         (Some("gateway::middleware"), Some(1))
     );
     assert!(answered["ms"].as_f64().is_some() && answered["timestamp"].as_str().is_some());
-    assert!(answered.get("key").is_none(), "nobody's key is no key");
-    // Lines that are no request's have no such field.
+    assert!(answered.get("key").is_none(), "without keys there is no key field");
+    // Lines without a request have no such field.
     assert!(lines.iter().any(|line| line.get("request").is_none()));
 }
 
-/// The ids belong to a line, not to its level.
 #[test]
-fn a_warning_has_its_ids_where_only_warnings_are_logged() {
+fn warnings_have_their_ids_at_filter_level_warn() {
     let (id, log) = logged("json", "warn,gateway::services=info");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ours: Vec<_> = lines.iter().filter(|line| line["request"] == id.as_str()).collect();
@@ -78,13 +77,13 @@ fn a_warning_has_its_ids_where_only_warnings_are_logged() {
 }
 
 #[test]
-fn a_clients_malformed_request_is_logged_as_no_error() {
+fn a_malformed_request_is_logged_at_level_debug() {
     let server = Server::start(&[("EMBEDGATE_LOG_FILTER", "debug")]);
     let mut connection = Connection::open(server.address);
     connection.send(b"no HTTP\r\n\r\n");
     assert_eq!(connection.receive().status, 400);
     assert!(connection.is_closed());
     let log = server.stop().log;
-    assert!(log.contains("DEBUG") && log.contains("the connection broke"), "{log}");
+    assert!(log.contains("DEBUG") && log.contains("connection failed"), "{log}");
     assert!(!log.contains("ERROR"), "{log}");
 }

@@ -1,5 +1,4 @@
-//! What the program tells of itself while it serves: traces, by OTLP to a collector, and lines in its log. The program
-//! runs as a process of its own, with a tiny model, and the collector is a stand-in that decodes what it gets.
+//! Traces and log of a running program: a process of its own with a tiny model, and a fake collector that decodes OTLP.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 

@@ -1,4 +1,4 @@
-//! The program as a child process with a tiny model: started with the variables of one test, stopped by its id.
+//! The program as a child process with a tiny model, configured by environment variables.
 
 use std::{
     fs::{self, File},
@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use crate::http::{Connection, Reply, request};
 
-/// A loaded machine may be slow; a hang must still end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Maximum time to wait for an event, on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server that is ready.
 pub(crate) struct Server {
@@ -24,14 +24,14 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
 }
 
-/// How a server ended.
+/// Exit status and log of a server.
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) log: String,
 }
 
 impl Server {
-    /// Starts the program with these variables and no others.
+    /// Starts the program with only these environment variables.
     pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
         let (child, folder) = spawn(variables, |folder| File::create(folder.join("log")).unwrap().into());
         let mut server = Self { child, folder, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
@@ -39,7 +39,7 @@ impl Server {
         server
     }
 
-    /// As [`Server::start`], with its log, which is of no use to anybody, on `log`.
+    /// As [`Server::start`], but writes the log to `log`.
     pub(crate) fn start_logging_to(variables: &[(&str, &str)], log: Stdio) -> Self {
         let (child, folder) = spawn(variables, |_| log);
         let mut server = Self { child, folder, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
@@ -48,9 +48,9 @@ impl Server {
         server
     }
 
-    /// Waits until something is found, or the server has ended.
+    /// Waits until `found` returns a value. Fails if the server ends.
     pub(crate) fn wait<T>(&mut self, found: impl Fn(&Self) -> Option<T>) -> T {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(found) = found(self) {
                 return found;
@@ -61,13 +61,13 @@ impl Server {
         }
     }
 
-    /// Waits until a line of the log holds `text`.
+    /// Waits until the log contains `text`.
     pub(crate) fn wait_for_line(&mut self, text: &str) {
         self.wait(|server| server.log().contains(text).then_some(()));
     }
 
     pub(crate) fn log(&self) -> String {
-        // Not there where it goes elsewhere.
+        // The file is absent if the log is written elsewhere.
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
@@ -77,16 +77,16 @@ impl Server {
         connection.receive()
     }
 
-    /// Asks for vectors.
+    /// Posts a request for embeddings.
     pub(crate) fn embed(&self, headers: &[(&str, &str)], input: impl Into<Value>) -> Reply {
         let body =
             json!({"model": "text-embedding-3-small", "input": input.into(), "encoding_format": "base64"});
         self.send("POST", "/v1/embeddings", headers, body.to_string().as_bytes())
     }
 
-    /// Ends it by SIGTERM, with the shell's own `kill`: a slim machine may lack the program of that name.
+    /// Sends SIGTERM and waits for the end. Uses the shell's builtin `kill`, since a slim machine may lack the program.
     pub(crate) fn stop(mut self) -> Ended {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         let id = self.child.id().to_string();
         assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().unwrap().success());
         loop {
@@ -114,7 +114,7 @@ fn spawn(variables: &[(&str, &str)], log: impl FnOnce(&Path) -> Stdio) -> (Child
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedgate"));
     command.env_clear().envs(variables.iter().copied()).current_dir(folder.path());
     command.args(["serve", "--listen", "127.0.0.1:0", "--model", "tiny"]);
-    // Needed where this processor has no kernels of our own.
+    // Needed if this CPU has no native kernels.
     let library = workspace.join(".runtime/onnxruntime/libonnxruntime.so");
     if library.exists() {
         command.arg("--onnxruntime-path").arg(library);
@@ -129,7 +129,7 @@ fn address(log: &str) -> Option<SocketAddr> {
     log.split_once("listening on http")?.1.split_once("://")?.1.split_once(' ')?.0.parse().ok()
 }
 
-/// Where a process listens that cannot say so, as Linux has it.
+/// The address on which a process listens, from Linux's /proc.
 fn listener(id: u32) -> Option<SocketAddr> {
     let sockets: Vec<PathBuf> = fs::read_dir(format!("/proc/{id}/fd"))
         .ok()?

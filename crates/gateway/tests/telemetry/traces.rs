@@ -1,4 +1,4 @@
-//! What a collector is told of a request, and what it never is.
+//! Spans of a request at the collector, and secrets that must not be in them.
 
 use std::{collections::BTreeMap, net::TcpStream, ops::Range, sync::Arc};
 
@@ -8,7 +8,7 @@ use rustls::{
 use serde_json::{Value, json};
 
 use crate::{
-    collector::{Collector, Manner, Seen, now},
+    collector::{Collector, CollectorBehavior, Seen, now},
     http::{Connection, request},
     program::Server,
 };
@@ -29,13 +29,13 @@ fn named<'a>(spans: &'a [Seen], name: &str) -> &'a Seen {
 }
 
 #[track_caller]
-fn assert_says(seen: &Seen, expected: &Value) {
+fn assert_attributes(seen: &Seen, expected: &Value) {
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(seen.attributes.get(key), Some(value), "{key} of {:#?}", seen.attributes);
     }
 }
 
-/// The trace of the only request that was made.
+/// The trace of the only request.
 #[track_caller]
 fn only(mut traces: BTreeMap<String, Vec<Seen>>) -> (String, Vec<Seen>) {
     assert_eq!(traces.len(), 1, "{:?}", traces.keys());
@@ -43,8 +43,8 @@ fn only(mut traces: BTreeMap<String, Vec<Seen>>) -> (String, Vec<Seen>) {
 }
 
 #[test]
-fn a_request_is_a_span_of_its_callers_trace_with_the_models_part_in_it() {
-    let collector = Collector::start(Manner::Takes);
+fn a_request_is_a_span_of_its_callers_trace_with_embedding_stages() {
+    let collector = Collector::start(CollectorBehavior::Accepts);
     let server = Server::start(&[("EMBEDGATE_OTLP_ENDPOINT", &collector.url())]);
     let before = now();
     let headers = [("traceparent", &*parent("01")), ("tracestate", "vendor=a1,other=b2")];
@@ -60,7 +60,7 @@ fn a_request_is_a_span_of_its_callers_trace_with_the_models_part_in_it() {
     let request = named(&spans, "POST /v1/embeddings");
     assert_eq!(request.parent(), CALLER);
     assert_eq!(request.span.kind, 2, "SERVER");
-    assert_says(
+    assert_attributes(
         request,
         &json!({
             "http.request.method": "POST", "http.route": "/v1/embeddings", "http.response.status_code": 200,
@@ -70,7 +70,7 @@ fn a_request_is_a_span_of_its_callers_trace_with_the_models_part_in_it() {
     );
     let model = named(&spans, "embeddings text-embedding-3-small");
     assert_eq!((model.parent(), model.span.kind), (request.id(), 1), "INTERNAL");
-    assert_says(
+    assert_attributes(
         model,
         &json!({
             "gen_ai.operation.name": "embeddings", "gen_ai.provider.name": "embedgate",
@@ -80,18 +80,18 @@ fn a_request_is_a_span_of_its_callers_trace_with_the_models_part_in_it() {
             "server.address": "test.example", "server.port": 8080,
         }),
     );
-    // One after the other, inside what they are parts of.
+    // In sequence, within their parents.
     let within = |inner: &Seen, outer: &Seen| {
         let (inner, outer) = (inner.times(), outer.times());
         assert!(outer.0 <= inner.0 && inner.0 <= inner.1 && inner.1 <= outer.1, "{inner:?} in {outer:?}");
     };
     within(model, request);
-    let phases = ["tokenize", "queue", "inference"].map(|name| named(&spans, name));
-    for phase in phases {
-        assert_eq!(phase.parent(), model.id());
-        within(phase, model);
+    let stages = ["tokenize", "queue", "inference"].map(|name| named(&spans, name));
+    for stage in stages {
+        assert_eq!(stage.parent(), model.id());
+        within(stage, model);
     }
-    assert!(phases.windows(2).all(|pair| pair[0].times().1 == pair[1].times().0));
+    assert!(stages.windows(2).all(|pair| pair[0].times().1 == pair[1].times().0));
     assert!(before <= request.times().0 && request.times().1 <= now());
     for seen in &spans {
         assert_eq!(seen.span.trace_state, "vendor=a1,other=b2");
@@ -102,7 +102,7 @@ fn a_request_is_a_span_of_its_callers_trace_with_the_models_part_in_it() {
 }
 
 #[test]
-fn a_request_over_tls_says_so() {
+fn a_request_over_tls_has_scheme_https() {
     let made = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, content: String| {
@@ -110,7 +110,7 @@ fn a_request_over_tls_says_so() {
         std::fs::write(&path, content).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let collector = Collector::start(Manner::Takes);
+    let collector = Collector::start(CollectorBehavior::Accepts);
     let server = Server::start(&[
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_TLS_CERTIFICATE", &file("tls.crt", made.cert.pem())),
@@ -132,18 +132,18 @@ fn a_request_over_tls_says_so() {
     let ended = server.stop();
     assert!(ended.status.success(), "{}", ended.log);
     let (_, spans) = only(collector.traces());
-    assert_says(named(&spans, "GET /v1/models"), &json!({"url.scheme": "https"}));
+    assert_attributes(named(&spans, "GET /v1/models"), &json!({"url.scheme": "https"}));
 }
 
 #[test]
-fn the_caller_decides_what_is_traced_and_a_malformed_caller_nothing() {
-    let collector = Collector::start(Manner::Takes);
+fn the_caller_decides_sampling_and_a_malformed_traceparent_is_ignored() {
+    let collector = Collector::start(CollectorBehavior::Accepts);
     let variables = [("EMBEDGATE_OTLP_ENDPOINT", &*collector.url())];
     let server = Server::start(&variables);
     assert_eq!(server.embed(&[("traceparent", &parent("00"))], "not sampled").status, 200);
     let malformed = format!("00-{}-{CALLER}-01", TRACE.to_uppercase());
     assert_eq!(server.embed(&[("traceparent", &malformed)], "malformed").status, 200);
-    // Nor are those that come every few seconds.
+    // Probes are not traced.
     for path in ["/readyz", "/livez", "/metrics"] {
         assert_eq!(server.send("GET", path, &[("traceparent", &parent("01"))], b"").status, 200);
     }
@@ -151,34 +151,30 @@ fn the_caller_decides_what_is_traced_and_a_malformed_caller_nothing() {
     let (trace, spans) = only(collector.traces());
     assert_ne!(trace, TRACE);
     assert_eq!(named(&spans, "POST /v1/embeddings").parent(), "");
-    // Found in the log, all the same.
+    // The log has the ids of both.
     let line = |trace: &str| log.lines().any(|line| line.contains(&format!("trace_id={trace}")));
     assert!(line(TRACE) && line(&trace), "{log}");
 
-    let collector = Collector::start(Manner::Takes);
+    let collector = Collector::start(CollectorBehavior::Accepts);
     let variables = [("EMBEDGATE_OTLP_ENDPOINT", &*collector.url()), ("EMBEDGATE_TRACE_SAMPLE_RATIO", "0")];
     let server = Server::start(&variables);
     assert_eq!(server.embed(&[], "left out").status, 200);
-    assert_eq!(server.embed(&[("traceparent", &parent("01"))], "asked for").status, 200);
+    assert_eq!(server.embed(&[("traceparent", &parent("01"))], "sampled by the caller").status, 200);
     server.stop();
     assert_eq!(only(collector.traces()).0, TRACE);
 }
 
 #[test]
-fn the_standard_variables_hold() {
-    let collector = Collector::start(Manner::Takes);
-    let server = Server::start(&[
+fn the_standard_otel_variables_apply() {
+    let collector = Collector::start(CollectorBehavior::Accepts);
+    let mut server = Server::start(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url()),
         ("OTEL_SERVICE_NAME", "vectors"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=9"),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
     ]);
     assert_eq!(server.send("GET", "/v1/models", &[], b"").status, 200);
-    let end = now() + std::time::Duration::from_secs(20);
-    while collector.tried() == 0 {
-        assert!(now() < end, "nothing came while the server runs");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    server.wait(|_| (collector.tried() > 0).then_some(()));
     server.stop();
     let (_, spans) = only(collector.traces());
     let resource = &named(&spans, "GET /v1/models").resource;
@@ -188,7 +184,7 @@ fn the_standard_variables_hold() {
 }
 
 #[test]
-fn an_error_says_which_and_no_words_of_the_clients() {
+fn a_span_of_an_error_has_its_code_and_no_input_text() {
     const SECRETS: [&str; 7] = [
         "sk-right-41c7",
         "sk-wrong-88d0",
@@ -198,7 +194,7 @@ fn an_error_says_which_and_no_words_of_the_clients() {
         "in-the-query",
         "brew",
     ];
-    let collector = Collector::start(Manner::Takes);
+    let collector = Collector::start(CollectorBehavior::Accepts);
     let server = Server::start(&[
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_API_KEYS", "team=sk-right-41c7"),
@@ -222,7 +218,7 @@ fn an_error_says_which_and_no_words_of_the_clients() {
     server.stop();
 
     let bytes = String::from_utf8_lossy(&collector.bytes()).to_lowercase();
-    assert!(bytes.contains("text-embedding-3-small"), "the search below would find what is there");
+    assert!(bytes.contains("text-embedding-3-small"), "the search below works");
     for secret in SECRETS {
         assert!(!bytes.contains(secret), "{secret} was sent");
     }
@@ -238,20 +234,20 @@ fn an_error_says_which_and_no_words_of_the_clients() {
     assert_eq!(statuses("GET /v1/models/{id:.+}"), [404]);
     assert_eq!(statuses("_OTHER /v1/embeddings"), [405]);
     assert_eq!(statuses("GET"), [404]);
-    // Only what reached the model has a part there: one that was answered, one that was too long.
+    // Only requests that reached the model have such a span: the answered one, and the one that is too long.
     let models: Vec<_> = spans.iter().filter(|seen| seen.span.name.starts_with("embeddings ")).collect();
     let mut errors: Vec<_> = models.iter().map(|seen| seen.attributes.get("error.type").cloned()).collect();
     errors.sort_by_key(Option::is_some);
     assert_eq!(errors, [None, Some("invalid_request_error".into())]);
-    // A client's error is none of the server's.
+    // A 4xx is not an error of a server span.
     let requests = spans.iter().filter(|seen| seen.span.kind == 2);
     assert!(requests.into_iter().all(|seen| !seen.attributes.contains_key("error.type")));
 }
 
 #[test]
-fn a_refusal_is_the_servers_error_and_a_client_that_hangs_up_its_own() {
-    let collector = Collector::start(Manner::Takes);
-    // Room for one of the requests below, each of more work than is done before the other comes.
+fn a_503_and_a_disconnect_are_errors_of_the_span_and_a_4xx_is_not() {
+    let collector = Collector::start(CollectorBehavior::Accepts);
+    // The queue has room for one of the requests below, and each takes longer than the other needs to arrive.
     let mut server = Server::start(&[
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("EMBEDGATE_MAX_INPUTS", "20000"),
@@ -266,10 +262,10 @@ fn a_refusal_is_the_servers_error_and_a_client_that_hangs_up_its_own() {
     first.send(&request("POST", "/v1/embeddings", &[], body(0..20_000).as_bytes()));
     let idle = "embedgate_tokens_in_flight{model=\"tiny\"} 0";
     server.wait(|server| (!server.send("GET", "/metrics", &[], b"").text().contains(idle)).then_some(()));
-    // Other texts: the same ones would be computed once and admitted.
+    // Other inputs: the same ones would be coalesced and admitted.
     assert_eq!(server.send("POST", "/v1/embeddings", &[], body(20_000..40_000).as_bytes()).status, 503);
     drop(first);
-    server.wait_for_line("the client hung up");
+    server.wait_for_line("the client disconnected");
     assert!(server.stop().status.success());
 
     let errors = |name: &str| {
@@ -279,7 +275,7 @@ fn a_refusal_is_the_servers_error_and_a_client_that_hangs_up_its_own() {
             |seen: &Seen| (seen.attributes["error.type"].clone(), seen.span.status.as_ref().unwrap().code);
         spans.map(error).collect::<Vec<_>>()
     };
-    // 2 is ERROR. The route of the first was never told: nobody is there to answer.
+    // 2 is ERROR. The span of the disconnected request has no response and so no route.
     assert_eq!(errors("POST /v1/embeddings"), [("server_is_overloaded".into(), 2)]);
     assert_eq!(errors("POST"), [("cancelled".into(), 2)]);
     let mut models = errors("embeddings tiny");

@@ -1,4 +1,5 @@
-//! Jobs are refused by the tokens that must be computed for them, without those that caches and single-flight save.
+//! Jobs are rejected by the tokens that must be computed for them, without those saved by caches and request
+//! coalescing.
 
 use std::{
     sync::Arc,
@@ -8,17 +9,17 @@ use std::{
 use inference::{EmbedError, Input, Job, SubmitError};
 
 use crate::{
-    rig::{Rig, answer, framed, job, vector_of, wait_until},
-    tier::{self, Store},
+    harness::{Harness, job, result, vector_of, wait_until, with_special_tokens},
+    remote_cache::{self, Store},
 };
 
-/// Jobs that are in flight together.
+/// Number of jobs in flight together.
 const JOBS: usize = 60;
-/// Inputs of each, and their tokens.
+/// Number of inputs of each job, and of their tokens.
 const TEXTS: u32 = 2048;
 const TOKENS: usize = 5 * TEXTS as usize;
 
-/// 2,048 inputs that no job with another `id` has.
+/// A job of 2,048 inputs, different for each `id`.
 fn large_job(id: u32, deadline: Duration) -> Job {
     let inputs = (0..TEXTS).map(|n| Input::Tokens(vec![id, 10 + n / 50, 100 + n % 50])).collect();
     Job { inputs, deadline: Instant::now() + deadline, ..job(&[]) }
@@ -26,86 +27,87 @@ fn large_job(id: u32, deadline: Duration) -> Job {
 
 fn vectors(job: &Job) -> Vec<f32> {
     let vector = |input: &Input| match input {
-        Input::Tokens(ids) => vector_of(&framed(ids)),
+        Input::Tokens(ids) => vector_of(&with_special_tokens(ids)),
         Input::Text(text) => panic!("{text}"),
     };
     job.inputs.iter().flat_map(vector).collect()
 }
 
-/// Has the engine learn that 16 tokens take 50 ms or more, so that it computes 320 tokens per second at most.
-fn learn_to_be_slow(rig: &Rig) {
-    rig.stage.close_gate();
-    let before = rig.stage.arrivals();
-    let ticket = rig.submit(&[&[7; 14]]);
-    wait_until("the encoder has the batch", || rig.stage.arrivals() > before);
+/// Makes the engine measure at least 50 ms for 16 tokens: at most 320 tokens per second.
+fn measure_low_throughput(harness: &Harness) {
+    harness.control.close_gate();
+    let before = harness.control.arrivals();
+    let ticket = harness.submit(&[&[7; 14]]);
+    wait_until("the encoder has the batch", || harness.control.arrivals() > before);
     let end = Instant::now() + Duration::from_millis(50);
-    wait_until("the batch has taken its time", || Instant::now() >= end);
-    rig.stage.open_gate();
-    answer(ticket).unwrap();
+    wait_until("50 ms have passed", || Instant::now() >= end);
+    harness.control.open_gate();
+    result(ticket).unwrap();
 }
 
-/// The encoder is blocked, and would be far too slow for the upper estimate of any of these jobs.
+/// The encoder is blocked, and too slow for the upper estimate of any of these jobs.
 #[test]
-fn jobs_answered_by_a_cache_are_not_refused_however_slow_the_encoder() {
+fn cached_jobs_are_not_rejected_because_of_a_slow_encoder() {
     let store = Arc::new(Store::default());
     let expected = vectors(&large_job(501, Duration::ZERO));
     {
-        let other = tier::rig(&store, "a", 1 << 20);
-        let found = answer(other.engine.submit(large_job(501, Duration::from_secs(60))).unwrap()).unwrap();
+        let other = remote_cache::harness(&store, "a", 1 << 20);
+        let found = result(other.engine.submit(large_job(501, Duration::from_secs(60))).unwrap()).unwrap();
         assert!(found.vectors == expected);
-        // When the engine has stopped, all puts have arrived in the store.
+        // Stopping the engine completes all writes to the store.
     }
-    let rig = tier::rig(&store, "a", 1 << 20);
-    learn_to_be_slow(&rig);
-    let running = rig.occupy();
-    for cache in ["the remote cache", "memory"] {
-        let submit = |_| rig.engine.submit(large_job(501, Duration::from_secs(30)));
+    let harness = remote_cache::harness(&store, "a", 1 << 20);
+    measure_low_throughput(&harness);
+    let running = harness.occupy_worker();
+    for cache in ["remote cache", "local cache"] {
+        let submit = |_| harness.engine.submit(large_job(501, Duration::from_secs(30)));
         let tickets: Vec<_> = (0..JOBS).map(submit).collect();
         for ticket in tickets {
-            let found = answer(ticket.unwrap_or_else(|error| panic!("{cache}: {error}"))).unwrap();
+            let found = result(ticket.unwrap_or_else(|error| panic!("{cache}: {error}"))).unwrap();
             assert!(found.vectors == expected, "{cache}");
         }
     }
-    assert!(!rig.stage.saw(501));
-    rig.stage.open_gate();
-    answer(running).unwrap();
+    assert!(!harness.control.saw(501));
+    harness.control.open_gate();
+    result(running).unwrap();
 }
 
 #[test]
-fn jobs_of_equal_texts_are_expected_to_take_as_long_as_one() {
-    let rig = Rig::default();
-    learn_to_be_slow(&rig);
-    rig.stage.close_gate();
-    // Enough for one job, even if the encoder were 50 times slower still, but not for 60.
+fn jobs_of_equal_texts_count_once_in_the_wait_estimate() {
+    let harness = Harness::default();
+    measure_low_throughput(&harness);
+    harness.control.close_gate();
+    // Enough for one job, even on an encoder that is 50 times slower, but not for 60.
     let deadline = Duration::from_secs(2400);
-    let tickets: Vec<_> = (0..JOBS).map(|_| rig.engine.submit(large_job(501, deadline)).unwrap()).collect();
-    wait_until("all have joined", || rig.counts.cache()[3] >= (JOBS - 1) * TEXTS as usize);
-    wait_until("their texts are queued once", || rig.engine.stats().tokens_in_flight == TOKENS);
-    rig.stage.open_gate();
+    let tickets: Vec<_> =
+        (0..JOBS).map(|_| harness.engine.submit(large_job(501, deadline)).unwrap()).collect();
+    wait_until("all jobs are coalesced", || harness.observer.cache()[3] >= (JOBS - 1) * TEXTS as usize);
+    wait_until("their texts are queued once", || harness.engine.stats().tokens_in_flight == TOKENS);
+    harness.control.open_gate();
     let expected = vectors(&large_job(501, deadline));
     for ticket in tickets {
-        assert!(answer(ticket).unwrap().vectors == expected);
+        assert!(result(ticket).unwrap().vectors == expected);
     }
-    assert_eq!(rig.stage.count(501), TEXTS as usize);
+    assert_eq!(harness.control.count(501), TEXTS as usize);
 }
 
 #[test]
-fn a_job_whose_tokens_cannot_be_computed_in_time_is_refused_before_the_encoder() {
-    let rig = Rig::default();
-    learn_to_be_slow(&rig);
-    let running = rig.occupy();
-    // 32 s of work or more.
-    let late = rig.engine.submit(large_job(501, Duration::from_secs(20))).unwrap();
-    let error = answer(late).unwrap_err();
+fn a_job_that_cannot_be_computed_in_time_is_rejected_before_the_encoder() {
+    let harness = Harness::default();
+    measure_low_throughput(&harness);
+    let running = harness.occupy_worker();
+    // It takes at least 32 s.
+    let late = harness.engine.submit(large_job(501, Duration::from_secs(20))).unwrap();
+    let error = result(late).unwrap_err();
     assert!(matches!(error, EmbedError::Rejected(SubmitError::DeadlineUnmeetable { .. })), "{error:?}");
-    assert_eq!(rig.engine.stats().queued_tokens, 0);
-    // Other jobs with more time still get vectors for the same texts.
+    assert_eq!(harness.engine.stats().queued_tokens, 0);
+    // A job with a later deadline still gets vectors for the same texts.
     let patient = large_job(501, Duration::from_secs(3600));
     let patient = Job { inputs: patient.inputs[..9].to_vec(), ..patient };
     let expected = vectors(&patient);
-    let patient = rig.engine.submit(patient).unwrap();
-    rig.stage.open_gate();
-    assert!(answer(patient).unwrap().vectors == expected);
-    assert_eq!(rig.stage.count(501), 9);
-    answer(running).unwrap();
+    let patient = harness.engine.submit(patient).unwrap();
+    harness.control.open_gate();
+    assert!(result(patient).unwrap().vectors == expected);
+    assert_eq!(harness.control.count(501), 9);
+    result(running).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Model folders and what runs them, for the tests that load an ONNX Runtime.
+//! Model folders and engines on ONNX Runtime, for the tests that load it.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use inference::{
 use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode, Positions};
 use serde::Deserialize;
 
-/// What sentence-transformers computed for a model.
+/// Texts and the vectors that sentence-transformers computed for them.
 #[derive(Deserialize)]
 pub(crate) struct Reference {
     pub(crate) texts: Vec<String>,
@@ -26,11 +26,14 @@ impl Reference {
     }
 }
 
+/// Maximum time for the texts of one job.
+const EMBED_TIMEOUT: Duration = Duration::from_secs(300);
+
 pub(crate) fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A copy of a model folder, so that tests that import do not meet in one folder.
+/// A copy of a model folder, so that tests which import it do not write into one folder.
 pub(crate) struct Model {
     _root: tempfile::TempDir,
     pub(crate) folder: ModelFolder,
@@ -53,7 +56,7 @@ impl Model {
         let config = EngineConfig {
             name: folder.family().to_owned(),
             tokenizer: Tokenizer::load(folder.tokenizer()).unwrap(),
-            max_input_tokens: folder.window(),
+            max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             normalize: folder.normalize(),
             workers: 1,
@@ -105,7 +108,7 @@ impl Model {
             },
             provider,
             intra_threads,
-            max_input_tokens: folder.window(),
+            max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             per_text: !graph.dynamic_quantization.is_empty(),
         }
@@ -130,11 +133,14 @@ pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
         inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
-        deadline: Instant::now() + Duration::from_secs(300),
+        deadline: Instant::now() + EMBED_TIMEOUT,
         max_tokens: usize::MAX,
         caller: None,
     };
-    engine.submit(job).unwrap().wait().unwrap()
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let ticket = engine.submit(job).unwrap();
+    let result = runtime.block_on(async { tokio::time::timeout(EMBED_TIMEOUT, ticket).await });
+    result.expect("the job has no result").unwrap()
 }
 
 pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
@@ -146,18 +152,18 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
 pub(crate) fn assert_close(found: &[f32], expected: &[f32], context: &str) {
     let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert_eq!(found.len(), expected.len(), "{context}");
-    assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: {largest} off");
+    assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: differs by {largest}");
 }
 
-/// Runs the tiny models of every family that can be imported on `provider`, and compares with sentence-transformers:
-/// scale included, since some do not normalise.
+/// Runs the tiny models of all families on `provider`, and compares direction and length of the vectors with
+/// sentence-transformers, since some models do not normalise.
 pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, provider: Provider) {
     let tests = workspace().join("crates/model-import/tests/tiny-models");
     let mut models = 0;
     for entry in std::fs::read_dir(&tests).unwrap() {
         let source = entry.unwrap().path();
         if !source.join("config.json").exists() {
-            continue; // Only its tokenizer is kept.
+            continue; // The folder has only a tokenizer.
         }
         let name = source.file_name().unwrap().to_string_lossy().into_owned();
         let reference = Reference::of(&source);

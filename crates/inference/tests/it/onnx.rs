@@ -1,4 +1,4 @@
-//! The ONNX encoder on the real library and real graphs: needs what `cargo xtask setup` puts in place.
+//! The ONNX encoder on ONNX Runtime and real graphs, which `cargo xtask setup` downloads.
 
 use std::{
     path::{Path, PathBuf},
@@ -38,13 +38,13 @@ fn engine(model: &Model, max_batch_tokens: usize, threads: usize) -> Engine {
 }
 
 #[test]
-fn tiny_models_on_the_processor() {
+fn tiny_models_on_the_cpu_provider() {
     tiny_models_give_the_reference_vectors(runtime(), Provider::Cpu);
 }
 
-/// A folder with a ready-made graph beside its weights' external data, as an exporter leaves it.
+/// A folder with an exported graph and its external weights, without `model.safetensors`.
 #[test]
-fn a_ready_made_graph_gives_the_reference_vectors() {
+fn an_exported_graph_gives_the_reference_vectors() {
     let source = crate::tiny_model("bert-mean");
     let exported = Model::copy(&source);
     let graph = model_import::import(&exported.folder, &mut |_| {}).unwrap().path;
@@ -64,8 +64,8 @@ fn a_ready_made_graph_gives_the_reference_vectors() {
     }
 }
 
-/// A model of 8 dimensions with the tiny BERT's tokenizer, whose network is `graph` and whose vectors are means.
-fn table(model_type: &str, graph: &[u8]) -> Model {
+/// A model of 8 dimensions with the tiny BERT's tokenizer, the network `graph` and mean pooling.
+fn table_model(model_type: &str, graph: &[u8]) -> Model {
     let root = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(root.path().join(name), text).unwrap();
     let config = r#""hidden_size": 8, "max_position_embeddings": 80, "pad_token_id": 1"#;
@@ -86,17 +86,16 @@ fn graph(name: &str) -> Vec<u8> {
     std::fs::read(workspace().join("crates/model-import/tests/graphs").join(name)).unwrap()
 }
 
-/// Graphs that sum sin(0.37 id + j) and cos(0.11 position + j) for each token: with int32 inputs and a float16 output,
-/// with int64 inputs and a bfloat16 output, for a family that counts positions from 0 and one that counts them after
-/// its padding id.
+/// Graphs that sum sin(0.37 id + j) and cos(0.11 position + j) for each token, one with int32 inputs and a float16
+/// output, one with int64 inputs and a bfloat16 output. Positions start at 0, or after the padding id.
 #[test]
-fn position_ids_int32_inputs_and_half_precision_outputs_are_served() {
+fn graphs_with_position_ids_int32_inputs_and_half_precision_outputs_run() {
     let texts = ["I am so cold", "東京", "one", "the quick brown fox jumps over the lazy dog"];
     let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
     let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
     for (name, epsilon) in [("positions_int32_fp16.onnx", 2e-3), ("positions_int64_bf16.onnx", 1.5e-2)] {
         for (model_type, padding) in [("table", None), ("camembert", Some(1))] {
-            let model = table(model_type, &graph(name));
+            let model = table_model(model_type, &graph(name));
             let found = embed(&engine(&model, 256, 1), &texts);
             for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
                 let mut ids = Vec::new();
@@ -118,7 +117,7 @@ fn position_ids_int32_inputs_and_half_precision_outputs_are_served() {
     }
 }
 
-/// Dynamic quantisation takes one scale for a whole batch, so that such a graph must run each text alone.
+/// Dynamic quantisation has one scale for a whole batch, so such a graph must run each text in a batch of its own.
 #[test]
 fn a_dynamically_quantised_graph_is_run_one_text_at_a_time() {
     let root = tempfile::tempdir().unwrap();
@@ -138,7 +137,7 @@ fn a_dynamically_quantised_graph_is_run_one_text_at_a_time() {
     assert!(onnx.per_text);
     let [alone, together] = bits(&onnx);
     assert!(alone == together, "a text's vector depends on its batch");
-    // The same graph in batches: were these equal too, the test could not fail.
+    // The same graph in batches. If these were equal, too, the test could not fail.
     let [batched_alone, batched] = bits(&OnnxConfig { per_text: false, ..onnx });
     assert!(batched_alone == alone);
     assert!(batched != alone, "the graph's vectors do not depend on their batch");
@@ -152,10 +151,10 @@ fn a_dynamically_quantised_graph_is_run_one_text_at_a_time() {
     }
 }
 
-/// A graph that pools by itself: the mean over the rows of a table in which row `i` holds sin(8i) … sin(8i + 7).
+/// A graph with pooling: the mean over the rows of a table in which row `i` holds sin(8i) … sin(8i + 7).
 #[test]
-fn a_graph_that_pools_is_taken_at_its_word() {
-    let model = table("table", include_bytes!("pooled.onnx"));
+fn the_output_of_a_graph_with_pooling_is_not_pooled_again() {
+    let model = table_model("table", include_bytes!("pooled.onnx"));
     let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
     let texts = ["I am so cold", "", "one"];
     let found = embed(&engine(&model, 256, 1), &texts);
@@ -170,9 +169,9 @@ fn a_graph_that_pools_is_taken_at_its_word() {
     }
 }
 
-/// The real model's vectors, alone and in any company, under any batch budget.
+/// The real model, with several batch budgets and numbers of threads.
 #[test]
-fn a_vector_does_not_depend_on_its_company() {
+fn a_vector_does_not_depend_on_its_batch() {
     let model = Model::copy(&real_model());
     let long = "the quick brown fox jumps over the lazy dog ".repeat(20);
     let texts = ["hello", "", "naïve café, 東京 🚀", &long, "A man is eating food.", "hello"];
@@ -185,14 +184,14 @@ fn a_vector_does_not_depend_on_its_company() {
             let context =
                 format!("{text:.20?} with a budget of {max_batch_tokens} tokens on {threads} threads");
             let largest = row.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            // ONNX Runtime's matrix kernels sum in another order for another number of rows.
-            assert!(largest < 1e-6, "{context}: {largest} off");
+            // The order in which ONNX Runtime's GEMM kernels sum depends on the number of rows.
+            assert!(largest < 1e-6, "{context}: differs by {largest}");
         }
     }
 }
 
 #[test]
-fn a_missing_library_names_the_remedy() {
+fn the_error_about_a_missing_library_names_the_remedy() {
     let error = OnnxRuntime::load(Path::new("nowhere/libonnxruntime.so")).unwrap_err();
     assert!(matches!(error, StartError::Library { .. }));
     let message = error.to_string();
@@ -200,7 +199,7 @@ fn a_missing_library_names_the_remedy() {
 }
 
 #[test]
-fn a_process_has_one_library() {
+fn a_process_can_load_one_library() {
     let loaded = runtime();
     assert!(loaded.version().starts_with("1."), "{}", loaded.version());
     assert_eq!(OnnxRuntime::load(loaded.library()).unwrap().library(), loaded.library());
@@ -208,7 +207,8 @@ fn a_process_has_one_library() {
     assert!(matches!(other, StartError::Config(_)), "{other:?}");
 }
 
-/// The library of the set-up has no CUDA and no OpenVINO: asking for one must fail, not fall back.
+/// The library that `cargo xtask setup` downloads has neither CUDA nor OpenVINO. Selecting one must fail, not fall
+/// back.
 #[test]
 fn an_absent_provider_is_an_error() {
     let model = Model::copy(&crate::tiny_model("bert-mean"));
@@ -222,7 +222,7 @@ fn an_absent_provider_is_an_error() {
 }
 
 #[test]
-fn a_graph_without_the_promised_names_is_refused() {
+fn a_graph_without_the_expected_names_is_rejected() {
     let model = Model::copy(&crate::tiny_model("bert-mean"));
     let right = model.onnx(1, Provider::Cpu);
     let start = |config| onnx_encoders(runtime(), config)().err().unwrap().to_string();

@@ -1,12 +1,12 @@
-//! The release candidate of the tokenizer library gives the ids of the released one and of the reference
-//! data: the condition under which it may be used.
+//! The release candidate of the tokenizer library gives the ids of the released library and of the reference data.
+//! This is the condition for using it (docs/adr/0003).
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use inference::{StartError, Tokenizer, TokenizerOptions};
 use proptest::prelude::*;
 
-use crate::texts::for_texts;
+use crate::generated_texts::for_texts;
 
 const FAMILIES: [&str; 10] = [
     "albert-mean",
@@ -34,7 +34,7 @@ impl Pair {
         Self { ours: Tokenizer::load(path).unwrap(), released }
     }
 
-    /// Ids with special tokens by ours and by the released library.
+    /// Ids with special tokens from our tokenizer and from the released library.
     fn encode(&self, text: &str) -> (Vec<u32>, Vec<u32>) {
         let mut ours = Vec::new();
         self.ours.add_special_tokens(&self.ours.encode(text).unwrap(), &mut ours);
@@ -62,16 +62,16 @@ fn references() -> Vec<(String, Pair, serde_json::Value)> {
 }
 
 #[test]
-fn every_family_has_the_reference_ids() {
+fn ids_of_every_family_equal_the_reference() {
     let mut texts_checked = 0;
     for (name, pair, reference) in references() {
-        let window = reference["window"].as_u64().unwrap() as usize;
+        let max_input_tokens = reference["window"].as_u64().unwrap() as usize;
         let texts = reference["texts"].as_array().unwrap();
         for (text, expected) in texts.iter().zip(reference["token_ids"].as_array().unwrap()) {
             let text = text.as_str().unwrap();
             let expected: Vec<u32> = serde_json::from_value(expected.clone()).unwrap();
             let content = pair.ours.encode(text).unwrap();
-            let room = content.len().min(window - pair.ours.num_special_tokens());
+            let room = content.len().min(max_input_tokens - pair.ours.num_special_tokens());
             let mut found = Vec::new();
             pair.ours.add_special_tokens(&content[..room], &mut found);
             assert_eq!(found, expected, "{name}: {text:?}");
@@ -82,7 +82,7 @@ fn every_family_has_the_reference_ids() {
 }
 
 #[test]
-fn with_the_setting_white_space_at_the_ends_is_stripped() {
+fn strip_whitespace_strips_both_ends_of_a_text() {
     let options = TokenizerOptions { strip_whitespace: true, ..TokenizerOptions::default() };
     for (name, pair, _) in references() {
         let path = crate::tiny_model(&name).join("tokenizer.json");
@@ -91,7 +91,7 @@ fn with_the_setting_white_space_at_the_ends_is_stripped() {
             let trimmed = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{1c}');
             assert_eq!(stripping.encode(text), pair.ours.encode(trimmed), "{name}: {text:?}");
         }
-        let keeps = [
+        let keeps_white_space = [
             "modernbert-mean",
             "mpnet-mean",
             "qwen3-last",
@@ -100,11 +100,11 @@ fn with_the_setting_white_space_at_the_ends_is_stripped() {
             "albert-mean",
         ];
         let differs = pair.ours.encode("  text\n") != pair.ours.encode("text");
-        assert_eq!(differs, keeps.contains(&name.as_str()), "{name}");
+        assert_eq!(differs, keeps_white_space.contains(&name.as_str()), "{name}");
     }
 }
 
-/// A copy of a tokenizer, changed.
+/// A modified copy of a tokenizer.
 fn changed(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> tempfile::NamedTempFile {
     let path = crate::tiny_model(name).join("tokenizer.json");
     let mut json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -122,7 +122,7 @@ fn add_token(tokenizer: &mut serde_json::Value, id: u32, content: &str) {
 }
 
 #[test]
-fn an_added_token_without_embedding_is_known_and_one_of_the_vocabulary_is_refused() {
+fn only_added_tokens_may_lack_an_embedding() {
     for (name, rows) in [("bert-mean", 600), ("roberta-mean", 700), ("xlm-roberta-mean", 600)] {
         let load = |file: &tempfile::NamedTempFile, rows| {
             let options = TokenizerOptions { embeddings: Some(rows), ..TokenizerOptions::default() };
@@ -147,19 +147,19 @@ fn an_added_token_without_embedding_is_known_and_one_of_the_vocabulary_is_refuse
             assert!(error.to_string().contains(&expected), "{name}: {error}");
         }
     }
-    // It puts an added token around every text.
-    let framed = changed("bert-mean", |json| {
+    // An added token without an embedding as a special token.
+    let special = changed("bert-mean", |json| {
         add_token(json, 600, "[NEW]");
         let template = json["post_processor"].to_string().replace("[CLS]", "[NEW]");
         json["post_processor"] = serde_json::from_str(&template).unwrap();
         json["post_processor"]["special_tokens"]["[NEW]"]["ids"] = serde_json::json!([600]);
     });
     let options = TokenizerOptions { embeddings: Some(600), ..TokenizerOptions::default() };
-    let error = Tokenizer::load_with(framed.path(), options).err().unwrap().to_string();
-    assert!(error.contains("token id 600 around every text"), "{error}");
+    let error = Tokenizer::load_with(special.path(), options).err().unwrap().to_string();
+    assert!(error.contains("token id 600 to every text"), "{error}");
 }
 
-/// Compares both libraries on `count` generated texts for each of `pairs`, and tells how much that was.
+/// Compares both libraries on `count` generated texts for each of `pairs`. Returns a summary.
 fn compare(pairs: &[Pair], count: u32) -> String {
     let (texts, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0));
     for pair in pairs {
@@ -173,7 +173,7 @@ fn compare(pairs: &[Pair], count: u32) -> String {
     }
     let (texts, tokens) = (texts.into_inner(), tokens.into_inner());
     assert_eq!(texts, pairs.len() * count as usize);
-    format!("{texts} texts, {tokens} tokens, every id as the released library has it")
+    format!("{texts} texts, {tokens} tokens, all ids equal to the released library's")
 }
 
 #[test]
@@ -188,9 +188,9 @@ fn the_default_model_equals_the_released_library() {
     println!("the default model: {}", compare(&[pair], 100_000));
 }
 
-/// Every character of the planes in use, inside a word, alone, and between a letter and marks that compose with
-/// it, with the tokenizers that consult Unicode's tables. Several go into one text to keep it quick; ids do not
-/// cross a space.
+/// Every character of the planes in use, inside a word, alone, and between a letter and marks that compose with it,
+/// with the tokenizers that use Unicode's tables. Each text holds several of them, which is faster; ids do not cross
+/// a space.
 #[test]
 fn all_of_unicode_equals_the_released_library() {
     const PLANES: [std::ops::Range<u32>; 2] = [0..0x4_0000, 0xe_0000..0xf_0000];
@@ -213,7 +213,7 @@ fn all_of_unicode_equals_the_released_library() {
 }
 
 #[test]
-fn hostile_texts_are_read() {
+fn adversarial_texts_are_tokenized() {
     let pair = Pair::load(&crate::tiny_model("bert-mean").join("tokenizer.json"));
     for text in [
         "\u{301}".repeat(5_000),
@@ -227,7 +227,7 @@ fn hostile_texts_are_read() {
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn the_error_about_a_missing_file_names_it() {
     let error = Tokenizer::load(std::path::Path::new("nowhere/tokenizer.json")).err().unwrap().to_string();
     assert!(error.contains("nowhere/tokenizer.json"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! BERT: positions counted from zero, segment embeddings, and the tensor names that RoBERTa shares.
+//! BERT: positions counted from zero, segment embeddings, and tensor names shared with RoBERTa.
 
 use std::path::Path;
 
@@ -6,8 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Architecture,
-    post_norm::{Activation, Names, Positions, PostNorm},
-    refuse,
+    post_norm::{Activation, Positions, PostNorm, TensorNames},
 };
 use crate::{ImportError, json};
 
@@ -29,7 +28,7 @@ pub(super) struct Config {
     pub(super) pad_token_id: Option<i64>,
 }
 
-const NAMES: Names = Names {
+const NAMES: TensorNames = TensorNames {
     layer: "encoder.layer",
     query: "attention.self.query",
     key: "attention.self.key",
@@ -47,7 +46,7 @@ pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
 }
 
 impl Config {
-    /// The encoder of this configuration, once everything that would change its vectors has been checked.
+    /// Returns the encoder of this configuration, after checking every setting that would change its vectors.
     pub(super) fn encoder(
         self,
         path: &Path,
@@ -55,10 +54,11 @@ impl Config {
         prefixes: &'static [&'static str],
     ) -> Result<PostNorm, ImportError> {
         if let Some(kind) = self.position_embedding_type.filter(|kind| kind != "absolute") {
-            return Err(refuse(path, format!("position_embedding_type `{kind}`"), "only `absolute`"));
+            let setting = format!("position_embedding_type `{kind}`");
+            return Err(ImportError::unsupported_setting(path, setting, "only `absolute`"));
         }
         if self.is_decoder {
-            return Err(refuse(path, "is_decoder = true", "only encoders"));
+            return Err(ImportError::unsupported_setting(path, "is_decoder = true", "only encoders"));
         }
         PostNorm {
             hidden: self.hidden_size,

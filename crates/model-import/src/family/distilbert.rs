@@ -1,4 +1,4 @@
-//! DistilBERT: BERT without segments, under its own names.
+//! DistilBERT: BERT without segments, with tensor names of its own.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Architecture,
-    post_norm::{Activation, Names, Positions, PostNorm},
+    post_norm::{Activation, Positions, PostNorm, TensorNames},
 };
 use crate::{ImportError, json};
 
@@ -25,7 +25,7 @@ struct Config {
     activation: String,
 }
 
-const NAMES: Names = Names {
+const NAMES: TensorNames = TensorNames {
     layer: "transformer.layer",
     query: "attention.q_lin",
     key: "attention.k_lin",

@@ -1,4 +1,4 @@
-//! The architectures that can be exported. Adding one: a file beside this one, and its line in [`FAMILIES`].
+//! The architectures that can be exported. A new one needs a file in this folder and a line in [`FAMILIES`].
 
 mod bert;
 mod distilbert;
@@ -10,13 +10,12 @@ use std::{fmt, path::Path};
 use post_norm::{Positions, PostNorm};
 use serde::Deserialize;
 
-use crate::{ImportError, graph::GraphBuilder, json, safetensors::Weights};
+use crate::{ImportError, graph_builder::GraphBuilder, json, safetensors::Weights};
 
-/// Largest number of anything in a `config.json`: far above any known encoder, and low enough that no product of two
-/// such numbers overflows.
+/// Largest size in a `config.json`: far above any known encoder, and low enough that no product of two sizes overflows.
 pub(crate) const MAX_SIZE: usize = 1 << 20;
 
-/// An exporter: the `model_type` of the `config.json` it reads, and how.
+/// An exporter, with the `model_type` of the `config.json` that it reads.
 struct Family {
     model_type: &'static str,
     read: fn(config: &Path) -> Result<Box<dyn Architecture>, ImportError>,
@@ -29,24 +28,24 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "distilbert", read: distilbert::read },
 ];
 
-/// A model of some family, with the sizes of its configuration.
+/// A model's architecture, with the sizes of its configuration.
 pub(crate) trait Architecture: fmt::Debug + Send + Sync {
-    /// Width of a token's embedding.
+    /// Returns the width of a token's embedding.
     fn hidden(&self) -> usize;
 
-    /// The most tokens that a sequence may have.
+    /// Returns the maximum number of tokens of a sequence.
     fn positions(&self) -> usize;
 
-    /// Rows of the word table.
+    /// Returns the number of rows of the token embedding table.
     fn vocabulary(&self) -> usize;
 
-    /// What may stand before the tensors' names, depending on the class the model was saved as.
+    /// Returns the prefixes that the tensors' names may have, depending on the class that the model was saved as.
     fn prefixes(&self) -> &'static [&'static str];
 
-    /// Sizes and names, if the encoder is one with norms after its residuals.
+    /// Returns sizes and names if this is a post-norm encoder.
     fn post_norm(&self) -> Option<PostNorm>;
 
-    /// Adds the whole network: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, output
+    /// Adds the whole network to a graph: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, output
     /// `last_hidden_state`, f32 `[batch, sequence, hidden]`.
     fn write(&self, weights: &Weights, graph: &mut GraphBuilder<'_>) -> Result<(), ImportError>;
 }
@@ -56,7 +55,7 @@ struct ModelType {
     model_type: String,
 }
 
-/// Reads a `config.json`, returning the `model_type` and its exporter; a missing one is reported with `hint`.
+/// Reads a `config.json` and returns its `model_type` and exporter; a missing file is reported with `hint`.
 pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Box<dyn Architecture>), ImportError> {
     let ModelType { model_type } = json::read(config, hint)?;
     let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
@@ -66,7 +65,7 @@ pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Box<dyn A
     Ok((family.model_type, (family.read)(config)?))
 }
 
-/// Families whose position table's first rows, up to the one of the padding id, belong to no token.
+/// The families that count positions from the row after the padding id. Earlier rows belong to no token.
 const AFTER_PADDING: &[&str] = &[
     "camembert",
     "data2vec-text",
@@ -82,7 +81,7 @@ const AFTER_PADDING: &[&str] = &[
     "xmod",
 ];
 
-/// The way in which a family counts positions; `None` if the padding id that it counts from is missing.
+/// Returns the way in which a family counts positions; `None` if the padding id that it counts from is missing.
 pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positions> {
     if !AFTER_PADDING.contains(&model_type) {
         return Some(Positions::FromZero);
@@ -90,15 +89,10 @@ pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positi
     padding.filter(|&padding| padding >= 0).map(Positions::AfterPadding)
 }
 
-/// Refuses a size with which the model cannot be computed.
+/// Returns an error for a size with which the model cannot be computed.
 pub(crate) fn check_size(config: &Path, name: &str, size: usize) -> Result<(), ImportError> {
     if (1..=MAX_SIZE).contains(&size) {
         return Ok(());
     }
-    Err(refuse(config, format!("{name} = {size}"), format!("1 to {MAX_SIZE}")))
-}
-
-/// Refuses a setting of `config.json`.
-fn refuse(config: &Path, setting: impl Into<String>, expected: impl Into<String>) -> ImportError {
-    ImportError::Setting { path: config.to_owned(), setting: setting.into(), expected: expected.into() }
+    Err(ImportError::unsupported_setting(config, format!("{name} = {size}"), format!("1 to {MAX_SIZE}")))
 }

@@ -2,20 +2,19 @@
 
 use std::path::Path;
 
-use super::{Architecture, bert, post_norm::Positions, refuse};
+use super::{Architecture, bert, post_norm::Positions};
 use crate::{ImportError, json};
 
 pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
     let config: bert::Config = json::read(path, "")?;
+    let unsupported = |setting, expected| Err(ImportError::unsupported_setting(path, setting, expected));
     match config.pad_token_id {
         Some(padding @ 0..) => {
             Ok(Box::new(config.encoder(path, Positions::AfterPadding(padding), &["roberta.", "model."])?))
         }
-        Some(negative) => Err(refuse(
-            path,
-            format!("pad_token_id {negative}"),
-            "a token's id, which positions are counted from",
-        )),
-        None => Err(refuse(path, "no `pad_token_id`", "positions are counted from it")),
+        Some(negative) => {
+            unsupported(format!("pad_token_id {negative}"), "a token id: positions are counted from it")
+        }
+        None => unsupported("no `pad_token_id`".to_owned(), "a token id: positions are counted from it"),
     }
 }

@@ -1,4 +1,4 @@
-//! Detection of graphs that make a text's vector depend on its batch.
+//! Tests of the detection of dynamically quantised graphs, in which a text's vector depends on its batch.
 
 use std::{fs, path::Path};
 
@@ -7,31 +7,40 @@ use prost::Message;
 use super::fixture::Folder;
 use crate::{
     Precision, dynamic_quantization,
-    onnx::{Attribute, Function, Graph, Model, Node, Tensor},
-    onnx_folder,
+    onnx::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto},
+    onnx_file,
 };
 
-fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> Node {
+fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-    Node { op_type: operator.to_owned(), input: names(inputs), output: names(outputs), ..Node::default() }
+    NodeProto {
+        op_type: operator.to_owned(),
+        input: names(inputs),
+        output: names(outputs),
+        ..NodeProto::default()
+    }
 }
 
-/// A graph whose constants are `weight`, `scale` and `zero`; other names that no node makes come from inputs.
-fn graph(nodes: Vec<Node>) -> Graph {
-    let tensor = |name: &str| Tensor { name: name.to_owned(), ..Tensor::default() };
-    Graph { node: nodes, initializer: ["weight", "scale", "zero"].map(tensor).into(), ..Graph::default() }
+/// A graph with the constants `weight`, `scale` and `zero`. Other names that no node defines are inputs.
+fn graph(nodes: Vec<NodeProto>) -> GraphProto {
+    let tensor = |name: &str| TensorProto { name: name.to_owned(), ..TensorProto::default() };
+    GraphProto {
+        node: nodes,
+        initializer: ["weight", "scale", "zero"].map(tensor).into(),
+        ..GraphProto::default()
+    }
 }
 
-fn found(model: &Model) -> Vec<String> {
+fn found(model: &ModelProto) -> Vec<String> {
     dynamic_quantization::operators(model).into_iter().collect()
 }
 
 #[track_caller]
-fn check(nodes: Vec<Node>, expected: &[&str]) {
-    assert_eq!(found(&Model { graph: Some(graph(nodes)), ..Model::default() }), expected);
+fn check(nodes: Vec<NodeProto>, expected: &[&str]) {
+    assert_eq!(found(&ModelProto { graph: Some(graph(nodes)), ..ModelProto::default() }), expected);
 }
 
-fn dynamic() -> Vec<Node> {
+fn dynamic() -> Vec<NodeProto> {
     vec![
         node("DynamicQuantizeLinear", &["x"], &["q", "q_scale", "q_zero"]),
         node("MatMulInteger", &["q", "weight", "q_zero", "zero"], &["y"]),
@@ -39,14 +48,14 @@ fn dynamic() -> Vec<Node> {
 }
 
 #[test]
-fn operators_that_quantise_at_run_time_are_found() {
+fn dynamic_quantize_operators_are_found() {
     check(dynamic(), &["DynamicQuantizeLinear", "MatMulInteger"]);
     check(vec![node("DynamicQuantizeMatMul", &["x", "weight", "scale"], &["y"])], &["DynamicQuantizeMatMul"]);
     check(vec![node("DynamicQuantizeLSTM", &["x", "weight"], &["y"])], &["DynamicQuantizeLSTM"]);
 }
 
 #[test]
-fn a_scale_from_a_reduction_is_found_whatever_reads_it() {
+fn a_scale_from_a_reduction_is_found_at_every_consumer() {
     let reduced = || vec![node("Abs", &["x"], &["a"]), node("ReduceMax", &["a"], &["computed"])];
     for reader in [
         node("QuantizeLinear", &["x", "computed", "zero"], &["q"]),
@@ -64,9 +73,9 @@ fn a_scale_from_a_reduction_is_found_whatever_reads_it() {
     }
 }
 
-/// `Div`, `Round`, `Cast` instead of `QuantizeLinear`: only the product shows the quantisation.
+/// `Div`, `Round` and `Cast` instead of `QuantizeLinear`: only the integer product shows the quantisation.
 #[test]
-fn integers_of_unknown_making_are_found_at_their_product() {
+fn integers_of_unknown_origin_are_found_at_their_product() {
     let by_hand = vec![
         node("Div", &["x", "computed"], &["d"]),
         node("Cast", &["d"], &["q"]),
@@ -78,7 +87,7 @@ fn integers_of_unknown_making_are_found_at_their_product() {
 }
 
 #[test]
-fn constant_scales_are_not() {
+fn constant_scales_are_not_reported() {
     let mut nodes = vec![
         node("Constant", &[], &["half"]),
         node("Mul", &["scale", "half"], &["folded"]),
@@ -89,7 +98,7 @@ fn constant_scales_are_not() {
         node("QLinearMatMul", &["q", "scale", "zero", "weight", "scale", "zero", "scale", "zero"], &["m"]),
         node("QLinearConcat", &["scale", "zero", "q", "scale", "zero", "m", "scale", "zero"], &["c"]),
         node("QAttention", &["c", "weight", "weight", "scale", "scale", "mask", "zero", "zero"], &["a"]),
-        // Weights alone are quantised, or activations in blocks of a row.
+        // Only weights are quantised, or activations in blocks of a row.
         node("DequantizeLinear", &["weight", "scale", "zero"], &["w"]),
         node("MatMulNBits", &["x", "weight", "scale"], &["n"]),
         node("ReduceMax", &["x"], &["largest"]),
@@ -101,33 +110,33 @@ fn constant_scales_are_not() {
 
 #[test]
 fn subgraphs_and_functions_are_searched() {
-    let branch = |nodes| Attribute { g: Some(Box::new(graph(nodes))), ..Attribute::default() };
-    let choice = |nodes| Node { attribute: vec![branch(nodes)], ..node("If", &["condition"], &["y"]) };
+    let branch = |nodes| AttributeProto { g: Some(Box::new(graph(nodes))), ..AttributeProto::default() };
+    let choice = |nodes| NodeProto { attribute: vec![branch(nodes)], ..node("If", &["condition"], &["y"]) };
     check(vec![choice(vec![choice(dynamic())])], &["DynamicQuantizeLinear", "MatMulInteger"]);
-    // A branch reads the values of the graph around it.
+    // A branch reads the values of the enclosing graph.
     let outside = vec![
         node("QuantizeLinear", &["x", "scale"], &["q"]),
         choice(vec![node("MatMulInteger", &["q", "weight"], &["y"])]),
     ];
     check(outside, &[]);
-    let bodies = Node {
-        attribute: vec![Attribute { graphs: vec![graph(dynamic())], ..Attribute::default() }],
+    let bodies = NodeProto {
+        attribute: vec![AttributeProto { graphs: vec![graph(dynamic())], ..AttributeProto::default() }],
         ..node("Loop", &[], &["y"])
     };
     check(vec![bodies], &["DynamicQuantizeLinear", "MatMulInteger"]);
 
-    let function = |nodes| Model {
+    let function = |nodes| ModelProto {
         graph: Some(graph(vec![])),
-        functions: vec![Function { node: nodes }],
-        ..Model::default()
+        functions: vec![FunctionProto { node: nodes }],
+        ..ModelProto::default()
     };
     assert_eq!(found(&function(dynamic())), ["DynamicQuantizeLinear", "MatMulInteger"]);
     assert_eq!(found(&function(vec![node("MatMul", &["a", "b"], &["c"])])), [""; 0]);
 }
 
-/// A tiny BERT's graph after ONNX Runtime's own tool, and before.
+/// The graph is a tiny BERT quantised with ONNX Runtime's `quantize_dynamic`.
 #[test]
-fn a_graph_of_quantize_dynamic_is_recognised() {
+fn a_graph_from_quantize_dynamic_is_recognised() {
     let folder = Folder::tiny("bert-mean");
     assert!(folder.import().unwrap().dynamic_quantization.is_empty());
     let graphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/graphs");
@@ -136,8 +145,8 @@ fn a_graph_of_quantize_dynamic_is_recognised() {
     let graph = folder.import().unwrap();
     assert_eq!(graph.dynamic_quantization, ["DynamicQuantizeLinear", "MatMulInteger"]);
     assert_eq!(graph.precision, Precision::Int8);
-    // Without the operators it is any other graph.
-    let mut model = onnx_folder::read(&graph.path).unwrap();
+    // Without these operators the graph is not dynamically quantised.
+    let mut model = onnx_file::read(&graph.path).unwrap();
     model.graph.as_mut().unwrap().node.retain(|node| !graph.dynamic_quantization.contains(&node.op_type));
     folder.write("onnx/model.onnx", model.encode_to_vec());
     assert!(folder.import().unwrap().dynamic_quantization.is_empty());

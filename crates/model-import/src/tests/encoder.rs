@@ -1,7 +1,7 @@
-//! Tensors by their role, and the fingerprint of a folder without a graph.
+//! Tests of the encoder's tensors, and of the fingerprint of a folder without a graph.
 
 use super::fixture::Folder;
-use crate::{Linear, Norm, identify};
+use crate::{Linear, Norm, fingerprint};
 
 #[test]
 fn every_tensor_of_every_family_is_found() {
@@ -11,7 +11,7 @@ fn every_tensor_of_every_family_is_found() {
         let sizes = weights.sizes();
         assert_eq!((sizes.hidden, sizes.heads, sizes.layers, sizes.intermediate), (48, 4, 2, 96), "{name}");
         for layer in 0..sizes.layers {
-            let maps = [
+            let layers = [
                 (Linear::Query, 48, 48),
                 (Linear::Key, 48, 48),
                 (Linear::Value, 48, 48),
@@ -19,7 +19,7 @@ fn every_tensor_of_every_family_is_found() {
                 (Linear::Up, 96, 48),
                 (Linear::Down, 48, 96),
             ];
-            for (linear, outputs, inputs) in maps {
+            for (linear, outputs, inputs) in layers {
                 assert_eq!(
                     weights.weight(layer, linear).unwrap().len(),
                     outputs * inputs,
@@ -34,34 +34,34 @@ fn every_tensor_of_every_family_is_found() {
         }
         assert_eq!(weights.positions().unwrap().len(), sizes.position_rows * 48, "{name}");
         assert!(weights.weight(sizes.layers, Linear::Up).is_err(), "{name}: a layer too many");
-        let words = weights.into_words().unwrap();
+        let embeddings = weights.into_token_embeddings().unwrap();
         let (mut first, mut last) = ([0.0; 48], [0.0; 48]);
-        words.row(0, &mut first);
-        words.row(sizes.vocabulary as u32 - 1, &mut last);
+        embeddings.read_row(0, &mut first);
+        embeddings.read_row(sizes.vocabulary as u32 - 1, &mut last);
         assert_ne!(first, last, "{name}");
     }
 }
 
 #[test]
-fn a_word_is_the_tables_row() {
+fn read_row_returns_the_row_of_the_token_id() {
     let folder = Folder::tiny("bert-mean");
     let weights = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
     let table = weights.tensor("embeddings.word_embeddings.weight", &[600, 48]).unwrap();
-    let words = folder.open().unwrap().encoder().unwrap().unwrap().into_words().unwrap();
+    let embeddings = folder.open().unwrap().encoder().unwrap().unwrap().into_token_embeddings().unwrap();
     for id in [0, 17, 599] {
         let mut row = [0.0; 48];
-        words.row(id, &mut row);
+        embeddings.read_row(id, &mut row);
         assert_eq!(row, table[id as usize * 48..][..48]);
     }
 }
 
 #[test]
-fn the_fingerprint_is_the_graphs_and_is_remembered() {
+fn the_fingerprint_equals_that_of_the_graph_and_is_cached() {
     let folder = Folder::tiny("bert-mean");
     let mut read = 0;
     let mut count = |folder: &Folder| {
         read = 0;
-        let fingerprint = identify(&folder.open().unwrap(), &mut |_| read += 1).unwrap();
+        let fingerprint = fingerprint(&folder.open().unwrap(), &mut |_| read += 1).unwrap();
         (fingerprint, read > 0)
     };
     let (fingerprint, computed) = count(&folder);
@@ -74,7 +74,7 @@ fn the_fingerprint_is_the_graphs_and_is_remembered() {
     folder.write("model.safetensors", bytes);
     let (changed, computed) = count(&folder);
     assert!(computed && changed != fingerprint);
-    // What was remembered is no authority once it is damaged.
+    // A damaged cache file is ignored.
     folder.write("embedgate.fingerprint", "nonsense");
     assert_eq!(count(&folder), (changed, true));
 }

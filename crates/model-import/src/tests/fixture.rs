@@ -1,4 +1,4 @@
-//! A model folder that a test may spoil, and the check that a failure leaves it as it was.
+//! A model folder that a test may modify, and the check that a failed import leaves it unchanged.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ impl Folder {
         folder
     }
 
-    /// The same model, as release 6.2 of sentence-transformers saved it: same weights, same tokenizer.
+    /// The same weights and tokenizer in the layout of sentence-transformers 6.2.
     pub(super) fn saved_by_6_2(name: &str) -> Self {
         let folder = Self::tiny(name);
         for file in ["modules.json", "sentence_bert_config.json"] {
@@ -76,16 +76,16 @@ impl Folder {
         crate::import(&self.open()?, &mut |_| {})
     }
 
-    /// Expects the import to fail without a trace, and returns the message with all its sources. The folder's
-    /// path is left out, so that a message can be compared.
-    pub(super) fn refused(&self) -> String {
+    /// Expects the import to fail without changing the folder, and returns the message with all its sources. The folder's
+    /// path is removed, so that a message can be compared.
+    pub(super) fn import_error(&self) -> String {
         let before = self.content();
         let error = self.import().expect_err("the import succeeded");
         assert!(before == self.content(), "the failed import changed the folder");
         message(&error).replace(&format!("{}/", self.path().display()), "")
     }
 
-    /// Every file with its content.
+    /// Returns every file with its content.
     pub(super) fn content(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();
         collect(self.path(), &mut files);
@@ -93,7 +93,7 @@ impl Folder {
     }
 }
 
-/// A message with all its sources.
+/// Returns a message with all its sources.
 pub(super) fn message(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
@@ -131,8 +131,8 @@ fn copy(from: &Path, to: &Path) {
 
 /// Asserts that a message holds every part.
 #[track_caller]
-pub(super) fn says(message: &str, parts: &[&str]) {
+pub(super) fn assert_contains(message: &str, parts: &[&str]) {
     for part in parts {
-        assert!(message.contains(part), "`{message}` does not say `{part}`");
+        assert!(message.contains(part), "`{message}` does not contain `{part}`");
     }
 }

@@ -1,68 +1,68 @@
-//! Window, tokenizer and settings: what a folder must say, and what happens when it does not.
+//! Tests of maximum input length, tokenizer and settings: which files and keys a folder needs.
 
 use std::fs;
 
 use serde_json::Value;
 
-use super::fixture::{Folder, says};
+use super::fixture::{Folder, assert_contains};
 use crate::{ImportError, PoolingMode};
 
 const SENTENCE: &str = "sentence_bert_config.json";
 
 #[test]
-fn each_file_that_is_needed_is_named() {
+fn a_missing_file_is_named_with_its_purpose() {
     for (name, hint) in [
         ("config.json", "architecture"),
         ("tokenizer.json", "fast tokenizer"),
         ("model.safetensors", "weights"),
         ("modules.json", "model.toml"),
-        ("1_Pooling/config.json", "pooled"),
+        ("1_Pooling/config.json", "pooling mode"),
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.remove(name);
-        says(&folder.refused(), &[&format!("`{name}` is missing"), hint]);
+        assert_contains(&folder.import_error(), &[&format!("`{name}` is missing"), hint]);
     }
-    let nowhere = crate::ModelFolder::open("/no/such/folder").unwrap_err();
-    says(&nowhere.to_string(), &["/no/such/folder", "model folder"]);
+    let missing = crate::ModelFolder::open("/no/such/folder").unwrap_err();
+    assert_contains(&missing.to_string(), &["/no/such/folder", "model folder"]);
 }
 
 #[test]
-fn bad_json_is_reported_with_file_and_line() {
+fn malformed_json_is_reported_with_file_and_line() {
     for name in ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", SENTENCE] {
         let folder = Folder::tiny("bert-mean");
         folder.write(name, "{\n  \"model_type\": \"bert\",\n  !\n}");
-        says(&folder.refused(), &[&format!("`{name}`"), "line "]);
+        assert_contains(&folder.import_error(), &[&format!("`{name}`"), "line "]);
     }
     let folder = Folder::tiny("bert-mean");
     folder.write("tokenizer.json", "{}");
-    says(&folder.refused(), &["`tokenizer.json`", "missing field `model`"]);
+    assert_contains(&folder.import_error(), &["`tokenizer.json`", "missing field `model`"]);
 }
 
 #[test]
-fn the_window_is_stated_or_derived_and_never_beyond_the_positions() {
+fn max_input_tokens_is_stated_or_derived_and_at_most_the_positions() {
     let folder = Folder::tiny("bert-mean");
-    assert_eq!(folder.open().unwrap().window(), 64);
+    assert_eq!(folder.open().unwrap().max_input_tokens(), 64);
     folder.set(SENTENCE, "max_seq_length", 10_000);
-    assert_eq!(folder.open().unwrap().window(), 80);
+    assert_eq!(folder.open().unwrap().max_input_tokens(), 80);
     folder.set(SENTENCE, "max_seq_length", 0);
-    says(&folder.refused(), &[SENTENCE, "window of 0"]);
-    // As sentence-transformers does: the smaller of the tokenizer's length and the positions.
+    assert_contains(&folder.import_error(), &[SENTENCE, "maximum of 0 tokens"]);
+    // As in sentence-transformers: the smaller of the tokenizer's limit and the number of positions.
     folder.set(SENTENCE, "max_seq_length", Value::Null);
-    for (length, window) in [(40.0, 40), (1e30, 80)] {
+    for (length, expected) in [(40.0, 40), (1e30, 80)] {
         folder.set("tokenizer_config.json", "model_max_length", length);
-        assert_eq!(folder.open().unwrap().window(), window);
+        assert_eq!(folder.open().unwrap().max_input_tokens(), expected);
     }
     folder.set("tokenizer_config.json", "model_max_length", Value::Null);
-    says(&folder.refused(), &[SENTENCE, "max_seq_length", "model.toml"]);
+    assert_contains(&folder.import_error(), &[SENTENCE, "max_seq_length", "model.toml"]);
 
-    // Its 80 rows of positions begin after the padding id, 1.
+    // Its position table has 80 rows, and positions begin after the padding id, 1.
     let folder = Folder::tiny("roberta-mean");
     folder.set(SENTENCE, "max_seq_length", 10_000);
-    assert_eq!(folder.open().unwrap().window(), 78);
+    assert_eq!(folder.open().unwrap().max_input_tokens(), 78);
 }
 
 #[test]
-fn settings_that_would_change_the_vectors_are_refused() {
+fn settings_that_would_change_the_vectors_are_errors() {
     let folder = Folder::tiny("bert-mean");
     folder.set(SENTENCE, "do_lower_case", true);
     let mut tokenizer: Value = serde_json::from_slice(&folder.bytes("tokenizer.json")).unwrap();
@@ -77,17 +77,20 @@ fn settings_that_would_change_the_vectors_are_refused() {
         tokenizer["normalizer"] = normalizer;
         folder.write("tokenizer.json", tokenizer.to_string());
         match fine {
-            true => assert_eq!(folder.open().unwrap().window(), 64),
-            false => says(&folder.refused(), &[SENTENCE, "do_lower_case", "tokenizer"]),
+            true => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
+            false => assert_contains(&folder.import_error(), &[SENTENCE, "do_lower_case", "tokenizer"]),
         }
     }
     let folder = Folder::tiny("bert-mean");
     folder.set("config_sentence_transformers.json", "default_prompt_name", "query");
-    says(&folder.refused(), &["config_sentence_transformers.json", "default_prompt_name `query`"]);
+    assert_contains(
+        &folder.import_error(),
+        &["config_sentence_transformers.json", "default_prompt_name `query`"],
+    );
 }
 
 #[test]
-fn prompts_are_read_by_name_and_null_is_an_empty_one() {
+fn prompts_are_read_by_name_and_null_is_empty() {
     let folder = Folder::tiny("bert-mean");
     assert!(folder.open().unwrap().prompts().is_empty());
     let prompts = serde_json::json!({"query": "query: ", "document": "", "passage": null});
@@ -98,44 +101,53 @@ fn prompts_are_read_by_name_and_null_is_an_empty_one() {
 }
 
 #[test]
-fn a_card_stands_in_for_what_a_plain_folder_does_not_say() {
+fn a_manifest_states_the_pooling_and_length_of_a_plain_folder() {
     let folder = Folder::tiny("bert-mean");
     for name in ["modules.json", SENTENCE, "tokenizer_config.json"] {
         folder.remove(name);
     }
     fs::remove_dir_all(folder.file("1_Pooling")).unwrap();
-    says(&folder.refused(), &["modules.json", "pooling", "normalize"]);
+    assert_contains(&folder.import_error(), &["modules.json", "pooling", "normalize"]);
     folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false");
-    says(&folder.refused(), &[SENTENCE, "model.toml", "window"]);
-    folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nwindow = 32");
+    assert_contains(&folder.import_error(), &[SENTENCE, "model.toml", "max_input_tokens"]);
+    folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nmax_input_tokens = 32");
     let opened = folder.open().unwrap();
-    assert_eq!((opened.pooling(), opened.normalize(), opened.window()), (PoolingMode::Cls, false, 32));
+    assert_eq!(
+        (opened.pooling(), opened.normalize(), opened.max_input_tokens()),
+        (PoolingMode::Cls, false, 32)
+    );
     let cls = folder.import().unwrap().fingerprint;
-    folder.write("model.toml", "id = 'x'\npooling = 'mean'\nnormalize = false\nwindow = 32");
+    folder.write("model.toml", "id = 'x'\npooling = 'mean'\nnormalize = false\nmax_input_tokens = 32");
     assert_ne!(folder.import().unwrap().fingerprint, cls);
 }
 
 #[test]
-fn a_card_that_contradicts_the_folder_is_an_error() {
+fn a_manifest_that_contradicts_the_folder_is_an_error() {
     let folder = Folder::tiny("bert-mean");
     for (line, parts) in [
-        ("window = 32", ["window 32", "64"]),
+        ("max_input_tokens = 32", ["max_input_tokens 32", "64"]),
         ("dimensions = 32", ["dimensions 32", "48"]),
         ("pooling = 'cls'", ["pooling cls", "mean"]),
         ("normalize = false", ["normalize false", "true"]),
     ] {
         folder.write("model.toml", format!("id = 'x'\n{line}"));
-        assert!(matches!(folder.open(), Err(ImportError::CardMismatch { .. })));
-        says(&folder.refused(), &[&["model.toml"], &parts[..]].concat());
+        assert!(matches!(folder.open(), Err(ImportError::ManifestMismatch { .. })));
+        assert_contains(&folder.import_error(), &[&["model.toml"], &parts[..]].concat());
     }
-    folder.write("model.toml", "id = 'x'\nwindow = 64\ndimensions = 48\npooling = 'mean'\nnormalize = true");
-    assert_eq!(folder.open().unwrap().card().unwrap().id, "x");
+    folder.write(
+        "model.toml",
+        "id = 'x'\nmax_input_tokens = 64\ndimensions = 48\npooling = 'mean'\nnormalize = true",
+    );
+    assert_eq!(folder.open().unwrap().manifest().unwrap().id, "x");
 }
 
 #[test]
-fn a_card_says_where_missing_files_can_be_had() {
+fn a_manifest_names_the_source_of_missing_files() {
     let folder = Folder::empty();
-    let card = "id = 'x'\nhub_id = 'o/x'\npooling = 'mean'\nnormalize = true\nsource = { kind = 'hub' }";
-    folder.write("model.toml", card);
-    says(&folder.refused(), &["config.json", "is missing", "`o/x` from the Hugging Face hub"]);
+    let manifest = "id = 'x'\nhub_id = 'o/x'\npooling = 'mean'\nnormalize = true\nsource = { kind = 'hub' }";
+    folder.write("model.toml", manifest);
+    assert_contains(
+        &folder.import_error(),
+        &["config.json", "is missing", "`o/x` from the Hugging Face hub"],
+    );
 }

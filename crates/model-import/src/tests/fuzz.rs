@@ -1,8 +1,8 @@
-//! The fuzz target of weights: a file that the safetensors library itself reads is read to the same values if all of
-//! them are finite, and any other is refused.
+//! The fuzz target of weights. A file that the safetensors library accepts is read to the same values, if all are finite;
+//! any other file is an error.
 //!
-//! `cargo test` runs it on the corpus and a bounded number of random files; docs/fuzzing.md says how to let a
-//! coverage-guided fuzzer at it.
+//! `cargo test` runs it on the corpus and a bounded number of random files. docs/fuzzing.md describes the run with a
+//! coverage-guided fuzzer.
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -26,13 +26,13 @@ fn check(file: &[u8]) {
     folder.write(WEIGHTS, file);
     let opened = Weights::open(folder.path(), &[]);
     let Ok(original) = SafeTensors::deserialize(file) else {
-        assert!(opened.is_err(), "it is no safetensors file");
+        assert!(opened.is_err(), "not a safetensors file, but accepted");
         return;
     };
-    let weights = opened.unwrap_or_else(|error| panic!("it is a safetensors file: {error}"));
+    let weights = opened.unwrap_or_else(|error| panic!("a safetensors file, but rejected: {error}"));
     assert_eq!(weights.bytes(), file.len() as u64);
     for (name, view) in original.tensors() {
-        // These are known by another name.
+        // These are found under another name.
         if name.ends_with(".gamma") || name.ends_with(".beta") {
             continue;
         }
@@ -52,12 +52,12 @@ fn check(file: &[u8]) {
             None => assert!(matches!(found, Err(ImportError::TensorType { .. })), "{name:?}"),
         }
         let other = [view.shape(), &[1]].concat();
-        let refused = weights.tensor(&name, &other);
-        assert!(matches!(refused, Err(ImportError::TensorShape { .. })), "{name:?}");
+        let found = weights.tensor(&name, &other);
+        assert!(matches!(found, Err(ImportError::TensorShape { .. })), "{name:?}");
     }
 }
 
-/// The values of a tensor of floating-point numbers of 16 or 32 bits.
+/// Returns the values of a tensor in f32, f16 or bf16.
 fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let words = || view.data().as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
     match view.dtype() {

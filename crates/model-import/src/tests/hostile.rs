@@ -1,4 +1,5 @@
-//! Folders that would yield wrong vectors, hang, or fill the memory: refused, with the file and what to do.
+//! Tests with folders that would yield wrong vectors, hang, or exhaust memory: each is an error that names the file and a
+//! remedy.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::mpsc, thread, time::Duration};
 
@@ -6,7 +7,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, serialize, tensor::TensorView};
 use serde_json::{Value, json};
 
-use super::fixture::{Folder, message, says};
+use super::fixture::{Folder, assert_contains, message};
 use crate::{
     ImportError, Linear, ModelFolder, Norm,
     file::{MAX_METADATA_BYTES, MAX_TOKENIZER_BYTES},
@@ -14,12 +15,12 @@ use crate::{
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// Stores all tensors of a file of fp32 in `dtype`, with `value` at a flat index of one of them.
-fn spoil(folder: &Folder, file: &str, dtype: Dtype, (tensor, index): (&str, usize), value: f32) {
+/// Rewrites a file of f32 tensors in `dtype`, with `value` at a flat index of one of them.
+fn overwrite(folder: &Folder, file: &str, dtype: Dtype, (tensor, index): (&str, usize), value: f32) {
     let bytes = folder.bytes(file);
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let mut found = false;
-    let spoilt: BTreeMap<String, (Vec<usize>, Vec<u8>)> = tensors
+    let rewritten: BTreeMap<String, (Vec<usize>, Vec<u8>)> = tensors
         .tensors()
         .into_iter()
         .map(|(name, view)| {
@@ -38,13 +39,13 @@ fn spoil(folder: &Folder, file: &str, dtype: Dtype, (tensor, index): (&str, usiz
         })
         .collect();
     assert!(found, "{file} has no {tensor}");
-    let views = spoilt
+    let views = rewritten
         .iter()
         .map(|(name, (shape, data))| (name, TensorView::new(dtype, shape.clone(), data).unwrap()));
     folder.write(file, serialize(views, None).unwrap());
 }
 
-/// Reads every tensor as the kernels do, up to the first error.
+/// Reads every tensor as the native kernels do, up to the first error.
 fn read_all(folder: &ModelFolder) -> Result<(), ImportError> {
     let weights = folder.encoder()?.unwrap();
     for layer in 0..weights.sizes().layers {
@@ -60,13 +61,13 @@ fn read_all(folder: &ModelFolder) -> Result<(), ImportError> {
         }
     }
     weights.positions()?;
-    weights.into_words().map(drop)
+    weights.into_token_embeddings().map(drop)
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_refused_with_file_tensor_and_place() {
-    let places = [
-        // The row of a word that no test text holds.
+fn a_weight_that_is_not_finite_is_an_error_with_file_tensor_and_index() {
+    let weights = [
+        // The embedding of a token that no test text has.
         ("embeddings.word_embeddings.weight", 599 * 48 + 47, "[599, 47]"),
         ("embeddings.position_embeddings.weight", 79 * 48, "[79, 0]"),
         ("embeddings.token_type_embeddings.weight", 1, "[0, 1]"),
@@ -78,28 +79,31 @@ fn a_weight_that_is_not_finite_is_refused_with_file_tensor_and_place() {
     ];
     let values = [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")];
     for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
-        for (number, (tensor, index, place)) in places.into_iter().enumerate() {
+        for (number, (tensor, index, coordinates)) in weights.into_iter().enumerate() {
             let (value, name) = values[number % values.len()];
             let folder = Folder::tiny("bert-mean");
-            spoil(&folder, WEIGHTS, dtype, (tensor, index), value);
-            let parts = [WEIGHTS, tensor, &format!("holds {name} at {place}"), "another copy"];
-            // On its way into a graph.
-            says(&folder.refused(), &parts);
-            // On its way into our own kernels.
-            says(&message(&read_all(&folder.open().unwrap()).unwrap_err()), &parts);
+            overwrite(&folder, WEIGHTS, dtype, (tensor, index), value);
+            let parts = [WEIGHTS, tensor, &format!("holds {name} at {coordinates}"), "another copy"];
+            // Export to a graph.
+            assert_contains(&folder.import_error(), &parts);
+            // Reading by the native kernels.
+            assert_contains(&message(&read_all(&folder.open().unwrap()).unwrap_err()), &parts);
         }
         let folder = Folder::tiny("bert-mean");
-        spoil(&folder, WEIGHTS, dtype, places.map(|(tensor, index, _)| (tensor, index))[0], 0.5);
+        overwrite(&folder, WEIGHTS, dtype, weights.map(|(tensor, index, _)| (tensor, index))[0], 0.5);
         read_all(&folder.open().unwrap()).unwrap();
         folder.import().unwrap();
     }
     let folder = Folder::tiny("distilbert-dense");
-    spoil(&folder, "2_Dense/model.safetensors", Dtype::F16, ("linear.weight", 49), f32::NAN);
-    says(&folder.refused(), &["2_Dense/model.safetensors", "`linear.weight` holds NaN at [1, 1]"]);
+    overwrite(&folder, "2_Dense/model.safetensors", Dtype::F16, ("linear.weight", 49), f32::NAN);
+    assert_contains(
+        &folder.import_error(),
+        &["2_Dense/model.safetensors", "`linear.weight` holds NaN at [1, 1]"],
+    );
 }
 
 #[test]
-fn an_export_that_was_damaged_later_is_written_again() {
+fn a_damaged_export_is_written_again() {
     let folder = Folder::tiny("bert-mean");
     folder.import().unwrap();
     let good = folder.bytes("embedgate.onnx.data");
@@ -110,7 +114,7 @@ fn an_export_that_was_damaged_later_is_written_again() {
     assert!(folder.bytes("embedgate.onnx.data") == good);
 }
 
-/// Every file that is read from a folder, by the model that has it.
+/// Every file that is read from a folder, with a model that has it.
 const FILES: [(&str, &str); 11] = [
     ("distilbert-dense", "config.json"),
     ("distilbert-dense", "modules.json"),
@@ -125,8 +129,8 @@ const FILES: [(&str, &str); 11] = [
     ("distilbert-dense", "model.toml"),
 ];
 
-/// The message of the refused import, which must come within a time: reading a pipe or a device would not end.
-fn refused_in_time(folder: Folder) -> String {
+/// Returns the message of the failed import. A timeout, because reading a pipe or a device would not end.
+fn import_error_within_timeout(folder: Folder) -> String {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let path = folder.path().to_owned();
@@ -139,35 +143,38 @@ fn refused_in_time(folder: Folder) -> String {
 }
 
 #[test]
-fn a_git_lfs_pointer_is_named_with_its_remedy() {
+fn a_git_lfs_pointer_is_an_error_with_the_remedy() {
     const POINTER: &str = "version https://git-lfs.github.com/spec/v1\n\
         oid sha256:53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db\nsize 90868376\n";
     for (model, name) in FILES {
         let folder = Folder::tiny(model);
         folder.write(name, POINTER);
-        says(&refused_in_time(folder), &[name, "is a Git LFS pointer", "git lfs pull"]);
+        assert_contains(
+            &import_error_within_timeout(folder),
+            &[name, "is a Git LFS pointer", "git lfs pull"],
+        );
     }
     for (name, content) in [("first.safetensors", POINTER), ("model.safetensors.index.json", POINTER)] {
         let folder = Folder::tiny("bert-mean");
         folder.remove(WEIGHTS);
         folder.write("model.safetensors.index.json", r#"{"weight_map": {"a": "first.safetensors"}}"#);
         folder.write(name, content);
-        says(&refused_in_time(folder), &[name, "is a Git LFS pointer"]);
+        assert_contains(&import_error_within_timeout(folder), &[name, "is a Git LFS pointer"]);
     }
     let folder = Folder::tiny("bert-mean");
     folder.remove(WEIGHTS);
     folder.write("onnx/model.onnx", POINTER);
-    says(&refused_in_time(folder), &["onnx/model.onnx", "is a Git LFS pointer"]);
+    assert_contains(&import_error_within_timeout(folder), &["onnx/model.onnx", "is a Git LFS pointer"]);
 }
 
 #[cfg(unix)]
 #[test]
-fn what_is_no_regular_file_is_refused_and_never_read() {
+fn a_file_that_is_not_regular_is_an_error_and_is_not_read() {
     use std::{
         os::unix::{fs::symlink, net::UnixListener},
         process::Command,
     };
-    let place = |found: &str, path: &Path| match found {
+    let create = |found: &str, path: &Path| match found {
         "a device" => symlink("/dev/zero", path).unwrap(),
         "a folder" => fs::create_dir(path).unwrap(),
         _ => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
@@ -179,20 +186,23 @@ fn what_is_no_regular_file_is_refused_and_never_read() {
             if path.exists() {
                 folder.remove(name);
             }
-            place(found, &path);
-            says(&refused_in_time(folder), &[name, &format!("is {found}, expected a regular file")]);
+            create(found, &path);
+            assert_contains(
+                &import_error_within_timeout(folder),
+                &[name, &format!("is {found}, expected a regular file")],
+            );
         }
     }
     let folder = Folder::tiny("bert-mean");
     folder.remove("config.json");
     let _socket = UnixListener::bind(folder.file("config.json")).unwrap();
-    says(&refused_in_time(folder), &["config.json", "is a socket"]);
+    assert_contains(&import_error_within_timeout(folder), &["config.json", "is a socket"]);
 }
 
-/// Files that embedgate itself wrote may have been replaced, too.
+/// Files that embedgate wrote may have been replaced, too.
 #[cfg(unix)]
 #[test]
-fn a_pipe_in_the_place_of_our_own_files_does_not_stop_the_import() {
+fn a_pipe_in_the_place_of_a_generated_file_does_not_block_the_import() {
     let folder = Folder::tiny("bert-mean");
     for name in ["embedgate.fingerprint", "embedgate.onnx", ".embedgate-x.partial"] {
         assert!(std::process::Command::new("mkfifo").arg(folder.file(name)).status().unwrap().success());
@@ -200,7 +210,7 @@ fn a_pipe_in_the_place_of_our_own_files_does_not_stop_the_import() {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         let opened = folder.open().unwrap();
-        let fingerprint = crate::identify(&opened, &mut |_| {}).unwrap();
+        let fingerprint = crate::fingerprint(&opened, &mut |_| {}).unwrap();
         let graph = folder.import().unwrap();
         let _ = send.send(fingerprint == graph.fingerprint);
     });
@@ -208,21 +218,21 @@ fn a_pipe_in_the_place_of_our_own_files_does_not_stop_the_import() {
 }
 
 #[test]
-fn a_file_that_is_too_large_is_refused() {
+fn a_file_above_its_size_limit_is_an_error() {
     let cases = FILES.iter().filter(|(_, name)| !name.ends_with("safetensors"));
     for (model, name) in cases.filter(|(_, name)| *name != "tokenizer_config.json") {
         let folder = Folder::tiny(model);
         let max = if *name == "tokenizer.json" { MAX_TOKENIZER_BYTES } else { MAX_METADATA_BYTES };
-        // Sparse: it takes no room.
+        // A sparse file takes no disk space.
         let file =
             fs::File::options().write(true).create(true).truncate(false).open(folder.file(name)).unwrap();
         file.set_len(max + 1).unwrap();
-        says(&refused_in_time(folder), &[name, &format!("more than {max} bytes")]);
+        assert_contains(&import_error_within_timeout(folder), &[name, &format!("more than {max} bytes")]);
     }
 }
 
 #[test]
-fn every_number_that_is_computed_with_is_checked() {
+fn every_number_of_the_configuration_is_validated() {
     const MANY: u64 = (1 << 20) + 1;
     for (model, file, key, values) in [
         (
@@ -254,28 +264,28 @@ fn every_number_that_is_computed_with_is_checked() {
             let before = folder.content();
             let error = folder.open().expect_err(&format!("{model}: {file} with {key} = {value}"));
             assert!(matches!(error, ImportError::Setting { .. } | ImportError::Json { .. }), "{error:?}");
-            says(&message(&error), &["config.json"]);
+            assert_contains(&message(&error), &["config.json"]);
             assert!(folder.content() == before);
         }
     }
 }
 
 #[test]
-fn an_empty_default_prompt_changes_nothing() {
+fn only_an_empty_default_prompt_is_accepted() {
     const FILE: &str = "config_sentence_transformers.json";
     let folder = Folder::tiny("bert-mean");
     folder.set(FILE, "prompts", json!({"query": "", "passage": "passage: "}));
-    for (name, refused) in [
+    for (name, error) in [
         (json!("query"), None),
         (Value::Null, None),
         (json!("passage"), Some("an empty prompt")),
         (json!("other"), Some("`prompts` does not hold")),
     ] {
         folder.set(FILE, "default_prompt_name", name.clone());
-        match refused {
-            None => assert_eq!(folder.open().unwrap().window(), 64),
-            Some(part) => says(
-                &folder.refused(),
+        match error {
+            None => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
+            Some(part) => assert_contains(
+                &folder.import_error(),
                 &[FILE, &format!("default_prompt_name `{}`", name.as_str().unwrap()), part],
             ),
         }

@@ -1,12 +1,12 @@
-//! The import as a whole: once, again only when something changed, and never half.
+//! Tests of the whole import: it writes a graph once, again only after a change, and never partially.
 
 use std::{fs, path::Path};
 
-use super::fixture::{Folder, says};
-use crate::{GraphInput, OutputKind, Progress, Stage, State};
+use super::fixture::{Folder, assert_contains};
+use crate::{GraphInput, ImportProgress, ImportStage, ModelState, OutputKind};
 
 #[test]
-fn the_graph_is_written_once_and_described() {
+fn the_graph_is_exported_once() {
     let folder = Folder::tiny("bert-mean");
     let before = folder.content();
     let graph = folder.import().unwrap();
@@ -27,7 +27,7 @@ fn the_graph_is_written_once_and_described() {
 }
 
 #[test]
-fn a_copy_with_other_times_is_recognised_by_its_content() {
+fn a_copy_with_other_modification_times_is_recognised_by_its_content() {
     let folder = Folder::tiny("bert-mean");
     let graph = folder.import().unwrap();
     let written = fs::metadata(&graph.path).unwrap().modified().unwrap();
@@ -35,14 +35,15 @@ fn a_copy_with_other_times_is_recognised_by_its_content() {
     weights.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let mut stages = Vec::new();
     let again =
-        crate::import(&folder.open().unwrap(), &mut |Progress { stage, .. }| stages.push(stage)).unwrap();
+        crate::import(&folder.open().unwrap(), &mut |ImportProgress { stage, .. }| stages.push(stage))
+            .unwrap();
     assert_eq!(again, graph);
-    assert!(stages.iter().all(|stage| *stage == Stage::Checking) && !stages.is_empty());
+    assert!(stages.iter().all(|stage| *stage == ImportStage::Checking) && !stages.is_empty());
     assert_eq!(fs::metadata(&graph.path).unwrap().modified().unwrap(), written);
 }
 
 #[test]
-fn whatever_decides_a_vector_changes_the_fingerprint() {
+fn every_file_that_affects_vectors_changes_the_fingerprint() {
     let folder = Folder::tiny("distilbert-dense");
     let mut seen = vec![folder.import().unwrap().fingerprint];
     let mut expect_new = |what: &str| {
@@ -57,7 +58,7 @@ fn whatever_decides_a_vector_changes_the_fingerprint() {
         expect_new(name);
     }
     folder.set("sentence_bert_config.json", "max_seq_length", 63);
-    expect_new("window");
+    expect_new("max_input_tokens");
     folder.set("tokenizer.json", "truncation", serde_json::Value::Null);
     expect_new("tokenizer");
     folder.set("config.json", "n_heads", 2);
@@ -73,7 +74,7 @@ fn new_weights_are_exported_again() {
     folder.import().unwrap();
     let data = folder.bytes("embedgate.onnx.data");
     let mut weights = folder.bytes("model.safetensors");
-    // The last tensor of the file by name is the word embeddings or near it; every byte of data counts.
+    // The first and the last value of the file.
     let length = weights.len();
     weights[length - 4..].copy_from_slice(&7.0f32.to_le_bytes());
     let header = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
@@ -84,7 +85,7 @@ fn new_weights_are_exported_again() {
 }
 
 #[test]
-fn a_damaged_export_is_replaced() {
+fn a_truncated_or_missing_export_is_replaced() {
     let folder = Folder::tiny("bert-mean");
     folder.import().unwrap();
     let good = folder.content();
@@ -101,11 +102,11 @@ fn a_damaged_export_is_replaced() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named_and_left_as_it_was() {
+fn a_write_error_names_the_file_and_leaves_the_folder_unchanged() {
     for name in ["embedgate.onnx", "embedgate.onnx.data"] {
         let folder = Folder::tiny("bert-mean");
-        folder.write(&format!("{name}/in-the-way"), "");
-        says(&folder.refused(), &["cannot write", &format!("`{name}`"), "writable"]);
+        folder.write(&format!("{name}/blocker"), "");
+        assert_contains(&folder.import_error(), &["cannot write", &format!("`{name}`"), "writable"]);
     }
 }
 
@@ -114,38 +115,38 @@ fn a_failed_import_keeps_the_earlier_graph() {
     let folder = Folder::tiny("bert-mean");
     folder.import().unwrap();
     folder.write("model.safetensors", &folder.bytes("model.safetensors")[..1000]);
-    says(&folder.refused(), &["model.safetensors", "not a whole safetensors file"]);
+    assert_contains(&folder.import_error(), &["model.safetensors", "not a complete safetensors file"]);
     assert!(folder.file("embedgate.onnx").exists());
 }
 
-/// A process that was killed could not remove what it was writing; one that is still writing holds a lock.
+/// A killed process leaves its temporary files behind; a running one holds a lock on them.
 #[test]
-fn what_a_killed_import_left_is_removed_and_what_another_writes_is_not() {
+fn stale_temporaries_are_removed_and_locked_ones_are_kept() {
     let folder = Folder::tiny("bert-mean");
     folder.write(".embedgate-orphan.partial", "half");
-    folder.write("my.partial", "not ours");
-    let other = crate::import::temporary(folder.path()).unwrap();
+    folder.write("my.partial", "unrelated");
+    let other = crate::atomic_write::temporary(folder.path()).unwrap();
     folder.import().unwrap();
     assert!(!folder.file(".embedgate-orphan.partial").exists());
     assert!(other.path().exists() && folder.file("my.partial").exists());
 }
 
 #[test]
-fn progress_reaches_its_total_in_each_stage() {
+fn progress_reaches_the_total_in_each_stage() {
     let folder = Folder::tiny("bert-mean");
     let mut seen = Vec::new();
     crate::import(&folder.open().unwrap(), &mut |progress| seen.push(progress)).unwrap();
-    for stage in [Stage::Checking, Stage::Writing] {
-        let of: Vec<_> = seen.iter().filter(|progress| progress.stage == stage).collect();
-        assert!(of.is_sorted_by_key(|progress| progress.done), "{of:?}");
-        let last = of.last().unwrap();
+    for stage in [ImportStage::Checking, ImportStage::Writing] {
+        let reports: Vec<_> = seen.iter().filter(|progress| progress.stage == stage).collect();
+        assert!(reports.is_sorted_by_key(|progress| progress.done), "{reports:?}");
+        let last = reports.last().unwrap();
         assert_eq!(last.done, last.total);
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn the_graph_can_be_read_by_others_where_the_umask_allows() {
+fn the_graph_has_the_mode_that_the_umask_allows() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::tiny("bert-mean");
     folder.import().unwrap();
@@ -157,10 +158,10 @@ fn the_graph_can_be_read_by_others_where_the_umask_allows() {
 }
 
 #[test]
-fn models_are_listed_with_what_they_lack() {
+fn models_are_listed_with_their_state() {
     let models = Folder::empty();
     let place = |id: &str| models.path().join(id);
-    for id in ["ready", "new", "spoilt"] {
+    for id in ["ready", "new", "without-tokenizer"] {
         let source = Folder::tiny("bert-mean");
         for (path, content) in source.content() {
             let name = path.strip_prefix(source.path()).unwrap();
@@ -169,26 +170,26 @@ fn models_are_listed_with_what_they_lack() {
             }
         }
     }
-    models.write("carded/model.toml", "id = 'carded'\npooling = 'mean'\nnormalize = true");
+    models.write("manifest-only/model.toml", "id = 'manifest-only'\npooling = 'mean'\nnormalize = true");
     models.write("README.md", "not a model");
     models.write(".hidden/config.json", "{}");
     crate::import(&crate::ModelFolder::open(place("ready")).unwrap(), &mut |_| {}).unwrap();
-    fs::remove_file(place("spoilt").join("tokenizer.json")).unwrap();
+    fs::remove_file(place("without-tokenizer").join("tokenizer.json")).unwrap();
 
-    let listed = crate::list(models.path()).unwrap();
+    let listed = crate::list_models(models.path()).unwrap();
     let states: Vec<_> = listed.iter().map(|listed| (listed.id.as_str(), &listed.state)).collect();
     let [
-        ("carded", State::Incomplete(no_config)),
-        ("new", State::NotImported),
-        ("ready", State::Ready { .. }),
-        ("spoilt", State::Incomplete(no_tokenizer)),
+        ("manifest-only", ModelState::Incomplete(no_config)),
+        ("new", ModelState::NotImported),
+        ("ready", ModelState::Ready { .. }),
+        ("without-tokenizer", ModelState::Incomplete(no_tokenizer)),
     ] = states[..]
     else {
         panic!("{states:?}")
     };
-    says(&no_config.to_string(), &["config.json", "is missing"]);
-    says(&no_tokenizer.to_string(), &["tokenizer.json", "is missing"]);
-    assert_eq!(listed[0].card.as_ref().unwrap().id, "carded");
-    assert!(listed[1].card.is_none() && listed[1].path == place("new"));
-    says(&crate::list(&place("none")).unwrap_err().to_string(), &["none", "is missing"]);
+    assert_contains(&no_config.to_string(), &["config.json", "is missing"]);
+    assert_contains(&no_tokenizer.to_string(), &["tokenizer.json", "is missing"]);
+    assert_eq!(listed[0].manifest.as_ref().unwrap().id, "manifest-only");
+    assert!(listed[1].manifest.is_none() && listed[1].path == place("new"));
+    assert_contains(&crate::list_models(&place("none")).unwrap_err().to_string(), &["none", "is missing"]);
 }

@@ -1,15 +1,15 @@
 //! Tests on the tiny models of `tests/tiny-models`: random weights, one folder per architecture and head.
 
-mod card;
 mod dynamic_quantization;
 mod encoder;
 mod fixture;
 mod folder;
 mod fuzz;
-mod graph;
+mod graph_builder;
 mod hostile;
 mod import;
+mod manifest;
 mod network;
-mod onnx_folder;
 mod pipeline;
+mod ready_made;
 mod safetensors;

@@ -1,30 +1,30 @@
-//! The exported networks: every weight in its place, and nothing in the graph that is not defined before.
+//! Tests of exported graphs: every weight has its value, and every input of a node is defined before it.
 
 use std::collections::BTreeSet;
 
-use super::fixture::{Folder, says};
+use super::fixture::{Folder, assert_contains};
 use crate::{
-    onnx::{DataLocation, Dimension, ElementType, Entry, Graph, Tensor},
-    onnx_folder,
+    onnx::{DataLocation, DataType, Dimension, GraphProto, StringStringEntryProto, TensorProto},
+    onnx_file,
     safetensors::Weights,
 };
 
-/// The graph and its weights as they were written.
-struct Written {
-    graph: Graph,
+/// An exported graph with its weights.
+struct Exported {
+    graph: GraphProto,
     data: Vec<u8>,
 }
 
-impl Written {
+impl Exported {
     fn of(folder: &Folder) -> Self {
         folder.import().unwrap();
         let path = folder.file("embedgate.onnx");
-        let model = onnx_folder::read(&path).unwrap();
-        onnx_folder::check_external_data(&path, &model).unwrap();
+        let model = onnx_file::read(&path).unwrap();
+        onnx_file::check_external_data(&path, &model).unwrap();
         Self { graph: model.graph.unwrap(), data: folder.bytes("embedgate.onnx.data") }
     }
 
-    fn tensor(&self, name: &str) -> &Tensor {
+    fn tensor(&self, name: &str) -> &TensorProto {
         self.graph
             .initializer
             .iter()
@@ -32,11 +32,12 @@ impl Written {
             .unwrap_or_else(|| panic!("no {name}"))
     }
 
-    /// Shape and values of a weight.
+    /// Returns shape and values of a weight.
     fn weight(&self, name: &str) -> (Vec<i64>, Vec<f32>) {
         let tensor = self.tensor(name);
         assert_eq!(tensor.data_location(), DataLocation::External, "{name}");
-        let number = |key| Entry::find(&tensor.external_data, key).unwrap().parse::<usize>().unwrap();
+        let number =
+            |key| StringStringEntryProto::find(&tensor.external_data, key).unwrap().parse::<usize>().unwrap();
         let (offset, length) = (number("offset"), number("length"));
         assert_eq!(offset % 4096, 0, "{name}");
         let (values, []) = self.data[offset..offset + length].as_chunks() else {
@@ -54,12 +55,12 @@ const MODELS: [&str; 6] =
 #[test]
 fn every_graph_is_well_formed() {
     for model in MODELS {
-        let Written { graph, .. } = Written::of(&Folder::tiny(model));
+        let Exported { graph, .. } = Exported::of(&Folder::tiny(model));
         let varying = [Dimension::named("batch"), Dimension::named("sequence")];
         let inputs: Vec<_> =
             graph.input.iter().map(|value| (&value.name[..], value.dimensions().unwrap())).collect();
         assert_eq!(inputs, [("input_ids", &varying[..]), ("attention_mask", &varying[..])], "{model}");
-        assert!(graph.input.iter().all(|value| value.element() == Some(ElementType::Int64.into())));
+        assert!(graph.input.iter().all(|value| value.data_type() == Some(DataType::Int64.into())));
         let [output] = &graph.output[..] else { panic!("{model}: {:?}", graph.output) };
         assert_eq!(output.name, "last_hidden_state");
         assert_eq!(output.dimensions().unwrap(), [&varying[..], &[Dimension::fixed(48)]].concat());
@@ -79,21 +80,25 @@ fn every_graph_is_well_formed() {
                 assert!(defined.insert(output), "{model}: {output} is defined twice");
             }
         }
-        assert_eq!(defined.symmetric_difference(&used).collect::<Vec<_>>(), [&""; 0], "{model}: left over");
+        assert_eq!(
+            defined.symmetric_difference(&used).collect::<Vec<_>>(),
+            [&""; 0],
+            "{model}: unused values"
+        );
     }
 }
 
 #[test]
-fn weights_are_transposed_joined_scaled_and_folded() {
+fn weights_are_transposed_concatenated_scaled_and_folded() {
     let folder = Folder::tiny("bert-mean");
-    let written = Written::of(&folder);
+    let exported = Exported::of(&folder);
     let weights = Weights::open(folder.path(), &[]).unwrap();
 
-    let (shape, words) = written.weight("embeddings.word_embeddings.weight");
+    let (shape, words) = exported.weight("embeddings.word_embeddings.weight");
     assert_eq!(shape, [600, 48]);
     assert_eq!(words, weights.tensor("embeddings.word_embeddings.weight", &[600, 48]).unwrap());
 
-    let (shape, positions) = written.weight("embeddings.position_embeddings.weight");
+    let (shape, positions) = exported.weight("embeddings.position_embeddings.weight");
     assert_eq!(shape, [80, 48]);
     let table = weights.tensor("embeddings.position_embeddings.weight", &[80, 48]).unwrap();
     let segments = weights.tensor("embeddings.token_type_embeddings.weight", &[2, 48]).unwrap();
@@ -103,10 +108,10 @@ fn weights_are_transposed_joined_scaled_and_folded() {
 
     let layer = "encoder.layer.1.attention.self";
     let name = ["query", "key", "value"].map(|part| format!("{layer}.{part}")).join("+");
-    let (shape, fused) = written.weight(&format!("{name}.weight"));
+    let (shape, fused) = exported.weight(&format!("{name}.weight"));
     assert_eq!(shape, [48, 144]);
-    let (_, biases) = written.weight(&format!("{name}.bias"));
-    // 12 values a head.
+    let (_, biases) = exported.weight(&format!("{name}.bias"));
+    // The head size is 12.
     for (part, (module, scale)) in
         [("query", 1.0 / 12f32.sqrt()), ("key", 1.0), ("value", 1.0)].iter().enumerate()
     {
@@ -121,7 +126,7 @@ fn weights_are_transposed_joined_scaled_and_folded() {
         }
     }
 
-    let (shape, up) = written.weight("encoder.layer.0.intermediate.dense.weight");
+    let (shape, up) = exported.weight("encoder.layer.0.intermediate.dense.weight");
     assert_eq!(shape, [48, 96]);
     let weight = weights.tensor("encoder.layer.0.intermediate.dense.weight", &[96, 48]).unwrap();
     assert!(
@@ -130,19 +135,19 @@ fn weights_are_transposed_joined_scaled_and_folded() {
 }
 
 #[test]
-fn a_graph_holds_one_copy_of_what_it_needs() {
+fn a_graph_holds_each_needed_weight_once() {
     let folder = Folder::tiny("bert-mean");
-    let written = Written::of(&folder);
-    assert!(written.graph.initializer.iter().all(|tensor| !tensor.name.contains("pooler")));
-    let mask = written.tensor("masked");
+    let exported = Exported::of(&folder);
+    assert!(exported.graph.initializer.iter().all(|tensor| !tensor.name.contains("pooler")));
+    let mask = exported.tensor("masked");
     assert!(mask.float_data == [-1e9] && mask.float_data[0].is_finite());
-    // Alignment aside, less than the source, which has a pooler and a second segment.
-    let pages = 4096 * written.graph.initializer.len() as u64;
-    assert!((written.data.len() as u64) < folder.bytes("model.safetensors").len() as u64 + pages);
+    // Without alignment smaller than the source, which has a pooler and a second segment.
+    let pages = 4096 * exported.graph.initializer.len() as u64;
+    assert!((exported.data.len() as u64) < folder.bytes("model.safetensors").len() as u64 + pages);
 }
 
 #[test]
-fn activations_become_single_operators() {
+fn an_activation_is_one_operator() {
     for (name, operator, approximate) in [
         ("gelu", "Gelu", None),
         ("gelu_new", "Gelu", Some("tanh")),
@@ -151,7 +156,7 @@ fn activations_become_single_operators() {
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.set("config.json", "hidden_act", name);
-        let Written { graph, .. } = Written::of(&folder);
+        let Exported { graph, .. } = Exported::of(&folder);
         let found: Vec<_> = graph.node.iter().filter(|node| node.op_type == operator).collect();
         assert_eq!(found.len(), 2, "{name}");
         let attribute = found[0].attribute.iter().find(|attribute| attribute.name == "approximate");
@@ -160,10 +165,10 @@ fn activations_become_single_operators() {
 }
 
 #[test]
-fn the_norms_take_epsilon_from_the_configuration() {
+fn layer_norms_take_epsilon_from_the_configuration() {
     let folder = Folder::tiny("bert-mean");
     folder.set("config.json", "layer_norm_eps", 0.03125);
-    let Written { graph, .. } = Written::of(&folder);
+    let Exported { graph, .. } = Exported::of(&folder);
     let norms: Vec<_> = graph.node.iter().filter(|node| node.op_type == "LayerNormalization").collect();
     assert_eq!(norms.len(), 5);
     for norm in norms {
@@ -173,7 +178,7 @@ fn the_norms_take_epsilon_from_the_configuration() {
 }
 
 #[test]
-fn architectures_that_differ_are_refused_by_name() {
+fn unsupported_architectures_are_errors_that_name_the_setting() {
     for (key, value, parts) in [
         (
             "model_type",
@@ -207,7 +212,7 @@ fn architectures_that_differ_are_refused_by_name() {
             95.into(),
             &["model.safetensors", "`encoder.layer.0.intermediate.dense.weight`", "[96, 48]", "[95, 48]"],
         ),
-        // More than there is memory.
+        // More than the memory.
         (
             "intermediate_size",
             10_000_000_000_000_u64.into(),
@@ -218,9 +223,9 @@ fn architectures_that_differ_are_refused_by_name() {
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.set("config.json", key, value);
-        says(&folder.refused(), parts);
+        assert_contains(&folder.import_error(), parts);
     }
     let folder = Folder::tiny("roberta-mean");
     folder.set("config.json", "pad_token_id", serde_json::Value::Null);
-    says(&folder.refused(), &["config.json", "pad_token_id"]);
+    assert_contains(&folder.import_error(), &["config.json", "pad_token_id"]);
 }

@@ -1,13 +1,13 @@
-//! What follows the transformer, as folders state it and as they get it wrong.
+//! Tests of the modules after the transformer: supported and unsupported ones.
 
 use serde_json::json;
 
-use super::fixture::{Folder, says};
+use super::fixture::{Folder, assert_contains};
 use crate::{DenseActivation, PoolingMode};
 
 const POOLING: &str = "1_Pooling/config.json";
 
-/// The list of modules by type and path.
+/// Writes `modules.json` with these types and paths.
 fn modules(folder: &Folder, list: &[(&str, &str)]) {
     let list: Vec<_> = list
         .iter()
@@ -17,10 +17,10 @@ fn modules(folder: &Folder, list: &[(&str, &str)]) {
 }
 
 #[test]
-fn heads_are_read() {
+fn pooling_dense_layers_and_normalisation_are_read() {
     let folder = Folder::tiny("bert-cls").open().unwrap();
     assert_eq!((folder.pooling(), folder.normalize(), folder.dimensions()), (PoolingMode::Cls, true, 48));
-    assert_eq!((folder.family(), folder.window(), folder.dense().len()), ("bert", 64, 0));
+    assert_eq!((folder.family(), folder.max_input_tokens(), folder.dense().len()), ("bert", 64, 0));
 
     let folder = Folder::tiny("distilbert-dense").open().unwrap();
     assert_eq!((folder.pooling(), folder.normalize()), (PoolingMode::Mean, false));
@@ -31,7 +31,7 @@ fn heads_are_read() {
 }
 
 #[test]
-fn each_pooling_mode_is_known_and_only_one_may_be_on() {
+fn each_pooling_mode_is_supported_and_only_one_may_be_on() {
     let modes = [
         ("pooling_mode_mean_tokens", PoolingMode::Mean),
         ("pooling_mode_cls_token", PoolingMode::Cls),
@@ -42,7 +42,7 @@ fn each_pooling_mode_is_known_and_only_one_may_be_on() {
     ];
     let folder = Folder::tiny("bert-mean");
     folder.set(POOLING, "pooling_mode_mean_tokens", false);
-    says(&folder.refused(), &[POOLING, "found none"]);
+    assert_contains(&folder.import_error(), &[POOLING, "found none"]);
     for (key, mode) in modes {
         folder.set(POOLING, key, true);
         assert_eq!(folder.open().unwrap().pooling(), mode);
@@ -50,14 +50,14 @@ fn each_pooling_mode_is_known_and_only_one_may_be_on() {
     }
     folder.set(POOLING, "pooling_mode_cls_token", true);
     folder.set(POOLING, "pooling_mode_max_tokens", true);
-    says(&folder.refused(), &[POOLING, "pooling_mode_cls_token, pooling_mode_max_tokens"]);
+    assert_contains(&folder.import_error(), &[POOLING, "pooling_mode_cls_token, pooling_mode_max_tokens"]);
     folder.set(POOLING, "pooling_mode_max_tokens", false);
     folder.set(POOLING, "pooling_mode_new_invention", true);
-    says(&folder.refused(), &[POOLING, "pooling_mode_new_invention"]);
+    assert_contains(&folder.import_error(), &[POOLING, "pooling_mode_new_invention"]);
 }
 
 #[test]
-fn other_modules_and_orders_are_refused() {
+fn other_modules_and_orders_are_errors() {
     let folder = Folder::tiny("distilbert-dense");
     let (transformer, pooling, normalize) =
         (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "3"));
@@ -71,50 +71,53 @@ fn other_modules_and_orders_are_refused() {
         (&[], "module 0", "missing"),
     ] {
         modules(&folder, list);
-        says(&folder.refused(), &["modules.json", position, name]);
+        assert_contains(&folder.import_error(), &["modules.json", position, name]);
     }
     folder.write("modules.json", r#"[{"path": "", "type": "my_code.Transformer"}]"#);
-    says(&folder.refused(), &["modules.json", "module 0", "my_code.Transformer"]);
+    assert_contains(&folder.import_error(), &["modules.json", "module 0", "my_code.Transformer"]);
     modules(&folder, &[transformer, ("Pooling", "../elsewhere")]);
-    says(&folder.refused(), &["modules.json", "`../elsewhere`", "inside the model folder"]);
+    assert_contains(&folder.import_error(), &["modules.json", "`../elsewhere`", "inside the model folder"]);
     modules(&folder, &[transformer, ("Pooling", "/etc")]);
-    says(&folder.refused(), &["modules.json", "`/etc`"]);
+    assert_contains(&folder.import_error(), &["modules.json", "`/etc`"]);
 }
 
 #[test]
-fn sizes_must_follow_from_each_other() {
+fn sizes_of_consecutive_modules_must_match() {
     let folder = Folder::tiny("distilbert-dense");
     folder.set("2_Dense/config.json", "in_features", 47);
-    says(&folder.refused(), &["2_Dense/model.safetensors", "linear.weight", "[32, 48]", "[32, 47]"]);
+    assert_contains(
+        &folder.import_error(),
+        &["2_Dense/model.safetensors", "linear.weight", "[32, 48]", "[32, 47]"],
+    );
     let folder = Folder::tiny("distilbert-dense");
     let twice = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"), ("Dense", "2_Dense")];
     modules(&folder, &twice);
-    says(&folder.refused(), &["modules.json", "Dense 1 takes 48", "yields 32"]);
+    assert_contains(&folder.import_error(), &["modules.json", "Dense 1 takes 48", "yields 32"]);
     let folder = Folder::tiny("bert-mean");
     folder.set(POOLING, "word_embedding_dimension", 47);
-    says(&folder.refused(), &["config.json", "48", "47"]);
+    assert_contains(&folder.import_error(), &["config.json", "48", "47"]);
 }
 
 #[test]
-fn a_dense_layer_is_read_whole_or_refused() {
+fn an_unsupported_or_incomplete_dense_layer_is_an_error() {
     let folder = Folder::tiny("distilbert-dense");
     folder.set("2_Dense/config.json", "activation_function", "torch.nn.modules.linear.Identity");
     assert_eq!(folder.open().unwrap().dense()[0].activation, DenseActivation::Identity);
     folder.set("2_Dense/config.json", "activation_function", "torch.nn.modules.activation.Mish");
-    says(&folder.refused(), &["2_Dense/config.json", "activation.Mish", "Tanh"]);
+    assert_contains(&folder.import_error(), &["2_Dense/config.json", "activation.Mish", "Tanh"]);
     let folder = Folder::tiny("distilbert-dense");
     folder.remove("2_Dense/model.safetensors");
-    says(&folder.refused(), &["2_Dense/model.safetensors", "is missing"]);
+    assert_contains(&folder.import_error(), &["2_Dense/model.safetensors", "is missing"]);
 }
 
 #[test]
-fn a_folder_of_a_new_release_is_the_same_model() {
+fn the_layout_of_a_new_release_is_the_same_model() {
     for name in ["bert-mean", "distilbert-dense"] {
         let (old, new) = (Folder::tiny(name), Folder::saved_by_6_2(name));
         assert!(new.bytes("modules.json") != old.bytes("modules.json"), "{name}");
         let (before, after) = (old.open().unwrap(), new.open().unwrap());
         assert_eq!(after.family(), before.family(), "{name}");
-        assert_eq!(after.window(), before.window(), "{name}");
+        assert_eq!(after.max_input_tokens(), before.max_input_tokens(), "{name}");
         assert_eq!(after.pooling(), before.pooling(), "{name}");
         assert_eq!(after.normalize(), before.normalize(), "{name}");
         assert_eq!(after.dense(), before.dense(), "{name}");
@@ -125,7 +128,7 @@ fn a_folder_of_a_new_release_is_the_same_model() {
 }
 
 #[test]
-fn what_a_new_release_can_say_and_we_cannot_do_is_refused() {
+fn unsupported_settings_of_a_new_release_are_errors() {
     const SENTENCE: &str = "sentence_bert_config.json";
     for (file, key, value, parts) in [
         (POOLING, "pooling_mode", json!(["mean", "cls"]), &[POOLING, "mean, cls"][..]),
@@ -153,11 +156,11 @@ fn what_a_new_release_can_say_and_we_cannot_do_is_refused() {
     ] {
         let folder = Folder::saved_by_6_2("distilbert-dense");
         folder.set(file, key, value);
-        says(&folder.refused(), parts);
+        assert_contains(&folder.import_error(), parts);
     }
     let folder = Folder::saved_by_6_2("bert-mean");
     folder.set("2_Normalize/config.json", "module_input_name", "token_embeddings");
-    says(&folder.refused(), &["2_Normalize/config.json", "`token_embeddings`"]);
+    assert_contains(&folder.import_error(), &["2_Normalize/config.json", "`token_embeddings`"]);
     let folder = Folder::saved_by_6_2("bert-mean");
     folder.set(POOLING, "pooling_mode", json!(["max"]));
     assert_eq!(folder.open().unwrap().pooling(), PoolingMode::Max);

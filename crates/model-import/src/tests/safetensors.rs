@@ -1,4 +1,4 @@
-//! Reading weights: types, prefixes, shards, and files that lie.
+//! Tests of reading weights: types, prefixes, shards, and invalid files.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 use safetensors::{Dtype, serialize, tensor::TensorView};
 
-use super::fixture::{Folder, message, says};
+use super::fixture::{Folder, assert_contains, message};
 use crate::{
     ImportError,
     safetensors::{INDEX, WEIGHTS, Weights},
@@ -31,7 +31,7 @@ fn open(folder: &Folder) -> Result<Weights, ImportError> {
     Weights::open(folder.path(), &["bert.", "model."])
 }
 
-/// A header of our own making, with its length, before `data`.
+/// A file with an arbitrary header before `data`.
 fn raw(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
@@ -46,7 +46,7 @@ fn every_float_type_becomes_f32() {
 }
 
 #[test]
-fn names_are_found_with_any_prefix_and_under_old_norm_names() {
+fn tensors_are_found_with_any_prefix_and_under_old_norm_names() {
     for (stored, asked) in [
         ("a.weight", "a.weight"),
         ("bert.a.weight", "a.weight"),
@@ -61,7 +61,7 @@ fn names_are_found_with_any_prefix_and_under_old_norm_names() {
 }
 
 #[test]
-fn shards_are_joined_and_a_missing_one_is_named() {
+fn shards_are_combined_and_a_missing_one_is_named() {
     let folder = Folder::empty();
     folder.write("first.safetensors", file("a", Dtype::F32));
     folder.write("second.safetensors", file("b", Dtype::F16));
@@ -71,41 +71,44 @@ fn shards_are_joined_and_a_missing_one_is_named() {
     assert_eq!(weights.tensor("b", &[2, 3]).unwrap(), VALUES);
 
     folder.remove("second.safetensors");
-    says(&message(&open(&folder).err().unwrap()), &["second.safetensors", "is missing"]);
+    assert_contains(&message(&open(&folder).err().unwrap()), &["second.safetensors", "is missing"]);
     folder.write(INDEX, r#"{"weight_map": {"a": "../first.safetensors"}}"#);
-    says(
+    assert_contains(
         &message(&open(&folder).err().unwrap()),
         &[INDEX, "../first.safetensors", "inside the model folder"],
     );
 }
 
 #[test]
-fn a_whole_file_goes_before_shards_that_an_earlier_save_left() {
+fn an_unsharded_file_is_preferred_to_shards() {
     let folder = Folder::empty();
     folder.write("old.safetensors", file("a", Dtype::F32));
     folder.write(INDEX, r#"{"weight_map": {"a": "old.safetensors"}}"#);
     folder.write(WEIGHTS, file("b", Dtype::F32));
     let weights = open(&folder).unwrap();
     assert_eq!(weights.tensor("b", &[2, 3]).unwrap(), VALUES);
-    says(&message(&weights.tensor("a", &[2, 3]).unwrap_err()), &[WEIGHTS, "no tensor `a`"]);
+    assert_contains(&message(&weights.tensor("a", &[2, 3]).unwrap_err()), &[WEIGHTS, "no tensor `a`"]);
 }
 
 #[test]
-fn what_is_wrong_with_a_tensor_is_said() {
+fn tensor_errors_name_tensor_shape_and_type() {
     let folder = Folder::empty();
     folder.write(WEIGHTS, file("bert.a", Dtype::F32));
     let weights = open(&folder).unwrap();
-    says(&message(&weights.tensor("b", &[4]).unwrap_err()), &[WEIGHTS, "no tensor `b`", "[4]"]);
-    says(&message(&weights.tensor("a", &[3, 2]).unwrap_err()), &[WEIGHTS, "`bert.a`", "[2, 3]", "[3, 2]"]);
+    assert_contains(&message(&weights.tensor("b", &[4]).unwrap_err()), &[WEIGHTS, "no tensor `b`", "[4]"]);
+    assert_contains(
+        &message(&weights.tensor("a", &[3, 2]).unwrap_err()),
+        &[WEIGHTS, "`bert.a`", "[2, 3]", "[3, 2]"],
+    );
     for (dtype, name) in [(Dtype::I64, "I64"), (Dtype::F64, "F64")] {
         folder.write(WEIGHTS, file("a", dtype));
         let error = open(&folder).unwrap().tensor("a", &[2, 3]).unwrap_err();
-        says(&message(&error), &[WEIGHTS, &format!("`a` is {name}"), "F32, F16 or BF16"]);
+        assert_contains(&message(&error), &[WEIGHTS, &format!("`a` is {name}"), "F32, F16 or BF16"]);
     }
 }
 
 #[test]
-fn files_that_lie_are_refused() {
+fn invalid_files_are_errors() {
     let whole = file("a", Dtype::F32);
     let tensor = |offsets: &str| {
         raw(&format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}"#), &[0; 8])
@@ -133,21 +136,21 @@ fn files_that_lie_are_refused() {
         folder.write(WEIGHTS, bytes);
         let error = open(&folder).err().unwrap_or_else(|| panic!("{case}: accepted"));
         assert!(matches!(error, ImportError::Safetensors { .. }), "{case}: {error:?}");
-        says(&message(&error), &[WEIGHTS, "not a whole safetensors file: "]);
+        assert_contains(&message(&error), &[WEIGHTS, "not a complete safetensors file: "]);
     }
 }
 
 #[test]
-fn pickled_weights_are_explained() {
+fn pickled_weights_are_an_error_with_the_remedy() {
     let folder = Folder::empty();
     folder.write("pytorch_model.bin", "");
-    says(&message(&open(&folder).err().unwrap()), &[WEIGHTS, "is missing", "safe_serialization"]);
+    assert_contains(&message(&open(&folder).err().unwrap()), &[WEIGHTS, "is missing", "safe_serialization"]);
 }
 
 proptest! {
-    /// Whatever is in the file, reading it ends in values or an error.
+    /// Reading a file of random bytes returns values or an error.
     #[test]
-    fn no_file_panics_the_reader(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_do_not_panic_the_reader(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
         let folder = Folder::empty();
         folder.write(WEIGHTS, noise);
         if let Ok(weights) = open(&folder) {
@@ -156,7 +159,7 @@ proptest! {
     }
 
     #[test]
-    fn no_mutation_panics_the_reader(
+    fn mutated_files_do_not_panic_the_reader(
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {

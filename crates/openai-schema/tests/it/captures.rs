@@ -1,11 +1,11 @@
-//! The requests that real clients were seen to send. They belong to the tests of `gateway`.
+//! Requests captured from real clients. The files belong to the tests of `gateway`.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, RequestError};
 use serde_json::Value;
 
-/// The bodies of all captured POST requests, by file name.
+/// Returns the bodies of all captured POST requests, by file name.
 pub(crate) fn bodies() -> BTreeMap<String, Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/tests/captures");
     let mut bodies = BTreeMap::new();
@@ -24,7 +24,7 @@ pub(crate) fn bodies() -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn every_captured_body_is_understood() {
+fn every_captured_body_is_parsed() {
     let bodies = bodies();
     assert_eq!(bodies.len(), 95);
     for (name, body) in bodies {
@@ -41,28 +41,28 @@ fn every_captured_body_is_understood() {
     }
 }
 
-/// What the name of a capture tells of its request.
+/// Compares a request with the properties that the name of its capture states.
 fn check(name: &str, request: &EmbeddingRequest) {
-    let says = |word| name.contains(word);
-    let shape_fits = match &request.input {
-        input if says("lone-surrogate") => *input == EmbeddingInput::Text("cut \u{fffd}".to_owned()),
-        input if says("empty-string-call2") => *input == EmbeddingInput::Text(String::new()),
-        // This client sends token ids unless told otherwise, also of one text.
+    let has = |word| name.contains(word);
+    let form_matches = match &request.input {
+        input if has("lone-surrogate") => *input == EmbeddingInput::Text("cut \u{fffd}".to_owned()),
+        input if has("empty-string-call2") => *input == EmbeddingInput::Text(String::new()),
+        // LangChain's default sends token ids, even for one text.
         EmbeddingInput::TokenArrays(_) => {
-            says("token-arrays") || says("langchain-openai") && !says("ctxlen-false")
+            has("token-arrays") || has("langchain-openai") && !has("ctxlen-false")
         }
-        EmbeddingInput::Tokens(_) => says("token-array."),
-        EmbeddingInput::Texts(_) => !says("token-array") && !says("text-one"),
-        EmbeddingInput::Text(_) => !says("token-array") && !says("three") && !says("batch"),
+        EmbeddingInput::Tokens(_) => has("token-array."),
+        EmbeddingInput::Texts(_) => !has("token-array") && !has("text-one"),
+        EmbeddingInput::Text(_) => !has("token-array") && !has("three") && !has("batch"),
     };
-    assert!(shape_fits, "{name}: {:?}", request.input);
-    if says("-one.") || says("-three.") {
-        assert_eq!(request.input.len(), if says("-one.") { 1 } else { 3 }, "{name}");
+    assert!(form_matches, "{name}: {:?}", request.input);
+    if has("-one.") || has("-three.") {
+        assert_eq!(request.input.len(), if has("-one.") { 1 } else { 3 }, "{name}");
     }
-    if says("float") || says("null-optionals") || says("haystack") {
+    if has("float") || has("null-optionals") || has("haystack") {
         assert_eq!(request.encoding_format.unwrap_or_default(), EncodingFormat::Float, "{name}");
-    } else if says("openai-node") || says("openai-python") || says("base64") || says("b64") {
+    } else if has("openai-node") || has("openai-python") || has("base64") || has("b64") {
         assert_eq!(request.encoding_format, Some(EncodingFormat::Base64), "{name}");
     }
-    assert_eq!(request.dimensions, says("-dim").then_some(4), "{name}");
+    assert_eq!(request.dimensions, has("-dim").then_some(4), "{name}");
 }

@@ -1,11 +1,11 @@
 //! The fuzz target of the request parser.
 //!
-//! `cargo test` runs it on the corpus and a bounded number of random bodies; docs/fuzzing.md says how to let a
-//! coverage-guided fuzzer at it. What that finds worth keeping is added to the corpus under a name of its own.
+//! `cargo test` runs it on the corpus and a bounded number of random bodies. docs/fuzzing.md describes the run with a
+//! coverage-guided fuzzer, whose finds join the corpus under a descriptive name.
 
 use crate::reference;
 
-/// Longer bodies reach no code that shorter ones do not.
+/// Longer bodies reach no further code.
 const MAX_LEN: usize = 4096;
 
 #[test]

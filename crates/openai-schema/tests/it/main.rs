@@ -1,10 +1,10 @@
-//! The wire format from outside: known bodies, known faults, and laws that hold for all of them.
+//! Tests of the wire format: known bodies, known errors, and properties of all bodies.
 #![allow(clippy::unwrap_used)]
 
 mod captures;
 mod fuzz;
-mod laws;
 mod memory;
+mod properties;
 mod reference;
 mod request;
 mod response;

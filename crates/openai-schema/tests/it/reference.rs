@@ -1,29 +1,29 @@
-//! The request parser a second time, as plainly as it can be said: over a tree of JSON values.
+//! A reference parser of requests, over a tree of JSON values.
 //!
-//! Too slow and too strict to serve (`serde_json` refuses lone surrogates, for one), but short
-//! enough to be checked against OpenAI's documentation by eye. Whatever it can read, the real parser
-//! must read to the same request or refuse for the same reason.
+//! It is slower and stricter than the real parser (`serde_json` rejects lone surrogates, for example), but short enough to
+//! be reviewed against OpenAI's documentation. For every body that it can read, the real parser must return the same
+//! request or the same error.
 
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, RequestError};
 use serde_json::{Value, json};
 
-/// Parses `body` with both, and panics unless they agree and what was accepted is well formed.
+/// Parses `body` with both parsers, and panics unless they agree and an accepted request is well formed.
 pub(crate) fn check(body: &[u8]) {
     let parsed = EmbeddingRequest::from_json(body);
     match serde_json::from_slice::<Value>(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)) {
         Ok(value) => assert_eq!(parsed, request(&value), "{}", String::from_utf8_lossy(body)),
-        // What `serde_json` refuses may still be accepted: lone surrogates, and depth and numbers
-        // out of bounds in fields that are ignored.
+        // The real parser may accept a body that `serde_json` rejects: lone surrogates, and deep nesting and numbers out of
+        // range in ignored fields.
         Err(_) if parsed.is_ok() => assert!(str::from_utf8(body).is_ok()),
         Err(_) => {}
     }
     if let Ok(request) = parsed {
-        well_formed(&request);
+        check_well_formed(&request);
     }
 }
 
-/// What [`EmbeddingRequest`] promises of its fields.
-fn well_formed(request: &EmbeddingRequest) {
+/// Checks the guarantees of [`EmbeddingRequest`].
+fn check_well_formed(request: &EmbeddingRequest) {
     assert!(!request.model.is_empty());
     assert!(request.input.len() > 0);
     assert_ne!(request.dimensions, Some(0));
@@ -33,13 +33,13 @@ fn well_formed(request: &EmbeddingRequest) {
         EmbeddingInput::Tokens(ids) => assert!(!ids.is_empty()),
         EmbeddingInput::TokenArrays(arrays) => assert!(arrays.iter().all(|ids| !ids.is_empty())),
     }
-    // Also what only the real parser can read has a plain form, which means the same.
-    let again = EmbeddingRequest::from_json(written(request).to_string().as_bytes());
+    // The request, serialised again, parses to the same request.
+    let again = EmbeddingRequest::from_json(serialize(request).to_string().as_bytes());
     assert_eq!(again.as_ref(), Ok(request));
 }
 
-/// The body of `request`, every field written.
-fn written(request: &EmbeddingRequest) -> Value {
+/// Serialises `request` with every field.
+fn serialize(request: &EmbeddingRequest) -> Value {
     json!({
         "model": request.model,
         "input": match &request.input {

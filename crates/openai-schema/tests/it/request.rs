@@ -1,5 +1,5 @@
-//! Single bodies and what becomes of each: the four shapes, every fault with OpenAI's text, and the
-//! bodies that were made to break a parser.
+//! Tests with single bodies: the four forms of `input`, every error with OpenAI's message, and bodies that break naive
+//! parsers.
 
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, ExtraValue, RequestError};
 
@@ -11,7 +11,7 @@ fn with_input(input: &str) -> Result<EmbeddingInput, RequestError> {
     parse(&format!(r#"{{"model":"m","input":{input}}}"#)).map(|request| request.input)
 }
 
-/// The request with `"model": "m", "input": "a"` and these fields.
+/// Parses a request with `"model": "m", "input": "a"` and these fields.
 fn with_fields(fields: &str) -> Result<EmbeddingRequest, RequestError> {
     parse(&format!(r#"{{"model":"m","input":"a",{fields}}}"#))
 }
@@ -21,7 +21,7 @@ fn texts<const N: usize>(texts: [&str; N]) -> EmbeddingInput {
 }
 
 #[test]
-fn all_fields() {
+fn all_fields_are_parsed() {
     let request = parse(
         r#"{
           "user": "u", "dimensions": 256, "input_type": {"nested": [1, "x", null]},
@@ -50,8 +50,8 @@ fn absent_and_null_mean_the_default() {
 }
 
 #[test]
-fn the_four_shapes() {
-    for (json, input, len, bare) in [
+fn the_four_forms_of_input_are_parsed() {
+    for (json, input, len, single) in [
         (r#""a""#, EmbeddingInput::Text("a".into()), 1, true),
         (r#""""#, EmbeddingInput::Text(String::new()), 1, true),
         (r#"["a"]"#, texts(["a"]), 1, false),
@@ -61,13 +61,13 @@ fn the_four_shapes() {
         ("[[7]]", EmbeddingInput::TokenArrays(vec![vec![7]]), 1, false),
         ("[[7,8],[9]]", EmbeddingInput::TokenArrays(vec![vec![7, 8], vec![9]]), 2, false),
     ] {
-        assert_eq!((input.len(), input.is_bare()), (len, bare), "{json}");
+        assert_eq!((input.len(), input.is_single()), (len, single), "{json}");
         assert_eq!(with_input(json), Ok(input), "{json}");
     }
 }
 
 #[test]
-fn of_a_repeated_key_the_last_one_counts() {
+fn the_last_of_repeated_keys_counts() {
     assert_eq!(with_fields(r#""input":"b""#).unwrap().input, EmbeddingInput::Text("b".into()));
     assert_eq!(with_fields(r#""dimensions":"x","dimensions":2"#).unwrap().dimensions, Some(2));
     assert_eq!(with_fields(r#""input":5"#), Err(RequestError::WrongType { param: "input" }));
@@ -80,7 +80,7 @@ fn a_key_may_be_escaped() {
 }
 
 #[test]
-fn inputs_of_the_wrong_type() {
+fn inputs_of_the_wrong_type_are_errors() {
     for json in [
         "5",
         "-1",
@@ -118,7 +118,7 @@ fn inputs_of_the_wrong_type() {
 }
 
 #[test]
-fn empty_inputs() {
+fn empty_inputs_in_arrays_are_errors() {
     for (json, error) in [
         ("[]", RequestError::EmptyArray),
         ("[ ]", RequestError::EmptyArray),
@@ -131,9 +131,9 @@ fn empty_inputs() {
     }
 }
 
-/// Message, `param` and `code` of each fault.
+/// Message, `param` and `code` of each error.
 #[test]
-fn faults_in_openais_words() {
+fn errors_have_openais_message_param_and_code() {
     const SEE: &str = "Please check the API reference: https://platform.openai.com/docs/api-reference.";
     let long = "x".repeat(1000);
     let cases = [
@@ -194,7 +194,7 @@ fn faults_in_openais_words() {
 }
 
 #[test]
-fn faults_are_ranked_whatever_the_order_of_the_keys() {
+fn errors_are_ranked_independent_of_the_order_of_keys() {
     let wrong = |param| Err(RequestError::WrongType { param });
     assert_eq!(parse(r#"{"dimensions":"x","encoding_format":1,"input":5,"model":3}"#), wrong("model"));
     assert_eq!(parse(r#"{"dimensions":"x","encoding_format":1,"input":5,"model":"m"}"#), wrong("input"));
@@ -203,7 +203,7 @@ fn faults_are_ranked_whatever_the_order_of_the_keys() {
 }
 
 #[test]
-fn malformed_json_is_located() {
+fn malformed_json_is_reported_with_line_and_column() {
     for (body, line, column, reason) in [
         (&b""[..], 1, 0, "EOF while parsing a value"),
         (b"{", 1, 1, "EOF while parsing an object"),
@@ -212,9 +212,9 @@ fn malformed_json_is_located() {
         (b"{\"model\":\"\\x\"}", 1, 12, "invalid escape"),
         (b"{\"model\":\"m\",\"input\":\"\xff\"}", 1, 23, "invalid UTF-8"),
         (b"\n\n {\"model\":\"caf\xc3\"}", 3, 15, "invalid UTF-8"),
-        // WTF-8, a surrogate in bytes, is not UTF-8, although its escape is accepted.
+        // A surrogate encoded in bytes (WTF-8) is not UTF-8, although its escape is accepted.
         (b"{\"user\":\"\xed\xa0\xbd\"}", 1, 10, "invalid UTF-8"),
-        // The mark is no part of the JSON; only one is skipped.
+        // The byte order mark is not part of the JSON; only one is skipped.
         (b"\xef\xbb\xbf{\"model\":x", 1, 10, "expected value"),
         (b"\xef\xbb\xbf\xef\xbb\xbf{}", 1, 1, "expected value"),
     ] {
@@ -237,12 +237,12 @@ fn a_byte_order_mark_is_skipped() {
     assert_eq!(parse(&format!("\u{feff}{body}")), parse(body));
 }
 
-/// The names that the tests keep.
+/// Accepts the names of the extra parameters in these tests.
 fn extra_name(key: &str) -> Option<&'static str> {
     ["first", "second", "model"].into_iter().find(|name| *name == key)
 }
 
-/// The extra parameters of the request with these fields.
+/// Returns the extra parameters of a request with these fields.
 #[track_caller]
 fn extra(fields: &str) -> Vec<(&'static str, ExtraValue)> {
     let body = format!(r#"{{"model":"m","input":"a",{fields}}}"#);
@@ -275,7 +275,7 @@ fn extra_parameters_are_kept_by_name_with_their_kind() {
 }
 
 #[test]
-fn half_characters_become_replacement_characters() {
+fn lone_surrogates_become_replacement_characters() {
     for (json, text) in [
         (r#""cut \ud83d""#, "cut \u{fffd}"),
         (r#""cut \uDE00""#, "cut \u{fffd}"),
@@ -300,15 +300,15 @@ fn half_characters_become_replacement_characters() {
 }
 
 #[test]
-fn half_an_escape_is_malformed() {
+fn a_truncated_escape_is_malformed() {
     for json in [r#""\ud83""#, r#""\ud83d\u""#, r#""\ud83d\ude0""#, r#""\ud83d\"#, r#""\ud83g""#] {
         assert!(matches!(with_input(json), Err(RequestError::MalformedJson { .. })), "{json}");
     }
 }
 
-/// A parser that recurses once for each bracket overflows its stack on these.
+/// A parser that recurses per bracket overflows its stack on these bodies.
 #[test]
-fn two_hundred_thousand_brackets() {
+fn deep_nesting_does_not_overflow_the_stack() {
     for bracket in ["[", r#"{"a":"#] {
         let open = bracket.repeat(200_000);
         for body in [
@@ -330,13 +330,13 @@ fn two_hundred_thousand_brackets() {
 }
 
 #[test]
-fn numbers_out_of_range() {
+fn a_number_out_of_range_is_accepted_only_in_an_ignored_field() {
     assert!(with_fields(r#""temperature":1e999"#).is_ok());
     assert!(matches!(with_input("[1e999]"), Err(RequestError::MalformedJson { .. })));
 }
 
 #[test]
-fn three_hundred_thousand_token_ids() {
+fn a_large_token_array_is_parsed() {
     let ids: Vec<u32> = (0..300_000).collect();
     let json = serde_json::to_string(&ids).unwrap();
     assert_eq!(with_input(&json), Ok(EmbeddingInput::Tokens(ids)));

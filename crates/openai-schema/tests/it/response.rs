@@ -1,4 +1,4 @@
-//! Answers, byte for byte, and numbers that must survive both notations unchanged.
+//! Tests of responses byte for byte, and of vectors that must survive both encodings unchanged.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use openai_schema::{
@@ -14,7 +14,7 @@ fn write(model: &str, vectors: Vectors, format: EncodingFormat) -> String {
     String::from_utf8(json).unwrap()
 }
 
-/// The vectors of a response, as a client reads them: numbers through f64, base64 as little-endian.
+/// Reads the vectors of a response as a client does: numbers as f64, base64 as little-endian f32.
 fn read(json: &str) -> Vec<Vec<f32>> {
     let response: Value = serde_json::from_str(json).unwrap();
     let read_item = |(index, item): (usize, &Value)| {
@@ -37,7 +37,7 @@ fn bits(vectors: &[Vec<f32>]) -> Vec<Vec<u32>> {
 }
 
 #[test]
-fn floats_byte_for_byte() {
+fn a_float_response_is_written_byte_for_byte() {
     let vectors = Vectors::new(vec![1.0, -0.0, 0.1, -0.033_823, 1e-45, f32::MAX], 3).unwrap();
     assert_eq!(
         write("org/m", vectors, EncodingFormat::Float),
@@ -50,9 +50,9 @@ fn floats_byte_for_byte() {
     );
 }
 
-/// The strings are those of Python: `base64.b64encode(struct.pack("<2f", 1.0, -2.5))`, and so on.
+/// The strings are from Python: `base64.b64encode(struct.pack("<2f", 1.0, -2.5))`, and so on.
 #[test]
-fn base64_byte_for_byte() {
+fn a_base64_response_is_written_byte_for_byte() {
     let vectors = Vectors::new(vec![1.0, -2.5, -0.0, 1e-45], 2).unwrap();
     assert_eq!(
         write("m", vectors, EncodingFormat::Base64),
@@ -66,7 +66,7 @@ fn base64_byte_for_byte() {
 }
 
 #[test]
-fn an_answer_is_appended() {
+fn write_json_appends_to_the_buffer() {
     let mut json = b"before".to_vec();
     EmbeddingResponse {
         model: "m".to_owned(),
@@ -88,9 +88,9 @@ fn a_model_name_is_escaped() {
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["model"], name);
 }
 
-/// Sizes around the block in which components are encoded, and with each of the three paddings.
+/// The lengths cover the size of an encoding chunk and the three paddings.
 #[test]
-fn base64_of_every_length() {
+fn base64_is_correct_for_every_length() {
     let values: Vec<f32> = (0..1200_u16).map(|n| f32::from(n) / 7.0 - 80.0).collect();
     for dimensions in (1..=7).chain(383..=386).chain(767..=770).chain([1024, 1152, 1153]) {
         let row = &values[..dimensions];
@@ -114,13 +114,13 @@ fn a_buffer_for_unit_vectors_is_reserved_once() {
         let mut json = Vec::new();
         EmbeddingResponse { model: "m".to_owned(), vectors: vectors.clone(), format, usage }
             .write_json(&mut json);
-        // A buffer that had grown would have at least doubled.
+        // A buffer that grows at least doubles.
         assert!(json.capacity() < json.len() * 5 / 4, "{format:?}: {} of {}", json.len(), json.capacity());
     }
 }
 
 #[test]
-fn what_are_no_vectors() {
+fn ragged_and_non_finite_vectors_are_errors() {
     assert_eq!(Vectors::new(vec![1.0; 5], 2), Err(VectorsError::Ragged { values: 5, dimensions: 2 }));
     assert_eq!(Vectors::new(vec![], 0), Err(VectorsError::Ragged { values: 0, dimensions: 0 }));
     for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -131,7 +131,7 @@ fn what_are_no_vectors() {
 }
 
 #[test]
-fn models_byte_for_byte() {
+fn models_are_written_byte_for_byte() {
     let model = ModelObject { id: "org/m".to_owned(), created: 1_700_000_000, owned_by: "org".to_owned() };
     let one = r#"{"object":"model","id":"org/m","created":1700000000,"owned_by":"org"}"#;
     assert_eq!(serde_json::to_string(&model).unwrap(), one);
@@ -140,7 +140,7 @@ fn models_byte_for_byte() {
 }
 
 #[test]
-fn errors_byte_for_byte() {
+fn errors_are_written_byte_for_byte() {
     let full = ErrorBody::new("no \"x\"", "invalid_request_error", Some("input"), Some("c"));
     assert_eq!(
         serde_json::to_string(&full).unwrap(),
@@ -152,7 +152,7 @@ fn errors_byte_for_byte() {
     );
 }
 
-/// Every finite f32 alike: by bit pattern, so that subnormals and -0.0 are as likely as the rest.
+/// Finite f32 by bit pattern, so that subnormals and -0.0 are as likely as other values.
 fn finite() -> impl Strategy<Value = f32> {
     any::<u32>().prop_map(f32::from_bits).prop_filter("finite", |value| value.is_finite())
 }
@@ -161,7 +161,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn both_notations_keep_every_bit(
+    fn both_encodings_keep_every_bit(
         rows in (1_usize..40).prop_flat_map(|dimensions| {
             prop::collection::vec(prop::collection::vec(finite(), dimensions), 0..5)
         })
@@ -179,9 +179,9 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// For any size of the parts, and with indices of one to three digits.
+    /// Tested for any size of the parts, and with indices of one to three digits.
     #[test]
-    fn parts_are_together_what_is_written_at_once(
+    fn concatenated_parts_equal_the_whole_response(
         (dimensions, values) in (1_usize..10, 0_usize..130).prop_flat_map(|(dimensions, rows)| {
             (Just(dimensions), prop::collection::vec(finite(), dimensions * rows))
         }),
@@ -210,7 +210,7 @@ proptest! {
 }
 
 #[test]
-fn both_notations_keep_the_edges_of_f32() {
+fn both_encodings_keep_the_edge_values_of_f32() {
     let edges = [
         0.0,
         -0.0,

@@ -38,7 +38,7 @@ app.kubernetes.io/component: gateway
 {{- toYaml (merge $own .Values.commonLabels) -}}
 {{- end -}}
 
-{{/* Labels of an object that somebody's selector must find: `dict "root" . "labels" MAP`. */}}
+{{/* Labels of an object that a selector must find: `dict "root" . "labels" MAP`. */}}
 {{- define "embedgate.labelsWith" -}}
 {{- toYaml (merge (include "embedgate.labels" .root | fromYaml) .labels) -}}
 {{- end -}}
@@ -53,7 +53,7 @@ app.kubernetes.io/component: gateway
 {{- end -}}
 {{- end -}}
 
-{{/* How many pods there are at the least, whoever decides it. */}}
+{{/* Minimum number of pods, set by replicaCount or by an autoscaler. */}}
 {{- define "embedgate.minReplicas" -}}
 {{- if .Values.autoscaling.enabled -}}
 {{ int64 .Values.autoscaling.minReplicas }}

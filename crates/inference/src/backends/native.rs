@@ -1,0 +1,84 @@
+//! The native backend: runs BERT models with embedgate's own kernels, without padding and without ONNX Runtime. Only
+//! this file and `error` use `bert_cpu`.
+
+use std::sync::Arc;
+
+use bert_cpu::{Model, ThreadPool};
+use ndarray::{ArrayView2, ShapeBuilder};
+
+use crate::{
+    encoder::{Batch, Encoder, EncoderFactory},
+    error::{EncodeError, StartError},
+    pooling::Head,
+};
+
+/// Encoders that share one copy of a model's weights. Each runs on its worker's thread, and on the cores of idle
+/// workers.
+///
+/// # Errors
+/// [`StartError::Config`] if `head` does not map the model's hidden states to `dimensions` values;
+/// [`StartError::Kernels`] if the thread pool cannot be started.
+pub fn native_encoders(
+    model: Arc<Model>,
+    head: Head,
+    dimensions: usize,
+    workers: usize,
+) -> Result<EncoderFactory, StartError> {
+    head.check(model.config().hidden, dimensions)?;
+    let pool = ThreadPool::new(workers.saturating_sub(1));
+    let pool = pool.map_err(|error| StartError::Kernels(Box::new(error)))?;
+    let (pool, head) = (Arc::new(pool), Arc::new(head));
+    Ok(Arc::new(move || {
+        let encoder = bert_cpu::Encoder::new(Arc::clone(&model), Arc::clone(&pool));
+        Ok(Box::new(NativeEncoder { encoder, head: Arc::clone(&head), dimensions }))
+    }))
+}
+
+struct NativeEncoder {
+    encoder: bert_cpu::Encoder,
+    head: Arc<Head>,
+    dimensions: usize,
+}
+
+impl Encoder for NativeEncoder {
+    fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    fn needs_padding(&self) -> bool {
+        false
+    }
+
+    fn needs_warm_up(&self) -> bool {
+        false
+    }
+
+    fn supports_preemption(&self) -> bool {
+        true
+    }
+
+    fn encode(
+        &mut self,
+        batch: &Batch,
+        on_yield: &mut dyn FnMut() -> usize,
+        out: &mut [f32],
+    ) -> Result<(), EncodeError> {
+        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), on_yield);
+        let hidden = hidden.map_err(|error| match error {
+            // Continues the panic on this thread, so that the worker builds a new encoder.
+            bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),
+            error => EncodeError::Other(error.to_string()),
+        })?;
+        let (stride, width) = (hidden.stride(), hidden.width());
+        let mut first = 0;
+        for (&length, out) in batch.lengths().iter().zip(out.chunks_exact_mut(self.dimensions)) {
+            // The last row may be shorter than the stride.
+            let values = &hidden.values()[first * stride..];
+            let tokens = ArrayView2::from_shape((length, width).strides((stride, 1)), values);
+            let tokens = tokens.map_err(|error| EncodeError::Other(error.to_string()))?;
+            self.head.apply(tokens, out);
+            first += length;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! Converts text to token ids exactly as sentence-transformers does: the current release, or releases before 5.4, which
+//! stripped white space.
+//!
+//! The library's truncation, padding and post-processing are off: a text is encoded without special tokens, and the
+//! caller truncates it and adds them ([`Tokenizer::add_special_tokens`]). So nothing unused is allocated, such as
+//! offsets and masks, and every truncation policy starts from the whole text.
+
+mod unicode_compat;
+mod vocabulary;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
+
+use self::{unicode_compat::UnicodeCompat, vocabulary::Vocabulary};
+use crate::error::StartError;
+
+/// A model's tokenizer. Cheap to clone, and shared between threads.
+#[derive(Clone)]
+pub struct Tokenizer {
+    pipeline: PipelineTokenizer,
+    options: EncodeOptions,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
+    unicode: UnicodeCompat,
+    strip_whitespace: bool,
+    /// Tokens that a text can hold and for which the model has no embedding, by id. Empty for nearly all models.
+    without_embedding: Arc<BTreeMap<u32, String>>,
+}
+
+/// Options of a tokenizer that are not in its `tokenizer.json`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TokenizerOptions {
+    /// Remove white space from both ends of every text, as sentence-transformers did before release 5.4.
+    pub strip_whitespace: bool,
+    /// Number of embeddings of the model: ids below it have one. Without it, every id is accepted.
+    pub embeddings: Option<usize>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json` of any version, for a model with an embedding for each id.
+    ///
+    /// # Errors
+    /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component.
+    pub fn load(path: &Path) -> Result<Self, StartError> {
+        Self::load_with(path, TokenizerOptions::default())
+    }
+
+    /// Reads a `tokenizer.json` of any version.
+    ///
+    /// # Errors
+    /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component, or if the model has no
+    /// embedding for an id of its vocabulary or for a special token.
+    pub fn load_with(path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
+        let TokenizerOptions { strip_whitespace, embeddings } = options;
+        let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
+        let json = std::fs::read_to_string(path).map_err(|source| error(source.to_string()))?;
+        let json = tokenizers::canonicalize_str(&json).map_err(|source| error(source.to_string()))?;
+        let pipeline = tokenizers::from_json(&json).map_err(|source| error(source.to_string()))?;
+        let template = &pipeline.get_post_processor().single;
+        let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
+        let (prefix, suffix): (Vec<u32>, Vec<u32>) = (ids(&template.prefix), ids(&template.suffix));
+        let without_embedding = match embeddings {
+            None => BTreeMap::new(),
+            Some(rows) => {
+                let vocabulary: Vocabulary =
+                    serde_json::from_str(&json).map_err(|source| error(source.to_string()))?;
+                vocabulary.check(rows).map_err(error)?;
+                let added = pipeline.get_added_vocabulary().get_vocab().into_iter();
+                added.map(|(token, id)| (id, token)).filter(|&(id, _)| id as usize >= rows).collect()
+            }
+        };
+        if let Some(id) = prefix.iter().chain(&suffix).find(|id| without_embedding.contains_key(id)) {
+            return Err(error(format!(
+                "it adds token id {id} to every text, but the model has no embedding for this id: tokenizer and \
+                 weights belong to different models"
+            )));
+        }
+        let options = EncodeOptions {
+            add_special_tokens: false,
+            encode_special_tokens: false,
+            padding: Override::Off,
+            truncation: Override::Off,
+        };
+        let unicode = UnicodeCompat::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
+        let without_embedding = Arc::new(without_embedding);
+        Ok(Self { pipeline, options, prefix, suffix, unicode, strip_whitespace, without_embedding })
+    }
+
+    /// Number of special tokens that are added to every sequence.
+    pub fn num_special_tokens(&self) -> usize {
+        self.prefix.len() + self.suffix.len()
+    }
+
+    /// Encodes the whole `text`, without special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer library's message.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut ids = Vec::new();
+        self.encode_into(text, &mut ids)?;
+        Ok(PipelineToken::cast_slice(&ids).to_vec())
+    }
+
+    /// The same as [`encode`](Self::encode), into a buffer that the caller reuses.
+    pub(crate) fn encode_into(&self, text: &str, ids: &mut Vec<PipelineToken>) -> Result<(), String> {
+        ids.clear();
+        let text = self.unicode.replace(if self.strip_whitespace { strip(text) } else { text });
+        self.pipeline.encode_into(&text, &self.options, ids).map_err(|error| error.to_string())
+    }
+
+    /// Appends `content` to `out`, with special tokens before and after it.
+    pub fn add_special_tokens(&self, content: &[u32], out: &mut Vec<u32>) {
+        out.reserve(content.len() + self.num_special_tokens());
+        out.extend_from_slice(&self.prefix);
+        out.extend_from_slice(content);
+        out.extend_from_slice(&self.suffix);
+    }
+
+    /// Returns true if the vocabulary has this id and the model has an embedding for it.
+    pub fn is_valid_id(&self, id: u32) -> bool {
+        !self.without_embedding.contains_key(&id) && !self.pipeline.decode_tokens(&[id], false).is_empty()
+    }
+
+    /// Tokens that a text can hold and for which the model has no embedding, by id.
+    pub fn without_embedding(&self) -> &BTreeMap<u32, String> {
+        &self.without_embedding
+    }
+
+    /// Returns the first of `ids` for which the model has no embedding, and its token.
+    pub(crate) fn first_without_embedding(&self, ids: &[u32]) -> Option<(u32, &str)> {
+        // All ids of an ordinary text are smaller than the ids without an embedding.
+        let (lowest, _) = self.without_embedding.first_key_value()?;
+        let found =
+            ids.iter().filter(|id| *id >= lowest).find_map(|id| self.without_embedding.get_key_value(id));
+        found.map(|(id, token)| (*id, token.as_str()))
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("prefix", &self.prefix).field("suffix", &self.suffix).finish()
+    }
+}
+
+/// Removes white space from both ends like Python's `str.strip`, which sentence-transformers applied to every text
+/// before release 5.4. Python counts the four information separators as white space; Unicode's property does not.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Number of allocations for `texts` with a buffer that is large enough, after a first pass.
+    fn allocations(tokenizer: &Tokenizer, texts: &[String]) -> u64 {
+        let mut ids = Vec::with_capacity(1 << 16);
+        let mut encode_all = || {
+            for text in texts {
+                tokenizer.encode_into(text, &mut ids).unwrap();
+            }
+        };
+        encode_all();
+        allocation_counter::measure(encode_all).count_total
+    }
+
+    /// Byte-level models make none. BERT models make one for the lower-case copy without accents, and one more for
+    /// letters with many marks. Unigram models allocate their lattice.
+    #[test]
+    fn allocations_of_a_text_do_not_depend_on_its_length() {
+        let texts = [
+            "the quick brown fox, unbelievable embeddings 42 https://a.org/b?c=d ",
+            "The quick brown Fox; déjà vu à Zürich: cafe\u{301} naïve Ångström ",
+            "Привет мир, Καλημέρα, السَّلَامُ, नमस्ते, 東京都, 한국어, 👩\u{200d}👩 ",
+        ];
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/tiny-models");
+        let (bert, bytes, unigram) = ([0, 1, 2], [0, 0, 0], [12, 20, 12]);
+        for (name, limits) in [
+            ("bert-mean", bert),
+            ("bert-cls", bert),
+            ("distilbert-cls", bert),
+            ("mpnet-mean", bytes),
+            ("roberta-mean", bytes),
+            ("modernbert-mean", bytes),
+            ("qwen3-last", bytes),
+            ("xlm-roberta-mean", unigram),
+            ("albert-mean", unigram),
+        ] {
+            let tokenizer = Tokenizer::load(&models.join(name).join("tokenizer.json")).unwrap();
+            for (text, limit) in texts.iter().zip(limits) {
+                for times in [1, 20] {
+                    let texts: Vec<String> =
+                        (0..100).map(|number| format!("{}{number}", text.repeat(times))).collect();
+                    let found = allocations(&tokenizer, &texts);
+                    assert!(found <= limit * 100, "{name}: {found} allocations for 100 times {text:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn strip_equals_str_strip_of_python() {
+        assert_eq!(strip("\u{1c}\u{1f} \t\n\u{85}\u{a0}\u{2028}\u{3000}a b\u{200b} "), "a b\u{200b}");
+        assert_eq!(strip("\u{1f}"), "");
+    }
+}
