@@ -35,13 +35,13 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-type Entries = Vec<(CacheKey, Vec<f32>)>;
+type CacheEntries = Vec<(CacheKey, Vec<f32>)>;
 
 /// Vectors in a Redis or Valkey server: little-endian 32-bit floats, under [`PREFIX`] and the key.
 pub struct RedisCache {
     client: Arc<CacheClient>,
     /// Declared before the thread so that it is dropped first: closing the channel wakes the thread, which then ends.
-    entries: SyncSender<Entries>,
+    entries: SyncSender<CacheEntries>,
     _thread: BackgroundThread,
 }
 
@@ -122,7 +122,7 @@ impl RemoteCache for RedisCache {
         vectors
     }
 
-    fn put(&self, entries: Entries) {
+    fn put(&self, entries: CacheEntries) {
         if let Err(TrySendError::Full(entries) | TrySendError::Disconnected(entries)) =
             self.entries.try_send(entries)
         {
@@ -142,7 +142,7 @@ impl CacheClient {
     }
 
     /// Body of the background thread: opens connections and writes entries.
-    fn run(&self, stop: &StopToken, entries: &Receiver<Entries>) {
+    fn run(&self, stop: &StopToken, entries: &Receiver<CacheEntries>) {
         let mut writer: Option<Connection> = None;
         while !stop.is_cancelled() {
             if self.reader().is_none() {
@@ -180,7 +180,7 @@ impl CacheClient {
         Ok((open(self.timeout)?, open(WRITE_TIMEOUT)?))
     }
 
-    fn write(&self, writer: &mut Option<Connection>, entries: &Entries) {
+    fn write(&self, writer: &mut Option<Connection>, entries: &CacheEntries) {
         let Some(connection) = writer else {
             self.metrics.dropped.inc_by(entries.len() as u64);
             return;

@@ -29,7 +29,7 @@ const B_TILE_LINES: usize = 2 * TILE;
 
 /// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of 2: the queries include the factor
 /// log₂ e / √head_dim.
-pub(super) struct Attention<'a> {
+pub(super) struct AmxAttention<'a> {
     /// Tokens of each sequence of the batch.
     pub(super) lengths: &'a [usize],
     /// Heads to compute.
@@ -87,7 +87,7 @@ impl QueryTile {
     }
 }
 
-impl Attention<'_> {
+impl AmxAttention<'_> {
     /// # Safety
     /// No other code may write `qkv`, nor access the heads' columns of `out`.
     ///

@@ -9,7 +9,7 @@ use std::{arch::x86_64::*, ops::Range};
 
 use super::{
     layout::TiledMatrix,
-    pack::PackedB,
+    pack::AmxPackedB,
     tile::{NR, TILE, Tiles},
     vector::{Floats, load, store},
 };
@@ -22,13 +22,13 @@ pub(super) const KC: usize = 12;
 pub(super) const MC: usize = 20;
 
 /// `a · b`, in some panels and some blocks of K of `b`.
-pub(super) struct Gemm<'p> {
+pub(super) struct AmxGemm<'p> {
     /// `[rows, K]`: activations.
     pub(super) a: TiledMatrix,
     /// Rows that have results; the rest of the last tile is computed and dropped.
     pub(super) rows: usize,
     /// `[K, columns]`: weights.
-    pub(super) b: &'p PackedB,
+    pub(super) b: &'p AmxPackedB,
     /// Blocks of K of `b` that the columns of `a` belong to.
     pub(super) k: Range<usize>,
     pub(super) panels: Range<usize>,
@@ -69,7 +69,7 @@ enum AccInit {
     Load(Matrix, usize),
 }
 
-impl Gemm<'_> {
+impl AmxGemm<'_> {
     /// `c += a · b`, KC blocks of K at a time.
     ///
     /// # Safety

@@ -48,14 +48,14 @@ fn poison(lines: LineSpan) {
 }
 
 /// A matrix B of these columns, packed.
-fn packed(columns: &[Vec<u16>]) -> PackedB {
+fn packed(columns: &[Vec<u16>]) -> AmxPackedB {
     let weights: Vec<Vec<f32>> = columns
         .iter()
         .map(|column| column.iter().map(|&value| bf16_to_f64(value) as f32).collect())
         .collect();
     let rows: Vec<_> = (0..columns[0].len()).map(Some).collect();
     let column = |column: usize| Some((weights[column].as_slice(), 1.0));
-    PackedB::pack(UnpackedB { rows: &rows, columns: columns.len(), column: &column })
+    AmxPackedB::pack(UnpackedB { rows: &rows, columns: columns.len(), column: &column })
 }
 
 /// Both kinds of GEMM, in the panels `share`, against sums in f64.
@@ -71,7 +71,7 @@ fn check_gemm(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usize>)
     }
     let packed = packed(&b);
 
-    let gemm = Gemm { a: tiled, rows, b: &packed, k: 0..k_blocks, panels: share.clone() };
+    let gemm = AmxGemm { a: tiled, rows, b: &packed, k: 0..k_blocks, panels: share.clone() };
     let tiles = Tiles::configure(amx);
     let width = panels * NR;
     let mut results = vec![vec![None; width]; rows];
@@ -163,7 +163,7 @@ fn results_of_a_row_do_not_depend_on_its_index() {
         let buffer = zeroed_lines(TiledMatrix::lines(rows, 16));
         let tiled = TiledMatrix::of(&buffer, rows, 16);
         (0..rows).for_each(|index| write(&row[0], |k| tiled.line(index, k)));
-        let gemm = Gemm { a: tiled, rows, b: &packed, k: 0..16, panels: 0..1 };
+        let gemm = AmxGemm { a: tiled, rows, b: &packed, k: 0..16, panels: 0..1 };
         // SAFETY: the buffers are this test's own.
         unsafe {
             gemm.with_epilogue(&Tiles::configure(amx()), &mut ScratchBuffer::default(), |_, _, values| {
@@ -198,7 +198,7 @@ fn check_attention(amx: Amx, [tokens, first, head_blocks]: [usize; 3], scale: f3
             write(values, |block| qkv.line(index * blocks + head_blocks + block, token));
         }
     }
-    let attention = Attention { lengths: &[first, tokens], heads: 1..2, head_blocks, qkv, out };
+    let attention = AmxAttention { lengths: &[first, tokens], heads: 1..2, head_blocks, qkv, out };
     // SAFETY: the buffers are this test's own.
     unsafe { attention.run(&Tiles::configure(amx), &mut ScratchBuffer::default()) };
 
@@ -293,7 +293,7 @@ fn layer_norm_matches_reference_and_its_bf16_result_is_rounded() {
         let expected = reference::layer_norm(&unpadded(&row), &unpadded(&scale), &unpadded(&shift), 1e-5);
         for bias in [vec![0.0; bias.len()], bias] {
             let mut hidden = row.clone();
-            let norm = LayerNorm { width, scale: &scale, shift: &shift, epsilon: 1e-5, bias: &bias };
+            let norm = AmxLayerNorm { width, scale: &scale, shift: &shift, epsilon: 1e-5, bias: &bias };
             // SAFETY: this CPU has AMX, and so the target features; the buffer is this test's own.
             unsafe { norm.run(&mut hidden, normed, 18) };
             for (column, &found) in hidden.iter().enumerate() {

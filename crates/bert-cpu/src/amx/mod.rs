@@ -27,11 +27,11 @@ mod vector;
 
 use std::{arch::x86_64::_mm512_add_ps, ops::Range};
 
-use attention::Attention;
-use gemm::{Gemm, KC, MC, split_evenly};
+use attention::AmxAttention;
+use gemm::{AmxGemm, KC, MC, split_evenly};
 use layout::{CacheLine, QkvBlocks, TiledMatrix};
-use norm::LayerNorm;
-use pack::PackedB;
+use norm::AmxLayerNorm;
+use pack::AmxPackedB;
 pub(crate) use tile::Amx;
 use tile::{K_BLOCK, NR, TILE, Tiles};
 use vector::{Floats, activate, load, round, store_line};
@@ -49,7 +49,7 @@ use crate::{
 /// A model's weights in bf16.
 pub(crate) struct AmxBf16Network {
     amx: Amx,
-    weights: PackedWeights<PackedB>,
+    weights: PackedWeights<AmxPackedB>,
     /// Zeros: the bias that the last norm adds to the residual stream.
     no_bias: Vec<f32>,
 }
@@ -67,7 +67,7 @@ struct PaddedDims {
 }
 
 /// The activations of one batch, each checked to lie in its buffer.
-struct Views<'b> {
+struct AmxViews<'b> {
     batch: &'b RaggedBatch,
     dims: PaddedDims,
     /// `[rows, hidden]` in f32: the residual stream, including the bias of the next product that adds to it.
@@ -81,7 +81,7 @@ struct Views<'b> {
     ffn_hidden: TiledMatrix,
 }
 
-/// Index of [`Views::hidden`] in the buffers of the activations.
+/// Index of [`AmxViews::hidden`] in the buffers of the activations.
 const HIDDEN: usize = 0;
 
 impl AmxBf16Network {
@@ -90,7 +90,7 @@ impl AmxBf16Network {
     pub(crate) fn new(amx: Amx, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
         let head_dim = inputs.config.head_dim().next_multiple_of(K_BLOCK);
         let no_bias = vec![0.0; inputs.config.hidden.next_multiple_of(K_BLOCK)];
-        Ok(Self { amx, weights: PackedWeights::read(inputs, head_dim, PackedB::pack)?, no_bias })
+        Ok(Self { amx, weights: PackedWeights::read(inputs, head_dim, AmxPackedB::pack)?, no_bias })
     }
 
     fn dims(&self, rows: usize) -> PaddedDims {
@@ -104,12 +104,12 @@ impl AmxBf16Network {
         }
     }
 
-    fn views<'b>(&self, batch: &'b RaggedBatch, activations: &Activations) -> Views<'b> {
+    fn views<'b>(&self, batch: &'b RaggedBatch, activations: &Activations) -> AmxViews<'b> {
         let dims = self.dims(batch.rows());
         let PaddedDims { rows, hidden, heads, intermediate, .. } = dims;
         let width = hidden * K_BLOCK;
         let buffer = |index| activations.buffer(index);
-        Views {
+        AmxViews {
             batch,
             dims,
             hidden: Matrix::of(buffer(HIDDEN), 0, [rows, width], width),
@@ -122,7 +122,7 @@ impl AmxBf16Network {
 
     /// Writes the sum of token and position embeddings, and normalises it.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    fn embed(&self, views: &Views<'_>, rows: Range<usize>) {
+    fn embed(&self, views: &AmxViews<'_>, rows: Range<usize>) {
         let hidden = views.hidden.rows_from(rows.start, rows.len());
         for (index, token) in rows.clone().enumerate() {
             // SAFETY: these rows are this task's.
@@ -137,13 +137,13 @@ impl AmxBf16Network {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn norm(
         &self,
-        views: &Views<'_>,
+        views: &AmxViews<'_>,
         rows: Range<usize>,
         LayerNormParams { scale, shift }: &LayerNormParams,
         bias: &[f32],
     ) {
         let BertConfig { hidden: width, epsilon, .. } = self.weights.config;
-        let norm = LayerNorm { width, scale, shift, epsilon, bias };
+        let norm = AmxLayerNorm { width, scale, shift, epsilon, bias };
         for index in rows {
             // SAFETY: these rows are this task's.
             unsafe { norm.run(views.hidden.row_mut(index), views.normed, index) };
@@ -151,9 +151,15 @@ impl AmxBf16Network {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    fn attention(&self, tiles: &Tiles, views: &Views<'_>, heads: Range<usize>, scratch: &mut ScratchBuffer) {
+    fn attention(
+        &self,
+        tiles: &Tiles,
+        views: &AmxViews<'_>,
+        heads: Range<usize>,
+        scratch: &mut ScratchBuffer,
+    ) {
         let (lengths, head_blocks) = (views.batch.lengths(), views.dims.head_blocks);
-        let attention = Attention { lengths, heads, head_blocks, qkv: views.qkv, out: views.context };
+        let attention = AmxAttention { lengths, heads, head_blocks, qkv: views.qkv, out: views.context };
         // SAFETY: no task writes `qkv` in this step, and the heads' columns are this task's.
         unsafe { attention.run(tiles, scratch) };
     }
@@ -169,9 +175,9 @@ impl AmxBf16Network {
         let mut scratch = activations.take_scratch();
         let [partial_sums, attention] = &mut scratch;
         let tiles = || Tiles::configure(self.amx);
-        let gemm = |a: TiledMatrix, b: &'m PackedB| -> Gemm<'m> {
+        let gemm = |a: TiledMatrix, b: &'m AmxPackedB| -> AmxGemm<'m> {
             let (k, panels) = (0..b.k_blocks(), task.range_of(b.panels()));
-            Gemm { a, rows, b, k, panels }
+            AmxGemm { a, rows, b, k, panels }
         };
         // The tasks of a step divide panels, heads or rows among them and write only to their own; they read what earlier
         // steps wrote.
@@ -239,8 +245,8 @@ impl AmxBf16Network {
     unsafe fn feed_forward(
         &self,
         tiles: &Tiles,
-        views: &Views<'_>,
-        layer: &Layer<PackedB>,
+        views: &AmxViews<'_>,
+        layer: &Layer<AmxPackedB>,
         scratch: &mut ScratchBuffer,
     ) {
         let PaddedDims { rows: all, hidden: hidden_blocks, .. } = views.dims;
@@ -252,8 +258,8 @@ impl AmxBf16Network {
             for panels in split_evenly(0..ffn_up.weight.panels(), KC) {
                 let ffn_hidden = views.ffn_hidden.reshape(rows, panels.len());
                 let (k, down_panels) = (panels.clone(), 0..ffn_down.weight.panels());
-                let up = Gemm { a, rows, b: &ffn_up.weight, k: 0..hidden_blocks, panels };
-                let down = Gemm { a: ffn_hidden, rows, b: &ffn_down.weight, k, panels: down_panels };
+                let up = AmxGemm { a, rows, b: &ffn_up.weight, k: 0..hidden_blocks, panels };
+                let down = AmxGemm { a: ffn_hidden, rows, b: &ffn_down.weight, k, panels: down_panels };
                 let (activation, first) = (self.weights.config.activation, up.panels.start);
                 // SAFETY: by the caller's contract.
                 unsafe {

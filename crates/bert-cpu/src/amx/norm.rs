@@ -29,7 +29,7 @@ fn sum(vectors: &[[f32; 16]], map: impl Fn(&[f32; 16]) -> Floats) -> f32 {
 }
 
 /// `(x − mean) / √(variance + epsilon) · scale + shift`. The slices are padded with zeros to a multiple of 32.
-pub(super) struct LayerNorm<'n> {
+pub(super) struct AmxLayerNorm<'n> {
     /// Columns without padding.
     pub(super) width: usize,
     pub(super) scale: &'n [f32],
@@ -39,7 +39,7 @@ pub(super) struct LayerNorm<'n> {
     pub(super) bias: &'n [f32],
 }
 
-impl LayerNorm<'_> {
+impl AmxLayerNorm<'_> {
     /// Normalises one row of the residual stream in place, and writes it to row `index` of `normed`. The padding of `row`
     /// must be zero.
     ///

@@ -16,7 +16,7 @@ use super::unknown::{nearest, renamed_key};
 use super::value::{Value, quote};
 
 /// The keys of a table, with their tables, that have not been taken yet.
-type Keys<'text> = BTreeMap<String, Key<'text>>;
+type FileKeys<'text> = BTreeMap<String, Key<'text>>;
 
 /// A key and its value.
 struct Key<'text> {
@@ -29,9 +29,9 @@ pub(super) struct SettingsFile<'text> {
     pub(super) path: &'text Path,
     text: &'text str,
     /// All keys outside `[[models]]`.
-    keys: Keys<'text>,
+    keys: FileKeys<'text>,
     /// The keys of each `[[models]]` entry, with its place.
-    models: Option<Vec<(Range<usize>, Keys<'text>)>>,
+    models: Option<Vec<(Range<usize>, FileKeys<'text>)>>,
 }
 
 impl<'text> SettingsFile<'text> {
@@ -42,7 +42,7 @@ impl<'text> SettingsFile<'text> {
         settings: &[&'static Setting],
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let mut file = Self { path, text, keys: Keys::new(), models: None };
+        let mut file = Self { path, text, keys: FileKeys::new(), models: None };
         let document = match DeTable::parse(text) {
             Ok(document) => document.into_inner(),
             Err(error) => {
@@ -79,7 +79,7 @@ impl<'text> SettingsFile<'text> {
         &self,
         models: Spanned<DeValue<'text>>,
         problems: &mut Vec<Problem>,
-    ) -> Option<Vec<(Range<usize>, Keys<'text>)>> {
+    ) -> Option<Vec<(Range<usize>, FileKeys<'text>)>> {
         let place = models.span();
         let entries = match models.into_inner() {
             DeValue::Array(entries) if entries.iter().all(|entry| entry.get_ref().is_table()) => entries,
@@ -178,8 +178,8 @@ impl<'text> SettingsFile<'text> {
 }
 
 /// Returns the keys of a table, each with the table's name.
-fn qualified_keys<'text>(table: &str, value: Spanned<DeValue<'text>>) -> Keys<'text> {
-    let DeValue::Table(entries) = value.into_inner() else { return Keys::new() };
+fn qualified_keys<'text>(table: &str, value: Spanned<DeValue<'text>>) -> FileKeys<'text> {
+    let DeValue::Table(entries) = value.into_inner() else { return FileKeys::new() };
     let qualified = |key: &str| format!("{table}.{key}");
     entries
         .into_iter()

@@ -22,13 +22,13 @@ pub(super) struct Entry {
 }
 
 /// The models to serve.
-pub(super) struct Entries {
+pub(super) struct ModelEntries {
     pub(super) list: Vec<Entry>,
     /// True if a flag or variable replaced those of the file.
     pub(super) replace_file: bool,
 }
 
-impl Entries {
+impl ModelEntries {
     /// Returns the ids, as a message lists them.
     pub(super) fn ids(&self) -> String {
         self.list.iter().map(|entry| &*entry.id).collect::<Vec<_>>().join(", ")
@@ -50,7 +50,7 @@ pub(super) fn entries(
     resolver: &mut Resolver<'_>,
     single_model: Option<&Path>,
     problems: &mut Vec<String>,
-) -> Entries {
+) -> ModelEntries {
     let mut in_file = Vec::new();
     for position in 0..resolver.file.models().unwrap_or(0) {
         resolver.model = Some((position, true));
@@ -96,13 +96,13 @@ pub(super) fn entries(
         }
         list.push(Entry { id, path, id_source, path_source: source.clone(), in_file });
     }
-    Entries { list, replace_file }
+    ModelEntries { list, replace_file }
 }
 
 /// Returns the id of the model that OpenAI's names stand for. `given` is what the settings say.
 pub(super) fn default_model(
     resolver: &mut Resolver<'_>,
-    entries: &Entries,
+    entries: &ModelEntries,
     given: String,
     problems: &mut Vec<String>,
 ) -> String {
@@ -123,7 +123,7 @@ pub(super) fn default_model(
 /// Resolves the settings of each model.
 pub(super) fn models(
     resolver: &mut Resolver<'_>,
-    entries: Entries,
+    entries: ModelEntries,
     limits: &LimitsConfig,
 ) -> Vec<ModelConfig> {
     // Settings of entries of the file that are not used can be wrong, too.
@@ -153,7 +153,7 @@ pub(super) fn models(
 /// Returns the aliases: from the name in a request to the id of a model.
 pub(super) fn aliases(
     resolver: &mut Resolver<'_>,
-    entries: &Entries,
+    entries: &ModelEntries,
     default_model: &str,
     problems: &mut Vec<String>,
     warnings: &mut Vec<String>,

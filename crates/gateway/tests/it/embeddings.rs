@@ -1,4 +1,4 @@
-//! What `POST /v1/embeddings` answers when all is well.
+//! Successful responses of `POST /v1/embeddings`.
 
 use std::{collections::HashSet, thread};
 

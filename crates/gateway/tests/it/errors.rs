@@ -348,8 +348,7 @@ fn routes_are_checked_before_keys_and_keys_before_bodies() {
     assert_eq!(status("POST", "/v1/embeddings", &[("api-key", "secret")], b"x"), 400);
 }
 
-/// What the HTTP layer refuses before there is a request to answer has no body; the status must be right all
-/// the same and the connection must end.
+/// A request that the HTTP layer rejects gets a response without a body, and its connection is closed.
 #[test]
 fn invalid_http_gets_a_status_without_a_body() {
     let app = TestApp::start();

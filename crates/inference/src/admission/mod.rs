@@ -74,11 +74,11 @@ pub(crate) struct QueueDemand {
 #[derive(Debug)]
 pub(crate) struct Admission {
     capacity: Capacity,
-    state: Mutex<State>,
+    state: Mutex<AdmissionState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct AdmissionState {
     /// Footprints of all admitted jobs.
     footprints: TokenAccount,
     /// Tokens that jobs added to the queue, until the jobs finish.
@@ -98,7 +98,7 @@ struct State {
 
 impl Admission {
     pub(crate) fn new(capacity: Capacity) -> Arc<Self> {
-        let state = State {
+        let state = AdmissionState {
             footprints: TokenAccount::default(),
             computed: TokenAccount::default(),
             jobs: 0,
@@ -148,7 +148,7 @@ impl Admission {
     /// Checks that the queue has room for `demand`, and time to compute it before `deadline`.
     fn check_queue(
         &self,
-        state: &State,
+        state: &AdmissionState,
         caller: Option<CallerId>,
         demand: QueueDemand,
         deadline: Instant,
@@ -168,7 +168,7 @@ impl Admission {
     }
 
     /// Expected time until `bytes` are tokenized behind those that wait.
-    fn tokenizing_time(&self, state: &State, bytes: usize) -> Duration {
+    fn tokenizing_time(&self, state: &AdmissionState, bytes: usize) -> Duration {
         let throughput = state.tokenizer_throughput.get();
         throughput.map_or(Duration::ZERO, |throughput| {
             let throughput = throughput * self.capacity.tokenizer_threads as f64;
@@ -216,13 +216,13 @@ impl Admission {
         self.lock().running_jobs
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, AdmissionState> {
         // No code panics between two dependent changes, so a poisoned lock holds consistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl AdmissionState {
     fn retry_after(&self) -> Duration {
         clamp_retry_after(self.throughput.time_for(self.computed.tokens() / 2))
     }

@@ -56,8 +56,8 @@ pub(crate) struct Scheduler {
     admission: Arc<Admission>,
     inflight: Arc<InflightMap>,
     max_batch_tokens: usize,
-    state: Mutex<State>,
-    /// `State::idle` for reading without the lock.
+    state: Mutex<SchedulerState>,
+    /// `SchedulerState::idle` for reading without the lock.
     idle_workers: AtomicUsize,
     /// A short job is queued and no worker is idle.
     needs_preemption: AtomicBool,
@@ -66,7 +66,7 @@ pub(crate) struct Scheduler {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SchedulerState {
     /// Jobs whose remaining tokens fit one batch.
     short_jobs: JobQueue,
     long_jobs: JobQueue,
@@ -187,7 +187,7 @@ impl Scheduler {
     }
 
     /// Wakes up to `workers` of the idle ones.
-    fn wake_workers(&self, mut state: MutexGuard<'_, State>, workers: usize) {
+    fn wake_workers(&self, mut state: MutexGuard<'_, SchedulerState>, workers: usize) {
         let workers = workers.min(state.idle);
         state.idle -= workers;
         state.waking += workers;
@@ -199,10 +199,10 @@ impl Scheduler {
     }
 
     /// Waits until this worker is woken or the scheduler is stopped.
-    fn wait_for_work<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+    fn wait_for_work<'s>(&self, mut state: MutexGuard<'s, SchedulerState>) -> MutexGuard<'s, SchedulerState> {
         state.idle += 1;
         self.publish(&state);
-        let is_idle = |state: &mut State| state.waking == 0 && !state.stopped;
+        let is_idle = |state: &mut SchedulerState| state.waking == 0 && !state.stopped;
         state = self.has_work.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
         // The first worker to take the lock counts as the woken one; the notified worker then waits on.
         match state.waking.checked_sub(1) {
@@ -213,7 +213,7 @@ impl Scheduler {
         state
     }
 
-    fn publish(&self, state: &State) {
+    fn publish(&self, state: &SchedulerState) {
         self.idle_workers.store(state.idle, Ordering::Relaxed);
         let needs_preemption = !state.short_jobs.is_empty() && state.idle + state.waking == 0;
         self.needs_preemption.store(needs_preemption, Ordering::Relaxed);
@@ -224,7 +224,7 @@ impl Scheduler {
         let mut state = self.lock();
         state.stopped = true;
         state.totals.tokens = 0;
-        let State { short_jobs, long_jobs, .. } = &mut *state;
+        let SchedulerState { short_jobs, long_jobs, .. } = &mut *state;
         for queued in short_jobs.drain().chain(long_jobs.drain()) {
             queued.job.fail(EmbedError::Stopped);
         }
@@ -245,12 +245,12 @@ impl Scheduler {
         self.lock().totals.tokens
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SchedulerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl SchedulerState {
     fn insert(&mut self, queued: QueuedJob, max_batch_tokens: usize) {
         let is_short = queued.tokens() <= max_batch_tokens;
         let queue = if is_short { &mut self.short_jobs } else { &mut self.long_jobs };

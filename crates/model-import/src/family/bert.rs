@@ -12,7 +12,7 @@ use crate::{ImportError, json};
 
 /// `config.json`, with the names and meaning of transformers' `BertConfig`.
 #[derive(Deserialize)]
-pub(super) struct Config {
+pub(super) struct BertConfig {
     hidden_size: usize,
     num_hidden_layers: usize,
     num_attention_heads: usize,
@@ -41,11 +41,11 @@ const NAMES: TensorNames = TensorNames {
 };
 
 pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
-    let config: Config = json::read(path, "")?;
+    let config: BertConfig = json::read(path, "")?;
     Ok(Box::new(config.encoder(path, Positions::FromZero, &["bert.", "model."])?))
 }
 
-impl Config {
+impl BertConfig {
     /// Returns the encoder of this configuration, after checking every setting that would change its vectors.
     pub(super) fn encoder(
         self,

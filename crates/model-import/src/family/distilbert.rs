@@ -15,7 +15,7 @@ const EPSILON: f32 = 1e-12;
 
 /// `config.json`, with the names and meaning of transformers' `DistilBertConfig`.
 #[derive(Deserialize)]
-struct Config {
+struct DistilBertConfig {
     dim: usize,
     n_layers: usize,
     n_heads: usize,
@@ -38,7 +38,7 @@ const NAMES: TensorNames = TensorNames {
 };
 
 pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
-    let config: Config = json::read(path, "")?;
+    let config: DistilBertConfig = json::read(path, "")?;
     let encoder = PostNorm {
         hidden: config.dim,
         heads: config.n_heads,

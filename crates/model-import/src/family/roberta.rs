@@ -6,7 +6,7 @@ use super::{Architecture, bert, post_norm::Positions};
 use crate::{ImportError, json};
 
 pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
-    let config: bert::Config = json::read(path, "")?;
+    let config: bert::BertConfig = json::read(path, "")?;
     let unsupported = |setting, expected| Err(ImportError::unsupported_setting(path, setting, expected));
     match config.pad_token_id {
         Some(padding @ 0..) => {
