@@ -1,8 +1,7 @@
-//! Horizontal bars as SVG, by hand: a few elements, and full control over what is readable where.
+//! Horizontal bars as SVG, written by hand: a few elements suffice.
 //!
-//! The background stays transparent and all colours are of middle lightness, so that one file is readable on
-//! GitHub's light and dark pages alike: a media query would follow the system's theme, which need not be the
-//! page's.
+//! The background is transparent and all colors have medium lightness, so that one file is readable on GitHub's light and
+//! dark pages: a media query would follow the system's theme, which may differ from the page's.
 
 use std::fmt::Write as _;
 
@@ -12,7 +11,7 @@ const OURS: &str = "#2f81f7";
 const THEIRS: &str = "#8b949e";
 
 const WIDTH: usize = 760;
-/// Room for names left of the bars, and for values right of the longest.
+/// Width of the names to the left of the bars, and of the values to the right of the longest.
 const NAMES: usize = 230;
 const VALUES: usize = 110;
 const TOP: usize = 46;
@@ -22,9 +21,9 @@ const BAR: usize = 18;
 /// One competitor's bar.
 pub(crate) struct Bar {
     pub(crate) name: String,
-    /// Length and value; without one, what `label` says is all there is.
+    /// Length and value; without it, only `label` is shown.
     pub(crate) value: Option<f64>,
-    /// What stands at the bar's end.
+    /// Text at the bar's end.
     pub(crate) label: String,
     pub(crate) ours: bool,
 }
@@ -48,7 +47,7 @@ pub(crate) fn svg(title: &str, note: &str, bars: &[Bar]) -> String {
         let baseline = top + BAR - 5;
         let weight = if bar.ours { " font-weight=\"600\"" } else { "" };
         let length = bar.value.map_or(0.0, |value| {
-            // A bar must be seen even beside one that is a thousand times as long.
+            // A bar must be visible next to one that is a thousand times as long.
             (value / longest * (WIDTH - NAMES - VALUES) as f64).max(1.0)
         });
         // Writing to a string cannot fail.

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{
     competitors::{self, Binaries, Name, Ready},
-    in_process::{self, Done, Job},
+    in_process::{self, Job, LibraryResults},
     number::shown,
     results::Figure,
     running::log_of,
@@ -19,18 +19,18 @@ use xtask::{serve, setup};
 
 #[derive(Args)]
 pub(crate) struct EngineArgs {
-    /// Instruction sets that embedgate's encoder is held to, in turn; without it, the machine's best
+    /// Instruction sets of embedgate's encoder, one after the other; by default the CPU's best
     #[arg(long, value_name = "ISA", value_delimiter = ',')]
     isa: Vec<String>,
     /// Seconds of each shape
     #[arg(long, default_value_t = 5.0, value_parser = super::positive)]
     seconds: f64,
-    /// Measure the release binary and the imported model as they lie there, without building first
+    /// Measure the release binary and the imported model as they are, without building first
     #[arg(long)]
     no_build: bool,
 }
 
-struct Shape {
+struct LoadShape {
     id: &'static str,
     title: &'static str,
     kind: TextKind,
@@ -38,29 +38,29 @@ struct Shape {
     single: bool,
 }
 
-const SHAPES: [Shape; 4] = [
-    Shape {
+const SHAPES: [LoadShape; 4] = [
+    LoadShape {
         id: "32x32",
         title: "32 × 32 tokens, tokens/s",
         kind: TextKind::Exactly(32),
         batch: Some(32),
         single: false,
     },
-    Shape {
+    LoadShape {
         id: "8x256",
         title: "8 × 256 tokens, tokens/s",
         kind: TextKind::Exactly(256),
         batch: Some(8),
         single: false,
     },
-    Shape {
+    LoadShape {
         id: "mixed",
         title: "mixed lengths, tokens/s",
         kind: TextKind::Mixed,
         batch: None,
         single: false,
     },
-    Shape {
+    LoadShape {
         id: "one",
         title: "one text of 14 tokens, p50 in ms",
         kind: TextKind::Exactly(14),
@@ -114,15 +114,15 @@ pub(crate) fn run(workspace: &Workspace, options: &EngineArgs) -> Result<()> {
     Ok(())
 }
 
-/// How an engine is run.
+/// Command of an engine.
 enum Engine {
-    /// embedgate's own command, which knows the shapes.
+    /// embedgate's command, which contains the load shapes.
     Own(Command),
-    /// The script that is told them.
+    /// The script, which reads them.
     Python(Command),
 }
 
-/// Every engine with its command, or why it has none.
+/// Every engine with its command, or the reason why there is none.
 fn engines(workspace: &Workspace, options: &EngineArgs) -> Vec<(String, Result<Engine>)> {
     let isas: Vec<Option<&String>> =
         if options.isa.is_empty() { vec![None] } else { options.isa.iter().map(Some).collect() };
@@ -148,7 +148,7 @@ fn engines(workspace: &Workspace, options: &EngineArgs) -> Vec<(String, Result<E
     engines
 }
 
-/// `embedgate model bench`, with lines for programs.
+/// `embedgate model bench` with JSON lines.
 fn own(workspace: &Workspace, seconds: f64, isa: Option<&String>) -> Command {
     let mut command = Command::new(workspace.release_binary());
     command.args(["model", "bench", "--json"]).arg(format!("--seconds={seconds}"));
@@ -157,7 +157,7 @@ fn own(workspace: &Workspace, seconds: f64, isa: Option<&String>) -> Command {
     command
 }
 
-fn row(name: &str, done: &Result<Done>) -> String {
+fn row(name: &str, done: &Result<LibraryResults>) -> String {
     let mut row = match done {
         Ok(done) => format!("| {name}, {} |", done.note),
         Err(error) => format!("| {name} | not run: {error:#} |"),
@@ -192,7 +192,7 @@ mod tests {
             ("one".to_owned(), measured(28), 1.0),
             ("mixed".to_owned(), measured(500), 1.0),
         ];
-        let done = Done { note: "fp32".into(), jobs, ..Done::default() };
+        let done = LibraryResults { note: "fp32".into(), jobs, ..LibraryResults::default() };
         assert_eq!(row("x", &Ok(done)), "| x, fp32 | 1,000 | – | 250 | 3.00 |\n");
         let failed = Err(anyhow::anyhow!("no"));
         assert_eq!(row("x", &failed), "| x | not run: no |\n");

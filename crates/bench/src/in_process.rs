@@ -1,4 +1,4 @@
-//! Libraries without a server: one Python process for each, which is told its jobs and prints what it measured.
+//! Libraries without a server: one Python process for each, which reads its jobs and prints its measurements.
 
 use std::{
     fs,
@@ -21,8 +21,8 @@ use super::{
     texts::{TextKind, text},
 };
 
-/// How long a job may take beyond its time: warming up, finding the best batch, one slow batch at the end.
-const SLACK: Duration = Duration::from_secs(300);
+/// Time of a job in addition to its measurement: warm-up, search for the best batch size, a slow last batch.
+const EXTRA_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One measurement, as the script reads it.
 #[derive(Debug, Serialize)]
@@ -60,17 +60,17 @@ impl Job {
     }
 }
 
-/// What a library did.
+/// Results of a library.
 #[derive(Debug, Default)]
-pub(crate) struct Done {
-    /// What it says of its precision.
+pub(crate) struct LibraryResults {
+    /// Its precision, in its own words.
     pub(crate) note: String,
     /// From the start of Python to the first vector.
     pub(crate) cold_milliseconds: f64,
     /// After the first vector.
     pub(crate) idle_megabytes: Option<f64>,
     pub(crate) peak_megabytes: Option<f64>,
-    /// By job: the measurement and its processor time.
+    /// Measurement and CPU time by job.
     pub(crate) jobs: Vec<(String, Measured, f64)>,
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn python(python: &Path, script: &Path, library: &str, model: &Path) 
 ///
 /// # Errors
 /// The process fails or takes too long; the message carries the end of its log.
-pub(crate) fn run(mut command: Command, jobs: &[Job], log: &Path) -> Result<Done> {
+pub(crate) fn run(mut command: Command, jobs: &[Job], log: &Path) -> Result<LibraryResults> {
     let input = log.with_extension("jobs.json");
     fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
     fs::write(&input, serde_json::to_string(jobs)?)
@@ -128,7 +128,7 @@ pub(crate) fn run(mut command: Command, jobs: &[Job], log: &Path) -> Result<Done
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn follow(mut command: Command, longest: f64, log: &Path) -> Result<Done> {
+pub(crate) fn follow(mut command: Command, longest: f64, log: &Path) -> Result<LibraryResults> {
     let errors = create(log)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let started = Instant::now();
@@ -136,10 +136,10 @@ pub(crate) fn follow(mut command: Command, longest: f64, log: &Path) -> Result<D
     let mut child = Group(child.with_context(|| format!("cannot start `{}`", process::line(&command)))?);
     let lines = read_lines(child.0.stdout.take().context("the script has no output")?);
 
-    let mut done = Done::default();
-    let patience = Duration::from_secs_f64(longest) + SLACK;
+    let mut done = LibraryResults::default();
+    let timeout = Duration::from_secs_f64(longest) + EXTRA_TIMEOUT;
     loop {
-        let Ok(line) = lines.recv_timeout(patience) else {
+        let Ok(line) = lines.recv_timeout(timeout) else {
             bail!("no more output after {:.0} s: {}", started.elapsed().as_secs_f64(), end_of(log));
         };
         match serde_json::from_str(&line).with_context(|| format!("not a line of the script: {line:?}"))? {
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     /// Runs a shell script in place of Python: it gets the library, the model and the jobs as arguments.
-    fn script(text: &str) -> Result<Done> {
+    fn script(text: &str) -> Result<LibraryResults> {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("script.sh");
         fs::write(&script, text).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_script_says_is_kept() {
+    fn the_scripts_lines_are_parsed() {
         let done = script(
             r#"grep -q '"id":"short"' "$3" || exit 1
                echo '{"ready":true,"note":"fp32"}'
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_fails_says_why() {
+    fn a_failed_script_reports_its_error() {
         let error = script("echo 'no module named x' >&2; exit 1").unwrap_err().to_string();
         assert!(error.ends_with("no module named x"), "{error}");
         assert!(script("echo what").unwrap_err().to_string().contains("not a line of the script"));

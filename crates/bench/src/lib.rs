@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: the figures of the documentation, measured again on this machine.
 //!
 //! Servers and libraries run one after the other within one run, on the same texts and bodies, round after
-//! round, so that the ratios hold when the machine's speed drifts; absolute figures are this machine's of this
-//! moment. Nothing is left out silently: what cannot be run is listed with its reason.
+//! round, so that the ratios hold when the machine's speed drifts. Competitors that cannot run are listed with the
+//! reason.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
@@ -44,11 +44,11 @@ use xtask::{serve, setup};
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo xtask bench                                     everything, three rounds; leave the machine alone
+  cargo xtask bench                                     everything, three rounds; needs an idle machine
   cargo xtask bench --write                             the same, and write docs/benchmarks.md
-  cargo xtask bench --competitors embedgate,infinity         two of them
+  cargo xtask bench --competitors embedgate,infinity    two of them
   cargo xtask bench --competitors embedgate --profiles one,together
-  cargo xtask bench --quick --competitors embedgate          does it run at all?
+  cargo xtask bench --quick --competitors embedgate     check that it runs
   cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
   cargo xtask bench --competitors embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
@@ -74,28 +74,28 @@ enum Mode {
 
 #[derive(Args)]
 struct Compare {
-    /// Who is measured, separated by commas; without it, everybody
+    /// Servers and libraries to measure, separated by commas; all by default
     #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
     competitors: Vec<Name>,
-    /// What is measured, by the profiles' names, separated by commas; without it, everything
+    /// Profiles to measure, separated by commas; all by default
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = profile_name)]
     profiles: Vec<String>,
-    /// Rounds, of which medians are taken; the competitors take turns in each
+    /// Rounds; the figures are medians
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
     /// Seconds of each profile
     #[arg(long, default_value_t = 5.0, value_parser = positive)]
     seconds: f64,
-    /// One round of 0.2 s a profile: shows that everything runs; its figures mean nothing
+    /// One round of 0.2 s per profile: checks that everything runs; the figures are meaningless
     #[arg(long, conflicts_with_all = ["rounds", "seconds", "write"])]
     quick: bool,
-    /// Measure the release binary and the imported model as they lie there, without building first
+    /// Measure the release binary and the imported model as they are, without building first
     #[arg(long)]
     no_build: bool,
     /// Write the page and its charts below this folder
     #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "docs")]
     write: Option<PathBuf>,
-    /// Measure nothing; take an earlier run's record
+    /// Use an earlier run's record instead of measuring
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     #[command(flatten)]
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_selects_rivals_profiles_and_modes() {
+    fn the_command_line_selects_competitors_profiles_and_modes() {
         let options =
             parse("bench --competitors embedgate,tei --profiles one,together --write -- --onnx-sessions 2");
         let Compare { competitors, profiles, write, serve, .. } = options.unwrap().compare;
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_command_lines_are_rejected() {
         for line in [
             "bench --profiles none",
             "bench --competitors none",

@@ -20,14 +20,14 @@ use super::{
 
 /// A client's thread needs next to no stack; 512 of them should not need gigabytes of address space.
 const STACK: usize = 256 << 10;
-/// Where the indices of warm-up texts begin: half of a series, which no measurement reaches.
+/// First index of warm-up texts: half of a series, which no measurement reaches.
 const WARMUP_FIRST_INDEX: u32 = 1 << 21;
-/// How often texts are embedded before they are asked for again: a cache may want to see one twice to keep it.
+/// Number of times that repeated texts are embedded before the measurement: a cache may keep a text only the second time.
 const WARMUP_REQUESTS: usize = 3;
-/// The interactive client's head start for the bulk request, so that its first answer is not an idle server's.
+/// Delay of the interactive client, so that the server is already busy with the bulk request.
 const START_DELAY: Duration = Duration::from_millis(50);
 
-/// What one run of a profile measured.
+/// Measurement of one run of a profile.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     /// Texts and tokens that were answered, over all clients.
@@ -37,16 +37,16 @@ pub(crate) struct Measured {
     pub(crate) warm_tokens: usize,
     /// From the first request to the last answer.
     pub(crate) seconds: f64,
-    /// Latency of each request; beside a bulk client, the interactive ones alone.
+    /// Latency of each request; with a bulk client, of the interactive ones alone.
     pub(crate) milliseconds: Vec<f64>,
 }
 
-/// Where texts come from: a series, and the index of the next.
+/// Texts of a series, from an index on.
 struct TextSource {
     kind: TextKind,
     series: u32,
     next: AtomicU32,
-    /// After so many the first comes again; 0 for never.
+    /// Number of texts before the first is repeated; 0 for no repetition.
     pool: u32,
 }
 
@@ -67,7 +67,7 @@ impl TextSource {
 /// `series` is the profile's own, so that none of its texts was seen before.
 ///
 /// # Errors
-/// A connection fails, or any answer is not what it should be: a profile counts as a whole or not at all.
+/// A connection fails, or a response is wrong: a profile counts completely or not at all.
 pub(crate) fn run(address: SocketAddr, load: Load, series: u32, seconds: f64) -> Result<Measured> {
     let span = Duration::from_secs_f64(seconds);
     let warm = span / 10;
@@ -99,10 +99,7 @@ pub(crate) fn run(address: SocketAddr, load: Load, series: u32, seconds: f64) ->
     }
 }
 
-/// Asks for one short text; for the moment when a server first answers.
-///
-/// # Errors
-/// There is no such answer (yet).
+/// Sends one short text; an error means that the server is not ready yet.
 pub(crate) fn ask_once(address: SocketAddr) -> Result<()> {
     let text = texts::text(TextKind::Short, 31, 0);
     Client::open(address)?.embed(&request(&[text]), 1)
@@ -194,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listening_is_an_error() {
+    fn a_refused_connection_is_an_error() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap();
         drop(free);

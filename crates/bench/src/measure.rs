@@ -1,4 +1,4 @@
-//! One round of one competitor: start it, ask all that is asked, see what it used, end it.
+//! One round of one competitor: start, profiles, resource usage, stop.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -19,7 +19,7 @@ use testkit::workspace::Workspace;
 /// Different texts of one job in process; they come again when all were embedded.
 const JOB_TEXTS: u32 = 2048;
 
-/// What is measured, of all that can be.
+/// Selection of a measurement.
 pub(crate) struct Plan<'a> {
     pub(crate) workspace: &'a Workspace,
     pub(crate) seconds: f64,
@@ -144,7 +144,7 @@ impl Plan<'_> {
     fn in_process(&self, python: &Path, library: &str, entry: &mut Entry) -> Result<Round> {
         let jobs: Vec<Job> = (10..)
             .zip(&LIBRARY_PROFILES)
-            .filter(|(_, job)| self.wants(job.beside))
+            .filter(|(_, job)| self.wants(job.compared_with))
             .map(|(series, job)| {
                 Job::new(job.id, job.kind, series, JOB_TEXTS, self.seconds).single(job.single)
             })
@@ -187,7 +187,7 @@ fn outside(before: Option<Usage>, after: Option<Usage>) -> Option<f64> {
     (model > 0.0).then(|| 1.0 - model / (after.cpu_seconds - before.cpu_seconds))
 }
 
-/// What embedgate says of its provider and precision when it listens: `… 384 dimensions · cpu fp32 · ready in …`.
+/// Provider and precision from embedgate's start-up line: `… 384 dimensions · cpu fp32 · ready in …`.
 fn precision(log: &str) -> Option<String> {
     let (_, rest) = log.split_once(" dimensions · ")?;
     rest.split_once(" · ready").map(|(said, _)| said.to_owned())

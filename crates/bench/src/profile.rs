@@ -1,18 +1,18 @@
-//! What is asked of every server, and of every library in process: the rows that the figures belong to.
+//! Profiles: the loads of servers, and the jobs of libraries in process.
 
 use super::texts::TextKind;
 
 /// Inputs of the largest request that OpenAI allows.
 pub(crate) const BULK: usize = 2048;
 
-/// How a server is loaded.
+/// Load of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
     /// Clients that each send a request, wait for its answer, and send the next.
     Clients { clients: usize, texts: usize, kind: TextKind },
-    /// One client with requests of [`BULK`] short texts; another with one short text each, which is measured.
+    /// One client with requests of [`BULK`] short texts; another with one short text per request, which is measured.
     Together,
-    /// As `Clients` with one short text, of so many that were all embedded before the measurement.
+    /// As `Clients` with one short text, from a pool that was embedded before the measurement.
     Again { clients: usize, pool: u32 },
 }
 
@@ -22,10 +22,10 @@ pub(crate) struct Profile {
     /// For the command line and the record.
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
-    /// What it stands for, for the page.
+    /// Description for the page.
     pub(crate) meaning: &'static str,
     pub(crate) load: Load,
-    /// Which of its figures is the one to quote.
+    /// The figure in the table and the chart.
     pub(crate) quote: Quote,
 }
 
@@ -64,7 +64,7 @@ pub(crate) const PROFILES: [Profile; 9] = [
     Profile {
         id: "clients-512",
         title: "1 short text, 512 clients",
-        meaning: "The same with 512 connections: what is left when far more ask than can be served at once.",
+        meaning: "The same with 512 connections: throughput with far more clients than the server can serve at the same time.",
         load: Load::Clients { clients: 512, texts: 1, kind: TextKind::Short },
         quote: Quote::Texts,
     },
@@ -78,7 +78,7 @@ pub(crate) const PROFILES: [Profile; 9] = [
     Profile {
         id: "long",
         title: "16 × 256 tokens, 2 clients",
-        meaning: "Long documents: 2 connections, each with 16 texts that fill the model's window.",
+        meaning: "Long documents: 2 connections, each with 16 texts of the model's maximum length.",
         load: Load::Clients { clients: 2, texts: 16, kind: TextKind::Long },
         quote: Quote::Texts,
     },
@@ -91,32 +91,32 @@ pub(crate) const PROFILES: [Profile; 9] = [
     },
     Profile {
         id: "together",
-        title: "1 short text beside 2,048",
-        meaning: "A search box while somebody else indexes: the latency of one short text, sent by one client \
-                  while another keeps sending requests of 2,048.",
+        title: "1 short text during 2,048",
+        meaning: "A search box during indexing: the latency of one short text, sent by one client \
+                  while another sends requests of 2,048.",
         load: Load::Together,
         quote: Quote::Latency,
     },
     Profile {
         id: "again",
-        title: "the same texts again, 32 clients",
-        meaning: "256 short texts that the server has answered before, over and over: every one is a hit where \
-                  there is a cache.",
+        title: "repeated texts, 32 clients",
+        meaning: "256 short texts that the server has answered before, repeatedly: cache hits on a server \
+                  with a cache.",
         load: Load::Again { clients: 32, pool: 256 },
         quote: Quote::Texts,
     },
 ];
 
-/// What a library in process is asked, by the HTTP profile that it is compared with.
+/// A job of a library in process, and the HTTP profile that it is compared with.
 #[derive(Debug)]
 pub(crate) struct LibraryProfile {
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
     pub(crate) kind: TextKind,
-    /// One text at a time, for its latency; else the library batches as it likes best.
+    /// One text at a time, for its latency; otherwise the fastest batch size.
     pub(crate) single: bool,
-    /// The profile whose figure of a server stands beside it.
-    pub(crate) beside: &'static str,
+    /// The compared profile of servers.
+    pub(crate) compared_with: &'static str,
 }
 
 /// In the order of measuring.
@@ -126,28 +126,28 @@ pub(crate) const LIBRARY_PROFILES: [LibraryProfile; 4] = [
         title: "one short text",
         kind: TextKind::Short,
         single: true,
-        beside: "one",
+        compared_with: "one",
     },
     LibraryProfile {
         id: "short",
         title: "short texts",
         kind: TextKind::Short,
         single: false,
-        beside: "bulk",
+        compared_with: "bulk",
     },
     LibraryProfile {
         id: "mixed",
         title: "mixed texts",
         kind: TextKind::Mixed,
         single: false,
-        beside: "mixed",
+        compared_with: "mixed",
     },
     LibraryProfile {
         id: "long",
         title: "256-token texts",
         kind: TextKind::Long,
         single: false,
-        beside: "long",
+        compared_with: "long",
     },
 ];
 
@@ -156,12 +156,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_differ_and_jobs_stand_beside_profiles() {
+    fn names_differ_and_compared_profiles_exist() {
         for (index, profile) in PROFILES.iter().enumerate() {
             assert!(PROFILES[..index].iter().all(|other| other.id != profile.id), "{}", profile.id);
         }
         for job in &LIBRARY_PROFILES {
-            assert!(PROFILES.iter().any(|profile| profile.id == job.beside), "{}", job.id);
+            assert!(PROFILES.iter().any(|profile| profile.id == job.compared_with), "{}", job.id);
         }
     }
 }

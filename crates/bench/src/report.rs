@@ -1,4 +1,4 @@
-//! The page of the documentation: tables, charts, and what a reader needs to measure it all again.
+//! The page of the documentation: tables, charts, and instructions for repeating the measurement.
 
 use std::fmt::Write as _;
 
@@ -41,7 +41,7 @@ pub(crate) fn tables(results: &Results) -> String {
     text
 }
 
-/// The profiles that any server was measured in.
+/// The profiles with at least one server's figures.
 fn measured_profiles(results: &Results) -> impl Iterator<Item = &'static Profile> {
     let measured = |profile: &&Profile| {
         let servers = results.competitors.iter().filter(|competitor| competitor.name.is_server());
@@ -50,7 +50,7 @@ fn measured_profiles(results: &Results) -> impl Iterator<Item = &'static Profile
     PROFILES.iter().filter(measured).collect::<Vec<_>>().into_iter()
 }
 
-/// The machine as one sentence for each fact.
+/// The table of the machine's properties.
 pub(crate) fn machine(results: &Results) -> String {
     let machine = &results.machine;
     let flags = if machine.flags.is_empty() { "none known".into() } else { machine.flags.join(" ") };
@@ -60,10 +60,10 @@ pub(crate) fn machine(results: &Results) -> String {
         shown(rounds.filter_map(figure).reduce(f64::max))
     };
     format!(
-        "| | |\n|---|---|\n| processor | {} |\n| cores | {} |\n| instruction sets | {flags} |\n\
+        "| | |\n|---|---|\n| CPU | {} |\n| cores | {} |\n| instruction sets | {flags} |\n\
          | memory | {:.0} GB |\n| system | {} |\n| frequency governor | {governor} |\n\
-         | highest load average before a competitor's start, which remembers the competitor before | {} |\n\
-         | most cores busy with something else before a competitor's start | {} |\n| date | {} |\n| commit | {} |\n\
+         | highest load average before a start, which includes the previous competitor | {} |\n\
+         | most cores busy with other processes before a start | {} |\n| date | {} |\n| commit | {} |\n\
          | rounds × seconds of a profile | {} × {} |\n\n",
         machine.processor,
         machine.cores,
@@ -81,15 +81,15 @@ pub(crate) fn machine(results: &Results) -> String {
 fn opening(results: &Results) -> String {
     format!(
         "# Benchmarks\n\n<!-- Written by `cargo xtask bench --write`; do not edit. -->\n\n\
-         all-MiniLM-L6-v2 on one machine, measured in one run: each competitor is started, loaded with the same \
-         texts and\nbodies, and stopped; then the next; then all again. Figures are medians over the rounds. \
+         all-MiniLM-L6-v2 on one machine, measured in one run: each server or library is started, loaded with the \
+         same texts and\nbodies, and stopped; then the next; then all in a further round. Figures are medians over the rounds. \
          Ratios are taken\nround by round. Compare ratios: absolute figures are this machine's.\n\n\
          ```sh\ncargo xtask bench            # measure everything and print it\n\
          cargo xtask bench --write    # and write this page\n```\n\n\
          The first run installs the competitors from the Python package index into `.runtime/bench`, about 12 GB in \
-         all, as\ntorch brings CUDA's libraries. Leave the machine alone meanwhile. `--competitors` and `--profiles` \
-         measure a part,\n`--help` says what else there is. text-embeddings-inference and llama.cpp take part \
-         when `--tei`, `--llama` and\n`--gguf` name them.\n\n## The machine\n\n{}",
+         all, as\ntorch brings CUDA's libraries. The machine must be idle otherwise. `--competitors` and `--profiles` \
+         measure a part,\n`--help` lists further options. text-embeddings-inference and llama.cpp take part \
+         if `--tei`, `--llama` and\n`--gguf` name them.\n\n## The machine\n\n{}",
         machine(results)
     )
 }
@@ -144,7 +144,7 @@ fn ratio_table(results: &Results, text: &mut String) {
         return;
     }
     text.push_str(
-        "How many times as many texts, or how many times as quick, embedgate is:\n\n| embedgate against |",
+        "embedgate's throughput, or its inverse latency, divided by the other's (compare the precisions under Versions):\n\n| embedgate against |",
     );
     for other in &others {
         let _ = write!(text, " {} |", other.name.label());
@@ -161,13 +161,13 @@ fn ratio_table(results: &Results, text: &mut String) {
     }
     text.push('\n');
     let idle = ours.rounds_of("one", |figure| figure.p50);
-    let beside = ours.rounds_of("together", |figure| figure.p50);
+    let with_bulk = ours.rounds_of("together", |figure| figure.p50);
     let slowest = ours.rounds_of("together", |figure| figure.p99);
-    let ratios = (super::stats::ratio(&beside, &idle), super::stats::ratio(&slowest, &idle));
+    let ratios = (super::stats::ratio(&with_bulk, &idle), super::stats::ratio(&slowest, &idle));
     if let (Some(slower), Some(slowest)) = ratios {
         let _ = writeln!(
             text,
-            "Beside a bulk client, embedgate's median is {}× its idle one, its 99th percentile {}×.\n",
+            "With a bulk client at the same time, embedgate's median is {}× its idle one, its 99th percentile {}×.\n",
             shown(Some(slower)),
             shown(Some(slowest))
         );
@@ -180,7 +180,7 @@ fn ratio_table(results: &Results, text: &mut String) {
     if !shares.is_empty() {
         let _ = writeln!(
             text,
-            "Of embedgate's processor time, this went outside the model (HTTP, parsing, tokenizing, queueing, \
+            "Share of embedgate's CPU time outside the model (HTTP, parsing, tokenizing, queueing, \
              formatting): {}.\n",
             shares.join(", ")
         );
@@ -208,7 +208,7 @@ fn in_process_table(results: &Results, text: &mut String) {
         let where_ = if competitor.name.is_server() { ", over HTTP" } else { "" };
         let _ = write!(text, "| {}{note}{where_} |", competitor.name.label());
         for job in &LIBRARY_PROFILES {
-            let id = if competitor.name.is_server() { job.beside } else { job.id };
+            let id = if competitor.name.is_server() { job.compared_with } else { job.id };
             let median = |figure: &dyn Fn(&Figure) -> Option<f64>| competitor.median_of(id, figure);
             let cell = match median(&|figure| Some(figure.texts_per_second)) {
                 None => if competitor.failure(id).is_some() { "not run" } else { "–" }.to_owned(),
@@ -247,7 +247,7 @@ fn cost_table(results: &Results, text: &mut String) {
     }
     let _ = writeln!(
         text,
-        "\nEach needs a copy of the model besides: {} MB.\n",
+        "\nEach also needs a copy of the model: {} MB.\n",
         shown(Some(results.model_megabytes))
     );
 }
@@ -284,14 +284,14 @@ fn failures(results: &Results, text: &mut String) {
     }
 }
 
-/// A reason without line ends and bars, which would break a table or list, and not longer than a line or two.
+/// A reason without line ends and bars, which would break a table or list, at most 240 characters.
 fn one_line(reason: &str) -> String {
     let words: Vec<&str> = reason.split_whitespace().collect();
     words.join(" ").replace('|', "/").chars().take(240).collect()
 }
 
 fn closing(results: &Results) -> String {
-    let mut text = String::from("## What each profile means\n\n");
+    let mut text = String::from("## Profiles\n\n");
     for profile in &PROFILES {
         let _ = writeln!(
             text,
@@ -358,7 +358,7 @@ mod tests {
     fn tables_show_medians_ratios_and_what_did_not_run() {
         let text = tables(&results());
         for line in [
-            "| over HTTP | embedgate | infinity | text-embeddings-inference |",
+            "| over HTTP | embedgate | infinity (optimum) | text-embeddings-inference |",
             "| 1 short text, 1 client, p50 / p99, ms | 2.25 / 4.50 | 22.5 / 45.0 | not run |",
             "| 1 short text, 32 clients, texts/s | 2,500 | 250 | not run |",
             "| 16 × 256 tokens, 2 clients, texts/s | – | failed | not run |",
@@ -366,7 +366,7 @@ mod tests {
             "| 16 × 256 tokens, 2 clients | – |",
             "| OpenVINO, bf16 | 3.00 | 700 (9,800) | – | – |",
             "* text-embeddings-inference: not run: no binary was named with --tei",
-            "* infinity, long: failed: status 500: a / b c",
+            "* infinity (optimum), long: failed: status 500: a / b c",
             "* Rounds differ by up to 40 % ((largest − smallest) / median):",
         ] {
             assert!(text.contains(line), "{line}\n{text}");

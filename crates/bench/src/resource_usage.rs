@@ -1,4 +1,4 @@
-//! What a process costs: memory and processor time of it and its children, and its files on disk.
+//! Memory and CPU time of a process and its children, and sizes on disk.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -10,22 +10,22 @@ const MEGABYTE: f64 = 1e6;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
     pub(crate) resident_megabytes: f64,
-    /// The most that was ever resident, each process's own peak added up.
+    /// Sum of each process's peak.
     pub(crate) peak_megabytes: f64,
     pub(crate) cpu_seconds: f64,
-    /// Of these, what the threads took that compute vectors in embedgate; none in another server.
+    /// Part of the threads that compute vectors in embedgate; 0 in another server.
     pub(crate) model_seconds: f64,
 }
 
-/// What embedgate calls the threads that compute vectors.
+/// Names of embedgate's threads that compute vectors.
 const MODEL_THREADS: [&str; 2] = ["worker", "helper"];
 
-/// Reads `/proc`; `None` where there is none, or when the process is gone.
+/// Reads `/proc`; `None` without `/proc` or process.
 pub(crate) fn of(process: u32) -> Option<Usage> {
     let mut parents = BTreeMap::new();
     for entry in fs::read_dir("/proc").ok()?.filter_map(Result::ok) {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // A process may end while we look.
+        // A process may end at any time.
         if let Some(stat) = fs::read_to_string(entry.path().join("stat")).ok().as_deref().and_then(stat) {
             parents.insert(id, stat);
         }
@@ -53,7 +53,7 @@ fn model_seconds(id: u32) -> f64 {
 #[derive(Debug, PartialEq)]
 struct Stat {
     parent: u32,
-    /// In user and kernel mode, with children that have ended and were waited for.
+    /// In user and kernel mode, with reaped children.
     ticks: f64,
     is_model: bool,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// Adds what lies at `path`; links are not followed, what is missing counts nothing.
+    /// Adds a file or folder; links are not followed, a missing path counts 0.
     pub(crate) fn add(&mut self, path: &Path) {
         let Ok(found) = path.symlink_metadata() else { return };
         if found.is_dir() {
@@ -99,7 +99,7 @@ impl Size {
     }
 }
 
-/// Whether a file is there for NVIDIA's processors only, as its path tells.
+/// Returns true if a file's path shows that only NVIDIA's GPUs need it.
 fn is_cuda(path: &Path) -> bool {
     path.iter().any(|part| {
         let part = part.to_string_lossy();

@@ -25,12 +25,12 @@ pub(crate) struct Results {
     pub(crate) competitors: Vec<Entry>,
 }
 
-/// A competitor's figures, or why there are none.
+/// A competitor's figures, or the reason why there are none.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Entry {
     pub(crate) name: Name,
     pub(crate) versions: String,
-    /// What a library says of its precision.
+    /// Precision, in the competitor's own words.
     pub(crate) note: String,
     pub(crate) not_run: Option<String>,
     /// Megabytes on disk without the model, and those of CUDA among them.
@@ -38,12 +38,12 @@ pub(crate) struct Entry {
     pub(crate) rounds: Vec<Round>,
 }
 
-/// One start of a competitor, and what it did then.
+/// One start of a competitor, and its figures.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Round {
     /// The machine's load average before the start.
     pub(crate) load: Option<f64>,
-    /// Cores that others kept busy before the start.
+    /// Cores that other processes kept busy before the start.
     pub(crate) busy_cores: Option<f64>,
     pub(crate) cold_milliseconds: Option<f64>,
     /// Resident memory after the first answer, after the last, and the most in between.
@@ -54,7 +54,7 @@ pub(crate) struct Round {
     pub(crate) figures: BTreeMap<String, Outcome>,
 }
 
-/// What came of one profile.
+/// Result of one profile.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
@@ -73,7 +73,7 @@ pub(crate) struct Figure {
     pub(crate) p99: Option<f64>,
     /// Processor seconds of the competitor for a million tokens.
     pub(crate) cpu_per_million: Option<f64>,
-    /// Share of embedgate's processor time that its model's threads did not take.
+    /// Share of embedgate's CPU time outside its model threads.
     #[serde(default)]
     pub(crate) outside: Option<f64>,
 }
@@ -135,7 +135,7 @@ impl Entry {
         some_median(self.rounds.iter().map(figure).collect())
     }
 
-    /// Why `profile` has no figure.
+    /// Reason why `profile` has no figure.
     pub(crate) fn failure(&self, profile: &str) -> Option<&str> {
         self.not_run.as_deref().or_else(|| {
             self.rounds.iter().find_map(|round| match round.figures.get(profile) {
@@ -145,7 +145,7 @@ impl Entry {
         })
     }
 
-    /// How many times better `self` is than `other` in `profile`, round by round.
+    /// Median over the rounds of the ratio by which `self` is better than `other` in `profile`.
     pub(crate) fn better_than(&self, other: &Self, profile: &str, quote: Quote) -> Option<f64> {
         let ours = self.rounds_of(profile, |figure| figure.quoted(quote));
         let theirs = other.rounds_of(profile, |figure| figure.quoted(quote));

@@ -1,4 +1,4 @@
-//! A server under measurement: started in a process group of its own, its output kept in a file, ended whole.
+//! A server under measurement: started in a process group of its own, with its output in a file.
 
 use std::{
     fs::{self, File},
@@ -17,10 +17,10 @@ use super::{
 };
 use testkit::process;
 
-/// How long a server may take to its first answer: torch on a busy machine with a cold disk is slow.
-const START: Duration = Duration::from_secs(180);
-/// How long it may take to end when asked.
-const STOP: Duration = Duration::from_secs(15);
+/// Limit of the first answer: torch with a cold disk is slow.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
+/// Limit of the end after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A server that has answered.
 pub(crate) struct Running {
@@ -31,25 +31,22 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts what `command` makes of a free port, and waits for its first answer to a text.
-    ///
-    /// # Errors
-    /// It ends or does not answer in time; the message carries the end of its output.
+    /// Starts `command` for a free port, and waits for its first answer. An error carries the end of its output.
     pub(crate) fn start(command: impl FnOnce(u16) -> Command, log: &Path) -> Result<Self> {
-        // The servers cannot all choose a port themselves and say which.
+        // Not all servers can choose a free port and report it.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut command = command(port);
         let started = Instant::now();
         let child = spawn(&mut command, log)?;
         let mut running = Self { group: Group(child), address, cold: Duration::ZERO };
-        // Until it listens, connecting fails at once; until it is ready, it may answer with 503.
+        // Before it listens, connecting fails; before it is ready, it may answer with 503.
         while let Err(error) = load::ask_once(address) {
             if let Some(status) = running.group.0.try_wait().context("cannot wait for the server")? {
                 bail!("ended with {status}: {}", end_of(log));
             }
-            if started.elapsed() > START {
-                bail!("no answer within {} s ({error:#}): {}", START.as_secs(), end_of(log));
+            if started.elapsed() > START_TIMEOUT {
+                bail!("no answer within {} s ({error:#}): {}", START_TIMEOUT.as_secs(), end_of(log));
             }
             thread::sleep(Duration::from_millis(2));
         }
@@ -57,20 +54,20 @@ impl Running {
         Ok(running)
     }
 
-    /// What it uses by now.
+    /// Its resource usage so far.
     pub(crate) fn usage(&self) -> Option<Usage> {
         resource_usage::of(self.group.0.id())
     }
 
-    /// Ends it, by asking first.
+    /// Ends it, by SIGTERM first.
     pub(crate) fn stop(mut self) {
         if signal(&self.group.0, "TERM").is_ok() {
             let asked = Instant::now();
-            while asked.elapsed() < STOP && !self.has_ended() {
+            while asked.elapsed() < STOP_TIMEOUT && !self.has_ended() {
                 thread::sleep(Duration::from_millis(20));
             }
         }
-        // The rest is the group's `drop`.
+        // Dropping the group kills the rest.
     }
 
     fn has_ended(&mut self) -> bool {
@@ -78,12 +75,12 @@ impl Running {
     }
 }
 
-/// A process that is ended with its group when this goes out of scope, however the measurement ended.
+/// A process group that is killed when dropped.
 pub(crate) struct Group(pub(crate) Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Ending what has ended is no harm.
+        // Killing an ended process is harmless.
         let _ = signal(&self.0, "KILL");
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -105,7 +102,7 @@ pub(crate) fn create(log: &Path) -> Result<File> {
     File::create(log).with_context(|| format!("cannot create {}", log.display()))
 }
 
-/// Where a competitor's output is kept, by its name.
+/// Path of a competitor's log, by its name.
 pub(crate) fn log_of(runtime: &Path, name: &str) -> PathBuf {
     runtime.join("bench/logs").join(format!("{name}.log"))
 }
@@ -113,7 +110,7 @@ pub(crate) fn log_of(runtime: &Path, name: &str) -> PathBuf {
 /// The last line of a log that is not blank.
 pub(crate) fn end_of(log: &Path) -> String {
     let said = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it said nothing").to_owned()
+    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no output").to_owned()
 }
 
 #[cfg(unix)]
@@ -140,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_ends_says_why() {
+    fn a_server_that_ends_early_reports_its_last_line() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("logs/x.log");
         let start = |_port| {
@@ -153,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_ended_as_a_whole() {
+    fn a_group_is_killed_with_all_children() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 60 & sleep 60; true"]).stdin(Stdio::null()).stdout(writer);
@@ -161,7 +158,7 @@ mod tests {
         drop(command);
         signal(&group.0, "0").unwrap();
         drop(group);
-        // The end comes when nobody holds the other side any more: neither the shell nor the sleepers.
+        // The end is read when all writers are gone: the shell and its children.
         assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn ratio(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<f64>
     (!ratios.is_empty()).then(|| median(&ratios))
 }
 
-/// How far apart the rounds are: (largest − smallest) / median. 0 of fewer than two values.
+/// Relative spread of the rounds: (largest − smallest) / median; 0 for fewer than two values.
 pub(crate) fn spread(values: &[f64]) -> f64 {
     if values.len() < 2 {
         return 0.0;

@@ -1,4 +1,4 @@
-//! The machine's state: what a reader must know before comparing the figures with any others.
+//! Properties of the machine that affect the figures.
 
 use std::{
     fs,
@@ -11,22 +11,22 @@ use serde::{Deserialize, Serialize};
 
 use testkit::{process::capture, workspace::Workspace};
 
-/// Instruction sets that decide how fast a model runs on a processor, as `/proc/cpuinfo` names them.
+/// Instruction sets that determine a model's speed, in the names of `/proc/cpuinfo`.
 const FLAGS: [&str; 8] =
     ["avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"];
 
-/// What the figures were measured on.
+/// The machine of the figures.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Machine {
     pub(crate) date: String,
     pub(crate) processor: String,
-    /// Those that this process may use.
+    /// Cores that this process may use.
     pub(crate) cores: usize,
     pub(crate) flags: Vec<String>,
     pub(crate) memory_gigabytes: f64,
     /// Kernel and its release.
     pub(crate) system: String,
-    /// How the clock follows the load, where the kernel says so.
+    /// Frequency governor, if the kernel reports it.
     pub(crate) governor: Option<String>,
     pub(crate) commit: String,
 }
@@ -65,9 +65,9 @@ pub(crate) fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
-/// How many cores others keep busy: processor time over one second in which nothing of ours runs, in seconds.
+/// Cores that other processes keep busy, measured over one idle second of this program.
 ///
-/// The load average cannot say it, as it remembers the competitor before. `None` where there is no `/proc/stat`.
+/// The load average still includes the previous competitor. `None` without `/proc/stat`.
 pub(crate) fn busy_cores() -> Option<f64> {
     let ticks = || busy_ticks(&fs::read_to_string("/proc/stat").ok()?);
     let (before, started) = (ticks()?, Instant::now());
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_and_waiting_are_not_busy() {
+    fn idle_and_iowait_are_not_busy() {
         assert_eq!(busy_ticks("cpu  1 2 3 1000 5000 4 5 6 0 0\ncpu0 9 9\n"), Some(21.0));
         assert_eq!(busy_ticks("cpu 1 2"), None);
     }

@@ -1,4 +1,4 @@
-//! The benchmark's texts: made by rule, so that every run and every competitor reads the same, and none comes twice.
+//! The benchmark's texts: generated, so that every run and every competitor reads the same texts, and none is repeated.
 //!
 //! Each word of the list is one token of the model's vocabulary, so a text's tokens are known without a
 //! tokenizer, whatever a server counts. Numbers of words follow a seeded generator; the first three words spell
@@ -18,20 +18,20 @@ const WORD_BITS: u32 = 9;
 /// Bits of an index within its series.
 const INDEX_BITS: u32 = 22;
 
-/// How long texts are.
+/// Distribution of the texts' lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextKind {
     /// 12 to 16 tokens, 14 on average: a sentence.
     Short,
     /// Log-normal (median 37 tokens, mean about 51), cut to 6 to 250 tokens: what a chat or a search index sends.
     Mixed,
-    /// 256 tokens: the model's whole window.
+    /// 256 tokens: the model's maximum.
     Long,
-    /// So many tokens exactly; at least 5.
+    /// Exactly this many tokens; at least 5.
     Exactly(usize),
 }
 
-/// A text and how many tokens the model reads in it.
+/// A text and its number of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// The words.
@@ -52,7 +52,7 @@ pub fn text(kind: TextKind, series: u32, index: u32) -> Text {
     };
     let words = &*WORDS;
     let bits = WORD_BITS * 3;
-    // An odd factor permutes the indices, so that neighbours do not begin alike.
+    // An odd factor permutes the indices, so that consecutive texts start with different words.
     let spelt = id.wrapping_mul(0x9e37_79b1) & ((1 << bits) - 1);
     let mut text = String::with_capacity(tokens * 7);
     for place in 0..tokens.saturating_sub(SPECIAL) {
@@ -68,10 +68,7 @@ pub fn text(kind: TextKind, series: u32, index: u32) -> Text {
     Text { text, tokens }
 }
 
-/// Says whether each word is one token of `tokenizer` (`tokenizer.json`), without which the counts would be wrong.
-///
-/// # Errors
-/// A word is not in its vocabulary, or it has none.
+/// Checks that each word is one token of `tokenizer` (`tokenizer.json`); otherwise the counts would be wrong.
 pub(crate) fn check(tokenizer: &[u8]) -> Result<()> {
     let tokenizer: serde_json::Value = serde_json::from_slice(tokenizer).context("no JSON")?;
     let known = tokenizer["model"]["vocab"].as_object().context("no vocabulary")?;
@@ -150,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_distributed_as_promised() {
+    fn lengths_have_the_documented_distributions() {
         let lengths = |kind| (0..20_000).map(|n| text(kind, 0, n).tokens as f64).collect::<Vec<_>>();
         let mean = |lengths: &[f64]| lengths.iter().sum::<f64>() / lengths.len() as f64;
         let short = lengths(TextKind::Short);

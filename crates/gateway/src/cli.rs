@@ -1,22 +1,19 @@
-//! The command line: what can be asked of the program, and its help.
+//! The command line: commands, flags and their help.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use clap::builder::StyledStr;
+use clap::builder::{OsStringValueParser, StyledStr};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use inference::Provider;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{self, Flags, IsaCap, PrecisionWish, Settings, Shown, Source};
+use crate::config::{self, CliArgs, Report, Setting};
 
 const EXAMPLES: &str = "\
 Examples:
   embedgate                                   serve all-MiniLM-L6-v2 on http://127.0.0.1:8080
-  embedgate serve --listen 0.0.0.0:80         serve everyone; set EMBEDGATE_API_KEYS first
-  embedgate check-config                      show every setting and where it comes from
+  embedgate serve --listen 0.0.0.0:80         serve other machines; set EMBEDGATE_API_KEYS first
+  embedgate check-config                      show every setting and its source
   embedgate model import models/my-model      prepare a sentence-transformers folder
 
 Then, with any OpenAI client:
@@ -29,11 +26,11 @@ Examples:
   embedgate serve --provider cuda --log-format json
   EMBEDGATE_API_KEYS=alice=sk-1,bob=sk-2 embedgate serve --listen 0.0.0.0:8080
 
-A setting is taken from its flag, else from its variable, else from the settings file, else its
-default holds. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that are let in,
-as name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's
-library, as elsewhere. --model, --alias, --cors-origins and --matryoshka-dimensions may be repeated.
-TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
+A setting is taken from its flag, else from its variable, else from the settings file, else it has its
+default. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that are accepted, as
+name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's library, as
+it does for other programs. --model, --alias, --cors-origins and --matryoshka-dimensions may be repeated.
+DURATION is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
 
 /// Serves text embeddings over OpenAI's API.
 ///
@@ -48,47 +45,36 @@ TIME is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB
 )]
 struct Cli {
     #[command(subcommand)]
-    action: Action,
+    request: Request,
 }
 
-/// What the program is asked to do.
-#[derive(Clone, Debug)]
+/// A command. The flags that are settings come separately, as [`CliArgs`].
+#[derive(Clone, Debug, Subcommand)]
 pub enum Request {
-    /// Serve until a signal.
-    Serve(Flags),
-    /// Show the resolved settings.
-    CheckConfig(Flags),
-    /// Ask a running server whether it is ready.
-    Health(Flags),
-    /// Work on model folders.
-    Model(ModelAction),
-}
-
-#[derive(Debug, Subcommand)]
-enum Action {
     /// Serve embeddings over HTTP (the default)
     #[command(after_help = SERVE_NOTES)]
-    Serve(Settings),
+    Serve,
     /// Show every setting with its source, or what is wrong with them
     ///
     /// Takes the flags of `serve`. The output is a settings file; API keys are counted, not shown.
-    CheckConfig(Settings),
+    CheckConfig,
     /// Ask a running server whether it is ready, for containers
     ///
-    /// Takes the flags of `serve` and asks /readyz where they say that it listens. Exit code 0 when it is ready,
-    /// 1 when it is loading, draining or not there.
-    Health(Settings),
+    /// Takes the flags of `serve` and sends GET /readyz to the address that they say. Exit code 0 when the server is
+    /// ready, 1 when it is loading, draining or unreachable.
+    Health,
     /// Import, list or verify model folders
     Model {
+        /// The command
         #[command(subcommand)]
         action: ModelAction,
     },
 }
 
-/// What to do with model folders.
+/// A command on model folders.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ModelAction {
-    /// Write the ONNX graph of a model folder beside its weights
+    /// Write the ONNX graph of a model folder next to its weights
     ///
     /// Reads a sentence-transformers folder, or inspects a ready-made ONNX file in it. Does nothing when the
     /// graph is up to date. `serve` does the same at start-up.
@@ -96,10 +82,6 @@ pub enum ModelAction {
         /// The model's folder
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-
-        /// The ready-made ONNX graph to inspect, relative to the folder
-        #[arg(long, env = "EMBEDGATE_ONNX_FILE", value_name = "FILE")]
-        onnx_file: Option<PathBuf>,
     },
     /// List the models of a folder and whether they can be served
     List {
@@ -107,63 +89,37 @@ pub enum ModelAction {
         #[arg(value_name = "DIR", default_value = "models")]
         folder: PathBuf,
     },
-    /// Compare a model's vectors on this machine with its manifest's
+    /// Compare a model's vectors on this machine with the golden vectors of its manifest
     ///
     /// Prints each text's tokens and cosine. Exit code 1 when one of them is wrong.
-    Verify(VerifyArgs),
+    Verify {
+        /// The model's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Measure how fast this machine computes a model
     ///
     /// The model alone: no server, no tokenizer, no cache. Close what else is running first.
-    Bench(BenchArgs),
+    Bench {
+        /// The model's folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+
+        /// Seconds for each measurement
+        #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = parse_seconds)]
+        seconds: f64,
+
+        /// A JSON object a line, for programs
+        #[arg(long)]
+        json: bool,
+    },
 }
 
-/// What to verify, and on what.
-#[derive(Args, Clone, Debug)]
-pub struct VerifyArgs {
-    /// The model's folder
-    #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
+/// Keys of the settings that `model verify` and `model bench` have flags for.
+const OF_ONE_MODEL: [&str; 6] = ["onnxruntime_path", "provider", "precision", "isa", "onnx_file", "threads"];
 
-    /// What runs it: `cpu`, `openvino`, `cuda` or `cuda:1`
-    #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
-    pub provider: Option<Provider>,
-
-    /// What it is computed in: `auto`, `fp32` or `bf16`
-    #[arg(long, env = "EMBEDGATE_PRECISION", value_name = "PRECISION", hide_possible_values = true)]
-    pub precision: Option<PrecisionWish>,
-
-    /// Up to which instructions: `auto`, `amx`, `avx512`, `avx2`, `neon`; `none` for ONNX Runtime
-    #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA")]
-    pub isa: Option<IsaCap>,
-
-    /// The ONNX graph to compute it with, relative to the folder
-    #[arg(long, env = "EMBEDGATE_ONNX_FILE", value_name = "FILE")]
-    pub onnx_file: Option<PathBuf>,
-
-    /// Threads; 0 for one a processor
-    #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
-
-    /// ONNX Runtime's shared library
-    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME_PATH", value_name = "FILE")]
-    pub onnxruntime_path: Option<PathBuf>,
-}
-
-/// What to measure, on what, and for how long.
-#[derive(Args, Clone, Debug)]
-pub struct BenchArgs {
-    /// What runs, and on what
-    #[command(flatten)]
-    pub on: VerifyArgs,
-
-    /// Seconds for each measurement
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = parse_seconds)]
-    pub seconds: f64,
-
-    /// A JSON object a line, for programs
-    #[arg(long)]
-    pub json: bool,
-}
+/// Keys of the settings that `model import` has flags for.
+const OF_IMPORT: [&str; 1] = ["onnx_file"];
 
 /// Reads a positive number of seconds, at most an hour.
 fn parse_seconds(text: &str) -> Result<f64, String> {
@@ -174,8 +130,8 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 /// Reads the command line, the program's name first. Without a command it is that of `serve`.
 ///
 /// # Errors
-/// What clap says: a usage error, or the help or version that was asked for.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, clap::Error> {
+/// clap's usage error, or the help or version that was asked for.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Request, CliArgs), clap::Error> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let about_program = ["-h", "--help", "-V", "--version"];
     let serve_implied = arguments.get(1).is_none_or(|first| {
@@ -185,25 +141,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Request, c
         arguments.insert(arguments.len().min(1), "serve".into());
     }
     let matches = command().try_get_matches_from(arguments).map_err(with_tip)?;
-    let cli = Cli::from_arg_matches(&matches)?;
-    let flags = |settings| Flags { settings, from_environment: from_environment(&matches) };
-    Ok(match cli.action {
-        Action::Serve(settings) => Request::Serve(flags(settings)),
-        Action::CheckConfig(settings) => Request::CheckConfig(flags(settings)),
-        Action::Health(settings) => Request::Health(flags(settings)),
-        Action::Model { action } => Request::Model(action),
-    })
+    Ok((Cli::from_arg_matches(&matches)?.request, flags(&matches)))
 }
 
 /// Adds a tip to the error about a flag that was renamed, or that only other servers have.
 fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
     let name = flag.trim_start_matches('-');
-    let tip = if let Some(new_name) = config::renamed_flag(&name.replace('-', "_")) {
-        Some(format!("--{name} is now called --{}", new_name.replace('_', "-")))
-    } else {
-        config::known_elsewhere(name)
-            .map(|known| format!("--{known} takes address and port in one, such as --{known} 127.0.0.1:8080"))
+    let renamed = config::renamed_flag(&name.replace('-', "_"), config::settings());
+    let renamed = renamed.and_then(Setting::flag_name);
+    let tip = match (renamed, config::known_elsewhere(name)) {
+        (Some(new), _) => Some(format!("--{name} is now called --{new}")),
+        (None, Some(known)) => {
+            Some(format!("--{known} takes address and port in one, such as --{known} 127.0.0.1:8080"))
+        }
+        (None, None) => None,
     };
     if let Some(tip) = tip.filter(|_| error.kind() == ErrorKind::UnknownArgument) {
         error.remove(ContextKind::SuggestedArg);
@@ -212,40 +164,60 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// The whole command line, with the default of each setting in its help.
+/// Returns the whole command line, with a flag for each setting.
 pub fn command() -> Command {
-    let defaults = defaults();
-    let with_defaults = |command: Command| {
-        // A variable's name belongs into the help, not what it holds just now.
-        let command = command.mut_args(|arg| arg.hide_env_values(true));
-        defaults.iter().fold(command, |command, (arg, default)| {
-            command.mut_arg(arg, |arg| {
-                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                arg.help(format!("{help} [default: {default}]"))
+    let defaults = config::defaults(1).report;
+    let flags = |keys: &[&str]| {
+        let settings = config::settings().into_iter();
+        let wanted = settings.filter(|setting| keys.is_empty() || keys.contains(&setting.key));
+        wanted.filter_map(|setting| flag(setting, &defaults)).collect::<Vec<_>>()
+    };
+    let cli = ["serve", "check-config", "health"]
+        .into_iter()
+        .fold(Cli::command(), |cli, name| cli.mut_subcommand(name, |command| command.args(flags(&[]))));
+    cli.mut_subcommand("model", |model| {
+        [("import", &OF_IMPORT[..]), ("verify", &OF_ONE_MODEL), ("bench", &OF_ONE_MODEL)]
+            .into_iter()
+            .fold(model, |model, (name, keys)| {
+                model.mut_subcommand(name, |command| command.args(flags(keys)))
             })
-        })
-    };
-    let taking_settings = ["serve", "check-config", "health"];
-    taking_settings.into_iter().fold(Cli::command(), |cli, name| cli.mut_subcommand(name, with_defaults))
+    })
 }
 
-/// The default of each setting that has one, by clap's id, as a flag would be written.
-fn defaults() -> Vec<(&'static str, String)> {
-    let defaults =
-        config::defaults().settings.into_iter().filter(|setting| setting.source == Source::Default);
-    let defaults = defaults.filter_map(|setting| match (setting.arg, setting.value) {
-        (Some(arg), Shown::Toml(value)) if value != "[]" => Some((arg, value.trim_matches('"').to_owned())),
-        _ => None,
+/// Returns the flag of a setting; its help names default and variable.
+fn flag(setting: &Setting, defaults: &Report) -> Option<Arg> {
+    let name = setting.flag_name()?;
+    let mut help = setting.help();
+    if let Some(default) = defaults.default_of(setting).filter(|default| *default != "[]") {
+        help.push_str(&format!(" [default: {}]", default.trim_matches('"')));
+    }
+    if let Some(variable) = setting.variable_name() {
+        help.push_str(&format!(" [env: {variable}]"));
+    }
+    let arg = Arg::new(name.clone())
+        .long(name)
+        .help(help)
+        .help_heading(setting.heading)
+        .value_name(setting.placeholder)
+        .value_parser(OsStringValueParser::new())
+        .action(if setting.is_list { ArgAction::Append } else { ArgAction::Set })
+        .hide_short_help(setting.is_advanced);
+    Some(if setting.is_switch {
+        arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+    } else {
+        arg
+    })
+}
+
+/// Returns the flags that are settings; the texts of a repeated one are joined by commas.
+fn flags(mut matches: &ArgMatches) -> CliArgs {
+    while let Some((_, of_subcommand)) = matches.subcommand() {
+        matches = of_subcommand;
+    }
+    let names = config::settings().into_iter().filter_map(Setting::flag_name);
+    let given = names.filter_map(|name| {
+        let texts: Vec<_> = matches.try_get_many::<OsString>(&name).ok()??.map(OsString::as_os_str).collect();
+        Some((name, texts.join(OsStr::new(","))))
     });
-    defaults.collect()
-}
-
-/// clap's ids of the flags whose values came from variables.
-fn from_environment(matches: &ArgMatches) -> BTreeSet<String> {
-    let Some((_, matches)) = matches.subcommand() else { return BTreeSet::new() };
-    let ids = matches.ids().map(clap::Id::as_str);
-    let from_variable = |id: &&str| {
-        matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::EnvVariable)
-    };
-    ids.filter(from_variable).map(str::to_owned).collect()
+    CliArgs { flags: given.collect() }
 }

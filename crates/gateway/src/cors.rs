@@ -35,7 +35,7 @@ pub(crate) async fn cors_middleware(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<EitherBody<impl MessageBody>>, Error> {
-    if origins.none() {
+    if origins.is_empty() {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     let allowed = request.headers().get(header::ORIGIN).and_then(|origin| allowed(&origins, origin));
@@ -72,7 +72,7 @@ pub(crate) async fn cors_middleware(
 
 /// Value of `access-control-allow-origin` for a page of `origin`, if it may read responses.
 fn allowed(origins: &Origins, origin: &HeaderValue) -> Option<HeaderValue> {
-    if origins.any() {
+    if origins.is_any() {
         return Some(HeaderValue::from_static("*"));
     }
     origin.to_str().is_ok_and(|origin| origins.contains(origin)).then(|| origin.clone())

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use futures_util::StreamExt;
 use gateway::cli::{self, Request};
-use gateway::config::{Config, ConfigError, Flags, Resolved, Surroundings};
+use gateway::config::{CliArgs, Config, ConfigError, ProcessEnv, Resolved};
 use gateway::health;
 use gateway::model_command::{self, Verdict};
 use gateway::signals::stop_requests;
@@ -18,57 +18,57 @@ use gateway::{Listeners, spawn_detached};
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let request = match cli::parse(std::env::args_os()) {
-        Ok(request) => request,
+    let (request, args) = match cli::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version go to standard output with code 0, mistakes to standard error with code 2. If
-            // neither can be written, there is nowhere left to say so.
+            // neither can be written, no other place is left to report it.
             let _ = error.print();
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    match carry_out(request) {
+    match execute(request, args) {
         Ok(code) => code,
         Err(error) => {
             report(&*error);
-            let usage = error.is::<ConfigError>()
+            let is_usage = error.is::<ConfigError>()
                 || matches!(error.downcast_ref(), Some(model_command::CommandError::Config(_)));
-            if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+            if is_usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
 }
 
-fn carry_out(request: Request) -> Result<ExitCode, Box<dyn Error>> {
-    let surroundings = Surroundings::of_this_process()?;
+fn execute(request: Request, args: CliArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let env = ProcessEnv::of_this_process()?;
     match request {
-        Request::Serve(flags) => serve(flags, surroundings),
-        Request::CheckConfig(flags) => {
-            let Resolved { report, warnings, .. } = Config::resolve(&flags, &surroundings)?;
+        Request::Serve => serve(args, env),
+        Request::CheckConfig => {
+            let Resolved { report, warnings, .. } = Config::resolve(&args, &env)?;
             for warning in warnings {
                 writeln!(io::stderr(), "warning: {warning}")?;
             }
-            write!(Output, "{report}")?;
+            write!(Stdout, "{report}")?;
             Ok(ExitCode::SUCCESS)
         }
-        Request::Health(flags) => {
-            let Resolved { config, .. } = Config::resolve(&flags, &surroundings)?;
+        Request::Health => {
+            let Resolved { config, .. } = Config::resolve(&args, &env)?;
             health::check(&config)?;
-            writeln!(Output, "ready")?;
+            writeln!(Stdout, "ready")?;
             Ok(ExitCode::SUCCESS)
         }
-        Request::Model(action) => match model_command::run(&action, &surroundings, &mut Output)? {
+        Request::Model { action } => match model_command::run(&action, &args, &env, &mut Stdout)? {
             Verdict::Pass => Ok(ExitCode::SUCCESS),
             Verdict::Fail => Ok(ExitCode::FAILURE),
         },
     }
 }
 
-fn serve(flags: Flags, surroundings: Surroundings) -> Result<ExitCode, Box<dyn Error>> {
+fn serve(args: CliArgs, env: ProcessEnv) -> Result<ExitCode, Box<dyn Error>> {
     actix_web::rt::System::new().block_on(async {
         // Before any file is read: a file may be on a volume that does not answer, and the process 1 of a container
         // ignores signals that it does not catch.
         let mut stop = stop_requests()?;
-        let prepared = spawn_detached("settings", move || prepare(&flags, &surroundings))?;
+        let prepared = spawn_detached("settings", move || prepare(&args, &env))?;
         let prepared = tokio::select! {
             prepared = prepared => prepared.map_err(|_| "reading the settings panicked")?,
             _ = stop.next() => {
@@ -92,11 +92,8 @@ fn serve(flags: Flags, surroundings: Surroundings) -> Result<ExitCode, Box<dyn E
 }
 
 /// Reads the settings, starts the log and binds the listeners.
-fn prepare(
-    flags: &Flags,
-    surroundings: &Surroundings,
-) -> Result<(Config, Listeners), Box<dyn Error + Send + Sync>> {
-    let Resolved { config, warnings, .. } = Config::resolve(flags, surroundings)?;
+fn prepare(args: &CliArgs, env: &ProcessEnv) -> Result<(Config, Listeners), Box<dyn Error + Send + Sync>> {
+    let Resolved { config, warnings, .. } = Config::resolve(args, env)?;
     telemetry::init(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -110,28 +107,28 @@ fn prepare(
     Ok((config, Listeners { main, ops }))
 }
 
-/// Standard output, until its reader has seen enough (`| head -1`): the rest is nobody's, and no error.
-struct Output;
+/// Standard output. A reader that closes it early (`| head -1`) is no error.
+struct Stdout;
 
-impl Write for Output {
+impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        unless_closed(io::stdout().write(bytes), bytes.len())
+        ignore_broken_pipe(io::stdout().write(bytes), bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        unless_closed(io::stdout().flush(), ())
+        ignore_broken_pipe(io::stdout().flush(), ())
     }
 }
 
-/// `written`, or `all` where nobody reads any more.
-fn unless_closed<T>(written: io::Result<T>, all: T) -> io::Result<T> {
+/// Returns the result `written`, or `all` if the pipe was closed.
+fn ignore_broken_pipe<T>(written: io::Result<T>, all: T) -> io::Result<T> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(all),
         written => written,
     }
 }
 
-/// Prints an error and everything beneath it.
+/// Prints an error and its causes.
 fn report(error: &dyn Error) {
     let mut text = format!("error: {error}");
     let mut cause = error.source();
@@ -139,6 +136,6 @@ fn report(error: &dyn Error) {
         text.push_str(&format!("\n  because: {error}"));
         cause = error.source();
     }
-    // When standard error is gone, there is nowhere left to say so.
+    // Without standard error, no other place is left to report it.
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -12,8 +12,8 @@ use model_import::{
 use thiserror::Error;
 
 use crate::backend::Selection;
-use crate::cli::{BenchArgs, ModelAction, VerifyArgs};
-use crate::config::{Config, ConfigError, Flags, List, ModelSettings, Settings, Surroundings};
+use crate::cli::ModelAction;
+use crate::config::{self, CliArgs, Config, ConfigError, ProcessEnv};
 use crate::load::{
     BackendPlan, CacheFactory, Encoders, LoadContext, ModelLoadError, Runtime, encoders, max_input_tokens,
     min_golden_cosine, no_folder, plan_backends, start, tokenizer,
@@ -83,14 +83,18 @@ pub enum CommandError {
 /// When the action fails. A model that fails its golden check is no error but [`Verdict::Fail`].
 pub fn run(
     action: &ModelAction,
-    surroundings: &Surroundings,
+    args: &CliArgs,
+    env: &ProcessEnv,
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     match action {
-        ModelAction::Import { folder, onnx_file } => import(folder, onnx_file.as_deref(), out),
+        ModelAction::Import { folder } => import(folder, config::onnx_file(args, env).as_deref(), out),
         ModelAction::List { folder } => list(folder, out),
-        ModelAction::Verify(args) => verify(args, surroundings, out),
-        ModelAction::Bench(args) => bench(args, surroundings, out),
+        ModelAction::Verify { folder } => verify(folder, &Config::resolve_for(folder, args, env)?, out),
+        ModelAction::Bench { folder, seconds, json } => {
+            let time = Duration::from_secs_f64(*seconds);
+            bench(folder, &Config::resolve_for(folder, args, env)?, (time, *json), out)
+        }
     }
 }
 
@@ -155,31 +159,26 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
 }
 
 /// Starts the model like the server, then compares its golden vectors one by one.
-fn verify(
-    args: &VerifyArgs,
-    surroundings: &Surroundings,
-    out: &mut dyn Write,
-) -> Result<Verdict, CommandError> {
-    let config = Config::resolve(&flags(args), surroundings)?.config;
-    let folder = open(&args.folder, args.onnx_file.as_deref())?;
-    let no_golden = || CommandError::NoGolden { folder: args.folder.clone() };
+fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, CommandError> {
+    let no_golden = || CommandError::NoGolden { folder: path.to_owned() };
+    let model = config.models.first().ok_or_else(no_golden)?;
+    let folder = open(path, model.onnx_file.as_deref())?;
     let manifest = folder.manifest().filter(|manifest| !manifest.golden.is_empty()).ok_or_else(no_golden)?;
-    manifest.verify_files(&args.folder)?;
+    manifest.verify_files(path)?;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let context = LoadContext { runtime, cache: CacheFactory::default() };
-    let config = config.models.first().ok_or_else(no_golden)?;
-    let failed = |error| CommandError::Model { folder: args.folder.clone(), error: Box::new(error) };
-    let BackendPlan { preferred, fallbacks } = plan_backends(config, &folder).map_err(failed)?;
+    let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };
+    let BackendPlan { preferred, fallbacks } = plan_backends(model, &folder).map_err(failed)?;
     let mut verdict = Verdict::Fail;
     for selection in std::iter::once(preferred).chain(fallbacks) {
-        let model = start(config, &folder, selection, &context, Arc::new(())).map_err(failed)?;
-        let (provider, precision) = (model.provider, model.precision.name());
+        let loaded = start(model, &folder, selection, &context, Arc::new(())).map_err(failed)?;
+        let (provider, precision) = (loaded.provider, loaded.precision.name());
         let version = context.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
         let Selection { backend, reason } = selection;
-        let folder = args.folder.display();
-        let batching = batching_note(model.per_text);
+        let folder = path.display();
+        let batching = batching_note(loaded.per_text);
         writeln!(out, "{folder} · {provider} {precision} · {backend}{version} ({reason}){batching}")?;
-        verdict = compare(&model, &manifest.golden, out)?;
+        verdict = compare(&loaded, &manifest.golden, out)?;
         if verdict == Verdict::Pass {
             break;
         }
@@ -189,14 +188,14 @@ fn verify(
 
 /// Benchmarks the backend that the server would select with the same settings.
 fn bench(
-    args: &BenchArgs,
-    surroundings: &Surroundings,
+    path: &Path,
+    config: &Config,
+    (time, json): (Duration, bool),
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
-    let config = Config::resolve(&flags(&args.on), surroundings)?.config;
-    let folder = open(&args.on.folder, args.on.onnx_file.as_deref())?;
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
-    let failed = |error| CommandError::Model { folder: args.on.folder.clone(), error: Box::new(error) };
+    let folder = open(path, model.onnx_file.as_deref())?;
+    let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };
     let Selection { backend, reason } = plan_backends(model, &folder).map_err(failed)?.preferred;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let encoders = encoders(model, &folder, backend, &runtime).map_err(failed)?;
@@ -209,28 +208,14 @@ fn bench(
         workers,
         batch_tokens,
         max_input_tokens: max_input_tokens(model, &folder),
-        duration: Duration::from_secs_f64(args.seconds),
+        duration: time,
     };
-    model_bench::run(&factory, &tokenizer, params, (&title, args.json), out)?;
+    model_bench::run(&factory, &tokenizer, params, (&title, json), out)?;
     Ok(Verdict::Pass)
 }
 
 fn batching_note(per_text: bool) -> String {
     if per_text { format!(" · {PER_TEXT}") } else { String::new() }
-}
-
-/// Settings from the flags of a command. Other settings come from the same sources as the server's.
-fn flags(args: &VerifyArgs) -> Flags {
-    let VerifyArgs { provider, precision, isa, threads, .. } = *args;
-    let onnx_file = args.onnx_file.clone();
-    let model = ModelSettings { provider, precision, isa, onnx_file, threads, ..ModelSettings::default() };
-    let settings = Settings {
-        models: Some(vec![List(vec![args.folder.clone()])]),
-        onnxruntime_path: args.onnxruntime_path.clone(),
-        model,
-        ..Settings::default()
-    };
-    Flags { settings, ..Flags::default() }
 }
 
 fn compare(model: &LoadedModel, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {

@@ -1,4 +1,4 @@
-//! What the app's parts are made of: built once from the settings, shared by all threads and both listeners.
+//! State of the application: built once from the settings, shared by all threads and both listeners.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     trace::Tracing,
 };
 
-/// One of each; a clone is another handle on the same.
+/// Shared state; a clone is another handle to the same.
 #[derive(Clone)]
 pub(crate) struct Services {
     keys: Data<Keys>,
@@ -35,16 +35,16 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// The services, and the threads that work for them.
+    /// Builds the services. Returns the threads that work for them, too.
     pub(crate) fn new(config: &Config) -> Result<(Self, [Option<BackgroundThread>; 2]), RunError> {
         let time = config.server.request_timeout;
         let metrics = Metrics::new(config.models.iter().map(|model| model.id.as_str()));
-        let (keys, watch) = Keys::open(&config.auth)?;
+        let (keys, key_watcher) = Keys::open(&config.auth)?;
         let (rate_limiter, limiter_thread) =
             RateLimiter::start(&config.limits, metrics.rate_limiter()).map_err(RunError::Limits)?;
         let services = Self {
             keys: Data::new(keys),
-            origins: Data::new(config.cors.clone()),
+            origins: Data::new(config.cors.origins.clone()),
             rate_limiter: Data::new(rate_limiter),
             body: Data::new(BodyLimits::new(
                 config.limits.max_body_bytes,
@@ -63,7 +63,7 @@ impl Services {
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
         };
-        Ok((services, [watch, limiter_thread]))
+        Ok((services, [key_watcher, limiter_thread]))
     }
 
     pub(crate) fn configure(&self, app: &mut ServiceConfig, routes: RouteSet) {
@@ -78,7 +78,7 @@ impl Services {
         routes::configure(app, routes);
     }
 
-    /// Lets requests in, and says so. `ops` is the second listener's address, where there is one.
+    /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.
     pub(crate) fn open(&self, registry: Registry, url: &str, ops: Option<SocketAddr>, elapsed: Duration) {
         let models: Vec<_> = registry.models().map(LoadedModel::describe).collect();
         let name = |(alias, served): (&str, &LoadedModel)| format!("{alias} → {}", served.id);
@@ -96,9 +96,9 @@ impl Services {
                 load_time: served.load_time,
             });
         }
-        // Before the line below: whoever waits for it may send at once.
+        // Before the line below: a client that waits for it may send a request at once.
         self.lifecycle.open(registry);
-        tracing::info!("{}", self.exposure(url, ops));
+        tracing::info!("{}", self.protections(url, ops));
         let seconds = elapsed.as_secs_f64();
         tracing::info!("listening on {url} · {} · ready in {seconds:.1} s", models.join(" · "));
         if !aliases.is_empty() {
@@ -106,13 +106,13 @@ impl Services {
         }
     }
 
-    /// Says in one line which protections are on.
-    fn exposure(&self, url: &str, ops: Option<SocketAddr>) -> String {
+    /// Describes in one line which protections are on.
+    fn protections(&self, url: &str, ops: Option<SocketAddr>) -> String {
         let keys = if self.keys.is_required() { self.keys.count().to_string() } else { "off".to_owned() };
         let limits = self.rate_limiter.describe();
         let cors = match self.origins.count() {
             0 => "off".to_owned(),
-            _ if self.origins.any() => "every origin".to_owned(),
+            _ if self.origins.is_any() => "every origin".to_owned(),
             1 => "1 origin".to_owned(),
             count => format!("{count} origins"),
         };
@@ -125,8 +125,8 @@ impl Services {
     pub(crate) fn close(&self) -> impl Future<Output = ()> + use<> {
         let registry = self.lifecycle.close();
         let tracing = self.tracing.clone();
-        // Started now, not when the future is polled, and detached: a batch that never ends must not hold a process that is
-        // told again to stop.
+        // Started now, not when the future is polled, and detached: a batch that never ends must not hold up a process
+        // that gets a second signal.
         let closing = registry.map(|registry| {
             spawn_detached("close", move || {
                 registry.stop();

@@ -66,9 +66,7 @@ fn help_is_a_page() {
 fn help_shows_variables_and_defaults_but_no_values() {
     let folder = tempfile::tempdir().unwrap();
     let help = out(&run_in(folder.path(), &["serve", "--help"], &[("EMBEDGATE_LISTEN", "127.0.0.1:4711")]));
-    for part in
-        ["Main settings:", "Server:", "Limits of a request:", "Log:", "Examples:", "EMBEDGATE_API_KEYS"]
-    {
+    for part in ["Main settings:", "Server:", "Limits:", "Log:", "Examples:", "EMBEDGATE_API_KEYS"] {
         assert!(help.contains(part), "{part} is not in\n{help}");
     }
     let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -87,7 +85,7 @@ fn the_version_is_the_packages() {
 }
 
 #[test]
-fn a_mistyped_command_line_is_code_2_and_names_what_was_meant() {
+fn a_mistyped_flag_exits_with_code_2_and_names_the_nearest_one() {
     let output = run(&["serve", "--lisen", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("--listen") && out(&output).is_empty(), "{}", err(&output));
@@ -97,7 +95,7 @@ fn a_mistyped_command_line_is_code_2_and_names_what_was_meant() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_code_2() {
+fn settings_that_cannot_work_exit_with_code_2() {
     let output = run(&["check-config", "--max-queue-tokens", "5"]);
     assert_eq!(output.status.code(), Some(2));
     assert_snapshot!(err(&output), @"error: `max_queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `max_queue_tokens` or lower `limits.max_request_tokens`");
@@ -107,7 +105,7 @@ fn settings_that_cannot_work_are_code_2() {
 }
 
 #[test]
-fn a_server_that_cannot_start_is_code_1_and_says_why() {
+fn a_failed_start_exits_with_code_1_and_the_reason() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let output = run(&["serve", "--listen", &address]);
@@ -124,8 +122,8 @@ fn a_number_above_its_bound_is_code_2() {
     let output = run(&["check-config", "--http-workers", "513", "--threads", "99999999999"]);
     assert_eq!(output.status.code(), Some(2));
     assert_snapshot!(err(&output), @r"
-    error: `server.http_workers` is 513, but may be 512 at most
-    `models.threads` is 99999999999, but may be 1024 at most
+    error: `--http-workers` is 513, but may be 512 at most
+    `--threads` is 99999999999, but may be 1024 at most
     ");
 }
 
@@ -135,7 +133,7 @@ fn an_instruction_set_of_another_architecture_is_code_2() {
     let output = run(&["check-config", "--isa", foreign]);
     assert_eq!(output.status.code(), Some(2));
     let said = format!(
-        "error: `isa` of model `all-MiniLM-L6-v2` is `{foreign}`, which no {} processor has: write `auto`, ",
+        "error: `isa` of model `all-MiniLM-L6-v2` is `{foreign}`, which no {} CPU has: write `auto`, ",
         std::env::consts::ARCH
     );
     assert!(err(&output).starts_with(&said), "{}", err(&output));
@@ -156,7 +154,7 @@ fn an_unknown_variable_is_code_2_and_its_value_is_not_shown() {
 }
 
 #[test]
-fn a_flag_of_other_servers_is_answered_with_ours() {
+fn a_flag_of_other_servers_is_answered_with_the_one_here() {
     for arguments in [["--port", "9000"], ["--host", "0.0.0.0"], ["--port=9000", "--host=::"]] {
         let output = run(&arguments);
         assert_eq!(output.status.code(), Some(2));
@@ -181,7 +179,7 @@ fn a_former_flag_is_answered_with_its_present_name() {
 }
 
 #[test]
-fn an_address_that_is_none_is_answered_with_the_forms() {
+fn an_invalid_address_is_answered_with_the_accepted_forms() {
     for address in ["localhost", "http://localhost:8080", "0.0.0.0", "localhost:http"] {
         let output = run(&["check-config", "--listen", address]);
         assert_eq!(output.status.code(), Some(2));
@@ -191,7 +189,7 @@ fn an_address_that_is_none_is_answered_with_the_forms() {
 }
 
 #[test]
-fn a_model_that_is_not_there_is_answered_with_what_to_do() {
+fn a_missing_model_is_answered_with_how_to_get_it() {
     let output = run(&["serve", "--listen", "127.0.0.1:0", "--model", "BAAI/bge-small-en-v1.5"]);
     assert_eq!(output.status.code(), Some(1));
     let said = err(&output);
@@ -212,7 +210,7 @@ fn a_model_that_is_not_there_is_answered_with_what_to_do() {
 }
 
 #[test]
-fn no_help_advises_a_command_of_the_projects_own() {
+fn help_advises_no_project_tool() {
     for command in [&["serve"][..], &["check-config"], &["health"], &["model", "verify"], &["model", "bench"]]
     {
         let help = out(&run(&[command, &["--help"]].concat()));
@@ -253,14 +251,14 @@ fn check_config_shows_sources_and_hides_keys() {
 
 #[cfg(unix)]
 #[test]
-fn a_settings_file_without_end_is_refused() {
+fn an_endless_settings_file_is_rejected() {
     let output = run(&["check-config", "--config", "/dev/zero"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(err(&output).contains("it is larger than 1048576 bytes"), "{}", err(&output));
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_is_no_error() {
+fn a_closed_pipe_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -343,7 +341,7 @@ fn a_list_is_the_same_by_repeated_flags_by_commas_and_by_line_breaks() {
 }
 
 #[test]
-fn health_asks_where_the_settings_say() {
+fn health_requests_readyz_at_the_listen_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = std::thread::spawn(move || {
@@ -372,7 +370,7 @@ fn health_asks_where_the_settings_say() {
 }
 
 #[test]
-fn models_are_listed_with_what_they_lack() {
+fn model_list_names_what_is_missing() {
     let output = run(&["model", "list", &models().to_string_lossy()]);
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let line = out(&output).lines().find(|line| line.starts_with("all-MiniLM-L6-v2 ")).map(str::to_owned);
@@ -386,7 +384,7 @@ fn models_are_listed_with_what_they_lack() {
 }
 
 #[test]
-fn model_commands_on_a_folder_that_is_none_are_code_1() {
+fn model_commands_on_a_missing_folder_exit_with_code_1() {
     for command in ["import", "verify", "list"] {
         let output = run(&["model", command, "nowhere"]);
         assert_eq!(output.status.code(), Some(1), "{command}");

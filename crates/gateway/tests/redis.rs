@@ -27,7 +27,7 @@ fn config(server: &Server, password: &str) -> CacheConfig {
     CacheConfig {
         redis_url: Some(format!("{}{password}", server.url()).as_str().into()),
         redis_timeout: Duration::from_secs(5),
-        ..CacheConfig::default()
+        ..Config::builtin(1).cache
     }
 }
 
@@ -52,7 +52,9 @@ fn key(number: u8) -> CacheKey {
 
 #[test]
 fn without_an_address_there_is_no_remote_cache() {
-    assert!(RedisCache::new(&CacheConfig::default(), Metrics::new(["m"]).remote_cache()).unwrap().is_none());
+    assert!(
+        RedisCache::new(&Config::builtin(1).cache, Metrics::new(["m"]).remote_cache()).unwrap().is_none()
+    );
 }
 
 #[test]
@@ -72,7 +74,7 @@ fn vectors_of_one_server_are_found_by_another_until_they_expire() {
     let names: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
     assert!(names.iter().all(|name| name.starts_with(b"embedgate:1:")), "{names:?}");
     let left: i64 = redis::cmd("TTL").arg(&names[0]).query(&mut client).unwrap();
-    let most = CacheConfig::default().redis_ttl.as_secs() as i64;
+    let most = Config::builtin(1).cache.redis_ttl.as_secs() as i64;
     assert!(left > most - 3600 && left <= most, "{left} s left of {most}");
 }
 
@@ -146,7 +148,7 @@ fn a_wrong_password_leaves_the_remote_cache_unavailable() {
 fn a_silent_server_costs_no_lookup() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}/0", silent.local_addr().unwrap());
-    let config = CacheConfig { redis_url: Some(url.as_str().into()), ..CacheConfig::default() };
+    let config = CacheConfig { redis_url: Some(url.as_str().into()), ..Config::builtin(1).cache };
     let (cache, metrics) = open(&config);
     assert_eq!(cache.get(&[key(1)]), [None]);
     wait("the timeout is counted", || errors(&metrics, RedisErrorKind::Timeout) > 0);
@@ -209,10 +211,7 @@ fn attempts_to_reach_a_slow_server_back_off() {
 fn servers_share_computed_vectors() {
     let server = Server::start(&[]);
     let model = tempfile::tempdir().unwrap();
-    copy(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/tiny-models/bert-mean"),
-        model.path(),
-    );
+    testkit::model::copy_tiny("bert-mean", model.path()).unwrap();
     let config = Config {
         models: vec![ModelConfig::builtin("tiny".to_owned(), model.path().to_owned(), 2)],
         aliases: Default::default(),
@@ -260,16 +259,4 @@ fn embed(registry: &Registry, text: &str) -> Vec<f32> {
 fn library() -> Option<PathBuf> {
     let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/onnxruntime/libonnxruntime.so");
     library.exists().then_some(library)
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -121,9 +121,9 @@ impl<'a> TestSetup<'a> {
         wait::poll(SETTLE_TIMEOUT, is_scraped).with_context(|| {
             format!("Prometheus did not scrape {answered} requests within {SETTLE_TIMEOUT:?}")
         })?;
-        // The rules see the scrape when they are evaluated the next time after it.
-        let evaluated = self.prometheus.last_evaluation()?;
-        let is_evaluated = || (self.prometheus.last_evaluation().ok()? > evaluated).then_some(());
+        // All rules must be evaluated once more, to use the scrape.
+        let (_, latest) = self.prometheus.last_evaluations()?;
+        let is_evaluated = || (self.prometheus.last_evaluations().ok()?.0 > latest).then_some(());
         wait::poll(SETTLE_TIMEOUT, is_evaluated).context("Prometheus did not evaluate its rules")?;
         Ok(())
     }

@@ -86,11 +86,12 @@ impl Prometheus {
         }
     }
 
-    /// The time of the oldest of the rules' last evaluations, in RFC 3339.
-    pub(super) fn last_evaluation(&self) -> Result<String> {
+    /// The earliest and the latest of the rules' last evaluations, in RFC 3339.
+    pub(super) fn last_evaluations(&self) -> Result<(String, String)> {
         let rules = self.rules()?;
-        let times = rules.iter().filter_map(|rule| rule["lastEvaluation"].as_str());
-        Ok(times.min().context("no rules")?.to_owned())
+        let times = || rules.iter().filter_map(|rule| rule["lastEvaluation"].as_str());
+        let (earliest, latest) = times().min().zip(times().max()).context("no rules")?;
+        Ok((earliest.to_owned(), latest.to_owned()))
     }
 
     /// Every loaded rule, in the API's form.

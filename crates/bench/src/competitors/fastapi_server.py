@@ -1,4 +1,4 @@
-"""The server that anyone writes first: sentence-transformers behind one FastAPI route, in OpenAI's shape.
+"""A minimal server: sentence-transformers behind one FastAPI route with OpenAI's request and response.
 
 Usage: fastapi_server.py MODEL_FOLDER PORT
 """

@@ -1,21 +1,30 @@
 """Measures a library in process, without a server.
 
-Usage: in_process.py onnxruntime|openvino|sentence-transformers MODEL_FOLDER JOBS.json
+Usage: in_process.py onnxruntime|onnxruntime-int8|openvino|openvino-int8|sentence-transformers MODEL_FOLDER JOBS.json
 
 A job is {"id", "texts", "tokens", "seconds", "single", "batch", "encoder"}: texts with their numbers of tokens;
-`single` embeds them one at a time; `batch` fixes the batch's size, else the fastest of a few is taken; `encoder`
-tokenizes before the clock starts. Prints one line of JSON when the first text is embedded, one for each job, and
-one at the end.
+`single` embeds them one at a time; `batch` fixes the batch size, otherwise the fastest of three is used; `encoder`
+tokenizes before the clock starts. Prints one line of JSON after the first text, one for each job, and one at the end.
 """
 
 import json
+import os
 import resource
 import sys
+import tempfile
 import time
 
-WINDOW = 256  # Tokens, as the model's own settings say.
+MAX_TOKENS = 256  # The model's max_seq_length.
 CHUNK = 4096  # Tokens of the texts that are sorted by length together.
 BATCHES = (8, 16, 32)
+# Texts that the int8 graphs are calibrated with and compared with fp32.
+CALIBRATION = [
+    f"{subject} {verb} {place} {time}."
+    for subject in ("A tall man in a red coat", "The committee on public works", "Her youngest daughter", "Every second engine")
+    for verb in ("waited for the late train", "discussed the new budget", "sold three old paintings", "failed without a warning")
+    for place in ("near the harbor", "in a crowded office", "at the edge of the forest", "under the bridge")
+    for time in ("on Monday morning", "after the war")
+]
 
 
 class Onnx:
@@ -24,12 +33,13 @@ class Onnx:
     note = "fp32"
 
     def __init__(self, folder):
+        self.tokenizer = load_tokenizer(folder, 1)
+        self.session = self.load(f"{folder}/embedgate.onnx")
+
+    def load(self, path):
         import onnxruntime
 
-        self.tokenizer = load_tokenizer(folder, 1)
-        self.session = onnxruntime.InferenceSession(
-            f"{folder}/embedgate.onnx", providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def encode(self, texts):
         return encode(self.tokenizer, texts)
@@ -45,18 +55,33 @@ class Onnx:
         return vectors
 
 
+class OnnxInt8(Onnx):
+    """The same graph after ONNX Runtime's dynamic quantization to signed int8."""
+
+    def __init__(self, folder):
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        super().__init__(folder)
+        exact = vectors_of(self)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = os.path.join(scratch, "int8.onnx")
+            quantize_dynamic(f"{folder}/embedgate.onnx", path, weight_type=QuantType.QInt8)
+            self.session = self.load(path)
+        self.note = f"int8 dynamic, {min_cosine(exact, vectors_of(self))}"
+
+
 class OpenVino:
-    """The imported graph in OpenVINO: one stream for one text, a stream a core or as it likes for many."""
+    """The imported graph in OpenVINO: one stream for one text, OpenVINO's choice of streams for many."""
 
     def __init__(self, folder):
         import openvino
 
         core = openvino.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.note = "bf16" if bf16 else "fp32, as this processor has no bf16"
-        # Lengths in steps of eight: OpenVINO prepares its kernels for each shape that it meets.
+        self.note = "bf16" if bf16 else "fp32 (this CPU has no bf16)"
+        # Lengths in steps of eight: OpenVINO compiles kernels for each shape.
         self.tokenizer = load_tokenizer(folder, 8)
-        model = core.read_model(f"{folder}/embedgate.onnx")
+        model = self.convert(core.read_model(f"{folder}/embedgate.onnx"))
 
         def compiled(hint):
             settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
@@ -66,6 +91,9 @@ class OpenVino:
         self.queue = openvino.AsyncInferQueue(compiled("THROUGHPUT"))
         self.queue.set_callback(self.keep)
         self.vectors = []
+
+    def convert(self, model):
+        return model
 
     def encode(self, texts):
         return encode(self.tokenizer, texts)
@@ -83,6 +111,24 @@ class OpenVino:
             self.queue.start_async({"input_ids": ids, "attention_mask": mask}, mask)
         self.queue.wait_all()
         return self.vectors
+
+
+class OpenVinoInt8(OpenVino):
+    """The same graph after NNCF's static quantization to int8."""
+
+    def __init__(self, folder):
+        exact = vectors_of(OpenVino(folder))
+        super().__init__(folder)
+        self.note = f"int8 static (NNCF), {min_cosine(exact, vectors_of(self))}"
+
+    def convert(self, model):
+        import nncf
+
+        def inputs(text):
+            ids, mask = self.encode([text])
+            return {"input_ids": ids, "attention_mask": mask}
+
+        return nncf.quantize(model, nncf.Dataset(CALIBRATION, inputs), model_type=nncf.ModelType.TRANSFORMER)
 
 
 class SentenceTransformers:
@@ -110,7 +156,7 @@ def load_tokenizer(folder, step):
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
-    tokenizer.enable_truncation(WINDOW)
+    tokenizer.enable_truncation(MAX_TOKENS)
     tokenizer.enable_padding(pad_to_multiple_of=step)
     return tokenizer
 
@@ -130,8 +176,17 @@ def pool(hidden, mask):
     return summed / numpy.linalg.norm(summed, axis=1, keepdims=True)
 
 
+def vectors_of(library):
+    return [library.single(library.encode([text]))[0] for text in CALIBRATION]
+
+
+def min_cosine(expected, found):
+    """Both are of length 1. The comparison precision of OpenVINO is its own: bf16 where the CPU has it."""
+    return f"minimum cosine {min(float(a @ b) for a, b in zip(expected, found)):.4f} to the unquantized graph"
+
+
 def batches_of(chunk, size):
-    """Batches of nearly equal lengths, so that little is padding."""
+    """Batches of similar lengths, so that there is little padding."""
     texts = [text for text, _ in sorted(chunk, key=lambda pair: pair[1])]
     return [texts[start : start + size] for start in range(0, len(texts), size)]
 
@@ -155,7 +210,7 @@ def chunks_of(pairs, tokens):
             room = tokens
         chunks[-1].append(pair)
         room -= pair[1]
-    return chunks[:-1] or chunks  # The last may be all but empty.
+    return chunks[:-1] or chunks  # The last may be nearly empty.
 
 
 def measure(library, job):
@@ -166,7 +221,7 @@ def measure(library, job):
         chunks = chunks_of(pairs, CHUNK)
         size = best_batch(library, chunks[-1])
 
-    # Lazily: a library that works in the background has the next batch tokenized meanwhile.
+    # Lazily: an asynchronous library computes while the next batch is tokenized.
     work = [batches_of(chunk, size) for chunk in chunks]
     encode = library.encode
     if job["encoder"]:
@@ -208,7 +263,13 @@ def say(**what):
 
 
 def main():
-    kinds = {"onnxruntime": Onnx, "openvino": OpenVino, "sentence-transformers": SentenceTransformers}
+    kinds = {
+        "onnxruntime": Onnx,
+        "onnxruntime-int8": OnnxInt8,
+        "openvino": OpenVino,
+        "openvino-int8": OpenVinoInt8,
+        "sentence-transformers": SentenceTransformers,
+    }
     library = kinds[sys.argv[1]](sys.argv[2])
     library.single(library.encode(["the first text"]))
     say(ready=True, note=library.note)

@@ -1,4 +1,4 @@
-//! The competitors' virtual environments: pinned, made once, each with its own folder, time limit and reason to fail.
+//! The competitors' virtual environments: pinned and installed once, each with its own folder and time limit.
 
 use std::{
     fs::{self, File},
@@ -15,18 +15,18 @@ use testkit::process::{capture, line};
 use testkit::workspace::Workspace;
 use xtask::setup::python::{Python, Venv};
 
-/// torch brings 3 GB; a slow line may need so long for it.
-const LIMIT: Duration = Duration::from_secs(45 * 60);
-/// How often a long installation says what it does.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
+/// Limit of an installation: torch has 3 GB.
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(45 * 60);
+/// Interval of a long installation's progress lines.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A set of packages that can live together.
+/// A set of compatible packages.
 #[derive(Debug)]
 pub(crate) struct Packages {
     pub(crate) name: &'static str,
     /// A requirements file with the version of everything.
     pub(crate) pins: &'static str,
-    /// Disk that the installation needs, with what pip keeps beside it.
+    /// Disk space of the installation, pip's temporary files included.
     pub(crate) gigabytes: f64,
     /// The packages whose versions the page quotes.
     pub(crate) quoted: &'static [&'static str],
@@ -46,13 +46,10 @@ impl Packages {
         self.quoted.iter().map(version).collect::<Vec<_>>().join(", ")
     }
 
-    /// The environment, installed unless it is there already.
-    ///
-    /// # Errors
-    /// Too little disk, no usable Python, or pip fails; the message ends with pip's own.
+    /// Installs the environment unless it is there.
     pub(crate) fn install(&self, workspace: &Workspace) -> Result<Venv> {
         let folder = self.folder(workspace);
-        // An environment's programs name its folder, so a moved checkout makes it anew.
+        // An environment's programs contain its path, so a moved checkout rebuilds it.
         let stamp = format!("{}\n{}", folder.display(), self.pins);
         let stamp_path = folder.join("pins.txt");
         if fs::read_to_string(&stamp_path).is_ok_and(|found| found == stamp) {
@@ -78,7 +75,7 @@ impl Packages {
     }
 }
 
-/// Runs `command` with its output in `log`, and shows the output's last line now and then.
+/// Runs `command` with its output in `log`, and shows the last line at intervals.
 fn watch(command: &mut Command, log: &Path, name: &str) -> Result<()> {
     let mut file = File::create_new(log).with_context(|| format!("cannot create {}", log.display()))?;
     file.seek(SeekFrom::End(0))?;
@@ -90,12 +87,12 @@ fn watch(command: &mut Command, log: &Path, name: &str) -> Result<()> {
         if let Some(status) = child.try_wait().context("cannot wait for pip")? {
             break status;
         }
-        if begun.elapsed() > LIMIT {
+        if begun.elapsed() > INSTALL_TIMEOUT {
             child.kill().context("cannot end pip")?;
             child.wait().context("cannot wait for pip")?;
-            bail!("not installed within {} minutes", LIMIT.as_secs() / 60);
+            bail!("not installed within {} minutes", INSTALL_TIMEOUT.as_secs() / 60);
         }
-        if shown.elapsed() > SIGN_OF_LIFE {
+        if shown.elapsed() > PROGRESS_INTERVAL {
             shown = Instant::now();
             let said = fs::read_to_string(log).unwrap_or_default();
             let last: String = said.lines().last().unwrap_or_default().trim().chars().take(100).collect();
@@ -109,13 +106,13 @@ fn watch(command: &mut Command, log: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The line in which pip says what went wrong.
+/// The error in pip's output.
 fn reason(said: &str) -> &str {
     let error = said.lines().rev().find_map(|line| line.strip_prefix("ERROR: "));
-    error.or_else(|| said.lines().last()).unwrap_or("it said nothing")
+    error.or_else(|| said.lines().last()).unwrap_or("no output")
 }
 
-/// Free disk where `folder` lies; `None` when `df` cannot say.
+/// Free disk space at `folder`; `None` if `df` fails.
 fn free_gigabytes(folder: &Path) -> Option<f64> {
     let said = capture(Command::new("df").arg("-Pk").arg(folder)).ok()?;
     available_kilobytes(&said).map(|kilobytes| kilobytes * 1024.0 / 1e9)
@@ -136,7 +133,7 @@ mod tests {
             "Collecting x\nERROR: Could not find a version\nERROR: No matching distribution\nhint: y\n";
         assert_eq!(reason(said), "No matching distribution");
         assert_eq!(reason("Killed"), "Killed");
-        assert_eq!(reason(""), "it said nothing");
+        assert_eq!(reason(""), "no output");
     }
 
     #[test]

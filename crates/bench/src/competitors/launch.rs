@@ -1,7 +1,7 @@
-//! How each server is started: its command line, on a port that is given.
+//! Command lines of the servers, on a given port.
 //!
-//! All of them serve the same folder, on the loopback interface, with a thread for each core, which is every
-//! one's default. Nobody writes a line for each request to a log.
+//! All of them serve the same folder on the loopback interface with one thread per core, which is the default of each.
+//! None logs requests.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,9 +12,9 @@ use anyhow::{Result, ensure};
 
 use testkit::process::without_settings;
 
-/// The flag that sizes embedgate's cache; 0 switches it off.
+/// embedgate's flag for the cache size; 0 disables it.
 const CACHE: &str = "--cache-memory";
-/// The flag that sets the precision in which embedgate computes.
+/// embedgate's flag for the precision.
 const PRECISION: &str = "--precision";
 
 /// A server that can be started.
@@ -35,7 +35,7 @@ pub(crate) enum Launch {
     /// `text-embeddings-router`, one binary.
     Tei {
         program: PathBuf,
-        /// The folder to serve, where its backend cannot read everybody's.
+        /// The folder to serve, if its backend cannot read the common one.
         folder: Option<PathBuf>,
     },
     /// `llama-server` with a converted model.
@@ -56,7 +56,7 @@ impl Launch {
                 command = Command::new(program);
                 without_settings(&mut command);
                 command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--model"]).arg(model);
-                // The start-up line stays: it says in what precision the model is computed.
+                // The start-up line is needed: it names the precision.
                 if !flags.iter().any(|flag| flag.starts_with("--log-filter")) {
                     command.args(["--log-filter", "info,actix_server=warn,gateway::middleware=warn"]);
                 }
@@ -64,7 +64,10 @@ impl Launch {
             }
             Self::Infinity { program } => {
                 command = Command::new(program);
-                command.args(["v2", "--engine", "torch", "--device", "cpu", "--url-prefix", "/v1"]);
+                // Its README recommends the engine optimum (ONNX Runtime) on a CPU. The pooling must be named: the engine's
+                // default is the first token. The folder contains one ONNX file, embedgate.onnx in fp32.
+                command.args(["v2", "--engine", "optimum", "--device", "cpu", "--url-prefix", "/v1"]);
+                command.args(["--pooling-method", "mean"]);
                 command.args(["--served-model-name", "all-MiniLM-L6-v2", "--log-level", "warning"]);
                 command.args(["--host", "127.0.0.1", "--port", &port, "--model-id"]).arg(model);
                 command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0");
@@ -76,9 +79,9 @@ impl Launch {
             Self::Tei { program, folder } => {
                 command = Command::new(program);
                 command.args(["--hostname", "127.0.0.1", "--port", &port, "--auto-truncate"]);
-                // Its defaults refuse more than 32 texts a request and 512 requests at a time.
+                // Its defaults reject more than 32 texts per request and 512 concurrent requests.
                 command.args(["--max-client-batch-size", "2048", "--max-concurrent-requests", "4096"]);
-                // It warns of each request that asks for a model of another name.
+                // It warns about each request for a model of another name.
                 command.args(["--served-model-name", "all-MiniLM-L6-v2", "--model-id"]);
                 command.arg(folder.as_deref().unwrap_or(model));
                 command.env("LOG_LEVEL", "warn");
@@ -86,24 +89,22 @@ impl Launch {
             Self::Llama { program, gguf, cores } => {
                 command = Command::new(program);
                 command.args(["--embedding", "--pooling", "mean", "--host", "127.0.0.1", "--port", &port]);
-                // 32 slots of the model's whole window each; a batch must hold a text.
+                // 32 slots of the model's maximum length; a physical batch must hold a text.
                 command.args(["--parallel", "32", "--ctx-size", "8192"]);
                 command.args(["--batch-size", "2048", "--ubatch-size", "2048"]);
-                // Warnings and errors: the level above has lines for each text.
+                // Warnings and errors: the next level logs each text.
                 command.args(["--log-verbosity", "2"]);
                 command.args(["--threads", &cores.to_string(), "--model"]).arg(gguf);
             }
         }
-        // Nothing comes from a hub in the middle of a measurement, and nobody is told of it.
+        // No downloads during a measurement, and no telemetry.
         command.envs([("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_OFFLINE", "1"), ("DO_NOT_TRACK", "1")]);
         command
     }
 }
 
-/// The flags that switch embedgate's cache off, by what `embedgate serve --help` says; none if it has no cache.
-///
-/// # Errors
-/// There is a cache whose switch is not known here: the comparison must not run with it.
+/// The flags that disable embedgate's cache, from the output of `embedgate serve --help`; none if it has no cache. An
+/// unknown cache flag is an error: the comparison must not run with a cache.
 pub(crate) fn cache_off(help: &str) -> Result<Vec<String>> {
     if has_flag(help, CACHE) {
         return Ok(vec![CACHE.into(), "0".into()]);
@@ -115,7 +116,7 @@ pub(crate) fn cache_off(help: &str) -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
-/// The flags that make embedgate compute in fp32; `None` if it knows nothing else.
+/// The flags for fp32; `None` if embedgate has no other precision.
 pub(crate) fn in_fp32(help: &str) -> Option<Vec<String>> {
     has_flag(help, PRECISION).then(|| vec![PRECISION.into(), "fp32".into()])
 }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_server_is_told_its_port_and_the_model() {
+    fn every_server_gets_its_port_and_the_model() {
         let program = PathBuf::from("prog");
         let launches = [
             Launch::Embedgate { program: program.clone(), flags: vec!["--onnx-sessions".into(), "2".into()] },
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn llama_reads_its_own_file_and_pools_the_mean() {
+    fn llama_cpp_gets_its_file_and_mean_pooling() {
         let launch = Launch::Llama { program: "llama-server".into(), gguf: "m.gguf".into(), cores: 3 };
         let line = line(&launch);
         assert!(line.starts_with("llama-server --embedding --pooling mean --host 127.0.0.1 --port 4321"));
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_used_only_where_the_program_has_them() {
+    fn flags_are_used_only_if_the_program_has_them() {
         assert_eq!(cache_off("  --onnx-sessions <N>").unwrap(), Vec::<String>::new());
         assert_eq!(cache_off("  --cache-memory <SIZE>  Size").unwrap(), ["--cache-memory", "0"]);
         assert!(cache_off("  --cache-size <BYTES>").unwrap_err().to_string().contains("launch.rs"));

@@ -1,4 +1,4 @@
-//! Who is compared: what each one needs to be installed, how it is started, what of it lies on disk.
+//! The competitors: packages, command lines, and size on disk.
 
 pub(crate) mod install;
 pub(crate) mod launch;
@@ -25,11 +25,11 @@ use testkit::{
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Name {
-    /// This project's release build, as it comes, its cache switched off
+    /// This project's release build with default settings, without its cache
     Embedgate,
-    /// The same, told to compute in fp32
+    /// The same in fp32
     EmbedgateFp32,
-    /// The server infinity-emb with torch
+    /// The server infinity-emb with its engine optimum (ONNX Runtime, fp32)
     Infinity,
     /// A minimal FastAPI server around sentence-transformers
     Fastapi,
@@ -37,32 +37,45 @@ pub(crate) enum Name {
     Tei,
     /// llama.cpp's server; needs `--llama` and `--gguf`
     Llama,
-    /// onnxruntime in a Python process
+    /// onnxruntime in a Python process, fp32
     Onnxruntime,
-    /// OpenVINO in a Python process, bf16 where the processor has it
+    /// onnxruntime in a Python process, after dynamic quantization to int8
+    OnnxruntimeInt8,
+    /// OpenVINO in a Python process, bf16 if the CPU supports it
     Openvino,
+    /// OpenVINO in a Python process, after static quantization to int8
+    OpenvinoInt8,
     /// sentence-transformers in a Python process
     SentenceTransformers,
 }
 
 impl Name {
-    /// As tables and charts show it.
+    /// Name in tables and charts.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Embedgate => "embedgate",
             Self::EmbedgateFp32 => "embedgate, fp32",
-            Self::Infinity => "infinity",
+            Self::Infinity => "infinity (optimum)",
             Self::Fastapi => "FastAPI + sentence-transformers",
             Self::Tei => "text-embeddings-inference",
             Self::Llama => "llama.cpp server",
             Self::Onnxruntime => "onnxruntime",
+            Self::OnnxruntimeInt8 => "onnxruntime, int8",
             Self::Openvino => "OpenVINO",
+            Self::OpenvinoInt8 => "OpenVINO, int8",
             Self::SentenceTransformers => "sentence-transformers",
         }
     }
 
     pub(crate) fn is_server(self) -> bool {
-        !matches!(self, Self::Onnxruntime | Self::Openvino | Self::SentenceTransformers)
+        !matches!(
+            self,
+            Self::Onnxruntime
+                | Self::OnnxruntimeInt8
+                | Self::Openvino
+                | Self::OpenvinoInt8
+                | Self::SentenceTransformers
+        )
     }
 
     pub(crate) fn is_ours(self) -> bool {
@@ -70,13 +83,13 @@ impl Name {
     }
 }
 
-/// Binaries that no package index has, by where the user says they are.
+/// Paths of binaries that no package index has.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub(crate) struct Binaries {
     /// text-embeddings-router, the binary of text-embeddings-inference
     #[arg(long, value_name = "PATH")]
     tei: Option<PathBuf>,
-    /// The model's folder for it, if built for ONNX: as everybody's, with `onnx/model.onnx` in it
+    /// The model's folder for it, if built for ONNX: the common one plus `onnx/model.onnx`
     #[arg(long, value_name = "FOLDER", requires = "tei")]
     tei_model: Option<PathBuf>,
     /// llama.cpp's llama-server
@@ -87,29 +100,29 @@ pub(crate) struct Binaries {
     gguf: Option<PathBuf>,
 }
 
-/// What can be measured.
+/// A competitor that can be measured.
 #[derive(Debug)]
 pub(crate) enum Ready {
     Server {
         launch: Launch,
-        /// How it is started to answer the same texts again, where that differs.
+        /// Launch with a cache for repeated texts, if that differs.
         cached: Option<Launch>,
     },
     InProcess {
         python: PathBuf,
-        /// As the script knows it.
+        /// Name in the script.
         library: &'static str,
     },
 }
 
-/// A competitor that was looked for.
+/// A competitor and its state.
 #[derive(Debug)]
 pub(crate) struct Competitor {
     pub(crate) name: Name,
     pub(crate) versions: String,
-    /// What must be on disk to serve, without the model; `None` before it is installed.
+    /// Size on disk without the model; `None` before it is installed.
     pub(crate) size: Option<Size>,
-    /// Ready to run, or why it cannot be.
+    /// Ready to run, or the reason why not.
     pub(crate) ready: Result<Ready, String>,
 }
 
@@ -117,7 +130,7 @@ const INFINITY: Packages = Packages {
     name: "infinity",
     pins: include_str!("requirements/infinity.txt"),
     gigabytes: 9.0,
-    quoted: &["infinity_emb", "torch", "transformers"],
+    quoted: &["infinity_emb", "optimum", "onnxruntime", "transformers"],
 };
 const SENTENCE_TRANSFORMERS: Packages = Packages {
     name: "sentence-transformers",
@@ -131,6 +144,18 @@ const ONNXRUNTIME: Packages = Packages {
     gigabytes: 0.5,
     quoted: &["onnxruntime", "tokenizers"],
 };
+const ONNXRUNTIME_INT8: Packages = Packages {
+    name: "onnxruntime-int8",
+    pins: include_str!("requirements/onnxruntime-int8.txt"),
+    gigabytes: 0.6,
+    quoted: &["onnxruntime", "onnx", "tokenizers"],
+};
+const OPENVINO_INT8: Packages = Packages {
+    name: "openvino-int8",
+    pins: include_str!("requirements/openvino-int8.txt"),
+    gigabytes: 1.5,
+    quoted: &["openvino", "nncf", "tokenizers"],
+};
 const OPENVINO: Packages = Packages {
     name: "openvino",
     pins: include_str!("requirements/openvino.txt"),
@@ -138,7 +163,7 @@ const OPENVINO: Packages = Packages {
     quoted: &["openvino", "tokenizers"],
 };
 
-/// Installs a competitor and says how to run it. What fails is kept as the reason that the page shows.
+/// Installs a competitor. A failure is kept as the reason, which the page shows.
 pub(crate) fn prepare(
     workspace: &Workspace,
     name: Name,
@@ -186,10 +211,15 @@ fn find(
             let gguf = absolute(binaries.gguf.clone())?.context("no model was named with --gguf")?;
             ensure!(gguf.is_file(), "{} is not a file", gguf.display());
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            Ok(server(Launch::Llama { program: foreign(competitor, program)?, gguf, cores }))
+            let program = foreign(competitor, program)?;
+            // The name of a GGUF file contains its quantization, such as Q8_0 or F16.
+            competitor.versions += &format!(", model file {}", file_name(&gguf));
+            Ok(server(Launch::Llama { program, gguf, cores }))
         }
         Name::Onnxruntime => in_process(workspace, competitor, &ONNXRUNTIME),
+        Name::OnnxruntimeInt8 => in_process(workspace, competitor, &ONNXRUNTIME_INT8),
         Name::Openvino => in_process(workspace, competitor, &OPENVINO),
+        Name::OpenvinoInt8 => in_process(workspace, competitor, &OPENVINO_INT8),
         Name::SentenceTransformers => in_process(workspace, competitor, &SENTENCE_TRANSFORMERS),
     }
 }
@@ -222,7 +252,7 @@ fn in_process(
     Ok(Ready::InProcess { python: bin.join("python"), library: packages.name })
 }
 
-/// Installs `packages` and yields the folder of their programs.
+/// Installs `packages` and returns the folder of their programs.
 fn packaged(workspace: &Workspace, competitor: &mut Competitor, packages: &Packages) -> Result<PathBuf> {
     competitor.versions = packages.versions();
     let venv = packages.install(workspace)?;
@@ -232,14 +262,14 @@ fn packaged(workspace: &Workspace, competitor: &mut Competitor, packages: &Packa
     Ok(venv.bin())
 }
 
-/// Checks that `program` runs, and notes its version and size.
+/// Checks that `program` runs, and records its version and size.
 fn binary(competitor: &mut Competitor, program: &Path) -> Result<PathBuf> {
     let program = std::path::absolute(program).context("there is no working directory")?;
     let mut command = Command::new(&program);
     command.arg("--version");
     let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
     let said = process::stdout_of(&process::line(&command), &output)?;
-    // llama.cpp says it on standard error.
+    // llama.cpp prints it to standard error.
     let also = String::from_utf8_lossy(&output.stderr).into_owned();
     let first = said.lines().chain(also.lines()).find(|line| !line.trim().is_empty());
     competitor.versions = first.unwrap_or("version unknown").trim().to_owned();
@@ -249,28 +279,32 @@ fn binary(competitor: &mut Competitor, program: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// As [`binary`], of a program that brings its libraries along: they lie beside it and count as its own.
+/// As [`binary`], for a program whose shared libraries are in the same folder.
 fn foreign(competitor: &mut Competitor, program: &Path) -> Result<PathBuf> {
     let program = binary(competitor, program)?;
-    let beside = program.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
-    let files = beside.filter_map(Result::ok).map(|entry| entry.path());
+    let siblings = program.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten();
+    let files = siblings.filter_map(Result::ok).map(|entry| entry.path());
     for library in files.filter(|path| is_library(path)) {
         competitor.size.get_or_insert_default().add(&library);
     }
     Ok(program)
 }
 
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 fn is_library(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = file_name(path);
     name.starts_with("lib") && (name.ends_with(".so") || name.contains(".so."))
 }
 
-/// Where `path` is from anywhere: a server is started in the checkout, the user may be elsewhere.
+/// An absolute path: a server is started in the checkout, the user may be in another folder.
 fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>> {
     path.map(std::path::absolute).transpose().context("there is no working directory")
 }
 
-/// Where the competitors' scripts lie.
+/// Folder of the competitors' scripts.
 pub(crate) fn sources(workspace: &Workspace) -> PathBuf {
     workspace.root().join("crates/bench/src/competitors")
 }
@@ -285,8 +319,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_is_pinned_and_what_is_quoted_is_among_it() {
-        for packages in [&INFINITY, &SENTENCE_TRANSFORMERS, &ONNXRUNTIME, &OPENVINO] {
+    fn all_packages_are_pinned_and_the_quoted_ones_included() {
+        for packages in
+            [&INFINITY, &SENTENCE_TRANSFORMERS, &ONNXRUNTIME, &ONNXRUNTIME_INT8, &OPENVINO, &OPENVINO_INT8]
+        {
             for line in packages.pins.lines().filter(|line| !line.starts_with('#')) {
                 let version = line.split_once("==").map(|(_, version)| version);
                 assert!(version.is_some_and(|version| !version.is_empty()), "{}: {line}", packages.name);
@@ -296,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_or_not_there_is_a_reason() {
+    fn missing_binaries_are_reported_with_the_reason() {
         let workspace = Workspace::locate().unwrap();
         let reason = |name, binaries| prepare(&workspace, name, &binaries, &[]).ready.unwrap_err();
         assert_eq!(reason(Name::Tei, Binaries::default()), "no binary was named with --tei");
@@ -312,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_beside_a_foreign_program_are_known_by_their_names() {
+    fn shared_libraries_are_recognized_by_name() {
         let found = ["libonnxruntime.so.1", "libggml.so", "llama-server", "libx.a", "so.libx"];
         let libraries: Vec<_> = found.iter().filter(|name| is_library(Path::new(name))).collect();
         assert_eq!(libraries, [&"libonnxruntime.so.1", &"libggml.so"]);

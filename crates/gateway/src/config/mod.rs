@@ -1,358 +1,316 @@
-//! Every setting of the program, resolved: plain data that the rest of the gateway takes as given.
+//! All settings of the program, resolved: plain data that the rest of the gateway takes as given.
 //!
-//! A value comes from a flag, else from an `EMBEDGATE_*` variable, else from the file, else from the
-//! defaults below. [`Config::resolve`] merges the four once and proves that the result can work; nobody
-//! else reads the environment. To add a setting: declare it in `settings.rs` (flag, variable and help in
-//! one place), read it in `file.rs`, and merge it in `merge.rs`, `access.rs` or `exposure.rs`; the tests then ask for its line in
-//! `config/embedgate.toml`. A number has the upper bound of its type, or one of its own in `bounds.rs`.
+//! A value comes from a flag, else from an `EMBEDGATE_*` variable, else from the settings file, else from the default.
+//! [`Config::resolve`] merges the four once and checks that the result can work. To add a setting, declare it in
+//! `settings.rs`; flag, variable, key, help, `docs/CONFIG.md` and `config/embedgate.toml` follow from the declaration.
 
-mod access;
-mod bounds;
-mod exposure;
+mod api_key;
+mod checks;
 mod file;
-mod key;
-mod listen;
-mod merge;
-mod pick;
-mod renamed;
+mod listen_address;
+mod models;
+mod origins;
+mod problem;
+mod process_env;
 mod report;
-mod resolve;
+mod resolver;
+mod setting;
 mod settings;
-mod surroundings;
-mod trace;
+mod types;
+mod unknown;
+mod urls;
 mod value;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
-use inference::{Provider, TruncationPolicy};
-
-pub use exposure::{OriginFault, Origins};
-pub(crate) use file::known_elsewhere;
-pub use file::{FileError, FileProblem};
-pub use key::{ApiKey, ApiKeyError};
-pub use listen::ListenAddress;
-pub(crate) use renamed::renamed_flag;
-pub use report::{Report, Setting, Shown, Source, Table};
-pub use resolve::{ConfigError, Problem, Resolved, defaults};
+pub use api_key::{ApiKey, ApiKeyError};
+pub use origins::Origins;
+pub use problem::{ConfigError, Problem};
+pub use process_env::ProcessEnv;
+pub use report::{DisplayValue, Report, ReportEntry, Source};
+pub use resolver::CliArgs;
+pub use setting::{Setting, Table};
 pub use settings::{
-    AuthSettings, CacheSettings, CorsSettings, Flags, LimitsSettings, LogSettings, ModelSettings,
-    ServerSettings, Settings, TlsSettings,
+    AuthConfig, CacheConfig, CorsConfig, LimitsConfig, LogConfig, ModelConfig, ServerConfig, TraceConfig,
+    settings,
 };
-pub use surroundings::{API_KEYS_VARIABLE, Secret, Surroundings};
-pub use trace::{CollectorFault, CollectorUrl, Ratio};
-pub use value::{
-    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisFailureMode, RedisUrl, TokenIds,
+pub use types::{
+    Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode, TokenIds,
     UnsupportedParameters,
 };
+pub(crate) use unknown::{known_elsewhere, renamed_flag};
+pub use urls::{CollectorUrl, RedisUrl};
 
-/// Where the file is looked for when no other is named: under the working directory.
+use api_key::ApiKeyEntries;
+use listen_address::ListenAddress;
+use resolver::Resolver;
+use settings::{API_KEYS, CONFIG_FILE, MAX_HTTP_WORKERS, MainConfig, TlsFiles};
+use value::Value;
+
+/// Path of the settings file if no other is named, relative to the working directory.
 pub const DEFAULT_FILE: &str = "config/embedgate.toml";
 
 /// Id, and folder under `models/`, of the model that is served unless another is named.
 pub const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
 
-/// OpenAI's own model names, which existing programs ask for: aliases of the default model unless the
-/// settings say otherwise, so that changing `base_url` is enough.
+/// OpenAI's own model names, which existing programs ask for: aliases of the default model unless the settings say
+/// otherwise, so that changing `base_url` is enough.
 pub const OPENAI_MODELS: [&str; 3] =
     ["text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"];
 
-/// Below this, a client's connection pool may reuse a connection in the moment we close it.
-pub const SAFE_KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// Largest settings file: a thousand models take a tenth of it.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The settings of one run of the program. `Debug` shows no secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Address of the HTTP listener; port 0 lets the system choose.
+    /// Address of the main listener; port 0 lets the system choose.
     pub listen: SocketAddr,
-    /// Address of a second listener, which has metrics and probes to itself.
+    /// Address of a second listener for metrics and probes.
     pub ops_listen: Option<SocketAddr>,
-    /// The certificate of the HTTP listener; without one it speaks plain HTTP.
+    /// Certificate of the main listener; without one it speaks plain HTTP.
     pub tls: Option<TlsConfig>,
-    /// Web pages that may read answers.
-    pub cors: Origins,
-    /// Connections, deadlines and shutdown.
+    /// Web pages of other origins.
+    pub cors: CorsConfig,
+    /// Connections, timeouts and shutdown.
     pub server: ServerConfig,
-    /// What one request may ask for.
+    /// Limits of requests and API keys.
     pub limits: LimitsConfig,
-    /// Which vectors are kept.
+    /// Caches of vectors.
     pub cache: CacheConfig,
-    /// Who may ask.
+    /// API keys.
     pub auth: AuthConfig,
-    /// What is logged, and how.
+    /// The log.
     pub log: LogConfig,
-    /// Which requests are traced, and where to.
+    /// Traces.
     pub trace: TraceConfig,
-    /// ONNX Runtime's shared library, where one was named or found.
+    /// Shared library of ONNX Runtime, if one was named or found.
     pub onnxruntime_path: Option<PathBuf>,
-    /// Id of one of `models`: what the shipped aliases stand for.
+    /// Id of the model that OpenAI's model names stand for: one of `models`.
     pub default_model: String,
-    /// Other names for models: from the name that a client sends to a model's id.
+    /// Other names for models: from the name in a request to the id of a model.
     pub aliases: BTreeMap<String, String>,
     /// The models to serve: at least one, with different ids.
     pub models: Vec<ModelConfig>,
 }
 
-/// Connections, deadlines and shutdown.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServerConfig {
-    /// Threads that speak HTTP; from 1 to 512.
-    pub http_workers: usize,
-    /// How long an idle connection is kept open.
-    pub keep_alive: Duration,
-    /// Longest time for a TLS handshake, and for a request's head; zero for no limit.
-    pub client_header_timeout: Duration,
-    /// Longest time that an answer waits for a client that takes none of it; zero for no limit.
-    pub send_timeout: Duration,
-    /// Bytes of an answer that a client has to take in a second, on average; 0 if any byte is enough.
-    pub min_send_rate: Bytes,
-    /// Deadline of one request, from its last byte read to its answer.
-    pub request_timeout: Duration,
-    /// Connections open at a time, over all workers.
-    pub max_connections: usize,
-    /// How long `/readyz` already says 503 before the listener closes.
-    pub shutdown_delay: Duration,
-    /// How long requests in flight may take to finish after the listener closed.
-    pub drain_timeout: Duration,
-}
-
-/// What one request may ask for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LimitsConfig {
-    /// Inputs of one request; OpenAI's limit by default.
-    pub max_inputs: usize,
-    /// Tokens of one request, over all inputs; OpenAI's limit by default.
-    pub max_request_tokens: usize,
-    /// Bytes of one request's body.
-    pub max_body_bytes: usize,
-    /// Memory for the bodies of all requests together, at least one of the largest.
-    pub max_buffered_body_bytes: Bytes,
-    /// Answer to a request with parameters of other vendors that cannot be honoured.
-    pub unsupported_parameters: UnsupportedParameters,
-    /// Memory for the large answers of all requests together.
-    pub max_buffered_response_bytes: Bytes,
-    /// Requests of one key in a minute; 0 for as many as it likes.
-    pub key_requests_per_minute: usize,
-    /// Tokens of one key in a minute; 0 for as many as it likes.
-    pub key_tokens_per_minute: usize,
-    /// Where several servers count them together.
-    pub redis_url: Option<RedisUrl>,
-    /// How long a request may wait for that; above zero.
-    pub redis_timeout: Duration,
-    /// What holds while nobody answers there.
-    pub redis_failure_mode: RedisFailureMode,
-}
-
 /// PEM files, which may change at any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// The certificate and those that vouch for it.
+    /// The certificate and its intermediate certificates.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
 }
 
-/// Which vectors are kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CacheConfig {
-    /// Memory for the vectors of each model; with none, nothing is kept.
-    pub memory: Bytes,
-    /// A second tier in Redis or Valkey.
-    pub redis_url: Option<RedisUrl>,
-    /// How long a request may wait for it, for each 64 texts; above zero.
-    pub redis_timeout: Duration,
-    /// How long it keeps a vector; at least a second.
-    pub redis_ttl: Duration,
-}
-
-/// Who may ask.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct AuthConfig {
-    /// Keys that are let in; with none here and no file, anyone is.
-    pub keys: Vec<ApiKey>,
-    /// A file of more keys, which may change at any time.
-    pub api_keys_file: Option<PathBuf>,
-}
-
-/// What is logged, and how.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogConfig {
-    /// Lines for people or objects for machines.
-    pub format: LogFormat,
-    /// A `tracing` filter, such as `info` or `info,gateway=debug`.
-    pub filter: String,
-}
-
-/// Which requests are traced, and where to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TraceConfig {
-    /// The collector; without one nothing is traced.
-    pub otlp_endpoint: Option<CollectorUrl>,
-    /// Share of the requests that are traced, of those whose caller has not decided it.
-    pub sample_ratio: Ratio,
-}
-
-/// One model to serve.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModelConfig {
-    /// The name that clients send.
-    pub id: String,
-    /// The model's folder.
-    pub path: PathBuf,
-    /// What runs it. One that is not there is an error at start-up, never a silent fall-back.
-    pub provider: Provider,
-    /// What it is computed in.
-    pub precision: PrecisionWish,
-    /// Up to which instructions our own kernels may be used.
-    pub isa: IsaCap,
-    /// The ONNX graph that computes it, relative to the folder; if none, the folder's weights or its default graph.
-    pub onnx_file: Option<PathBuf>,
-    /// Treatment of a graph that quantises activations with one scale for a whole batch.
-    pub dynamic_quantization: DynamicQuantization,
-    /// Processors that it may use; from 1 to 1024.
-    pub threads: usize,
-    /// Sessions of ONNX Runtime, each owned by one thread; at least 1.
-    pub onnx_sessions: usize,
-    /// What becomes of a text longer than the window.
-    pub truncation: TruncationPolicy,
-    /// What token ids in a request mean.
-    pub token_ids: TokenIds,
-    /// True if white space is removed from both ends of every text.
-    pub strip_whitespace: bool,
-    /// Sizes to which this model's vectors may be cut, ascending; empty for a model not trained for it.
-    pub matryoshka_dimensions: Vec<usize>,
-    /// Tokens of one batch, padding included; a longer text runs alone. Without it, what suits the kernels.
-    pub max_batch_tokens: Option<usize>,
-    /// Inputs of one batch.
-    pub max_batch_inputs: usize,
-    /// Tokens that may wait; every legal request fits.
-    pub max_queue_tokens: usize,
-    /// A window smaller than the model folder's.
-    pub max_input_tokens: Option<usize>,
+/// A configuration and its sources.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The settings.
+    pub config: Config,
+    /// Each of them with its source.
+    pub report: Report,
+    /// Messages about what works, but probably not as intended.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
-    /// The defaults on a machine where this process may use `cpus` processors.
+    /// Merges flags, variables, file and defaults, in this order of precedence.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or settings that cannot work; all of them together.
+    pub fn resolve(args: &CliArgs, env: &ProcessEnv) -> Result<Resolved, ConfigError> {
+        let (path, text) = read_file(args, env)?;
+        resolve(args, env, (&path, &text), None)
+    }
+
+    /// Resolves the settings with the model in `folder` as the only one.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_for(folder: &Path, args: &CliArgs, env: &ProcessEnv) -> Result<Self, ConfigError> {
+        let mut env = env.clone();
+        // They name the models of a server.
+        for variable in ["EMBEDGATE_DEFAULT_MODEL", "EMBEDGATE_ALIASES"] {
+            env.variables.remove(variable);
+        }
+        let (path, text) = read_file(args, &env)?;
+        Ok(resolve(args, &env, (&path, &text), Some(folder))?.config)
+    }
+
+    /// Returns the defaults on a machine where this process may use `cpus` CPUs.
+    ///
+    /// # Panics
+    /// When the defaults contradict each other.
     pub fn builtin(cpus: usize) -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-            ops_listen: None,
-            tls: None,
-            cors: Origins::default(),
-            server: ServerConfig::builtin(cpus),
-            limits: LimitsConfig::default(),
-            cache: CacheConfig::default(),
-            auth: AuthConfig::default(),
-            log: LogConfig::default(),
-            trace: TraceConfig::default(),
-            onnxruntime_path: None,
-            default_model: DEFAULT_MODEL.to_owned(),
-            aliases: openai_aliases(DEFAULT_MODEL),
-            models: vec![ModelConfig::builtin(
-                DEFAULT_MODEL.to_owned(),
-                PathBuf::from("models").join(DEFAULT_MODEL),
-                cpus,
-            )],
-        }
-    }
-}
-
-impl ServerConfig {
-    /// The defaults on a machine where this process may use `cpus` processors.
-    pub fn builtin(cpus: usize) -> Self {
-        Self {
-            http_workers: cpus.clamp(1, bounds::MAX_HTTP_WORKERS),
-            keep_alive: Duration::from_secs(90),
-            client_header_timeout: Duration::from_secs(10),
-            send_timeout: Duration::from_secs(30),
-            min_send_rate: Bytes(16 * 1024),
-            request_timeout: Duration::from_secs(120),
-            max_connections: 10_000,
-            shutdown_delay: Duration::ZERO,
-            drain_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            max_inputs: 2048,
-            max_request_tokens: 300_000,
-            max_body_bytes: 32 * 1024 * 1024,
-            max_buffered_body_bytes: Bytes(256 * 1024 * 1024),
-            unsupported_parameters: UnsupportedParameters::Reject,
-            max_buffered_response_bytes: Bytes(256 * 1024 * 1024),
-            key_requests_per_minute: 0,
-            key_tokens_per_minute: 0,
-            redis_url: None,
-            // On one network an answer takes well below a millisecond.
-            redis_timeout: Duration::from_millis(10),
-            redis_failure_mode: RedisFailureMode::FailOpen,
-        }
-    }
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        // Some 18,000 short texts with vectors of 384 values. It is filled by use only, and a third of the weights
-        // of the default model, so that the process does not grow beyond what it is measured by.
-        Self {
-            memory: Bytes(32 * 1024 * 1024),
-            redis_url: None,
-            // On one network an answer takes well below a millisecond; a text takes several to compute.
-            redis_timeout: Duration::from_millis(5),
-            redis_ttl: Duration::from_secs(7 * 24 * 60 * 60),
-        }
-    }
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        // The HTTP library reports each of its threads.
-        Self { format: LogFormat::Text, filter: "info,actix_server=warn".to_owned() }
-    }
-}
-
-impl Default for TraceConfig {
-    fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: Ratio::ALL }
+        // Not the library that happens to be in the working directory.
+        Self { onnxruntime_path: None, ..defaults(cpus).config }
     }
 }
 
 impl ModelConfig {
-    /// The defaults for the model `id` in the folder `path`, where this process may use `cpus` processors.
+    /// Returns the defaults for the model `id` in the folder `path`, where this process may use `cpus` CPUs.
+    ///
+    /// # Panics
+    /// When the defaults contradict each other.
     pub fn builtin(id: String, path: PathBuf, cpus: usize) -> Self {
-        Self {
-            id,
-            path,
-            provider: Provider::Cpu,
-            precision: PrecisionWish::Auto,
-            isa: IsaCap::Best,
-            onnx_file: None,
-            dynamic_quantization: DynamicQuantization::PerText,
-            threads: cpus.clamp(1, bounds::MAX_THREADS),
-            onnx_sessions: 1,
-            truncation: TruncationPolicy::Truncate,
-            token_ids: TokenIds::Cl100kBase,
-            strip_whitespace: false,
-            matryoshka_dimensions: Vec::new(),
-            max_batch_tokens: None,
-            max_batch_inputs: 256,
-            max_queue_tokens: default_queue_tokens(LimitsConfig::default().max_request_tokens),
-            max_input_tokens: None,
+        let mut models = Config::builtin(cpus).models;
+        Self { id, path, ..models.remove(0) }
+    }
+}
+
+/// Resolves the defaults on a machine of `cpus` CPUs.
+///
+/// # Panics
+/// When the defaults contradict each other.
+pub fn defaults(cpus: usize) -> Resolved {
+    let resolved = resolve(&CliArgs::default(), &ProcessEnv::empty(cpus), (Path::new(""), ""), None);
+    resolved.expect("the defaults can work")
+}
+
+/// Resolves all settings, those of the file from its path and text; with `single_model`, this folder holds the only
+/// model.
+fn resolve(
+    args: &CliArgs,
+    env: &ProcessEnv,
+    file: (&Path, &str),
+    single_model: Option<&Path>,
+) -> Result<Resolved, ConfigError> {
+    let all = settings();
+    let mut resolver = Resolver::new(args, env, file, &all);
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+
+    let entries = models::entries(&mut resolver, single_model, &mut problems);
+    let main = MainConfig::resolve(&mut resolver, entries.first_id());
+    let listen = socket_address(&mut resolver, "listen", &main.listen, &mut problems);
+    let ops_listen = main.ops_listen.as_ref();
+    let ops_listen = ops_listen.map(|ops| socket_address(&mut resolver, "ops_listen", ops, &mut problems));
+    let default_model = models::default_model(&mut resolver, &entries, main.default_model, &mut problems);
+    let onnxruntime_path = main.onnxruntime_path.or_else(|| {
+        let found = env.find_onnxruntime()?;
+        if let Some(entry) = resolver.report.entry_mut("onnxruntime_path") {
+            (entry.value, entry.source) = (found.to_toml().into(), Source::Found);
+        }
+        Some(found)
+    });
+    let mut server = ServerConfig::resolve(&mut resolver);
+    server.http_workers = resolver.or_cpu_count("http_workers", server.http_workers, MAX_HTTP_WORKERS);
+    let limits = LimitsConfig::resolve(&mut resolver);
+    let cache = CacheConfig::resolve(&mut resolver);
+    let keys = api_keys(&mut resolver, &mut problems);
+    let auth = AuthConfig::resolve(&mut resolver, keys);
+    let tls = match TlsFiles::resolve(&mut resolver) {
+        TlsFiles { certificate: Some(certificate), key: Some(key) } => Some(TlsConfig { certificate, key }),
+        TlsFiles { certificate: None, key: None } => None,
+        TlsFiles { key: None, .. } => {
+            problems.push("`tls.certificate` is set, but not `tls.key`: TLS needs both".to_owned());
+            None
+        }
+        TlsFiles { .. } => {
+            problems.push("`tls.key` is set, but not `tls.certificate`: TLS needs both".to_owned());
+            None
+        }
+    };
+    let cors = CorsConfig::resolve(&mut resolver);
+    let log = LogConfig::resolve(&mut resolver);
+    let trace = TraceConfig::resolve(&mut resolver);
+    let aliases = models::aliases(&mut resolver, &entries, &default_model, &mut problems, &mut warnings);
+    let models = models::models(&mut resolver, entries, &limits);
+
+    let report = resolver.finish()?;
+    let config = Config {
+        listen,
+        ops_listen,
+        tls,
+        cors,
+        server,
+        limits,
+        cache,
+        auth,
+        log,
+        trace,
+        onnxruntime_path,
+        default_model,
+        aliases,
+        models,
+    };
+    problems.extend(checks::problems(&config));
+    if !problems.is_empty() {
+        return Err(ConfigError::Invalid(problems.into_iter().map(Problem::from).collect()));
+    }
+    warnings.extend(checks::warnings(&config));
+    Ok(Resolved { config, report, warnings })
+}
+
+/// Returns the address to listen on. The report shows what a host name stands for.
+fn socket_address(
+    resolver: &mut Resolver<'_>,
+    key: &str,
+    listen: &ListenAddress,
+    problems: &mut Vec<String>,
+) -> SocketAddr {
+    match listen.resolve() {
+        Ok(address) => {
+            if let ListenAddress::Name(..) = listen {
+                resolver.report.explain(key, address);
+            }
+            address
+        }
+        Err(fault) => {
+            problems.push(format!("`{key}`: {fault}"));
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
         }
     }
 }
 
-/// Room for two of the largest requests, so that one of them does not shut everyone else out.
-fn default_queue_tokens(max_request_tokens: usize) -> usize {
-    max_request_tokens.saturating_mul(2)
+fn api_keys(resolver: &mut Resolver<'_>, problems: &mut Vec<String>) -> Vec<ApiKey> {
+    let given = resolver.lookup(&API_KEYS);
+    let (ApiKeyEntries(entries), source) = given.unwrap_or((ApiKeyEntries(Vec::new()), Source::Default));
+    let keys = ApiKey::read_all(&entries).unwrap_or_else(|error| {
+        problems.push(error.to_string());
+        Vec::new()
+    });
+    let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+    let shown = match names.len() {
+        0 => DisplayValue::Toml("[]".to_owned()),
+        count => DisplayValue::Secret(format!("{count} ({})", names.join(", "))),
+    };
+    resolver.record(&API_KEYS, shown, source);
+    keys
 }
 
-/// OpenAI's model names as aliases of `model`.
-fn openai_aliases(model: &str) -> BTreeMap<String, String> {
-    OPENAI_MODELS.iter().map(|name| ((*name).to_owned(), model.to_owned())).collect()
+/// Returns the ONNX graph that `model import` is to inspect, relative to the model's folder.
+pub fn onnx_file(args: &CliArgs, env: &ProcessEnv) -> Option<PathBuf> {
+    given_path(settings().into_iter().find(|setting| setting.key == "onnx_file")?, args, env)
+}
+
+/// Returns the path of a flag or its variable.
+fn given_path(setting: &Setting, args: &CliArgs, env: &ProcessEnv) -> Option<PathBuf> {
+    let variable = || env.variables.get(&setting.variable_name()?).map(OsString::as_os_str);
+    args.get(setting).or_else(variable).map(PathBuf::from)
+}
+
+/// Reads the file that was named, or the one at its usual place, or none. Returns its path and text.
+fn read_file(args: &CliArgs, env: &ProcessEnv) -> Result<(PathBuf, String), ConfigError> {
+    let named = given_path(&CONFIG_FILE, args, env);
+    let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    match read_text(&env.working_directory.join(&path)) {
+        Ok(text) => Ok((path, text)),
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok((path, String::new())),
+        Err(source) => Err(ConfigError::Read { path, source }),
+    }
+}
+
+/// Reads a text file of up to [`MAX_FILE_BYTES`]; a pipe as well, such as a shell's `<(…)`.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(text)
 }

@@ -1,459 +1,373 @@
-//! What one source of settings may say: each field is a key of the file, a flag and a variable at once.
+//! The declarations of all settings.
 //!
-//! The doc comments are the help of the program and the text of `docs/CONFIG.md`.
+//! One declaration is a key of the settings file, a flag, a variable, a field of a struct, a row of `docs/CONFIG.md`
+//! and a paragraph of `config/embedgate.toml`. It reads
+//!
+//! ```text
+//! /// Help text, in sentences. `{values}` stands for the values that the type allows.
+//! key: Type = default, option, option(argument);
+//! ```
+//!
+//! The options are the methods of [`Setting`]: `min` and `max` are bounds, `advanced` leaves the flag out of the short
+//! help, `flag` names flag and variable otherwise than the key, `example` is the value that the shipped file shows
+//! where there is no default.
 
-use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use inference::{Provider, TruncationPolicy};
 
-use super::exposure::Origins;
-use super::listen::ListenAddress;
-use super::trace::{CollectorUrl, Ratio};
-use super::value::{
-    Bytes, DynamicQuantization, IsaCap, List, LogFormat, PrecisionWish, RedisFailureMode, RedisUrl, TokenIds,
-    UnsupportedParameters, elements, parse_duration,
+use super::api_key::{ApiKey, ApiKeyEntries};
+use super::listen_address::ListenAddress;
+use super::origins::Origins;
+use super::process_env::{ORT_VARIABLE, OTLP_VARIABLE};
+use super::resolver::Resolver;
+use super::setting::{Section, Setting, Table, settings};
+use super::types::{
+    Aliases, Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode,
+    TokenIds, UnsupportedParameters,
 };
+use super::urls::{CollectorUrl, RedisUrl};
 
-/// The command line's and the environment's part of the settings.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    /// The values given. A flag has already won over its variable.
-    pub settings: Settings,
-    /// The names (clap's ids) of those that came from a variable.
-    pub from_environment: BTreeSet<String>,
+const MAIN: Section = Section::new(Table::Top, "Main settings");
+const SERVER: Section = Section::table("server", "Server");
+const LIMITS: Section = Section::table("limits", "Limits");
+const CACHE: Section = Section::table("cache", "Cache").prefix("cache_");
+const AUTH: Section = Section::table("auth", "Authentication");
+const TLS: Section = Section::table("tls", "TLS").prefix("tls_");
+const CORS: Section = Section::table("cors", "CORS").prefix("cors_");
+const LOG: Section = Section::table("log", "Log").prefix("log_");
+const TRACE: Section = Section::table("trace", "Traces").prefix("trace_");
+const MODELS: Section = Section::new(Table::Model(0), "Models (for all that are served)");
+
+/// Largest number of HTTP threads: the listener of actix keeps one bit for each, in four words of 128 bits.
+pub(super) const MAX_HTTP_WORKERS: usize = 512;
+
+/// Largest number of threads of one model: more than any CPU has today, and few enough to be started.
+pub(super) const MAX_THREADS: usize = 1024;
+
+/// Largest number of tokens of one batch: its activations alone take gigabytes.
+const MAX_BATCH_TOKENS: u64 = 1 << 20;
+
+/// Returns all settings, in the order of the settings file.
+pub fn settings() -> Vec<&'static Setting> {
+    let model = [&MODEL_ID, &MODEL_PATH].into_iter().chain(ModelConfig::SETTINGS);
+    let tables = [
+        MainConfig::SETTINGS,
+        ServerConfig::SETTINGS,
+        LimitsConfig::SETTINGS,
+        CacheConfig::SETTINGS,
+        std::slice::from_ref(&API_KEYS),
+        AuthConfig::SETTINGS,
+        TlsFiles::SETTINGS,
+        CorsConfig::SETTINGS,
+        LogConfig::SETTINGS,
+        TraceConfig::SETTINGS,
+    ];
+    [&CONFIG_FILE].into_iter().chain(tables.into_iter().flatten()).chain([&ALIASES]).chain(model).collect()
 }
 
-/// The settings that one source gives.
-#[derive(Args, Clone, Debug, Default)]
-pub struct Settings {
-    /// Settings file (TOML). Without this flag `config/embedgate.toml` is read, if it is there.
-    #[arg(long, env = "EMBEDGATE_CONFIG", value_name = "FILE", help_heading = "Main settings")]
-    pub config: Option<PathBuf>,
+/// The settings file itself.
+pub(super) static CONFIG_FILE: Setting = Setting::new::<PathBuf>(
+    MAIN,
+    "",
+    "Settings file (TOML). Without this flag `config/embedgate.toml` is read, if it exists.",
+)
+.flag("config");
 
-    /// Address and port to listen on, such as `127.0.0.1:8080` or `localhost:8080`; `:8080` is every interface, `8080`
-    /// this machine alone; port 0 lets the system choose.
-    #[arg(long, env = "EMBEDGATE_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
-    pub listen: Option<ListenAddress>,
+/// The aliases, which are a table in the file.
+pub(super) static ALIASES: Setting = Setting::new::<Aliases>(
+    MAIN,
+    "aliases",
+    "Another name for a model; may be repeated (variable: separated by commas). Replaces the aliases of the file, \
+     which by default are OpenAI's names for the default model.",
+)
+.flag("alias")
+.variable("EMBEDGATE_ALIASES");
 
-    /// Another address for `/metrics` and the three probes, in plain HTTP and without keys. They then answer there and
-    /// no longer on the main one.
-    #[arg(long, env = "EMBEDGATE_OPS_LISTEN", value_name = "ADDR", help_heading = "Main settings")]
-    pub ops_listen: Option<ListenAddress>,
+/// API keys, which have no flag: other users can read a command line.
+pub(super) static API_KEYS: Setting = Setting::new::<ApiKeyEntries>(
+    AUTH,
+    "api_keys",
+    "API keys that are accepted, each `name=key` or `key`; only their SHA-256 is kept. Without keys here and in \
+     `api_keys_file`, requests need none. Better kept out of the settings file, in the variable.",
+)
+.no_flag()
+.variable("EMBEDGATE_API_KEYS")
+.secret();
 
-    /// Folder of a model to serve, under the folder's name; may be repeated (variable: separated by
-    /// commas). Replaces the models of the file.
-    #[arg(long = "model", env = "EMBEDGATE_MODELS", value_name = "DIR", help_heading = "Main settings")]
-    pub models: Option<Vec<List<PathBuf>>>,
+/// The id of a model.
+pub(super) static MODEL_ID: Setting = Setting::new::<String>(
+    MODELS,
+    "id",
+    "Name of the model in requests. Without it, the name of the folder.",
+)
+.no_flag();
 
-    /// Id of the model that the OpenAI names stand for. Without it, the first model.
-    #[arg(long, env = "EMBEDGATE_DEFAULT_MODEL", value_name = "ID", help_heading = "Main settings")]
-    pub default_model: Option<String>,
+/// The folder of a model.
+pub(super) static MODEL_PATH: Setting = Setting::new::<Vec<String>>(
+    Section::new(Table::Model(0), "Main settings"),
+    "path",
+    "Folder of a model to serve, under the folder's name; may be repeated (variable: separated by commas). Flag and \
+     variable replace all models of the file.",
+)
+.flag("model")
+.variable("EMBEDGATE_MODELS")
+.placeholder("DIR");
 
-    /// Another name for a model; may be repeated (variable: separated by commas). Replaces the aliases of
-    /// the file, which by default are OpenAI's names for the default model.
-    #[arg(
-        long = "alias",
-        env = "EMBEDGATE_ALIASES",
-        value_name = "NAME=ID",
-        value_parser = parse_aliases,
-        help_heading = "Main settings"
-    )]
-    pub aliases: Option<Vec<List<(String, String)>>>,
+settings! {
+    /// Settings at the top of the file.
+    pub(super) struct MainConfig in MAIN, context(first_model: String) {
+        /// Address and port to listen on, such as `127.0.0.1:8080` or `localhost:8080`; `:8080` is every interface,
+        /// `8080` this machine alone; port 0 lets the system choose. Set API keys before listening on anything but the
+        /// loopback interface.
+        listen: ListenAddress = ListenAddress::LOCAL_8080;
 
-    /// ONNX Runtime's shared library. Without it (and without ORT_DYLIB_PATH) it is looked for in `../lib`
-    /// and beside the program, then in `.runtime/onnxruntime`.
-    #[arg(long, env = "EMBEDGATE_ONNXRUNTIME_PATH", value_name = "FILE", help_heading = "Main settings")]
-    pub onnxruntime_path: Option<PathBuf>,
+        /// Another address for `/metrics` and the three probes, in plain HTTP and without keys. They then answer there
+        /// and no longer on the main one.
+        ops_listen: Option<ListenAddress> = None, example("\"127.0.0.1:9090\"");
 
-    /// The table `[server]`.
-    #[command(flatten)]
-    pub server: ServerSettings,
-    /// The table `[limits]`.
-    #[command(flatten)]
-    pub limits: LimitsSettings,
-    /// The table `[auth]`.
-    #[command(flatten)]
-    pub auth: AuthSettings,
-    /// The table `[tls]`.
-    #[command(flatten)]
-    pub tls: TlsSettings,
-    /// The table `[cors]`.
-    #[command(flatten)]
-    pub cors: CorsSettings,
-    /// The table `[cache]`.
-    #[command(flatten)]
-    pub cache: CacheSettings,
-    /// The table `[log]`.
-    #[command(flatten)]
-    pub log: LogSettings,
-    /// The table `[trace]`.
-    #[command(flatten)]
-    pub trace: TraceSettings,
-    /// For every model, over what its entry in the file says.
-    #[command(flatten)]
-    pub model: ModelSettings,
+        /// Id of the model that OpenAI's model names stand for. Without it, the first model.
+        default_model: String = first_model, placeholder("ID");
+
+        /// Shared library of ONNX Runtime. Without it (and without `ORT_DYLIB_PATH`) embedgate searches `../lib` and
+        /// the folder of the program, then `.runtime/onnxruntime`.
+        onnxruntime_path: Option<PathBuf> = None, shared_variable(ORT_VARIABLE),
+            example("\"/opt/onnxruntime/lib/libonnxruntime.so\"");
+    }
 }
 
-/// Connections, deadlines and shutdown.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Server")]
-pub struct ServerSettings {
-    /// Threads that speak HTTP; 0 for one a processor.
-    #[arg(long, env = "EMBEDGATE_HTTP_WORKERS", value_name = "N", hide_short_help = true)]
-    pub http_workers: Option<usize>,
+settings! {
+    /// Connections, timeouts and shutdown.
+    pub struct ServerConfig in SERVER {
+        /// HTTP threads; 0 for one per CPU.
+        http_workers: usize = 0, max(MAX_HTTP_WORKERS as u64), advanced;
 
-    /// How long an idle connection is kept open. Below 75s, clients see connections reset.
-    #[arg(long, env = "EMBEDGATE_KEEP_ALIVE", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub keep_alive: Option<Duration>,
+        /// Time for which an idle connection is kept open. Below 75s, clients see connections reset.
+        keep_alive: Duration = Duration::from_secs(90), advanced;
 
-    /// Longest time for a TLS handshake, and for the head of a request; 0 for no limit.
-    #[arg(long, env = "EMBEDGATE_CLIENT_HEADER_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub client_header_timeout: Option<Duration>,
+        /// Time limit for a TLS handshake, and for the header of a request; 0 for no limit.
+        client_header_timeout: Duration = Duration::from_secs(10), advanced;
 
-    /// Longest time that an answer waits for a client that takes none of it; 0 for no limit.
-    #[arg(long, env = "EMBEDGATE_SEND_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub send_timeout: Option<Duration>,
+        /// Time limit for a client that reads nothing of its response; 0 for no limit.
+        send_timeout: Duration = Duration::from_secs(30), advanced;
 
-    /// Bytes of an answer that a client has to take in a second, on average over `send_timeout`; 0 if any byte is
-    /// enough.
-    #[arg(long, env = "EMBEDGATE_MIN_SEND_RATE", value_name = "SIZE", hide_short_help = true)]
-    pub min_send_rate: Option<Bytes>,
+        /// Bytes of its response that a client has to read per second, on average over `send_timeout`; 0 if any
+        /// progress is enough.
+        min_send_rate: Bytes = Bytes(16 * 1024), advanced;
 
-    /// Deadline of one request; one that cannot meet it is refused with `retry-after`.
-    #[arg(long, env = "EMBEDGATE_REQUEST_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub request_timeout: Option<Duration>,
+        /// Deadline of a request, from its last byte read to its response. A request that cannot meet it is rejected
+        /// with `retry-after`.
+        request_timeout: Duration = Duration::from_secs(120), min(1), advanced;
 
-    /// Connections open at a time.
-    #[arg(long, env = "EMBEDGATE_MAX_CONNECTIONS", value_name = "N", hide_short_help = true)]
-    pub max_connections: Option<NonZeroUsize>,
+        /// Connections open at a time.
+        max_connections: usize = 10_000, min(1), max(1_000_000), advanced;
 
-    /// On shutdown: how long `/readyz` says 503 while requests are still accepted, X    /// look away first.
-    #[arg(long, env = "EMBEDGATE_SHUTDOWN_DELAY", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub shutdown_delay: Option<Duration>,
+        /// Time after SIGTERM for which `/readyz` fails while requests are still accepted, so that load balancers stop
+        /// sending traffic first.
+        shutdown_delay: Duration = Duration::ZERO, advanced;
 
-    /// On shutdown: how long requests in flight may take to finish.
-    #[arg(long, env = "EMBEDGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
-    pub drain_timeout: Option<Duration>,
+        /// Time after `shutdown_delay` for which requests in flight may finish.
+        drain_timeout: Duration = Duration::from_secs(30), advanced;
+    }
 }
 
-/// What one request may ask for.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Limits of a request")]
-pub struct LimitsSettings {
-    /// Inputs of one request, 65536 at most; OpenAI allows 2048.
-    #[arg(long, env = "EMBEDGATE_MAX_INPUTS", value_name = "N", hide_short_help = true)]
-    pub max_inputs: Option<NonZeroUsize>,
+settings! {
+    /// Limits of one request, of all requests in memory, and of each API key.
+    pub struct LimitsConfig in LIMITS {
+        /// Inputs of one request; OpenAI allows 2048.
+        max_inputs: usize = 2048, min(1), max(openai_schema::MAX_INPUTS as u64), advanced;
 
-    /// Tokens of one request, over all its inputs, 2097151 at most; OpenAI allows 300000.
-    #[arg(long, env = "EMBEDGATE_MAX_REQUEST_TOKENS", value_name = "N", hide_short_help = true)]
-    pub max_request_tokens: Option<NonZeroUsize>,
+        /// Tokens of one request, over all its inputs; OpenAI allows 300000.
+        max_request_tokens: usize = 300_000, min(1), max(openai_schema::MAX_TOKENS as u64), advanced;
 
-    /// Bytes of one request's body.
-    #[arg(long, env = "EMBEDGATE_MAX_BODY_BYTES", value_name = "N", hide_short_help = true)]
-    pub max_body_bytes: Option<NonZeroUsize>,
+        /// Bytes of the body of one request.
+        max_body_bytes: usize = 32 * 1024 * 1024, min(1), max(1 << 30), advanced;
 
-    /// Memory for all requests' bodies together, beyond 16KiB of each; one that finds no room is refused (503).
-    #[arg(long, env = "EMBEDGATE_MAX_BUFFERED_BODY_BYTES", value_name = "SIZE", hide_short_help = true)]
-    pub max_buffered_body_bytes: Option<Bytes>,
+        /// Memory for the bodies of all requests, beyond 16KiB of each. A request that finds no room is rejected (503).
+        max_buffered_body_bytes: Bytes = Bytes(256 * 1024 * 1024), advanced;
 
-    /// Parameters of other vendors that would change the vectors and cannot be honoured: `reject` answers 400, `ignore`
-    /// answers without them and names them in the header `x-embedgate-ignored`.
-    #[arg(
-        long,
-        env = "EMBEDGATE_UNSUPPORTED_PARAMETERS",
-        value_name = "CHOICE",
-        hide_short_help = true,
-        hide_possible_values = true
-    )]
-    pub unsupported_parameters: Option<UnsupportedParameters>,
+        /// Parameters of other vendors (docs/PARAMETERS.md) that would change the vectors and cannot be honoured:
+        /// `reject` answers 400, `ignore` answers without them and names them in the header `x-embedgate-ignored`.
+        unsupported_parameters: UnsupportedParameters = UnsupportedParameters::Reject, advanced;
 
-    /// Memory for all requests' answers together, at least 1MiB: four bytes for each number of an answer above 32KiB,
-    /// from its admission until its client has read it. A request that finds no room is refused (503); one that needs
-    /// more than all of it is admitted when no other large one is.
-    #[arg(long, env = "EMBEDGATE_MAX_BUFFERED_RESPONSE_BYTES", value_name = "SIZE", hide_short_help = true)]
-    pub max_buffered_response_bytes: Option<Bytes>,
+        /// Memory for the responses of all requests, at least 1MiB: four bytes for each number of a response above
+        /// 32KiB, from its admission until its client has read it. A request that finds no room is rejected (503); one
+        /// that needs more than all of it is admitted when no other large one is.
+        max_buffered_response_bytes: Bytes = Bytes(256 * 1024 * 1024), min(1 << 20), advanced;
 
-    /// Requests that one key may send in a minute, or, without keys, all clients together; 0 for no limit.
-    #[arg(long, env = "EMBEDGATE_KEY_REQUESTS_PER_MINUTE", value_name = "N")]
-    pub key_requests_per_minute: Option<usize>,
+        /// Requests per minute of each API key, or, without keys, of all clients together; 0 for no limit.
+        key_requests_per_minute: usize = 0;
 
-    /// Tokens that one key may have embedded in a minute, or, without keys, all clients together; 0 for no limit.
-    #[arg(long, env = "EMBEDGATE_KEY_TOKENS_PER_MINUTE", value_name = "N")]
-    pub key_tokens_per_minute: Option<usize>,
+        /// Tokens per minute of each API key, or, without keys, of all clients together; 0 for no limit.
+        key_tokens_per_minute: usize = 0;
 
-    /// A Redis or Valkey server in which several servers count these together, such as `redis://host:6379/0`. A
-    /// password is better given in the variable than in the flag.
-    #[arg(
-        id = "limits_redis_url",
-        long = "limits-redis-url",
-        env = "EMBEDGATE_LIMITS_REDIS_URL",
-        value_name = "URL",
-        hide_short_help = true,
-        hide_env_values = true
-    )]
-    pub redis_url: Option<RedisUrl>,
+        /// Redis or Valkey server that keeps the rate limits of several servers, such as `redis://host:6379/0`. Without
+        /// it, each server counts by itself. Better given in the variable than in the flag, if it holds a password.
+        redis_url: Option<RedisUrl> = None, flag("limits_redis_url"), secret, advanced,
+            example("\"redis://127.0.0.1:6379/1\"");
 
-    /// How long a request may wait for that server.
-    #[arg(
-        id = "limits_redis_timeout",
-        long = "limits-redis-timeout",
-        env = "EMBEDGATE_LIMITS_REDIS_TIMEOUT",
-        value_name = "DURATION",
-        value_parser = parse_duration,
-        hide_short_help = true
-    )]
-    pub redis_timeout: Option<Duration>,
+        // On one network an answer takes well below a millisecond.
+        /// Time for which a request may wait for that server.
+        redis_timeout: Duration = Duration::from_millis(10), flag("limits_redis_timeout"), min(1), advanced;
 
-    /// While that server is unavailable: `fail-open` applies the limits in this server alone, `fail-closed`
-    /// answers 503.
-    #[arg(
-        id = "limits_redis_failure_mode",
-        long = "limits-redis-failure-mode",
-        env = "EMBEDGATE_LIMITS_REDIS_FAILURE_MODE",
-        value_name = "CHOICE",
-        hide_short_help = true,
-        hide_possible_values = true
-    )]
-    pub redis_failure_mode: Option<RedisFailureMode>,
+        /// Rate limits while that server is unavailable: with `fail-open` each server applies them by itself, with
+        /// `fail-closed` requests are rejected (503).
+        redis_failure_mode: RedisFailureMode = RedisFailureMode::FailOpen, flag("limits_redis_failure_mode"), advanced;
+    }
 }
 
-/// Who may ask.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Access")]
-pub struct AuthSettings {
-    /// File of API keys, one `name=key` or `key` a line, reloaded when it changes. They are accepted in addition to
-    /// those of EMBEDGATE_API_KEYS.
-    #[arg(
-        id = "api_keys_file",
-        long = "api-keys-file",
-        env = "EMBEDGATE_API_KEYS_FILE",
-        value_name = "FILE"
-    )]
-    pub api_keys_file: Option<PathBuf>,
+settings! {
+    /// Caches of vectors.
+    pub struct CacheConfig in CACHE {
+        // Some 18,000 short texts with vectors of 384 values. It is filled by use single_model, and a third of the weights of
+        // the default model.
+        /// Memory of the local cache of each model, such as `256MiB`; 0 for no cache.
+        memory: Bytes = Bytes(32 * 1024 * 1024);
+
+        /// Redis or Valkey server that caches the vectors of several servers (remote cache), such as
+        /// `redis://host:6379/0`. A server that is slow or unavailable costs a few milliseconds and never an error.
+        /// Better given in the variable than in the flag, if it holds a password.
+        redis_url: Option<RedisUrl> = None, secret, example("\"redis://127.0.0.1:6379/0\"");
+
+        // On one network an answer takes well below a millisecond; a text takes several to compute.
+        /// Time for which a request may wait for that server, for each 64 texts.
+        redis_timeout: Duration = Duration::from_millis(5), min(1), advanced;
+
+        /// Time for which that server keeps a vector.
+        redis_ttl: Duration = Duration::from_secs(7 * 24 * 60 * 60), min(1000), advanced;
+    }
 }
 
-/// Encryption of the main listener.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "TLS")]
-pub struct TlsSettings {
-    /// PEM file of the certificate, followed by its intermediate certificates; reloaded when it changes. With this and
-    /// the key the main address speaks HTTPS.
-    #[arg(
-        id = "tls_certificate",
-        long = "tls-certificate",
-        env = "EMBEDGATE_TLS_CERTIFICATE",
-        value_name = "FILE"
-    )]
-    pub certificate: Option<PathBuf>,
-
-    /// PEM file of the certificate's private key; reloaded when it changes.
-    #[arg(id = "tls_key", long = "tls-key", env = "EMBEDGATE_TLS_KEY", value_name = "FILE")]
-    pub key: Option<PathBuf>,
+settings! {
+    /// API keys.
+    pub struct AuthConfig in AUTH, given(
+        /// API keys that are accepted; without any here and without a file, requests need none.
+        keys: Vec<ApiKey>
+    ) {
+        /// File of API keys, one `name=key` or `key` a line, `#` before comments; reloaded when it changes. They are
+        /// accepted in addition to `api_keys`.
+        api_keys_file: Option<PathBuf> = None, flag("api_keys_file"), example("\"/run/secrets/embedgate-keys\"");
+    }
 }
 
-/// Web pages of other origins.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Web pages")]
-pub struct CorsSettings {
-    /// An origin of web pages that may read answers, such as `https://app.example`; `*` for all; may be repeated
-    /// (variable: separated by commas).
-    #[arg(id = "cors_origins", long = "cors-origins", env = "EMBEDGATE_CORS_ORIGINS", value_name = "ORIGIN")]
-    pub origins: Option<Vec<Origins>>,
+settings! {
+    /// PEM files of the main listener.
+    pub(super) struct TlsFiles in TLS {
+        /// PEM file of the certificate, followed by its intermediate certificates; reloaded when it changes. With this
+        /// and the key the main address speaks HTTPS.
+        certificate: Option<PathBuf> = None, example("\"/run/tls/tls.crt\"");
+
+        /// PEM file of the certificate's private key; reloaded when it changes.
+        key: Option<PathBuf> = None, example("\"/run/tls/tls.key\"");
+    }
 }
 
-/// Which vectors are kept.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Cache")]
-pub struct CacheSettings {
-    /// Memory in which each model keeps the vectors of texts that may come again, such as `256MiB`; 0 for none.
-    #[arg(id = "cache_memory", long = "cache-memory", env = "EMBEDGATE_CACHE_MEMORY", value_name = "SIZE")]
-    pub memory: Option<Bytes>,
-
-    /// A Redis or Valkey server that keeps vectors for several servers, such as `redis://host:6379/0`. A password is
-    /// better given in the variable than in the flag.
-    #[arg(
-        id = "cache_redis_url",
-        long = "cache-redis-url",
-        env = "EMBEDGATE_CACHE_REDIS_URL",
-        value_name = "URL",
-        hide_env_values = true
-    )]
-    pub redis_url: Option<RedisUrl>,
-
-    /// How long a request may wait for that server, for each 64 texts.
-    #[arg(
-        id = "cache_redis_timeout",
-        long = "cache-redis-timeout",
-        env = "EMBEDGATE_CACHE_REDIS_TIMEOUT",
-        value_name = "DURATION",
-        value_parser = parse_duration,
-        hide_short_help = true
-    )]
-    pub redis_timeout: Option<Duration>,
-
-    /// How long that server keeps a vector.
-    #[arg(
-        id = "cache_redis_ttl",
-        long = "cache-redis-ttl",
-        env = "EMBEDGATE_CACHE_REDIS_TTL",
-        value_name = "DURATION",
-        value_parser = parse_duration,
-        hide_short_help = true
-    )]
-    pub redis_ttl: Option<Duration>,
+settings! {
+    /// Access from web pages of other origins.
+    pub struct CorsConfig in CORS {
+        /// Origins of web pages that may read responses, each as browsers send it, such as `https://app.example`; `*`
+        /// for all.
+        origins: Origins = Origins::default();
+    }
 }
 
-/// What is logged, and how.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Log")]
-pub struct LogSettings {
-    /// `text` for people, `json` for machines.
-    #[arg(id = "log_format", long = "log-format", env = "EMBEDGATE_LOG_FORMAT", value_name = "FORMAT")]
-    pub format: Option<LogFormat>,
+settings! {
+    /// The log.
+    pub struct LogConfig in LOG {
+        /// `text` for people, `json` for machines.
+        format: LogFormat = LogFormat::Text;
 
-    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or that by module, such as `info,gateway=debug`.
-    #[arg(id = "log_filter", long = "log-filter", env = "EMBEDGATE_LOG_FILTER", value_name = "FILTER")]
-    pub filter: Option<String>,
+        // The HTTP library reports each of its threads.
+        /// Level of the log: `error`, `warn`, `info`, `debug` or `trace`, or levels by module, such as
+        /// `info,gateway=debug`.
+        filter: String = "info,actix_server=warn".to_owned(), placeholder("FILTER");
+    }
 }
 
-/// Which requests are traced, and where to.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Traces")]
-pub struct TraceSettings {
-    /// A collector that takes OTLP over plain HTTP, such as `http://127.0.0.1:4318`. Without one nothing is traced.
-    #[arg(
-        long,
-        env = "EMBEDGATE_OTLP_ENDPOINT",
-        value_name = "URL",
-        hide_short_help = true,
-        hide_env_values = true
-    )]
-    pub otlp_endpoint: Option<CollectorUrl>,
+settings! {
+    /// Traces.
+    pub struct TraceConfig in TRACE {
+        /// Collector that takes OTLP over plain HTTP, such as `http://127.0.0.1:4318`. Without it nothing is traced. A
+        /// collector that is slow or unavailable costs requests nothing.
+        otlp_endpoint: Option<CollectorUrl> = None, flag("otlp_endpoint"), shared_variable(OTLP_VARIABLE), secret,
+            advanced, example("\"http://127.0.0.1:4318\"");
 
-    /// Share of the requests that are traced, of those whose caller has not decided it (`traceparent`).
-    #[arg(
-        id = "trace_sample_ratio",
-        long = "trace-sample-ratio",
-        env = "EMBEDGATE_TRACE_SAMPLE_RATIO",
-        value_name = "0..1",
-        hide_short_help = true
-    )]
-    pub sample_ratio: Option<Ratio>,
+        /// Share of the requests that are traced, of those whose caller has not decided it by a `traceparent` header.
+        sample_ratio: Ratio = Ratio::ALL, advanced;
+    }
 }
 
-/// How a model is run.
-#[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Models (for all that are served)")]
-pub struct ModelSettings {
-    /// What runs the model: `cpu`, `cuda`, `cuda:1` for the second device, or `openvino` for ONNX Runtime's build
-    /// with it. One that is not there is an error at start-up.
-    #[arg(long, env = "EMBEDGATE_PROVIDER", value_name = "PROVIDER")]
-    pub provider: Option<Provider>,
+settings! {
+    /// One model to serve.
+    pub struct ModelConfig in MODELS, given(
+        /// Name of the model in requests.
+        id: String,
+        /// Folder of the model.
+        path: PathBuf
+    ), context(limits: &LimitsConfig) {
+        /// Device that runs the model: `cpu`, `cuda`, `cuda:1` for the second GPU, or `openvino` for ONNX Runtime's
+        /// build with it. One that is not available is an error at start-up.
+        provider: Provider = Provider::Cpu;
 
-    /// What the model is computed in: `auto` takes bf16 where the processor is fast at it and the model's golden
-    /// vectors hold, else fp32; `bf16` that or an error; `fp32`.
-    #[arg(long, env = "EMBEDGATE_PRECISION", value_name = "PRECISION", hide_possible_values = true)]
-    pub precision: Option<PrecisionWish>,
+        /// Number format to compute in: `auto` is bf16 if the CPU has fast instructions for it and the golden check
+        /// passes, otherwise fp32. `bf16` is bf16, or an error at start-up.
+        precision: PrecisionSetting = PrecisionSetting::Auto;
 
-    /// Up to which instructions embedgate's own kernels may be used: `auto` for the best that there are, `amx`,
-    /// `avx512`, `avx2`, `neon`; with `none` ONNX Runtime computes every model.
-    #[arg(long, env = "EMBEDGATE_ISA", value_name = "ISA", hide_short_help = true)]
-    pub isa: Option<IsaCap>,
+        /// Highest instruction set that embedgate's native kernels may use: {values}. `auto` is the best one of the
+        /// CPU; one of another architecture is an error. With `none` ONNX Runtime computes every model, as it does
+        /// where there is no native kernel.
+        isa: MaxIsa = MaxIsa::Best, advanced;
 
-    /// ONNX graph to compute the model with, relative to the model's folder, such as `onnx/model_quantized.onnx`. Without
-    /// it, the folder's weights are used if embedgate knows their architecture, else `model.onnx` or `onnx/model.onnx`.
-    #[arg(long, env = "EMBEDGATE_ONNX_FILE", value_name = "FILE", hide_short_help = true)]
-    pub onnx_file: Option<PathBuf>,
+        /// ONNX graph to compute the model with, relative to its folder, such as `onnx/model_quantized.onnx`. Without
+        /// it, the folder's weights are used if embedgate knows their architecture, else `model.onnx` or
+        /// `onnx/model.onnx`.
+        onnx_file: Option<PathBuf> = None, advanced, example("\"onnx/model.onnx\"");
 
-    /// ONNX graphs that quantise activations with one scale for a whole batch (`DynamicQuantizeLinear` and its like):
-    /// `per-text` runs them one text at a time, so that a text's vector does not depend on its batch, `reject` is an
-    /// error at start-up.
-    #[arg(
-        long,
-        env = "EMBEDGATE_DYNAMIC_QUANTIZATION",
-        value_name = "POLICY",
-        hide_short_help = true,
-        hide_possible_values = true
-    )]
-    pub dynamic_quantization: Option<DynamicQuantization>,
+        /// ONNX graphs that quantise activations with one scale for a whole batch (`DynamicQuantizeLinear` and its
+        /// like): `per-text` runs them one text at a time, so that a text's vector does not depend on its batch,
+        /// `reject` is an error at start-up.
+        dynamic_quantization: DynamicQuantization = DynamicQuantization::PerText, advanced;
 
-    /// Processors that the model may use; 0 for all that this process may.
-    #[arg(long, env = "EMBEDGATE_THREADS", value_name = "N")]
-    pub threads: Option<usize>,
+        /// CPUs that the model may use; 0 for all that this process may use.
+        threads: usize = 0, max(MAX_THREADS as u64);
 
-    /// Sessions of ONNX Runtime, each with its own copy of the weights and with `threads` threads. embedgate's own
-    /// kernels share one copy.
-    #[arg(long, env = "EMBEDGATE_ONNX_SESSIONS", value_name = "N", hide_short_help = true)]
-    pub onnx_sessions: Option<NonZeroUsize>,
+        // Each holds a copy of the weights.
+        /// Sessions of ONNX Runtime, each with its own copy of the weights and with `threads` threads. The native
+        /// kernels share one copy.
+        onnx_sessions: usize = 1, min(1), max(256), advanced;
 
-    /// Texts longer than the window: `truncate` cuts them and says so in a header, `average` embeds all
-    /// windows and averages them, `error` answers 400.
-    #[arg(long, env = "EMBEDGATE_TRUNCATION", value_name = "POLICY", hide_short_help = true)]
-    pub truncation: Option<TruncationPolicy>,
+        /// Texts longer than the maximum of input tokens: `truncate` embeds their beginning and says so in a header,
+        /// `average` embeds them piece by piece and averages the vectors, `error` answers 400.
+        truncation: TruncationPolicy = TruncationPolicy::Truncate, advanced;
 
-    /// What token ids in a request mean: `cl100k_base` or `o200k_base` are OpenAI's vocabularies (LangChain
-    /// sends the first), `native` is the model's own, `reject` refuses them.
-    #[arg(
-        long,
-        env = "EMBEDGATE_TOKEN_IDS",
-        value_name = "VOCABULARY",
-        hide_short_help = true,
-        hide_possible_values = true
-    )]
-    pub token_ids: Option<TokenIds>,
+        /// Meaning of token ids in a request: `cl100k_base` and `o200k_base` are OpenAI's vocabularies (LangChain sends
+        /// the first), `native` is the model's own, `reject` answers 400.
+        token_ids: TokenIds = TokenIds::Cl100kBase, advanced;
 
-    /// `true` removes white space from both ends of every text, as sentence-transformers did before release 5.4: for an
-    /// index that was built so. Only tokenizers that keep white space, byte-level BPE and sentencepiece, give other
-    /// vectors.
-    #[arg(
-        long,
-        env = "EMBEDGATE_STRIP_WHITESPACE",
-        value_name = "true|false",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        hide_short_help = true,
-        hide_possible_values = true
-    )]
-    pub strip_whitespace: Option<bool>,
+        /// `true` removes white space from both ends of every text, as sentence-transformers did before release 5.4:
+        /// for an index that was built so. Only tokenizers that keep white space, byte-level BPE and sentencepiece,
+        /// give other vectors.
+        strip_whitespace: bool = false, advanced;
 
-    /// A size to which vectors may be cut by `dimensions`; only for a model trained for it (Matryoshka); may be repeated
-    /// (variable: separated by commas).
-    #[arg(long, env = "EMBEDGATE_MATRYOSHKA_DIMENSIONS", value_name = "SIZE", hide_short_help = true)]
-    pub matryoshka_dimensions: Option<Vec<List<NonZeroUsize>>>,
+        /// Sizes to which the parameter `dimensions` may truncate vectors; only for a model trained for it (Matryoshka
+        /// representation learning).
+        matryoshka_dimensions: Vec<usize> = Vec::new(), min(1), max(1 << 16), advanced, placeholder("SIZE");
 
-    /// Tokens of one batch, padding included; a longer text runs alone. Without it, 48 for embedgate's own kernels
-    /// (in bf16 256) and 1024 for ONNX Runtime.
-    #[arg(long, env = "EMBEDGATE_MAX_BATCH_TOKENS", value_name = "N", hide_short_help = true)]
-    pub max_batch_tokens: Option<NonZeroUsize>,
+        /// Tokens of one batch, padding included; a longer text runs alone. Another request waits for at most one batch
+        /// of each request ahead, so that a larger batch trades its latency for a little throughput. Without it, 48 for
+        /// the native kernels (in bf16 256) and 1024 for ONNX Runtime.
+        max_batch_tokens: Option<usize> = None, min(1), max(MAX_BATCH_TOKENS), advanced, example("1024");
 
-    /// Inputs of one batch.
-    #[arg(long, env = "EMBEDGATE_MAX_BATCH_INPUTS", value_name = "N", hide_short_help = true)]
-    pub max_batch_inputs: Option<NonZeroUsize>,
+        /// Inputs of one batch.
+        max_batch_inputs: usize = 256, min(1), max(openai_schema::MAX_INPUTS as u64), advanced;
 
-    /// Tokens that may wait before requests are refused with 503 and `retry-after`. Without it, twice
-    /// `max_request_tokens`.
-    #[arg(long, env = "EMBEDGATE_MAX_QUEUE_TOKENS", value_name = "N", hide_short_help = true)]
-    pub max_queue_tokens: Option<NonZeroUsize>,
+        // Room for two of the largest requests, so that one of them does not keep all other requests out.
+        /// Tokens in the queue above which requests are rejected with 503 and `retry-after`. Without it, twice
+        /// `max_request_tokens`.
+        max_queue_tokens: usize = limits.max_request_tokens.saturating_mul(2), min(1), advanced;
 
-    /// A window smaller than the model's own, in tokens.
-    #[arg(long, env = "EMBEDGATE_MAX_INPUT_TOKENS", value_name = "N", hide_short_help = true)]
-    pub max_input_tokens: Option<NonZeroUsize>,
-}
-
-/// Reads a list of `NAME=ID`.
-fn parse_aliases(text: &str) -> Result<List<(String, String)>, String> {
-    elements(text).map(parse_alias).collect::<Result<_, _>>().map(List)
-}
-
-/// Reads `NAME=ID`. The last `=` separates, for model names may contain one and ids need not.
-fn parse_alias(text: &str) -> Result<(String, String), String> {
-    match text.rsplit_once('=') {
-        Some((name, id)) if !name.is_empty() && !id.is_empty() => Ok((name.to_owned(), id.to_owned())),
-        _ => Err("expected NAME=ID, such as text-embedding-3-small=all-MiniLM-L6-v2".to_owned()),
+        /// Maximum length of an input in tokens, if it is to be smaller than the model's own.
+        max_input_tokens: Option<usize> = None, min(1), max(MAX_BATCH_TOKENS), advanced, example("256");
     }
 }

@@ -8,7 +8,7 @@ use model_import::Precision;
 
 use crate::{
     backend::{Backend, Selection, SelectionReason},
-    config::{IsaCap, PrecisionWish},
+    config::{MaxIsa, PrecisionSetting},
 };
 
 /// Native kernels for one instruction set, with the precision that they compute in.
@@ -48,15 +48,15 @@ impl Candidate {
         query: &BackendQuery,
         is_supported: impl Fn(Isa) -> bool,
     ) -> Option<SelectionReason> {
-        let must_pass_golden_check = self.is_lossy() && query.precision == PrecisionWish::Auto;
+        let must_pass_golden_check = self.is_lossy() && query.precision == PrecisionSetting::Auto;
         match query.isa {
             _ if query.provider != Provider::Cpu => Some(SelectionReason::Provider),
             _ if query.has_onnx_file => Some(SelectionReason::OnnxFile),
-            IsaCap::None => Some(SelectionReason::Configured),
+            MaxIsa::None => Some(SelectionReason::Configured),
             _ if !query.has_native_kernels => Some(SelectionReason::UnsupportedNetwork),
             _ if !is_supported(self.isa) => Some(SelectionReason::UnsupportedCpu),
             _ if must_pass_golden_check && !query.has_golden => Some(SelectionReason::NoGolden),
-            IsaCap::At(cap) if cap < self.isa => Some(SelectionReason::Capped),
+            MaxIsa::At(cap) if cap < self.isa => Some(SelectionReason::Capped),
             _ => None,
         }
     }
@@ -68,9 +68,9 @@ pub(super) struct BackendQuery {
     /// Configured provider.
     pub(super) provider: Provider,
     /// Configured precision.
-    pub(super) precision: PrecisionWish,
+    pub(super) precision: PrecisionSetting,
     /// Configured maximum instruction set.
-    pub(super) isa: IsaCap,
+    pub(super) isa: MaxIsa,
     /// The settings name a graph.
     pub(super) has_onnx_file: bool,
     /// There are native kernels for the network.
@@ -82,9 +82,9 @@ pub(super) struct BackendQuery {
 impl BackendQuery {
     fn requested_precision(&self) -> Option<Precision> {
         match self.precision {
-            PrecisionWish::Auto => None,
-            PrecisionWish::Fp32 => Some(Precision::Fp32),
-            PrecisionWish::Bf16 => Some(Precision::Bf16),
+            PrecisionSetting::Auto => None,
+            PrecisionSetting::Fp32 => Some(Precision::Fp32),
+            PrecisionSetting::Bf16 => Some(Precision::Bf16),
         }
     }
 }
@@ -160,8 +160,8 @@ mod tests {
 
     const QUERY: BackendQuery = BackendQuery {
         provider: Provider::Cpu,
-        precision: PrecisionWish::Auto,
-        isa: IsaCap::Best,
+        precision: PrecisionSetting::Auto,
+        isa: MaxIsa::Best,
         has_onnx_file: false,
         has_native_kernels: true,
         has_golden: true,
@@ -209,13 +209,13 @@ mod tests {
 
     #[test]
     fn a_requested_precision_is_selected_or_an_error() {
-        let bf16 = BackendQuery { precision: PrecisionWish::Bf16, ..QUERY };
+        let bf16 = BackendQuery { precision: PrecisionSetting::Bf16, ..QUERY };
         check(bf16, AMX, &[(Backend::Native(Isa::AmxBf16), SelectionReason::Configured)]);
         let no_golden = BackendQuery { has_golden: false, ..bf16 };
         check(no_golden, AMX, &[(Backend::Native(Isa::AmxBf16), SelectionReason::Configured)]);
-        let fp32 = BackendQuery { precision: PrecisionWish::Fp32, ..QUERY };
+        let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..QUERY };
         check(fp32, AMX, &[(Backend::Native(Isa::Avx512), SelectionReason::Configured)]);
-        let capped = BackendQuery { isa: IsaCap::At(Isa::Avx512), ..bf16 };
+        let capped = BackendQuery { isa: MaxIsa::At(Isa::Avx512), ..bf16 };
         let refused = [
             (bf16, AVX2, "this CPU has no bf16 instructions"),
             (capped, AVX2, "this CPU has no bf16 instructions"),
@@ -227,7 +227,7 @@ mod tests {
             ),
             (BackendQuery { has_onnx_file: true, ..bf16 }, AVX2, "`onnx_file` names a graph"),
             (BackendQuery { has_native_kernels: false, ..bf16 }, AVX2, "no native kernels for this network"),
-            (BackendQuery { isa: IsaCap::None, ..bf16 }, AVX2, "`isa = \"none\"` selects ONNX Runtime"),
+            (BackendQuery { isa: MaxIsa::None, ..bf16 }, AVX2, "`isa = \"none\"` selects ONNX Runtime"),
         ];
         for (query, supported, reason) in refused {
             let error = select_on(&query, supported).unwrap_err();
@@ -240,18 +240,18 @@ mod tests {
         let onnx = |reason| [(Backend::OnnxRuntime, reason)];
         let unsupported = BackendQuery { has_native_kernels: false, ..QUERY };
         check(unsupported, AVX2, &onnx(SelectionReason::UnsupportedNetwork));
-        let configured = BackendQuery { isa: IsaCap::None, ..QUERY };
+        let configured = BackendQuery { isa: MaxIsa::None, ..QUERY };
         check(configured, AMX, &onnx(SelectionReason::Configured));
         check(BackendQuery { has_onnx_file: true, ..QUERY }, AMX, &onnx(SelectionReason::OnnxFile));
         let cuda = BackendQuery { provider: Provider::Cuda { device: 1 }, ..QUERY };
         check(cuda, AVX2, &onnx(SelectionReason::Provider));
-        let fp32 = BackendQuery { precision: PrecisionWish::Fp32, ..QUERY };
+        let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..QUERY };
         check(fp32, &[], &onnx(SelectionReason::UnsupportedCpu));
     }
 
     #[test]
     fn a_cap_is_the_reason_only_if_it_changes_the_selection() {
-        let at = |isa| BackendQuery { isa: IsaCap::At(isa), ..QUERY };
+        let at = |isa| BackendQuery { isa: MaxIsa::At(isa), ..QUERY };
         let native = |isa, reason| [(Backend::Native(isa), reason)];
         check(at(Isa::Neon), AMX, &[(Backend::OnnxRuntime, SelectionReason::Capped)]);
         check(at(Isa::Neon), AVX512, &[(Backend::OnnxRuntime, SelectionReason::Capped)]);
@@ -263,32 +263,32 @@ mod tests {
         check(at(Isa::Avx2), &[], &[(Backend::OnnxRuntime, SelectionReason::UnsupportedCpu)]);
         let no_golden = BackendQuery { has_golden: false, ..at(Isa::Avx512) };
         check(no_golden, AMX, &native(Isa::Avx512, SelectionReason::NoGolden));
-        let fp32 = BackendQuery { precision: PrecisionWish::Fp32, ..at(Isa::Avx2) };
+        let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..at(Isa::Avx2) };
         check(fp32, AMX, &native(Isa::Avx2, SelectionReason::Capped));
     }
 
     #[test]
     fn every_reason_is_true_of_its_cpu() {
-        let caps = [IsaCap::Best, IsaCap::None].into_iter().chain(Isa::ALL.map(IsaCap::At));
+        let caps = [MaxIsa::Best, MaxIsa::None].into_iter().chain(Isa::ALL.map(MaxIsa::At));
         let cpus = X86.into_iter().chain([&[Isa::Neon][..]]);
         for (isa, supported) in caps.flat_map(|isa| cpus.clone().map(move |supported| (isa, supported))) {
             for (precision, has_golden) in [
-                (PrecisionWish::Auto, true),
-                (PrecisionWish::Auto, false),
-                (PrecisionWish::Fp32, true),
-                (PrecisionWish::Bf16, true),
+                (PrecisionSetting::Auto, true),
+                (PrecisionSetting::Auto, false),
+                (PrecisionSetting::Fp32, true),
+                (PrecisionSetting::Bf16, true),
             ] {
                 let query = BackendQuery { precision, isa, has_golden, ..QUERY };
                 let Ok(plan) = select_on(&query, supported) else { continue };
                 let without_cap = || {
-                    let query = BackendQuery { isa: IsaCap::Best, ..query };
+                    let query = BackendQuery { isa: MaxIsa::Best, ..query };
                     select_on(&query, supported).unwrap()[0].backend
                 };
                 let has_bf16 = supported.contains(&Isa::AmxBf16);
                 for Selection { backend, reason } in plan {
                     let holds = match reason {
                         SelectionReason::Configured => {
-                            isa == IsaCap::None || precision != PrecisionWish::Auto
+                            isa == MaxIsa::None || precision != PrecisionSetting::Auto
                         }
                         SelectionReason::Best => without_cap() == backend,
                         SelectionReason::Capped => without_cap() != backend,

@@ -2,11 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::Surroundings;
+use crate::config::ProcessEnv;
 
 /// Returns the reason why `path` is not a folder, and a path to use instead.
-pub(crate) fn advice(path: &Path, surroundings: &Surroundings) -> String {
-    let Surroundings { working_directory: here, executable, .. } = surroundings;
+pub(crate) fn advice(path: &Path, env: &ProcessEnv) -> String {
+    let ProcessEnv { working_directory: here, executable, .. } = env;
     if here.join(path).exists() {
         return "it is a file: name the folder that holds it".to_owned();
     }
@@ -60,10 +60,10 @@ mod tests {
         fs::create_dir_all(here.join("models/own")).unwrap();
         fs::write(here.join("models/own/model.onnx"), "").unwrap();
         fs::create_dir_all(installed.join("models/all-MiniLM-L6-v2")).unwrap();
-        let surroundings = Surroundings {
+        let env = ProcessEnv {
             working_directory: here.clone(),
             executable: Some(installed.join("bin/embedgate")),
-            ..Surroundings::of_this_process().unwrap()
+            ..ProcessEnv::of_this_process().unwrap()
         };
         let (shown_here, shown_installed) = (here.display(), installed.display());
         let nowhere = format!("there is no such folder in {shown_here}");
@@ -88,7 +88,7 @@ mod tests {
             ("models/other", nowhere.clone()),
             ("/a/b", nowhere.clone()),
         ] {
-            assert_eq!(advice(Path::new(path), &surroundings), said, "{path}");
+            assert_eq!(advice(Path::new(path), &env), said, "{path}");
         }
     }
 }

@@ -33,7 +33,7 @@ use self::candidates::{BackendQuery, Candidate, select};
 pub(crate) use self::{candidates::BackendPlan, onnx::Runtime};
 use crate::{
     backend::{Backend, Selection},
-    config::{Config, ModelConfig, Surroundings},
+    config::{Config, ModelConfig, ProcessEnv},
     metrics::Metrics,
     redis_cache::RedisCache,
     registry::{LoadedModel, Registry, UnknownModel},
@@ -238,8 +238,8 @@ fn load_model(
 
 /// Advice for an error: `path` is not a folder.
 pub(crate) fn no_folder(path: &Path) -> String {
-    match Surroundings::of_this_process() {
-        Ok(surroundings) => missing::advice(path, &surroundings),
+    match ProcessEnv::of_this_process() {
+        Ok(env) => missing::advice(path, &env),
         Err(error) => format!("this process has no working directory: {error}"),
     }
 }

@@ -1,14 +1,14 @@
-//! The fuzz target of the settings file: whatever it holds, it is read or refused, and what was read can work.
+//! The fuzz target of the settings file: every file is accepted or rejected, and what is accepted can work.
 //!
-//! `cargo test` runs it on the corpus and a bounded number of random files; docs/fuzzing.md says how to let a
-//! coverage-guided fuzzer at it.
+//! `cargo test` runs it on the corpus and a bounded number of random files; docs/fuzzing.md says how to run it under a
+//! coverage-guided fuzzer.
 
-use std::{collections::BTreeSet, fs, sync::LazyLock};
+use std::{collections::BTreeSet, fs, path::PathBuf, sync::LazyLock};
 
-use gateway::config::{Config, ConfigError, Flags, Resolved};
+use gateway::config::{CliArgs, Config, ConfigError, Resolved};
 use tempfile::TempDir;
 
-use crate::{folder, surroundings};
+use crate::{environment, folder};
 
 const MAX_LEN: usize = 4096;
 
@@ -21,22 +21,19 @@ fn settings() {
 
 fn check(file: &[u8]) {
     fs::write(FOLDER.path().join("config/embedgate.toml"), file).unwrap();
-    match Config::resolve(&Flags::default(), &surroundings(FOLDER.path())) {
+    match Config::resolve(&CliArgs::default(), &environment(FOLDER.path())) {
         Ok(resolved) => can_work(&resolved),
         Err(ConfigError::Read { .. }) => assert!(str::from_utf8(file).is_err(), "a text cannot be read"),
-        Err(error @ ConfigError::File(_)) => {
-            let ConfigError::File(mistakes) = &error else { unreachable!() };
+        Err(ConfigError::Invalid(problems)) => {
             let lines = file.iter().filter(|byte| **byte == b'\n').count() + 1;
-            assert!(
-                !mistakes.is_empty() && mistakes.iter().all(|mistake| (1..=lines).contains(&mistake.line))
-            );
-            assert!(!error.to_string().is_empty());
+            let exists = |place: &(PathBuf, usize)| (1..=lines).contains(&place.1);
+            assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.message.is_empty()));
+            assert!(problems.iter().filter_map(|problem| problem.place.as_ref()).all(exists), "{problems:?}");
         }
-        Err(ConfigError::Problems(problems)) => assert!(!problems.is_empty()),
     }
 }
 
-/// What a configuration promises to the rest of the program.
+/// Asserts what the rest of the program relies on.
 fn can_work(resolved: &Resolved) {
     let config = &resolved.config;
     let ids: BTreeSet<&str> = config.models.iter().map(|model| model.id.as_str()).collect();

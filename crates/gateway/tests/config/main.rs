@@ -4,7 +4,7 @@
 mod fuzz;
 mod page;
 mod precedence;
-mod refused;
+mod rejected;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use gateway::cli;
 use gateway::config::{
-    Config, ConfigError, Flags, List, Resolved, Settings, Shown, Source, Surroundings, Table, defaults,
+    CliArgs, Config, ConfigError, DisplayValue, ProcessEnv, Resolved, Setting, Source, defaults, settings,
 };
 use tempfile::TempDir;
 
@@ -25,20 +25,24 @@ fn folder(file: &str) -> TempDir {
     folder
 }
 
-fn surroundings(folder: &Path) -> Surroundings {
-    Surroundings {
-        working_directory: folder.to_owned(),
-        executable: None,
-        processors: 3,
-        variables: Vec::new(),
-        api_keys: None,
-        ort_dylib_path: None,
-        otlp_endpoint: None,
-    }
+fn environment(folder: &Path) -> ProcessEnv {
+    ProcessEnv { working_directory: folder.to_owned(), executable: None, cpus: 3, variables: BTreeMap::new() }
+}
+
+/// An environment with one variable, and no settings file.
+fn with_variable(name: &str, value: &str) -> ProcessEnv {
+    let variables = BTreeMap::from([(name.to_owned(), value.into())]);
+    ProcessEnv { variables, ..environment(Path::new("nowhere")) }
+}
+
+/// The command line `embedgate serve ARGUMENTS`.
+fn args(arguments: &[&str]) -> CliArgs {
+    let program = ["embedgate", "serve"].iter().chain(arguments).map(Into::into);
+    cli::parse(program).unwrap().1
 }
 
 fn resolve(file: &str) -> Result<Resolved, ConfigError> {
-    Config::resolve(&Flags::default(), &surroundings(folder(file).path()))
+    Config::resolve(&CliArgs::default(), &environment(folder(file).path()))
 }
 
 fn project(path: &str) -> PathBuf {
@@ -65,7 +69,7 @@ fn the_shipped_file_changes_nothing() {
 }
 
 #[test]
-fn the_shipped_file_shows_every_key_with_its_default() {
+fn the_shipped_file_has_every_key_with_its_default() {
     let resolved = resolve(&uncommented()).unwrap();
     // Some keys have no default; what the file shows for them is an example.
     let mut config = resolved.config;
@@ -80,63 +84,78 @@ fn the_shipped_file_shows_every_key_with_its_default() {
     config.models[0].max_input_tokens = None;
     config.models[0].max_batch_tokens = None;
     assert_eq!(config, Config::builtin(3));
-    for (said, default) in resolved.report.settings.iter().zip(defaults().settings) {
-        assert_eq!(said.name, default.name);
-        if default.value != Shown::Unset && default.source == Source::Default {
-            assert_eq!(said.value, default.value, "{}", said.name);
+    let (said, defaults) = (resolved.report.entries, defaults(3).report.entries);
+    assert_eq!(said.len(), defaults.len());
+    for (said, default) in said.iter().zip(defaults) {
+        assert_eq!(said.key, default.key);
+        if default.value != DisplayValue::Unset && default.source == Source::Default {
+            assert_eq!(said.value, default.value, "{}", said.key);
         }
         let from_file = matches!(said.source, Source::File(_));
-        assert!(from_file, "{} is not in the shipped file", said.name);
+        assert!(from_file, "{} is not in the shipped file", said.key);
     }
 }
 
 #[test]
-fn every_key_has_a_flag_and_a_variable_and_nothing_else_has() {
+fn every_setting_has_a_key_a_flag_and_a_variable() {
     let serve = cli::command().find_subcommand("serve").unwrap().clone();
-    let flags: BTreeSet<_> = serve.get_arguments().map(|arg| arg.get_id().to_string()).collect();
-    let mut keys: BTreeSet<_> =
-        defaults().settings.iter().filter_map(|key| key.arg).map(str::to_owned).collect();
-    // The file's own path, and the two lists that are whole tables there.
-    keys.extend(["config", "models", "aliases"].map(str::to_owned));
-    assert_eq!(flags, keys);
+    let with_flag: BTreeSet<_> = settings().into_iter().filter_map(Setting::flag_name).collect();
+    let flags: BTreeSet<_> =
+        serve.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+    assert_eq!(flags, with_flag);
+    let variables: BTreeSet<_> = settings().into_iter().filter_map(Setting::variable_name).collect();
+    assert_eq!(variables.len(), with_flag.len() + 1, "two settings share a variable");
     for arg in serve.get_arguments() {
-        let variable = format!("EMBEDGATE_{}", arg.get_id().as_str().to_uppercase());
-        assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
-        assert!(arg.get_long().is_some() && arg.get_help().is_some(), "{}", arg.get_id());
+        let (flag, help) = (arg.get_long().unwrap(), arg.get_help().unwrap().to_string());
+        let setting =
+            settings().into_iter().find(|setting| setting.flag_name().as_deref() == Some(flag)).unwrap();
+        assert!(help.ends_with(&format!(" [env: {}]", setting.variable_name().unwrap())), "{flag}: {help}");
+        assert!(help.starts_with(&setting.help()) && setting.help().len() > 10, "{flag}: {help}");
+        let list = matches!(flag, "model" | "alias");
+        let variable = format!("EMBEDGATE_{}", flag.replace('-', "_").to_uppercase());
+        assert!(list || setting.variable_name() == Some(variable), "{flag}");
     }
-    let without_flag: Vec<_> = defaults().settings.into_iter().filter(|key| key.arg.is_none()).collect();
-    for key in without_flag {
-        let listed = matches!(key.table, Table::Named("aliases") | Table::Model(_));
-        assert!(listed || key.name == "api_keys", "{} has no flag", key.name);
-    }
+    let without_flag = settings().into_iter().filter(|setting| setting.flag_name().is_none());
+    assert_eq!(without_flag.map(|setting| setting.key).collect::<Vec<_>>(), ["api_keys", "id"]);
+    // In the file there is no key for its own path; the aliases are a table.
+    let reported: BTreeSet<_> = defaults(1)
+        .report
+        .entries
+        .into_iter()
+        .filter_map(|entry| entry.setting.map(Setting::qualified_key))
+        .collect();
+    let keys = settings().into_iter().map(Setting::qualified_key);
+    let unreported: Vec<_> = keys.filter(|key| !reported.contains(key)).collect();
+    assert_eq!(unreported, ["", "aliases"]);
 }
 
 #[test]
 fn every_list_has_a_flag_that_repeats() {
     let serve = cli::command().find_subcommand("serve").unwrap().clone();
-    let lists = defaults().settings.into_iter().filter_map(|setting| match setting.value {
-        Shown::Toml(value) if value.starts_with('[') => setting.arg,
-        _ => None,
+    let report = defaults(1).report;
+    let lists = settings().into_iter().filter(|setting| {
+        report.default_of(setting).is_some_and(|value| value.starts_with('['))
+            && setting.flag_name().is_some()
     });
-    let lists: BTreeSet<_> = lists.chain(["models", "aliases"]).collect();
+    let lists = lists.filter_map(Setting::flag_name);
+    let lists: BTreeSet<_> = lists.chain(["model", "alias"].map(str::to_owned)).collect();
     assert!(lists.len() >= 4, "{lists:?}");
     for list in lists {
-        let arg = serve.get_arguments().find(|arg| arg.get_id() == list).unwrap();
+        let arg = serve.get_arguments().find(|arg| arg.get_long() == Some(&list)).unwrap();
         assert!(matches!(arg.get_action(), clap::ArgAction::Append), "{list}");
     }
 }
 
 #[test]
 fn a_large_machine_gets_as_many_threads_as_can_be_started() {
-    let mut around = surroundings(folder("").path());
-    around.processors = 2048;
-    let config = Config::resolve(&Flags::default(), &around).unwrap().config;
+    let env = ProcessEnv { cpus: 2048, ..environment(folder("").path()) };
+    let config = Config::resolve(&CliArgs::default(), &env).unwrap().config;
     assert_eq!((config.server.http_workers, config.models[0].threads), (512, 1024));
     assert_eq!(config, Config::builtin(2048));
 }
 
 #[test]
-fn an_address_is_read_in_the_forms_that_other_servers_take() {
+fn listen_takes_the_forms_of_other_servers() {
     for (file, listen) in [
         ("listen = \"localhost:8081\"", "127.0.0.1:8081"),
         ("listen = \":8081\"", "0.0.0.0:8081"),
@@ -159,7 +178,7 @@ fn the_report_is_a_settings_file_that_says_the_same() {
 }
 
 #[test]
-fn onnxruntime_is_found_where_it_is_put() {
+fn onnxruntime_is_found_in_the_documented_places() {
     let folder = folder("");
     let name = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
     let place = |path: &str| {
@@ -168,65 +187,63 @@ fn onnxruntime_is_found_where_it_is_put() {
         fs::write(folder.join(name), "").unwrap();
         folder.join(name)
     };
-    let found = |surroundings: &Surroundings| {
-        Config::resolve(&Flags::default(), surroundings).unwrap().config.onnxruntime_path
-    };
-    let mut around = surroundings(folder.path());
-    around.executable = Some(folder.path().join("app/bin/embedgate"));
-    assert_eq!(found(&around), None);
+    let found = |env: &ProcessEnv| Config::resolve(&CliArgs::default(), env).unwrap().config.onnxruntime_path;
+    let mut env = environment(folder.path());
+    env.executable = Some(folder.path().join("app/bin/embedgate"));
+    assert_eq!(found(&env), None);
     let set_up = place(".runtime/onnxruntime");
-    assert_eq!(found(&around), Some(set_up));
-    let beside = place("app/bin");
-    assert_eq!(found(&around), Some(beside));
+    assert_eq!(found(&env), Some(set_up));
+    let sibling = place("app/bin");
+    assert_eq!(found(&env), Some(sibling));
     place("app/lib");
-    let library = found(&around).unwrap();
+    let library = found(&env).unwrap();
     assert_eq!(library, folder.path().join("app/bin/../lib").join(name));
-    around.ort_dylib_path = Some("elsewhere.so".into());
-    assert_eq!(found(&around), Some("elsewhere.so".into()));
+    env.variables.insert("ORT_DYLIB_PATH".to_owned(), "elsewhere.so".into());
+    assert_eq!(found(&env), Some("elsewhere.so".into()));
 }
 
 #[test]
-fn a_collector_is_found_where_other_programs_find_it() {
+fn the_collector_of_other_programs_is_used() {
     let folder = folder("[trace]\notlp_endpoint = \"http://file:1\"");
-    let mut around = surroundings(folder.path());
-    let mut flags = Flags::default();
-    let collector = |flags: &Flags, around: &Surroundings| {
-        Config::resolve(flags, around).unwrap().config.trace.otlp_endpoint.unwrap().to_string()
+    let mut env = environment(folder.path());
+    let collector = |arguments: &[&str], env: &ProcessEnv| {
+        Config::resolve(&args(arguments), env).unwrap().config.trace.otlp_endpoint.unwrap().to_string()
     };
-    assert_eq!(collector(&flags, &around), "http://file:1");
-    around.otlp_endpoint = Some("http://standard:2".into());
-    assert_eq!(collector(&flags, &around), "http://standard:2");
-    flags.settings.trace.otlp_endpoint = Some("http://flag:3".into());
-    assert_eq!(collector(&flags, &around), "http://flag:3");
+    assert_eq!(collector(&[], &env), "http://file:1");
+    env.variables.insert("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "".into());
+    assert_eq!(collector(&[], &env), "http://file:1");
+    env.variables.insert("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), "http://standard:2".into());
+    assert_eq!(collector(&[], &env), "http://standard:2");
+    assert_eq!(collector(&["--otlp-endpoint", "http://flag:3"], &env), "http://flag:3");
 }
 
 #[test]
-fn models_from_outside_replace_those_of_the_file() {
+fn models_of_flags_replace_those_of_the_file() {
     let file = "default_model = \"a\"\n[aliases]\nx = \"a\"\ny = \"c\"\n[[models]]\npath = \"m/a\"\n";
-    let settings = Settings {
-        models: Some(vec![List(vec!["m/b".into()]), List(vec!["m/c".into()])]),
-        ..Settings::default()
-    };
-    let flags = Flags { settings, ..Flags::default() };
-    let resolved = Config::resolve(&flags, &surroundings(folder(file).path())).unwrap();
+    let args = args(&["--model", "m/b", "--model", "m/c"]);
+    let resolved = Config::resolve(&args, &environment(folder(file).path())).unwrap();
     let ids: Vec<_> = resolved.config.models.iter().map(|model| model.id.as_str()).collect();
     assert_eq!(ids, ["b", "c"]);
     assert_eq!(resolved.config.default_model, "b");
     assert_eq!(resolved.config.aliases, BTreeMap::from([("y".to_owned(), "c".to_owned())]));
     assert!(resolved.warnings[0].contains("`x`"), "{:?}", resolved.warnings);
 
-    let resolved = Config::resolve(&flags, &surroundings(tempfile::tempdir().unwrap().path())).unwrap();
+    // Wrong settings of the file's models are still an error.
+    let wrong = Config::resolve(&args, &environment(folder(&format!("{file}threads = true")).path()));
+    assert!(wrong.unwrap_err().to_string().contains("`models.threads` is true"));
+
+    let resolved = Config::resolve(&args, &environment(tempfile::tempdir().unwrap().path())).unwrap();
     assert!(resolved.config.aliases.values().all(|id| id == "b") && resolved.config.aliases.len() == 3);
 }
 
 #[test]
-fn a_model_may_have_one_of_the_openai_names() {
+fn a_model_may_have_an_openai_name() {
     let config = resolve("[[models]]\nid = \"text-embedding-3-small\"\npath = \"m\"").unwrap().config;
     assert!(!config.aliases.contains_key("text-embedding-3-small") && config.aliases.len() == 2);
 }
 
 #[test]
-fn a_window_may_be_set_and_unset() {
+fn a_maximum_of_input_tokens_may_be_set_and_unset() {
     let model =
         |line: &str| resolve(&format!("[[models]]\npath = \"m\"\n{line}")).unwrap().config.models.remove(0);
     assert_eq!(model("").max_input_tokens, None);
@@ -235,18 +252,16 @@ fn a_window_may_be_set_and_unset() {
 }
 
 #[test]
-fn a_file_that_was_named_must_be_there() {
+fn a_named_settings_file_must_exist() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings { config: Some("other.toml".into()), ..Settings::default() };
-    let flags = Flags { settings, ..Flags::default() };
-    let missing = Config::resolve(&flags, &surroundings(folder.path()));
+    let missing = Config::resolve(&args(&["--config", "other.toml"]), &environment(folder.path()));
     assert!(matches!(missing, Err(ConfigError::Read { path, .. }) if path == Path::new("other.toml")));
-    let none = Config::resolve(&Flags::default(), &surroundings(folder.path())).unwrap();
+    let none = Config::resolve(&CliArgs::default(), &environment(folder.path())).unwrap();
     assert_eq!(none.config, Config::builtin(3));
 }
 
 #[test]
-fn what_is_probably_not_meant_is_a_warning() {
+fn probable_mistakes_are_warnings() {
     let warnings = |file: &str| resolve(file).unwrap().warnings;
     assert_eq!(warnings(""), Vec::<String>::new());
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("without API keys"));

@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
 
-use gateway::config::{Shown, defaults};
+use gateway::config::{defaults, settings};
 use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 
 use crate::folder;
 
-/// Those of another architecture are refused.
+/// Those of another architecture are rejected.
 const ISAS: [&str; 3] = if cfg!(target_arch = "aarch64") {
     ["\"neon\"", "\"none\"", "\"auto\""]
 } else {
     ["\"avx2\"", "\"none\"", "\"avx512\""]
 };
 
-/// Table, key, clap's id, and three values in TOML: for the file, the variable, the flag.
+/// Table, key, flag and variable in the spelling of keys, and three values in TOML: for the file, the variable, the
+/// flag.
 const KEYS: &[(&str, &str, &str, [&str; 3])] = &[
     ("", "listen", "listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
     ("", "ops_listen", "ops_listen", ["\"127.0.0.1:1\"", "\"127.0.0.1:2\"", "\"[::1]:3\""]),
@@ -85,7 +86,7 @@ const KEYS: &[(&str, &str, &str, [&str; 3])] = &[
     ("models", "max_input_tokens", "max_input_tokens", ["101", "102", "103"]),
 ];
 
-/// What `check-config` prints when each key is given by the sources in its mask (1 file, 2 variable, 4 flag).
+/// Output of `check-config` when each key is given by the sources in its mask (1 file, 2 variable, 4 flag).
 fn check_config(masks: &[u8]) -> String {
     let mut tables: BTreeMap<&str, String> = BTreeMap::new();
     let mut program = Command::new(env!("CARGO_BIN_EXE_embedgate"));
@@ -124,18 +125,20 @@ fn assert_precedence(masks: &[u8]) {
         pair.iter().for_each(|&key| masks[key] = 0);
     }
     let printed = check_config(&masks);
-    let defaults = defaults();
+    let (defaults, settings) = (defaults(1).report, settings());
     for ((_, name, arg, [file, variable, flag]), mask) in KEYS.iter().copied().zip(masks) {
-        let default = defaults.settings.iter().find(|setting| setting.arg == Some(arg)).unwrap();
+        let flag_name = arg.replace('_', "-");
+        let setting =
+            settings.iter().find(|setting| setting.flag_name().as_ref() == Some(&flag_name)).unwrap();
         let (value, source) = match (mask & 4 != 0, mask & 2 != 0, mask & 1 != 0) {
             (true, ..) => (flag, "flag".to_owned()),
             (_, true, _) => (variable, format!("EMBEDGATE_{}", arg.to_uppercase())),
             (.., true) => (file, "config/embedgate.toml".to_owned()),
-            _ => match &default.value {
-                // Twice another key, which is among those that change.
-                _ if arg == "max_queue_tokens" => ("", "default".to_owned()),
-                Shown::Toml(value) => (value.as_str(), "default".to_owned()),
-                _ => continue,
+            // Twice another key, which is among those that change.
+            _ if arg == "max_queue_tokens" => ("", "default".to_owned()),
+            _ => match defaults.default_of(setting) {
+                Some(value) => (value, "default".to_owned()),
+                None => continue,
             },
         };
         let found = printed.lines().find(|line| {

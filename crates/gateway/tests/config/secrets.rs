@@ -1,16 +1,14 @@
 //! API keys: hashed, named, never shown.
 
-use gateway::config::{ApiKey, ApiKeyError, Config, ConfigError, Flags, Problem, Secret};
+use gateway::config::{ApiKey, CliArgs, Config, ConfigError};
 
-use crate::{folder, resolve, surroundings};
+use crate::{resolve, with_variable};
 
 #[test]
 fn keys_are_hashed_and_never_shown() {
     const SECRETS: [&str; 3] = ["sk-first", "sk-second", "s=k,t"];
-    let mut around = surroundings(folder("").path());
-    around.api_keys = Some(Secret("alice=sk-first, sk-second".into()));
-    let flags = Flags::default();
-    let resolved = Config::resolve(&flags, &around).unwrap();
+    let env = with_variable("EMBEDGATE_API_KEYS", "alice=sk-first, sk-second");
+    let resolved = Config::resolve(&CliArgs::default(), &env).unwrap();
     let keys = &resolved.config.auth.keys;
     assert_eq!(keys[..], [ApiKey::new("alice", "sk-first"), ApiKey::new("key-2", "sk-second")]);
     assert_ne!(keys[0].sha256, keys[1].sha256);
@@ -30,7 +28,7 @@ fn keys_are_hashed_and_never_shown() {
         "[auth]\napi_keys = [\"a=sk-first\", \"a=sk-second\"]",
     ];
     let mut shown = vec![
-        format!("{around:?} {resolved:?} {from_file:?}"),
+        format!("{env:?} {resolved:?} {from_file:?}"),
         resolved.report.to_string(),
         from_file.report.to_string(),
     ];
@@ -53,16 +51,15 @@ fn a_variable_holds_keys_between_commas_and_line_breaks() {
         "# of the team\r\n\r\n  alice = sk-first \r\n sk-second\r\n",
         "\u{feff}alice=sk-first\rsk-second",
     ] {
-        let mut around = surroundings(folder("").path());
-        around.api_keys = Some(Secret(keys.into()));
-        let config = Config::resolve(&Flags::default(), &around).unwrap().config;
+        let env = with_variable("EMBEDGATE_API_KEYS", keys);
+        let config = Config::resolve(&CliArgs::default(), &env).unwrap().config;
         let expected = [ApiKey::new("alice", "sk-first"), ApiKey::new("key-2", "sk-second")];
         assert_eq!(config.auth.keys, expected, "{keys:?}");
     }
 }
 
 #[test]
-fn a_key_that_was_not_filled_in_is_refused() {
+fn an_empty_key_is_rejected() {
     // The last two are bare keys in base64: what stands before their padding must not become a name.
     for keys in [
         "",
@@ -77,11 +74,11 @@ fn a_key_that_was_not_filled_in_is_refused() {
         "c2VjcmV0MQ==",
         "c2VjcmV0MTI=",
     ] {
-        let mut around = surroundings(folder("").path());
-        around.api_keys = Some(Secret(keys.into()));
-        let refused = Config::resolve(&Flags::default(), &around);
-        let Err(ConfigError::Problems(problems)) = refused else { panic!("{keys:?} was accepted") };
-        assert!(matches!(problems[..], [Problem::ApiKey(ApiKeyError::Empty { .. })]), "{keys:?}");
+        let rejected = Config::resolve(&CliArgs::default(), &with_variable("EMBEDGATE_API_KEYS", keys));
+        let Err(ConfigError::Invalid(problems)) = rejected else { panic!("{keys:?} was accepted") };
+        assert_eq!(problems.len(), 1, "{keys:?}: {problems:?}");
+        let message = &problems[0].message;
+        assert!(message.starts_with("API key ") && message.contains(" is empty: "), "{keys:?}: {message}");
     }
 }
 

@@ -65,7 +65,7 @@ fn preflight(app: &TestApp, origin: &str) -> Reply {
 }
 
 fn sharing(origins: &str) -> TestApp {
-    TestApp::builder().config(|config| config.cors = origins.parse().unwrap()).start()
+    TestApp::builder().config(|config| config.cors.origins = origins.into()).start()
 }
 
 #[test]

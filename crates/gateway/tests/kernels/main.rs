@@ -65,7 +65,7 @@ use std::{
 use bert_cpu::Isa;
 use gateway::{
     Backend, LoadError, Registry, SelectionReason,
-    config::{Bytes, Config, DynamicQuantization, IsaCap, ModelConfig, PrecisionWish},
+    config::{Bytes, Config, DynamicQuantization, MaxIsa, ModelConfig, PrecisionSetting},
     load,
     metrics::Metrics,
 };
@@ -109,7 +109,7 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-fn config(folder: &Path, isa: IsaCap) -> Config {
+fn config(folder: &Path, isa: MaxIsa) -> Config {
     let model = ModelConfig { isa, ..ModelConfig::builtin("tiny".to_owned(), folder.to_owned(), 2) };
     let library = workspace().join(".runtime/onnxruntime/libonnxruntime.so");
     Config {
@@ -123,7 +123,7 @@ fn config(folder: &Path, isa: IsaCap) -> Config {
 
 /// Settings that select `backend`.
 fn config_for(folder: &Path, backend: Backend) -> Config {
-    config(folder, backend.isa().map_or(IsaCap::None, IsaCap::At))
+    config(folder, backend.isa().map_or(MaxIsa::None, MaxIsa::At))
 }
 
 fn served(config: &Config) -> Result<Registry, LoadError> {
@@ -235,7 +235,7 @@ native_tests! {
 fn dynamically_quantised() -> (tempfile::TempDir, Config) {
     let folder = tiny("bert-mean");
     copy_folder(&workspace().join("crates/model-import/tests/graphs"), &folder.path().join("onnx"));
-    let mut config = config(folder.path(), IsaCap::Best);
+    let mut config = config(folder.path(), MaxIsa::Best);
     config.models[0].onnx_file = Some("onnx/bert-mean_dynamic.onnx".into());
     (folder, config)
 }
@@ -294,7 +294,7 @@ fn a_dynamically_quantised_graph_is_rejected_if_the_settings_say_so() {
     }
     // Other graphs are accepted.
     config.models[0].onnx_file = None;
-    config.models[0].isa = IsaCap::None;
+    config.models[0].isa = MaxIsa::None;
     let registry = served(&config).unwrap();
     assert!(!registry.find("tiny").unwrap().per_text);
 }
@@ -321,10 +321,10 @@ fn an_unusable_graph_is_described_in_the_error() {
 #[test]
 fn an_unavailable_backend_is_an_error_with_its_remedy() {
     let folder = tiny("bert-mean");
-    let without = Config { onnxruntime_path: None, ..config(folder.path(), IsaCap::None) };
+    let without = Config { onnxruntime_path: None, ..config(folder.path(), MaxIsa::None) };
     let remedies = ["--onnxruntime-path", "ORT_DYLIB_PATH"];
     assert!(remedies.iter().all(|remedy| load_error(&without).contains(remedy)), "{}", load_error(&without));
-    let mut bf16 = config(folder.path(), IsaCap::None);
-    bf16.models[0].precision = PrecisionWish::Bf16;
+    let mut bf16 = config(folder.path(), MaxIsa::None);
+    bf16.models[0].precision = PrecisionSetting::Bf16;
     assert!(load_error(&bf16).contains("precision = \"bf16\" is unavailable"), "{}", load_error(&bf16));
 }

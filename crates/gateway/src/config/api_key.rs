@@ -4,11 +4,14 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use toml::de::DeValue;
 
-/// One key that is let in: its name, which may be shown, and the hash of its secret.
+use super::value::Value;
+
+/// One key that is accepted: its name, which may be shown, and the hash of its secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
-    /// What logs and reports call it.
+    /// Name in logs and reports.
     pub name: String,
     /// SHA-256 of the secret.
     pub sha256: [u8; 32],
@@ -17,23 +20,23 @@ pub struct ApiKey {
 /// An API key that cannot be used. Never quotes a secret.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ApiKeyError {
-    /// Nothing before or after `=`, nothing between two commas, or an empty variable. Refused, because a
+    /// Nothing before or after `=`, nothing between two commas, or an empty variable. Rejected, because a
     /// secret that was not filled in must not leave the server open.
     #[error(
         "API key {position} is empty: write `name=key`, or a bare `key` without `=`; \
-         to let everyone in, leave the setting out"
+         to serve clients without a key, leave the setting out"
     )]
     Empty {
-        /// Which one, counted from 1.
+        /// Its position, counted from 1.
         position: usize,
     },
-    /// A character that no key has, but a list of keys or a comment in the wrong form.
+    /// A character that no key has, but that a list of keys or a comment in the wrong form has.
     #[error(
         "API key {position} holds {found}: write each key as an element of its own, without quotes, and a comment on a \
          line of its own"
     )]
     Character {
-        /// Position of the key, counted from 1.
+        /// Its position, counted from 1.
         position: usize,
         /// The character, described.
         found: &'static str,
@@ -62,22 +65,12 @@ impl ApiKey {
     }
 
     /// Reads the keys of a file, each on a line of its own as [`Self::read_all`] has them; a bare one is called
-    /// `file-key-1` and so on. Empty lines and those that begin with `#` are passed over.
+    /// `file-key-1` and so on. Empty lines and those that begin with `#` are skipped.
     ///
     /// # Errors
     /// As [`Self::read_all`].
     pub fn read_lines(text: &str) -> Result<Vec<Self>, ApiKeyError> {
         Self::read_named(lines(text), "file-key")
-    }
-
-    /// The keys that a variable holds: lines as in a file, each with one or several keys, separated by commas. A comma may
-    /// end a line that another follows. Without any key, one empty string, which [`Self::read_all`] refuses.
-    pub(super) fn entries(text: &str) -> Vec<String> {
-        let mut lines: Vec<_> = lines(text).collect();
-        let last = lines.pop();
-        let ended = lines.into_iter().map(|line| line.strip_suffix(',').unwrap_or(line));
-        let entries: Vec<_> = ended.chain(last).flat_map(|line| line.split(',')).map(str::to_owned).collect();
-        if entries.is_empty() { vec![String::new()] } else { entries }
     }
 
     fn read_named<'a>(entries: impl Iterator<Item = &'a str>, bare: &str) -> Result<Vec<Self>, ApiKeyError> {
@@ -105,7 +98,7 @@ impl ApiKey {
 
 const CONTROL: &str = "a line break or another control character";
 
-/// A character that shows that a list, a quotation or a comment was taken for a key, described.
+/// Describes the character that shows that a list, a quotation or a comment was taken for a key.
 fn foreign(secret: &str) -> Option<&'static str> {
     secret.chars().find_map(|character| match character {
         '"' | '\'' | '`' => Some("a quotation mark"),
@@ -117,10 +110,41 @@ fn foreign(secret: &str) -> Option<&'static str> {
     })
 }
 
-/// The lines of a text that are neither empty nor a comment.
+/// Returns the lines of a text that are neither empty nor a comment.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let lines = text.trim_start_matches('\u{feff}').split(['\n', '\r']).map(str::trim);
     lines.filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Keys as a variable or the settings file holds them, not read yet.
+pub(super) struct ApiKeyEntries(pub(super) Vec<String>);
+
+impl Value for ApiKeyEntries {
+    const PLACEHOLDER: &'static str = "KEYS";
+    const IS_LIST: bool = true;
+
+    fn expected() -> String {
+        Vec::<String>::expected()
+    }
+
+    /// Reads lines as in a file of keys, each with one or several keys, separated by commas. A comma may end a line
+    /// that another follows. A text without any key is one empty key, which [`ApiKey::read_all`] rejects.
+    fn from_text(text: &str) -> Option<Self> {
+        let mut lines: Vec<_> = lines(text).collect();
+        let last = lines.pop();
+        let ended = lines.into_iter().map(|line| line.strip_suffix(',').unwrap_or(line));
+        let entries: Vec<_> = ended.chain(last).flat_map(|line| line.split(',')).map(str::to_owned).collect();
+        Some(Self(if entries.is_empty() { vec![String::new()] } else { entries }))
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        Vec::from_toml(value).map(Self)
+    }
+
+    /// The keys are secret.
+    fn to_toml(&self) -> Option<String> {
+        None
+    }
 }
 
 impl fmt::Debug for ApiKey {

@@ -1,0 +1,129 @@
+//! The process environment. The only place that reads environment variables.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::{env, fmt, io, thread};
+
+/// Prefix of the names of embedgate's variables.
+pub(super) const PREFIX: &str = "EMBEDGATE_";
+
+/// Variable of other programs, too, that names ONNX Runtime's library.
+pub(super) const ORT_VARIABLE: &str = "ORT_DYLIB_PATH";
+
+/// Variable of other programs, too, that names the collector of traces.
+pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+/// Everything outside the command line and the settings file that [`Config::resolve`](super::Config::resolve) depends
+/// on.
+#[derive(Clone)]
+pub struct ProcessEnv {
+    /// Directory in which the settings file and ONNX Runtime are looked for.
+    pub working_directory: PathBuf,
+    /// Path of the program itself, if known.
+    pub executable: Option<PathBuf>,
+    /// CPUs that this process may use, at least 1; a cgroup's quota is honoured.
+    pub cpus: usize,
+    /// Variables that begin with `EMBEDGATE_`, except those that Kubernetes sets, and the two of other programs.
+    pub variables: BTreeMap<String, OsString>,
+}
+
+impl ProcessEnv {
+    /// Reads the environment of this process.
+    ///
+    /// # Errors
+    /// When there is no working directory.
+    pub fn of_this_process() -> io::Result<Self> {
+        let variables = env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            let is_ours = name.starts_with(PREFIX) && !is_service_link(&name, &value.to_string_lossy());
+            (is_ours || [ORT_VARIABLE, OTLP_VARIABLE].contains(&&*name)).then_some((name, value))
+        });
+        Ok(Self {
+            working_directory: env::current_dir()?,
+            executable: env::current_exe().ok(),
+            cpus: thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            variables: variables.collect(),
+        })
+    }
+
+    /// Returns an environment without variables on a machine of `cpus` CPUs.
+    pub(super) fn empty(cpus: usize) -> Self {
+        Self { working_directory: PathBuf::new(), executable: None, cpus, variables: BTreeMap::new() }
+    }
+
+    /// Looks for ONNX Runtime where an installation has it, and where a checkout does.
+    pub(super) fn find_onnxruntime(&self) -> Option<PathBuf> {
+        let name = match env::consts::OS {
+            "macos" => "libonnxruntime.dylib",
+            "windows" => "onnxruntime.dll",
+            _ => "libonnxruntime.so",
+        };
+        let installed = self.executable.as_deref().and_then(Path::parent);
+        let folders = installed
+            .map(|folder| [folder.join("../lib"), folder.to_owned()])
+            .into_iter()
+            .flatten()
+            .chain([self.working_directory.join(".runtime/onnxruntime")]);
+        folders.map(|folder| folder.join(name)).find(|library| library.is_file())
+    }
+}
+
+impl fmt::Debug for ProcessEnv {
+    /// Writes the names of the variables only: their values may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessEnv")
+            .field("working_directory", &self.working_directory)
+            .field("executable", &self.executable)
+            .field("cpus", &self.cpus)
+            .field("variables", &self.variables.keys())
+            .finish()
+    }
+}
+
+/// Returns true for a variable by which Kubernetes announces a Service to a pod, if the Service's name begins with
+/// `embedgate`: `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_HTTP`, `…_PORT` (a URL), and
+/// `…_PORT_8080_TCP` with `_PROTO`, `_PORT` or `_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let protocol = || {
+        let (number, rest) = name.rsplit_once("_PORT_")?.1.split_once('_')?;
+        number.parse::<u16>().ok().and(rest.split('_').next())
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && is_url)
+        || protocol().is_some_and(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_service_link;
+
+    #[test]
+    fn variables_of_kubernetes_services_are_no_settings() {
+        for (name, value) in [
+            ("EMBEDGATE_SERVICE_HOST", "10.0.0.1"),
+            ("EMBEDGATE_SERVICE_PORT", "8080"),
+            ("EMBEDGATE_SERVICE_PORT_HTTP", "8080"),
+            ("EMBEDGATE_PORT", "tcp://10.0.0.1:8080"),
+            ("EMBEDGATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("EMBEDGATE_PORT_8080_TCP_PROTO", "tcp"),
+            ("EMBEDGATE_PORT_8080_TCP_PORT", "8080"),
+            ("EMBEDGATE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("EMBEDGATE_METRICS_PORT_53_UDP_ADDR", "10.0.0.1"),
+        ] {
+            assert!(is_service_link(name, value), "{name}={value}");
+        }
+        for (name, value) in [
+            ("EMBEDGATE_PORT", "8080"),
+            ("EMBEDGATE_HOST", "0.0.0.0"),
+            ("EMBEDGATE_LISTEN", "tcp://10.0.0.1:8080"),
+            ("EMBEDGATE_PORT_HTTP", "8080"),
+        ] {
+            assert!(!is_service_link(name, value), "{name}={value}");
+        }
+    }
+}

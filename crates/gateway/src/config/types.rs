@@ -1,0 +1,267 @@
+//! Types of single settings.
+
+use std::fmt;
+
+use bert_cpu::Isa;
+use inference::{Provider, TruncationPolicy};
+use toml::de::DeValue;
+
+use super::value::{Value, alternatives, choices, elements, quote, split_unit, string_values};
+
+choices! {
+    /// Form of the log.
+    pub enum LogFormat, "FORMAT" {
+        /// One readable line an event, coloured on a terminal.
+        Text = "text",
+        /// One JSON object an event.
+        Json = "json",
+    }
+
+    /// Treatment of requests while the Redis server of the rate limits is unavailable.
+    pub enum RedisFailureMode, "MODE" {
+        /// Each server applies the limits by itself.
+        FailOpen = "fail-open",
+        /// Requests are rejected.
+        FailClosed = "fail-closed",
+    }
+
+    /// Treatment of parameters of other vendors that cannot be honoured.
+    pub enum UnsupportedParameters, "POLICY" {
+        /// The request is rejected.
+        Reject = "reject",
+        /// The parameters are ignored, and named in a header of the response.
+        Ignore = "ignore",
+    }
+
+    /// Vocabulary of the token ids in a request.
+    pub enum TokenIds, "VOCABULARY" {
+        /// OpenAI's vocabulary of its embedding models, which LangChain sends: decoded to text.
+        Cl100kBase = "cl100k_base",
+        /// OpenAI's later vocabulary: decoded to text.
+        O200kBase = "o200k_base",
+        /// The served model's own vocabulary.
+        Native = "native",
+        /// Token ids are rejected.
+        Reject = "reject",
+    }
+
+    /// Number format that a model is computed in, as the settings ask for it.
+    pub enum PrecisionSetting, "PRECISION" {
+        /// bf16 if the CPU has fast instructions for it and the golden check passes, otherwise fp32.
+        Auto = "auto",
+        /// IEEE single precision on every CPU.
+        Fp32 = "fp32",
+        /// bf16, or an error at start-up.
+        Bf16 = "bf16",
+    }
+
+    /// Treatment of an ONNX graph that quantises activations with one scale for a whole batch.
+    pub enum DynamicQuantization, "POLICY" {
+        /// The graph runs one text at a time, so that a text's vector does not depend on its batch.
+        PerText = "per-text",
+        /// The graph is an error at start-up.
+        Reject = "reject",
+    }
+}
+
+string_values! {
+    Provider: "PROVIDER", "\"cpu\", \"openvino\", \"cuda\" or \"cuda:1\"";
+    TruncationPolicy: "POLICY", "\"truncate\", \"average\" or \"error\"";
+}
+
+/// Highest instruction set that the native kernels may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxIsa {
+    /// The best one of the CPU.
+    Best,
+    /// No better one than this.
+    At(Isa),
+    /// None: ONNX Runtime computes every model.
+    None,
+}
+
+impl MaxIsa {
+    /// All values, the highest instruction set first.
+    fn all() -> impl Iterator<Item = Self> {
+        let isas = Isa::ALL.into_iter().rev().map(Self::At);
+        [Self::Best].into_iter().chain(isas).chain([Self::None])
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Best => "auto",
+            Self::At(isa) => isa.name(),
+            Self::None => "none",
+        }
+    }
+}
+
+impl Value for MaxIsa {
+    const PLACEHOLDER: &'static str = "ISA";
+
+    fn expected() -> String {
+        alternatives(Self::all().map(Self::name))
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Self::all().find(|isa| isa.name() == text)
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(quote(self.name()))
+    }
+}
+
+/// Aliases as a flag or variable gives them: the name in requests, and the id of the model.
+pub(super) struct Aliases(pub(super) Vec<(String, String)>);
+
+impl Value for Aliases {
+    const PLACEHOLDER: &'static str = "NAME=ID";
+    const IS_LIST: bool = true;
+
+    fn expected() -> String {
+        "NAME=ID, such as text-embedding-3-small=all-MiniLM-L6-v2".to_owned()
+    }
+
+    /// Reads `NAME=ID`. The last `=` separates, for model names may contain one and ids need not.
+    fn from_text(text: &str) -> Option<Self> {
+        let alias = |text: &str| {
+            let (name, id) = text.rsplit_once('=')?;
+            (!name.is_empty() && !id.is_empty()).then(|| (name.to_owned(), id.to_owned()))
+        };
+        elements(text).map(alias).collect::<Option<_>>().map(Self)
+    }
+
+    fn from_toml(_: &DeValue<'_>) -> Option<Self> {
+        None
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A size in bytes, written with a binary unit such as `32MiB`, or as a plain number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub struct Bytes(pub usize);
+
+impl Bytes {
+    /// Units, the largest first.
+    const UNITS: [(&str, usize); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = |&&(_, size): &&(&str, usize)| self.0 >= size && self.0.is_multiple_of(size);
+        match Self::UNITS.iter().find(fits) {
+            Some((unit, size)) => write!(f, "{}{unit}", self.0 / size),
+            None => f.write_str("0"),
+        }
+    }
+}
+
+impl Value for Bytes {
+    const PLACEHOLDER: &'static str = "SIZE";
+    /// 1 TiB.
+    const MAX: Option<u64> = Some(1 << 40);
+
+    fn expected() -> String {
+        "a size such as \"32MiB\" or \"1GiB\", or a number of bytes".to_owned()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        let (number, unit) = split_unit(text)?;
+        let (_, size) = Self::UNITS.iter().find(|(name, _)| *name == unit)?;
+        usize::try_from(number).ok()?.checked_mul(*size).map(Self)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        match value {
+            DeValue::Integer(_) => usize::from_toml(value).map(Self),
+            _ => value.as_str().and_then(Self::from_text),
+        }
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(quote(&self.to_string()))
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        vec![self.0 as u64]
+    }
+
+    fn format_number(number: u64) -> String {
+        quote(&Self(usize::try_from(number).unwrap_or(usize::MAX)).to_string())
+    }
+}
+
+/// A fraction from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio(f64);
+
+impl Ratio {
+    /// The whole.
+    pub const ALL: Self = Self(1.0);
+
+    /// Returns the number, from 0 to 1.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Value for Ratio {
+    const PLACEHOLDER: &'static str = "0..1";
+
+    fn expected() -> String {
+        "a number from 0 to 1".to_owned()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).map(Self)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        match value {
+            DeValue::Integer(integer) => Self::from_text(integer.as_str()),
+            DeValue::Float(float) => Self::from_text(float.as_str()),
+            _ => None,
+        }
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        // `{:?}` keeps the point, without which TOML would read an integer.
+        Some(format!("{:?}", self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn max_isa_and_sizes_survive_a_round_trip() {
+        for text in ["auto", "neon", "avx2", "avx512", "amx", "none"] {
+            assert_eq!(MaxIsa::from_text(text).map(MaxIsa::name), Some(text));
+        }
+        for (text, size) in
+            [("0", 0), ("1000", 1000), ("3KiB", 3072), ("1536MiB", 1536 << 20), ("2GiB", 2 << 30)]
+        {
+            assert_eq!((Bytes::from_text(text), Bytes(size).to_string().as_str()), (Some(Bytes(size)), text));
+        }
+        for text in ["", "MiB", "-1", "1.5GiB", "1MB", "99999999999999999999", "99999999999GiB"] {
+            assert_eq!(Bytes::from_text(text), None, "{text}");
+        }
+        assert_eq!(MaxIsa::from_text("mmx"), None);
+        assert!(MaxIsa::expected().ends_with("or \"none\""));
+    }
+
+    #[test]
+    fn a_ratio_is_from_0_to_1() {
+        for (text, shown) in [("0", "0.0"), ("1", "1.0"), (" 0.25 ", "0.25"), ("1e-3", "0.001")] {
+            assert_eq!(Ratio::from_text(text).unwrap().to_toml().unwrap(), shown);
+        }
+        for text in ["", "-0.1", "1.01", "nan", "inf", "half"] {
+            assert_eq!(Ratio::from_text(text), None, "{text}");
+        }
+    }
+}
