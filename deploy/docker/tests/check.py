@@ -1,4 +1,4 @@
-"""What can be said about the image's sources, the compose file and a bill of materials without running them.
+"""Static checks of the Dockerfile, the Compose file and the software bill of materials (SBOM).
 
     check.py SBOM VERSION
 
@@ -24,13 +24,13 @@ checks = []
 
 
 def check(function):
-    """A function that returns what is wrong, one line each."""
+    """Registers a check: a function that returns complaints, one line each."""
     checks.append(function)
     return function
 
 
 def complaints(*command):
-    """What a program that fails on faults prints; nothing when it finds none."""
+    """The output lines of a linter that failed; empty if it succeeded."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode == 0:
         return []
@@ -54,20 +54,20 @@ def services():
 
 
 @check
-def the_dockerfile_is_clean():
+def hadolint_accepts_the_dockerfile():
     return hadolint(DOCKERFILE)
 
 
 @check
-def a_careless_dockerfile_is_found():
+def hadolint_rejects_a_faulty_dockerfile():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "Dockerfile"
         path.write_text("FROM debian\nRUN cd /tmp\nCMD sh\n", encoding="utf-8")
-        return [] if hadolint(path) else ["hadolint finds nothing wrong with it"]
+        return [] if hadolint(path) else ["hadolint reports nothing"]
 
 
 @check
-def the_versions_agree():
+def dockerfile_and_compose_file_have_the_workspace_version():
     version = sys.argv[2]
     found = [line for line in DOCKERFILE.read_text(encoding="utf-8").splitlines() if line.startswith("ARG VERSION")]
     wrong = [f"{DOCKERFILE.name}: {line}" for line in found if line != f"ARG VERSION={version}"]
@@ -76,20 +76,20 @@ def the_versions_agree():
 
 
 @check
-def the_compose_file_follows_its_schema():
+def the_compose_file_is_valid():
     return schema(COMPOSE)
 
 
 @check
-def a_mistyped_key_is_found():
+def an_unknown_key_in_the_compose_file_is_rejected():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "compose.yaml"
         path.write_text(COMPOSE.read_text(encoding="utf-8").replace("cap_drop", "cap_drops", 1), encoding="utf-8")
-        return [] if schema(path) else ["the schema allows it"]
+        return [] if schema(path) else ["the schema accepts it"]
 
 
 @check
-def what_is_mounted_is_there():
+def mounted_files_exist():
     wrong = []
     for name, service in services().items():
         for volume in service.get("volumes", []):
@@ -103,7 +103,7 @@ def what_is_mounted_is_there():
 
 
 @check
-def every_service_is_held_tight():
+def every_service_is_hardened():
     wrong = []
     for name, service in services().items():
         facts = {
@@ -119,8 +119,7 @@ def every_service_is_held_tight():
 
 
 @check
-def what_prometheus_and_grafana_read_is_mounted():
-    """Paths inside the containers that the provisioned files name."""
+def paths_in_the_provisioning_files_are_mounted():
     mounted = {
         name: [volume.split(":")[1] for volume in service.get("volumes", [])] for name, service in services().items()
     }
@@ -131,24 +130,24 @@ def what_prometheus_and_grafana_read_is_mounted():
 
 
 @check
-def the_compose_probe_is_the_image_s():
+def compose_file_and_image_have_the_same_health_check():
     test = services()["gateway"]["healthcheck"]["test"]
     return [] if f"CMD {json.dumps(test[1:])}" in DOCKERFILE.read_text(encoding="utf-8") else [str(test)]
 
 
 @check
-def the_bill_of_materials_follows_its_schema():
+def the_sbom_is_valid():
     text = pathlib.Path(sys.argv[1]).read_text(encoding="utf-8")
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     return [str(error)] if error else []
 
 
 @check
-def a_wrong_bill_of_materials_is_found():
+def an_invalid_sbom_is_rejected():
     bill = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
     bill["components"][0]["hashes"] = [{"alg": "SHA-256", "content": "none"}]
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill))
-    return [] if error else ["the schema allows it"]
+    return [] if error else ["the schema accepts it"]
 
 
 def main():

@@ -57,7 +57,7 @@ backend_tests! {
         }
         let message = load_error(&config_for(folder.path(), backend));
         assert!(message.contains("cannot embed a short text"), "{message}");
-        assert!(message.contains("not finite"), "{message}");
+        assert!(message.contains("holds NaN or an infinity"), "{message}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-# Fetches the model's archive, checks it and unpacks it into MODEL_DIR. An archive that is not the pinned one is
-# never unpacked; a container that starts again begins anew.
+# Downloads the model's archive, verifies its SHA-256 and unpacks it into MODEL_DIR. An archive with another digest is
+# never unpacked. A restarted container starts from an empty folder.
 archive=$MODEL_DIR.tar
 rm -rf "$MODEL_DIR" "$archive"
 curl --fail --silent --show-error --location --retry 5 --connect-timeout 20 --output "$archive" "$MODEL_URL"

@@ -1,6 +1,6 @@
 {{/*
-The init container of model.source `download`: fetch, check, unpack. It runs as the gateway does, with no capability
-and nothing writable but the model's volume.
+The init container of model.source `download`: downloads, verifies and unpacks the model. It has the security context of
+the gateway: no capabilities, and only the model's volume is writable.
 */}}
 {{- define "embedgate.download" -}}
 {{- $download := .Values.model.download -}}

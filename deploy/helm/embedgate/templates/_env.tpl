@@ -1,15 +1,16 @@
 {{/*
-The container's environment: values of the chart as settings of the program. A Secret becomes a variable only where
-the program takes no file.
+The container's environment: the chart's values as settings of the program. A Secret becomes a variable only if the
+program cannot read that setting from a file.
 */}}
 {{- define "embedgate.env" -}}
 {{- $v := .Values -}}
 - name: EMBEDGATE_LISTEN
   value: 0.0.0.0:8080
-# Probes and metrics stay off the API's port: they need no key and, with TLS, no certificate.
+# Probes and metrics have their own port: they require no API key and use no TLS.
 - name: EMBEDGATE_OPS_LISTEN
   value: 0.0.0.0:8081
-# preStop has kept new connections away when SIGTERM comes; in this time the kept ones are told to close.
+# During preStop, new connections stop arriving. After SIGTERM, responses tell clients to close kept-alive connections
+# for this long.
 - name: EMBEDGATE_SHUTDOWN_DELAY
   value: {{ int64 $v.termination.shutdownDelaySeconds }}s
 - name: EMBEDGATE_DRAIN_TIMEOUT
@@ -86,17 +87,17 @@ the program takes no file.
 {{ trimSuffix "/" .Values.model.mountPath }}/{{ .Values.model.name }}
 {{- end -}}
 
-{{/* The key of the Secret that holds the API keys, which is also the file's name. */}}
+{{/* The key of the Secret with the API keys, which is also the name of the mounted file. */}}
 {{- define "embedgate.keysKey" -}}
 {{ ternary .Values.auth.existingSecretKey "keys" (ne .Values.auth.existingSecret "") }}
 {{- end -}}
 
-{{/* `embedgate.env` and extraEnv. A name that stands twice would be an error of the API server, or not, by its version. */}}
+{{/* `embedgate.env` and extraEnv. Kubernetes versions differ in how they treat a duplicate name, so it is an error here. */}}
 {{- define "embedgate.allEnv" -}}
 {{- $own := include "embedgate.env" . -}}
 {{- range .Values.extraEnv -}}
 {{- if contains (printf "- name: %s\n" .name) $own -}}
-{{- fail (printf "extraEnv: %s is set by the chart itself; use its value for that" .name) -}}
+{{- fail (printf "extraEnv: %s is set by the chart; set the chart's value for it instead" .name) -}}
 {{- end -}}
 {{- end -}}
 {{ $own }}

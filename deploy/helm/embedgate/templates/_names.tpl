@@ -1,10 +1,10 @@
-{{/* Names and labels: what every object of a release is called and found by. */}}
+{{/* Names and labels of the release's objects. */}}
 
 {{- define "embedgate.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* Room is left for the longest suffix below, since a name has at most 63 characters. */}}
+{{/* Names have at most 63 characters; 52 leave space for the longest suffix, `-dashboard`. */}}
 {{- define "embedgate.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
@@ -19,7 +19,7 @@
 {{- default (ternary (include "embedgate.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
 {{- end -}}
 
-{{/* What selects the pods: never anything that changes from one release to the next. */}}
+{{/* Labels that select the pods. A Deployment's selector is immutable, so they are the same in every version. */}}
 {{- define "embedgate.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "embedgate.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -38,7 +38,7 @@ app.kubernetes.io/component: gateway
 {{- toYaml (merge $own .Values.commonLabels) -}}
 {{- end -}}
 
-{{/* Labels of an object that a selector must find: `dict "root" . "labels" MAP`. */}}
+{{/* The labels of an object together with additional ones: `dict "root" . "labels" MAP`. */}}
 {{- define "embedgate.labelsWith" -}}
 {{- toYaml (merge (include "embedgate.labels" .root | fromYaml) .labels) -}}
 {{- end -}}

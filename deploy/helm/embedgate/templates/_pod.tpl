@@ -1,9 +1,9 @@
-{{/* The pod: one container, what it mounts, and how it starts, is asked and ends. */}}
+{{/* The pod: its container with volumes, probes and shutdown. */}}
 {{- define "embedgate.pod" -}}
 {{- $v := .Values -}}
 serviceAccountName: {{ include "embedgate.serviceAccountName" . }}
 automountServiceAccountToken: false
-# A Service called embedgate would otherwise put variables such as EMBEDGATE_PORT into the environment.
+# For a Service called embedgate, Kubernetes would add variables such as EMBEDGATE_PORT to the environment.
 enableServiceLinks: false
 {{- with $v.imagePullSecrets }}
 imagePullSecrets:
@@ -90,7 +90,8 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ . }}
     whenUnsatisfiable: {{ $v.topologySpread.whenUnsatisfiable }}
-    # Each version is spread on its own, so that pods of the old one do not push the new one together.
+    # Pods of each version are spread separately; otherwise pods of the old version would determine the places of
+    # the new ones.
     matchLabelKeys:
       - pod-template-hash
     labelSelector:
@@ -146,7 +147,7 @@ resources: {}
 {{- end }}
 {{- end -}}
 
-{{/* Secrets are mounted whole, never by subPath, which would not follow a change. */}}
+{{/* Secrets are mounted as whole volumes: a mount by subPath is not updated when the Secret changes. */}}
 {{- define "embedgate.volumes" -}}
 {{- $v := .Values -}}
 - name: tmp
@@ -176,7 +177,7 @@ resources: {}
 - name: keys
   secret:
     secretName: {{ default (printf "%s-keys" (include "embedgate.fullname" .)) $v.auth.existingSecret }}
-    # Readable by the pod's group, and by nobody else.
+    # Readable only by the pod's group.
     defaultMode: 0440
 {{- end }}
 {{- if $v.tls.existingSecret }}

@@ -1,33 +1,32 @@
 {{/*
-Values that cannot work together, each refused with the names of its keys. What one key may hold is the schema's
-business.
+Rejects combinations of values that cannot work together, and names their keys. The schema checks each value by itself.
 */}}
 {{- define "embedgate.validate" -}}
 {{- $v := .Values -}}
 {{- range $name, $labels := dict "commonLabels" $v.commonLabels "podLabels" $v.podLabels -}}
 {{- range $key, $_ := $labels -}}
 {{- if or (hasPrefix "app.kubernetes.io/" $key) (hasPrefix "helm.sh/" $key) -}}
-{{- fail (printf "%s: %s is the chart's own" $name $key) -}}
+{{- fail (printf "%s: %s is reserved for the chart" $name $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled $v.keda.enabled -}}
-{{- fail "autoscaling.enabled and keda.enabled: choose one, for both would set the number of pods" -}}
+{{- fail "autoscaling.enabled and keda.enabled: choose one; both set the number of pods" -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled (not $v.autoscaling.targetCPUUtilizationPercentage) (not $v.autoscaling.targetTokensInFlight) -}}
 {{- fail "autoscaling: set targetCPUUtilizationPercentage or targetTokensInFlight" -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled (gt (int64 $v.autoscaling.minReplicas) (int64 $v.autoscaling.maxReplicas)) -}}
-{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
+{{- fail "autoscaling.minReplicas is greater than autoscaling.maxReplicas" -}}
 {{- end -}}
 {{- if and $v.keda.enabled (gt (int64 $v.keda.minReplicas) (int64 $v.keda.maxReplicas)) -}}
-{{- fail "keda.minReplicas is above keda.maxReplicas" -}}
+{{- fail "keda.minReplicas is greater than keda.maxReplicas" -}}
 {{- end -}}
 {{- if and $v.keda.enabled (not $v.keda.query) (not $v.metrics.serviceMonitor.enabled) (not $v.metrics.podMonitor.enabled) -}}
-{{- fail "keda.query: without metrics.serviceMonitor or metrics.podMonitor the chart does not know your series' labels" -}}
+{{- fail "keda.query is required without metrics.serviceMonitor or metrics.podMonitor: the chart does not know the labels of your series" -}}
 {{- end -}}
 {{- if and $v.metrics.serviceMonitor.enabled $v.metrics.podMonitor.enabled -}}
-{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: choose one, or every series is counted twice" -}}
+{{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled: choose one; with both, every series is counted twice" -}}
 {{- end -}}
 {{- if and $v.auth.existingSecret $v.auth.keys -}}
 {{- fail "auth.existingSecret and auth.keys: choose one" -}}
@@ -38,22 +37,22 @@ business.
 {{- end -}}
 {{- end -}}
 {{- if and (or $v.limits.requestsPerMinute $v.limits.tokensPerMinute) (not $v.auth.existingSecret) (not $v.auth.keys) -}}
-{{- fail "limits: requestsPerMinute and tokensPerMinute are counted by API key; set auth.existingSecret" -}}
+{{- fail "limits: requestsPerMinute and tokensPerMinute are limits for each API key; set auth.existingSecret" -}}
 {{- end -}}
 {{- if and (eq $v.model.source "imageVolume") (not $v.model.imageVolume.reference) -}}
-{{- fail "model.imageVolume.reference is needed by model.source imageVolume" -}}
+{{- fail "model.imageVolume.reference is required by model.source imageVolume" -}}
 {{- end -}}
 {{- if and (eq $v.model.source "imageVolume") (semverCompare "<1.31.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "model.source imageVolume needs Kubernetes 1.31 or later; this is %s" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- if and (eq $v.model.source "pvc") (not $v.model.pvc.existingClaim) -}}
-{{- fail "model.pvc.existingClaim is needed by model.source pvc" -}}
+{{- fail "model.pvc.existingClaim is required by model.source pvc" -}}
 {{- end -}}
 {{- if and (eq $v.model.source "download") (not (and $v.model.download.url $v.model.download.sha256)) -}}
-{{- fail "model.download.url and model.download.sha256 are needed by model.source download" -}}
+{{- fail "model.download.url and model.download.sha256 are required by model.source download" -}}
 {{- end -}}
 {{- if and (ne $v.model.source "image") (contains "[[models]]" $v.config) -}}
-{{- fail (printf "config: its [[models]] would give way to the model of model.source %s; leave one of them out" $v.model.source) -}}
+{{- fail (printf "config: [[models]] would be overridden by the model of model.source %s; remove one of them" $v.model.source) -}}
 {{- end -}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
 {{- range $name, $used := dict
@@ -63,7 +62,7 @@ business.
   "model.source download" (eq $v.model.source "download")
 -}}
 {{- if $used -}}
-{{- fail (printf "networkPolicy.egress is empty, which stops %s: add a rule that lets it out" $name) -}}
+{{- fail (printf "networkPolicy.egress is empty and blocks %s: add a rule that allows it" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -71,12 +70,12 @@ business.
 {{- fail "ingress.hosts is empty" -}}
 {{- end -}}
 {{- if and $v.httpRoute.enabled (not $v.httpRoute.parentRefs) -}}
-{{- fail "httpRoute.parentRefs is empty: name the Gateway that the route belongs to" -}}
+{{- fail "httpRoute.parentRefs is empty: name the Gateway of the route" -}}
 {{- end -}}
 {{- if and $v.metrics.dashboard.enabled (not (.Files.Glob "dashboards/*.json")) -}}
-{{- fail "metrics.dashboard.enabled: this copy of the chart holds no dashboards/*.json" -}}
+{{- fail "metrics.dashboard.enabled: this copy of the chart contains no dashboards/*.json" -}}
 {{- end -}}
 {{- if and $v.metrics.prometheusRule.enabled (not (.Files.Glob "rules/*.yaml")) -}}
-{{- fail "metrics.prometheusRule.enabled: this copy of the chart holds no rules/*.yaml" -}}
+{{- fail "metrics.prometheusRule.enabled: this copy of the chart contains no rules/*.yaml" -}}
 {{- end -}}
 {{- end -}}

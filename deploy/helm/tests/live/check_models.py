@@ -1,4 +1,4 @@
-"""The sources of a model that the chart mounts: each is played once, up to a vector."""
+"""Each `model.source` that mounts a model: one pod is started and must return a vector."""
 
 import contextlib
 import functools
@@ -74,4 +74,4 @@ def _published(folder):
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
-        """Standard error is the protocol's."""
+        """Logs nothing."""

@@ -1,4 +1,4 @@
-"""Two replicas: a rolling update under load, watched by a real Prometheus as the rendered monitor tells it to."""
+"""Two replicas: a rolling update under load, scraped by Prometheus with the configuration of the rendered monitor."""
 
 import time
 
@@ -8,20 +8,20 @@ from prometheus import Prometheus
 from stage import Stage
 from traffic import Traffic
 
-# Queries look back a minute; so that they have something to see, scrapes are not as rare as in a cluster.
+# Queries look back one minute; a short scrape interval gives them enough samples.
 INTERVAL = {"interval": "1s", "scrapeTimeout": "1s"}
 FILES = ("two-replicas", "monitoring")
 
 
 def checks(tap, bench):
-    """Rolls a release over, then asks Prometheus."""
+    """Runs a rolling update, then checks targets, rules and queries in Prometheus."""
     values = {"metrics": {"serviceMonitor": INTERVAL}}
     release = bench.render(values, FILES)
     update = bench.render(values | {"podAnnotations": {"version": "2"}}, FILES)
     replicas = release.one("Deployment")["spec"]["replicas"]
     with Stage(bench, release) as stage, Prometheus(bench.prometheus, stage.folder / "prometheus") as prometheus:
         old = list(stage.start(replicas))
-        _tell(stage, prometheus)
+        _write_targets(stage, prometheus)
         rules = release.one("PrometheusRule")["spec"]["groups"]
         prometheus.start(monitor.scrape_configs(release.one("ServiceMonitor"), prometheus.targets), rules)
         with Traffic(stage.service.address) as traffic:
@@ -32,35 +32,35 @@ def checks(tap, bench):
             traffic.wait_answered(100)
             tap.check(f"rolling update of {replicas} pods in {took:.1f} s: no request of {traffic.answered} failed",
                       traffic.complaints)
-            tap.check("rolling update: every old pod ended with exit code 0 within its grace",
+            tap.check("rolling update: every old pod ended with exit code 0 within its grace period",
                       lambda: [text for pod in old for text in check_pod.ended_well(pod)])
-            tap.check("rolling update: every pod, old and new, got connections", _shared, stage)
-            # Under load still, so that there is something in flight.
-            _tell(stage, prometheus)
+            tap.check("rolling update: every pod, old and new, got connections", _all_connected, stage)
+            # Still under load, so that requests are in flight.
+            _write_targets(stage, prometheus)
             _scraped(tap, bench, stage, prometheus)
             tap.check(f"the PrometheusRule's {len(rules)} groups of rules are evaluated without an error",
                       _evaluated, prometheus, rules)
             _scraped_by_pod(tap, bench, stage)
 
 
-def _tell(stage, prometheus):
+def _write_targets(stage, prometheus):
     monitor.write_targets(prometheus.targets, stage.cluster.namespace, stage.release.kind("Service"),
                           stage.deployment.pods)
 
 
-def _shared(stage):
+def _all_connected(stage):
     for pod in stage.deployment.history:
         if not stage.service.connections.get(pod.name):
-            yield f"{pod.name} got none: {stage.service.connections}"
+            yield f"{pod.name} got no connection: {stage.service.connections}"
     if "" in stage.service.connections:
-        yield f"{stage.service.connections['']} connections found no pod"
+        yield f"{stage.service.connections['']} connections had no ready pod"
 
 
 def _scraped_by_pod(tap, bench, stage):
-    """The same by a PodMonitor, in a Prometheus of its own."""
+    """Checks a PodMonitor in a second Prometheus."""
     release = bench.render({"metrics": {"podMonitor": INTERVAL}}, ("podmonitor",))
     with Prometheus(bench.prometheus, stage.folder / "prometheus-by-pod") as prometheus:
-        _tell(stage, prometheus)
+        _write_targets(stage, prometheus)
         prometheus.start(monitor.scrape_configs(release.one("PodMonitor"), prometheus.targets), [])
         tap.check("the PodMonitor finds each pod once, and Prometheus can scrape it",
                   _up, prometheus, stage.deployment.pods)
@@ -118,7 +118,7 @@ def _one_element(prometheus, query):
 
 
 def _for_each_pod(prometheus, name, pods):
-    # As an adapter asks: by the labels that say which pod a value belongs to.
+    # The query of a metrics adapter, which maps values to pods by their labels.
     found = sorted(item["metric"]["pod"] for item in prometheus.query(f'{name}{{namespace!=""}}'))
     if found != sorted(pod.name for pod in pods):
-        yield f"{name} is there for {found}"
+        yield f"{name} exists for {found}"

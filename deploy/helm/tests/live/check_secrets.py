@@ -1,4 +1,4 @@
-"""Keys and certificates from Secrets, and their rotation while requests are under way; settings from ConfigMaps."""
+"""API keys and certificates from Secrets, their rotation under load, and settings from ConfigMaps."""
 
 import http.client
 import shutil
@@ -11,12 +11,12 @@ from stage import Stage
 from traffic import Traffic, post
 
 KEYS, CERTIFICATE = "team-keys", "team-certificate"
-# The model's own golden texts must fit.
-MOST_INPUTS, MOST_TOKENS = 7, 1000
+# Large enough for the golden texts of the model.
+MAX_INPUTS, MAX_TOKENS = 7, 1000
 VALUES = {
     "auth": {"existingSecret": KEYS},
     "tls": {"existingSecret": CERTIFICATE},
-    "config": f"[limits]\nmax_inputs = {MOST_INPUTS}\n",
+    "config": f"[limits]\nmax_inputs = {MAX_INPUTS}\n",
     "extraEnv": [
         {
             "name": "EMBEDGATE_MAX_REQUEST_TOKENS",
@@ -25,12 +25,12 @@ VALUES = {
     ],
 }
 OLD, NEW = "sk-old-0123456789abcdef", "sk-new-0123456789abcdef"
-# The program looks at its files every second or so.
-SEEN_WITHIN = 20
+# The program checks its files about once per second.
+RELOAD_TIMEOUT = 20
 
 
 def checks(tap, bench):
-    """Plays a release with keys and TLS, and changes both under load."""
+    """Runs a release with API keys and TLS, and rotates both under load."""
     if shutil.which("openssl") is None:
         tap.skip("keys and certificates from Secrets", "openssl is not installed")
         return
@@ -40,24 +40,24 @@ def checks(tap, bench):
         authority = stage.folder / "authority.pem"
         authority.write_bytes(first["tls.crt"] + second["tls.crt"])
         stage.cluster.secrets |= {KEYS: _keys(("old", OLD)), CERTIFICATE: first}
-        stage.cluster.config_maps["team-settings"] = {"tokens": str(MOST_TOKENS).encode()}
+        stage.cluster.config_maps["team-settings"] = {"tokens": str(MAX_TOKENS).encode()}
         (pod,) = stage.start(1)
         tap.check("keys and TLS: `helm test` passes with the key of the Secret", check_pod.hook, stage)
-        tap.check("keys and TLS: without a key the answer is 401", _refused, stage, authority, None)
-        tap.check("settings: those of the ConfigMap and of a variable from another one hold",
+        tap.check("keys and TLS: a request without a key gets 401", _rejected, stage, authority, None)
+        tap.check("settings from a mounted ConfigMap and from a variable of another ConfigMap apply",
                   _settings, stage, authority)
         with Traffic(stage.service.address, key=OLD, authority=authority) as traffic:
             traffic.wait_answered(50)
-            tap.check("keys and TLS: a new key in the Secret is let in", _rotated_in, stage, authority)
+            tap.check("keys and TLS: a new key in the Secret is accepted", _rotated_in, stage, authority)
             traffic.key = NEW
-            # Requests that took the old key are answered by then.
+            # By then, requests with the old key have been answered.
             traffic.wait_answered(50)
-            tap.check("keys and TLS: a key that left the Secret is refused", _rotated_out, stage, authority)
+            tap.check("keys and TLS: a key removed from the Secret is rejected", _rotated_out, stage, authority)
             stage.update_secret(CERTIFICATE, second)
             tap.check("keys and TLS: a new certificate in the Secret is served",
                       _served, stage, second["tls.crt"].decode())
             traffic.wait_answered(50)
-        tap.check(f"keys and TLS: no request of {traffic.answered} failed through all that", traffic.complaints)
+        tap.check(f"keys and TLS: no request of {traffic.answered} failed during the rotation", traffic.complaints)
         tap.check("keys and TLS: no key is in the log", _no_key, pod)
 
 
@@ -76,15 +76,15 @@ def _keys(*keys):
 
 
 def _settings(stage, authority):
-    few = ["text"] * MOST_INPUTS
+    few = ["text"] * MAX_INPUTS
     for what, texts, wanted in (
         ("as many inputs as are allowed", few, 200),
         ("one input more", few + ["text"], 400),
-        ("too many tokens", [f"{number} " + "word " * (MOST_TOKENS // 5) for number in range(MOST_INPUTS)], 400),
+        ("too many tokens", [f"{number} " + "word " * (MAX_TOKENS // 5) for number in range(MAX_INPUTS)], 400),
     ):
         found = _status(stage, authority, OLD, texts)
         if found != wanted:
-            yield f"{what}: the answer is {found}, not {wanted}"
+            yield f"{what}: got {found}, expected {wanted}"
 
 
 def _status(stage, authority, key, texts="Who is there?"):
@@ -97,8 +97,8 @@ def _status(stage, authority, key, texts="Who is there?"):
         connection.close()
 
 
-def _refused(stage, authority, key):
-    """Complaints while a request with this key is not refused within the time for changes."""
+def _rejected(stage, authority, key):
+    """Complaints unless a request with this key is rejected within RELOAD_TIMEOUT."""
     yield from _becomes(lambda: _status(stage, authority, key), 401)
 
 
@@ -109,7 +109,7 @@ def _rotated_in(stage, authority):
 
 def _rotated_out(stage, authority):
     stage.update_secret(KEYS, _keys(("new", NEW)))
-    yield from _refused(stage, authority, OLD)
+    yield from _rejected(stage, authority, OLD)
 
 
 def _served(stage, wanted):
@@ -119,10 +119,10 @@ def _served(stage, wanted):
 
 
 def _becomes(value, wanted):
-    end = time.monotonic() + SEEN_WITHIN
+    end = time.monotonic() + RELOAD_TIMEOUT
     while (found := value()) != wanted:
         if time.monotonic() > end:
-            yield f"after {SEEN_WITHIN} s it is still {found}"
+            yield f"after {RELOAD_TIMEOUT} s it is still {found}"
             return
         time.sleep(0.2)
 

@@ -1,4 +1,4 @@
-"""What pods refer to by name: Secrets, ConfigMaps, claims, image volumes, images, and Services by their DNS names."""
+"""Objects that pods refer to by name: Secrets, ConfigMaps, claims, image volumes, images, and Services."""
 
 import base64
 import re
@@ -19,7 +19,7 @@ class Cluster:
     # "127.0.0.1:41234" by "service:80".
     addresses: dict = field(default_factory=dict)
 
-    def take(self, objects):
+    def add(self, objects):
         """Adds the Secrets and ConfigMaps among rendered objects."""
         for item in objects:
             name = item["metadata"]["name"]
@@ -29,7 +29,7 @@ class Cluster:
                 self.config_maps[name] = {key: value.encode() for key, value in item.get("data", {}).items()}
 
     def resolve(self, text):
-        """`text` with every Service that it calls by name called by its address: there is no DNS here."""
+        """Replaces the names of Services in `text` by their addresses, because there is no DNS."""
         for name, address in self.addresses.items():
             text = re.sub(rf"(?<=//){re.escape(name)}(?!\d)", address, text)
         return text

@@ -1,4 +1,4 @@
-"""A Deployment: so many pods of one template, and how a new template takes the place of the old one."""
+"""A Deployment: replicas of one pod template, and rolling updates to another template."""
 
 import itertools
 import math
@@ -8,17 +8,17 @@ from kubelet import Pod
 
 
 class Deployment:
-    """The pods of a rendered Deployment. `pods` is a list that Services may look at."""
+    """The pods of a rendered Deployment. Services read the list `pods`."""
 
     def __init__(self, rendered, cluster, folder):
-        """`rendered` is the object; the pods live below `folder`."""
+        """`rendered` is the object; the files of the pods are in `folder`."""
         self._name = rendered["metadata"]["name"]
         self._cluster = cluster
         self._folder = folder
         self._numbers = itertools.count(1)
         self._rendered = rendered
         self.pods = []
-        # Every pod there ever was.
+        # All pods, including deleted ones.
         self.history = []
 
     def __enter__(self):
@@ -29,26 +29,26 @@ class Deployment:
             pod.__exit__(*error)
 
     def scale(self, replicas):
-        """Starts pods until there are so many, and waits until they are ready."""
+        """Starts pods up to `replicas` and waits until all are ready."""
         while len(self.pods) < replicas:
             self._add()
         for pod in self.pods:
             pod.wait_ready()
 
     def begin_deletion(self, pod):
-        """Takes one pod out of the Deployment; yields the thread that deletes it."""
+        """Removes a pod from the Deployment; returns the thread that deletes it."""
         self.pods.remove(pod)
         return pod.begin_deletion()
 
     def roll(self, rendered, seconds=90):
-        """Replaces every pod by one of a new rendering, by its own rules for surge and unavailability.
+        """Replaces every pod by one of a new rendering, within its maxSurge and maxUnavailable.
 
-        Raises RuntimeError when that is not done in time.
+        Raises RuntimeError after `seconds`.
         """
         spec = rendered["spec"]
         replicas, strategy = spec["replicas"], spec["strategy"]["rollingUpdate"]
-        most = replicas + _count(strategy["maxSurge"], replicas, math.ceil)
-        fewest = replicas - _count(strategy["maxUnavailable"], replicas, math.floor)
+        max_pods = replicas + _count(strategy["maxSurge"], replicas, math.ceil)
+        min_ready = replicas - _count(strategy["maxUnavailable"], replicas, math.floor)
         old, deletions = list(self.pods), []
         self._rendered = rendered
         end = time.monotonic() + seconds
@@ -57,16 +57,16 @@ class Deployment:
                 raise RuntimeError(f"the rolling update took more than {seconds} s")
             new = [pod for pod in self.pods if pod not in old]
             # A pod that is being deleted does not count, as in Kubernetes.
-            if len(self.pods) < most and len(new) < replicas:
+            if len(self.pods) < max_pods and len(new) < replicas:
                 self._add()
-            elif old and sum(pod.ready for pod in self.pods) - old[0].ready >= fewest:
+            elif old and sum(pod.ready for pod in self.pods) - old[0].ready >= min_ready:
                 pod = old.pop(0)
                 deletions.append((pod, self.begin_deletion(pod)))
             time.sleep(0.02)
         for pod, deletion in deletions:
             deletion.join(max(0, end - time.monotonic()))
             if deletion.is_alive():
-                raise RuntimeError(f"{pod.name} was still there after {seconds} s")
+                raise RuntimeError(f"{pod.name} still existed after {seconds} s")
 
 
     def _add(self):
@@ -77,7 +77,7 @@ class Deployment:
 
 
 def _count(value, replicas, rounded):
-    """A number of pods, given as such or in percent of the replicas."""
+    """A number of pods, from an absolute number or a percentage of the replicas."""
     if isinstance(value, str):
         return rounded(int(value.removesuffix("%")) * replicas / 100)
     return value

@@ -1,26 +1,26 @@
-"""Which fields of a pod are carried out here, and why the others may be left out.
+"""Fields of a pod that this kubelet implements, and the reasons why it may ignore others.
 
-A field that stands in neither list is an error: what a chart asks for is never skipped in silence.
+Any other field is an error, so that no field of the chart is ignored by accident.
 """
 
 
 class Unsupported(Exception):
-    """The chart asks for something that this stand-in for a kubelet does not do."""
+    """The chart uses a feature that this simulated kubelet does not implement."""
 
 
-# Fields that are carried out have no reason beside them.
-CARRIED_OUT = None
+# Marks implemented fields; ignored fields have a reason instead.
+IMPLEMENTED = None
 
 POD = {
-    "containers": CARRIED_OUT,
-    "initContainers": CARRIED_OUT,
-    "volumes": CARRIED_OUT,
-    "securityContext": CARRIED_OUT,
-    "terminationGracePeriodSeconds": CARRIED_OUT,
-    "restartPolicy": "a container that ends unasked is a failed check, so nothing is ever started again",
-    "serviceAccountName": "there is no API server; the program never asks for one",
-    "automountServiceAccountToken": "no token is mounted in any case",
-    "enableServiceLinks": "a process gets no variable but the rendered ones in any case",
+    "containers": IMPLEMENTED,
+    "initContainers": IMPLEMENTED,
+    "volumes": IMPLEMENTED,
+    "securityContext": IMPLEMENTED,
+    "terminationGracePeriodSeconds": IMPLEMENTED,
+    "restartPolicy": "a container that exits by itself fails the check, so no container is restarted",
+    "serviceAccountName": "there is no API server, and the program never calls one",
+    "automountServiceAccountToken": "no token is ever mounted",
+    "enableServiceLinks": "a process only gets the rendered variables",
     "imagePullSecrets": "nothing is pulled",
     "priorityClassName": "there is one node",
     "nodeSelector": "there is one node",
@@ -30,89 +30,86 @@ POD = {
 }
 
 CONTAINER = {
-    "name": CARRIED_OUT,
-    "image": CARRIED_OUT,
-    "command": CARRIED_OUT,
-    "args": CARRIED_OUT,
-    "env": CARRIED_OUT,
-    "envFrom": CARRIED_OUT,
-    "ports": CARRIED_OUT,
-    "startupProbe": CARRIED_OUT,
-    "readinessProbe": CARRIED_OUT,
-    "livenessProbe": CARRIED_OUT,
-    "lifecycle": CARRIED_OUT,
-    "securityContext": CARRIED_OUT,
-    "volumeMounts": CARRIED_OUT,
+    "name": IMPLEMENTED,
+    "image": IMPLEMENTED,
+    "command": IMPLEMENTED,
+    "args": IMPLEMENTED,
+    "env": IMPLEMENTED,
+    "envFrom": IMPLEMENTED,
+    "ports": IMPLEMENTED,
+    "startupProbe": IMPLEMENTED,
+    "readinessProbe": IMPLEMENTED,
+    "livenessProbe": IMPLEMENTED,
+    "lifecycle": IMPLEMENTED,
+    "securityContext": IMPLEMENTED,
+    "volumeMounts": IMPLEMENTED,
     "imagePullPolicy": "nothing is pulled",
-    "resources": "no cgroup is made: the processes share this machine",
+    "resources": "no cgroup is created; the processes share this machine",
 }
 
 POD_SECURITY = {
-    "runAsNonRoot": CARRIED_OUT,
-    "runAsUser": CARRIED_OUT,
-    "runAsGroup": CARRIED_OUT,
-    "fsGroup": CARRIED_OUT,
-    "seccompProfile": "a container is under the runtime's own; a process is under none",
+    "runAsNonRoot": IMPLEMENTED,
+    "runAsUser": IMPLEMENTED,
+    "runAsGroup": IMPLEMENTED,
+    "fsGroup": IMPLEMENTED,
+    "seccompProfile": "a container has the profile of the runtime; a process has none",
 }
 
 CONTAINER_SECURITY = {
-    "runAsNonRoot": CARRIED_OUT,
-    "allowPrivilegeEscalation": CARRIED_OUT,
-    "capabilities": CARRIED_OUT,
-    "readOnlyRootFilesystem": "a container's is; a process sees this machine's, which its user cannot write to",
+    "runAsNonRoot": IMPLEMENTED,
+    "allowPrivilegeEscalation": IMPLEMENTED,
+    "capabilities": IMPLEMENTED,
+    "readOnlyRootFilesystem": "implemented for containers; for a process, the root belongs to another user",
 }
 
 PROBE = {
-    "httpGet": CARRIED_OUT,
-    "periodSeconds": CARRIED_OUT,
-    "timeoutSeconds": CARRIED_OUT,
-    "failureThreshold": CARRIED_OUT,
-    "successThreshold": CARRIED_OUT,
-    "initialDelaySeconds": CARRIED_OUT,
+    "httpGet": IMPLEMENTED,
+    "periodSeconds": IMPLEMENTED,
+    "timeoutSeconds": IMPLEMENTED,
+    "failureThreshold": IMPLEMENTED,
+    "successThreshold": IMPLEMENTED,
+    "initialDelaySeconds": IMPLEMENTED,
 }
 
-HTTP_GET = {"path": CARRIED_OUT, "port": CARRIED_OUT, "scheme": CARRIED_OUT}
+HTTP_GET = {"path": IMPLEMENTED, "port": IMPLEMENTED, "scheme": IMPLEMENTED}
 
 MOUNT = {
-    "name": CARRIED_OUT,
-    "mountPath": CARRIED_OUT,
-    "subPath": CARRIED_OUT,
-    "readOnly": "a container's mount is; for a process, the files belong to another user",
+    "name": IMPLEMENTED,
+    "mountPath": IMPLEMENTED,
+    "subPath": IMPLEMENTED,
+    "readOnly": "implemented for containers; for a process, the files belong to another user",
 }
 
-SECRET = {"secretName": CARRIED_OUT, "defaultMode": CARRIED_OUT}
-CONFIG_MAP = {"name": CARRIED_OUT, "defaultMode": CARRIED_OUT}
-EMPTY_DIR = {"sizeLimit": "nothing evicts here"}
-CLAIM = {"claimName": CARRIED_OUT, "readOnly": "the mount says so, too; the files belong to another user"}
-IMAGE_VOLUME = {"reference": CARRIED_OUT, "pullPolicy": "nothing is pulled"}
+SECRET = {"secretName": IMPLEMENTED, "defaultMode": IMPLEMENTED}
+CONFIG_MAP = {"name": IMPLEMENTED, "defaultMode": IMPLEMENTED}
+EMPTY_DIR = {"sizeLimit": "no pod is evicted"}
+CLAIM = {"claimName": IMPLEMENTED, "readOnly": "the mount is read-only, too; the files belong to another user"}
+IMAGE_VOLUME = {"reference": IMPLEMENTED, "pullPolicy": "nothing is pulled"}
 
 
-def known(what, fields, allowed):
-    """Refuses `fields` of `what` that `allowed` does not list.
-
-    Raises Unsupported with the names of all of them.
-    """
+def require_known(what, fields, allowed):
+    """Raises Unsupported with the names of all `fields` of `what` that are not in `allowed`."""
     unknown = sorted(set(fields) - set(allowed))
     if unknown:
         raise Unsupported(f"{what}: {', '.join(unknown)}")
 
 
 def pod(spec):
-    """Refuses a pod of which some field is not known. Volumes are looked at where they are made."""
-    known("pod", spec, POD)
-    known("pod.securityContext", spec.get("securityContext", {}), POD_SECURITY)
+    """Raises Unsupported for a pod with unknown fields. Volumes are checked when they are created."""
+    require_known("pod", spec, POD)
+    require_known("pod.securityContext", spec.get("securityContext", {}), POD_SECURITY)
     for container in spec.get("initContainers", []) + spec["containers"]:
         name = container["name"]
-        known(name, container, CONTAINER)
+        require_known(name, container, CONTAINER)
         security = container.get("securityContext", {})
-        known(f"{name}.securityContext", security, CONTAINER_SECURITY)
-        known(f"{name}.capabilities", security.get("capabilities", {}), ("drop",))
+        require_known(f"{name}.securityContext", security, CONTAINER_SECURITY)
+        require_known(f"{name}.capabilities", security.get("capabilities", {}), ("drop",))
         for mount in container.get("volumeMounts", []):
-            known(f"{name}.volumeMounts", mount, MOUNT)
+            require_known(f"{name}.volumeMounts", mount, MOUNT)
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             probe = container.get(kind, {})
-            known(f"{name}.{kind}", probe, PROBE)
-            known(f"{name}.{kind}.httpGet", probe.get("httpGet", {}), HTTP_GET)
+            require_known(f"{name}.{kind}", probe, PROBE)
+            require_known(f"{name}.{kind}.httpGet", probe.get("httpGet", {}), HTTP_GET)
         lifecycle = container.get("lifecycle", {})
-        known(f"{name}.lifecycle", lifecycle, ("preStop",))
-        known(f"{name}.lifecycle.preStop", lifecycle.get("preStop", {}), ("sleep",))
+        require_known(f"{name}.lifecycle", lifecycle, ("preStop",))
+        require_known(f"{name}.lifecycle.preStop", lifecycle.get("preStop", {}), ("sleep",))

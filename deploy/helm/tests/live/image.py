@@ -1,7 +1,7 @@
-"""What pods are made of: the built image, or, without a container runtime, its files and what the Dockerfile says.
+"""Images of containers: the built image, or, without a container runtime, its files and the Dockerfile's settings.
 
-ENTRYPOINT, ENV and WORKDIR are read from the Dockerfile then, so that what the chart leaves to the image is what the
-image really says.
+Without a container runtime, ENTRYPOINT, ENV and WORKDIR are read from the Dockerfile, so that defaults that the chart
+leaves to the image are the real ones.
 """
 
 import json
@@ -23,10 +23,10 @@ MODEL = ROOT / "models/all-MiniLM-L6-v2"
 
 @dataclass
 class Image:
-    """`root` is where its files lie, or none for programs of this machine.
+    """`root` is the folder of its files, or None for programs of this machine.
 
-    `any_user` says whether those can be started by every user. With `podman`, the command of a container runtime,
-    containers of the image `name` are run, and nothing else is looked at.
+    `any_user`: every user may execute these programs. With `podman`, the command of a container runtime, containers of
+    the image `name` are run, and the other fields are ignored.
     """
 
     entrypoint: list = field(default_factory=list)
@@ -39,19 +39,19 @@ class Image:
 
 
 def system():
-    """An image that is nothing but this machine's packaged programs."""
+    """An image with this machine's installed programs."""
     return Image(environment={"PATH": "/usr/bin:/bin"})
 
 
 def python():
-    """An image that is nothing but this Python, which may lie in somebody's home."""
+    """An image with this Python, which may be in a home folder that other users cannot read."""
     return Image(environment={"PATH": os.path.dirname(sys.executable)}, any_user=False)
 
 
 def unpack(binary, root):
-    """Lays the gateway's image out in `root`, readable for every user, as an image's files are.
+    """Creates the files of the gateway's image in `root`, readable for every user.
 
-    Raises Unsupported when the Dockerfile takes something from its build stage that is not known here.
+    Raises Unsupported if the Dockerfile copies a folder from its build stage that `_fill` does not know.
     """
     image = Image(root=root)
     for word, rest in _instructions():
@@ -69,7 +69,7 @@ def unpack(binary, root):
 
 
 def _fill(target, binary):
-    """Puts the checkout's files into a folder of the image, by its name."""
+    """Copies files of the checkout into a folder of the image, selected by the folder's name."""
     if target.name == "bin":
         shutil.copyfile(binary, target / "embedgate")
         (target / "embedgate").chmod(0o755)
@@ -80,12 +80,12 @@ def _fill(target, binary):
             shutil.copyfile(path, target / path.name)
     elif target.name == "config":
         shutil.copytree(ROOT / "config", target, dirs_exist_ok=True)
-    elif target.name != "share":  # Licences, which nobody reads here.
+    elif target.name != "share":  # Licences, which no check needs.
         raise Unsupported(f"{DOCKERFILE.name}: {target.name}")
 
 
 def _instructions():
-    """The instructions of the stage that is shipped, with their arguments."""
+    """Yields the instructions of the released stage with their arguments."""
     stage = None
     text = "".join(line for line in DOCKERFILE.open(encoding="utf-8") if not line.startswith("#"))
     for line in text.replace("\\\n", " ").splitlines():

@@ -1,8 +1,7 @@
-"""Turns one rendered pod into a container of this machine, or a process, and ends it as the kubelet does.
+"""A simulated kubelet: runs one rendered pod as a container or a process of this machine and deletes it.
 
-What differs from a node: ports are moved to free ones of the loopback interface, and names of Services to addresses;
-for a process, paths of the image and of volumes to a temporary folder, too. Everything else is taken from the pod as
-it stands.
+Differences from a node: ports are mapped to free loopback ports, and names of Services to addresses. For a process,
+paths of the image and of volumes are mapped to a temporary folder. All other fields are used unchanged.
 """
 
 import os
@@ -25,10 +24,10 @@ ROOT_USER = os.geteuid() == 0
 
 
 class Pod:
-    """A pod and the process of its one container. The times are of the monotonic clock, in seconds."""
+    """A pod and the process of its one container. Times are monotonic, in seconds."""
 
     def __init__(self, name, template, cluster, folder):
-        """`template` has `metadata` and `spec`; volumes are made in `folder`, which must not exist."""
+        """`template` has `metadata` and `spec`; volumes are created in `folder`, which must not exist."""
         fields.pod(template["spec"])
         self.name = name
         self.metadata = template["metadata"]
@@ -48,9 +47,9 @@ class Pod:
             self.ports[port["containerPort"]] = self.ports[port["name"]] = free_port()
         self.grace = self.spec.get("terminationGracePeriodSeconds", 30)
         self.ready = False
-        # When the deletion began, when SIGTERM was sent, when the process had ended.
+        # Times of the start of the deletion, of SIGTERM, and of the end of the process.
         self.deleted_at = self.signalled_at = self.ended_at = None
-        # What the kubelet would have killed the container for.
+        # Reasons for which the kubelet would have killed the container.
         self.deaths = []
         self.status = None
         self._process = self._contained = None
@@ -60,7 +59,7 @@ class Pod:
         return self
 
     def __exit__(self, *_):
-        # On the way of an error nothing may be left behind.
+        # Cleans up after errors, too.
         if self.prober:
             self.prober.end()
         if self._process and self._process.poll() is None:
@@ -68,9 +67,9 @@ class Pod:
         shutil.rmtree(self._folder)
 
     def start(self):
-        """Runs the init containers to their ends, starts the container and its probes.
+        """Runs the init containers to completion, then starts the container and its probes.
 
-        Raises RuntimeError when an init container fails.
+        Raises RuntimeError if an init container fails.
         """
         for container in self.spec.get("initContainers", []):
             done = self._launch(container, "init.log")
@@ -82,7 +81,7 @@ class Pod:
         return self
 
     def wait_ready(self, seconds=60):
-        """Raises RuntimeError when the pod is not ready within that time, or never will be."""
+        """Raises RuntimeError if the pod fails or is not ready within that time."""
         end = time.monotonic() + seconds
         while not self.ready:
             if self._process.poll() is not None or self.deaths or time.monotonic() > end:
@@ -90,7 +89,7 @@ class Pod:
             time.sleep(0.01)
 
     def run(self, seconds=60):
-        """Runs a pod that ends by itself; yields its exit status and what it printed."""
+        """Runs a pod to completion; returns its exit status and its output."""
         process = self._launch(self.container, "log")
         try:
             return process.wait(timeout=seconds), self.log()
@@ -98,19 +97,19 @@ class Pod:
             self._kill(process)
 
     def sync(self):
-        """Takes over changed Secrets and ConfigMaps, as the kubelet does within a minute or so."""
+        """Updates mounted Secrets and ConfigMaps, as the kubelet does within about a minute."""
         self._volumes.refresh()
 
     def begin_deletion(self):
-        """Deletes the pod on a thread of its own, which is returned."""
+        """Starts a thread that deletes the pod, and returns it."""
         thread = threading.Thread(target=self.delete, daemon=True)
         thread.start()
         return thread
 
     def delete(self):
-        """preStop, SIGTERM, and SIGKILL when the grace is over, which counts from the beginning."""
+        """Deletes the pod: preStop, SIGTERM, and SIGKILL after the grace period, which includes preStop."""
         self.deleted_at = time.monotonic()
-        self.prober.terminating()
+        self.prober.stop_all_but_readiness()
         time.sleep(self.pre_stop)
         self.signalled_at = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
@@ -123,7 +122,7 @@ class Pod:
 
     @property
     def pre_stop(self):
-        """Seconds between the beginning of the deletion and SIGTERM."""
+        """Seconds from the start of the deletion to SIGTERM."""
         return self.container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
 
     @property
@@ -132,21 +131,21 @@ class Pod:
 
     @property
     def contained(self):
-        """Whether it runs in a container."""
+        """Returns true if it runs in a container."""
         return self._contained is not None
 
     @property
     def kernel_folder(self):
-        """The kernel's folder on the process."""
+        """The folder of the process in /proc."""
         return pathlib.Path("/proc") / str(self._contained.process() if self._contained else self._process.pid)
 
     def kernel_status(self):
-        """What the kernel says of the process: lists of words by name."""
+        """The process status from /proc: lists of words by field name."""
         lines = (self.kernel_folder / "status").read_text(encoding="ascii").splitlines()
         return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
 
     def log(self, name="log"):
-        """What the container has printed."""
+        """The output of the container."""
         return (self._folder / name).read_text(encoding="utf-8", errors="replace")
 
     def _become_ready(self, ready):
@@ -161,14 +160,14 @@ class Pod:
         for variable in container.get("env", []):
             value = self._value(variable)
             variables[variable["name"]] = _expand(value, variables)
-        start = self._contain if image.podman else self._confine
+        start = self._container_command if image.podman else self._process_command
         with open(self._folder / log, "wb") as file:
             return subprocess.Popen(
                 **start(container, image, variables), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
             )
 
-    def _contain(self, container, image, variables):
-        """What starts `container` in a container."""
+    def _container_command(self, container, image, variables):
+        """The arguments of Popen that run `container` as a container."""
         arguments = [self._address(_expand(word, variables)) for word in container.get("args", [])]
         variables = {name: self._address(value) for name, value in variables.items()}
         mounts = [(self._mounted(mount), mount) for mount in container.get("volumeMounts", [])]
@@ -176,34 +175,34 @@ class Pod:
         context = self._context(container)
         return {"args": self._contained.run(image.name, container, context, self._group, variables, arguments, mounts)}
 
-    def _confine(self, container, image, variables):
-        """What starts `container` as a process of this machine."""
+    def _process_command(self, container, image, variables):
+        """The arguments of Popen that run `container` as a process of this machine."""
         words = container.get("command", image.entrypoint) + container.get("args", [])
         words = [self._local(_expand(word, variables), container, image) for word in words]
         variables = {name: self._local(value, container, image) for name, value in variables.items()}
         for mount in container.get("volumeMounts", []):
             if mount["mountPath"] == "/tmp":
-                # The path itself is the machine's.
+                # /tmp itself belongs to this machine.
                 variables["TMPDIR"] = str(self._mounted(mount))
         folder = self._local(image.folder, container, image)
         return {"args": self._security(container, image) + words, "env": variables, "cwd": folder}
 
     def _kill(self, process):
-        """Ends a process and its container, whatever they do; yields its exit status."""
+        """Kills a process and its container; returns the exit status."""
         if self._contained:
             self._contained.remove()
         process.kill()
         return process.wait()
 
     def _context(self, container):
-        """Both security contexts as one."""
+        """The merged security contexts of pod and container."""
         context = self.spec.get("securityContext", {}) | container.get("securityContext", {})
         if context.get("runAsNonRoot") and context.get("runAsUser") == 0:
             raise RuntimeError("runAsNonRoot, and runAsUser is 0")
         return context
 
     def _security(self, container, image):
-        """The program that puts both security contexts into force; without root, as far as it can."""
+        """The command that applies both security contexts; without root, only as far as possible."""
         context = self._context(container)
         words = [shutil.which("setpriv")]
         if not context.get("allowPrivilegeEscalation", True):
@@ -238,7 +237,7 @@ class Pod:
         raise Unsupported(f"env {variable['name']}: {source}")
 
     def _all_of(self, source):
-        fields.known("envFrom", source, ("secretRef", "configMapRef", "prefix"))
+        fields.require_known("envFrom", source, ("secretRef", "configMapRef", "prefix"))
         if "secretRef" in source:
             data = self._cluster.secrets[source["secretRef"]["name"]]
         else:
@@ -246,13 +245,13 @@ class Pod:
         return {source.get("prefix", "") + key: value.decode() for key, value in data.items()}
 
     def _address(self, text):
-        """`text` with a listening address or the name of a Service as they are on this machine."""
+        """Maps a listening address, or the names of Services in `text`, to addresses of this machine."""
         if match := re.fullmatch(r"0\.0\.0\.0:(\d+)", text):
             return f"127.0.0.1:{self.ports[int(match[1])]}"
         return self._cluster.resolve(text)
 
     def _local(self, text, container, image):
-        """`text` with an address, or a path, as they are on this machine."""
+        """Maps an address or a path to this machine."""
         places = [(mount["mountPath"], self._mounted(mount)) for mount in container.get("volumeMounts", [])]
         for path, folder in sorted(places, key=lambda place: -len(place[0])):
             if text == path or text.startswith(path.rstrip("/") + "/"):
@@ -266,13 +265,13 @@ class Pod:
 
 
 def _expand(text, variables):
-    """`$(NAME)` by its value, where there is one; `$$` is one dollar sign."""
+    """Replaces `$(NAME)` by the value of a known variable, and `$$` by a dollar sign."""
     value = lambda match: "$" if match[0] == "$$" else variables.get(match[1], match[0])
     return re.sub(r"\$\$|\$\((\w+)\)", value, text)
 
 
 def free_port():
-    """A port of the loopback interface that nobody listens on."""
+    """A free port of the loopback interface."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

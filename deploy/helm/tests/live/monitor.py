@@ -1,13 +1,13 @@
-"""A rendered ServiceMonitor or PodMonitor as a scrape configuration, in the words of the Prometheus operator.
+"""A rendered ServiceMonitor or PodMonitor as a scrape configuration, with the relabelling of the Prometheus operator.
 
-The cluster's part of service discovery is a file of targets, which carry the labels that Prometheus would have
-found in Kubernetes; what is kept of them, and under which names, is decided by the same relabelling as there.
+Service discovery is simulated by a file of targets with the labels that Prometheus finds in Kubernetes; the relabelling
+selects targets and names labels as in a cluster.
 """
 
 import json
 import re
 
-from fields import known
+from fields import require_known
 
 SERVICE_MONITOR = ("jobLabel", "namespaceSelector", "selector", "endpoints")
 POD_MONITOR = ("jobLabel", "namespaceSelector", "selector", "podMetricsEndpoints")
@@ -15,10 +15,10 @@ ENDPOINT = ("port", "path", "scheme", "interval", "scrapeTimeout", "relabelings"
 
 
 def scrape_configs(monitor, targets_file):
-    """The scrape configurations of one rendered monitor, whose targets stand in `targets_file`."""
+    """The scrape configurations of one rendered monitor, with targets from `targets_file`."""
     spec, metadata = monitor["spec"], monitor["metadata"]
     of_service = monitor["kind"] == "ServiceMonitor"
-    known(monitor["kind"], spec, SERVICE_MONITOR if of_service else POD_MONITOR)
+    require_known(monitor["kind"], spec, SERVICE_MONITOR if of_service else POD_MONITOR)
     endpoints = spec["endpoints" if of_service else "podMetricsEndpoints"]
     return [
         _scrape_config(f"{monitor['kind']}/{metadata['namespace']}/{metadata['name']}/{number}", of_service, spec,
@@ -28,9 +28,9 @@ def scrape_configs(monitor, targets_file):
 
 
 def _scrape_config(name, of_service, spec, endpoint, targets_file):
-    known("endpoint", endpoint, ENDPOINT)
-    known("selector", spec["selector"], ("matchLabels",))
-    known("namespaceSelector", spec["namespaceSelector"], ("matchNames",))
+    require_known("endpoint", endpoint, ENDPOINT)
+    require_known("selector", spec["selector"], ("matchLabels",))
+    require_known("namespaceSelector", spec["namespaceSelector"], ("matchNames",))
     kind = "service" if of_service else "pod"
     rules = [_keep(["__meta_kubernetes_namespace"], "|".join(spec["namespaceSelector"]["matchNames"]))]
     for label, value in spec["selector"]["matchLabels"].items():
@@ -69,7 +69,7 @@ def _scrape_config(name, of_service, spec, endpoint, targets_file):
 
 
 def write_targets(path, namespace, services, pods):
-    """Writes what Kubernetes would tell of these rendered Services and running pods, one target for each port."""
+    """Writes the targets that Kubernetes has for these Services and running pods, one for each port."""
     targets = []
     for pod in pods:
         base = {"namespace": namespace, "pod_name": pod.name, "pod_phase": "Running", "pod_node_name": "node"}
@@ -84,7 +84,7 @@ def write_targets(path, namespace, services, pods):
                 targets.append(_target(pod.ports[port["targetPort"]], labels))
         for port in pod.container["ports"]:
             targets.append(_target(pod.ports[port["name"]], base | {"pod_container_port_name": port["name"]}))
-    # Prometheus watches the file: it must never see half of it.
+    # Prometheus watches the file, so it is replaced atomically.
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(targets), encoding="utf-8")
     draft.rename(path)
@@ -104,7 +104,7 @@ def _labels(kind, labels):
 
 
 def _meta(label):
-    """A label's name as it stands in the names of discovery's labels."""
+    """A label's name in the form that service discovery uses in names of meta labels."""
     return re.sub(r"[^a-zA-Z0-9_]", "_", label)
 
 
@@ -113,5 +113,5 @@ def _keep(labels, regex):
 
 
 def _snake(rule):
-    """A relabelling of the API in Prometheus' own spelling."""
+    """Converts a relabelling rule from the API's camelCase to Prometheus' snake_case."""
     return {re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), name): value for name, value in rule.items()}

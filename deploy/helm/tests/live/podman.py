@@ -1,7 +1,7 @@
-"""A rendered container as a real one: the flags of podman that say what the pod's fields say.
+"""Runs a rendered container with podman: maps the fields of a pod to podman's flags.
 
-The network is the machine's, so that the stand-ins for a Service and for a kubelet reach it; all else is the
-container's own, with the image's files under their own paths.
+The container uses the network of this machine, so that the simulated Service and kubelet can reach it. Everything
+else is isolated, and the files of the image keep their paths.
 """
 
 import json
@@ -10,12 +10,12 @@ import uuid
 
 from fields import Unsupported
 
-# As the test of the image: no control groups, and limits that every machine allows.
+# The same options as in the image's test: no cgroups, and limits that every machine allows.
 MACHINE = ["--network=host", "--cgroups=disabled", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
 
 
 class Container:
-    """One container by its name. `podman` is the command that starts podman, as a list."""
+    """One named container. `podman` is the command that starts podman, as a list."""
 
     def __init__(self, podman):
         self._podman = podman
@@ -24,7 +24,7 @@ class Container:
     def run(self, image, container, context, group, environment, arguments, mounts):
         """The command that runs `container` of a pod in the foreground.
 
-        `context` is both security contexts as one, `group` the pod's fsGroup, `arguments` the words of its `args`,
+        `context` is the merged security context, `group` the pod's fsGroup, `arguments` the words of its `args`,
         `mounts` pairs of a folder of this machine and the entry of `volumeMounts`.
         """
         words = [*self._podman, "run", "--rm", "--pull=never", f"--name={self._name}", *MACHINE]
@@ -41,7 +41,7 @@ class Container:
         return [*words, image, *arguments]
 
     def process(self):
-        """The id of its first process, as this machine counts."""
+        """The id of its main process on this machine."""
         done = subprocess.run(
             [*self._podman, "container", "inspect", "--format={{.State.Pid}}", self._name],
             check=True, capture_output=True, text=True, timeout=60,
@@ -49,7 +49,7 @@ class Container:
         return int(done.stdout)
 
     def remove(self):
-        """Ends it at once, if it is still there."""
+        """Kills and removes the container, if it still exists."""
         subprocess.run(
             [*self._podman, "rm", "--force", "--ignore", "--time=0", self._name],
             check=True, capture_output=True, timeout=60,
@@ -64,7 +64,7 @@ def _security(context):
         words.append("--security-opt=no-new-privileges")
     for capability in context.get("capabilities", {}).get("drop", []):
         words.append(f"--cap-drop={capability}")
-    # The runtime's own profile is podman's default.
+    # RuntimeDefault is podman's default profile.
     profile = context.get("seccompProfile", {"type": "Unconfined"})["type"]
     if profile == "Unconfined":
         words.append("--security-opt=seccomp=unconfined")

@@ -1,6 +1,6 @@
-"""Asks a container's probes as the kubelet does, and keeps every answer.
+"""Runs a container's probes as the kubelet does, and records every result.
 
-Periods and delays are scaled down; thresholds and timeouts are kept, because they are what a probe means.
+Periods and delays are scaled down to shorten the test; thresholds and timeouts are unchanged.
 """
 
 import http.client
@@ -9,13 +9,12 @@ import threading
 import time
 from dataclasses import dataclass
 
-# A test cannot wait ten seconds between two probes.
 PERIOD_SCALE = 0.1
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a probe got: a status or the text of an error, at `time` of the monotonic clock in seconds."""
+class ProbeResult:
+    """The result of one probe: an HTTP status or an error, at `time` in seconds of the monotonic clock."""
 
     time: float
     status: int | None
@@ -27,7 +26,7 @@ class Answer:
 
 
 class Probe:
-    """One probe of one container, by the fields of the API."""
+    """One probe of one container, configured by the fields of the API."""
 
     def __init__(self, fields, ports):
         """`ports` maps the container's ports, by name and number, to those of this machine."""
@@ -40,12 +39,12 @@ class Probe:
         self.period = fields.get("periodSeconds", 10) * PERIOD_SCALE
         self.failures = fields.get("failureThreshold", 3)
         self.successes = fields.get("successThreshold", 1)
-        self.answers = []
+        self.results = []
 
-    def ask(self):
-        """One question; its answer is kept, too."""
+    def send(self):
+        """Sends one probe; records and returns its result."""
         if self._https:
-            # As the kubelet: a probe does not check the certificate.
+            # The kubelet does not verify certificates either.
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=self._timeout, context=context)
         else:
@@ -53,35 +52,35 @@ class Probe:
         now = time.monotonic()
         try:
             connection.request("GET", self._path, headers={"user-agent": "kube-probe/1.33", "connection": "close"})
-            answer = Answer(now, connection.getresponse().status)
+            result = ProbeResult(now, connection.getresponse().status)
         except (OSError, http.client.HTTPException) as error:
-            answer = Answer(now, None, repr(error))
+            result = ProbeResult(now, None, repr(error))
         finally:
             connection.close()
-        self.answers.append(answer)
-        return answer
+        self.results.append(result)
+        return result
 
     def watch(self, stop, changed):
-        """Asks until `stop`; calls `changed(True)` or `changed(False)` each time a threshold is reached.
+        """Probes until `stop`; calls `changed(True)` or `changed(False)` each time a threshold is reached.
 
-        Ends when that returns true.
+        Ends if that call returns true.
         """
         stop.wait(self.delay)
-        row, last = 0, None
+        streak, last = 0, None
         while not stop.is_set():
-            success = self.ask().success
-            row = row + 1 if success == last else 1
+            success = self.send().success
+            streak = streak + 1 if success == last else 1
             last = success
-            if row == (self.successes if success else self.failures) and changed(success):
+            if streak == (self.successes if success else self.failures) and changed(success):
                 return
             stop.wait(self.period)
 
 
 class Prober:
-    """A container's three probes: startup first, and the other two once it has succeeded."""
+    """A container's three probes; readiness and liveness start after the startup probe has succeeded."""
 
     def __init__(self, container, ports, on_ready, on_death):
-        """`on_ready` is told whether the container is ready, `on_death` why the kubelet would kill it."""
+        """Calls `on_ready(bool)` if readiness changes, `on_death(reason)` if the kubelet would kill the container."""
         kinds = ("startupProbe", "readinessProbe", "livenessProbe")
         probes = [Probe(container[kind], ports) if kind in container else None for kind in kinds]
         self.startup, self.readiness, self.liveness = probes
@@ -95,15 +94,15 @@ class Prober:
         else:
             self._started(True)
 
-    def terminating(self):
-        """From now on only readiness is asked, as when a pod is being deleted."""
+    def stop_all_but_readiness(self):
+        """Stops the startup and liveness probes, as when a pod is being deleted."""
         self._ending.set()
 
     def end(self):
-        """Asks no more, and waits until no question is under way."""
+        """Stops all probes and waits for those in flight."""
         self._ending.set()
         self._ended.set()
-        # The list may grow by the two that the startup probe starts.
+        # The startup probe may still add the threads of the other two.
         for thread in self._threads:
             thread.join()
 

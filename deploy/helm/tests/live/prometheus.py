@@ -1,4 +1,4 @@
-"""A real Prometheus that runs for a check: its configuration, its rules and its answers."""
+"""A Prometheus server for the checks: configuration, rules and queries."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from kubelet import free_port
 
 
 class Prometheus:
-    """One server with a folder of its own. `targets` is the file that its targets are read from."""
+    """One server with its own folder. It reads its targets from the file `targets`."""
 
     def __init__(self, programs, folder):
         """`programs` is the folder with `prometheus` and `promtool`."""
@@ -31,9 +31,9 @@ class Prometheus:
             self._process.wait()
 
     def start(self, scrape_configs, rule_groups):
-        """Checks configuration and rules with promtool, then serves.
+        """Checks configuration and rules with promtool, then starts the server.
 
-        Raises RuntimeError with promtool's or the server's words.
+        Raises RuntimeError with the output of promtool or of the server.
         """
         (self._folder / "rules.yaml").write_text(yaml.safe_dump({"groups": rule_groups}), encoding="utf-8")
         config = {
@@ -71,18 +71,18 @@ class Prometheus:
                 time.sleep(0.05)
 
     def query(self, expression):
-        """The elements that the expression yields now."""
+        """The elements of an instant query."""
         return self._get("query", query=expression)["result"]
 
     def active_targets(self):
         return self._get("targets", state="active")["activeTargets"]
 
     def rules(self):
-        """Every rule as Prometheus has it."""
+        """All rules with their evaluation state."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def wait(self, condition, seconds):
-        """Whether `condition(self)` comes to hold within that time."""
+        """Waits for `condition(self)`; returns false after `seconds`."""
         end = time.monotonic() + seconds
         while not condition(self):
             if time.monotonic() > end:

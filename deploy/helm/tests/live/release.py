@@ -1,4 +1,4 @@
-"""What Helm renders of the chart for a set of values."""
+"""Renders the chart with Helm for a set of values."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ import yaml
 
 NAME = "live"
 NAMESPACE = "embeddings"
-# Any supported version: the test of the rendered text goes through them.
+# One supported version; the static checks cover the others.
 KUBERNETES = "1.33.0"
 
 
@@ -17,7 +17,7 @@ class Release:
         self.objects = objects
 
     def one(self, kind, hook=False):
-        """The only object of this kind that is, or is not, a hook; ValueError when there are more or none."""
+        """The only object of this kind that is, or is not, a hook; ValueError unless there is exactly one."""
         is_hook = lambda item: "helm.sh/hook" in item["metadata"].get("annotations", {})
         (item,) = [item for item in self.objects if item["kind"] == kind and is_hook(item) == hook]
         return item
@@ -26,7 +26,7 @@ class Release:
         return [item for item in self.objects if item["kind"] == kind]
 
     def service_of(self, port):
-        """The Service that leads to the pods' port of this name, and its own number for it."""
+        """The name and port number of the Service for the pods' port of this name."""
         ((service, number),) = [
             (service, one["port"])
             for service in self.kind("Service")
@@ -37,9 +37,9 @@ class Release:
 
 
 def render(helm, chart, values, files=()):
-    """Renders with the values of `files`, which are the chart's own, and then with `values`.
+    """Renders the chart with the values of `files`, from its folder `ci`, overridden by `values`.
 
-    Raises RuntimeError with Helm's words when it refuses.
+    Raises RuntimeError with Helm's message if it fails.
     """
     command = [str(helm), "template", NAME, str(chart), "--namespace", NAMESPACE, "--kube-version", KUBERNETES]
     for file in files:

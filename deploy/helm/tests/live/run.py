@@ -1,7 +1,7 @@
-"""Runs what the chart renders: `run.py --helm PROGRAM --binary PROGRAM --prometheus FOLDER [--chart FOLDER]`.
+"""Runs the rendered chart: `run.py --helm PROGRAM --binary PROGRAM --prometheus FOLDER [--chart FOLDER]`.
 
-Each pod is a container, or a process of this machine, that is started, asked and ended as a kubelet would, behind a
-stand-in for its Service. Prints the Test Anything Protocol; the exit status says whether all passed.
+Each pod is a container or a process of this machine. A simulated kubelet starts, probes and stops it, behind a
+simulated Service. Prints the Test Anything Protocol; the exit status is 0 if all checks passed.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 import traceback
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-# The protocol is printed by one module for both kinds of checks.
+# `tap` is shared with the static checks.
 sys.path.append(str(TESTS / "static"))
 
 import check_models
@@ -34,13 +34,13 @@ SCENARIOS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--helm", type=pathlib.Path, required=True, help="Helm's program")
+    parser.add_argument("--helm", type=pathlib.Path, required=True, help="path of the program helm")
     parser.add_argument("--binary", type=pathlib.Path, required=True, help="the release build of embedgate")
-    parser.add_argument("--prometheus", type=pathlib.Path, required=True, help="folder of prometheus and promtool")
+    parser.add_argument("--prometheus", type=pathlib.Path, required=True, help="folder with prometheus and promtool")
     parser.add_argument("--chart", type=pathlib.Path, default=TESTS.parent / "embedgate", help="the chart's folder")
-    parser.add_argument("--image", help="run containers of this image of podman's, in place of processes")
-    parser.add_argument("--podman", type=json.loads, default=["podman"], help="podman's command, a list in JSON")
-    parser.add_argument("--only", choices=SCENARIOS, help="one scenario alone")
+    parser.add_argument("--image", help="run containers of this podman image instead of processes")
+    parser.add_argument("--podman", type=json.loads, default=["podman"], help="command that starts podman, as a JSON list")
+    parser.add_argument("--only", choices=SCENARIOS, help="run only this scenario")
     options = parser.parse_args()
 
     tap = Tap()
@@ -48,14 +48,14 @@ def main():
     if container is None:
         print("# pods are run as processes of this machine, without a container runtime", flush=True)
         if not ROOT_USER:
-            print("# not root: pods run as the present user, in place of the rendered one", flush=True)
+            print("# not root: pods run as the current user instead of the rendered one", flush=True)
     with bench(options.binary, container, options.helm, options.chart, options.prometheus) as tools:
         for name, scenario in SCENARIOS.items():
             if options.only in (None, name):
                 try:
                     scenario(tap, tools)
                 except Exception:
-                    tap.check(f"{name}: to the end", traceback.format_exc().splitlines)
+                    tap.check(f"{name}: completes", traceback.format_exc().splitlines)
     tap.end()
 
 

@@ -1,7 +1,7 @@
-"""A Service: a loopback address whose connections go to pods in turn, as kube-proxy would lead them.
+"""A simulated Service: a loopback address that distributes TCP connections over pods round-robin, like kube-proxy.
 
-It passes bytes on and knows nothing of HTTP. Only ready pods get new connections. A pod that is being deleted gets
-them until the news has spread, and a connection once made stays with its pod, whatever becomes of it.
+It forwards bytes and does not parse HTTP. Only ready pods get new connections. A pod that is being deleted gets new
+connections until the endpoints are updated. An established connection always stays with its pod.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ CHUNK = 1 << 16
 
 
 class Service:
-    """One port of a Service over the pods of `pods`, a list that may change."""
+    """One port of a Service for the pods in the list `pods`, which may change."""
 
     def __init__(self, target_port, propagation):
-        """`propagation` is how long a pod that is being deleted still gets connections, in seconds."""
+        """`propagation`: seconds for which a pod that is being deleted still gets connections."""
         self._target_port = target_port
         self._propagation = propagation
         self.pods = []
-        # Connections by the pod's name; "" for those that found no pod.
+        # Number of connections by name of the pod; "" if no pod was ready.
         self.connections = {}
         self._turn = itertools.count()
-        # The event loop alone would not keep a connection's task alive.
+        # The event loop holds only weak references to tasks.
         self._tasks = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -46,10 +46,10 @@ class Service:
         return f"127.0.0.1:{self.port}"
 
     def endpoints(self):
-        """The pods that a new connection may go to."""
+        """The pods that may get a new connection."""
         now = time.monotonic()
-        spread = lambda pod: pod.deleted_at is not None and now >= pod.deleted_at + self._propagation
-        return [pod for pod in self.pods if pod.ready and not spread(pod)]
+        is_removed = lambda pod: pod.deleted_at is not None and now >= pod.deleted_at + self._propagation
+        return [pod for pod in self.pods if pod.ready and not is_removed(pod)]
 
     async def _accept(self, reader, writer):
         task = asyncio.current_task()
@@ -82,7 +82,7 @@ class Service:
 
 
 async def _copy(reader, writer):
-    """Passes bytes and the end of the stream on; a connection that breaks on one side breaks on the other."""
+    """Forwards bytes and the end of the stream; an error on one side aborts the other."""
     try:
         while chunk := await reader.read(CHUNK):
             writer.write(chunk)

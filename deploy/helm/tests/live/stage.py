@@ -1,4 +1,4 @@
-"""One release on this machine: its Secrets, its Deployment, and its Service in front of the pods."""
+"""One release on this machine: its Secrets, its Deployment, and the Service in front of its pods."""
 
 import contextlib
 import itertools
@@ -14,15 +14,15 @@ from kubelet import Pod
 from release import NAMESPACE, render
 from service import Service
 
-# The pods' port of the API, by the name that the chart gives it.
+# Name of the pods' API port in the chart.
 API = "http"
-# The news of a deletion reaches every node this long before SIGTERM, which is as late as may be.
+# Seconds between the update of the endpoints and SIGTERM: the latest update that the chart tolerates.
 BEFORE_SIGTERM = 1
 
 
 @dataclass
 class Bench:
-    """What all checks share: the programs, the chart, the gateway's image and a folder to work in."""
+    """Common inputs of all checks: programs, chart, the gateway's image and a temporary folder."""
 
     helm: pathlib.Path
     chart: pathlib.Path
@@ -31,13 +31,13 @@ class Bench:
     folder: pathlib.Path
 
     def render(self, values=None, files=()):
-        """The chart rendered with the values of these of its own files, and then with `values`."""
+        """Renders the chart with these files of its folder `ci`, overridden by `values`."""
         return render(self.helm, self.chart, values or {}, files)
 
 
 @contextlib.contextmanager
 def bench(binary, container, helm, chart, prometheus):
-    """Takes the built image, or lays one out, and cleans up behind everything."""
+    """Uses the built image or creates its files, and removes all temporary files at the end."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="embedgate-chart-"))
     folder.chmod(0o755)
     try:
@@ -51,15 +51,15 @@ _numbers = itertools.count(1)
 
 
 class Stage:
-    """Plays one release. `cluster` may be given what the release refers to before pods are started."""
+    """Runs one release. Objects outside the release are added to `cluster` before pods are started."""
 
     def __init__(self, bench, release, propagation=None):
-        """`propagation` is the Service's, in seconds; by default as late as the chart's preStop allows."""
+        """`propagation` of the Service in seconds; the default is the maximum that the chart's preStop allows."""
         self.release = release
         self.folder = bench.folder / f"stage-{next(_numbers)}"
         self.folder.mkdir(mode=0o755)
         self.cluster = Cluster(NAMESPACE)
-        self.cluster.take(release.objects)
+        self.cluster.add(release.objects)
         rendered = release.one("Deployment")
         (container,) = rendered["spec"]["template"]["spec"]["containers"]
         self.cluster.images[container["image"]] = bench.gateway
@@ -82,18 +82,18 @@ class Stage:
         self._stack.__exit__(*error)
 
     def start(self, replicas):
-        """Starts so many pods; yields them when they are ready."""
+        """Starts pods up to `replicas`; returns them when all are ready."""
         self.deployment.scale(replicas)
         return self.deployment.pods
 
     def update_secret(self, name, data):
-        """Changes a Secret and lets every pod's folders follow at once."""
+        """Changes a Secret and updates the mounted folders of every pod immediately."""
         self.cluster.secrets[name] = data
         for pod in self.deployment.pods:
             pod.sync()
 
     def run_hook(self):
-        """Runs the release's test as `helm test` would; yields its exit status and what it printed."""
+        """Runs the test hook of the release like `helm test`; returns its exit status and output."""
         rendered = self.release.one("Pod", hook=True)
         (container,) = rendered["spec"]["containers"]
         self.cluster.images[container["image"]] = image.python()

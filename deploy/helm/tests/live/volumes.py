@@ -1,14 +1,14 @@
-"""The volumes of one pod as folders, written as the kubelet writes them.
+"""The volumes of one pod as folders, in the layout of the kubelet.
 
-A Secret or ConfigMap is a folder of links into a hidden one; a change makes a new hidden folder and swaps one link,
-so that a reader sees the old files or the new ones and never a mixture.
+A Secret or ConfigMap is a folder of links into a hidden folder. A change creates a new hidden folder and replaces one
+link, so that readers see either all old files or all new ones.
 """
 
 import itertools
 import os
 import shutil
 
-from fields import CLAIM, CONFIG_MAP, EMPTY_DIR, IMAGE_VOLUME, SECRET, Unsupported, known
+from fields import CLAIM, CONFIG_MAP, EMPTY_DIR, IMAGE_VOLUME, SECRET, Unsupported, require_known
 
 _versions = itertools.count(1)
 
@@ -17,40 +17,40 @@ class Volumes:
     """All volumes of a pod, below `folder`."""
 
     def __init__(self, volumes, cluster, folder, group):
-        """`group` is the fsGroup, or none where files cannot be given to a group."""
+        """`group` is the fsGroup, or None if this user cannot change the group of files."""
         self._cluster = cluster
         self._group = group
         self._projected = []
         self.folders = {}
         for volume in volumes:
             (kind,) = set(volume) - {"name"}
-            self.folders[volume["name"]] = self._make(kind, volume[kind] or {}, folder / volume["name"])
+            self.folders[volume["name"]] = self._create(kind, volume[kind] or {}, folder / volume["name"])
         self.refresh()
 
     def refresh(self):
-        """Writes what has changed in Secrets and ConfigMaps."""
+        """Writes changed Secrets and ConfigMaps."""
         for folder, mode, data in self._projected:
             self._project(folder, mode, data())
 
-    def _make(self, kind, source, folder):
+    def _create(self, kind, source, folder):
         cluster = self._cluster
         if kind == "secret":
-            known("volumes.secret", source, SECRET)
+            require_known("volumes.secret", source, SECRET)
             data = lambda: cluster.secrets[source["secretName"]]
         elif kind == "configMap":
-            known("volumes.configMap", source, CONFIG_MAP)
+            require_known("volumes.configMap", source, CONFIG_MAP)
             data = lambda: cluster.config_maps[source["name"]]
         elif kind == "persistentVolumeClaim":
-            known("volumes.persistentVolumeClaim", source, CLAIM)
+            require_known("volumes.persistentVolumeClaim", source, CLAIM)
             return cluster.claims[source["claimName"]]
         elif kind == "image":
-            known("volumes.image", source, IMAGE_VOLUME)
+            require_known("volumes.image", source, IMAGE_VOLUME)
             return cluster.image_volumes[source["reference"]]
         elif kind == "emptyDir":
-            known("volumes.emptyDir", source, EMPTY_DIR)
+            require_known("volumes.emptyDir", source, EMPTY_DIR)
             folder.mkdir(parents=True)
             folder.chmod(0o2777)
-            self._give(folder)
+            self._set_group(folder)
             return folder
         else:
             raise Unsupported(f"volumes: {kind}")
@@ -70,9 +70,9 @@ class Volumes:
         for key, value in data.items():
             path = new / key
             path.write_bytes(value)
-            # The kubelet adds reading for the pod's group.
+            # The kubelet adds read permission for the pod's group.
             path.chmod(mode | 0o440 if self._group is not None else mode)
-            self._give(path)
+            self._set_group(path)
         swap = folder / "..data_tmp"
         swap.symlink_to(new.name)
         swap.rename(current)
@@ -85,6 +85,6 @@ class Volumes:
         if old is not None:
             shutil.rmtree(old)
 
-    def _give(self, path):
+    def _set_group(self, path):
         if self._group is not None:
             os.chown(path, -1, self._group)

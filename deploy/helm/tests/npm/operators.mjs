@@ -1,6 +1,6 @@
-// Whether operators take their custom resources: a list of objects comes on standard input, a list of complaints goes to
-// standard output, both in JSON. The validators were generated from the operators' own types in Go. Like an API server,
-// they let fields pass that they do not know.
+// Validates custom resources: reads a JSON list of objects from standard input and writes a JSON list of complaints to
+// standard output. The validators were generated from the operators' Go types. Like an API server, they accept unknown
+// fields.
 
 import { HTTPRoute } from "@kubernetes-models/gateway-api/gateway.networking.k8s.io/v1/HTTPRoute";
 import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";

@@ -1,7 +1,7 @@
-"""values.yaml, values.schema.json and README.md say the same.
+"""Consistency of values.yaml, values.schema.json and README.md.
 
-A description is written once, in a `# --` comment of values.yaml. From there `--write` brings it into the schema, for
-editors, and into the README's table.
+Descriptions are written once, in the `# --` comments of values.yaml. `--write` copies them into the schema, for
+editors, and into the table of README.md.
 """
 
 import json
@@ -14,13 +14,13 @@ import yaml
 _BEGIN = "<!-- values: written by deploy/helm/tests/static/run.py --write -->\n"
 _END = "<!-- /values -->\n"
 _WIDTH = 118
-# Helm hands this to every chart that is part of another; it is no value of ours.
+# Helm passes this key to every subchart; it is not a value of this chart.
 _GLOBAL = "global"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A documented key: where it stands, what it is, and its default."""
+    """A documented key: its path, description and default."""
 
     path: tuple[str, ...]
     description: str
@@ -39,7 +39,7 @@ def rows(text):
         if not key:
             continue
         depth = len(key[1]) // 2
-        if depth > len(stack):  # Inside of what was described as a whole.
+        if depth > len(stack):  # Part of a value that is described as a whole.
             continue
         path = (*stack[:depth], key[2])
         default = values
@@ -64,20 +64,20 @@ def check(chart):
     jsonschema.Draft7Validator.check_schema(schema)
     values = yaml.load(text, Loader=yaml.CSafeLoader)
     for error in jsonschema.Draft7Validator(schema).iter_errors(values):
-        yield f"values.yaml does not keep to the schema: {'.'.join(map(str, error.absolute_path))}: {error.message}"
+        yield f"values.yaml violates the schema: {'.'.join(map(str, error.absolute_path))}: {error.message}"
     complaints += _same_keys(schema, schema, values, (), {row.path for row in found})
     complaints += _closed(schema, "values.schema.json")
     yield from complaints
-    if complaints:  # What is written from these cannot be compared yet.
+    if complaints:  # The generated files cannot be compared until these are fixed.
         return
     if _render_schema(schema, found) != (chart / "values.schema.json").read_text(encoding="utf-8"):
-        yield "values.schema.json has other descriptions than values.yaml, or another layout: run with --write"
+        yield "values.schema.json differs from the descriptions of values.yaml or from the layout: run with --write"
     if _render_readme(chart, found) != (chart / "README.md").read_text(encoding="utf-8"):
-        yield "README.md has another table than values.yaml makes: run with --write"
+        yield "the table of README.md differs from values.yaml: run with --write"
 
 
 def write(chart):
-    """Brings the descriptions of values.yaml into the other two."""
+    """Copies the descriptions of values.yaml into the schema and README.md."""
     found, _ = rows((chart / "values.yaml").read_text(encoding="utf-8"))
     path = chart / "values.schema.json"
     path.write_text(_render_schema(json.loads(path.read_text(encoding="utf-8")), found), encoding="utf-8")
@@ -91,23 +91,23 @@ def _resolve(root, schema):
 
 
 def _same_keys(root, schema, values, path, described):
-    """Down to the keys that are described: below, values.yaml may choose among what the schema allows."""
+    """Compares keys down to the described ones; below them the schema allows more than values.yaml sets."""
     if path in described or not isinstance(values, dict):
         return
     properties = _resolve(root, schema).get("properties", {})
     for key in values.keys() - properties.keys():
         yield f"{'.'.join((*path, key))} is not in the schema"
     for key in properties.keys() - values.keys() - ({_GLOBAL} if not path else set()):
-        yield f"{'.'.join((*path, key))} is in the schema alone"
+        yield f"{'.'.join((*path, key))} is only in the schema"
     for key in values.keys() & properties.keys():
         yield from _same_keys(root, properties[key], values[key], (*path, key), described)
 
 
 def _closed(schema, where):
-    """No object may take just any key, but for those that say why."""
+    """Complaints about objects of the schema that accept any key without a `$comment` with the reason."""
     if isinstance(schema, dict):
         if schema.get("type") == "object" and "additionalProperties" not in schema and "$comment" not in schema:
-            yield f"{where} is open to any key and has no $comment that says why"
+            yield f"{where} accepts any key and has no $comment with the reason"
         for key, value in schema.items():
             yield from _closed(value, f"{where}/{key}")
     elif isinstance(schema, list):
@@ -120,13 +120,13 @@ def _render_schema(schema, found):
         place = schema
         for part in row.path:
             place = place["properties"][part]
-        # Beside `$ref` draft 7 ignores everything else, and editors read it nevertheless.
+        # Draft 7 ignores keywords next to `$ref`, but editors show this one.
         place["description"] = row.description
     return _layout(schema, 0) + "\n"
 
 
 def _layout(value, indent, before=0):
-    """JSON with everything on one line that fits there, after `before` characters."""
+    """Formats JSON: each value that fits is on one line, which starts with `before` characters."""
     line = json.dumps(value, ensure_ascii=False)
     if len(line) + indent + before <= _WIDTH or not isinstance(value, (dict, list)) or not value:
         return line
@@ -144,7 +144,7 @@ def _render_readme(chart, found):
     text = (chart / "README.md").read_text(encoding="utf-8")
     before, rest = text.split(_BEGIN)
     _, after = rest.split(_END)
-    table = ["| value | default | what |", "|---|---|---|"]
+    table = ["| value | default | description |", "|---|---|---|"]
     for row in found:
         default = json.dumps(row.default, ensure_ascii=False)
         shown = f"`{default}`" if len(default) <= 60 else "see values.yaml"

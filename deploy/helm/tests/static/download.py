@@ -1,4 +1,4 @@
-"""The init container of model.source `download`, run as it is rendered, against a server of this test's own."""
+"""Runs the rendered init container of model.source `download` against a local HTTP server."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import threading
 
-# What the rendered command calls.
+# Programs that the rendered command calls.
 PROGRAMS = ("sh", "curl", "sha256sum", "tar")
 
 _FILES = {"tokenizer.json": b"{}", "1_Pooling/config.json": b"{}"}
@@ -19,7 +19,7 @@ _LIMIT_SECONDS = 30
 
 
 def check(objects):
-    """A right archive is unpacked; a wrong one, or one with another layout, is not served, and nothing is left."""
+    """Complaints unless exactly the archive with the pinned digest and layout is unpacked, without leftovers."""
     (container,) = [
         one
         for one in objects.deployment()["spec"]["template"]["spec"]["initContainers"]
@@ -36,18 +36,18 @@ def check(objects):
 
         wrong = run("0" * 64, "1")
         if wrong.returncode == 0 or model.exists():
-            yield "an archive with another hash was unpacked"
+            yield "an archive with another SHA-256 was unpacked"
         if "no tokenizer.json" not in run(right, "0").stderr:
-            yield "an archive with another layout was taken"
-        for attempt in ("at first", "again, over what is there"):
+            yield "an archive with another layout was accepted"
+        for attempt in ("first run", "second run, over existing files"):
             done = run(right, "1")
             if done.returncode != 0:
-                yield f"{attempt}, it failed: {done.stderr}"
+                yield f"{attempt}: failed: {done.stderr}"
             found = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*") if path.is_file()}
             if found != _FILES:
-                yield f"{attempt}, it left {sorted(found)}"
+                yield f"{attempt}: left {sorted(found)}"
             if [path.name for path in model.parent.iterdir()] != [model.name]:
-                yield f"{attempt}, the archive stayed"
+                yield f"{attempt}: the archive was not deleted"
 
 
 def _run(container, model, settings):
@@ -65,7 +65,7 @@ def _run(container, model, settings):
 
 
 def _archive(prefix):
-    """A tar archive of the files, below a folder, as one packs a folder."""
+    """A tar archive of the files below the folder `prefix`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in _FILES.items():
@@ -76,7 +76,7 @@ def _archive(prefix):
 
 
 class _server:
-    """Serves one body at every path, on loopback, while the block runs; yields an address."""
+    """A loopback HTTP server that sends one body for every path; as a context manager it returns its address."""
 
     def __init__(self, body):
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, body))
@@ -104,4 +104,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self._body)
 
     def log_message(self, *_):
-        """Silent: the complaints say what is wrong."""
+        """Logs nothing: the complaints describe failures."""

@@ -1,4 +1,4 @@
-"""Whether every value of the chart does something: a file of `ci` sets it, and renders other objects without it."""
+"""Every value of the chart has an effect: a file of `ci` sets it, and renders other objects without it."""
 
 import copy
 
@@ -7,7 +7,7 @@ import engines
 
 
 def check(chart, cases):
-    """Complaints about values that no file sets, or that could be left out of every file that does."""
+    """Complaints about values that no file sets, or whose removal changes nothing in any file."""
     found, _ = documentation.rows((chart / "values.yaml").read_text(encoding="utf-8"))
     sets = [case.values() for case in cases]
     texts = [engines.texts(chart, values) for values in sets]

@@ -1,6 +1,6 @@
-"""The two engines that render the chart: Helm's current one as a library, and an old one as the program.
+"""The two engines that render the chart: the current Helm as a library, and an old Helm as a program.
 
-A chart that both understand the same way works with what lies between them.
+A chart that both render equally works with the versions between them.
 """
 
 import subprocess
@@ -12,12 +12,12 @@ import yaml
 from cases import MIDDLE, NAMESPACE, RELEASE
 
 _LIMIT_SECONDS = 60
-# Helm's severities: what is more than a hint.
+# Helm's severities from warning upwards.
 _WARNING = 2
 
 
 class RenderError(Exception):
-    """The engine refused; the text is its own."""
+    """The engine rejected the chart or its values; the text is the engine's message."""
 
 
 def parse(text):
@@ -26,7 +26,7 @@ def parse(text):
 
 
 def by_identity(objects):
-    """Objects by kind, namespace and name, in that order; two with one identity are an error."""
+    """Objects by (kind, namespace, name), sorted; duplicates are an error."""
     found = {}
     for item in objects:
         metadata = item["metadata"]
@@ -38,20 +38,20 @@ def by_identity(objects):
 
 
 def library(chart, case):
-    """The objects by the library, which always takes its own version of Kubernetes for the cluster's.
+    """Objects rendered by the library, which always assumes its own default version of Kubernetes.
 
-    Raises RenderError with the engine's words.
+    Raises RenderError with the engine's message.
     """
     return _library(chart, case.values())
 
 
 def notes(chart, case):
-    """What Helm says after installing these values."""
+    """The notes that Helm prints after an installation with these values."""
     return _render(chart, case.values())["embedgate/templates/NOTES.txt"]
 
 
 def texts(chart, values):
-    """What the library makes of each template, unread; none where it refuses the values."""
+    """The text that the library renders for each template; None if it rejects the values."""
     try:
         return _render(chart, values)
     except RenderError:
@@ -59,12 +59,12 @@ def texts(chart, values):
 
 
 def program(helm, chart, case, version=MIDDLE):
-    """The objects by the program `helm`, for a cluster of `version`. Raises RenderError with the engine's words."""
+    """Objects rendered by the program `helm` for Kubernetes `version`. Raises RenderError with the engine's message."""
     return _program(helm, chart, [f"--values={case.path}"] if case.path else [], version)
 
 
 def refusals(helm, chart, values):
-    """What each engine says about values that cannot be rendered; none where it renders them."""
+    """The error of each engine for invalid values; None if it renders them."""
     said = {}
     try:
         _library(chart, values)
@@ -83,7 +83,7 @@ def refusals(helm, chart, values):
 
 
 def lint(helm, chart):
-    """What either engine's linter warns of."""
+    """Warnings of both engines' linters."""
     for message in helm_python.lint(chart, strict=True, kube_version=f"v{MIDDLE}.0")["messages"]:
         if message["severity"] >= _WARNING:
             yield f"library: {message}"
@@ -93,7 +93,7 @@ def lint(helm, chart):
 
 
 def package(helm, chart, folder):
-    """The chart as an archive in `folder`, as it would be published."""
+    """Packs the chart into an archive in `folder`, as for publishing."""
     done = _start([helm, "package", chart, f"--destination={folder}"])
     if done.returncode != 0:
         raise RenderError(done.stderr)

@@ -1,4 +1,4 @@
-"""What each case renders, as a file that a reviewer can read: a change of the chart shows as a change of these."""
+"""Golden files: the rendered objects of each case, so that a review shows the effect of a change of the chart."""
 
 import difflib
 
@@ -16,7 +16,7 @@ def check(case, objects):
     expected = path.read_text(encoding="utf-8") if path.exists() else ""
     found = _text(case, objects)
     if found != expected:
-        yield f"{path.name} differs; if that is meant, run with --write"
+        yield f"{path.name} differs; if the change is intended, run with --write"
         lines = expected.splitlines(), found.splitlines()
         yield from difflib.unified_diff(*lines, "expected", "rendered", n=1, lineterm="")
 
@@ -31,7 +31,7 @@ def write(rendered):
 
 
 def left_over(cases):
-    """Golden files of no case."""
+    """Complaints about golden files without a case."""
     for path in sorted(set(_FOLDER.glob("*.yaml")) - {_path(case) for case in cases}):
         yield f"{path.name} belongs to no case"
 
@@ -41,13 +41,13 @@ def _path(case):
 
 
 def _text(case, objects):
-    header = f"# What the chart renders with {f'ci/{case.path.name}' if case.path else 'its default values'}.\n"
+    header = f"# Objects that the chart renders with {f'ci/{case.path.name}' if case.path else 'its default values'}.\n"
     documents = [_shortened(item) for item in engines.by_identity(objects).values()]
     return header + yaml.dump_all(documents, Dumper=_Dumper, explicit_start=True, width=118, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as such."""
+    """Writes multi-line texts as literal blocks."""
 
 
 _Dumper.add_representer(
@@ -57,7 +57,7 @@ _Dumper.add_representer(
 
 
 def _shortened(item):
-    """Files that are embedded whole stand here by their names, once it is clear that they are those files."""
+    """Replaces embedded files by their names, after checking that their contents are equal."""
     if item["kind"] == "ConfigMap":
         data = {}
         for name, text in item["data"].items():

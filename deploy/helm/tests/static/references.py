@@ -1,13 +1,13 @@
-"""Whether every name that a rendered object uses is the name of something: ports, selectors, volumes, keys.
+"""References between rendered objects: every port, selector, volume and key that an object names must exist.
 
-Names of things that are not part of the release, such as a Secret that the user makes, must stand in the values.
+Names of objects outside the release, such as a Secret that the user creates, must be in the values.
 """
 
 ENV_FOLDER = "/etc/embedgate/"
 
 
 class Objects:
-    """The objects of one rendering, found by kind and name."""
+    """The objects of one rendering, with lookup by kind and name."""
 
     def __init__(self, objects, values):
         self.all = objects
@@ -20,11 +20,11 @@ class Objects:
         return next((item for item in self.kind(kind) if item["metadata"]["name"] == name), None)
 
     def given(self, name):
-        """Whether the values name it, and so the user answers for it."""
+        """Returns true if the values contain the name, which the user then provides."""
         return name in self._given
 
     def pods(self):
-        """Every pod template: (what it is, metadata, spec)."""
+        """Yields (description, metadata, spec) of every pod and pod template."""
         for item in self.kind("Deployment"):
             template = item["spec"]["template"]
             yield f"Deployment {item['metadata']['name']}", template["metadata"], template["spec"]
@@ -37,7 +37,7 @@ class Objects:
 
 
 def check(objects):
-    """All rules of this file."""
+    """Complaints of all rules of this file."""
     for rule in (_selectors, _ports, _mounts, _sources, _accounts, _scaling, _monitors, _routes):
         yield from rule(objects)
 
@@ -125,13 +125,13 @@ def _mounts(objects):
                 if value.startswith(ENV_FOLDER) and not any(value.startswith(folder) for folder in folders):
                     yield f"{what}: {variable['name']} names {value}, which no mount holds"
         for name in mounted - volumes:
-            yield f"{what} mounts {name!r}, which is no volume"
+            yield f"{what} mounts {name!r}, which is not a volume"
         for name in volumes - mounted:
             yield f"{what} has the volume {name!r}, which nothing mounts"
 
 
 def _sources(objects):
-    """ConfigMaps, Secrets and claims that pods read, with the key where one is named."""
+    """ConfigMaps, Secrets and claims that pods read exist, and so do their keys."""
     for what, _, spec in objects.pods():
         wanted = [("Secret", item["name"], None) for item in spec.get("imagePullSecrets", [])]
         for volume in spec.get("volumes", []):
@@ -154,7 +154,7 @@ def _sources(objects):
         for kind, name, key in wanted:
             found = objects.find(kind, name)
             if found is None and not objects.given(name):
-                yield f"{what} reads the {kind} {name!r}, which neither the chart nor the values name"
+                yield f"{what} reads the {kind} {name!r}, which is neither in the chart nor in the values"
             if found is not None and key is not None and key not in found["data"]:
                 yield f"{what} reads {key!r} of the {kind} {name!r}, which has {sorted(found['data'])}"
 
@@ -163,7 +163,7 @@ def _accounts(objects):
     for what, _, spec in objects.pods():
         name = spec.get("serviceAccountName", "default")
         if name != "default" and not objects.find("ServiceAccount", name) and not objects.given(name):
-            yield f"{what} runs as the ServiceAccount {name!r}, which is not there"
+            yield f"{what} runs as the ServiceAccount {name!r}, which does not exist"
 
 
 def _scaling(objects):
@@ -212,6 +212,6 @@ def _routes(objects):
     for what, name, port in wanted:
         service = objects.find("Service", name)
         if service is None:
-            yield f"{what} leads to the Service {name!r}, which is not there"
+            yield f"{what} refers to the Service {name!r}, which does not exist"
         elif not any(port in (one["name"], one["port"]) for one in service["spec"]["ports"]):
-            yield f"{what} leads to the port {port!r}, which the Service {name!r} lacks"
+            yield f"{what} refers to the port {port!r}, which the Service {name!r} lacks"

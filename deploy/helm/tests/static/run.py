@@ -1,8 +1,8 @@
-"""The static checks of the chart: what it renders, refuses and documents.
+"""Static checks of the chart: rendered objects, rejected values and documentation.
 
     run.py --helm PROGRAM [--write]
 
-`--write` rewrites what is derived: golden files, the schema's descriptions and layout, the README's table.
+`--write` rewrites the generated files: golden files, the schema's descriptions and layout, the README's table.
 """
 
 import argparse
@@ -10,28 +10,28 @@ import pathlib
 import shutil
 import tempfile
 
-import broken
 import cases
 import documentation
 import download
 import effects
 import engines
+import faults
 import golden
+import guarantees
 import notes
-import promises
 import references
 import schemas
 import yaml
 from tap import Tap
 
-# The containers that the chart makes by itself; what users add is theirs.
+# Containers of the chart itself; the rules do not apply to containers that users add.
 OWN_CONTAINERS = {"embedgate", "model", "test"}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--helm", required=True, type=pathlib.Path, help="Helm's program")
-    parser.add_argument("--write", action="store_true", help="rewrite what is derived")
+    parser.add_argument("--helm", required=True, type=pathlib.Path, help="path of the program helm")
+    parser.add_argument("--write", action="store_true", help="rewrite the generated files")
     options = parser.parse_args()
     if options.write:
         documentation.write(cases.CHART)
@@ -42,41 +42,41 @@ def main():
     tap.check("both engines lint the chart", engines.lint, options.helm, cases.CHART)
     for case in cases.load():
         rendered(tap, options.helm, case)
-    tap.check("every value does something", effects.check, cases.CHART, cases.load())
-    tap.check("packed, the chart renders the same", packed, options.helm)
+    tap.check("every value has an effect", effects.check, cases.CHART, cases.load())
+    tap.check("the packaged chart renders the same objects", packed, options.helm)
     fetched(tap)
-    tap.check("no golden file is left over", golden.left_over, cases.load())
-    refused = yaml.load((cases.HERE / "rejected.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    for number, entry in enumerate(refused, 1):
-        tap.check(f"refused {number}: {' and '.join(entry['names'])}", rejected, options.helm, entry)
-    tap.check("image volumes are refused before Kubernetes 1.31", too_old, options.helm)
-    for fault in broken.FAULTS:
-        tap.check(f"found: {fault.what}", control, options.helm, fault)
+    tap.check("every golden file belongs to a case", golden.left_over, cases.load())
+    invalid = yaml.load((cases.HERE / "rejected.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    for number, entry in enumerate(invalid, 1):
+        tap.check(f"rejected {number}: {' and '.join(entry['names'])}", rejected, options.helm, entry)
+    tap.check("image volumes are rejected before Kubernetes 1.31", too_old, options.helm)
+    for fault in faults.FAULTS:
+        tap.check(f"detected: {fault.description}", detects, options.helm, fault)
     tap.end()
 
 
 def rendered(tap, helm, case):
-    """The checks of one set of values."""
+    """Runs the checks of one set of values."""
     found = []
     if not tap.check(f"{case.name}: both engines render the same", same, helm, case, found):
         return
-    tap.check(f"{case.name}: as in its golden file", golden.check, case, found)
+    tap.check(f"{case.name}: equals its golden file", golden.check, case, found)
     for version in case.versions():
-        tap.check(f"{case.name}: Kubernetes {version} takes it", schemas.kubernetes, found, version)
+        tap.check(f"{case.name}: valid for Kubernetes {version}", schemas.kubernetes, found, version)
     if any(schemas.is_custom(item) for item in found):
-        tap.check(f"{case.name}: custom resources are what their operators take", schemas.custom_resources, found)
-    tap.check(f"{case.name}: every name leads somewhere", references.check, objects(found, case))
-    tap.check(f"{case.name}: promises are kept", promises.check, objects(found, case), settings(), OWN_CONTAINERS)
-    told = engines.notes(cases.CHART, case)
-    tap.check(f"{case.name}: the notes can be followed", notes.check, told, objects(found, case), case.values())
+        tap.check(f"{case.name}: custom resources are valid for their operators", schemas.custom_resources, found)
+    tap.check(f"{case.name}: every reference resolves", references.check, objects(found, case))
+    tap.check(f"{case.name}: guarantees hold", guarantees.check, objects(found, case), settings(), OWN_CONTAINERS)
+    text = engines.notes(cases.CHART, case)
+    tap.check(f"{case.name}: the notes are correct", notes.check, text, objects(found, case), case.values())
 
 
 def fetched(tap):
-    """The init container that downloads, where there are the programs that its image has."""
-    name = "model-download: the init container takes the right archive and no other"
+    """Runs the init container of the download, if this machine has the programs of its image."""
+    name = "model-download: the init container accepts only the pinned archive"
     missing = [program for program in download.PROGRAMS if not shutil.which(program)]
     if missing:
-        tap.skip(name, f"not on this machine: {', '.join(missing)}")
+        tap.skip(name, f"not installed: {', '.join(missing)}")
         return
     case = next(case for case in cases.load() if case.name == "model-download")
     tap.check(name, download.check, objects(engines.library(cases.CHART, case), case))
@@ -91,7 +91,7 @@ def settings():
 
 
 def same(helm, case, found):
-    """Compares the engines' objects, and leaves them in `found`."""
+    """Compares the objects of both engines and appends them to `found`."""
     modern = engines.by_identity(engines.library(cases.CHART, case))
     found += modern.values()
     for version in case.versions():
@@ -104,7 +104,7 @@ def same(helm, case, found):
 
 
 def packed(helm):
-    """An archive without a file that the templates embed would only fail at the user's."""
+    """The package must contain every file that the templates embed."""
     with tempfile.TemporaryDirectory() as folder:
         archive = engines.package(helm, cases.CHART, pathlib.Path(folder))
         for case in cases.load():
@@ -113,7 +113,7 @@ def packed(helm):
 
 
 def rejected(helm, entry):
-    """Both engines must refuse the values, each with a message that names the keys."""
+    """Both engines must reject the values with a message that names the keys."""
     for engine, said in engines.refusals(helm, cases.CHART, entry["values"]).items():
         if said is None:
             yield f"the {engine} renders {entry['values']}"
@@ -125,16 +125,16 @@ def too_old(helm):
     case = next(case for case in cases.load() if case.name == "model-image-volume")
     try:
         engines.program(helm, cases.CHART, case, cases.OLDEST)
-        yield "it was rendered"
+        yield "the chart was rendered"
     except engines.RenderError as error:
         if "model.source imageVolume needs Kubernetes 1.31" not in str(error):
             yield str(error)
 
 
-def control(helm, fault):
-    """The chart with the fault in it must fail, in the words expected."""
+def detects(helm, fault):
+    """A check of the chart with this fault must complain with the expected text."""
     with tempfile.TemporaryDirectory() as folder:
-        chart = broken.copy(fault, folder)
+        chart = faults.inject(fault, folder)
         case = next(case for case in cases.load(chart) if case.name == fault.case)
         complaints = list(documentation.check(chart))
         try:
@@ -142,11 +142,11 @@ def control(helm, fault):
             complaints += schemas.kubernetes(found, cases.MIDDLE)
             complaints += schemas.custom_resources(found)
             complaints += references.check(objects(found, case))
-            complaints += promises.check(objects(found, case), settings(), OWN_CONTAINERS)
+            complaints += guarantees.check(objects(found, case), settings(), OWN_CONTAINERS)
         except engines.RenderError as error:
             complaints.append(str(error))
-    if not any(fault.found in complaint for complaint in complaints):
-        yield f"not found; the checks said {complaints}"
+    if not any(fault.expected in complaint for complaint in complaints):
+        yield f"not detected; complaints: {complaints}"
 
 
 if __name__ == "__main__":

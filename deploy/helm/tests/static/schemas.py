@@ -1,4 +1,4 @@
-"""Whether rendered objects are what Kubernetes and the operators of custom resources accept, field by field."""
+"""Validation of rendered objects against the schemas of Kubernetes and of the custom resources' operators."""
 
 import json
 import pathlib
@@ -13,19 +13,19 @@ from cases import HERE
 
 _CUSTOM = yaml.load((HERE / "custom_resources.yaml").read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)["kinds"]
 
-# What the environment of these checks has from npm.
+# Installed from npm into the environment of these checks.
 _NODE = pathlib.Path(sys.prefix) / "bin/node"
 _OPERATORS = pathlib.Path(sys.prefix) / "app/operators.mjs"
 _LIMIT_SECONDS = 60
 
 
 def is_custom(item):
-    """Whether an operator defines the kind of `item`."""
+    """Returns true if an operator defines the kind of `item`."""
     return item["kind"] in _CUSTOM
 
 
 def kubernetes(objects, version):
-    """Kubernetes' own objects against its published schema of `version`, such as "1.33"; unknown fields are refused."""
+    """Kubernetes' own objects against the published schema of `version`, such as "1.33"; unknown fields are errors."""
     for item in objects:
         if is_custom(item):
             continue
@@ -36,7 +36,7 @@ def kubernetes(objects, version):
 
 
 def custom_resources(objects):
-    """Custom resources against custom_resources.yaml, which refuses unknown fields, and by their operators' own types."""
+    """Custom resources against custom_resources.yaml, which rejects unknown fields, and their operators' types."""
     for item in objects:
         if is_custom(item):
             validator = jsonschema.Draft202012Validator(_CUSTOM[item["kind"]])

@@ -1,6 +1,6 @@
-"""Prints the checks of the chart as the Test Anything Protocol, which `cargo xtask test` counts.
+"""Prints the results of the chart's checks in the Test Anything Protocol, which `cargo xtask test` counts.
 
-A check is a list of complaints, of sentences that each name what is wrong and where; an empty list is a pass.
+A check is a list of complaints, which each name a fault and its location; an empty list is a pass.
 """
 
 import sys
@@ -8,7 +8,7 @@ import traceback
 
 
 class Tap:
-    """One run: numbers the checks, and knows at the end whether all passed."""
+    """One run: numbers the checks and counts failures."""
 
     def __init__(self):
         self._count = 0
@@ -17,7 +17,7 @@ class Tap:
     def check(self, name, function, *arguments):
         """Runs `function(*arguments)`, which yields complaints, as the check called `name`.
 
-        An exception counts as a failure of this check alone. Yields whether it passed.
+        An exception fails only this check. Returns true if the check passed.
         """
         self._count += 1
         try:
@@ -33,11 +33,11 @@ class Tap:
         return not complaints
 
     def skip(self, name, reason):
-        """A check that cannot run here."""
+        """Reports a check that cannot run on this machine."""
         self._count += 1
         print(f"ok {self._count} - {name} # SKIP {reason}", flush=True)
 
     def end(self):
-        """Prints the plan and leaves."""
+        """Prints the plan and exits with 0 or 1."""
         print(f"1..{self._count}", flush=True)
         sys.exit(1 if self._failed else 0)

@@ -1,16 +1,16 @@
-"""What the chart promises of every pod it makes: hardening, an end in time, no secret in the open, real settings."""
+"""Guarantees for every pod of the chart: hardening, graceful shutdown, confidential secrets, known settings."""
 
 import base64
 import re
 
-# Variables by which the program is given a secret in the environment, for it takes no file for them.
+# Variables with a secret; the program cannot read these settings from a file.
 SECRET_VARIABLES = {"EMBEDGATE_LIMITS_REDIS_URL", "EMBEDGATE_CACHE_REDIS_URL"}
 
 
 def check(objects, settings, own_containers):
-    """All rules; `settings` is docs/CONFIG.md, `own_containers` the names of containers that the chart makes."""
+    """Complaints of all rules; `settings` is docs/CONFIG.md, `own_containers` the names of the chart's containers."""
     yield from _hardening(objects, own_containers)
-    yield from _ending(objects)
+    yield from _shutdown(objects)
     yield from _probes(objects)
     yield from _settings(objects, settings)
     yield from _secrets(objects)
@@ -31,7 +31,7 @@ def _hardening(objects, own_containers):
             yield f"{what} runs as root"
         for field in ("hostNetwork", "hostPID", "hostIPC"):
             if spec.get(field):
-                yield f"{what} shares {field}"
+                yield f"{what} sets {field}"
         for container in spec.get("initContainers", []) + spec["containers"]:
             if container["name"] not in own_containers:
                 continue
@@ -55,22 +55,22 @@ def _gateway(objects):
     return spec, next(one for one in spec["containers"] if one["name"] == "embedgate")
 
 
-def _ending(objects):
-    """The kubelet kills after the grace period, of which preStop takes its share; kept connections are told first."""
+def _shutdown(objects):
+    """The grace period, which includes preStop, is longer than preStop, shutdown delay and drain together."""
     spec, container = _gateway(objects)
     variables = {one["name"]: one.get("value", "") for one in container["env"]}
-    pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    wanted = pause
+    pre_stop = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    wanted = pre_stop
     for name in ("EMBEDGATE_SHUTDOWN_DELAY", "EMBEDGATE_DRAIN_TIMEOUT"):
         if name not in variables:
-            yield f"{name} is left to the program's default, on which the grace period cannot rely"
+            yield f"{name} is not set; the grace period must not depend on the program's default"
             return
         seconds = int(variables[name].removesuffix("s"))
         if not seconds:
             yield f"{name} is zero"
         wanted += seconds
     if spec["terminationGracePeriodSeconds"] <= wanted:
-        yield f"{spec['terminationGracePeriodSeconds']} s of grace for {wanted} s of preStop, pause and drain"
+        yield f"{spec['terminationGracePeriodSeconds']} s of grace for {wanted} s of preStop, shutdown delay and drain"
 
 
 def _probes(objects):
@@ -78,26 +78,26 @@ def _probes(objects):
     for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
         found = container[probe]["httpGet"]
         if (found["path"], found["port"]) != (path, "ops"):
-            yield f"{probe} asks {found}"
+            yield f"{probe} requests {found}"
 
 
 def _settings(objects, settings):
-    """A variable that the program does not know would be a setting that does nothing."""
+    """Complaints about unknown, repeated or unreloadable variables of the gateway's container."""
     _, container = _gateway(objects)
     known = set(re.findall(r"`(EMBEDGATE_[A-Z0-9_]+)`", settings))
     for variable in container["env"]:
         name = variable["name"]
         if name.startswith("EMBEDGATE_") and name not in known:
-            yield f"the container's {name} is no setting in docs/CONFIG.md"
+            yield f"the container's {name} is not a setting in docs/CONFIG.md"
         if "valueFrom" in variable and name.startswith("EMBEDGATE_") and name not in SECRET_VARIABLES:
-            yield f"{name} comes from a Secret's key; a file can be re-read, a variable cannot"
+            yield f"{name} is set from a Secret; a file can be reloaded, a variable cannot"
     names = [variable["name"] for variable in container["env"]]
     for name in {name for name in names if names.count(name) > 1}:
-        yield f"{name} stands twice in the container's environment"
+        yield f"{name} is set twice in the container's environment"
 
 
 def _secrets(objects):
-    """What is in a Secret of the release is in no other object."""
+    """The data of the release's Secrets must not appear in any other object."""
     hidden = set()
     for item in objects.kind("Secret"):
         for value in item.get("data", {}).values():
@@ -109,4 +109,4 @@ def _secrets(objects):
         text = str(item)
         for value in hidden:
             if value in text:
-                yield f"{item['kind']} {item['metadata']['name']} shows what is in a Secret"
+                yield f"{item['kind']} {item['metadata']['name']} contains data of a Secret"

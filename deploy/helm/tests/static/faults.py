@@ -1,4 +1,4 @@
-"""Faults put into a copy of the chart, each of which a check must find: proof that the checks can fail."""
+"""Faults injected into a copy of the chart (mutation tests): a check must detect each of them."""
 
 import pathlib
 import shutil
@@ -9,26 +9,26 @@ from cases import CHART
 
 @dataclass(frozen=True)
 class Fault:
-    """One replacement in one file, and a word that the complaint about it must hold."""
+    """One replacement in one file, and a text that the complaint about it must contain."""
 
-    what: str
+    description: str
     file: str
     old: str
     new: str
-    found: str
+    expected: str
     case: str = "default"
 
 
 FAULTS = [
-    Fault("a Service that leads to no port", "templates/service.yaml", "targetPort: http", "targetPort: htp", "htp"),
+    Fault("a Service with an unknown target port", "templates/service.yaml", "targetPort: http", "targetPort: htp", "htp"),
     Fault(
-        "a probe of no port",
+        "a probe of an unknown port",
         "templates/_pod.tpl",
         "port: ops\n      {{- toYaml",
         "port: opss\n      {{- toYaml",
         "opss",
     ),
-    Fault("a probe of the wrong path", "templates/_pod.tpl", '"/livez"', '"/healthz"', "healthz"),
+    Fault("a probe with a wrong path", "templates/_pod.tpl", '"/livez"', '"/healthz"', "healthz"),
     Fault(
         "a mount without a volume",
         "templates/_pod.tpl",
@@ -37,14 +37,14 @@ FAULTS = [
         "'tmp'",
     ),
     Fault(
-        "a selector that selects nothing",
+        "a Service selector that matches no pod",
         "templates/service.yaml",
         'include "embedgate.selectorLabels" . | nindent 4',
         '"app: embedgate" | nindent 4',
         "do not have",
     ),
     Fault(
-        "a ServiceMonitor that selects no Service",
+        "a ServiceMonitor that matches no Service",
         "templates/metrics-service.yaml",
         "component: metrics",
         "component: metric",
@@ -52,7 +52,7 @@ FAULTS = [
         "monitoring",
     ),
     Fault(
-        "a ServiceMonitor with a field that there is not",
+        "a ServiceMonitor with an unknown field",
         "templates/servicemonitor.yaml",
         "jobLabel:",
         "joblabel:",
@@ -60,7 +60,7 @@ FAULTS = [
         "monitoring",
     ),
     Fault(
-        "a ServiceMonitor with a scheme that its operator does not know",
+        "a ServiceMonitor with a scheme that its operator rejects",
         "templates/servicemonitor.yaml",
         "scheme: http",
         "scheme: htp",
@@ -68,7 +68,7 @@ FAULTS = [
         "monitoring",
     ),
     Fault(
-        "a ScaledObject whose operator wants a number",
+        "a ScaledObject with a text instead of a number",
         "templates/scaledobject.yaml",
         "failureThreshold: 3",
         "failureThreshold: three",
@@ -76,7 +76,7 @@ FAULTS = [
         "keda",
     ),
     Fault(
-        "a ScaledObject of the wrong Deployment",
+        "a ScaledObject with a wrong target",
         "templates/scaledobject.yaml",
         "kind: Deployment",
         "kind: StatefulSet",
@@ -84,7 +84,7 @@ FAULTS = [
         "keda",
     ),
     Fault(
-        "replicas beside an autoscaler",
+        "replicas together with an autoscaler",
         "templates/deployment.yaml",
         "if not (or .Values.autoscaling.enabled .Values.keda.enabled)",
         "if true",
@@ -92,28 +92,28 @@ FAULTS = [
         "autoscaling",
     ),
     Fault(
-        "a field that Kubernetes does not have",
+        "a field that Kubernetes does not define",
         "templates/_pod.tpl",
         "imagePullPolicy:",
         "pullPolicy:",
         "pullPolicy",
     ),
     Fault(
-        "a variable that is no setting",
+        "an environment variable that is not a setting",
         "templates/_env.tpl",
         "EMBEDGATE_DRAIN_TIMEOUT",
         "EMBEDGATE_DRAIN_TIME",
         "EMBEDGATE_DRAIN_TIME",
     ),
     Fault(
-        "kept connections that are closed without a word",
+        "a shutdown delay of zero",
         "templates/_env.tpl",
         "{{ int64 $v.termination.shutdownDelaySeconds }}s",
         "0s",
         "EMBEDGATE_SHUTDOWN_DELAY is zero",
     ),
     Fault(
-        "a file that no mount holds",
+        "a file outside all mounts",
         "templates/_env.tpl",
         "value: /etc/embedgate/keys/",
         "value: /etc/embedgate/key/",
@@ -121,7 +121,7 @@ FAULTS = [
         "inline",
     ),
     Fault(
-        "a Secret that is not there",
+        "a reference to a missing Secret",
         "templates/_pod.tpl",
         '"%s-keys"',
         '"%s-key"',
@@ -129,14 +129,14 @@ FAULTS = [
         "inline",
     ),
     Fault(
-        "a grace period that is too short",
+        "a termination grace period that is too short",
         "templates/_pod.tpl",
         "(int64 $v.termination.drainSeconds) (int64",
         "(int64",
         "of grace",
     ),
     Fault(
-        "a container that may write its root",
+        "a container with a writable root",
         "values.yaml",
         "readOnlyRootFilesystem: true",
         "readOnlyRootFilesystem: false",
@@ -145,12 +145,12 @@ FAULTS = [
     Fault(
         "a key without a description",
         "values.yaml",
-        "  # -- Length that the vector must have\n",
+        "  # -- Expected dimensions of the vector\n",
         "",
         "tests.dimensions",
     ),
     Fault(
-        "a key that the schema does not know",
+        "a key that is missing from the schema",
         "values.yaml",
         "replicaCount: 1",
         "replicaCount: 1\n# -- More\nreplicaCounts: 1",
@@ -159,13 +159,13 @@ FAULTS = [
 ]
 
 
-def copy(fault, folder):
-    """The chart with `fault` in it, below `folder`."""
+def inject(fault, folder):
+    """Copies the chart into `folder` and injects `fault`; returns the copy."""
     chart = pathlib.Path(folder) / "embedgate"
     shutil.copytree(CHART, chart)
     path = chart / fault.file
     text = path.read_text(encoding="utf-8")
     if text.count(fault.old) < 1:
-        raise AssertionError(f"{fault.file} no longer holds {fault.old!r}")
+        raise AssertionError(f"{fault.file} no longer contains {fault.old!r}")
     path.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
     return chart
