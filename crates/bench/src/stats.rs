@@ -1,6 +1,6 @@
-//! The few statistics that figures are quoted with: medians, percentiles, ratios and spreads.
+//! Statistics of the measurements: median, percentile, ratio and spread.
 
-/// The middle of `values`; of an even number, the mean of the middle two; NaN of none.
+/// Median of `values`: the mean of the middle two if their number is even, NaN if there are none.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -12,9 +12,9 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value at or below which `share` (0 to 1) of `values` lie, by the nearest-rank method; NaN of none.
+/// Percentile of `values` by the nearest-rank method, for a `share` from 0 to 1; NaN if there are no values.
 ///
-/// Of fewer than 100 values, the 99th percentile is therefore the largest.
+/// The 99th percentile of fewer than 100 values is therefore the largest.
 pub fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -22,8 +22,8 @@ pub fn percentile(values: &[f64], share: f64) -> f64 {
     sorted.get(rank.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
 }
 
-/// The median of `ours[i] / theirs[i]`: rounds are compared with each other, so that a drift of the machine's
-/// speed cancels out. Rounds that only one of them has are left out; `None` when none is left.
+/// Median of `ours[i] / theirs[i]`, one ratio for each round, so that a drift of the machine's speed cancels out.
+/// Rounds with a missing value or without a finite ratio are left out; `None` if none is left.
 pub(crate) fn ratio(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<f64> {
     let pairs = ours.iter().zip(theirs).filter_map(|(ours, theirs)| Some((*ours)? / (*theirs)?));
     let ratios: Vec<f64> = pairs.filter(|ratio| ratio.is_finite()).collect();
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_round_by_round() {
-        // Twice as fast in each round, though the machine slowed down threefold: the ratio does not see it.
+        // Twice as fast in each round, although the machine's speed changes by a factor of three: the ratio stays 2.
         let ours = [Some(200.0), Some(66.0), Some(100.0)];
         let theirs = [Some(100.0), Some(33.0), Some(50.0)];
         assert_eq!(ratio(&ours, &theirs), Some(2.0));

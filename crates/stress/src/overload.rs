@@ -46,7 +46,7 @@ const IDLE_GAUGES: [&str; 4] = [
     "embedgate_tokens_in_flight",
 ];
 
-/// Measures the capacity, sends ten times as much, and judges.
+/// Measures the capacity, sends ten times as many requests, and judges the results.
 pub(crate) fn run(run: &mut Run<'_>, duration: Duration) -> Result<()> {
     let server = run.start_server(&["--request-timeout", &format!("{}s", DEADLINE.as_secs())])?;
     let address = server.address();
@@ -71,7 +71,7 @@ pub(crate) fn run(run: &mut Run<'_>, duration: Duration) -> Result<()> {
     );
 
     let rate = OVERLOAD * capacity;
-    // An admitted request waits for up to the deadline, a rejected one only for a moment.
+    // Enough clients, if an admitted request occupies one for up to the deadline and a rejected one for 50 ms.
     let clients = (capacity * DEADLINE.as_secs_f64() * 1.25 + rate * 0.05) as usize + 16;
     let load = OpenLoopLoad { rate, clients: clients.clamp(64, 1024), series: 2, duration, ..closed_loop };
     let (outcomes, watch, recovery) = overload(&server, load, &mut probe)?;
@@ -86,7 +86,7 @@ pub(crate) fn run(run: &mut Run<'_>, duration: Duration) -> Result<()> {
     server.stop()
 }
 
-/// Nothing is lost, nothing is late by the server's own clock, and the gauges return to zero.
+/// Checks by the server's metrics that no request is lost, that no answer is late, and that the gauges return to 0.
 fn judge_counters(run: &mut Run<'_>, address: SocketAddr, sent: usize) -> Result<()> {
     let gauges = || -> Option<String> {
         let metrics = http::get(address, "/metrics").ok()?;
@@ -227,7 +227,7 @@ impl Verdict {
         let duration = self.load.duration.as_secs_f64();
         let (answered, rest): (Vec<RequestOutcome>, Vec<RequestOutcome>) =
             self.outcomes.iter().partition(|outcome| outcome.status == 200);
-        // An admitted request that missed its deadline is told when it passes; a rejected one is told at once.
+        // An admitted request that misses its deadline is answered when the deadline passes, a rejected one at once.
         let (missed, rejected): (Vec<RequestOutcome>, Vec<RequestOutcome>) =
             rest.iter().partition(|outcome| outcome.status == 503 && outcome.milliseconds > 0.9 * deadline);
         let milliseconds = |outcomes: &[RequestOutcome]| {
@@ -273,7 +273,8 @@ impl Verdict {
         run.judge_time(
             percentile(&times, 0.99) <= MAX_REJECTION_P99_MS,
             format!(
-                "rejections took p50 {:.1} ms, p99 {:.1} ms, at most {:.0} ms; {:.2} % within {REJECTION_GOAL_MS:.0} ms",
+                "rejections took p50 {:.1} ms, p99 {:.1} ms, at most {:.0} ms; {:.2} % within \
+                 {REJECTION_GOAL_MS:.0} ms",
                 percentile(&times, 0.5),
                 percentile(&times, 0.99),
                 percentile(&times, 1.0),
@@ -291,7 +292,8 @@ impl Verdict {
         run.judge(
             end - middle <= MAX_GROWTH_MB,
             format!(
-                "{:.0} MB allocated at the start, at most {middle:.0} MB in the middle third and {end:.0} MB in the last",
+                "{:.0} MB allocated at the start, at most {middle:.0} MB in the middle third and {end:.0} MB in the \
+                 last",
                 samples.first().map_or(f64::NAN, |sample| sample.allocated)
             ),
         );

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 /// The Cargo that runs this program, so that a toolchain override also holds for nested builds.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from));
-    // Cargo sets these for this package. Build scripts that watch them would rebuild, and a nested build and one from a
-    // shell would invalidate each other.
+    // Cargo sets these variables for the package that it runs. A build script that watches one runs again if the value
+    // differs, so a nested build and a build from a shell would each invalidate the other's results.
     without(&mut cargo, |name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
     cargo
 }
@@ -33,12 +33,12 @@ pub fn without_settings(command: &mut Command) -> &mut Command {
 /// # Errors
 /// There is no such process.
 pub fn signal(id: u32, name: &str) -> Result<()> {
-    // The shell's built-in `kill`: a slim machine may lack the program.
+    // Uses the shell's built-in `kill`, because a minimal system may lack the program.
     let script = format!("kill -{name} {id}");
     capture(Command::new("sh").args(["-c", &script])).map(drop)
 }
 
-/// Runs `command` on this terminal.
+/// Runs `command` with this process's standard streams.
 ///
 /// # Errors
 /// The command cannot be started, or fails.
@@ -74,7 +74,7 @@ pub fn stdout_of(line: &str, output: &Output) -> Result<String> {
     Ok(stdout.into_owned())
 }
 
-/// Prints an error; success only for `Ok(true)`.
+/// Prints the error, if there is one. Returns success only for `Ok(true)`.
 pub fn exit_code(result: Result<bool>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,

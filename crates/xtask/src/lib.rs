@@ -1,8 +1,8 @@
-//! The developers' commands: set up, serve, test, pack, and check the house rules.
+//! The developers' commands: set up, serve, test, pack, and check the project's rules.
 //!
-//! `cargo xtask serve` and `cargo xtask test` are the two that a newcomer needs; both set up first. The crate depends on
-//! no shipped crate, so that it builds before them. `bench`, `stress` and `acceptance` are programs of their own, built
-//! on this library; `cargo xtask bench` and the like run them.
+//! `cargo xtask serve` and `cargo xtask test` are the two that a newcomer needs; both run the setup first. The crate
+//! depends on no shipped crate, so that it builds before them. `bench`, `stress` and `acceptance` are separate programs
+//! that use this library; `cargo xtask bench`, `stress`, `test` and `arm64` run them.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
@@ -63,7 +63,7 @@ enum Command {
     Arm64,
     /// List the contents of the binary as a CycloneDX document
     Sbom(sbom::SbomArgs),
-    /// Check the house rules: crate dependencies, file names, links, language
+    /// Check the project's rules: crate dependencies, file names, links, language
     Tidy(tidy::TidyArgs),
 }
 

@@ -1,9 +1,9 @@
 //! The GEMM: nearly all of the run time.
 //!
 //! An accumulator tile of 32 × 32 f32 stays in four tile registers while one loop over K adds to it. A panel of weights
-//! stays in the L1d cache while MC tiles of rows pass over it; these rows stay in the L2 cache while all panels do. The
-//! epilogue of a finished tile (bias, activation, rounding) is vector code. It runs a few rows at a time between the tile
-//! instructions of the next tile, so that neither unit waits for the other.
+//! stays in the L1d cache while it is multiplied with MC tiles of rows; these rows stay in the L2 cache while they are
+//! multiplied with all panels. The epilogue of a finished tile (bias, activation, rounding) is vector code. It runs a
+//! few rows at a time between the tile instructions of the next tile, so that neither unit waits for the other.
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{buffer::ScratchBuffer, matrix::Matrix};
 
-/// K of one pass over the rows, in blocks of 32: 24 KiB of a panel, half of an L1d cache.
+/// K of one pass over the rows, in blocks of 32: 24 KiB of a panel, half of an L1d cache of 48 KiB.
 pub(super) const KC: usize = 12;
 
 /// Rows of one pass over the panels, in tiles: 240 KiB with a K of 384, 960 KiB with a K of 1536.
 pub(super) const MC: usize = 20;
 
-/// `a · b`, in some panels and some blocks of K of `b`.
+/// `a · b`, for a range of panels and a range of blocks of K of `b`.
 pub(super) struct AmxGemm<'p> {
     /// `[rows, K]`: activations.
     pub(super) a: TiledMatrix,
@@ -80,8 +80,8 @@ impl AmxGemm<'_> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) unsafe fn accumulate(&self, tiles: &Tiles, c: Matrix) {
         assert!(c.columns() >= self.b.columns() && c.rows() >= self.rows);
-        // The tiles do not start from the values of `c`: loading them would delay the first products, and the vector
-        // unit is idle here.
+        // The epilogue adds the values of `c`. To load them into the accumulators instead would delay the first
+        // products, and the vector unit is idle here.
         let epilogue = |panel: usize, row: usize, values: [Floats; 2]| {
             let out = c.row(row).wrapping_add(panel * NR).cast::<[[f32; TILE]; 2]>();
             // SAFETY: the row and the panel's 32 columns exist, as was checked, and are the caller's.
@@ -114,8 +114,9 @@ impl AmxGemm<'_> {
         unsafe { self.run(tiles, Some(partial_sums), epilogue) }
     }
 
-    /// Passes each finished row of an accumulator tile to `epilogue`. `partial_sums` keeps the accumulators of MC tiles of
-    /// rows and one panel from one pass over K to the next. Without it, each pass hands its own sums to the epilogue.
+    /// Passes each finished row of an accumulator tile to `epilogue`. `partial_sums` keeps the accumulators of MC tiles
+    /// of rows and one panel from one pass over K to the next. Without it, each pass hands its own sums to the
+    /// epilogue.
     ///
     /// # Safety
     /// No other code may access `partial_sums`, nor write `a`.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{layout::LineSpan, pack::bf16, vector::store, *};
 use crate::{buffer::Buffer, layer::UnpackedB, reference, testing::SyntheticWeights};
 
-/// The proof token.
+/// Proof token for AMX.
 ///
 /// # Panics
 /// If this CPU has no AMX; tests that call it are ignored there.
@@ -58,7 +58,7 @@ fn packed(columns: &[Vec<u16>]) -> AmxPackedB {
     AmxPackedB::pack(UnpackedB { rows: &rows, columns: columns.len(), column: &column })
 }
 
-/// Both kinds of GEMM, in the panels `share`, against sums in f64.
+/// Checks `with_epilogue` and `accumulate`, in the panels `share`, against sums in f64.
 #[track_caller]
 fn check_gemm(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usize>) {
     let (a, b) = (random_bf16(1, rows, inputs), random_bf16(2, panels * NR, inputs));
@@ -178,8 +178,8 @@ fn results_of_a_row_do_not_depend_on_its_index() {
     assert_eq!(results.len(), 1);
 }
 
-/// The second of two heads of two sequences, of which the first may be empty; every `step`-th query is checked. Queries
-/// are scaled by `scale`.
+/// Checks the second of two heads for every `step`-th query of two sequences, of which the first may be empty. Queries
+/// are multiplied by `scale`.
 #[track_caller]
 fn check_attention(amx: Amx, [tokens, first, head_blocks]: [usize; 3], scale: f32, step: usize) {
     let rows = first + tokens;
@@ -245,7 +245,8 @@ fn attention_matches_f64_softmax() {
     }
 }
 
-/// Scores of hundreds: nearly every softmax changes its shift, some because of the first keys, some of the last.
+/// Scores in the hundreds: nearly every softmax changes its shift, some because of the first keys, some because of the
+/// last.
 #[test]
 #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
 fn attention_matches_f64_softmax_when_the_shift_changes() {

@@ -12,8 +12,8 @@
 //!    16      line 16·k_blocks …
 //! ```
 //!
-//! Queries, keys and values are stored in column blocks instead: 32 columns of one head, with the lines of all tokens one
-//! after the other. A sequence's lines are contiguous wherever it begins, and any 16 of them are a tile.
+//! Queries, keys and values are stored in column blocks instead: 32 columns of one head, with the lines of all tokens
+//! one after the other. A sequence's lines are contiguous wherever it begins, and any 16 of them are a tile.
 
 use super::tile::{K_BLOCK, TILE};
 use crate::buffer::Buffer;

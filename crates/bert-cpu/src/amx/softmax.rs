@@ -1,10 +1,10 @@
 //! The softmax's powers of 2: from scores in f32 to pairs of bf16, mostly with integer instructions, because f32
 //! arithmetic runs at half its throughput while the tile unit is active (`docs/adr/0013-bf16-vector-code.md`).
 //!
-//! softmax(s) is the same for any shift r in 2^(s − r), as long as the largest power stays within bf16's range. So there is
-//! no separate pass for the maximum: r starts at 0, and the scores are processed again with another r only if the maximum
-//! was farther than [`RESCALE_THRESHOLD`] from it. This is the conditional rescaling of online softmax as in
-//! FlashAttention-4, once for all keys.
+//! softmax(s) is the same for any shift r in 2^(s − r), as long as the largest power stays within bf16's range. So
+//! there is no separate pass for the maximum: r starts at 0, and the scores are processed again with another r only if
+//! the maximum was farther than [`RESCALE_THRESHOLD`] from it. This is the conditional rescaling of online softmax as
+//! in FlashAttention-4, once for all keys.
 
 use std::arch::x86_64::*;
 
@@ -17,20 +17,20 @@ use super::{
 /// Lines of a row of 32 f32: the scores of a key, or a column of 32 results.
 pub(super) const LINES_PER_ROW: usize = 2;
 
-/// Smaller exponents count as this one, that of the smallest normal bf16: denormal numbers would be slow.
+/// Lower bound of the exponents: that of the smallest normal bf16, because denormal numbers would be slow.
 const MIN_EXPONENT: f32 = -126.0;
 
 /// Maximum distance between the largest score and the shift. Powers down to 2⁻⁶⁶ of the largest are still normal
 /// numbers, and the sum of very many powers is finite.
 const RESCALE_THRESHOLD: f32 = 60.0;
 
-/// Adding it converts to fixed point: an exponent x plus this has 256 · (127 + x), rounded to the nearest integer, in its lowest 16
-/// bits. The sum lies in 2¹⁵ … 2¹⁶, where f32 has a unit of 2⁻⁸; 127 is bf16's exponent bias.
+/// Adding it converts an exponent x to fixed point: the lowest 16 bits of the sum are 256 · (127 + x), rounded to the
+/// nearest integer. The sum lies in 2¹⁵ … 2¹⁶, where adjacent f32 differ by 2⁻⁸; 127 is bf16's exponent bias.
 const FIXED_POINT: f32 = 1.5 * 32768.0 + 127.0;
 
-/// 256 (1 + f − 2ᶠ) for f from j / 64 to (j + 1) / 64: the difference between the mantissa f of the linear approximation
-/// and that of 2ᶠ, less one half for the bit that is cut off afterwards. Each is the integer that minimises the mean square
-/// of the relative error.
+/// 256 (1 + f − 2ᶠ) for f from j / 64 to (j + 1) / 64: the difference between the mantissa f of the linear
+/// approximation and that of 2ᶠ, less one half for the bit that is cut off afterwards. Each is the integer that
+/// minimises the mean square of the relative error.
 const MANTISSA_CORRECTION: [u8; 64] = [
     0, 1, 2, 4, 4, 6, 7, 8, 9, 10, 10, 12, 12, 13, 14, 15, 15, 16, 17, 17, 18, 18, 19, 19, 20, 20, 20, 21,
     21, 21, 21, 21, 21, 22, 22, 21, 21, 21, 21, 21, 21, 20, 20, 19, 19, 19, 18, 17, 17, 16, 15, 15, 13, 13,
@@ -53,13 +53,13 @@ impl RunningShift {
         Self { offset: _mm512_set1_ps(FIXED_POINT), max: _mm512_set1_ps(f32::NEG_INFINITY) }
     }
 
-    /// 2^(score − shift) in bf16 of the scores of an even and an odd key, as pairs, the layout of B. Smaller powers become
-    /// 2⁻¹²⁶; powers of 2¹²⁸ and more have no meaningful result. The relative error is at most 0.6 %, root mean square
-    /// 0.2 %; rounding the exact power to bf16 has 0.4 % and 0.17 %.
+    /// Returns 2^(score − shift) in bf16 for the scores of an even and an odd key, interleaved in pairs as B requires.
+    /// Powers below 2⁻¹²⁶ become 2⁻¹²⁶; powers of 2¹²⁸ and more have no meaningful result. The relative error is at
+    /// most 0.6 %, root mean square 0.2 %; rounding the exact power to bf16 has 0.4 % and 0.17 %.
     ///
-    /// Schraudolph's exponential (1999, doi 10.1162/089976699300016467): integer part and leading fraction bits of the
-    /// exponent, taken as a floating-point number, are 2ⁿ (1 + f), the line through 2ⁿ and 2ⁿ⁺¹, here with
-    /// [`MANTISSA_CORRECTION`]. The arithmetic has one bit more than bf16, which is cut off at the end.
+    /// Schraudolph's exponential (1999, doi 10.1162/089976699300016467): the integer part n and the leading fraction
+    /// bits f of the exponent, read as the bits of a floating-point number, are 2ⁿ (1 + f), the line through 2ⁿ and
+    /// 2ⁿ⁺¹, here with [`MANTISSA_CORRECTION`]. The arithmetic has one bit more than bf16, which is cut off at the end.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn exp2_pairs(&mut self, even: Floats, odd: Floats) -> __m512i {
@@ -79,8 +79,8 @@ impl RunningShift {
         _mm512_srli_epi16::<1>(_mm512_sub_epi16(linear, correction))
     }
 
-    /// For each query whose maximum is farther than [`RESCALE_THRESHOLD`] from the shift, sets the shift to the maximum;
-    /// then forgets all maxima. Returns true if a shift changed, so that all powers must be computed again.
+    /// Sets the shift to the maximum for each query whose maximum is farther than [`RESCALE_THRESHOLD`] from the shift,
+    /// and resets all maxima. Returns true if a shift changed, so that all powers must be computed again.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     pub(super) fn update(&mut self) -> bool {
@@ -105,8 +105,8 @@ fn add_pairs(sums: Floats, pairs: __m512i) -> Floats {
     _mm512_dpbf16_ps(sums, pairs, ones)
 }
 
-/// Writes 2^(score − shift) of the scores of up to 32 keys, in pairs of keys, with zeros after the last key, and adds the
-/// powers to `sums`. `HALVES` is the number of halves of 16 queries.
+/// Writes 2^(score − shift) of the scores of up to 32 keys, in pairs of keys, with zeros after the last key, and adds
+/// the powers to `sums`. `HALVES` is the number of halves of 16 queries.
 ///
 /// # Safety
 /// No other code may access either span; `scores` must have a row for each key, `powers` for 32 keys.
@@ -159,7 +159,7 @@ mod tests {
         },
     };
 
-    /// Powers of even and odd scores, and whether the shift changed afterwards.
+    /// Powers of even and odd scores, and true if the shift changed afterwards.
     fn powers(shift: &mut RunningShift, even: [f32; 16], odd: [f32; 16]) -> ([u16; 32], bool) {
         // SAFETY: every test checks for AMX, and so for the target features; here and below.
         unsafe { (u16s(shift.exp2_pairs(load(&even), load(&odd))), shift.update()) }
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// After an infinite score every other power is the minimum too.
+    /// After an infinite score, all other powers of the query are the minimum too.
     #[test]
     #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
     fn nan_and_infinity_have_the_minimum_power() {

@@ -60,7 +60,8 @@ fn hidden_states_match_reference_for_more_rows_than_mc() {
     check(config, &[350, 20], 0.9999);
 }
 
-/// On one thread the feed-forward network is one step, in parts of its activations; on several it is two.
+/// On one thread, both layers of the feed-forward network are computed together, for a part of its activations at a
+/// time; on several threads they are two steps.
 #[test]
 #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
 fn one_and_several_threads_give_bit_identical_results() {

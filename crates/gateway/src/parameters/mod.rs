@@ -1,9 +1,9 @@
 //! Parameters of other vendors' embedding APIs, which clients send to this one.
 //!
-//! [`PARAMETERS`] defines how each is treated (docs/adr/0018): it is honoured, it is ignored because it changes nothing for
-//! the requested model, or the request is rejected because the client would get other vectors than it requested. A name
-//! that is not in the table is ignored, like `user`. A new parameter is one row here; a new meaning is one [`Rule`]. A test
-//! generates `docs/PARAMETERS.md` from both.
+//! [`PARAMETERS`] defines how each is treated (docs/adr/0018): it is honoured, it is ignored because it changes nothing
+//! for the requested model, or the request is rejected because the client would get other vectors than it requested. A
+//! name that is not in the table is ignored, like `user`. A new parameter is one row here; a new meaning is one
+//! [`Rule`]. A test generates `docs/PARAMETERS.md` from both.
 
 mod rules;
 
@@ -93,7 +93,8 @@ pub(crate) fn known(key: &str) -> Option<&'static str> {
 #[derive(Debug)]
 pub(crate) struct RequestOptions {
     pub(crate) format: EncodingFormat,
-    /// Length to which vectors are truncated and then normalized. The model's own length only normalizes them.
+    /// Length to which vectors are truncated before they are normalized. At the model's own length, they are only
+    /// normalized.
     pub(crate) output_dimensions: Option<usize>,
     pub(crate) truncation: TruncationPolicy,
     pub(crate) max_input_tokens: Option<usize>,
@@ -101,7 +102,7 @@ pub(crate) struct RequestOptions {
     pub(crate) ignored: Vec<&'static str>,
 }
 
-/// Resolves the parameters of a request to the model `served`. `truncation` is the policy in the request's header.
+/// Resolves the parameters of a request for the model `served`. `truncation` is the policy in the request's header.
 ///
 /// # Errors
 /// 400 for `dimensions` that the model does not support, and for a parameter of another vendor that cannot be honoured,

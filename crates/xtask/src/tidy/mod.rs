@@ -1,4 +1,4 @@
-//! The house rules, checked by `cargo xtask tidy` and by this crate's test.
+//! The project's rules, checked by `cargo xtask tidy` and by this crate's test.
 //!
 //! A rule is a function from the tree to complaints. Each complaint names the file, the line if there is one, and the
 //! remedy.
@@ -86,7 +86,8 @@ fn complaints(workspace: &Workspace) -> Result<Vec<String>> {
 fn files(workspace: &Workspace) -> Result<Vec<SourceFile>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
-    let listed = capture(git.current_dir(workspace.root())).context("the house rules need a git checkout")?;
+    let listed =
+        capture(git.current_dir(workspace.root())).context("the project's rules need a git checkout")?;
     let mut files = Vec::new();
     for path in listed.split_terminator('\0') {
         // A tracked file may be deleted and not yet committed.
