@@ -1,4 +1,4 @@
-//! A worker thread: owns its encoders, runs batches, survives their panics, and runs short jobs between the layers of a
+//! A worker thread: owns its encoders, runs batches, survives their panics, and runs short jobs between the steps of a
 //! long job's batch.
 
 use std::{
