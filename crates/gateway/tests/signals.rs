@@ -35,8 +35,11 @@ impl Program {
     /// shell after `setup`.
     fn start_after(setup: &str, arguments: &[&str], folder: TempDir) -> Self {
         let log = File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new("sh");
+        // A test runner under `nohup` ignores SIGHUP, which a shell cannot undo.
+        let mut command = Command::new("env");
         command.args([
+            "--default-signal=HUP",
+            "sh",
             "-c",
             &format!("{setup} exec \"$0\" \"$@\""),
             env!("CARGO_BIN_EXE_embedgate"),
