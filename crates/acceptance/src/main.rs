@@ -9,11 +9,10 @@ mod image;
 mod monitoring;
 mod tap;
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use testkit::process;
 use testkit::report::Report;
@@ -59,13 +58,7 @@ fn run(options: &Options) -> Result<bool> {
         Group::Arm64 => arm64::run(&workspace, &mut report),
     };
     report.run("acceptance", |_| result);
-    if let Some(path) = &options.report {
-        let text = serde_json::to_string(&report).context("cannot write the report")?;
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    } else {
-        print!("{report}");
-    }
-    Ok(report.passed())
+    report.publish(options.report.as_deref())
 }
 
 /// Starts `embedgate serve` of the release binary on a free port.

@@ -10,11 +10,10 @@ mod overload;
 mod soak;
 mod workload;
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
@@ -99,13 +98,7 @@ pub fn main() -> Result<bool> {
             run("faults", false, &|run| faults::run(run, SUITE_KILLS));
         }
     }
-    if let Some(path) = &options.report {
-        let text = serde_json::to_string(&report).context("cannot write the report")?;
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    } else {
-        print!("{report}");
-    }
-    Ok(report.passed())
+    report.publish(options.report.as_deref())
 }
 
 /// A scenario that runs.

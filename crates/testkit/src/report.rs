@@ -1,9 +1,10 @@
 //! The test report: a table, the reasons for failures and skips, and a last line for scripts.
 
-use std::fmt;
+use std::path::Path;
 use std::time::Instant;
+use std::{fmt, fs};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 /// Results of one test binary, client or scenario.
@@ -80,6 +81,20 @@ impl Report {
     pub fn passed(&self) -> bool {
         let sum = |count: fn(&Suite) -> usize| self.suites.iter().map(count).sum::<usize>();
         sum(|suite| suite.passed) > 0 && sum(|suite| suite.failed) == 0
+    }
+
+    /// Writes the report as JSON to `path`, or prints it, and returns whether it [passed](Self::passed).
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn publish(&self, path: Option<&Path>) -> Result<bool> {
+        if let Some(path) = path {
+            let text = serde_json::to_string(self).context("cannot write the report")?;
+            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        } else {
+            print!("{self}");
+        }
+        Ok(self.passed())
     }
 
     /// Adds the suites of `run`. Its error becomes a failed suite, so that it does not hide other results.
