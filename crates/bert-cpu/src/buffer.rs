@@ -45,7 +45,7 @@ impl Buffer {
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: `start` is valid for `len` initialised values, and `&mut self` makes the access exclusive.
+        // SAFETY: `start` is valid for `len` initialized values, and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
@@ -54,7 +54,7 @@ impl Buffer {
     /// # Safety
     /// No task that writes this buffer may run while the slice lives.
     pub(crate) unsafe fn as_slice(&self) -> &[f32] {
-        // SAFETY: `start` is valid for `len` initialised values; the caller excludes writers.
+        // SAFETY: `start` is valid for `len` initialized values; the caller excludes writers.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -90,6 +90,7 @@ mod tests {
             assert_eq!(buffer.as_mut_slice(), vec![0.0; len]);
         }
     }
+
     #[test]
     fn a_scratch_buffer_grows_and_never_shrinks() {
         let mut scratch = ScratchBuffer::default();

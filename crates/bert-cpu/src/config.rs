@@ -7,7 +7,7 @@ use crate::ModelError;
 pub enum Activation {
     /// x · Φ(x), with the normal distribution's Φ (Hendrycks and Gimpel 2016, arXiv 1606.08415).
     Gelu,
-    /// Its approximation by the hyperbolic tangent, from the same paper.
+    /// ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), its approximation from the same paper.
     GeluTanh,
     /// max(x, 0).
     Relu,
@@ -23,7 +23,7 @@ pub enum Positions {
     AfterPadding(u32),
 }
 
-/// Dimensions of an encoder with post-normalised layers and learnt absolute position embeddings.
+/// Dimensions of an encoder with post-normalized layers and learned absolute position embeddings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BertConfig {
     /// Width of the residual stream.
@@ -67,7 +67,8 @@ impl BertConfig {
     /// Returns the config unchanged if its dimensions are consistent.
     ///
     /// # Errors
-    /// [`ModelError::Config`].
+    /// [`ModelError::Config`] for a size of 0 or above 2²⁰, a number of heads that does not divide the width, or an
+    /// epsilon that is not positive.
     pub fn validate(self) -> Result<Self, ModelError> {
         let sizes = [
             ("hidden", self.hidden),

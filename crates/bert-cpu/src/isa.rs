@@ -201,6 +201,7 @@ mod tests {
         let error = "unknown instruction set `sse9`: expected one of `neon`, `avx2`, `avx512`, `amx`";
         assert_eq!("sse9".parse::<Isa>(), Err(error.to_owned()));
     }
+
     #[test]
     #[cfg_attr(cross_build, ignore = "cross build: the build script cannot detect the CPU of the tests")]
     fn the_build_script_detected_this_cpu() {

@@ -1,5 +1,5 @@
-//! Packed weights, in the form that the kernels of both precisions share: query, key and value projections as one linear
-//! layer, heads padded, the scale of the attention scores folded into the queries.
+//! Packed weights, in the form that the kernels of both precisions share: query, key and value projections as one
+//! linear layer, heads padded, the scale of the attention scores folded into the queries.
 
 use crate::{
     BertConfig, LinearId, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource, weights::read,
@@ -74,13 +74,13 @@ impl<B: Send> PackedWeights<B> {
         padded_head_dim: usize,
         pack: impl Fn(UnpackedB<'_>) -> B + Sync,
     ) -> Result<Self, ModelError> {
-        let (share, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
+        let (layers_per_thread, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
         let read_layer = move |layer| Layer::read(&config, source, layer, padded_head_dim, pack);
         let layers = std::thread::scope(|scope| {
-            let starts = (0..config.layers).step_by(share);
+            let starts = (0..config.layers).step_by(layers_per_thread);
             let handles: Vec<_> = starts
                 .map(|start| {
-                    let range = start..config.layers.min(start + share);
+                    let range = start..config.layers.min(start + layers_per_thread);
                     scope.spawn(move || range.map(read_layer).collect())
                 })
                 .collect();

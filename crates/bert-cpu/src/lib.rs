@@ -17,8 +17,8 @@
 //! * `network` is the interface that both implement; `model` chooses the implementation.
 //!
 //! Nearly all of the workspace's `unsafe` is here (the rest maps a model's file), for three reasons: intrinsics, and
-//! assembly for AMX, which require a CPU that has them (proved by the token types in `simd` and `amx`); matrices of which
-//! several threads write disjoint parts (`matrix`); and aligned memory (`buffer`).
+//! assembly for AMX, which require a CPU that has them (proved by the token types in `simd` and `amx`); matrices of
+//! which several threads write disjoint parts (`matrix`); and aligned memory (`buffer`).
 //!
 //! This crate does not know files, tokenizers, ONNX Runtime or HTTP.
 // Other architectures have no kernels: `Isa::best` returns `None`.

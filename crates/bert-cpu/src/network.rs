@@ -94,7 +94,10 @@ impl<'a> HiddenStates<'a> {
         self.width
     }
 
-    /// Hidden state of one token.
+    /// Hidden state of one token, `[width]`.
+    ///
+    /// # Panics
+    /// If there is no such token.
     pub fn row(&self, token: usize) -> &'a [f32] {
         &self.values[token * self.stride..][..self.width]
     }

@@ -100,7 +100,6 @@ impl TaskPlan {
         }
     }
 
-    /// Number of tasks.
     pub(crate) fn tasks(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }

@@ -70,7 +70,7 @@ pub fn linear(row: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// `(x − mean) / √(variance + epsilon) · scale + shift`.
+/// `(x − mean) / √(variance + epsilon) · scale + shift` (Ba, Kiros and Hinton 2016, arXiv 1607.06450).
 pub fn layer_norm(row: &[f64], scale: &[f64], shift: &[f64], epsilon: f64) -> Vec<f64> {
     let count = row.len() as f64;
     let mean = row.iter().sum::<f64>() / count;
@@ -112,7 +112,7 @@ fn attention(
     out
 }
 
-/// The activation function.
+/// The activation function, by the formulas of [`Activation`].
 pub fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::Gelu => 0.5 * x * (1.0 + error_function(x / std::f64::consts::SQRT_2)),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn layer_norm_matches_a_hand_computed_example() {
+    fn layer_norm_centers_scales_and_shifts() {
         let normed = layer_norm(&[1.0, 3.0], &[2.0, 2.0], &[0.0, 1.0], 0.0);
         assert_eq!(normed, [-2.0, 3.0]);
     }

@@ -68,7 +68,7 @@ pub(crate) struct SyntheticWeights(pub(crate) BertConfig);
 impl SyntheticWeights {
     /// A pseudo-random value from −½ to ½.
     pub(crate) fn value(salt: u64, index: usize) -> f32 {
-        // SplitMix64's finaliser (Steele, Lea and Flood 2014): any bit of the input changes every bit of the output.
+        // SplitMix64's finalizer (Steele, Lea and Flood 2014): any bit of the input changes every bit of the output.
         let mut z = (salt << 32).wrapping_add(index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -146,4 +146,17 @@ pub(crate) fn hidden_states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpe
 pub(crate) fn expected(config: BertConfig, ids: &[u32]) -> Vec<Vec<f64>> {
     let weights = SyntheticWeights(config);
     reference::forward(&config, &weights, &weights.token_embeddings(), ids).unwrap()
+}
+
+/// Checks that a sequence's hidden states in a batch on `helpers` helper threads are those that it has alone, bit by
+/// bit.
+#[track_caller]
+pub(crate) fn check_independence_of_batch(isa: Isa, lengths: &[usize], helpers: usize) {
+    let sequences = sequences(&SMALL, lengths);
+    let mut encoder = encoder(SMALL, isa, helpers);
+    let together = hidden_states(&mut encoder, &sequences, helpers);
+    for (ids, together) in sequences.iter().zip(&together) {
+        let alone = hidden_states(&mut encoder, std::slice::from_ref(ids), 0);
+        assert!(alone[0] == *together, "not bit-identical");
+    }
 }

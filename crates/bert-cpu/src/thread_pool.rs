@@ -63,7 +63,7 @@ impl ThreadPool {
     /// Starts `helpers` threads. Without any, every pass runs on its caller's thread alone.
     ///
     /// # Errors
-    /// [`ModelError::Thread`].
+    /// [`ModelError::Thread`] if the operating system does not start a thread.
     pub fn new(helpers: usize) -> Result<Self, ModelError> {
         let state = Arc::new(PoolState { locked: Mutex::default(), changed: Condvar::new() });
         let mut pool = Self { state, threads: Vec::with_capacity(helpers) };

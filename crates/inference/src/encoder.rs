@@ -31,9 +31,9 @@ pub trait Encoder: Send {
     }
 
     /// Writes one vector for each sequence of `batch` into `out`: row-major, `batch.len() × dimensions()`,
-    /// pooled, not normalised. A sequence's vector must not depend on the other sequences.
+    /// pooled, not normalized. A sequence's vector must not depend on the other sequences.
     ///
-    /// `on_yield` may be called on this thread wherever a pause costs nothing, such as between layers. It runs short
+    /// `on_yield` may be called on this thread wherever a pause costs nothing, such as between steps. It runs short
     /// jobs that must not wait for this batch, and returns the number of idle workers: as many other threads may help
     /// with this batch.
     ///

@@ -200,7 +200,7 @@ impl Engine {
         job.max_input_tokens.map_or(max, |requested| max.min(requested.max(self.num_special_tokens() + 1)))
     }
 
-    /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except if normalisation
+    /// Estimates the cost of a job before it is tokenized. A token has at least one byte (except if normalization
     /// lengthens the text), and an input is computed up to its maximum only. But the whole input is tokenized, so the
     /// footprint of a text of megabytes grows with the time for tokenizing it. This part of the footprint is at most
     /// the whole account, so that an idle engine never rejects a job because of it.
@@ -263,8 +263,8 @@ impl Engine {
         self.embed_uncached([PROBE]).map(drop)
     }
 
-    /// Embeds `golden` through the whole engine, without the caches, and compares the vectors. Blocks, so it must not
-    /// be called on an async thread.
+    /// Embeds `golden` through the whole engine, without the caches, and compares token counts and vectors. Each cosine
+    /// must be at least `min_cosine`. Blocks, so it must not be called on an async thread.
     ///
     /// # Errors
     /// The first difference, or the engine's error.

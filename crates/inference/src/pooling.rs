@@ -1,4 +1,4 @@
-//! Pooling, dense layers and normalisation: from token embeddings to one sentence vector.
+//! Pooling, dense layers and normalization: from token embeddings to one sentence vector.
 //!
 //! The definitions are those of sentence-transformers (`models/Pooling.py`, `models/Dense.py`, `models/Normalize.py`)
 //! for a sequence without padding.
@@ -7,7 +7,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1};
 
 use crate::error::StartError;
 
-/// Pooling mode: combines the token embeddings of a sequence.
+/// Pooling mode: combines the token embeddings of a sequence, as sentence-transformers' `Pooling` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// Mean of all tokens.
@@ -68,7 +68,7 @@ pub enum Activation {
     Tanh,
 }
 
-/// A dense layer after pooling: `activation(weight · x + bias)`.
+/// A dense layer after pooling: `activation(weight · x + bias)`, as sentence-transformers' `Dense`.
 #[derive(Debug, Clone)]
 pub struct Dense {
     weight: Array2<f32>,
@@ -77,10 +77,10 @@ pub struct Dense {
 }
 
 impl Dense {
-    /// A layer from a row-major `weight` of shape `[bias length, inputs]`.
+    /// A layer from a row-major `weight` of shape `[outputs, inputs]` and a `bias` of shape `[outputs]`.
     ///
     /// # Errors
-    /// [`StartError::Config`] if `weight` does not have `outputs × inputs` values, or `bias` not `outputs` values.
+    /// [`StartError::Config`] if `weight` or `bias` has another number of values.
     pub fn new(
         [outputs, inputs]: [usize; 2],
         weight: Vec<f32>,
@@ -112,7 +112,7 @@ impl Dense {
     }
 }
 
-/// Pooling and dense layers: all steps from token embeddings to the sentence vector, except normalisation.
+/// Pooling and dense layers: all steps from token embeddings to the sentence vector, except normalization.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// The pooling mode.
@@ -179,7 +179,7 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     if norms > 0.0 { dot(a, b) / norms } else { f64::from(u8::from(a == b)) }
 }
 
-/// Keeps the first `to` values of each row of length `dimensions` and normalises them again. Matryoshka models are
+/// Keeps the first `to` values of each row of length `dimensions` and normalizes them again. Matryoshka models are
 /// trained for this (Kusupati et al. 2022, arXiv 2205.13147).
 ///
 /// # Panics
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn pooling_modes_equal_values_computed_by_hand() {
+    fn each_pooling_mode_matches_its_formula() {
         check_pool(Pooling::Mean, [3.0, -2.0 / 3.0]);
         check_pool(Pooling::Cls, [1.0, 2.0]);
         check_pool(Pooling::Max, [5.0, 2.0]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dense_layer_equals_values_computed_by_hand() {
+    fn a_dense_layer_is_applied_after_pooling_and_sizes_that_do_not_fit_are_errors() {
         let dense = Dense::new([1, 2], vec![0.5, -1.0], Some(vec![0.25]), Activation::Tanh).unwrap();
         let head = Head { pooling: Pooling::Cls, dense: vec![dense] };
         head.check(2, 1).unwrap();
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normalised_vector_has_norm_one_and_the_same_direction(
+        fn a_normalized_vector_has_norm_one_and_the_same_direction(
             vector in prop::collection::vec(-1e30f32..1e30, 1..64)
         ) {
             let mut unit = vector.clone();

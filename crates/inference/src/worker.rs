@@ -174,7 +174,6 @@ impl<'c> EncoderSlot<'c> {
         vectors.resize(batch.len() * context.config.dimensions, 0.0);
     }
 
-    /// Encodes the batch.
     fn encode(&mut self, mut preempting_slot: Option<&mut Self>) -> Result<BatchReport, EncodeError> {
         let Self { context, encoder, batch, vectors, .. } = self;
         let Some(encoder) = encoder else {

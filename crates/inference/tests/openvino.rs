@@ -13,7 +13,9 @@ use crate::model::{Model, embed, tiny_models_give_the_reference_vectors, workspa
 
 fn main() {
     let tests = vec![
-        trial("tiny_models_on_openvino", tiny_models_on_openvino),
+        trial("tiny_models_give_the_reference_vectors", |runtime| {
+            tiny_models_give_the_reference_vectors(runtime, Provider::OpenVino);
+        }),
         trial("a_vector_does_not_depend_on_padding", a_vector_does_not_depend_on_padding),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
@@ -31,10 +33,6 @@ fn trial(name: &str, test: fn(&OnnxRuntime)) -> Trial {
         test(&OnnxRuntime::load(&library).unwrap());
         Ok(Completion::Completed)
     })
-}
-
-fn tiny_models_on_openvino(runtime: &OnnxRuntime) {
-    tiny_models_give_the_reference_vectors(runtime, Provider::OpenVino);
 }
 
 /// For any padding to a shape bucket, a text's vector is the one that the CPU provider computes for it alone.

@@ -1,8 +1,8 @@
-//! Detection of operators that quantise activations with a scale computed at run time.
+//! Detection of operators that quantize activations with a scale computed at run time.
 //!
-//! Dynamic quantisation derives one scale from the minimum and maximum of a whole tensor, that is, from all texts of a
+//! Dynamic quantization derives one scale from the minimum and maximum of a whole tensor, that is, from all texts of a
 //! batch and their padding. A text's vector then depends on the other texts of its batch. A scale that is a constant of
-//! the graph (static quantisation) has no such effect. Neither has `MatMulNBits`, whose activations are quantised in
+//! the graph (static quantization) has no such effect. Neither has `MatMulNBits`, whose activations are quantized in
 //! blocks of a row even at `accuracy_level` 4.
 //!
 //! A false positive costs speed, a false negative yields wrong vectors. The parameters of functions therefore count as
@@ -12,49 +12,11 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::onnx::{GraphProto, ModelProto, NodeProto};
 
-/// Operators on quantised values, each with the positions of its data inputs. The other inputs are scales and zero
-/// points.
-const DATA_INPUTS: &[(&str, &[usize])] = &[
-    ("QuantizeLinear", &[0]),
-    ("DequantizeLinear", &[0]),
-    ("MatMulInteger", &[0, 1]),
-    ("ConvInteger", &[0, 1]),
-    ("QLinearMatMul", &[0, 3]),
-    ("QLinearConv", &[0, 3, 8]),
-    // ONNX Runtime's own (com.microsoft).
-    ("MatMulIntegerToFloat", &[0, 1, 6]),
-    ("QAttention", &[0, 1, 2, 5, 8]),
-    ("QGemm", &[0, 3, 6]),
-    ("QLinearAdd", &[0, 3]),
-    ("QLinearMul", &[0, 3]),
-    ("QLinearSigmoid", &[0]),
-    ("QLinearLeakyRelu", &[0]),
-    ("QLinearSoftmax", &[0]),
-    ("QLinearAveragePool", &[0]),
-    ("QLinearGlobalAveragePool", &[0]),
-    ("QLinearReduceMean", &[0]),
-    ("QLinearWhere", &[0, 1, 4]),
-];
-
-/// Operators that multiply integers. Earlier nodes decide how these were quantised.
+/// Operators that multiply integers. Earlier nodes decide how these were quantized.
 const INTEGER_PRODUCTS: &[&str] = &["MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"];
 
-/// Operators that only move values.
-const LAYOUT: &[&str] = &[
-    "Identity",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Slice",
-    "Split",
-    "Gather",
-    "Expand",
-];
-
-/// Returns the operators of `model` that quantise with a scale computed at run time, each name once. If there are none,
-/// no quantisation in the graph makes a text's vector depend on its batch.
+/// Returns the operators of `model` that quantize with a scale computed at run time, each name once. If there are none,
+/// no quantization in the graph makes a text's vector depend on its batch.
 pub(crate) fn operators(model: &ModelProto) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     if let Some(graph) = &model.graph {
@@ -72,7 +34,7 @@ struct Scope<'m, 'p> {
     outer: Option<&'p Scope<'m, 'p>>,
     /// Values that do not depend on the graph's inputs.
     constant: HashSet<&'m str>,
-    /// Integers from a quantising operator. That operator's scale has been checked already.
+    /// Integers from a quantizing operator. That operator's scale has been checked already.
     quantized: HashSet<&'m str>,
 }
 
@@ -115,7 +77,7 @@ impl<'m> Scope<'m, '_> {
             _ => data_inputs(operator).is_some_and(|data| data.contains(&position)),
         };
         if operator != "QLinearConcat" && data_inputs(operator).is_none() {
-            // The scales of an unknown operator on quantised values cannot be told from its data inputs.
+            // The scales of an unknown operator on quantized values cannot be told from its data inputs.
             return operator.starts_with("QLinear") || operator.starts_with("QOrdered");
         }
         let is_product = INTEGER_PRODUCTS.contains(&operator);
@@ -129,7 +91,7 @@ impl<'m> Scope<'m, '_> {
         let operator = node.op_type.as_str();
         operator == "QuantizeLinear"
             || operator.starts_with("QLinear")
-            || LAYOUT.contains(&operator) && node.input.first().is_some_and(|input| self.is_quantized(input))
+            || is_layout(operator) && node.input.first().is_some_and(|input| self.is_quantized(input))
     }
 
     /// An omitted input has an empty name and counts as constant.
@@ -144,6 +106,28 @@ impl<'m> Scope<'m, '_> {
     }
 }
 
+/// Positions of the data inputs of an operator on quantized values. The other inputs are scales and zero points.
 fn data_inputs(operator: &str) -> Option<&'static [usize]> {
-    DATA_INPUTS.iter().find(|(name, _)| *name == operator).map(|(_, data)| *data)
+    let positions: &[usize] = match operator {
+        "QuantizeLinear" | "DequantizeLinear" => &[0],
+        "MatMulInteger" | "ConvInteger" => &[0, 1],
+        "QLinearMatMul" => &[0, 3],
+        "QLinearConv" => &[0, 3, 8],
+        // ONNX Runtime's own (com.microsoft).
+        "QLinearSigmoid" | "QLinearLeakyRelu" | "QLinearSoftmax" | "QLinearReduceMean" => &[0],
+        "QLinearAveragePool" | "QLinearGlobalAveragePool" => &[0],
+        "QLinearAdd" | "QLinearMul" => &[0, 3],
+        "QLinearWhere" => &[0, 1, 4],
+        "MatMulIntegerToFloat" => &[0, 1, 6],
+        "QAttention" => &[0, 1, 2, 5, 8],
+        "QGemm" => &[0, 3, 6],
+        _ => return None,
+    };
+    Some(positions)
+}
+
+/// Returns true if an operator only moves values.
+fn is_layout(operator: &str) -> bool {
+    matches!(operator, "Identity" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten")
+        || matches!(operator, "Slice" | "Split" | "Gather" | "Expand")
 }

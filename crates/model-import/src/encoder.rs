@@ -81,18 +81,17 @@ impl ModelFolder {
 impl EncoderWeights {
     /// Returns the sizes.
     pub fn sizes(&self) -> EncoderSizes {
-        let PostNorm { hidden, heads, layers, intermediate, vocabulary, .. } = self.network;
-        let PostNorm { position_rows, positions, activation, epsilon, .. } = self.network;
+        let network = &self.network;
         EncoderSizes {
-            hidden,
-            heads,
-            layers,
-            intermediate,
-            vocabulary,
-            position_rows,
-            positions,
-            activation,
-            epsilon,
+            hidden: network.hidden,
+            heads: network.heads,
+            layers: network.layers,
+            intermediate: network.intermediate,
+            vocabulary: network.vocabulary,
+            position_rows: network.position_rows,
+            positions: network.positions,
+            activation: network.activation,
+            epsilon: network.epsilon,
         }
     }
 
@@ -130,8 +129,8 @@ impl EncoderWeights {
         self.weights.view(&format!("{}.bias", self.norm(norm)), &[self.network.hidden])
     }
 
-    /// Returns the position table, `[position_rows, hidden]`, to which the first segment's row has been added if the model
-    /// has segments.
+    /// Returns the position table, `[position_rows, hidden]`, to which the first segment's row has been added if the
+    /// model has segments.
     ///
     /// # Errors
     /// Those of [`weight`](Self::weight).

@@ -52,7 +52,10 @@ pub enum ImportError {
         max: u64,
     },
     /// A file cannot be written: a full disk, a read-only folder.
-    #[error("cannot write `{}`: the folder must be writable and have room for a second copy of the weights", path.display())]
+    #[error(
+        "cannot write `{}`: the folder must be writable and have room for a second copy of the weights",
+        path.display()
+    )]
     Write {
         /// The file being written.
         path: PathBuf,
@@ -139,7 +142,8 @@ pub enum ImportError {
     },
     /// A module of the pipeline is unknown, or at an unsupported position.
     #[error(
-        "`{}`: module {position} is `{module}`; supported are Transformer, Pooling, any Dense, Normalize, in this order",
+        "`{}`: module {position} is `{module}`; supported are Transformer, Pooling, any Dense, Normalize, in this \
+         order",
         path.display()
     )]
     UnsupportedModule {
@@ -192,8 +196,8 @@ pub enum ImportError {
     },
     /// A weight is not a finite number as f32.
     #[error(
-        "`{}`: tensor `{tensor}` holds {value:e} at {index:?}, expected numbers that are finite as F32: the file is damaged, or was saved \
-         by a training run that diverged; use another copy of the model",
+        "`{}`: tensor `{tensor}` holds {value:e} at {index:?}, expected numbers that are finite as F32: the file is \
+         damaged, or was saved by a training run that diverged; use another copy of the model",
         path.display()
     )]
     NotFinite {

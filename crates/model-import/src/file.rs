@@ -9,8 +9,8 @@ use std::{
 
 use crate::ImportError;
 
-/// Largest file that describes a model, in bytes. Most have some kilobytes; the index of a very large model's shards has
-/// a few megabytes.
+/// Largest file that describes a model, in bytes. Most have some kilobytes; the index of a very large model's shards
+/// has a few megabytes.
 pub(crate) const MAX_METADATA_BYTES: u64 = 16 << 20;
 
 /// Largest `tokenizer.json`, in bytes. Vocabularies of 260,000 tokens take up to 40 MB.

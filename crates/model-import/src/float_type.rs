@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-/// Elements that are examined without a branch, so that the compiler vectorises the search.
+/// Elements that are examined without a branch, so that the compiler vectorizes the search.
 const CHUNK: usize = 4096;
 
 /// The format of a tensor's elements, little-endian.
@@ -24,8 +24,8 @@ impl FloatType {
         }
     }
 
-    /// Returns the index of the first NaN or infinity: a number whose exponent is all ones, or a double out of the range of
-    /// f32, in which models are computed.
+    /// Returns the index of the first NaN or infinity: a number whose exponent is all ones, or a double out of the
+    /// range of f32, in which models are computed.
     pub(crate) fn first_not_finite(self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::F16 => first(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),

@@ -366,7 +366,7 @@ impl ModelFolder {
         &self.prompts
     }
 
-    /// The layers between pooling and normalisation, in order.
+    /// The layers between pooling and normalization, in order.
     pub fn dense(&self) -> &[DenseLayer] {
         &self.pipeline.dense
     }
@@ -410,8 +410,8 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
     Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
 }
 
-/// Reads the prompts by name. sentence-transformers prepends a default prompt to every text; the engine does not, so only
-/// an empty default is accepted.
+/// Reads the prompts by name. sentence-transformers prepends a default prompt to every text; the engine does not, so
+/// only an empty default is accepted.
 fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     let path = root.join("config_sentence_transformers.json");
     let Some(config) = json::read_optional::<LibraryConfig>(&path)? else { return Ok(BTreeMap::new()) };
@@ -445,9 +445,10 @@ fn max_input_tokens(
             let (Some(length @ 1.0..), Some(positions)) = (length, positions) else {
                 return Err(ImportError::Missing {
                     path: sentence_path.to_owned(),
-                    hint: "it states the maximum input length as `max_seq_length`; a folder without it needs a `model.toml` that \
-                           states `max_input_tokens`"
-                        .to_owned(),
+                    hint:
+                        "it states the maximum input length as `max_seq_length`; a folder without it needs a \
+                           `model.toml` that states `max_input_tokens`"
+                            .to_owned(),
                 });
             };
             // Saturates: an absent limit is written as 1e30.

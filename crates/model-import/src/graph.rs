@@ -15,7 +15,7 @@ pub struct Graph {
     pub output: GraphOutput,
     /// The type of most of its weights.
     pub precision: Precision,
-    /// Operators that quantise activations with one scale for a whole batch, each name once. If there are any, a text's
+    /// Operators that quantize activations with one scale for a whole batch, each name once. If there are any, a text's
     /// vector is independent of other texts only when the text is run alone and without padding.
     pub dynamic_quantization: Vec<String>,
     /// The fingerprint of the model folder ([`fingerprint`](crate::fingerprint())).

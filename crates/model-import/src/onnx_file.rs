@@ -78,7 +78,7 @@ pub(crate) struct GraphSummary {
     pub(crate) vocab_size: Option<usize>,
 }
 
-/// Summarises a graph, and checks that all its weights are there.
+/// Summarizes a graph, and checks that all its weights are there.
 pub(crate) fn summarize(path: &Path) -> Result<GraphSummary, ImportError> {
     let model = read(path)?;
     let mut files = check_external_data(path, &model)?;

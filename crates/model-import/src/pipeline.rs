@@ -1,4 +1,4 @@
-//! The modules after the transformer: pooling, dense layers and normalisation, as `modules.json` lists them.
+//! The modules after the transformer: pooling, dense layers and normalization, as `modules.json` lists them.
 
 use std::{
     collections::BTreeMap,

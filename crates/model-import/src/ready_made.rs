@@ -59,7 +59,7 @@ pub(crate) fn inspect(
         )));
     }
     let output = GraphOutput { name: value.name.clone(), kind };
-    // In a dynamically quantised graph the matrix products are in int8, even if most weights are a float table of
+    // In a dynamically quantized graph the matrix products are in int8, even if most weights are a float table of
     // embeddings.
     let is_quantized = !dynamic_quantization.is_empty();
     let precision = if is_quantized { Precision::Int8 } else { precision(&graph.initializer) };

@@ -219,8 +219,8 @@ impl Weights {
         Ok(Cow::Owned(values))
     }
 
-    /// Advises the kernel of random access (`madvise`). By default it also maps the neighbours of an accessed page, which
-    /// then count as resident memory.
+    /// Advises the kernel of random access (`madvise`). By default it also maps the neighbors of an accessed page,
+    /// which then count as resident memory.
     pub(crate) fn advise_random(&self) -> Result<(), ImportError> {
         #[cfg(unix)]
         for shard in &self.shards {

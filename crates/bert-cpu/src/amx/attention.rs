@@ -8,11 +8,12 @@
 //! contextᵀ  [columns, 32 queries]        f32   = valuesᵀ, in tiles · powers, divided by their sum
 //! ```
 //!
-//! Queries are transposed for each tile, values once for each head. There is no mask: keys after the last one take no part
-//! in a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped, or left
-//! out if they fill a half of 16.
+//! Queries are transposed for each tile, values once for each head. There is no mask: keys after the last one take no
+//! part in a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped,
+//! or left out if they fill a half of 16.
 //!
-//! Scores become powers 32 keys at a time, while they are in the L1d cache, without a pass for the maximum (see `softmax`).
+//! Scores become powers 32 keys at a time, while they are in the L1d cache, without a pass for the maximum (see
+//! `softmax`).
 
 use std::{arch::x86_64::*, ops::Range};
 
@@ -41,7 +42,7 @@ pub(super) struct AmxAttention<'a> {
     pub(super) out: TiledMatrix,
 }
 
-/// One of the three matrices in [`Attention::qkv`].
+/// One of the three matrices in [`AmxAttention::qkv`].
 #[derive(Clone, Copy)]
 enum Qkv {
     Queries,
@@ -239,7 +240,8 @@ impl AmxAttention<'_> {
     ) -> [Floats; HALVES] {
         let mut shifts = [0; HALVES].map(|_| RunningShift::zero());
         let mut sums = [_mm512_setzero_ps(); HALVES];
-        // Scores of enormous magnitude can leave the shift imprecise after the second pass; the third is always the last.
+        // Scores of enormous magnitude can leave the shift imprecise after the second pass; the third is always the
+        // last.
         for _ in 0..3 {
             sums = [_mm512_setzero_ps(); HALVES];
             for key in (0..tile.tokens).step_by(K_BLOCK) {
@@ -307,8 +309,8 @@ impl AmxAttention<'_> {
     /// Sums the values weighted by the powers, and writes the tile's rows of the result.
     ///
     /// # Safety
-    /// As [`transpose_values`](Self::transpose_values); the workspace must hold the values and the powers, and `sums` be
-    /// the sums of the powers; no other code may access these queries' lines in `out`.
+    /// As [`transpose_values`](Self::transpose_values); the workspace must hold the values and the powers, and `sums`
+    /// be the sums of the powers; no other code may access these queries' lines in `out`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     unsafe fn weighted_sum<const HALVES: usize>(

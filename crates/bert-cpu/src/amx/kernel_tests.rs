@@ -58,20 +58,20 @@ fn packed(columns: &[Vec<u16>]) -> AmxPackedB {
     AmxPackedB::pack(UnpackedB { rows: &rows, columns: columns.len(), column: &column })
 }
 
-/// Checks `with_epilogue` and `accumulate`, in the panels `share`, against sums in f64.
+/// Checks `with_epilogue` and `accumulate` against sums in f64. Only `computed_panels` may have results.
 #[track_caller]
-fn check_gemm(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usize>) {
-    let (a, b) = (random_bf16(1, rows, inputs), random_bf16(2, panels * NR, inputs));
-    let k_blocks = inputs.div_ceil(K_BLOCK);
+fn check_gemm(amx: Amx, [rows, k, panels]: [usize; 3], computed_panels: Range<usize>) {
+    let (a, b) = (random_bf16(1, rows, k), random_bf16(2, panels * NR, k));
+    let k_blocks = k.div_ceil(K_BLOCK);
     let buffer = zeroed_lines(TiledMatrix::lines(rows, k_blocks));
     poison(LineSpan::of(&buffer, 0, TiledMatrix::lines(rows, k_blocks)));
     let tiled = TiledMatrix::of(&buffer, rows, k_blocks);
     for (row, values) in a.iter().enumerate() {
-        write(values, |k| tiled.line(row, k));
+        write(values, |block| tiled.line(row, block));
     }
     let packed = packed(&b);
 
-    let gemm = AmxGemm { a: tiled, rows, b: &packed, k: 0..k_blocks, panels: share.clone() };
+    let gemm = AmxGemm { a: tiled, rows, b: &packed, k: 0..k_blocks, panels: computed_panels.clone() };
     let tiles = Tiles::configure(amx);
     let width = panels * NR;
     let mut results = vec![vec![None; width]; rows];
@@ -105,13 +105,13 @@ fn check_gemm(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usize>)
             let terms = a[row].iter().zip(&b[column]).map(|(&a, &b)| bf16_to_f64(a) * bf16_to_f64(b));
             let (sum, size) = terms.fold((0.0, 1.0), |(sum, size), term| (sum + term, size + term.abs()));
             let assert_near = |found: f32, expected: f64| {
-                let allowed = size * (inputs + 2) as f64 * 2f64.powi(-24);
+                let allowed = size * (k + 2) as f64 * 2f64.powi(-24);
                 assert!(
                     (f64::from(found) - expected).abs() <= allowed,
-                    "{rows} × {inputs} × {panels} panels: ({row}, {column}) is {found}, expected {expected}"
+                    "{rows} × {k} × {panels} panels: ({row}, {column}) is {found}, expected {expected}"
                 );
             };
-            if share.contains(&(column / NR)) {
+            if computed_panels.contains(&(column / NR)) {
                 assert_near(results[row][column].unwrap(), sum);
                 assert_near(added[column], f64::from(before(row, column)) + sum);
             } else {
@@ -124,7 +124,7 @@ fn check_gemm(amx: Amx, [rows, inputs, panels]: [usize; 3], share: Range<usize>)
 #[test]
 #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
 fn gemm_matches_f64_sums() {
-    for (sizes, share) in [
+    for (sizes, computed_panels) in [
         ([1, 1, 1], 0..1),
         ([16, 32, 1], 0..1),
         ([17, 40, 3], 1..2),
@@ -137,7 +137,7 @@ fn gemm_matches_f64_sums() {
         ([700, 416, 1], 0..1),
         ([5, 64, 2], 2..2),
     ] {
-        check_gemm(amx(), sizes, share);
+        check_gemm(amx(), sizes, computed_panels);
     }
 }
 
@@ -147,9 +147,9 @@ proptest! {
     #[test]
     #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
     fn gemm_of_any_size_matches_f64_sums(
-        rows in 1usize..100, inputs in 1usize..900, panels in 1usize..4, from in 0usize..4,
+        rows in 1usize..100, k in 1usize..900, panels in 1usize..4, from in 0usize..4,
     ) {
-        check_gemm(amx(), [rows, inputs, panels], from.min(panels)..panels);
+        check_gemm(amx(), [rows, k, panels], from.min(panels)..panels);
     }
 }
 

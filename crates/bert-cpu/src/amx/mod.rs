@@ -8,13 +8,13 @@
 //! ```
 //!
 //! Each step writes its result in the layout in which the next product reads it (`layout`), so no step only rearranges
-//! values. A norm leaves the bias of the next product that adds to the residual stream in it, so that the product only adds.
-//! Widths are padded with zeros to multiples of 32, also that of a head; zeros stay zeros through every step. Rows are
-//! padded to whole tiles with unspecified values: a row of a product depends on the same row of A only, so they affect no
-//! result.
+//! values. A norm leaves the bias of the next product that adds to the residual stream in it, so that the product only
+//! adds. Widths are padded with zeros to multiples of 32, also that of a head; zeros stay zeros through every step.
+//! Rows are padded to whole tiles with unspecified values: a row of a product depends on the same row of A only, so
+//! they affect no result.
 //!
-//! No kernel changes MXCSR. Denormal numbers, which would be slow in vector code, are rare: the powers of a softmax end at
-//! 2⁻¹²⁶, and the tile instructions and the rounding to bf16 flush theirs to zero.
+//! No kernel changes MXCSR. Denormal numbers, which would be slow in vector code, are rare: the powers of a softmax end
+//! at 2⁻¹²⁶, and the tile instructions and the rounding to bf16 flush theirs to zero.
 
 mod attention;
 mod gemm;
@@ -120,7 +120,7 @@ impl AmxBf16Network {
         }
     }
 
-    /// Writes the sum of token and position embeddings, and normalises it.
+    /// Writes the sum of token and position embeddings, and normalizes it.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn embed(&self, views: &AmxViews<'_>, rows: Range<usize>) {
         let hidden = views.hidden.rows_from(rows.start, rows.len());
@@ -133,7 +133,7 @@ impl AmxBf16Network {
         self.norm(views, rows, &self.weights.embeddings_norm, bias);
     }
 
-    /// Normalises rows of the residual stream, and adds the bias of the next product that adds to them.
+    /// Normalizes rows of the residual stream, and adds the bias of the next product that adds to them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn norm(
         &self,
@@ -179,8 +179,8 @@ impl AmxBf16Network {
             let (k, panels) = (0..b.k_blocks(), task.range_of(b.panels()));
             AmxGemm { a, rows, b, k, panels }
         };
-        // The tasks of a step divide panels, heads or rows among them and write only to their own; they read what earlier
-        // steps wrote.
+        // The tasks of a step divide panels, heads or rows among them and write only to their own; they read what
+        // earlier steps wrote.
         match task.step {
             Step::Embed => self.embed(&views, task.range_of(rows)),
             Step::Qkv(layer) => {
@@ -310,8 +310,8 @@ fn biased([low, high]: [Floats; 2], bias: &[f32], panel: usize) -> [Floats; 2] {
     [_mm512_add_ps(low, load(&bias[0])), _mm512_add_ps(high, load(&bias[1]))]
 }
 
-/// The epilogue of the first feed-forward layer: bias, activation, and rounding into `out`, whose first columns belong to
-/// panel `first`.
+/// The epilogue of the first feed-forward layer: bias, activation, and rounding into `out`, whose first columns belong
+/// to panel `first`.
 ///
 /// # Safety
 /// The caller of the result must pass a row of `out` and a panel whose columns are in it, and no other code may access

@@ -40,8 +40,8 @@ pub(super) struct AmxLayerNorm<'n> {
 }
 
 impl AmxLayerNorm<'_> {
-    /// Normalises one row of the residual stream in place, and writes it to row `index` of `normed`. The padding of `row`
-    /// must be zero.
+    /// Normalizes one row of the residual stream in place, and writes it to row `index` of `normed`. The padding of
+    /// `row` must be zero.
     ///
     /// # Safety
     /// No other code may access that row of `normed`.
@@ -82,8 +82,8 @@ impl AmxLayerNorm<'_> {
             let mut results = [mean; 2];
             for (half, vector) in halves.iter_mut().enumerate() {
                 let index = 2 * k + half;
-                let standardised = _mm512_fmsub_ps(load(vector), factor, scaled_mean);
-                results[half] = _mm512_fmadd_ps(standardised, load(&scale[index]), load(&shift[index]));
+                let standardized = _mm512_fmsub_ps(load(vector), factor, scaled_mean);
+                results[half] = _mm512_fmadd_ps(standardized, load(&scale[index]), load(&shift[index]));
                 store(vector, _mm512_add_ps(results[half], load(&bias[index])));
             }
             let [low, high] = results;

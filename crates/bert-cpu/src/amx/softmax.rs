@@ -30,7 +30,7 @@ const FIXED_POINT: f32 = 1.5 * 32768.0 + 127.0;
 
 /// 256 (1 + f − 2ᶠ) for f from j / 64 to (j + 1) / 64: the difference between the mantissa f of the linear
 /// approximation and that of 2ᶠ, less one half for the bit that is cut off afterwards. Each is the integer that
-/// minimises the mean square of the relative error.
+/// minimizes the mean square of the relative error.
 const MANTISSA_CORRECTION: [u8; 64] = [
     0, 1, 2, 4, 4, 6, 7, 8, 9, 10, 10, 12, 12, 13, 14, 15, 15, 16, 17, 17, 18, 18, 19, 19, 20, 20, 20, 21,
     21, 21, 21, 21, 21, 22, 22, 21, 21, 21, 21, 21, 21, 20, 20, 19, 19, 19, 18, 17, 17, 16, 15, 15, 13, 13,

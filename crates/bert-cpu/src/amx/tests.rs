@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::{
     Activation, BertConfig, Isa, Positions,
-    testing::{SMALL, encoder, expected, hidden_states, sequences},
+    testing::{SMALL, check_independence_of_batch, encoder, expected, hidden_states, sequences},
 };
 
 fn cosine(found: &[f32], expected: &[f64]) -> f64 {
@@ -102,12 +102,6 @@ proptest! {
     fn results_are_bit_identical_in_any_batch_and_on_any_number_of_threads(
         lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
     ) {
-        let sequences = sequences(&SMALL, &lengths);
-        let mut encoder = encoder(SMALL, Isa::AmxBf16, helpers);
-        let together = hidden_states(&mut encoder, &sequences, helpers);
-        for (ids, together) in sequences.iter().zip(&together) {
-            let alone = hidden_states(&mut encoder, std::slice::from_ref(ids), 0);
-            prop_assert!(alone[0] == *together, "not bit-identical");
-        }
+        check_independence_of_batch(Isa::AmxBf16, &lengths, helpers);
     }
 }

@@ -1,7 +1,8 @@
 //! The AMX tile instructions, in stable Rust.
 //!
-//! Rust 1.95 has no stable intrinsics for AMX, so its instructions are `asm!`. There are eight tile registers of 16 rows
-//! of 64 bytes. Every GEMM of this crate uses them in the same way: 32 × 32 accumulators, 32 rows of A and 32 columns of B.
+//! Rust 1.95 has no stable intrinsics for AMX, so its instructions are `asm!`. There are eight tile registers of 16
+//! rows of 64 bytes. Every GEMM of this crate uses them in the same way: 32 × 32 accumulators, 32 rows of A and 32
+//! columns of B.
 //!
 //! ```text
 //!                       ┌───────┬───────┐
@@ -15,12 +16,12 @@
 //!         A: 16 rows × 32 k each
 //! ```
 //!
-//! An A tile is 1 KiB of contiguous memory, 64 bytes a row. The rows of a B tile are 128 bytes apart: the rows of the two
-//! tiles alternate, so a panel of 32 columns is simply `[pairs of k, 32 columns, 2]`.
+//! An A tile is 1 KiB of contiguous memory, 64 bytes a row. The rows of a B tile are 128 bytes apart: the rows of the
+//! two tiles alternate, so a panel of 32 columns is simply `[pairs of k, 32 columns, 2]`.
 //!
-//! `tdpbf16ps` sums the products of even k and of odd k separately, with one rounding for each term, and adds both to the
-//! f32 accumulator. It rounds to nearest and treats denormal numbers as zero, whatever MXCSR says (Intel 64 and IA-32
-//! Architectures Software Developer's Manual, volume 2). A row of accumulators depends on the same row of A only.
+//! `tdpbf16ps` sums the products of even k and of odd k separately, with one rounding for each term, and adds both to
+//! the f32 accumulator. It rounds to nearest and treats denormal numbers as zero, whatever MXCSR says (Intel 64 and
+//! IA-32 Architectures Software Developer's Manual, volume 2). A row of accumulators depends on the same row of A only.
 
 use std::{arch::asm, marker::PhantomData};
 

@@ -12,8 +12,8 @@ use crate::Activation;
 pub(super) type Floats = __m512;
 
 /// An odd sigmoid: −½ below −`edge`, ½ above `edge`, and x · Σ cₖ x²ᵏ in between. The fit weights the error with x, by
-/// which the sigmoid is multiplied. The last digits were then adjusted so that the value at the edges is ±½ to 5e-7 in f32,
-/// since x may be large there.
+/// which the sigmoid is multiplied. The last digits were then adjusted so that the value at the edges is ±½ to 5e-7 in
+/// f32, since x may be large there.
 struct SigmoidPoly {
     edge: f32,
     coefficients: [f32; 9],
@@ -131,8 +131,8 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
         pairs[2 * index] = _mm512_unpacklo_epi32(a, b);
         pairs[2 * index + 1] = _mm512_unpackhi_epi32(a, b);
     }
-    // Each quarter of a vector in `quads` holds four rows of one column: quads[4·i + c] has rows 4·i to 4·i + 3 of columns
-    // c, c + 4, c + 8 and c + 12.
+    // Each quarter of a vector in `quads` holds four rows of one column: quads[4·i + c] has rows 4·i to 4·i + 3 of
+    // columns c, c + 4, c + 8 and c + 12.
     let mut quads = pairs;
     for index in (0..16).step_by(4) {
         let [a, b, c, d] = [pairs[index], pairs[index + 1], pairs[index + 2], pairs[index + 3]];
@@ -155,7 +155,6 @@ pub(super) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
     columns
 }
 
-/// Loads 16 values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn load(values: &[f32; 16]) -> Floats {
@@ -163,7 +162,6 @@ pub(super) fn load(values: &[f32; 16]) -> Floats {
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
 
-/// Stores 16 values.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
 pub(super) fn store(values: &mut [f32; 16], vector: Floats) {

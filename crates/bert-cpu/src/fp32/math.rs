@@ -6,8 +6,9 @@ use crate::{Activation, simd::Simd};
 /// are not denormal, which would be slow.
 const MIN_EXPONENT: f32 = -64.0;
 
-/// Coefficients of 2ᶠ for f in [−½, ½], constant first. Minimax fit (Remez) of the relative error with the constant held
-/// at 1. The error of 2.6e-9 is below f32's rounding error; the linear term rounds to ln 2, as in the Taylor series.
+/// Coefficients of 2ᶠ for f in [−½, ½], constant first. Minimax fit (Remez) of the relative error with the constant
+/// held at 1. The error of 2.6e-9 is below f32's rounding error; the linear term rounds to ln 2, as in the Taylor
+/// series.
 const EXP2: [f32; 7] = [
     1.0,
     std::f32::consts::LN_2,

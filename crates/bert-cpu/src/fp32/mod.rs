@@ -78,7 +78,7 @@ impl<S: Simd> Fp32Network<S> {
         Views { hidden: view(HIDDEN), qkv: view(1), context: view(2), ffn_hidden: view(3) }
     }
 
-    /// Writes the sum of token and position embeddings, and normalises it.
+    /// Writes the sum of token and position embeddings, and normalizes it.
     fn embed(&self, batch: &RaggedBatch, views: &Views, rows: Range<usize>) {
         let hidden = views.hidden.rows_from(rows.start, rows.len());
         for (index, token) in rows.enumerate() {

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use crate::{
     Activation, BertConfig, EncodeError, Encoder, Isa, Model, ModelError, Positions, ThreadPool,
     TokenEmbeddings,
-    testing::{SMALL, SyntheticWeights, encoder, expected, fp32_tests, hidden_states, sequences},
+    testing::{
+        SMALL, SyntheticWeights, check_independence_of_batch, encoder, expected, fp32_tests, hidden_states,
+        sequences,
+    },
 };
 
 #[track_caller]
@@ -53,13 +56,7 @@ fp32_tests! {
         proptest!(ProptestConfig::with_cases(24), |(
             lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
         )| {
-            let sequences = sequences(&SMALL, &lengths);
-            let mut encoder = encoder(SMALL, isa, helpers);
-            let together = hidden_states(&mut encoder, &sequences, helpers);
-            for (ids, together) in sequences.iter().zip(&together) {
-                let alone = hidden_states(&mut encoder, std::slice::from_ref(ids), 0);
-                prop_assert!(alone[0] == *together, "not bit-identical");
-            }
+            check_independence_of_batch(isa, &lengths, helpers);
         });
     }
 

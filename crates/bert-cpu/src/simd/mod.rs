@@ -1,8 +1,8 @@
 //! Vectors of f32 and their operations, for each instruction set.
 //!
-//! A value of a type that implements [`Simd`] is a proof token: it exists only on a CPU that has the instructions, so its
-//! arithmetic is safe to call. A generic kernel is inlined into [`Simd::run`], which is compiled with the instruction set
-//! enabled, and so becomes one machine-code kernel for each set.
+//! A value of a type that implements [`Simd`] is a proof token: it exists only on a CPU that has the instructions, so
+//! its arithmetic is safe to call. A generic kernel is inlined into [`Simd::run`], which is compiled with the
+//! instruction set enabled, and so becomes one machine-code kernel for each set.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -29,8 +29,8 @@ macro_rules! vector_operations {
 }
 use vector_operations;
 
-/// A generic kernel that [`Simd::run`] compiles for its instruction set. `with_simd` must be `#[inline(always)]`, and so
-/// must every function on its hot path.
+/// A generic kernel that [`Simd::run`] compiles for its instruction set. `with_simd` must be `#[inline(always)]`, and
+/// so must every function on its hot path.
 pub(crate) trait WithSimd {
     fn with_simd<S: Simd>(self, simd: S);
 }

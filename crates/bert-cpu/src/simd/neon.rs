@@ -17,7 +17,7 @@ impl Neon {
 }
 
 // SAFETY of every block below: a value of this type exists only if `detect` found the instructions. On targets that
-// include NEON, intrinsics that access no memory are safe: hence `unused_unsafe`.
+// include NEON, intrinsics that access no memory are safe, so `unused_unsafe` would warn.
 #[allow(clippy::undocumented_unsafe_blocks, unused_unsafe)]
 impl Simd for Neon {
     type Vector = float32x4_t;

@@ -54,7 +54,6 @@ impl TokenAccount {
         }
     }
 
-    /// Number of callers that hold tokens.
     #[cfg(test)]
     pub(super) fn callers(&self) -> usize {
         self.tokens_by_caller.len()

@@ -184,7 +184,7 @@ pub struct OnnxConfig {
     pub max_input_tokens: usize,
     /// Length of a vector.
     pub dimensions: usize,
-    /// Runs each sequence in a batch of its own and without padding. Needed for a graph that quantises activations
+    /// Runs each sequence in a batch of its own and without padding. Needed for a graph that quantizes activations
     /// with one scale for a whole batch, so that a vector would depend on the other sequences.
     pub per_text: bool,
 }

@@ -177,7 +177,6 @@ impl InflightSequence {
         &self.ids
     }
 
-    /// Number of tokens.
     pub(crate) fn tokens(&self) -> usize {
         self.ids.len()
     }

@@ -34,7 +34,7 @@ pub type CacheKey = [u8; 32];
 /// is slow or unavailable.
 pub trait RemoteCache: Send + Sync {
     /// Returns the vectors of `keys`, in order; `None` for each key that the store does not hold. A vector is
-    /// returned as it was stored: `dimensions` values, pooled, and normalised if the model normalises.
+    /// returned as it was stored: `dimensions` values, pooled, and normalized if the model normalizes.
     fn get(&self, keys: &[CacheKey]) -> Vec<Option<Vec<f32>>>;
 
     /// Stores vectors. Must not block: vectors that cannot be stored are dropped.
@@ -77,7 +77,7 @@ pub(crate) struct JobLookup {
 }
 
 /// An operation of the cache's thread.
-enum RemoteCacheOp {
+pub(crate) enum RemoteCacheOp {
     /// Look up a job's sequences, then queue the job with those that are not found.
     Get(JobLookup),
     /// Store computed vectors.
@@ -88,13 +88,10 @@ enum RemoteCacheOp {
 /// Sends operations to the thread of the remote cache.
 pub(crate) struct RemoteCacheHandle(Sender<RemoteCacheOp>);
 
-/// The receiving end of a [`RemoteCacheHandle`].
-pub(crate) struct RemoteCacheOps(Receiver<RemoteCacheOp>);
-
 impl RemoteCacheHandle {
-    pub(crate) fn new() -> (Self, RemoteCacheOps) {
+    pub(crate) fn new() -> (Self, Receiver<RemoteCacheOp>) {
         let (sender, receiver) = unbounded();
-        (Self(sender), RemoteCacheOps(receiver))
+        (Self(sender), receiver)
     }
 
     pub(crate) fn get(&self, job: Arc<JobState>, sequences: Vec<SequenceRef>) {
@@ -133,11 +130,11 @@ pub(crate) struct RemoteCacheWorker {
 
 impl RemoteCacheWorker {
     /// Executes operations until `Stop`.
-    pub(crate) fn run(self, operations: &RemoteCacheOps) {
+    pub(crate) fn run(self, operations: &Receiver<RemoteCacheOp>) {
         let mut lookups = Vec::new();
-        for first in &operations.0 {
+        for first in operations {
             let (mut keys, mut is_stopping) = (0, false);
-            for operation in std::iter::once(first).chain(operations.0.try_iter()) {
+            for operation in std::iter::once(first).chain(operations.try_iter()) {
                 match operation {
                     RemoteCacheOp::Get(lookup) => {
                         keys += lookup.sequences.len();

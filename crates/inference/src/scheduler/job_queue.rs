@@ -22,7 +22,7 @@ pub(super) struct QueuedJob {
     /// Longest first, so that similar lengths are adjacent and a job's last batch is a small one.
     sequences: VecDeque<SequenceRef>,
     /// Tokens of these sequences, claimed or not.
-    tokens: usize,
+    pub(super) tokens: usize,
 }
 
 impl QueuedJob {
@@ -30,10 +30,6 @@ impl QueuedJob {
         sequences.sort_by_key(|sequence| std::cmp::Reverse(sequence.tokens()));
         let tokens = sequences.iter().map(|sequence| sequence.tokens()).sum();
         Self { job, start_tag, was_overtaken: false, sequences: sequences.into(), tokens }
-    }
-
-    pub(super) fn tokens(&self) -> usize {
-        self.tokens
     }
 
     fn pop(&mut self) -> Option<SequenceRef> {

@@ -252,7 +252,7 @@ impl Scheduler {
 
 impl SchedulerState {
     fn insert(&mut self, queued: QueuedJob, max_batch_tokens: usize) {
-        let is_short = queued.tokens() <= max_batch_tokens;
+        let is_short = queued.tokens <= max_batch_tokens;
         let queue = if is_short { &mut self.short_jobs } else { &mut self.long_jobs };
         queue.insert(queued);
     }

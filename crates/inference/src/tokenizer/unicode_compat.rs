@@ -40,7 +40,7 @@ const PUNCTUATION: [(char, char); 42] = [
 ];
 
 /// Ranges that only the newer tables decompose, and combining marks that only they put in canonical order. They
-/// matter if text is normalised by NFKC or NFKD.
+/// matter if text is normalized by NFKC or NFKD.
 #[rustfmt::skip]
 const COMPATIBILITY: [(char, char); 57] = [
     ('\u{7fd}', '\u{7fd}'), ('\u{897}', '\u{89f}'), ('\u{8ca}', '\u{8d3}'), ('\u{9fe}', '\u{9fe}'),

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use inference::{EmbedError, Input, Job, SubmitError};
+use inference::{EmbedError, Job, SubmitError};
 
 use crate::{
-    harness::{Harness, job, result, vector_of, wait_until, with_special_tokens},
+    harness::{Harness, long_job, result, vectors_of, wait_until},
     remote_cache::{self, Store},
 };
 
@@ -21,16 +21,7 @@ const TOKENS: usize = 5 * TEXTS as usize;
 
 /// A job of 2,048 inputs, different for each `id`.
 fn large_job(id: u32, deadline: Duration) -> Job {
-    let inputs = (0..TEXTS).map(|n| Input::Tokens(vec![id, 10 + n / 50, 100 + n % 50])).collect();
-    Job { inputs, deadline: Instant::now() + deadline, ..job(&[]) }
-}
-
-fn vectors(job: &Job) -> Vec<f32> {
-    let vector = |input: &Input| match input {
-        Input::Tokens(ids) => vector_of(&with_special_tokens(ids)),
-        Input::Text(text) => panic!("{text}"),
-    };
-    job.inputs.iter().flat_map(vector).collect()
+    Job { deadline: Instant::now() + deadline, ..long_job(id, TEXTS) }
 }
 
 /// Makes the engine measure at least 50 ms for 16 tokens: at most 320 tokens per second.
@@ -49,10 +40,10 @@ fn measure_low_throughput(harness: &Harness) {
 #[test]
 fn cached_jobs_are_not_rejected_because_of_a_slow_encoder() {
     let store = Arc::new(Store::default());
-    let expected = vectors(&large_job(501, Duration::ZERO));
+    let expected = vectors_of(&large_job(501, Duration::ZERO));
     {
         let other = remote_cache::harness(&store, "a", 1 << 20);
-        let found = result(other.engine.submit(large_job(501, Duration::from_secs(60))).unwrap()).unwrap();
+        let found = other.embed_job(large_job(501, Duration::from_secs(60))).unwrap();
         assert!(found.vectors == expected);
         // Stopping the engine completes all writes to the store.
     }
@@ -68,8 +59,7 @@ fn cached_jobs_are_not_rejected_because_of_a_slow_encoder() {
         }
     }
     assert!(!harness.control.saw(501));
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
 }
 
 #[test]
@@ -84,7 +74,7 @@ fn jobs_of_equal_texts_count_once_in_the_wait_estimate() {
     wait_until("all jobs are coalesced", || harness.observer.cache()[3] >= (JOBS - 1) * TEXTS as usize);
     wait_until("their texts are queued once", || harness.engine.stats().tokens_in_flight == TOKENS);
     harness.control.open_gate();
-    let expected = vectors(&large_job(501, deadline));
+    let expected = vectors_of(&large_job(501, deadline));
     for ticket in tickets {
         assert!(result(ticket).unwrap().vectors == expected);
     }
@@ -104,7 +94,7 @@ fn a_job_that_cannot_be_computed_in_time_is_rejected_before_the_encoder() {
     // A job with a later deadline still gets vectors for the same texts.
     let patient = large_job(501, Duration::from_secs(3600));
     let patient = Job { inputs: patient.inputs[..9].to_vec(), ..patient };
-    let expected = vectors(&patient);
+    let expected = vectors_of(&patient);
     let patient = harness.engine.submit(patient).unwrap();
     harness.control.open_gate();
     assert!(result(patient).unwrap().vectors == expected);

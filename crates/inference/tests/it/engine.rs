@@ -6,14 +6,13 @@ use std::{
 };
 
 use inference::{
-    EmbedError, EncodeError, Encoder, Engine, EngineConfig, GoldenError, GoldenText, Input, Job, StartError,
-    SubmitError, TruncationPolicy,
+    EmbedError, EngineConfig, GoldenError, GoldenText, Input, Job, StartError, SubmitError, TruncationPolicy,
 };
 use proptest::prelude::*;
 
 use crate::harness::{
     DIMENSIONS, EncoderKind, FAIL, Harness, MAX_INPUT_TOKENS, NAN, PANIC, config, job, result, vector_of,
-    wait_until, with_special_tokens,
+    vectors_of, wait_until,
 };
 
 #[test]
@@ -33,8 +32,7 @@ fn vectors_come_in_the_order_of_the_inputs() {
         (0..300).map(|n| (0..=n % 13).map(|i| 10 + (n * 7 + i) % 500).collect()).collect();
     let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
     let embeddings = harness.embed(&inputs).unwrap();
-    let expected: Vec<f32> = inputs.iter().flat_map(|ids| vector_of(&with_special_tokens(ids))).collect();
-    assert_eq!(embeddings.vectors, expected);
+    assert_eq!(embeddings.vectors, vectors_of(&job(&inputs)));
     assert_eq!(embeddings.tokens, inputs.iter().map(|ids| ids.len() as u32 + 2).collect::<Vec<_>>());
     assert_eq!(embeddings.total_tokens(), harness.observer.tokens.load(Ordering::SeqCst) as u64);
     assert_eq!(harness.observer.inputs.load(Ordering::SeqCst), 300);
@@ -63,8 +61,7 @@ fn concurrent_jobs_get_their_own_vectors() {
                     let ids: Vec<Vec<u32>> =
                         (0..=round % 5).map(|n| vec![10 + client * 60 + round, 10 + n]).collect();
                     let inputs: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-                    let expected: Vec<f32> =
-                        inputs.iter().flat_map(|ids| vector_of(&with_special_tokens(ids))).collect();
+                    let expected = vectors_of(&job(&inputs));
                     assert_eq!(harness.embed(&inputs).unwrap().vectors, expected);
                 }
             });
@@ -78,12 +75,11 @@ fn concurrent_jobs_get_their_own_vectors() {
 fn long_inputs_follow_the_truncation_policy() {
     let harness = Harness::default();
     let long: Vec<u32> = (0..30).map(|n| 10 + n).collect();
-    let submit =
-        |truncation| result(harness.engine.submit(Job { truncation, ..job(&[&[7], &long]) }).unwrap());
+    let submit = |truncation| harness.embed_job(Job { truncation, ..job(&[&[7], &long]) });
 
     let cut = submit(TruncationPolicy::Truncate).unwrap();
     assert_eq!((cut.tokens, cut.truncated), (vec![3, 16], 1));
-    assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&with_special_tokens(&long[..14])));
+    assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&long[..14]));
     assert_eq!(harness.observer.truncated.load(Ordering::SeqCst), 1);
 
     let averaged = submit(TruncationPolicy::Average).unwrap();
@@ -91,10 +87,7 @@ fn long_inputs_follow_the_truncation_policy() {
     assert_eq!((averaged.tokens, averaged.truncated), (vec![3, 16 + 16 + 4], 0));
     let windows = [(&long[..14], 14.0), (&long[14..28], 14.0), (&long[28..], 2.0)];
     for dimension in 0..DIMENSIONS {
-        let sum: f32 = windows
-            .iter()
-            .map(|(ids, weight)| weight * vector_of(&with_special_tokens(ids))[dimension])
-            .sum();
+        let sum: f32 = windows.iter().map(|(ids, weight)| weight * vector_of(ids)[dimension]).sum();
         assert!((averaged.vectors[DIMENSIONS + dimension] - sum / 30.0).abs() < 1e-3);
     }
 
@@ -113,20 +106,19 @@ fn long_inputs_follow_the_truncation_policy() {
 fn a_job_can_lower_max_input_tokens_but_not_raise_it() {
     let harness = Harness::default();
     let long: Vec<u32> = (0..30).map(|n| 10 + n).collect();
-    let submit = |truncation, most| {
-        let job = Job { truncation, max_input_tokens: Some(most), ..job(&[&[7], &long]) };
-        result(harness.engine.submit(job).unwrap())
+    let submit = |truncation, max| {
+        harness.embed_job(Job { truncation, max_input_tokens: Some(max), ..job(&[&[7], &long]) })
     };
     let cut = submit(TruncationPolicy::Truncate, 5).unwrap();
     assert_eq!((cut.tokens, cut.truncated), (vec![3, 5], 1));
-    assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&with_special_tokens(&long[..3])));
+    assert_eq!(cut.vectors[DIMENSIONS..], vector_of(&long[..3]));
     let rejected = submit(TruncationPolicy::Error, 5).unwrap_err();
     assert!(
         matches!(rejected, EmbedError::InputTooLong { index: 1, tokens: 32, max_input_tokens: 5 }),
         "{rejected:?}"
     );
-    for (most, read) in [(MAX_INPUT_TOKENS + 1, MAX_INPUT_TOKENS), (usize::MAX, MAX_INPUT_TOKENS), (0, 3)] {
-        assert_eq!(submit(TruncationPolicy::Truncate, most).unwrap().tokens, [3, read as u32], "{most}");
+    for (max, read) in [(MAX_INPUT_TOKENS + 1, MAX_INPUT_TOKENS), (usize::MAX, MAX_INPUT_TOKENS), (0, 3)] {
+        assert_eq!(submit(TruncationPolicy::Truncate, max).unwrap().tokens, [3, read as u32], "{max}");
     }
     harness.wait_until_idle();
 }
@@ -135,8 +127,8 @@ fn a_job_can_lower_max_input_tokens_but_not_raise_it() {
 fn texts_are_tokenized_and_token_ids_validated() {
     let harness = Harness::default();
     let text = |text: &str| Job { inputs: vec![Input::Text(text.to_owned())], ..job(&[]) };
-    let blank = result(harness.engine.submit(text("  \u{1f} ")).unwrap()).unwrap();
-    assert_eq!((blank.tokens, blank.vectors), (vec![2], vector_of(&with_special_tokens(&[]))));
+    let blank = harness.embed_job(text("  \u{1f} ")).unwrap();
+    assert_eq!((blank.tokens, blank.vectors), (vec![2], vector_of(&[])));
     let unknown = harness.embed(&[&[5], &[600]]).unwrap_err();
     assert!(matches!(unknown, EmbedError::UnknownToken { index: 1, id: 600 }), "{unknown:?}");
 }
@@ -150,8 +142,7 @@ fn a_job_without_inputs_completes() {
 #[test]
 fn the_tokens_of_a_job_are_limited() {
     let harness = Harness::default();
-    let limited =
-        |max_tokens| result(harness.engine.submit(Job { max_tokens, ..job(&[&[5, 6], &[7]]) }).unwrap());
+    let limited = |max_tokens| harness.embed_job(Job { max_tokens, ..job(&[&[5, 6], &[7]]) });
     assert!(limited(7).is_ok());
     let rejected = limited(6).unwrap_err();
     assert!(matches!(rejected, EmbedError::TooManyTokens { tokens: 7, limit: 6 }), "{rejected:?}");
@@ -178,8 +169,7 @@ fn a_full_queue_rejects_the_whole_job_and_recovers() {
     // Tokenizing it takes as long as computing 30 tokens: more than the whole account.
     let huge = Job { inputs: vec![Input::Text("a ".repeat(15 * 256))], ..job(&[]) };
     assert!(matches!(harness.engine.submit(huge).unwrap_err(), SubmitError::Full { .. }));
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     result(admitted).unwrap();
     harness.wait_until_idle();
     assert!(!harness.control.saw(11) && !harness.control.saw(12));
@@ -194,14 +184,13 @@ fn a_full_queue_rejects_the_whole_job_and_recovers() {
 /// holds.
 #[test]
 fn an_idle_engine_admits_a_job_within_its_limits_with_long_texts() {
-    let (window, inputs, max_queue_tokens) = (128, 32, 4096);
-    let harness =
-        Harness::start(EngineConfig { max_input_tokens: window, max_queue_tokens, ..config() }).unwrap();
+    let (max_input_tokens, inputs, max_queue_tokens) = (128, 32, 4096);
+    let harness = Harness::start(EngineConfig { max_input_tokens, max_queue_tokens, ..config() }).unwrap();
     let text = "a ".repeat(17_500);
     assert!(inputs * text.len() > max_queue_tokens * 256);
     let long = Job { inputs: vec![Input::Text(text); inputs], ..job(&[]) };
     for _ in 0..2 {
-        assert_eq!(result(harness.engine.submit(long.clone()).unwrap()).unwrap().tokens, vec![128; inputs]);
+        assert_eq!(harness.embed_job(long.clone()).unwrap().tokens, vec![128; inputs]);
         harness.wait_until_idle();
     }
     // The memory of many inputs is still limited.
@@ -230,8 +219,7 @@ fn a_cancelled_job_never_reaches_the_encoder() {
     let running = harness.occupy_worker();
     let (cancelled, other) = (harness.submit(&[&[77]]), harness.submit(&[&[88]]));
     drop(cancelled);
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     result(other).unwrap();
     assert!(harness.control.saw(88) && !harness.control.saw(77));
     harness.wait_until_idle();
@@ -283,8 +271,7 @@ fn several_texts_of_a_batch_can_be_at_fault() {
     let harness = Harness::default();
     let running = harness.occupy_worker();
     let failing = [harness.submit(&[&[FAIL]]), harness.submit(&[&[FAIL, 6]])];
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     for ticket in failing {
         let error = result(ticket).unwrap_err();
         assert!(matches!(error, EmbedError::Unencodable { index: 0, .. }), "{error:?}");
@@ -317,7 +304,7 @@ fn no_text_is_blamed_if_the_encoder_fails_on_the_probe_too() {
 fn a_transient_fault_fails_no_text() {
     let harness = Harness::default();
     harness.control.faults.lock().unwrap().push_back(true);
-    assert_eq!(harness.embed(&[&[6]]).unwrap().vectors, vector_of(&with_special_tokens(&[6])));
+    assert_eq!(harness.embed(&[&[6]]).unwrap().vectors, vector_of(&[6]));
     assert_eq!(harness.observer.failures.load(Ordering::SeqCst), 1);
     harness.wait_until_idle();
 }
@@ -328,12 +315,11 @@ fn other_texts_in_the_batch_of_a_failing_text_are_computed() {
     let running = harness.occupy_worker();
     let (before, bad, after) =
         (harness.submit(&[&[5]]), harness.submit(&[&[6], &[FAIL]]), harness.submit(&[&[7]]));
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     let error = result(bad).unwrap_err();
     assert!(matches!(error, EmbedError::Unencodable { index: 1, .. }), "{error:?}");
-    assert_eq!(result(before).unwrap().vectors, vector_of(&with_special_tokens(&[5])));
-    assert_eq!(result(after).unwrap().vectors, vector_of(&with_special_tokens(&[7])));
+    assert_eq!(result(before).unwrap().vectors, vector_of(&[5]));
+    assert_eq!(result(after).unwrap().vectors, vector_of(&[7]));
     assert_eq!(harness.control.count(FAIL), 2, "once with the others, once in a batch of its own");
     assert_eq!(harness.observer.failures.load(Ordering::SeqCst), 2);
     harness.wait_until_idle();
@@ -345,11 +331,10 @@ fn nan_fails_only_its_own_job() {
     let running = harness.occupy_worker();
     // Both jobs wait, so they run in one batch.
     let (bad, good) = (harness.submit(&[&[6], &[NAN]]), harness.submit(&[&[5]]));
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     let error = result(bad).unwrap_err();
     assert!(matches!(error, EmbedError::NotFinite { index: 1 }), "{error:?}");
-    assert_eq!(result(good).unwrap().vectors, vector_of(&with_special_tokens(&[5])));
+    assert_eq!(result(good).unwrap().vectors, vector_of(&[5]));
 }
 
 #[test]
@@ -390,8 +375,7 @@ fn a_stall_is_reported_and_an_idle_engine_is_not_stalled() {
     wait_until("the stall is reported", || {
         harness.engine.stalled_for().unwrap() >= Duration::from_millis(20)
     });
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     harness.wait_until_idle();
     assert_eq!(harness.engine.stalled_for(), None);
 }
@@ -410,31 +394,14 @@ fn an_engine_with_impossible_settings_does_not_start() {
 
 #[test]
 fn an_engine_whose_warm_up_fails_does_not_start() {
-    struct Broken;
-    impl Encoder for Broken {
-        fn dimensions(&self) -> usize {
-            DIMENSIONS
-        }
-        fn needs_padding(&self) -> bool {
-            false
-        }
-        fn encode(
-            &mut self,
-            _: &inference::Batch,
-            _: &mut dyn FnMut() -> usize,
-            _: &mut [f32],
-        ) -> Result<(), EncodeError> {
-            Err(EncodeError::Other("no".to_owned()))
-        }
-    }
-    let encoders: inference::EncoderFactory = Arc::new(|| Ok(Box::new(Broken)));
-    assert!(matches!(Engine::start(config(), &encoders, Arc::new(())), Err(StartError::Warmup(_))));
+    let started = Harness::with_encoder(EncoderKind::Failing, config());
+    assert!(matches!(started, Err(StartError::Warmup(_))));
 }
 
 #[test]
 fn the_golden_check_names_the_difference() {
     let harness = Harness::default();
-    let right = vector_of(&with_special_tokens(&[]));
+    let right = vector_of(&[]);
     let mut wrong = right.clone();
     wrong[0] = -wrong[0];
     let check = |tokens, vector: &[f32]| {
@@ -465,8 +432,7 @@ proptest! {
         let harness = Harness::with_encoder(kind, config).unwrap();
         let inputs: Vec<&[u32]> = inputs.iter().map(Vec::as_slice).collect();
         let found = harness.embed(&inputs).unwrap();
-        let truncated = inputs.iter().map(|ids| &ids[..ids.len().min(MAX_INPUT_TOKENS - 2)]);
-        let expected: Vec<f32> = truncated.flat_map(|ids| vector_of(&with_special_tokens(ids))).collect();
-        prop_assert_eq!(found.vectors, expected);
+        let truncated: Vec<_> = inputs.iter().map(|ids| &ids[..ids.len().min(MAX_INPUT_TOKENS - 2)]).collect();
+        prop_assert_eq!(found.vectors, vectors_of(&job(&truncated)));
     }
 }

@@ -33,69 +33,13 @@ pub(crate) fn any_text() -> impl Strategy<Value = String> {
 
 /// Common words, in composed and decomposed form.
 fn words() -> impl Strategy<Value = String> {
-    const WORDS: [&str; 60] = [
-        "the",
-        "of",
-        "Embedding",
-        "unbelievable",
-        "don't",
-        "O'Neill",
-        "co-operate",
-        "e.g.",
-        "U.S.A.",
-        "naïve",
-        "café",
-        "cafe\u{301}",
-        "Ångström",
-        "A\u{30a}ngstro\u{308}m",
-        "Straße",
-        "STRASSE",
-        "İstanbul",
-        "ıslak",
-        "œuvre",
-        "Łódź",
-        "Đặng",
-        "Tiê\u{301}ng",
-        "ﬁne",
-        "ǅ",
-        "Привет",
-        "Москва́",
-        "ёлка",
-        "и\u{306}",
-        "Ελλάδα",
-        "ΣΊΣΥΦΟΣ",
-        "ᾳ",
-        "السَّلَامُ",
-        "عَلَيْكُمْ",
-        "کتاب",
-        "\u{fdfa}",
-        "שָׁלוֹם",
-        "עולם",
-        "नमस्ते",
-        "क्षत्रिय",
-        "தமிழ்",
-        "வணக்கம்",
-        "สวัสดี",
-        "ภาษาไทย",
-        "한국어",
-        "\u{1112}\u{1161}\u{11ab}\u{1100}\u{116e}\u{11a8}",
-        "ひらがな",
-        "カタカナ",
-        "ｶﾞｷﾞ",
-        "か\u{3099}",
-        "東京都",
-        "漢字",
-        "𠀀𠮷",
-        "豈",
-        "ქართული",
-        "Հայերեն",
-        "አማርኛ",
-        "ᏣᎳᎩ",
-        "ខ្មែរ",
-        "བོད",
-        "中文English混排",
-    ];
-    select(&WORDS[..]).prop_map(str::to_owned)
+    const WORDS: &str = "
+        the of Embedding unbelievable don't O'Neill co-operate e.g. U.S.A. naïve café cafe\u{301} Ångström
+        A\u{30a}ngstro\u{308}m Straße STRASSE İstanbul ıslak œuvre Łódź Đặng Tiê\u{301}ng ﬁne ǅ Привет
+        Москва́ ёлка и\u{306} Ελλάδα ΣΊΣΥΦΟΣ ᾳ السَّلَامُ عَلَيْكُمْ کتاب \u{fdfa} שָׁלוֹם עולם नमस्ते
+        क्षत्रिय தமிழ் வணக்கம் สวัสดี ภาษาไทย 한국어 \u{1112}\u{1161}\u{11ab}\u{1100}\u{116e}\u{11a8} ひらがな カタカナ
+        ｶﾞｷﾞ か\u{3099} 東京都 漢字 𠀀𠮷 豈 ქართული Հայերեն አማርኛ ᏣᎳᎩ ខ្មែរ བོད 中文English混排";
+    select(WORDS.split_whitespace().collect::<Vec<_>>()).prop_map(str::to_owned)
 }
 
 /// Runs of characters of one block, whatever they may mean.
@@ -133,7 +77,8 @@ fn marks() -> impl Strategy<Value = String> {
         1 => "([א-ת][\u{5b0}-\u{5bc}\u{5c1}\u{5c2}]{1,2}){1,6}",
         1 => "([ء-ي][\u{64b}-\u{655}\u{670}]{1,2}){1,6}",
         1 => "([क-ह]\u{94d}?[\u{93a}-\u{94f}]){1,4}",
-        1 => "[\u{300}-\u{36f}\u{483}-\u{487}\u{1ab0}-\u{1aff}\u{1dc0}-\u{1dff}\u{20d0}-\u{20f0}\u{fe20}-\u{fe2f}]{1,3}",
+        1 => "[\u{300}-\u{36f}\u{483}-\u{487}\u{1ab0}-\u{1aff}\u{1dc0}-\u{1dff}\
+            \u{20d0}-\u{20f0}\u{fe20}-\u{fe2f}]{1,3}",
     ]
 }
 
@@ -147,7 +92,8 @@ fn symbols() -> impl Strategy<Value = String> {
         1 => "[\u{2070}-\u{209f}\u{20a0}-\u{20cf}\u{2100}-\u{218f}\u{2460}-\u{24ff}]{1,4}",
         1 => "[\u{ff01}-\u{ff60}\u{ffe0}-\u{ffee}\u{fb00}-\u{fb06}\u{3300}-\u{33ff}]{1,4}",
         2 => "([\u{1f300}-\u{1f64f}\u{1f680}-\u{1f6ff}\u{1f900}-\u{1f9ff}\u{2600}-\u{27bf}]\u{fe0f}?){1,3}",
-        1 => "[\u{1f44b}\u{1f466}-\u{1f469}\u{1f9d1}][\u{1f3fb}-\u{1f3ff}]?(\u{200d}[\u{1f466}-\u{1f469}\u{2764}]){0,3}",
+        1 => "[\u{1f44b}\u{1f466}-\u{1f469}\u{1f9d1}][\u{1f3fb}-\u{1f3ff}]?\
+            (\u{200d}[\u{1f466}-\u{1f469}\u{2764}]){0,3}",
         1 => "([\u{1f1e6}-\u{1f1ff}]{2}){1,3}",
         1 => "[0-9#*]\u{fe0f}?\u{20e3}",
         1 => "\u{1f3f4}[\u{e0061}-\u{e007a}]{2,5}\u{e007f}",
@@ -182,33 +128,18 @@ fn machine_text() -> impl Strategy<Value = String> {
 
 /// Special tokens, which a tokenizer finds in text, and prefixes of them.
 fn special_tokens() -> impl Strategy<Value = String> {
-    const TOKENS: [&str; 12] = [
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "[UNK]",
-        "[PAD]",
-        "<s>",
-        "</s>",
-        "<mask>",
-        "<pad>",
-        "<|endoftext|>",
-        "[CL",
-        "<|im_",
-    ];
-    select(&TOKENS[..]).prop_map(str::to_owned)
+    const TOKENS: &str = "[CLS] [SEP] [MASK] [UNK] [PAD] <s> </s> <mask> <pad> <|endoftext|> [CL <|im_";
+    select(TOKENS.split(' ').collect::<Vec<_>>()).prop_map(str::to_owned)
 }
 
-/// Runs `check` on `count` texts, the same in every run, on as many threads as there are cores.
+/// Runs `check` on `count` texts, the same in every run, on several threads.
 ///
 /// # Panics
 /// `check` fails on a text. The message shows a minimal one.
 pub(crate) fn for_texts(count: u32, check: impl Fn(&str) -> Result<(), TestCaseError> + Sync) {
     const PARTS: u32 = 8;
-    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(PARTS as usize));
-    let next = std::sync::atomic::AtomicU32::new(0);
-    // Each part has its own seed, so the texts do not depend on the number of cores.
-    let part = |part: u32| {
+    // Each part has its own seed and thread, so the texts do not depend on the number of cores.
+    let run_part = |part: u32| {
         let mut seed = [0; 32];
         seed[..4].copy_from_slice(&part.to_le_bytes());
         let cases = count / PARTS + u32::from(part < count % PARTS);
@@ -217,16 +148,8 @@ pub(crate) fn for_texts(count: u32, check: impl Fn(&str) -> Result<(), TestCaseE
         TestRunner::new_with_rng(config, rng).run(&any_text(), |text| check(&text)).unwrap();
     };
     std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if index >= PARTS {
-                        break;
-                    }
-                    part(index);
-                }
-            });
+        for part in 0..PARTS {
+            scope.spawn(move || run_part(part));
         }
     });
 }

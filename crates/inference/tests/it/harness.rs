@@ -97,8 +97,8 @@ impl FakeEncoderControl {
     }
 }
 
-/// The fake encoder's vector of a sequence.
-pub(crate) fn vector_of(ids: &[u32]) -> Vec<f32> {
+/// The fake encoder's vector of a sequence, whose ids include the special tokens.
+fn vector_of_sequence(ids: &[u32]) -> Vec<f32> {
     let mut vector = vec![ids.len() as f32, 0.0, 0.0, 0.0];
     for (position, &id) in ids.iter().enumerate() {
         vector[1 + position % 3] += (id * (position as u32 + 1)) as f32;
@@ -117,6 +117,8 @@ pub(crate) enum EncoderKind {
     Padding,
     /// Batches with this id call `on_yield` while they wait at the gate; other batches pass it.
     Preemptible(u32),
+    /// Every batch fails.
+    Failing,
 }
 
 impl Encoder for FakeEncoder {
@@ -139,6 +141,7 @@ impl Encoder for FakeEncoder {
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
         match self.kind {
+            EncoderKind::Failing => return Err(EncodeError::Other("told to fail".to_owned())),
             EncoderKind::Ragged | EncoderKind::Padding => {
                 self.control.arrived.lock().unwrap().push((batch.clone(), on_yield()));
                 self.control.wait_at_gate();
@@ -160,7 +163,7 @@ impl Encoder for FakeEncoder {
             return Err(EncodeError::Other("told to fail".to_owned()));
         }
         for (sequence, row) in batch.sequences().zip(out.chunks_exact_mut(DIMENSIONS)) {
-            row.copy_from_slice(&vector_of(sequence));
+            row.copy_from_slice(&vector_of_sequence(sequence));
             if sequence.contains(&NAN) {
                 row[2] = f32::NAN;
             }
@@ -279,7 +282,11 @@ impl Harness {
 
     /// Submits a job and waits for its result.
     pub(crate) fn embed(&self, inputs: &[&[u32]]) -> Result<Embeddings, EmbedError> {
-        result(self.submit(inputs))
+        self.embed_job(job(inputs))
+    }
+
+    pub(crate) fn embed_job(&self, job: Job) -> Result<Embeddings, EmbedError> {
+        result(self.engine.submit(job).unwrap())
     }
 
     /// Closes the gate and occupies the worker with a batch that waits there.
@@ -289,6 +296,12 @@ impl Harness {
         let ticket = self.submit(&[&[5]]);
         wait_until("the worker takes the batch", || self.control.arrivals() > before);
         ticket
+    }
+
+    /// Opens the gate, and waits for the result of the job that [`occupy_worker`](Self::occupy_worker) submitted.
+    pub(crate) fn release_worker(&self, running: Ticket) {
+        self.control.open_gate();
+        result(running).unwrap();
     }
 
     /// Submits a job, and waits until its sequences are in flight.
@@ -340,9 +353,29 @@ pub(crate) fn job(inputs: &[&[u32]]) -> Job {
     }
 }
 
+/// A job of `texts` inputs that no job with another `id` has: `id` and two ids of the input's number.
+pub(crate) fn long_job(id: u32, texts: u32) -> Job {
+    let inputs = (0..texts).map(|n| Input::Tokens(vec![id, 10 + n / 50, 100 + n % 50])).collect();
+    Job { inputs, ..job(&[]) }
+}
+
 /// `ids` with the tiny model's special tokens, [CLS] = 2 and [SEP] = 3.
 pub(crate) fn with_special_tokens(ids: &[u32]) -> Vec<u32> {
     [&[2], ids, &[3]].concat()
+}
+
+/// The fake encoder's vector of an input.
+pub(crate) fn vector_of(ids: &[u32]) -> Vec<f32> {
+    vector_of_sequence(&with_special_tokens(ids))
+}
+
+/// The fake encoder's vectors of all inputs of a job, which are token ids.
+pub(crate) fn vectors_of(job: &Job) -> Vec<f32> {
+    let vector = |input: &Input| match input {
+        Input::Tokens(ids) => vector_of(ids),
+        Input::Text(text) => panic!("{text}"),
+    };
+    job.inputs.iter().flat_map(vector).collect()
 }
 
 /// A test that panics drops its harness while the gate is closed.

@@ -156,7 +156,7 @@ pub(crate) fn assert_close(found: &[f32], expected: &[f32], context: &str) {
 }
 
 /// Runs the tiny models of all families on `provider`, and compares direction and length of the vectors with
-/// sentence-transformers, since some models do not normalise.
+/// sentence-transformers, since some models do not normalize.
 pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, provider: Provider) {
     let tests = workspace().join("crates/model-import/tests/tiny-models");
     let mut models = 0;

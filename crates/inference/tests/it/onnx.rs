@@ -5,7 +5,7 @@ use std::{
     sync::OnceLock,
 };
 
-use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, onnx_encoders};
+use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders};
 
 use crate::model::{
     Model, Reference, assert_close, copy_folder, cosine, embed, tiny_models_give_the_reference_vectors,
@@ -38,7 +38,7 @@ fn engine(model: &Model, max_batch_tokens: usize, threads: usize) -> Engine {
 }
 
 #[test]
-fn tiny_models_on_the_cpu_provider() {
+fn tiny_models_give_the_reference_vectors_on_the_cpu_provider() {
     tiny_models_give_the_reference_vectors(runtime(), Provider::Cpu);
 }
 
@@ -82,6 +82,14 @@ fn table_model(model_type: &str, graph: &[u8]) -> Model {
     Model::at(root)
 }
 
+/// Ids of a text by the tiny BERT's tokenizer, special tokens included.
+fn ids_of(text: &str) -> Vec<u32> {
+    let tokenizer = Tokenizer::load(&crate::tiny_model("bert-mean").join("tokenizer.json")).unwrap();
+    let mut ids = Vec::new();
+    tokenizer.add_special_tokens(&tokenizer.encode(text).unwrap(), &mut ids);
+    ids
+}
+
 fn graph(name: &str) -> Vec<u8> {
     std::fs::read(workspace().join("crates/model-import/tests/graphs").join(name)).unwrap()
 }
@@ -91,15 +99,12 @@ fn graph(name: &str) -> Vec<u8> {
 #[test]
 fn graphs_with_position_ids_int32_inputs_and_half_precision_outputs_run() {
     let texts = ["I am so cold", "東京", "one", "the quick brown fox jumps over the lazy dog"];
-    let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
-    let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
     for (name, epsilon) in [("positions_int32_fp16.onnx", 2e-3), ("positions_int64_bf16.onnx", 1.5e-2)] {
         for (model_type, padding) in [("table", None), ("camembert", Some(1))] {
             let model = table_model(model_type, &graph(name));
             let found = embed(&engine(&model, 256, 1), &texts);
             for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
-                let mut ids = Vec::new();
-                tokenizer.add_special_tokens(&tokenizer.encode(text).unwrap(), &mut ids);
+                let ids = ids_of(text);
                 for (column, found) in row.iter().enumerate() {
                     let (mut sum, mut next) = (0.0, padding.map_or(0, |padding| padding + 1));
                     for &id in &ids {
@@ -117,9 +122,9 @@ fn graphs_with_position_ids_int32_inputs_and_half_precision_outputs_run() {
     }
 }
 
-/// Dynamic quantisation has one scale for a whole batch, so such a graph must run each text in a batch of its own.
+/// Dynamic quantization has one scale for a whole batch, so such a graph must run each text in a batch of its own.
 #[test]
-fn a_dynamically_quantised_graph_is_run_one_text_at_a_time() {
+fn a_dynamically_quantized_graph_is_run_one_text_at_a_time() {
     let root = tempfile::tempdir().unwrap();
     copy_folder(&crate::tiny_model("bert-mean"), root.path());
     std::fs::remove_file(root.path().join("model.safetensors")).unwrap();
@@ -155,13 +160,10 @@ fn a_dynamically_quantised_graph_is_run_one_text_at_a_time() {
 #[test]
 fn the_output_of_a_graph_with_pooling_is_not_pooled_again() {
     let model = table_model("table", include_bytes!("pooled.onnx"));
-    let tokenizer = crate::tiny_model("bert-mean").join("tokenizer.json");
     let texts = ["I am so cold", "", "one"];
     let found = embed(&engine(&model, 256, 1), &texts);
-    let tokenizer = inference::Tokenizer::load(&tokenizer).unwrap();
     for (row, text) in found.vectors.chunks_exact(8).zip(texts) {
-        let mut ids = Vec::new();
-        tokenizer.add_special_tokens(&tokenizer.encode(text).unwrap(), &mut ids);
+        let ids = ids_of(text);
         let mean = |column: u32| {
             ids.iter().map(|id| ((id * 8 + column) as f32).sin()).sum::<f32>() / ids.len() as f32
         };

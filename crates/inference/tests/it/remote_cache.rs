@@ -7,9 +7,9 @@ use std::{
 
 use inference::{CacheConfig, CacheKey, EngineConfig, RemoteCache};
 
-use crate::harness::{Harness, config, job, result, vector_of, wait_until, with_special_tokens};
+use crate::harness::{Harness, config, job, result, vector_of, wait_until};
 
-/// Behaviour of the store in a lookup.
+/// Behavior of the store in a lookup.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum FailureMode {
     #[default]
@@ -55,9 +55,9 @@ pub(crate) fn harness(store: &Arc<Store>, fingerprint: &str, bytes: usize) -> Ha
 #[test]
 fn an_engine_reuses_vectors_that_another_engine_computed() {
     let store = Arc::new(Store::default());
-    let expected = [vector_of(&with_special_tokens(&[50])), vector_of(&with_special_tokens(&[60]))].concat();
+    let expected = [vector_of(&[50]), vector_of(&[60])].concat();
     let first = harness(&store, "a", 1 << 20);
-    assert_eq!(result(first.submit(&[&[50], &[60]])).unwrap().vectors, expected);
+    assert_eq!(first.embed(&[&[50], &[60]]).unwrap().vectors, expected);
     assert_eq!(first.observer.cache(), [0, 0, 2, 0]);
     wait_until("the vectors are stored", || store.vectors.lock().unwrap().len() == 2);
 
@@ -66,7 +66,7 @@ fn an_engine_reuses_vectors_that_another_engine_computed() {
     // The only worker waits at the gate, so nothing is computed: not in the remote lookup, nor in the local one after
     // it.
     for lookup in 1..3 {
-        assert_eq!(result(second.submit(&[&[50], &[60]])).unwrap().vectors, expected);
+        assert_eq!(second.embed(&[&[50], &[60]]).unwrap().vectors, expected);
         assert_eq!(second.observer.cache(), [2 * (lookup - 1), 2, 1, 0]);
     }
     let partly_shared = second.submit_and_wait_for_lookup(job(&[&[60], &[5]]));
@@ -76,7 +76,7 @@ fn an_engine_reuses_vectors_that_another_engine_computed() {
 
     // An engine with another fingerprint does not use these vectors.
     let other = harness(&store, "b", 1 << 20);
-    result(other.submit(&[&[50]])).unwrap();
+    other.embed(&[&[50]]).unwrap();
     assert_eq!((other.control.count(50), other.observer.cache()), (1, [0, 0, 1, 0]));
 }
 
@@ -100,11 +100,11 @@ fn invalid_results_and_panics_are_misses() {
         let harness = harness(&store, "a", 1 << 20);
         for id in [50, 60] {
             let found = harness.embed(&[&[id], &[id + 1], &[id]]).unwrap();
-            let [a, b] = [vector_of(&with_special_tokens(&[id])), vector_of(&with_special_tokens(&[id + 1]))];
+            let [a, b] = [vector_of(&[id]), vector_of(&[id + 1])];
             assert_eq!(found.vectors, [a.clone(), b, a].concat(), "{failure_mode:?}");
         }
         assert_eq!(harness.observer.cache(), [0, 0, 4, 2], "{failure_mode:?}");
-        assert_eq!(harness.embed(&[&[50]]).unwrap().vectors, vector_of(&with_special_tokens(&[50])));
+        assert_eq!(harness.embed(&[&[50]]).unwrap().vectors, vector_of(&[50]));
         assert_eq!(harness.control.count(50), 1, "{failure_mode:?}: the local cache has it");
     }
 }

@@ -1,18 +1,26 @@
 //! The order of batches, and preemption.
 
-use inference::{Batch, EmbedError, EngineConfig};
+use inference::{Batch, EmbedError, EngineConfig, Ticket};
 
 use crate::harness::{
-    EncoderKind, FAIL, Harness, PANIC, config, job, result, vector_of, wait_until, with_special_tokens,
+    EncoderKind, FAIL, Harness, PANIC, config, job, long_job, result, vector_of, vectors_of, wait_until,
 };
+
+/// An id that every input of a long job holds, and no other input.
+const LONG: u32 = 501;
 
 fn contains(batch: &Batch, id: u32) -> bool {
     batch.ids().contains(&id)
 }
 
-/// Inputs that no other job has: `id` and two ids of the input's number.
-fn long_job_inputs(id: u32, texts: u32) -> Vec<[u32; 3]> {
-    (0..texts).map(|n| [id, 10 + n / 50, 100 + n % 50]).collect()
+/// A harness in which every worker runs a batch of a long job of 100 inputs, which does not end before the gate opens.
+fn with_long_job_running(workers: usize) -> (Harness, Ticket) {
+    let config = EngineConfig { workers, ..config() };
+    let harness = Harness::with_encoder(EncoderKind::Preemptible(LONG), config).unwrap();
+    harness.control.close_gate();
+    let long = harness.engine.submit(long_job(LONG, 100)).unwrap();
+    wait_until("every worker is in a batch", || harness.control.arrivals() == workers);
+    (harness, long)
 }
 
 #[test]
@@ -20,9 +28,7 @@ fn a_single_text_runs_before_the_rest_of_a_long_job() {
     for workers in 1..4 {
         let harness = Harness::start(EngineConfig { workers, ..config() }).unwrap();
         harness.control.close_gate();
-        let long = long_job_inputs(501, 2048);
-        let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
-        let large = harness.submit(&long);
+        let long = harness.engine.submit(long_job(LONG, 2048)).unwrap();
         wait_until("every worker is at the gate", || harness.control.arrivals() == workers);
         let queued = harness.engine.stats().queued_tokens;
         let single = harness.submit(&[&[502]]);
@@ -33,41 +39,26 @@ fn a_single_text_runs_before_the_rest_of_a_long_job() {
         assert!(contains(&next, 502) && next.len() == 1, "{workers} workers: {next:?}");
         harness.control.open_gate();
         result(single).unwrap();
-        result(large).unwrap();
+        result(long).unwrap();
         let arrived = harness.control.arrived.lock().unwrap();
         assert_eq!(arrived.iter().map(|(batch, _)| batch.len()).sum::<usize>(), 2049);
     }
 }
 
-/// Every worker runs a batch of the long job, which does not end.
 #[test]
 fn a_single_text_preempts_a_batch_of_a_long_job() {
     for workers in 1..4 {
-        let harness =
-            Harness::with_encoder(EncoderKind::Preemptible(501), EngineConfig { workers, ..config() })
-                .unwrap();
-        harness.control.close_gate();
-        let long = long_job_inputs(501, 100);
-        let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
-        let large = harness.submit(&long);
-        wait_until("every worker is in a batch", || harness.control.arrivals() == workers);
-        assert_eq!(harness.embed(&[&[502]]).unwrap().vectors, vector_of(&with_special_tokens(&[502])));
-        assert_eq!(harness.control.count(501), 0);
+        let (harness, long) = with_long_job_running(workers);
+        assert_eq!(harness.embed(&[&[502]]).unwrap().vectors, vector_of(&[502]));
+        assert_eq!(harness.control.count(LONG), 0);
         harness.control.open_gate();
-        let found = result(large).unwrap().vectors;
-        let expected: Vec<f32> = long.iter().flat_map(|ids| vector_of(&with_special_tokens(ids))).collect();
-        assert!(found == expected);
+        assert!(result(long).unwrap().vectors == vectors_of(&long_job(LONG, 100)));
     }
 }
 
 #[test]
 fn a_batch_is_preempted_by_at_most_its_own_tokens() {
-    let harness = Harness::with_encoder(EncoderKind::Preemptible(501), config()).unwrap();
-    harness.control.close_gate();
-    let long = long_job_inputs(501, 100);
-    let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
-    let large = harness.submit(&long);
-    wait_until("the worker is in a batch", || harness.control.arrivals() == 1);
+    let (harness, long) = with_long_job_running(1);
     // The batch has 8 texts of 5 tokens. Of texts of 3 tokens, 14 start before 40 tokens have run.
     for id in 100..114 {
         harness.embed(&[&[id]]).unwrap();
@@ -77,25 +68,20 @@ fn a_batch_is_preempted_by_at_most_its_own_tokens() {
     harness.control.let_one_pass();
     result(next).unwrap();
     let ran: Vec<bool> =
-        harness.control.arrived.lock().unwrap().iter().map(|(batch, _)| contains(batch, 501)).collect();
+        harness.control.arrived.lock().unwrap().iter().map(|(batch, _)| contains(batch, LONG)).collect();
     assert_eq!(ran, [&[true], [false; 14].as_slice(), &[true, false]].concat());
     harness.control.open_gate();
-    result(large).unwrap();
+    result(long).unwrap();
 }
 
 #[test]
 fn a_preempted_batch_survives_a_panic_of_the_preempting_one() {
-    let harness = Harness::with_encoder(EncoderKind::Preemptible(501), config()).unwrap();
-    harness.control.close_gate();
-    let long = long_job_inputs(501, 100);
-    let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
-    let large = harness.submit(&long);
-    wait_until("the worker is in a batch", || harness.control.arrivals() == 1);
+    let (harness, long) = with_long_job_running(1);
     assert!(matches!(harness.embed(&[&[PANIC]]), Err(EmbedError::Panicked)));
     assert!(matches!(harness.embed(&[&[FAIL]]), Err(EmbedError::Unencodable { index: 0, .. })));
     harness.embed(&[&[502]]).unwrap();
     harness.control.open_gate();
-    result(large).unwrap();
+    result(long).unwrap();
 }
 
 #[test]
@@ -104,10 +90,9 @@ fn jobs_of_one_text_share_full_batches() {
     let running = harness.occupy_worker();
     let tickets: Vec<_> = (100..500).map(|id| harness.submit_and_wait_for_lookup(job(&[&[id]]))).collect();
     wait_until("all are queued", || harness.engine.stats().queued_tokens == 400 * 3);
-    harness.control.open_gate();
-    result(running).unwrap();
+    harness.release_worker(running);
     for (ticket, id) in tickets.into_iter().zip(100..) {
-        assert_eq!(result(ticket).unwrap().vectors, vector_of(&with_special_tokens(&[id])));
+        assert_eq!(result(ticket).unwrap().vectors, vector_of(&[id]));
     }
     // Eight in each batch, after the one at the gate.
     assert_eq!(harness.control.arrivals(), 1 + 400 / 8);
@@ -118,16 +103,13 @@ fn jobs_of_one_text_share_full_batches() {
 fn the_rest_of_a_cancelled_long_job_is_not_computed() {
     let harness = Harness::default();
     let running = harness.occupy_worker();
-    let long = long_job_inputs(501, 500);
-    let long: Vec<&[u32]> = long.iter().map(<[u32; 3]>::as_slice).collect();
-    let large = harness.submit(&long);
+    let long = harness.engine.submit(long_job(LONG, 500)).unwrap();
     wait_until("the job is queued", || harness.engine.stats().queued_tokens == 500 * 5);
     let single = harness.submit_and_wait_for_lookup(job(&[&[502]]));
-    drop(large);
-    harness.control.open_gate();
+    drop(long);
+    harness.release_worker(running);
     result(single).unwrap();
-    result(running).unwrap();
-    assert!(!harness.control.saw(501));
+    assert!(!harness.control.saw(LONG));
     assert_eq!(harness.engine.stats().queued_tokens, 0);
 }
 
@@ -158,9 +140,7 @@ fn the_encoder_is_told_the_number_of_idle_workers() {
 fn the_last_tokens_are_split_between_idle_workers() {
     let harness = with_idle_workers();
     harness.control.close_gate();
-    let inputs = long_job_inputs(501, 60);
-    let inputs: Vec<&[u32]> = inputs.iter().map(<[u32; 3]>::as_slice).collect();
-    let ticket = harness.submit(&inputs);
+    let ticket = harness.engine.submit(long_job(LONG, 60)).unwrap();
     wait_until("all texts are in batches", || {
         let arrived = harness.control.arrived.lock().unwrap();
         arrived.iter().map(|(batch, _)| batch.len()).sum::<usize>() == 60

@@ -1,8 +1,8 @@
 //! The post-norm encoder of the BERT family: layer norm after each residual connection, learned absolute positions.
 //!
 //! The operators were chosen by measurement on ONNX Runtime's CPU provider (`docs/adr/0004-onnx-graph-operators.md`):
-//! standard operators only, one matrix product for query, key and value (QKV), weights in the layout that `MatMul` reads
-//! (`[in, out]`), and the attention scale folded into the query's weights.
+//! standard operators only, one matrix product for query, key and value (QKV), weights in the layout that `MatMul`
+//! reads (`[in, out]`), and the attention scale folded into the query's weights.
 
 use std::path::Path;
 
@@ -14,8 +14,8 @@ use crate::{
     safetensors::Weights,
 };
 
-/// Added to the attention score of a masked position. After the softmax its weight is exactly 0, yet the value is finite,
-/// so that a row of padding alone yields numbers and not NaN.
+/// Added to the attention score of a masked position. After the softmax its weight is exactly 0, yet the value is
+/// finite, so that a row of padding alone yields numbers and not NaN.
 const MASK_BIAS: f32 = -1e9;
 
 /// The token embedding table.
@@ -24,12 +24,13 @@ const POSITION_EMBEDDINGS: &str = "embeddings.position_embeddings.weight";
 /// The layer norm after the sum of the embeddings.
 pub(crate) const EMBEDDINGS_NORM: &str = "embeddings.LayerNorm";
 
-/// The activation of the feed-forward network.
+/// The activation of the feed-forward network. The formulas of GELU are those of Hendrycks and Gimpel 2016 (arXiv
+/// 1606.08415).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// GELU with the error function.
+    /// x · Φ(x), with the normal distribution's Φ.
     Gelu,
-    /// GELU approximated with the hyperbolic tangent.
+    /// ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))).
     GeluTanh,
     /// max(x, 0).
     Relu,
@@ -93,7 +94,8 @@ pub(crate) struct PostNorm {
     /// Rows of the position table.
     pub(crate) position_rows: usize,
     pub(crate) positions: Positions,
-    /// Rows of the segment table, if there is one. All tokens are in segment 0, whose row is added to the position table.
+    /// Rows of the segment table, if there is one. All tokens are in segment 0, whose row is added to the position
+    /// table.
     pub(crate) segments: Option<usize>,
     /// The epsilon of every layer norm.
     pub(crate) epsilon: f32,
@@ -133,8 +135,8 @@ impl PostNorm {
         Ok(self)
     }
 
-    /// Returns the position table. If there are segments, the first segment's row has been added to each row, because all
-    /// tokens are in that segment.
+    /// Returns the position table. If there are segments, the first segment's row has been added to each row, because
+    /// all tokens are in that segment.
     pub(crate) fn position_table(&self, weights: &Weights) -> Result<Vec<f32>, ImportError> {
         let mut table = weights.tensor(POSITION_EMBEDDINGS, &[self.position_rows, self.hidden])?;
         if let Some(rows) = self.segments {

@@ -1,4 +1,4 @@
-//! Tests of the detection of dynamically quantised graphs, in which a text's vector depends on its batch.
+//! Tests of the detection of dynamically quantized graphs, in which a text's vector depends on its batch.
 
 use std::{fs, path::Path};
 
@@ -73,7 +73,7 @@ fn a_scale_from_a_reduction_is_found_at_every_consumer() {
     }
 }
 
-/// `Div`, `Round` and `Cast` instead of `QuantizeLinear`: only the integer product shows the quantisation.
+/// `Div`, `Round` and `Cast` instead of `QuantizeLinear`: only the integer product shows the quantization.
 #[test]
 fn integers_of_unknown_origin_are_found_at_their_product() {
     let by_hand = vec![
@@ -98,7 +98,7 @@ fn constant_scales_are_not_reported() {
         node("QLinearMatMul", &["q", "scale", "zero", "weight", "scale", "zero", "scale", "zero"], &["m"]),
         node("QLinearConcat", &["scale", "zero", "q", "scale", "zero", "m", "scale", "zero"], &["c"]),
         node("QAttention", &["c", "weight", "weight", "scale", "scale", "mask", "zero", "zero"], &["a"]),
-        // Only weights are quantised, or activations in blocks of a row.
+        // Only weights are quantized, or activations in blocks of a row.
         node("DequantizeLinear", &["weight", "scale", "zero"], &["w"]),
         node("MatMulNBits", &["x", "weight", "scale"], &["n"]),
         node("ReduceMax", &["x"], &["largest"]),
@@ -134,9 +134,9 @@ fn subgraphs_and_functions_are_searched() {
     assert_eq!(found(&function(vec![node("MatMul", &["a", "b"], &["c"])])), [""; 0]);
 }
 
-/// The graph is a tiny BERT quantised with ONNX Runtime's `quantize_dynamic`.
+/// The graph is a tiny BERT quantized with ONNX Runtime's `quantize_dynamic`.
 #[test]
-fn a_graph_from_quantize_dynamic_is_recognised() {
+fn a_graph_from_quantize_dynamic_is_recognized() {
     let folder = Folder::tiny("bert-mean");
     assert!(folder.import().unwrap().dynamic_quantization.is_empty());
     let graphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/graphs");
@@ -145,7 +145,7 @@ fn a_graph_from_quantize_dynamic_is_recognised() {
     let graph = folder.import().unwrap();
     assert_eq!(graph.dynamic_quantization, ["DynamicQuantizeLinear", "MatMulInteger"]);
     assert_eq!(graph.precision, Precision::Int8);
-    // Without these operators the graph is not dynamically quantised.
+    // Without these operators the graph is not dynamically quantized.
     let mut model = onnx_file::read(&graph.path).unwrap();
     model.graph.as_mut().unwrap().node.retain(|node| !graph.dynamic_quantization.contains(&node.op_type));
     folder.write("onnx/model.onnx", model.encode_to_vec());

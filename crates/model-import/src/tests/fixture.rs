@@ -76,13 +76,14 @@ impl Folder {
         crate::import(&self.open()?, &mut |_| {})
     }
 
-    /// Expects the import to fail without changing the folder, and returns the message with all its sources. The folder's
-    /// path is removed, so that a message can be compared.
-    pub(super) fn import_error(&self) -> String {
+    /// Asserts that the import fails without changing the folder, and that the message with all its sources holds every
+    /// part. The folder's path is removed from the message first.
+    #[track_caller]
+    pub(super) fn assert_import_error(&self, parts: &[&str]) {
         let before = self.content();
         let error = self.import().expect_err("the import succeeded");
         assert!(before == self.content(), "the failed import changed the folder");
-        message(&error).replace(&format!("{}/", self.path().display()), "")
+        assert_contains(&message(&error).replace(&format!("{}/", self.path().display()), ""), parts);
     }
 
     /// Returns every file with its content.

@@ -20,7 +20,7 @@ fn a_missing_file_is_named_with_its_purpose() {
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.remove(name);
-        assert_contains(&folder.import_error(), &[&format!("`{name}` is missing"), hint]);
+        folder.assert_import_error(&[&format!("`{name}` is missing"), hint]);
     }
     let missing = crate::ModelFolder::open("/no/such/folder").unwrap_err();
     assert_contains(&missing.to_string(), &["/no/such/folder", "model folder"]);
@@ -31,11 +31,11 @@ fn malformed_json_is_reported_with_file_and_line() {
     for name in ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json", SENTENCE] {
         let folder = Folder::tiny("bert-mean");
         folder.write(name, "{\n  \"model_type\": \"bert\",\n  !\n}");
-        assert_contains(&folder.import_error(), &[&format!("`{name}`"), "line "]);
+        folder.assert_import_error(&[&format!("`{name}`"), "line "]);
     }
     let folder = Folder::tiny("bert-mean");
     folder.write("tokenizer.json", "{}");
-    assert_contains(&folder.import_error(), &["`tokenizer.json`", "missing field `model`"]);
+    folder.assert_import_error(&["`tokenizer.json`", "missing field `model`"]);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn max_input_tokens_is_stated_or_derived_and_at_most_the_positions() {
     folder.set(SENTENCE, "max_seq_length", 10_000);
     assert_eq!(folder.open().unwrap().max_input_tokens(), 80);
     folder.set(SENTENCE, "max_seq_length", 0);
-    assert_contains(&folder.import_error(), &[SENTENCE, "maximum of 0 tokens"]);
+    folder.assert_import_error(&[SENTENCE, "maximum of 0 tokens"]);
     // As in sentence-transformers: the smaller of the tokenizer's limit and the number of positions.
     folder.set(SENTENCE, "max_seq_length", Value::Null);
     for (length, expected) in [(40.0, 40), (1e30, 80)] {
@@ -53,7 +53,7 @@ fn max_input_tokens_is_stated_or_derived_and_at_most_the_positions() {
         assert_eq!(folder.open().unwrap().max_input_tokens(), expected);
     }
     folder.set("tokenizer_config.json", "model_max_length", Value::Null);
-    assert_contains(&folder.import_error(), &[SENTENCE, "max_seq_length", "model.toml"]);
+    folder.assert_import_error(&[SENTENCE, "max_seq_length", "model.toml"]);
 
     // Its position table has 80 rows, and positions begin after the padding id, 1.
     let folder = Folder::tiny("roberta-mean");
@@ -78,15 +78,12 @@ fn settings_that_would_change_the_vectors_are_errors() {
         folder.write("tokenizer.json", tokenizer.to_string());
         match fine {
             true => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
-            false => assert_contains(&folder.import_error(), &[SENTENCE, "do_lower_case", "tokenizer"]),
+            false => folder.assert_import_error(&[SENTENCE, "do_lower_case", "tokenizer"]),
         }
     }
     let folder = Folder::tiny("bert-mean");
     folder.set("config_sentence_transformers.json", "default_prompt_name", "query");
-    assert_contains(
-        &folder.import_error(),
-        &["config_sentence_transformers.json", "default_prompt_name `query`"],
-    );
+    folder.assert_import_error(&["config_sentence_transformers.json", "default_prompt_name `query`"]);
 }
 
 #[test]
@@ -107,9 +104,9 @@ fn a_manifest_states_the_pooling_and_length_of_a_plain_folder() {
         folder.remove(name);
     }
     fs::remove_dir_all(folder.file("1_Pooling")).unwrap();
-    assert_contains(&folder.import_error(), &["modules.json", "pooling", "normalize"]);
+    folder.assert_import_error(&["modules.json", "pooling", "normalize"]);
     folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false");
-    assert_contains(&folder.import_error(), &[SENTENCE, "model.toml", "max_input_tokens"]);
+    folder.assert_import_error(&[SENTENCE, "model.toml", "max_input_tokens"]);
     folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nmax_input_tokens = 32");
     let opened = folder.open().unwrap();
     assert_eq!(
@@ -132,7 +129,7 @@ fn a_manifest_that_contradicts_the_folder_is_an_error() {
     ] {
         folder.write("model.toml", format!("id = 'x'\n{line}"));
         assert!(matches!(folder.open(), Err(ImportError::ManifestMismatch { .. })));
-        assert_contains(&folder.import_error(), &[&["model.toml"], &parts[..]].concat());
+        folder.assert_import_error(&[&["model.toml"], &parts[..]].concat());
     }
     folder.write(
         "model.toml",
@@ -146,8 +143,5 @@ fn a_manifest_names_the_source_of_missing_files() {
     let folder = Folder::empty();
     let manifest = "id = 'x'\nhub_id = 'o/x'\npooling = 'mean'\nnormalize = true\nsource = { kind = 'hub' }";
     folder.write("model.toml", manifest);
-    assert_contains(
-        &folder.import_error(),
-        &["config.json", "is missing", "`o/x` from the Hugging Face hub"],
-    );
+    folder.assert_import_error(&["config.json", "is missing", "`o/x` from the Hugging Face hub"]);
 }

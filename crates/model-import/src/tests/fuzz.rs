@@ -1,5 +1,5 @@
-//! The fuzz target of weights. A file that the safetensors library accepts is read to the same values, if all are finite;
-//! any other file is an error.
+//! The fuzz target of weights. A file that the safetensors library accepts is read to the same values, if all are
+//! finite; any other file is an error.
 //!
 //! `cargo test` runs it on the corpus and a bounded number of random files. docs/fuzzing.md describes the run with a
 //! coverage-guided fuzzer.

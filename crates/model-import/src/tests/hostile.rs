@@ -1,5 +1,5 @@
-//! Tests with folders that would yield wrong vectors, hang, or exhaust memory: each is an error that names the file and a
-//! remedy.
+//! Tests with folders that would yield wrong vectors, hang, or exhaust memory: each is an error that names the file and
+//! a remedy.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::mpsc, thread, time::Duration};
 
@@ -85,7 +85,7 @@ fn a_weight_that_is_not_finite_is_an_error_with_file_tensor_and_index() {
             overwrite(&folder, WEIGHTS, dtype, (tensor, index), value);
             let parts = [WEIGHTS, tensor, &format!("holds {name} at {coordinates}"), "another copy"];
             // Export to a graph.
-            assert_contains(&folder.import_error(), &parts);
+            folder.assert_import_error(&parts);
             // Reading by the native kernels.
             assert_contains(&message(&read_all(&folder.open().unwrap()).unwrap_err()), &parts);
         }
@@ -96,10 +96,7 @@ fn a_weight_that_is_not_finite_is_an_error_with_file_tensor_and_index() {
     }
     let folder = Folder::tiny("distilbert-dense");
     overwrite(&folder, "2_Dense/model.safetensors", Dtype::F16, ("linear.weight", 49), f32::NAN);
-    assert_contains(
-        &folder.import_error(),
-        &["2_Dense/model.safetensors", "`linear.weight` holds NaN at [1, 1]"],
-    );
+    folder.assert_import_error(&["2_Dense/model.safetensors", "`linear.weight` holds NaN at [1, 1]"]);
 }
 
 #[test]
@@ -129,17 +126,16 @@ const FILES: [(&str, &str); 11] = [
     ("distilbert-dense", "model.toml"),
 ];
 
-/// Returns the message of the failed import. A timeout, because reading a pipe or a device would not end.
-fn import_error_within_timeout(folder: Folder) -> String {
+/// Runs `import` on another thread with a timeout, because reading a pipe or a device would not end.
+fn within_timeout<T: Send + 'static>(import: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let path = folder.path().to_owned();
-        let error =
-            ModelFolder::open(&path).and_then(|folder| crate::import(&folder, &mut |_| {})).unwrap_err();
-        // If there is no receiver, the test has timed out.
-        let _ = send.send(message(&error));
-    });
+    // If there is no receiver, the test has timed out.
+    thread::spawn(move || _ = send.send(import()));
     receive.recv_timeout(Duration::from_secs(60)).expect("the import ends")
+}
+
+fn import_error_within_timeout(folder: Folder) -> String {
+    within_timeout(move || message(&folder.import().unwrap_err()))
 }
 
 #[test]
@@ -207,14 +203,11 @@ fn a_pipe_in_the_place_of_a_generated_file_does_not_block_the_import() {
     for name in ["embedgate.fingerprint", "embedgate.onnx", ".embedgate-x.partial"] {
         assert!(std::process::Command::new("mkfifo").arg(folder.file(name)).status().unwrap().success());
     }
-    let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let opened = folder.open().unwrap();
-        let fingerprint = crate::fingerprint(&opened, &mut |_| {}).unwrap();
-        let graph = folder.import().unwrap();
-        let _ = send.send(fingerprint == graph.fingerprint);
+    let [fingerprint, of_graph] = within_timeout(move || {
+        let fingerprint = crate::fingerprint(&folder.open().unwrap(), &mut |_| {}).unwrap();
+        [fingerprint, folder.import().unwrap().fingerprint]
     });
-    assert!(receive.recv_timeout(Duration::from_secs(60)).expect("the import ends"));
+    assert_eq!(fingerprint, of_graph);
 }
 
 #[test]
@@ -284,10 +277,11 @@ fn only_an_empty_default_prompt_is_accepted() {
         folder.set(FILE, "default_prompt_name", name.clone());
         match error {
             None => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
-            Some(part) => assert_contains(
-                &folder.import_error(),
-                &[FILE, &format!("default_prompt_name `{}`", name.as_str().unwrap()), part],
-            ),
+            Some(part) => folder.assert_import_error(&[
+                FILE,
+                &format!("default_prompt_name `{}`", name.as_str().unwrap()),
+                part,
+            ]),
         }
     }
 }

@@ -27,7 +27,7 @@ fn the_graph_is_exported_once() {
 }
 
 #[test]
-fn a_copy_with_other_modification_times_is_recognised_by_its_content() {
+fn a_copy_with_other_modification_times_is_recognized_by_its_content() {
     let folder = Folder::tiny("bert-mean");
     let graph = folder.import().unwrap();
     let written = fs::metadata(&graph.path).unwrap().modified().unwrap();
@@ -106,7 +106,7 @@ fn a_write_error_names_the_file_and_leaves_the_folder_unchanged() {
     for name in ["embedgate.onnx", "embedgate.onnx.data"] {
         let folder = Folder::tiny("bert-mean");
         folder.write(&format!("{name}/blocker"), "");
-        assert_contains(&folder.import_error(), &["cannot write", &format!("`{name}`"), "writable"]);
+        folder.assert_import_error(&["cannot write", &format!("`{name}`"), "writable"]);
     }
 }
 
@@ -115,7 +115,7 @@ fn a_failed_import_keeps_the_earlier_graph() {
     let folder = Folder::tiny("bert-mean");
     folder.import().unwrap();
     folder.write("model.safetensors", &folder.bytes("model.safetensors")[..1000]);
-    assert_contains(&folder.import_error(), &["model.safetensors", "not a complete safetensors file"]);
+    folder.assert_import_error(&["model.safetensors", "not a complete safetensors file"]);
     assert!(folder.file("embedgate.onnx").exists());
 }
 

@@ -43,7 +43,7 @@ fn a_golden_vector_may_be_a_prefix() {
 }
 
 #[test]
-fn errors_name_line_and_reason() {
+fn manifest_errors_name_line_and_reason() {
     let folder = Folder::empty();
     let golden = |value: &str| {
         format!("id = 'x'\ndimensions = 2\nmax_input_tokens = 8\n[[golden]]\ntext = 'a'\n{value}")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::fixture::{Folder, assert_contains};
+use super::fixture::Folder;
 use crate::{
     onnx::{DataLocation, DataType, Dimension, GraphProto, StringStringEntryProto, TensorProto},
     onnx_file,
@@ -223,9 +223,9 @@ fn unsupported_architectures_are_errors_that_name_the_setting() {
     ] {
         let folder = Folder::tiny("bert-mean");
         folder.set("config.json", key, value);
-        assert_contains(&folder.import_error(), parts);
+        folder.assert_import_error(parts);
     }
     let folder = Folder::tiny("roberta-mean");
     folder.set("config.json", "pad_token_id", serde_json::Value::Null);
-    assert_contains(&folder.import_error(), &["config.json", "pad_token_id"]);
+    folder.assert_import_error(&["config.json", "pad_token_id"]);
 }

@@ -108,7 +108,7 @@ fn tensor_errors_name_tensor_shape_and_type() {
 }
 
 #[test]
-fn invalid_files_are_errors() {
+fn invalid_safetensors_files_are_errors() {
     let whole = file("a", Dtype::F32);
     let tensor = |offsets: &str| {
         raw(&format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}"#), &[0; 8])
