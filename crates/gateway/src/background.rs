@@ -80,9 +80,9 @@ impl Drop for BackgroundThread {
     }
 }
 
-/// Runs `work` on a thread of its own, which is never joined. A read from a volume that does not respond never ends, and
-/// in tokio's blocking pool it would block the end of the runtime. The receiver gets the result, or an error if `work`
-/// panicked.
+/// Runs `work` on a thread of its own, which is never joined. A read from a volume that does not respond never ends,
+/// and in tokio's blocking pool it would block the end of the runtime. The receiver gets the result, or an error if
+/// `work` panicked.
 ///
 /// # Errors
 /// If the system cannot start a thread.

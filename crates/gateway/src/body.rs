@@ -1,6 +1,8 @@
-//! Extractor of a request's body: of any content type, up to the configured size, within the memory that all bodies share.
+//! Extractor of a request's body: of any content type, up to the configured size, within the memory that all bodies
+//! share.
 //!
-//! The framework's own extractors require `Content-Type: application/json`, stop at 2 MiB and send errors in plain text.
+//! The framework's own extractors require `Content-Type: application/json`, stop at 2 MiB and send errors in plain
+//! text.
 
 use std::{
     future::Future,
@@ -42,7 +44,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct BodyLimits {
     bytes: usize,
-    /// Maximum time to read a body; a client that sends a byte now and then would otherwise hold its connection forever.
+    /// Maximum time to read a body; a client that sends a byte now and then would otherwise hold its connection
+    /// forever.
     timeout: Duration,
     /// Memory of all bodies beyond [`UNMETERED_BYTES`] each.
     memory: ByteBudget,
@@ -106,7 +109,8 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
             return Err(ApiError::new(
                 Code::UnsupportedEncoding,
                 format!(
-                    "The header 'content-encoding: {}' is not supported: send the body uncompressed, without this header.",
+                    "The header 'content-encoding: {}' is not supported: send the body uncompressed, without this \
+                     header.",
                     echo(&value)
                 ),
             ));

@@ -1,7 +1,7 @@
 //! CORS for the configured origins; off if there are none.
 //!
-//! A library is not needed: keys are in headers and never in cookies, so there are no credentials, and all routes accept
-//! the same headers.
+//! A library is not needed: keys are in headers and never in cookies, so there are no credentials, and all routes
+//! accept the same headers.
 
 use actix_web::{
     Error, HttpResponse,
@@ -28,8 +28,8 @@ const EXPOSED: HeaderValue = HeaderValue::from_static(
      x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, x-request-id, x-should-retry",
 );
 
-/// Answers preflight requests, and marks responses that pages may read. Requests of other origins are answered, too, but
-/// the browser hides the response from the page.
+/// Answers preflight requests, and marks responses that pages may read. Requests of other origins are answered, too,
+/// but the browser hides the response from the page.
 pub(crate) async fn cors_middleware(
     origins: web::Data<Origins>,
     request: ServiceRequest,
@@ -51,7 +51,8 @@ pub(crate) async fn cors_middleware(
                 header::ACCESS_CONTROL_ALLOW_METHODS,
                 HeaderValue::from_static("GET, HEAD, POST, OPTIONS"),
             );
-            // All requested headers are allowed: SDKs send a dozen, which change with their versions, and none is harmful.
+            // All requested headers are allowed: SDKs send a dozen, which change with their versions, and none is
+            // harmful.
             if let Some(requested) = requested {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, requested);
             }

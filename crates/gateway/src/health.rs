@@ -10,7 +10,8 @@ use ureq::Agent;
 
 use crate::config::Config;
 
-/// Timeout of the whole request. A probe is answered without waiting for other work, and container engines soon give up.
+/// Timeout of the whole request. A probe is answered without waiting for other work, and container engines soon give
+/// up.
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// The body is one word.
 const MAX_BODY_BYTES: u64 = 8 * 1024;

@@ -8,16 +8,16 @@
 //!                    └─▶ metrics, log, trace
 //! ```
 //!
-//! This crate connects the API's types (`openai-schema`), model folders (`model-import`) and engines (`inference`), which do
-//! not know each other. The way of a request: `connection` sets a timeout for each state of its connection, `middleware`
-//! logs and counts it, `auth` checks its key, `body` reads it, `request` validates it and builds the engine's job,
-//! `rate_limit` debits its tokens, the engine embeds its inputs, and `routes` serializes the response. Every failure is an
-//! [`ApiError`](error::ApiError) in OpenAI's error format.
+//! This crate connects the API's types (`openai-schema`), model folders (`model-import`) and engines (`inference`),
+//! which do not know each other. The way of a request: `connection` sets a timeout for each state of its connection,
+//! `middleware` logs and counts it, `auth` checks its key, `body` reads it, `request` validates it and builds the
+//! engine's job, `rate_limit` debits its tokens, the engine embeds its inputs, and `routes` serializes the response.
+//! Every failure is an [`ApiError`](error::ApiError) in OpenAI's error format.
 //!
 //! The caller of [`run`] provides bound listeners and a stream of requests to stop ([`signals`]). Until every model is
 //! loaded, warmed up and checked, the response to every request is 503. After a request to stop, `/readyz` fails while
-//! requests are still answered for `shutdown_delay`. Then the listener closes, requests in flight finish, and every thread
-//! is joined.
+//! requests are still answered for `shutdown_delay`. Then the listener closes, requests in flight finish, and every
+//! thread is joined.
 //!
 //! This crate never computes vectors and never reads model graphs.
 

@@ -1,7 +1,7 @@
 //! Middleware around every request: its log span, metrics, trace and headers.
 //!
-//! One middleware does all of this, because all of it needs the same two moments: the arrival of the request, and either
-//! its response or the drop of its future, which means that the client disconnected.
+//! One middleware does all of this, because all of it needs the same two moments: the arrival of the request, and
+//! either its response or the drop of its future, which means that the client disconnected.
 
 use std::{
     error::Error as StdError,

@@ -1,8 +1,8 @@
 //! Files that are read at start-up and again when they change.
 //!
 //! The contents are compared once a second: a Kubernetes mount swaps a symbolic link and leaves times and sizes as they
-//! were. A new content is applied once it was read twice in a row, because a file may be half written, and two files are
-//! written one after the other. Until it can be applied, the last good content stays in use.
+//! were. A new content is applied once it was read twice in a row, because a file may be half written, and two files
+//! are written one after the other. Until it can be applied, the last good content stays in use.
 
 use std::{
     fs::File,

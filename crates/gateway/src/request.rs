@@ -1,5 +1,5 @@
-//! Validation of a parsed body, which becomes a job of the engine. Everything that can be rejected without the tokenizer is
-//! rejected here, before the queue. Errors of the engine are mapped to OpenAI's messages here, too.
+//! Validation of a parsed body, which becomes a job of the engine. Everything that can be rejected without the
+//! tokenizer is rejected here, before the queue. Errors of the engine are mapped to OpenAI's messages here, too.
 
 use std::{
     sync::Arc,
@@ -25,8 +25,8 @@ use crate::{
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
 };
 
-/// Minimum size of a body that is parsed on another thread. 256 KiB take about 0.5 ms: a larger body would delay the other
-/// connections of the HTTP thread, and for a smaller one the handover costs more.
+/// Minimum size of a body that is parsed on another thread. 256 KiB take about 0.5 ms: a larger body would delay the
+/// other connections of the HTTP thread, and for a smaller one the handover costs more.
 const OFFLOAD_BYTES: usize = 256 * 1024;
 
 /// Limits of every request.
@@ -39,7 +39,8 @@ pub(crate) struct RequestLimits {
 }
 
 impl RequestLimits {
-    /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per minute.
+    /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per
+    /// minute.
     fn max_tokens(&self) -> usize {
         let LimitsConfig { max_request_tokens, key_tokens_per_minute, .. } = self.limits;
         if key_tokens_per_minute == 0 {
@@ -88,7 +89,8 @@ pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>
     let value = echo(String::from_utf8_lossy(value.as_bytes()).trim());
     value.parse().map(Some).map_err(|_| {
         ApiError::invalid(format!(
-            "Invalid value for header '{TRUNCATION_HEADER}' = {value}. Supported values: ['truncate', 'average', 'error']."
+            "Invalid value for header '{TRUNCATION_HEADER}' = {value}. Supported values: ['truncate', 'average', \
+             'error']."
         ))
     })
 }
@@ -112,8 +114,8 @@ impl ValidatedRequest {
     /// Validates a request against its model and the limits. Its deadline counts from `received`.
     ///
     /// # Errors
-    /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot be
-    /// honoured, or token ids that the model does not accept.
+    /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot
+    /// be honoured, or token ids that the model does not accept.
     pub(crate) async fn new(
         served: Arc<LoadedModel>,
         request: EmbeddingRequest,
@@ -142,8 +144,8 @@ impl ValidatedRequest {
         Ok(Self { served, model: request.model, format, ignored, output_dimensions, is_single, job })
     }
 
-    /// Estimated number of tokens: one for every four bytes, and two special ones for each input. Only the tokenizer can
-    /// count exactly.
+    /// Estimated number of tokens: one for every four bytes, and two special ones for each input. Only the tokenizer
+    /// can count exactly.
     pub(crate) fn estimate_tokens(&self) -> usize {
         let window = self
             .job
@@ -216,8 +218,8 @@ impl ValidatedRequest {
                 };
                 let subject = self.served.subject(&self.model);
                 let message = format!(
-                    "{reason} {subject} accepts {window} tokens per input: send shorter inputs, or choose how longer ones \
-                     are handled with the header '{TRUNCATION_HEADER}' (truncate, average)."
+                    "{reason} {subject} accepts {window} tokens per input: send shorter inputs, or choose how longer \
+                     ones are handled with the header '{TRUNCATION_HEADER}' (truncate, average)."
                 );
                 ApiError::new(Code::TooLong, message)
             }

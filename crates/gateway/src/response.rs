@@ -21,12 +21,12 @@ use crate::{
     metrics::BufferMetrics,
 };
 
-/// Maximum size of a response that is serialized at once and needs no reservation, so that large responses cannot starve
-/// ordinary ones. The framework's write buffer of a connection has the same size.
+/// Maximum size of a response that is serialized at once and needs no reservation, so that large responses cannot
+/// starve ordinary ones. The framework's write buffer of a connection has the same size.
 const UNMETERED_BYTES: usize = 32 << 10;
 
-/// Minimum size of a part. Serializing it takes about 0.125 ms of the HTTP thread, as long as handing it to another thread
-/// and back. Between two parts, the thread serves its other connections.
+/// Minimum size of a part. Serializing it takes about 0.125 ms of the HTTP thread, as long as handing it to another
+/// thread and back. Between two parts, the thread serves its other connections.
 const PART_BYTES: usize = 64 << 10;
 
 /// Memory of a large response besides its vectors: one part, and its copy in the connection's buffer.
@@ -49,9 +49,9 @@ impl ResponseMemory {
         inputs.saturating_mul(dimensions).saturating_mul(size_of::<f32>()).saturating_add(PARTS_IN_MEMORY)
     }
 
-    /// Reserves memory for a response of about `len` bytes with `inputs` vectors of a model with `dimensions` dimensions;
-    /// `None` for a small response. One that needs more than the limit reserves all of it, and is admitted when no other
-    /// response holds any.
+    /// Reserves memory for a response of about `len` bytes with `inputs` vectors of a model with `dimensions`
+    /// dimensions; `None` for a small response. One that needs more than the limit reserves all of it, and is admitted
+    /// when no other response holds any.
     ///
     /// # Errors
     /// 503 if other responses hold the memory.
@@ -70,8 +70,8 @@ impl ResponseMemory {
     }
 }
 
-/// Body of a large response. It holds the vectors and serializes a part once the connection has sent the previous one, so
-/// that a client that does not read holds only the memory of the vectors and two parts.
+/// Body of a large response. It holds the vectors and serializes a part once the connection has sent the previous one,
+/// so that a client that does not read holds only the memory of the vectors and two parts.
 pub(crate) struct JsonParts {
     response: EmbeddingResponse,
     len: Option<u64>,
@@ -101,8 +101,8 @@ impl MessageBody for JsonParts {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let Some(from) = self.next else { return Poll::Ready(None) };
-        // Without this, all parts would be serialized in one poll for a fast reader. `wake_by_ref` is not enough: the task
-        // would run again before the runtime polls the other sockets.
+        // Without this, all parts would be serialized in one poll for a fast reader. `wake_by_ref` is not enough: the
+        // task would run again before the runtime polls the other sockets.
         if let Some(yielding) = &mut self.yielding {
             ready!(yielding.as_mut().poll(context));
         }

@@ -45,8 +45,8 @@ use crate::{
     tls::{self, IsTls},
 };
 
-/// Delay between the close of the listener and the stop of the workers. A connection that was accepted just before may not
-/// have reached its worker, which drops such connections when it stops.
+/// Delay between the close of the listener and the stop of the workers. A connection that was accepted just before may
+/// not have reached its worker, which drops such connections when it stops.
 const ACCEPT_DRAIN_DELAY: Duration = Duration::from_millis(50);
 
 /// Maximum number of connections to the listener for probes and metrics.
@@ -67,9 +67,9 @@ impl From<TcpListener> for Listeners {
     }
 }
 
-/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the current wait: the
-/// shutdown delay, the drain, or the wait for the engines' last batches. If the first item comes during the start, the
-/// current step gets `drain_timeout` to end, or the time until the next item. Requires a tokio runtime with time.
+/// Serves `config` on `listeners` until `stop` yields, then drains. Each further item of `stop` ends the current wait:
+/// the shutdown delay, the drain, or the wait for the engines' last batches. If the first item comes during the start,
+/// the current step gets `drain_timeout` to end, or the time until the next item. Requires a tokio runtime with time.
 ///
 /// # Errors
 /// If a model cannot be served, a listener cannot be used, the start does not end in time, or a further item ends the
@@ -292,8 +292,8 @@ impl Servers {
     }
 }
 
-/// Starts the HTTP server of one listener, assembled from the framework's parts. The framework's own server offers HTTP/2
-/// to clients with TLS, and has timeouts for few states of a connection (docs/adr/0014).
+/// Starts the HTTP server of one listener, assembled from the framework's parts. The framework's own server offers
+/// HTTP/2 to clients with TLS, and has timeouts for few states of a connection (docs/adr/0014).
 fn listen(
     config: &Config,
     listener: TcpListener,

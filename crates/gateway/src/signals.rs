@@ -4,8 +4,8 @@ use std::io;
 
 use futures_util::Stream;
 
-/// Requests to stop, one for each SIGTERM, SIGINT (Ctrl-C) or SIGHUP. The signals are caught from this call on, not from
-/// the first poll; equal signals before a poll count once. Requires a tokio runtime.
+/// Requests to stop, one for each SIGTERM, SIGINT (Ctrl-C) or SIGHUP. The signals are caught from this call on, not
+/// from the first poll; equal signals before a poll count once. Requires a tokio runtime.
 ///
 /// A terminal that closes sends SIGHUP, which kills a program that does not catch it. If the process was started with
 /// SIGHUP ignored, as by `nohup`, it stays ignored.

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use tiktoken_rs::{CoreBPE, cl100k_base, o200k_base};
 
-/// `cl100k_base`: ids 0–100255, 100257–100260 and 100276. The first use builds it, which takes a fraction of a second and
-/// must not be on an async thread.
+/// `cl100k_base`: ids 0–100255, 100257–100260 and 100276. The first use builds it, which takes a fraction of a second
+/// and must not be on an async thread.
 pub(crate) static CL100K_BASE: LazyLock<TiktokenDecoder> =
     LazyLock::new(|| TiktokenDecoder::build("cl100k_base", &embedded(cl100k_base()), 100_277));
 
@@ -46,7 +46,8 @@ impl TiktokenDecoder {
         self.name
     }
 
-    /// Decodes `ids`. A sequence that begins or ends inside a character gets U+FFFD there; LangChain splits at 8,191 tokens.
+    /// Decodes `ids`. A sequence that begins or ends inside a character gets U+FFFD there; LangChain splits at 8,191
+    /// tokens.
     ///
     /// # Errors
     /// The position of the first unknown id.

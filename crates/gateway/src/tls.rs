@@ -59,7 +59,11 @@ pub enum TlsError {
         source: pem::Error,
     },
     /// Certificate and key do not match, or are of an unsupported kind.
-    #[error("the certificate {} and the key {} do not match or are not supported", certificate.display(), key.display())]
+    #[error(
+        "the certificate {} and the key {} do not match or are not supported",
+        certificate.display(),
+        key.display()
+    )]
     Pair {
         /// The file of the certificate.
         certificate: PathBuf,

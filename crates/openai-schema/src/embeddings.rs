@@ -47,18 +47,18 @@ pub struct EmbeddingRequest {
 impl EmbeddingRequest {
     /// Parses the body of a request, which may start with a UTF-8 byte order mark.
     ///
-    /// A field that is `null` counts as absent. The last of several equal keys counts, as in most parsers. A lone surrogate
-    /// in a string becomes U+FFFD.
+    /// A field that is `null` counts as absent. The last of several equal keys counts, as in most parsers. A lone
+    /// surrogate in a string becomes U+FFFD.
     ///
     /// # Errors
-    /// The first error in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A number out of the range
-    /// of `f64` is a syntax error, except in an ignored field.
+    /// The first error in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A number out of the
+    /// range of `f64` is a syntax error, except in an ignored field.
     pub fn from_json(body: &[u8]) -> Result<Self, RequestError> {
         Self::from_json_keeping(body, |_| None)
     }
 
-    /// Parses the body of a request as [`from_json`](Self::from_json) does, and keeps the values of those unknown fields
-    /// for which `extra_name` returns a name.
+    /// Parses the body of a request as [`from_json`](Self::from_json) does, and keeps the values of those unknown
+    /// fields for which `extra_name` returns a name.
     ///
     /// # Errors
     /// Those of [`from_json`](Self::from_json).
@@ -309,7 +309,8 @@ impl EmbeddingResponse {
         None
     }
 
-    /// Returns the length of the JSON in bytes if it is known without writing it: base64 has a fixed length, numbers do not.
+    /// Returns the length of the JSON in bytes if it is known without writing it: base64 has a fixed length, numbers do
+    /// not.
     pub fn json_len(&self) -> Option<u64> {
         const ITEM_BYTES: usize = r#"{"object":"embedding","index":,"embedding":""}"#.len();
         match self.format {
@@ -329,8 +330,9 @@ impl EmbeddingResponse {
 }
 
 impl EncodingFormat {
-    /// Estimates the length in bytes of a response with `vectors` vectors, without the model's name. For base64 it is an
-    /// upper bound, unless the name consists of escapes; for numbers a little above the mean, so that a buffer rarely grows.
+    /// Estimates the length in bytes of a response with `vectors` vectors, without the model's name. For base64 it is
+    /// an upper bound, unless the name consists of escapes; for numbers a little above the mean, so that a buffer
+    /// rarely grows.
     pub fn estimated_len(self, vectors: usize, dimensions: usize) -> usize {
         /// The response without `data` and the model's name, with room for 20-digit counts.
         const ENVELOPE_BYTES: usize = 128;

@@ -110,8 +110,8 @@ pub struct ErrorBody<'a> {
     pub error: ErrorDetail<'a>,
 }
 
-/// The content of an [`ErrorBody`]. All four keys are always written, absent values as `null`, because clients read them
-/// without checking.
+/// The content of an [`ErrorBody`]. All four keys are always written, absent values as `null`, because clients read
+/// them without checking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorDetail<'a> {
     /// The message for a person.

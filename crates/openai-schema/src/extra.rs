@@ -1,7 +1,7 @@
 //! Values of parameters that OpenAI's API does not have.
 //!
-//! This crate does not know the meaning of such a parameter. It keeps the value as one of a few kinds of JSON, in bounded
-//! memory, for the server to interpret.
+//! This crate does not know the meaning of such a parameter. It keeps the value as one of a few kinds of JSON, in
+//! bounded memory, for the server to interpret.
 
 use serde::de::SeqAccess;
 

@@ -1,7 +1,8 @@
 //! The four forms of `input`: a text, an array of texts, an array of token ids, an array of such arrays.
 //!
-//! The first element of an array decides its form while the array is being read. An untagged enum would first buffer the
-//! whole array in a generic tree of many times its size, and report every error as "data did not match any variant".
+//! The first element of an array decides its form while the array is being read. An untagged enum would first buffer
+//! the whole array in a generic tree of many times its size, and report every error as "data did not match any
+//! variant".
 
 use serde::de::{IgnoredAny, SeqAccess};
 
@@ -10,13 +11,13 @@ use crate::{
     lenient::{FromJsonKind, Lenient, skip_array},
 };
 
-/// Maximum number of texts or token arrays of a request. One more is kept, so that the server can tell that there are too
-/// many; for later ones only the syntax is checked. The bound limits memory: three bytes of a body can allocate an element
-/// of a hundred bytes.
+/// Maximum number of texts or token arrays of a request. One more is kept, so that the server can tell that there are
+/// too many; for later ones only the syntax is checked. The bound limits memory: three bytes of a body can allocate an
+/// element of a hundred bytes.
 pub const MAX_INPUTS: usize = 65_536;
 
-/// Maximum number of token ids of a request. One more is kept, as for [`MAX_INPUTS`]. Two bytes of a body can allocate an
-/// id of four bytes. Including the extra one the number is a power of two, to which a vector grows by doubling.
+/// Maximum number of token ids of a request. One more is kept, as for [`MAX_INPUTS`]. Two bytes of a body can allocate
+/// an id of four bytes. Including the extra one the number is a power of two, to which a vector grows by doubling.
 pub const MAX_TOKENS: usize = (1 << 21) - 1;
 
 /// The texts or token ids to embed.

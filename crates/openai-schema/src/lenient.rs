@@ -1,8 +1,8 @@
 //! Deserialization of a JSON value of unknown kind: a wrong kind is a value, not a serde error.
 //!
-//! serde reports a wrong kind and malformed JSON through one error type, and only the message tells them apart. Here every
-//! well-formed value is accepted, and a wrong kind becomes `None`. An error from serde therefore always means malformed
-//! JSON, and a wrong kind in one field never hides a later syntax error.
+//! serde reports a wrong kind and malformed JSON through one error type, and only the message tells them apart. Here
+//! every well-formed value is accepted, and a wrong kind becomes `None`. An error from serde therefore always means
+//! malformed JSON, and a wrong kind in one field never hides a later syntax error.
 
 use std::{fmt, marker::PhantomData};
 

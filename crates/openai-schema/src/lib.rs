@@ -1,11 +1,11 @@
 //! The JSON of OpenAI's embeddings API: requests, responses and errors.
 //!
-//! This crate knows only the wire format. It must not depend on HTTP, models, tokenizers, limits or settings: status codes
-//! and the maximum number of inputs are up to the server.
+//! This crate knows only the wire format. It must not depend on HTTP, models, tokenizers, limits or settings: status
+//! codes and the maximum number of inputs are up to the server.
 //!
 //! [`EmbeddingRequest::from_json`] parses the bytes of a body. It returns a request with valid fields, or a
-//! [`RequestError`] with the message of OpenAI's API. [`EmbeddingResponse::write_json`] formats vectors straight into the
-//! output buffer, without a copy: a server writes tens of thousands of vectors per second.
+//! [`RequestError`] with the message of OpenAI's API. [`EmbeddingResponse::write_json`] formats vectors straight into
+//! the output buffer, without a copy: a server writes tens of thousands of vectors per second.
 //!
 //! Three properties hold for every input:
 //!

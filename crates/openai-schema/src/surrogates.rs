@@ -1,8 +1,8 @@
 //! Replacement of lone surrogates in JSON text.
 //!
-//! A client that truncates a string by UTF-16 code units can leave half of an emoji at its end, and openai-node then sends
-//! `"\ud83d"`. That is valid JSON (RFC 8259, section 8.2) but not valid Unicode, and `serde_json` rejects the whole body.
-//! Instead, each lone surrogate becomes U+FFFD, as in JavaScript's `String.prototype.toWellFormed`.
+//! A client that truncates a string by UTF-16 code units can leave half of an emoji at its end, and openai-node then
+//! sends `"\ud83d"`. That is valid JSON (RFC 8259, section 8.2) but not valid Unicode, and `serde_json` rejects the
+//! whole body. Instead, each lone surrogate becomes U+FFFD, as in JavaScript's `String.prototype.toWellFormed`.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ const ESCAPE_LEN: usize = 6;
 
 /// Replaces the escape of every lone surrogate by `\ufffd`; surrogate pairs are kept.
 ///
-/// The result has the length of `json`, so that the position of a syntax error stays correct. It borrows `json` if nothing
-/// is replaced. Malformed escapes are left for the parser to reject.
+/// The result has the length of `json`, so that the position of a syntax error stays correct. It borrows `json` if
+/// nothing is replaced. Malformed escapes are left for the parser to reject.
 pub(crate) fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     let mut replaced = String::new();
     let mut copied = 0;

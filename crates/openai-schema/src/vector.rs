@@ -2,8 +2,8 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// Components that are encoded at a time. A multiple of 3, because 3 components are 12 bytes or 16 base64 characters: only
-/// the end of a vector is padded.
+/// Components that are encoded at a time. A multiple of 3, because 3 components are 12 bytes or 16 base64 characters:
+/// only the end of a vector is padded.
 const BASE64_CHUNK: usize = 384;
 
 const COMPONENT_BYTES: usize = size_of::<f32>();

@@ -117,8 +117,8 @@ struct Principal {
     id: CallerId,
 }
 
-/// Id of a key, never 0, and the same in every process. The key's hash is hashed again, so that the id cannot be looked up
-/// in a list of key hashes.
+/// Id of a key, never 0, and the same in every process. The key's hash is hashed again, so that the id cannot be looked
+/// up in a list of key hashes.
 fn caller_id(sha256: &[u8; 32]) -> CallerId {
     let digest = Sha256::new().chain_update(b"embedgate caller").chain_update(sha256).finalize();
     let number = digest.iter().take(8).fold(0, |number, &byte| (number << 8) | u64::from(byte));

@@ -176,8 +176,8 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Returns the value that was read, if it is one and within its bounds. `name` is its key, flag or variable, `found` its
-/// text.
+/// Returns the value that was read, if it is one and within its bounds. `name` is its key, flag or variable, `found`
+/// its text.
 fn check<T: Value>(setting: &Setting, read: Option<T>, name: &str, found: &str) -> Result<T, String> {
     let expected = setting.expected::<T>();
     let Some(value) = read else { return Err(format!("`{name}` is {found}; expected {expected}")) };

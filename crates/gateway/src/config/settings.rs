@@ -220,8 +220,8 @@ settings! {
 settings! {
     /// Caches of vectors.
     pub struct CacheConfig in CACHE {
-        // Some 18,000 short texts with vectors of 384 values. It is filled by use single_model, and a third of the weights of
-        // the default model.
+        // Some 18,000 short texts with vectors of 384 values. It is filled by use single_model, and a third of the
+        // weights of the default model.
         /// Memory of the local cache of each model, such as `256MiB`; 0 for no cache.
         memory: Bytes = Bytes(32 * 1024 * 1024);
 

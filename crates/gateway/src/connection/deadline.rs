@@ -1,9 +1,9 @@
 //! The time at which a connection is ended. It depends on the phase and, while sending, on the rate.
 //!
-//! Most phases have a timeout that counts from their beginning. Sending has a time budget, which shrinks while the socket
-//! accepts nothing, grows by `1 / min_send_rate` seconds for each byte that it accepts, and never exceeds `send_timeout`. So
-//! the connection of a client that stops reading ends after at most `send_timeout`, and that of a client that is too slow on
-//! average a little later. A client that only pauses now and then keeps its connection.
+//! Most phases have a timeout that counts from their beginning. Sending has a time budget, which shrinks while the
+//! socket accepts nothing, grows by `1 / min_send_rate` seconds for each byte that it accepts, and never exceeds
+//! `send_timeout`. So the connection of a client that stops reading ends after at most `send_timeout`, and that of a
+//! client that is too slow on average a little later. A client that only pauses now and then keeps its connection.
 
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ impl Deadline {
             Some(phase) => {
                 self.budget = self.limits.send;
                 let limit = if phase == Phase::Idle { self.limits.idle } else { self.limits.head };
-                // The dispatcher can read a request and answer it in one poll. Then the phase is the same, but a new period
-                // began with the response.
+                // The dispatcher can read a request and answer it in one poll. Then the phase is the same, but a new
+                // period began with the response.
                 let continues = self.phase == Some(phase) && sent == 0;
                 if continues { self.at } else { now.checked_add(limit) }
             }
@@ -82,8 +82,8 @@ mod tests {
         linger_bytes: 0,
     };
 
-    /// Seconds until the connection ends of a client that accepts `bytes` bytes of an endless response every `pause` seconds,
-    /// if within a day.
+    /// Seconds until the connection ends of a client that accepts `bytes` bytes of an endless response every `pause`
+    /// seconds, if within a day.
     fn lifetime(limits: Limits, bytes: u64, pause: u64) -> Option<u64> {
         let start = Instant::now();
         let mut deadline = Deadline::new(limits, start);

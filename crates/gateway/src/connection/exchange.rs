@@ -40,8 +40,8 @@ impl Exchange {
         Self(connection)
     }
 
-    /// Records that the final status is decided. Returns true if the connection must close after the response, because the
-    /// rest of the request's body would be read as the next request.
+    /// Records that the final status is decided. Returns true if the connection must close after the response, because
+    /// the rest of the request's body would be read as the next request.
     pub(crate) fn decide(&self) -> bool {
         let connection = &self.0;
         if connection.interim.get() == Interim::Hold {

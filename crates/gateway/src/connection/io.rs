@@ -14,9 +14,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// Maximum number of unsent bytes of a connection in the kernel (TCP_NOTSENT_LOWAT). The rest stays in this process until
-/// the client accepts some, so that the client's rate can be measured. Without this option, the kernel's buffer grows to
-/// megabytes and reports progress in steps of a third of it.
+/// Maximum number of unsent bytes of a connection in the kernel (TCP_NOTSENT_LOWAT). The rest stays in this process
+/// until the client accepts some, so that the client's rate can be measured. Without this option, the kernel's buffer
+/// grows to megabytes and reports progress in steps of a third of it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const MAX_UNSENT: u32 = 128 << 10;
 

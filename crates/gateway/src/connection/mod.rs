@@ -1,10 +1,10 @@
 //! A client's connection, from its accept to its close. Each of its phases has a timeout.
 //!
-//! The HTTP library has timeouts for the first head and an idle connection, so this module adds the others. The library's
-//! dispatcher runs inside [`supervisor`], which knows the connection's [`Phase`] from two sources: [`stream`] counts the
-//! bytes and records when the socket accepts no more, and the middleware's [`Exchange`] records when a request is being
-//! answered and how much of its body was read. A connection that exceeds its phase's timeout is taken from the dispatcher
-//! and closed (docs/adr/0014).
+//! The HTTP library has timeouts for the first head and an idle connection, so this module adds the others. The
+//! library's dispatcher runs inside [`supervisor`], which knows the connection's [`Phase`] from two sources: [`stream`]
+//! counts the bytes and records when the socket accepts no more, and the middleware's [`Exchange`] records when a
+//! request is being answered and how much of its body was read. A connection that exceeds its phase's timeout is taken
+//! from the dispatcher and closed (docs/adr/0014).
 //!
 //! ```text
 //! accept ─▶ handshake ─▶ head ─▶ (body, computation) ─▶ send ─▶ idle ─▶ head ─▶ …
@@ -55,9 +55,9 @@ impl Limits {
     }
 }
 
-/// Maximum number of bytes that the dispatcher reads at a time between bodies. It decodes every request that it has read,
-/// at about 5 kB of memory each, before it answers the first: its own limit of 128 KiB would be 20 MB for the shortest
-/// requests.
+/// Maximum number of bytes that the dispatcher reads at a time between bodies. It decodes every request that it has
+/// read, at about 5 kB of memory each, before it answers the first: its own limit of 128 KiB would be 20 MB for the
+/// shortest requests.
 const MAX_HEAD_STEP: usize = 2 << 10;
 /// The same within a body, after which requests may follow.
 const MAX_BODY_STEP: usize = 16 << 10;
@@ -114,8 +114,8 @@ impl Connection {
         request.conn_data::<Rc<Self>>().cloned().unwrap_or_default()
     }
 
-    /// Bytes on the wire since the request's head, including HTTP's framing. The error is at most the dispatcher's buffer
-    /// of 128 KiB.
+    /// Bytes on the wire since the request's head, including HTTP's framing. The error is at most the dispatcher's
+    /// buffer of 128 KiB.
     pub(crate) fn body_wire_bytes(&self) -> u64 {
         self.read.get() - self.mark.get()
     }

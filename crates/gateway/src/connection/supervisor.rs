@@ -1,4 +1,5 @@
-//! The future of a connection: it runs the HTTP dispatcher until it ends or its phase times out, then closes the socket.
+//! The future of a connection: it runs the HTTP dispatcher until it ends or its phase times out, then closes the
+//! socket.
 
 use std::{
     cell::RefCell,
@@ -195,8 +196,8 @@ async fn send_request_timeout(io: &mut Io) {
     let _ = timeout(LINGER_TIMEOUT, send).await;
 }
 
-/// Closes the sending side and reads on for a while. A close with unread bytes would reset the connection, and the client
-/// could lose the response (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
+/// Closes the sending side and reads on for a while. A close with unread bytes would reset the connection, and the
+/// client could lose the response (RFC 9112, section 9.6). Returns false if the client was still sending at the end.
 async fn linger(io: &mut Io, max_bytes: usize) -> bool {
     let mut scratch = vec![0; 16 << 10];
     let read = async {

@@ -145,8 +145,8 @@ impl<'a> OptionsBuilder<'a> {
     fn prompt_error(&self, prompt: &str) -> ParameterError {
         let subject = self.served.subject(self.model);
         ParameterError::Value(format!(
-            "{subject} has the prompt {prompt:?} for that, which embedgate does not apply: prepend it to each input and \
-             leave the parameter out."
+            "{subject} has the prompt {prompt:?} for that, which embedgate does not apply: prepend it to each input \
+             and leave the parameter out."
         ))
     }
 }
@@ -208,7 +208,8 @@ pub(super) static DATA_TYPE: Rule = Rule {
 
 pub(super) static ENCODING: Rule = Rule {
     accepted: "`\"float\"`, `\"base64\"`, or an array of one of them",
-    effect: "`\"base64\"` is the same as in `encoding_format`; `\"float\"` names the type of the numbers, not their encoding",
+    effect: "`\"base64\"` is the same as in `encoding_format`; `\"float\"` names the type of the numbers, not their \
+             encoding",
     apply: |builder, name, value| match texts(value)? {
         [] => Ok(Effect::Ignored),
         [kind] if kind == "float" => Ok(Effect::Honoured),
@@ -226,8 +227,8 @@ pub(super) static BYTE_ORDER: Rule = Rule {
 
 pub(super) static TRUNCATE: Rule = Rule {
     accepted: "`true`, `\"END\"`, `\"RIGHT\"`, `false`, `\"NONE\"`",
-    effect: "inputs that are too long are truncated at their end, or (`false`, `\"NONE\"`) rejected with 400; ignored if the \
-             header `x-embedgate-truncation` sets another policy",
+    effect: "inputs that are too long are truncated at their end, or (`false`, `\"NONE\"`) rejected with 400; \
+             ignored if the header `x-embedgate-truncation` sets another policy",
     apply: |builder, name, value| {
         let is = |value: &str, names: [&str; 2]| names.iter().any(|name| value.eq_ignore_ascii_case(name));
         let policy = match value {

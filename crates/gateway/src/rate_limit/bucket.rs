@@ -1,7 +1,7 @@
 //! Token buckets of this process: two for each caller, one for requests and one for tokens.
 //!
-//! A bucket holds one minute's limit and refills steadily at that rate (docs/adr/0010). A request debits both buckets or
-//! neither. Its exact cost is known later, so a level may fall below zero; then the caller waits until the debt is
+//! A bucket holds one minute's limit and refills steadily at that rate (docs/adr/0010). A request debits both buckets
+//! or neither. Its exact cost is known later, so a level may fall below zero; then the caller waits until the debt is
 //! refilled. `bucket.lua` does the same arithmetic in Redis.
 
 use std::{

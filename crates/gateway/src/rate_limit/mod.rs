@@ -1,9 +1,9 @@
 //! Rate limiter: requests and tokens per minute for each caller, with token buckets. It knows nothing of HTTP.
 //!
 //! A request is admitted by an estimate of its tokens, which is debited immediately, so that concurrent requests cannot
-//! spend one bucket twice. The permit later settles the difference to the exact number. If a Redis server is configured,
-//! its buckets decide for all gateways together. The local buckets are debited too, for the time when Redis is
-//! unavailable (docs/adr/0010).
+//! spend one bucket twice. The permit later settles the difference to the exact number. If a Redis server is
+//! configured, its buckets decide for all gateways together. The local buckets are debited too, for the time when Redis
+//! is unavailable (docs/adr/0010).
 
 mod bucket;
 mod redis;

@@ -42,8 +42,8 @@ struct Route {
     register: fn(&mut ServiceConfig, &str),
 }
 
-/// Prefix of the API. Its routes are also served without it, because some clients expect a `base_url` that ends in `/v1`
-/// and others append it.
+/// Prefix of the API. Its routes are also served without it, because some clients expect a `base_url` that ends in
+/// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
 const ROUTES: [Route; 9] = [

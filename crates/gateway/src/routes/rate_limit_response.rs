@@ -52,8 +52,8 @@ pub(super) fn rejection(error: &RateLimitError, model: &str) -> ApiError {
     };
     // Some clients parse "Please try again in".
     let message = format!(
-        "Rate limit reached for `{model}` on {unit} per min ({short}): Limit {}, Used {}, Requested {}. Please try again \
-         in {}.",
+        "Rate limit reached for `{model}` on {unit} per min ({short}): Limit {}, Used {}, Requested {}. Please try \
+         again in {}.",
         whole(limit),
         whole((limit - level).ceil()),
         whole(cost),

@@ -1,7 +1,7 @@
 //! The log: `tracing` events as text or as JSON objects, one per line on standard error.
 //!
-//! No event contains input text or a secret. A line that cannot be written (full disk, closed pipe) is dropped and does not
-//! affect its request.
+//! No event contains input text or a secret. A line that cannot be written (full disk, closed pipe) is dropped and does
+//! not affect its request.
 
 mod json;
 

@@ -4,9 +4,9 @@
 //! headers ─▶ parent ─▶ spans ─▶ the SDK's queue and thread ─▶ collector ─▶ network
 //! ```
 //!
-//! `parent` reads the caller's trace context, `spans` records, `collector` exports. The SDK's queue between the last two
-//! is bounded and drops what does not fit, so a slow or unavailable collector delays no request. The id of the caller's
-//! trace is logged even if the request is not sampled.
+//! `parent` reads the caller's trace context, `spans` records, `collector` exports. The SDK's queue between the last
+//! two is bounded and drops what does not fit, so a slow or unavailable collector delays no request. The id of the
+//! caller's trace is logged even if the request is not sampled.
 
 mod collector;
 mod parent;
@@ -70,7 +70,8 @@ impl Tracing {
         trace
     }
 
-    /// Exports the remaining spans and ends the thread, within [`FLUSH_TIMEOUT`]. Must not be called on an async thread.
+    /// Exports the remaining spans and ends the thread, within [`FLUSH_TIMEOUT`]. Must not be called on an async
+    /// thread.
     pub(crate) fn shutdown(&self) {
         if let Some(pipeline) = &self.0 {
             // The SDK logs the error.

@@ -1,7 +1,7 @@
 //! The caller's span, from the two headers of W3C Trace Context.
 //!
-//! The SDK's propagator accepts ids of any length and a `+` among their digits. This parser is strict, so that malformed
-//! ids are neither continued nor logged.
+//! The SDK's propagator accepts ids of any length and a `+` among their digits. This parser is strict, so that
+//! malformed ids are neither continued nor logged.
 
 use std::str::FromStr;
 

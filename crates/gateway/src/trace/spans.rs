@@ -8,8 +8,8 @@
 //!    └─ inference
 //! ```
 //!
-//! Spans never contain input text, keys or other free text of the client: a path is recorded only if it equals its route,
-//! a model name only if the model is served. A request that is not sampled costs two ids.
+//! Spans never contain input text, keys or other free text of the client: a path is recorded only if it equals its
+//! route, a model name only if the model is served. A request that is not sampled costs two ids.
 
 use std::{
     cell::RefCell,

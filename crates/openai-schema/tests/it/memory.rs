@@ -5,7 +5,8 @@ use openai_schema::{EmbeddingInput, EmbeddingRequest, MAX_INPUTS, MAX_TOKENS, Re
 /// The server's default limit for a body, in bytes.
 const MAX_BODY_BYTES: usize = 32 << 20;
 
-/// Parses a body of about [`MAX_BODY_BYTES`] whose input repeats `element`. Returns the result and the peak memory in bytes.
+/// Parses a body of about [`MAX_BODY_BYTES`] whose input repeats `element`. Returns the result and the peak memory in
+/// bytes.
 fn read(element: &str) -> (Result<EmbeddingRequest, RequestError>, u64) {
     let elements = vec![element; MAX_BODY_BYTES / (element.len() + 1)].join(",");
     parse(&elements)

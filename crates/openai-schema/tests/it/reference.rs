@@ -1,7 +1,7 @@
 //! A reference parser of requests, over a tree of JSON values.
 //!
-//! It is slower and stricter than the real parser (`serde_json` rejects lone surrogates, for example), but short enough to
-//! be reviewed against OpenAI's documentation. For every body that it can read, the real parser must return the same
+//! It is slower and stricter than the real parser (`serde_json` rejects lone surrogates, for example), but short enough
+//! to be reviewed against OpenAI's documentation. For every body that it can read, the real parser must return the same
 //! request or the same error.
 
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, RequestError};
@@ -12,8 +12,8 @@ pub(crate) fn check(body: &[u8]) {
     let parsed = EmbeddingRequest::from_json(body);
     match serde_json::from_slice::<Value>(body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)) {
         Ok(value) => assert_eq!(parsed, request(&value), "{}", String::from_utf8_lossy(body)),
-        // The real parser may accept a body that `serde_json` rejects: lone surrogates, and deep nesting and numbers out of
-        // range in ignored fields.
+        // The real parser may accept a body that `serde_json` rejects: lone surrogates, and deep nesting and numbers
+        // out of range in ignored fields.
         Err(_) if parsed.is_ok() => assert!(str::from_utf8(body).is_ok()),
         Err(_) => {}
     }
