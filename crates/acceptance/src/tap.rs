@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use testkit::process::{line, without};
+use testkit::process::{command_line, remove_env_if};
 use testkit::report::Suite;
 use testkit::wait;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &mut Command, timeout: Duration, suite: &mut Suite) -
     let (reader, writer) = pipe().context("cannot create a pipe")?;
     remove_settings(command);
     command.stdin(Stdio::null()).stdout(writer.try_clone().context("cannot clone a pipe")?).stderr(writer);
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", line(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start {}", command_line(command)))?;
     // Closes this process's write ends of the pipe; otherwise the reader below never sees its end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
@@ -47,7 +47,7 @@ pub(crate) fn run(command: &mut Command, timeout: Duration, suite: &mut Suite) -
 fn remove_settings(command: &mut Command) {
     const PREFIXES: [&str; 6] =
         ["OPENAI_", "EMBEDGATE_", "LITELLM_", "LANGCHAIN_", "LANGSMITH_", "HAYSTACK_"];
-    without(command, |name| {
+    remove_env_if(command, |name| {
         let name = name.to_ascii_uppercase();
         PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with("_PROXY")
     });
@@ -101,7 +101,7 @@ fn name(rest: &str) -> &str {
     rest.split_once(" - ").map_or(rest, |(_, name)| name)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
 

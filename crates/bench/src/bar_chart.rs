@@ -1,7 +1,7 @@
 //! Horizontal bars as SVG, written by hand: a few elements suffice.
 //!
-//! The background is transparent and all colors have medium lightness, so that one file is readable on GitHub's light and
-//! dark pages: a media query would follow the system's theme, which may differ from the page's.
+//! The background is transparent and all colors have medium lightness, so that one file is readable on GitHub's light
+//! and dark pages: a media query would follow the system's theme, which may differ from the page's.
 
 use std::fmt::Write as _;
 
@@ -58,10 +58,10 @@ pub(crate) fn svg(title: &str, note: &str, bars: &[Bar]) -> String {
             escaped(&bar.name)
         );
         if bar.value.is_some() {
-            let colour = if bar.ours { OURS } else { THEIRS };
+            let color = if bar.ours { OURS } else { THEIRS };
             let _ = writeln!(
                 svg,
-                "<rect x=\"{NAMES}\" y=\"{top}\" width=\"{length:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>"
+                "<rect x=\"{NAMES}\" y=\"{top}\" width=\"{length:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{color}\"/>"
             );
         }
         let _ = writeln!(

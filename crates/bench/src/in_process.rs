@@ -1,8 +1,8 @@
 //! Libraries without a server: one Python process for each, which reads its jobs and prints its measurements.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::Path,
     process::{ChildStdout, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -12,12 +12,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
-use testkit::process;
+use testkit::{files, process};
 
 use super::{
     load::Measured,
     resource_usage,
-    running::{Group, create, end_of, grouped},
+    running::{Group, create, end_of},
     texts::{TextKind, text},
 };
 
@@ -63,7 +63,7 @@ impl Job {
 /// Results of a library.
 #[derive(Debug, Default)]
 pub(crate) struct LibraryResults {
-    /// Its precision, in its own words.
+    /// Precision, as the library names it.
     pub(crate) note: String,
     /// From the start of Python to the first vector.
     pub(crate) cold_milliseconds: f64,
@@ -95,14 +95,14 @@ enum Line {
     End {
         peak_megabytes: f64,
     },
-    /// The end of a program that leaves its memory to others to measure.
+    /// The end of a program that does not report its memory.
     Over {
         #[serde(rename = "over")]
         _over: bool,
     },
 }
 
-/// The command that runs a library of `in_process.py` on `model`, less the jobs.
+/// The command that runs a library of `in_process.py` on `model`, without the jobs.
 pub(crate) fn python(python: &Path, script: &Path, library: &str, model: &Path) -> Command {
     let mut command = Command::new(python);
     command.arg(script).arg(library).arg(model);
@@ -110,15 +110,13 @@ pub(crate) fn python(python: &Path, script: &Path, library: &str, model: &Path) 
     command
 }
 
-/// Runs `command` with a file of `jobs` as its last argument. Whatever prints the script's lines can be measured.
+/// Runs `command`, which prints the script's lines, with a file of `jobs` as its last argument.
 ///
 /// # Errors
 /// The process fails or takes too long; the message carries the end of its log.
 pub(crate) fn run(mut command: Command, jobs: &[Job], log: &Path) -> Result<LibraryResults> {
     let input = log.with_extension("jobs.json");
-    fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
-    fs::write(&input, serde_json::to_string(jobs)?)
-        .with_context(|| format!("cannot write {}", input.display()))?;
+    files::write(&input, serde_json::to_string(jobs)?)?;
     command.arg(&input);
     let longest = jobs.iter().map(|job| job.seconds).fold(0.0, f64::max);
     follow(command, longest, log)
@@ -132,8 +130,9 @@ pub(crate) fn follow(mut command: Command, longest: f64, log: &Path) -> Result<L
     let errors = create(log)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let started = Instant::now();
-    let child = grouped(&mut command).spawn();
-    let mut child = Group(child.with_context(|| format!("cannot start `{}`", process::line(&command)))?);
+    let child = command.process_group(0).spawn();
+    let child = child.with_context(|| format!("cannot start `{}`", process::command_line(&command)))?;
+    let mut child = Group(child);
     let lines = read_lines(child.0.stdout.take().context("the script has no output")?);
 
     let mut done = LibraryResults::default();
@@ -175,8 +174,9 @@ fn read_lines(output: ChildStdout) -> Receiver<String> {
 }
 
 #[cfg(test)]
-#[cfg(unix)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Runs a shell script in place of Python: it gets the library, the model and the jobs as arguments.

@@ -1,8 +1,7 @@
 //! `cargo xtask bench`: the figures of the documentation, measured again on this machine.
 //!
-//! Servers and libraries run one after the other within one run, on the same texts and bodies, round after
-//! round, so that the ratios hold when the machine's speed drifts. Competitors that cannot run are listed with the
-//! reason.
+//! Servers and libraries run one after the other, on the same texts and bodies, round after round, so that the ratios
+//! hold when the machine's speed drifts. Competitors that cannot run are listed with the reason.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
@@ -23,10 +22,7 @@ pub mod stats;
 mod sysinfo;
 pub mod texts;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,6 +35,7 @@ use self::{
     results::{Entry, Results},
     sysinfo::Machine,
 };
+use testkit::files;
 use testkit::workspace::Workspace;
 use xtask::{serve, setup};
 
@@ -120,13 +117,11 @@ fn run(workspace: &Workspace, options: &Cli) -> Result<()> {
     let options = &options.compare;
     let record = workspace.runtime().join("bench/results.json");
     let results = match &options.from {
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            serde_json::from_str(&text).with_context(|| format!("in {}", path.display()))?
-        }
+        Some(path) => serde_json::from_str(&files::read_text(path)?)
+            .with_context(|| format!("in {}", path.display()))?,
         None => {
             let results = compare(workspace, options)?;
-            write(&record, &serde_json::to_string_pretty(&results)?)?;
+            files::write(&record, serde_json::to_string_pretty(&results)?)?;
             results
         }
     };
@@ -134,10 +129,10 @@ fn run(workspace: &Workspace, options: &Cli) -> Result<()> {
     if let Some(folder) = &options.write {
         let mut ours = results.competitors.iter().filter(|competitor| competitor.name.is_ours());
         if let Some(reason) = ours.find_map(|competitor| competitor.not_run.as_deref()) {
-            bail!("nothing is written, for embedgate itself did not run to the end: {reason}");
+            bail!("the page is not written, because embedgate itself did not finish: {reason}");
         }
         for (path, text) in report::files(&results) {
-            write(&workspace.root().join(folder).join(path), &text)?;
+            files::write(&workspace.root().join(folder).join(path), text)?;
         }
     }
     Ok(())
@@ -184,27 +179,19 @@ fn compare(workspace: &Workspace, options: &Compare) -> Result<Results> {
     })
 }
 
-/// The texts' numbers of tokens hold for the vocabulary of the very model that is served.
+/// Checks that the texts' numbers of tokens hold for the vocabulary of the served model.
 fn check_texts(workspace: &Workspace) -> Result<()> {
     let path = competitors::model(workspace).join("tokenizer.json");
-    let tokenizer = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    texts::check(&tokenizer).with_context(|| format!("of {}", path.display()))
+    texts::check(&files::read(&path)?).with_context(|| format!("of {}", path.display()))
 }
 
-/// One copy of the weights and what else a server reads.
+/// Megabytes of the weights and the other files that a server reads.
 fn model_megabytes(workspace: &Workspace) -> f64 {
     let mut size = Size::default();
     for file in ["model.safetensors", "tokenizer.json", "config.json"] {
         size.add(&competitors::model(workspace).join(file));
     }
     size.megabytes
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    }
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn positive(text: &str) -> Result<f64> {
@@ -223,6 +210,8 @@ fn profile_name(text: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {

@@ -1,7 +1,7 @@
 //! Runs a profile against a server: blocking clients on small threads, each with one kept connection.
 //!
-//! A client's cost is one write and one read a request; bodies are made before the clock of their request
-//! starts. All clients take their texts from one counter, so that every competitor reads the same sequence.
+//! A client's cost is one write and one read a request; bodies are made before the clock of their request starts. All
+//! clients take their texts from one counter, so that every competitor reads the same sequence.
 
 use std::{
     net::SocketAddr,
@@ -18,11 +18,12 @@ use super::{
     texts::{self, Text, TextKind},
 };
 
-/// A client's thread needs next to no stack; 512 of them should not need gigabytes of address space.
-const STACK: usize = 256 << 10;
+/// Stack of a client's thread: 512 clients should not need gigabytes of address space.
+const STACK_BYTES: usize = 256 << 10;
 /// First index of warm-up texts: half of a series, which no measurement reaches.
 const WARMUP_FIRST_INDEX: u32 = 1 << 21;
-/// Number of times that repeated texts are embedded before the measurement: a cache may keep a text only the second time.
+/// Number of times that repeated texts are embedded before the measurement: a cache may store a text only at its second
+/// request.
 const WARMUP_REQUESTS: usize = 3;
 /// Delay of the interactive client, so that the server is already busy with the bulk request.
 const START_DELAY: Duration = Duration::from_millis(50);
@@ -83,7 +84,7 @@ pub(crate) fn run(address: SocketAddr, load: Load, series: u32, seconds: f64) ->
             let measured = clients_until(address, clients, texts, &TextSource::new(kind, series, 0), span)?;
             Ok(Measured { warm_tokens: warm.tokens, ..measured })
         }
-        Load::Again { clients, pool } => {
+        Load::RepeatedTexts { clients, pool } => {
             let source = TextSource { pool, ..TextSource::new(TextKind::Short, series, 0) };
             let mut connection = Client::open(address)?;
             let mut warm_tokens = 0;
@@ -95,7 +96,7 @@ pub(crate) fn run(address: SocketAddr, load: Load, series: u32, seconds: f64) ->
             let measured = clients_until(address, clients, 1, &source, span)?;
             Ok(Measured { warm_tokens, ..measured })
         }
-        Load::Together => together(address, series, span),
+        Load::DuringBulk => during_bulk(address, series, span),
     }
 }
 
@@ -118,7 +119,7 @@ fn clients_until(
         let mut threads = Vec::with_capacity(clients);
         for mut connection in connections {
             let client = move || one_client(&mut connection, texts, source, started + span);
-            let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, client);
+            let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, client);
             threads.push(thread.with_context(|| format!("cannot start {clients} client threads"))?);
         }
         let mut measured = Measured::default();
@@ -150,7 +151,7 @@ fn one_client(client: &mut Client, texts: usize, source: &TextSource, deadline: 
     }
 }
 
-fn together(address: SocketAddr, series: u32, span: Duration) -> Result<Measured> {
+fn during_bulk(address: SocketAddr, series: u32, span: Duration) -> Result<Measured> {
     let bulk_texts = TextSource::new(TextKind::Short, series, 0);
     let one_text = TextSource::new(TextKind::Short, series, WARMUP_FIRST_INDEX);
     let mut bulk_connection = Client::open(address)?;
@@ -197,6 +198,6 @@ mod tests {
         drop(free);
         let load = Load::Clients { clients: 3, texts: 1, kind: TextKind::Short };
         assert!(run(address, load, 0, 0.01).unwrap_err().to_string().contains("cannot connect"));
-        assert!(run(address, Load::Together, 0, 0.01).is_err());
+        assert!(run(address, Load::DuringBulk, 0, 0.01).is_err());
     }
 }

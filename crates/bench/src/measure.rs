@@ -32,8 +32,8 @@ impl Plan<'_> {
         self.profiles.is_empty() || self.profiles.iter().any(|wanted| wanted == profile)
     }
 
-    /// Measures `competitor` once more and adds the round to `entry`. A competitor that cannot be started is marked so and
-    /// not tried again.
+    /// Measures `competitor` once more and adds the round to `entry`. A competitor that cannot be started is marked so
+    /// and not tried again.
     pub(crate) fn round(&self, competitor: &Competitor, entry: &mut Entry) {
         let Ok(ready) = &competitor.ready else { return };
         if entry.not_run.is_some() {
@@ -58,14 +58,7 @@ impl Plan<'_> {
     fn start(&self, competitor: &Competitor, launch: &Launch) -> Result<Running> {
         let log = log_of(&self.workspace.runtime(), competitor.name.label());
         let model = competitors::model(self.workspace);
-        Running::start(
-            |port| {
-                let mut command = launch.command(&model, port);
-                command.current_dir(self.workspace.root());
-                command
-            },
-            &log,
-        )
+        Running::start(|port| launch.command(&model, port), &log)
     }
 
     fn server(
@@ -86,7 +79,7 @@ impl Plan<'_> {
         let idle = running.usage();
         let mut figures = BTreeMap::new();
         for (series, profile) in (0..).zip(&PROFILES) {
-            let again = matches!(profile.load, Load::Again { .. });
+            let again = matches!(profile.load, Load::RepeatedTexts { .. });
             if self.wants(profile.id) && !(again && cached.is_some()) {
                 figures.insert(profile.id.to_owned(), self.profile(&running, profile, series));
             }
@@ -96,8 +89,9 @@ impl Plan<'_> {
         running.stop();
 
         if let Some(cached) = cached {
-            let again =
-                (0..).zip(&PROFILES).filter(|(_, profile)| matches!(profile.load, Load::Again { .. }));
+            let again = (0..)
+                .zip(&PROFILES)
+                .filter(|(_, profile)| matches!(profile.load, Load::RepeatedTexts { .. }));
             for (series, profile) in again.filter(|(_, profile)| self.wants(profile.id)) {
                 let running = self.start(competitor, cached)?;
                 figures.insert(profile.id.to_owned(), self.profile(&running, profile, series));
@@ -199,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_precision_is_read_from_the_start_up_line() {
-        let log = "loading\nINFO listening on http://127.0.0.1:1 · m · 384 dimensions · cpu bf16 amx · ready in 0.5 s\n";
+        let log = "loading\nINFO listening on http://127.0.0.1:1 · m · 384 dimensions · cpu bf16 amx · ready in 1 s\n";
         assert_eq!(precision(log).as_deref(), Some("cpu bf16 amx"));
         assert_eq!(precision("Uvicorn running"), None);
     }

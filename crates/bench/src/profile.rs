@@ -11,9 +11,9 @@ pub(crate) enum Load {
     /// Clients that each send a request, wait for its answer, and send the next.
     Clients { clients: usize, texts: usize, kind: TextKind },
     /// One client with requests of [`BULK`] short texts; another with one short text per request, which is measured.
-    Together,
+    DuringBulk,
     /// As `Clients` with one short text, from a pool that was embedded before the measurement.
-    Again { clients: usize, pool: u32 },
+    RepeatedTexts { clients: usize, pool: u32 },
 }
 
 /// One way to load a server.
@@ -25,15 +25,15 @@ pub(crate) struct Profile {
     /// Description for the page.
     pub(crate) meaning: &'static str,
     pub(crate) load: Load,
-    /// The figure in the table and the chart.
-    pub(crate) quote: Quote,
+    /// The metric in the table and the chart.
+    pub(crate) metric: Metric,
 }
 
-/// The figure of a profile that goes into the table and the chart.
+/// The metric of a profile in the table and the chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Quote {
+pub(crate) enum Metric {
     /// Texts a second: more is better.
-    Texts,
+    Throughput,
     /// Latency in milliseconds, median and 99th percentile: less is better.
     Latency,
 }
@@ -45,65 +45,66 @@ pub(crate) const PROFILES: [Profile; 9] = [
         title: "1 short text, 1 client",
         meaning: "A search box on an idle server: latency of one text, one request at a time.",
         load: Load::Clients { clients: 1, texts: 1, kind: TextKind::Short },
-        quote: Quote::Latency,
+        metric: Metric::Latency,
     },
     Profile {
         id: "clients-32",
         title: "1 short text, 32 clients",
         meaning: "A busy service: 32 connections, each with one short text at a time.",
         load: Load::Clients { clients: 32, texts: 1, kind: TextKind::Short },
-        quote: Quote::Texts,
+        metric: Metric::Throughput,
     },
     Profile {
         id: "clients-128",
         title: "1 short text, 128 clients",
         meaning: "The same with 128 connections.",
         load: Load::Clients { clients: 128, texts: 1, kind: TextKind::Short },
-        quote: Quote::Texts,
+        metric: Metric::Throughput,
     },
     Profile {
         id: "clients-512",
         title: "1 short text, 512 clients",
-        meaning: "The same with 512 connections: throughput with far more clients than the server can serve at the same time.",
+        meaning: "The same with 512 connections: throughput with far more clients than the server can serve \
+                  at the same time.",
         load: Load::Clients { clients: 512, texts: 1, kind: TextKind::Short },
-        quote: Quote::Texts,
+        metric: Metric::Throughput,
     },
     Profile {
         id: "mixed",
         title: "32 mixed texts, 4 clients",
         meaning: "Indexing: 4 connections, each with 32 texts of 6 to 250 tokens a request.",
         load: Load::Clients { clients: 4, texts: 32, kind: TextKind::Mixed },
-        quote: Quote::Texts,
+        metric: Metric::Throughput,
     },
     Profile {
         id: "long",
         title: "16 × 256 tokens, 2 clients",
         meaning: "Long documents: 2 connections, each with 16 texts of the model's maximum length.",
         load: Load::Clients { clients: 2, texts: 16, kind: TextKind::Long },
-        quote: Quote::Texts,
+        metric: Metric::Throughput,
     },
     Profile {
         id: "bulk",
         title: "2,048 short texts in one request",
         meaning: "The largest request that OpenAI allows, one after the other.",
         load: Load::Clients { clients: 1, texts: BULK, kind: TextKind::Short },
-        quote: Quote::Texts,
+        metric: Metric::Throughput,
     },
     Profile {
         id: "together",
         title: "1 short text during 2,048",
         meaning: "A search box during indexing: the latency of one short text, sent by one client \
                   while another sends requests of 2,048.",
-        load: Load::Together,
-        quote: Quote::Latency,
+        load: Load::DuringBulk,
+        metric: Metric::Latency,
     },
     Profile {
         id: "again",
         title: "repeated texts, 32 clients",
         meaning: "256 short texts that the server has answered before, repeatedly: cache hits on a server \
                   with a cache.",
-        load: Load::Again { clients: 32, pool: 256 },
-        quote: Quote::Texts,
+        load: Load::RepeatedTexts { clients: 32, pool: 256 },
+        metric: Metric::Throughput,
     },
 ];
 

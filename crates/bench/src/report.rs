@@ -6,9 +6,9 @@ use super::{
     bar_chart::{self, Bar},
     competitors::Name,
     number::shown,
-    profile::{LIBRARY_PROFILES, PROFILES, Profile, Quote},
+    profile::{LIBRARY_PROFILES, Metric, PROFILES, Profile},
     results::{Entry, Figure, Results, Round},
-    stats::spread,
+    stats::{ratio, spread},
 };
 
 /// A file of the page: its path below `docs`, and its text.
@@ -82,8 +82,8 @@ fn opening(results: &Results) -> String {
     format!(
         "# Benchmarks\n\n<!-- Written by `cargo xtask bench --write`; do not edit. -->\n\n\
          all-MiniLM-L6-v2 on one machine, measured in one run: each server or library is started, loaded with the \
-         same texts and\nbodies, and stopped; then the next; then all in a further round. Figures are medians over the rounds. \
-         Ratios are taken\nround by round. Compare ratios: absolute figures are this machine's.\n\n\
+         same texts and\nbodies, and stopped; then the next; then all in a further round. Figures are medians over \
+         the rounds. Ratios are taken\nround by round. Compare ratios: absolute figures are this machine's.\n\n\
          ```sh\ncargo xtask bench            # measure everything and print it\n\
          cargo xtask bench --write    # and write this page\n```\n\n\
          The first run installs the competitors from the Python package index into `.runtime/bench`, about 12 GB in \
@@ -107,7 +107,7 @@ fn http_table(results: &Results, text: &mut String) {
     }
     let _ = writeln!(text, "\n|---|{}", "---:|".repeat(servers.len()));
     for profile in profiles {
-        let unit = if profile.quote == Quote::Latency { "p50 / p99, ms" } else { "texts/s" };
+        let unit = if profile.metric == Metric::Latency { "p50 / p99, ms" } else { "texts/s" };
         let _ = write!(text, "| {}, {unit} |", profile.title);
         for server in &servers {
             let _ = write!(text, " {} |", cell(server, profile));
@@ -119,13 +119,13 @@ fn http_table(results: &Results, text: &mut String) {
 
 fn cell(server: &Entry, profile: &Profile) -> String {
     let median = |figure: &dyn Fn(&Figure) -> Option<f64>| server.median_of(profile.id, figure);
-    if median(&|figure| figure.quoted(profile.quote)).is_none() {
+    if median(&|figure| figure.value_of(profile.metric)).is_none() {
         let why = if server.not_run.is_some() { "not run" } else { "failed" };
         return if server.failure(profile.id).is_some() { why.into() } else { "–".into() };
     }
-    match profile.quote {
-        Quote::Texts => shown(median(&|figure| Some(figure.texts_per_second))),
-        Quote::Latency => {
+    match profile.metric {
+        Metric::Throughput => shown(median(&|figure| Some(figure.texts_per_second))),
+        Metric::Latency => {
             format!("{} / {}", shown(median(&|figure| figure.p50)), shown(median(&|figure| figure.p99)))
         }
     }
@@ -144,7 +144,8 @@ fn ratio_table(results: &Results, text: &mut String) {
         return;
     }
     text.push_str(
-        "embedgate's throughput, or its inverse latency, divided by the other's (compare the precisions under Versions):\n\n| embedgate against |",
+        "embedgate's throughput, or its inverse latency, divided by the other's (compare the precisions under \
+         Versions):\n\n| embedgate against |",
     );
     for other in &others {
         let _ = write!(text, " {} |", other.name.label());
@@ -153,7 +154,7 @@ fn ratio_table(results: &Results, text: &mut String) {
     for profile in measured_profiles(results) {
         let _ = write!(text, "| {} |", profile.title);
         for other in &others {
-            let ratio = ours.better_than(other, profile.id, profile.quote);
+            let ratio = ours.better_than(other, profile.id, profile.metric);
             let _ =
                 write!(text, " {} |", ratio.map_or("–".into(), |ratio| format!("{}×", shown(Some(ratio)))));
         }
@@ -162,14 +163,14 @@ fn ratio_table(results: &Results, text: &mut String) {
     text.push('\n');
     let idle = ours.rounds_of("one", |figure| figure.p50);
     let with_bulk = ours.rounds_of("together", |figure| figure.p50);
-    let slowest = ours.rounds_of("together", |figure| figure.p99);
-    let ratios = (super::stats::ratio(&with_bulk, &idle), super::stats::ratio(&slowest, &idle));
-    if let (Some(slower), Some(slowest)) = ratios {
+    let with_bulk_p99 = ours.rounds_of("together", |figure| figure.p99);
+    if let (median @ Some(_), p99 @ Some(_)) = (ratio(&with_bulk, &idle), ratio(&with_bulk_p99, &idle)) {
         let _ = writeln!(
             text,
-            "With a bulk client at the same time, embedgate's median is {}× its idle one, its 99th percentile {}×.\n",
-            shown(Some(slower)),
-            shown(Some(slowest))
+            "While a bulk client sends requests, embedgate's latency of one short text, divided by its median \
+             without that client, is {}× (median) and {}× (99th percentile).\n",
+            shown(median),
+            shown(p99)
         );
     }
     let outside = |clients: &u32| {
@@ -205,8 +206,8 @@ fn in_process_table(results: &Results, text: &mut String) {
         .filter(|competitor| competitor.name.is_ours() && competitor.not_run.is_none());
     for competitor in libraries.into_iter().chain(ours) {
         let note = if competitor.note.is_empty() { String::new() } else { format!(", {}", competitor.note) };
-        let where_ = if competitor.name.is_server() { ", over HTTP" } else { "" };
-        let _ = write!(text, "| {}{note}{where_} |", competitor.name.label());
+        let transport = if competitor.name.is_server() { ", over HTTP" } else { "" };
+        let _ = write!(text, "| {}{note}{transport} |", competitor.name.label());
         for job in &LIBRARY_PROFILES {
             let id = if competitor.name.is_server() { job.compared_with } else { job.id };
             let median = |figure: &dyn Fn(&Figure) -> Option<f64>| competitor.median_of(id, figure);
@@ -267,11 +268,11 @@ fn failures(results: &Results, text: &mut String) {
     let spreads =
         results.competitors.iter().filter(|competitor| competitor.name.is_server()).flat_map(|competitor| {
             PROFILES.iter().map(move |profile| {
-                let rounds = competitor.rounds_of(profile.id, |figure| figure.quoted(profile.quote));
+                let rounds = competitor.rounds_of(profile.id, |figure| figure.value_of(profile.metric));
                 (spread(&rounds.into_iter().flatten().collect::<Vec<_>>()), competitor, profile)
             })
         });
-    // One round differs from no other.
+    // A single round has no spread.
     let spreads = spreads.filter(|(spread, ..)| *spread > 0.0);
     if let Some((worst, competitor, profile)) = spreads.max_by(|a, b| a.0.total_cmp(&b.0)) {
         let _ = writeln!(
@@ -309,16 +310,16 @@ fn closing(results: &Results) -> String {
 }
 
 fn profile_chart(results: &Results, profile: &Profile) -> String {
-    let (note, unit) = match profile.quote {
-        Quote::Texts => ("texts a second; longer is better", ""),
-        Quote::Latency => ("median latency in milliseconds; shorter is better", " ms"),
+    let (note, unit) = match profile.metric {
+        Metric::Throughput => ("texts a second; longer is better", ""),
+        Metric::Latency => ("median latency in milliseconds; shorter is better", " ms"),
     };
     let bars: Vec<Bar> = results
         .competitors
         .iter()
         .filter(|competitor| competitor.name.is_server())
         .map(|competitor| {
-            let value = competitor.median_of(profile.id, |figure| figure.quoted(profile.quote));
+            let value = competitor.median_of(profile.id, |figure| figure.value_of(profile.metric));
             let label = match value {
                 Some(_) => format!("{}{unit}", shown(value)),
                 None => cell(competitor, profile),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     competitors::Name,
     load::Measured,
-    profile::Quote,
+    profile::Metric,
     resource_usage::Size,
     stats::{median, percentile, ratio},
     sysinfo::Machine,
@@ -46,7 +46,7 @@ pub(crate) struct Round {
     /// Cores that other processes kept busy before the start.
     pub(crate) busy_cores: Option<f64>,
     pub(crate) cold_milliseconds: Option<f64>,
-    /// Resident memory after the first answer, after the last, and the most in between.
+    /// Resident memory after the first answer, after the last, and its peak.
     pub(crate) idle_megabytes: Option<f64>,
     pub(crate) after_megabytes: Option<f64>,
     pub(crate) peak_megabytes: Option<f64>,
@@ -68,10 +68,10 @@ pub(crate) struct Figure {
     pub(crate) texts_per_second: f64,
     pub(crate) tokens_per_second: f64,
     pub(crate) requests: usize,
-    /// Latency in milliseconds: median and 99th percentile; nothing where it was not taken.
+    /// Latency in milliseconds: median and 99th percentile; `None` if it was not measured.
     pub(crate) p50: Option<f64>,
     pub(crate) p99: Option<f64>,
-    /// Processor seconds of the competitor for a million tokens.
+    /// CPU seconds of the competitor for a million tokens.
     pub(crate) cpu_per_million: Option<f64>,
     /// Share of embedgate's CPU time outside its model threads.
     #[serde(default)]
@@ -79,7 +79,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    /// `cpu_seconds`: what the competitor used meanwhile, warming up included.
+    /// `cpu_seconds` is the competitor's CPU time during the measurement and its warm-up.
     pub(crate) fn new(measured: &Measured, cpu_seconds: Option<f64>) -> Self {
         let latency = |share| {
             let latencies = &measured.milliseconds;
@@ -97,11 +97,11 @@ impl Figure {
         }
     }
 
-    /// The figure that a profile is quoted by.
-    pub(crate) fn quoted(&self, quote: Quote) -> Option<f64> {
-        match quote {
-            Quote::Texts => Some(self.texts_per_second),
-            Quote::Latency => self.p50,
+    /// The value of a metric: texts per second, or the median latency in milliseconds.
+    pub(crate) fn value_of(&self, metric: Metric) -> Option<f64> {
+        match metric {
+            Metric::Throughput => Some(self.texts_per_second),
+            Metric::Latency => self.p50,
         }
     }
 }
@@ -146,12 +146,12 @@ impl Entry {
     }
 
     /// Median over the rounds of the ratio by which `self` is better than `other` in `profile`.
-    pub(crate) fn better_than(&self, other: &Self, profile: &str, quote: Quote) -> Option<f64> {
-        let ours = self.rounds_of(profile, |figure| figure.quoted(quote));
-        let theirs = other.rounds_of(profile, |figure| figure.quoted(quote));
-        match quote {
-            Quote::Texts => ratio(&ours, &theirs),
-            Quote::Latency => ratio(&theirs, &ours),
+    pub(crate) fn better_than(&self, other: &Self, profile: &str, metric: Metric) -> Option<f64> {
+        let ours = self.rounds_of(profile, |figure| figure.value_of(metric));
+        let theirs = other.rounds_of(profile, |figure| figure.value_of(metric));
+        match metric {
+            Metric::Throughput => ratio(&ours, &theirs),
+            Metric::Latency => ratio(&theirs, &ours),
         }
     }
 }
@@ -165,7 +165,7 @@ fn some_median(values: Vec<Option<f64>>) -> Option<f64> {
 pub(crate) mod tests {
     use super::*;
 
-    /// An entry whose every round has the given texts a second and p50 in `one` and `clients-32`.
+    /// An entry with the given texts a second and p50 of each round in `one` and `clients-32`.
     pub(crate) fn entry(name: Name, rounds: &[(f64, f64)]) -> Entry {
         let mut entry =
             Entry::new(name, "1.2.3".into(), Some(Size { megabytes: 50.0, cuda_megabytes: 10.0 }));
@@ -211,9 +211,9 @@ pub(crate) mod tests {
     fn better_means_more_texts_or_less_time() {
         let ours = entry(Name::Embedgate, &[(100.0, 2.0), (50.0, 4.0)]);
         let theirs = entry(Name::Infinity, &[(50.0, 6.0), (25.0, 12.0)]);
-        assert_eq!(ours.better_than(&theirs, "clients-32", Quote::Texts), Some(2.0));
-        assert_eq!(ours.better_than(&theirs, "one", Quote::Latency), Some(3.0));
-        assert_eq!(ours.better_than(&theirs, "long", Quote::Texts), None);
+        assert_eq!(ours.better_than(&theirs, "clients-32", Metric::Throughput), Some(2.0));
+        assert_eq!(ours.better_than(&theirs, "one", Metric::Latency), Some(3.0));
+        assert_eq!(ours.better_than(&theirs, "long", Metric::Throughput), None);
         assert_eq!(ours.median_of("one", |figure| figure.p50), Some(3.0));
     }
 

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -15,7 +16,7 @@ use super::{
     load,
     resource_usage::{self, Usage},
 };
-use testkit::process;
+use testkit::{files, process};
 
 /// Limit of the first answer: torch with a cold disk is slow.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
@@ -91,13 +92,14 @@ impl Drop for Group {
 fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     let file = create(log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    grouped(command).spawn().with_context(|| format!("cannot start `{}`", process::line(command)))
+    let child = command.process_group(0).spawn();
+    child.with_context(|| format!("cannot start `{}`", process::command_line(command)))
 }
 
 /// An empty file for a process's output.
 pub(crate) fn create(log: &Path) -> Result<File> {
     if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        files::create_folder(folder)?;
     }
     File::create(log).with_context(|| format!("cannot create {}", log.display()))
 }
@@ -113,26 +115,14 @@ pub(crate) fn end_of(log: &Path) -> String {
     said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no output").to_owned()
 }
 
-#[cfg(unix)]
-pub(crate) fn grouped(command: &mut Command) -> &mut Command {
-    use std::os::unix::process::CommandExt;
-    command.process_group(0)
-}
-
-#[cfg(not(unix))]
-pub(crate) fn grouped(command: &mut Command) -> &mut Command {
-    command
-}
-
 /// Sends a signal to the group that `child` leads.
 fn signal(child: &Child, name: &str) -> Result<()> {
-    // The shell's own `kill`: a slim machine may lack the program of that name.
+    // Uses the shell's built-in `kill`, because a minimal system may lack the program.
     let script = format!("kill -s {name} -- -{} 2>/dev/null", child.id());
     process::capture(Command::new("sh").args(["-c", &script])).map(drop)
 }
 
 #[cfg(test)]
-#[cfg(unix)]
 mod tests {
     use super::*;
 
@@ -154,7 +144,7 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 60 & sleep 60; true"]).stdin(Stdio::null()).stdout(writer);
-        let group = Group(grouped(command.stderr(Stdio::null())).spawn().unwrap());
+        let group = Group(command.stderr(Stdio::null()).process_group(0).spawn().unwrap());
         drop(command);
         signal(&group.0, "0").unwrap();
         drop(group);

@@ -1,8 +1,8 @@
 //! The benchmark's texts: generated, so that every run and every competitor reads the same texts, and none is repeated.
 //!
-//! Each word of the list is one token of the model's vocabulary, so a text's tokens are known without a
-//! tokenizer, whatever a server counts. Numbers of words follow a seeded generator; the first three words spell
-//! the text's index, which makes all texts of one run different.
+//! Each word of the list is one token of the model's vocabulary, so a text's tokens are known without a tokenizer,
+//! whatever a server counts. A seeded generator draws the numbers of words; the first three words encode the text's
+//! index, which makes all texts of one run different.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ static WORDS: LazyLock<Vec<&'static str>> =
 
 /// `[CLS]` and `[SEP]`, which the model puts around each text.
 const SPECIAL: usize = 2;
-/// Words of the list, as a power of two; three of them spell an index.
+/// Bits of a word's position in the list; three words encode an index.
 const WORD_BITS: u32 = 9;
 /// Bits of an index within its series.
 const INDEX_BITS: u32 = 22;
@@ -53,11 +53,11 @@ pub fn text(kind: TextKind, series: u32, index: u32) -> Text {
     let words = &*WORDS;
     let bits = WORD_BITS * 3;
     // An odd factor permutes the indices, so that consecutive texts start with different words.
-    let spelt = id.wrapping_mul(0x9e37_79b1) & ((1 << bits) - 1);
+    let spelled = id.wrapping_mul(0x9e37_79b1) & ((1 << bits) - 1);
     let mut text = String::with_capacity(tokens * 7);
     for place in 0..tokens.saturating_sub(SPECIAL) {
         let word = match place {
-            0..3 => (spelt >> (WORD_BITS * place as u32)) as usize % words.len(),
+            0..3 => (spelled >> (WORD_BITS * place as u32)) as usize % words.len(),
             _ => random.next() as usize % words.len(),
         };
         if place > 0 {
@@ -77,7 +77,7 @@ pub(crate) fn check(tokenizer: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Steele, Lea and Flood's generator (2014): one addition and a finaliser, the same everywhere.
+/// Steele, Lea and Flood's generator (2014): one addition and a finalizer, the same everywhere.
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_comes_twice_even_when_only_the_index_differs() {
+    fn texts_differ_even_if_only_the_index_differs() {
         // Five tokens are the three words of the index alone: the hardest case.
         let mut seen = HashSet::new();
         for series in [0, 1, 31] {

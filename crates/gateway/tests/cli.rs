@@ -1,4 +1,4 @@
-//! The program as a user meets it: help, exit codes, what it prints and where.
+//! The command line: help, exit codes, standard output and standard error.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::io::{Read, Write};
@@ -30,6 +30,14 @@ fn out(output: &Output) -> String {
 
 fn err(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs the program, which must exit with `code` and print nothing. Returns its error output.
+#[track_caller]
+fn fails(code: i32, arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!((output.status.code(), &*out(&output)), (Some(code), ""), "{arguments:?}");
+    err(&output)
 }
 
 /// The first `lines` lines.
@@ -86,42 +94,35 @@ fn the_version_is_the_packages() {
 
 #[test]
 fn a_mistyped_flag_exits_with_code_2_and_names_the_nearest_one() {
-    let output = run(&["serve", "--lisen", "127.0.0.1:0"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(err(&output).contains("--listen") && out(&output).is_empty(), "{}", err(&output));
-    assert_eq!(run(&["serv"]).status.code(), Some(2));
-    assert_eq!(run(&["--listen", "nowhere"]).status.code(), Some(2));
-    assert_eq!(run(&["model"]).status.code(), Some(2));
+    let message = fails(2, &["serve", "--lisen", "127.0.0.1:0"]);
+    assert!(message.contains("--listen"), "{message}");
+    for arguments in [&["serv"][..], &["--listen", "nowhere"], &["model"]] {
+        fails(2, arguments);
+    }
 }
 
 #[test]
 fn settings_that_cannot_work_exit_with_code_2() {
-    let output = run(&["check-config", "--max-queue-tokens", "5"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert_snapshot!(err(&output), @"error: `max_queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `max_queue_tokens` or lower `limits.max_request_tokens`");
-    let output = run(&["serve", "--config", "nowhere.toml"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(err(&output).starts_with("error: cannot read the settings file nowhere.toml\n  because: "));
+    assert_snapshot!(fails(2, &["check-config", "--max-queue-tokens", "5"]), @"error: `max_queue_tokens` of model `all-MiniLM-L6-v2` is 5, but one request may have 300000 tokens: raise `max_queue_tokens` or lower `limits.max_request_tokens`");
+    let message = fails(2, &["serve", "--config", "nowhere.toml"]);
+    let start = "error: cannot read the settings file nowhere.toml\n  because: ";
+    assert!(message.starts_with(start), "{message}");
 }
 
 #[test]
 fn a_failed_start_exits_with_code_1_and_the_reason() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
-    let output = run(&["serve", "--listen", &address]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains(&format!("cannot listen on {address}: ")), "{}", err(&output));
-
-    let output = run(&["serve", "--listen", "127.0.0.1:0"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains("because: there is no such folder in /"), "{}", err(&output));
+    let message = fails(1, &["serve", "--listen", &address]);
+    assert!(message.contains(&format!("cannot listen on {address}: ")), "{message}");
+    let message = fails(1, &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(message.contains("because: there is no such folder in /"), "{message}");
 }
 
 #[test]
 fn a_number_above_its_bound_is_code_2() {
-    let output = run(&["check-config", "--http-workers", "513", "--threads", "99999999999"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert_snapshot!(err(&output), @r"
+    let message = fails(2, &["check-config", "--http-workers", "513", "--threads", "99999999999"]);
+    assert_snapshot!(message, @r"
     error: `--http-workers` is 513, but may be 512 at most
     `--threads` is 99999999999, but may be 1024 at most
     ");
@@ -130,13 +131,12 @@ fn a_number_above_its_bound_is_code_2() {
 #[test]
 fn an_instruction_set_of_another_architecture_is_code_2() {
     let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
-    let output = run(&["check-config", "--isa", foreign]);
-    assert_eq!(output.status.code(), Some(2));
-    let said = format!(
+    let message = fails(2, &["check-config", "--isa", foreign]);
+    let start = format!(
         "error: `isa` of model `all-MiniLM-L6-v2` is `{foreign}`, which no {} CPU has: write `auto`, ",
         std::env::consts::ARCH
     );
-    assert!(err(&output).starts_with(&said), "{}", err(&output));
+    assert!(message.starts_with(&start), "{message}");
 }
 
 #[test]
@@ -156,10 +156,9 @@ fn an_unknown_variable_is_code_2_and_its_value_is_not_shown() {
 #[test]
 fn a_flag_of_other_servers_is_answered_with_the_one_here() {
     for arguments in [["--port", "9000"], ["--host", "0.0.0.0"], ["--port=9000", "--host=::"]] {
-        let output = run(&arguments);
-        assert_eq!(output.status.code(), Some(2));
+        let message = fails(2, &arguments);
         let tip = "tip: --listen takes address and port in one, such as --listen 127.0.0.1:8080";
-        assert!(err(&output).contains(tip), "{}", err(&output));
+        assert!(message.contains(tip), "{message}");
     }
 }
 
@@ -171,32 +170,26 @@ fn a_former_flag_is_answered_with_its_present_name() {
         ("--overlong", "--truncation"),
         ("--log", "--log-filter"),
     ] {
-        let output = run(&["serve", old, "1"]);
-        assert_eq!(output.status.code(), Some(2));
-        let tip = format!("tip: {old} is now called {new}\n");
-        assert!(err(&output).contains(&tip), "{}", err(&output));
+        let message = fails(2, &["serve", old, "1"]);
+        assert!(message.contains(&format!("tip: {old} is now called {new}\n")), "{message}");
     }
 }
 
 #[test]
 fn an_invalid_address_is_answered_with_the_accepted_forms() {
     for address in ["localhost", "http://localhost:8080", "0.0.0.0", "localhost:http"] {
-        let output = run(&["check-config", "--listen", address]);
-        assert_eq!(output.status.code(), Some(2));
-        let said = err(&output);
-        assert!(said.contains("\"localhost:8080\"") && said.contains("\":8080\" for every"), "{said}");
+        let message = fails(2, &["check-config", "--listen", address]);
+        for form in ["\"localhost:8080\"", "\":8080\" for every"] {
+            assert!(message.contains(form), "{message}");
+        }
     }
 }
 
 #[test]
 fn a_missing_model_is_answered_with_how_to_get_it() {
-    let output = run(&["serve", "--listen", "127.0.0.1:0", "--model", "BAAI/bge-small-en-v1.5"]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = err(&output);
-    assert!(
-        said.contains("`hf download BAAI/bge-small-en-v1.5 --local-dir models/bge-small-en-v1.5`"),
-        "{said}"
-    );
+    let message = fails(1, &["serve", "--listen", "127.0.0.1:0", "--model", "BAAI/bge-small-en-v1.5"]);
+    let command = "`hf download BAAI/bge-small-en-v1.5 --local-dir models/bge-small-en-v1.5`";
+    assert!(message.contains(command), "{message}");
 
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("models/own")).unwrap();
@@ -252,9 +245,8 @@ fn check_config_shows_sources_and_hides_keys() {
 #[cfg(unix)]
 #[test]
 fn an_endless_settings_file_is_rejected() {
-    let output = run(&["check-config", "--config", "/dev/zero"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(err(&output).contains("it is larger than 1048576 bytes"), "{}", err(&output));
+    let message = fails(2, &["check-config", "--config", "/dev/zero"]);
+    assert!(message.contains("it is larger than 1048576 bytes"), "{message}");
 }
 
 #[test]
@@ -345,28 +337,22 @@ fn health_requests_readyz_at_the_listen_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = std::thread::spawn(move || {
-        for answer in ["200 OK\r\n\r\nok\n", "503 Service Unavailable\r\n\r\nloading\n"] {
+        for response in ["200 OK\r\n\r\nok\n", "503 Service Unavailable\r\n\r\nloading\n"] {
             let (mut stream, _) = listener.accept().unwrap();
             let mut asked = [0; 512];
             let count = stream.read(&mut asked).unwrap();
             assert!(asked[..count].starts_with(b"GET /readyz "));
-            stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
+            stream.write_all(format!("HTTP/1.1 {response}").as_bytes()).unwrap();
         }
     });
     let folder = tempfile::tempdir().unwrap();
     let ready = run_in(folder.path(), &["health"], &[("EMBEDGATE_LISTEN", &address)]);
     assert_eq!((ready.status.code(), out(&ready).as_str()), (Some(0), "ready\n"));
-    let loading = run(&["health", "--listen", &address]);
-    assert_eq!(loading.status.code(), Some(1));
-    assert_eq!(err(&loading), format!("error: {address} is not ready: 503 loading\n"));
+    let loading = fails(1, &["health", "--listen", &address]);
+    assert_eq!(loading, format!("error: {address} is not ready: 503 loading\n"));
     server.join().unwrap();
-    let gone = run(&["health", "--listen", &address]);
-    assert_eq!(gone.status.code(), Some(1));
-    assert!(
-        err(&gone).starts_with(&format!("error: no response from {address}\n  because: ")),
-        "{}",
-        err(&gone)
-    );
+    let gone = fails(1, &["health", "--listen", &address]);
+    assert!(gone.starts_with(&format!("error: no response from {address}\n  because: ")), "{gone}");
 }
 
 #[test]
@@ -386,9 +372,7 @@ fn model_list_names_what_is_missing() {
 #[test]
 fn model_commands_on_a_missing_folder_exit_with_code_1() {
     for command in ["import", "verify", "list"] {
-        let output = run(&["model", command, "nowhere"]);
-        assert_eq!(output.status.code(), Some(1), "{command}");
-        assert!(err(&output).starts_with("error: ") && err(&output).contains("nowhere"), "{}", err(&output));
-        assert!(out(&output).is_empty());
+        let message = fails(1, &["model", command, "nowhere"]);
+        assert!(message.starts_with("error: ") && message.contains("nowhere"), "{message}");
     }
 }

@@ -32,6 +32,19 @@ fn scrape(metrics: &Metrics) -> String {
     metrics.render(true, &[("m", STATS)]).unwrap()
 }
 
+/// A loaded model.
+const INFO: ModelInfo<'_> = ModelInfo {
+    model: "m",
+    revision: "abc",
+    dtype: "fp32",
+    provider: Provider::Cpu,
+    selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::UnsupportedNetwork },
+    per_text: false,
+    dimensions: 384,
+    max_tokens: 256,
+    load_time: Duration::from_millis(250),
+};
+
 /// Value of one series.
 #[track_caller]
 fn value(text: &str, series: &str) -> f64 {
@@ -87,17 +100,7 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 fn complete() -> Metrics {
     let metrics = metrics();
     metrics.runtime_loaded("1.32.0");
-    metrics.model_loaded(&ModelInfo {
-        model: "m",
-        revision: "abc",
-        dtype: "fp32",
-        provider: Provider::Cpu,
-        selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::UnsupportedNetwork },
-        per_text: false,
-        dimensions: 384,
-        max_tokens: 256,
-        load_time: Duration::from_millis(250),
-    });
+    metrics.model_loaded(&INFO);
     metrics.parameter("truncate", ParameterOutcome::Rejected);
     metrics
 }
@@ -128,61 +131,44 @@ fn there_are_fewer_than_300_series_with_one_model() {
 
 #[test]
 fn series_with_known_labels_exist_from_startup_at_zero() {
-    let text = scrape(&metrics());
-    for outcome in ["success", "client_error", "rejected", "error", "cancelled"] {
-        let series = format!("embedgate_request_duration_seconds_count{{model=\"m\",outcome=\"{outcome}\"}}");
-        assert_eq!(value(&text, &series), 0.0);
+    // Before the first scrape of an engine.
+    let text = metrics().render(true, &[]).unwrap();
+    for series in [
+        r#"request_duration_seconds_count{model="m",outcome="success"}"#,
+        r#"request_duration_seconds_count{model="m",outcome="client_error"}"#,
+        r#"request_duration_seconds_count{model="m",outcome="rejected"}"#,
+        r#"request_duration_seconds_count{model="m",outcome="error"}"#,
+        r#"request_duration_seconds_count{model="m",outcome="cancelled"}"#,
+        r#"request_duration_seconds_count{model="unknown",outcome="client_error"}"#,
+        r#"request_duration_seconds_count{model="unknown",outcome="rejected"}"#,
+        r#"requests_rejected_total{model="m",reason="queue_full"}"#,
+        r#"requests_rejected_total{model="m",reason="response_memory_exhausted"}"#,
+        r#"requests_rejected_total{model="m",reason="too_long"}"#,
+        r#"requests_rejected_total{model="m",reason="draining"}"#,
+        r#"requests_rejected_total{model="m",reason="timeout"}"#,
+        r#"requests_rejected_total{model="m",reason="rate_limit"}"#,
+        r#"requests_rejected_total{model="m",reason="rate_limiter_unavailable"}"#,
+        r#"requests_rejected_total{model="unknown",reason="auth"}"#,
+        r#"requests_rejected_total{model="unknown",reason="body_memory_exhausted"}"#,
+        r#"requests_rejected_total{model="unknown",reason="draining"}"#,
+        r#"inputs_total{model="m"}"#,
+        r#"input_tokens_total{model="m"}"#,
+        r#"padding_tokens_total{model="m"}"#,
+        r#"inputs_truncated_total{model="m"}"#,
+        r#"inference_errors_total{model="m"}"#,
+        r#"inputs_deduplicated_total{model="m"}"#,
+        r#"cache_requests_total{model="m",result="hit"}"#,
+        r#"cache_requests_total{model="m",result="remote_hit"}"#,
+        r#"cache_requests_total{model="m",result="miss"}"#,
+        r#"cache_bytes{model="m"}"#,
+        r#"cache_entries{model="m"}"#,
+        r#"cache_evictions_total{model="m"}"#,
+        "rate_limit_redis_up",
+        r#"rate_limit_redis_errors_total{kind="timeout"}"#,
+        r#"http_requests_total{code="200",method="POST",route="/v1/embeddings"}"#,
+    ] {
+        assert_eq!(value(&text, &format!("embedgate_{series}")), 0.0);
     }
-    for outcome in ["client_error", "rejected"] {
-        let series =
-            format!("embedgate_request_duration_seconds_count{{model=\"unknown\",outcome=\"{outcome}\"}}");
-        assert_eq!(value(&text, &series), 0.0);
-    }
-    let reasons = [
-        (
-            "m",
-            &[
-                "queue_full",
-                "response_memory_exhausted",
-                "too_long",
-                "draining",
-                "timeout",
-                "rate_limit",
-                "rate_limiter_unavailable",
-            ][..],
-        ),
-        ("unknown", &["auth", "body_memory_exhausted", "draining"]),
-    ];
-    for (model, reasons) in reasons {
-        for reason in reasons {
-            let series =
-                format!("embedgate_requests_rejected_total{{model=\"{model}\",reason=\"{reason}\"}}");
-            assert_eq!(value(&text, &series), 0.0);
-        }
-    }
-    let counters = [
-        "inputs",
-        "input_tokens",
-        "padding_tokens",
-        "inputs_truncated",
-        "inference_errors",
-        "inputs_deduplicated",
-    ];
-    for counter in counters {
-        assert_eq!(value(&text, &format!("embedgate_{counter}_total{{model=\"m\"}}")), 0.0);
-    }
-    for result in ["hit", "remote_hit", "miss"] {
-        let series = format!("embedgate_cache_requests_total{{model=\"m\",result=\"{result}\"}}");
-        assert_eq!(value(&text, &series), 0.0);
-    }
-    let unsynced = metrics().render(true, &[]).unwrap();
-    for series in ["cache_bytes", "cache_entries", "cache_evictions_total"] {
-        assert_eq!(value(&unsynced, &format!("embedgate_{series}{{model=\"m\"}}")), 0.0);
-    }
-    assert_eq!(value(&text, "embedgate_rate_limit_redis_up"), 0.0);
-    assert_eq!(value(&text, "embedgate_rate_limit_redis_errors_total{kind=\"timeout\"}"), 0.0);
-    let answers = "embedgate_http_requests_total{code=\"200\",method=\"POST\",route=\"/v1/embeddings\"}";
-    assert_eq!(value(&text, answers), 0.0);
 }
 
 #[test]
@@ -291,19 +277,10 @@ fn build_and_model_are_described_once() {
 }
 
 #[test]
-fn a_per_text_model_is_labelled() {
+fn a_per_text_model_has_its_own_batching_label() {
     let metrics = metrics();
-    metrics.model_loaded(&ModelInfo {
-        model: "m",
-        revision: "abc",
-        dtype: "int8",
-        provider: Provider::Cpu,
-        selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::OnnxFile },
-        per_text: true,
-        dimensions: 384,
-        max_tokens: 256,
-        load_time: Duration::from_millis(250),
-    });
+    let selection = Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::OnnxFile };
+    metrics.model_loaded(&ModelInfo { dtype: "int8", selection, per_text: true, ..INFO });
     let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",\
                  isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"onnx_file\",revision=\"abc\"}";
     assert_eq!(value(&scrape(&metrics), model), 1.0);

@@ -19,7 +19,8 @@ use gateway::{
     redis_cache::RedisCache,
 };
 use inference::{CacheKey, Input, Job, RemoteCache, TruncationPolicy};
-use redis_server::{Server, TIMEOUT, wait};
+use redis_server::Server;
+use testkit::wait::{TIMEOUT, until};
 
 fn config(server: &Server, password: &str) -> CacheConfig {
     let password = if password.is_empty() { String::new() } else { format!("?pass={password}") };
@@ -38,7 +39,7 @@ fn open(config: &CacheConfig) -> (RedisCache, Metrics) {
 
 fn up(config: &CacheConfig) -> (RedisCache, Metrics) {
     let (cache, metrics) = open(config);
-    wait("the remote cache is up", || cache.is_up());
+    until("the remote cache is up", || cache.is_up());
     (cache, metrics)
 }
 
@@ -65,7 +66,7 @@ fn vectors_of_one_server_are_found_by_another_until_they_expire() {
     assert_eq!(metrics.remote_cache().redis.up.get(), 1);
     let vectors = [vec![1.5, -0.0, f32::MIN_POSITIVE], vec![2.5]];
     one.put(vec![(key(1), vectors[0].clone()), (key(2), vectors[1].clone())]);
-    wait("both are there", || other.get(&[key(1), key(2)]).iter().all(Option::is_some));
+    until("both are there", || other.get(&[key(1), key(2)]).iter().all(Option::is_some));
     let found = other.get(&[key(2), key(3), key(1)]);
     assert_eq!(found, [Some(vectors[1].clone()), None, Some(vectors[0].clone())]);
     assert!(other.get(&[]).is_empty() && other.is_up());
@@ -86,7 +87,7 @@ fn many_keys_are_looked_up_in_chunks() {
     let keys: Vec<CacheKey> = (0..200).map(key).collect();
     let stored = |number: u8| (!number.is_multiple_of(3)).then(|| vec![f32::from(number)]);
     cache.put((0..200).filter_map(|number| Some((key(number), stored(number)?))).collect());
-    wait("the last is there", || cache.get(&[key(199)])[0].is_some());
+    until("the last is there", || cache.get(&[key(199)])[0].is_some());
     let mut client = server.client();
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut client).unwrap();
     assert_eq!(cache.get(&keys), (0..200).map(stored).collect::<Vec<_>>());
@@ -109,7 +110,7 @@ fn a_server_that_disappears_costs_no_lookup_and_is_found_again() {
     let server = Server::start(&[]);
     let (cache, metrics) = up(&config(&server, ""));
     cache.put(vec![(key(1), vec![1.0])]);
-    wait("it is there", || cache.get(&[key(1)])[0].is_some());
+    until("it is there", || cache.get(&[key(1)])[0].is_some());
     let folder = server.kill();
     assert_eq!(cache.get(&[key(1), key(2)]), [None, None]);
     // From here on lookups do not touch the network.
@@ -121,13 +122,13 @@ fn a_server_that_disappears_costs_no_lookup_and_is_found_again() {
     for _ in 0..1_000 {
         cache.put(vec![(key(3), vec![0.0; 384])]);
     }
-    wait("some were dropped", || metrics.remote_cache().dropped.get() > 0);
+    until("some were dropped", || metrics.remote_cache().dropped.get() > 0);
 
     let server = Server::start_in(folder, &[]);
-    wait("it is found again", || cache.is_up());
+    until("it is found again", || cache.is_up());
     assert_eq!(metrics.remote_cache().redis.up.get(), 1);
     cache.put(vec![(key(4), vec![4.0])]);
-    wait("it keeps again", || cache.get(&[key(4)]) == [Some(vec![4.0])]);
+    until("it keeps again", || cache.get(&[key(4)]) == [Some(vec![4.0])]);
     drop(server);
 }
 
@@ -135,7 +136,7 @@ fn a_server_that_disappears_costs_no_lookup_and_is_found_again() {
 fn a_wrong_password_leaves_the_remote_cache_unavailable() {
     let server = Server::start(&["--requirepass", "right"]);
     let (cache, metrics) = open(&config(&server, "wrong"));
-    wait("the error is counted", || {
+    until("the error is counted", || {
         errors(&metrics, RedisErrorKind::Other) + errors(&metrics, RedisErrorKind::Connection) > 0
     });
     assert!(!cache.is_up());
@@ -151,7 +152,7 @@ fn a_silent_server_costs_no_lookup() {
     let config = CacheConfig { redis_url: Some(url.as_str().into()), ..Config::builtin(1).cache };
     let (cache, metrics) = open(&config);
     assert_eq!(cache.get(&[key(1)]), [None]);
-    wait("the timeout is counted", || errors(&metrics, RedisErrorKind::Timeout) > 0);
+    until("the timeout is counted", || errors(&metrics, RedisErrorKind::Timeout) > 0);
     assert!(!cache.is_up());
 }
 
@@ -174,13 +175,13 @@ fn a_full_server_still_answers_lookups() {
     let server = Server::start(&[]);
     let (cache, metrics) = up(&config(&server, ""));
     cache.put(vec![(key(1), vec![1.0])]);
-    wait("it is there", || cache.get(&[key(1)])[0].is_some());
+    until("it is there", || cache.get(&[key(1)])[0].is_some());
     let mut client = server.client();
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec(&mut client).unwrap();
     for number in 2..5 {
         cache.put(vec![(key(number), vec![2.0])]);
     }
-    wait("all are dropped", || metrics.remote_cache().dropped.get() == 3);
+    until("all are dropped", || metrics.remote_cache().dropped.get() == 3);
     assert!(cache.is_up());
     assert_eq!(cache.get(&[key(1), key(2)]), [Some(vec![1.0]), None]);
     assert_eq!(
@@ -223,13 +224,13 @@ fn servers_share_computed_vectors() {
     let start = || {
         let metrics = Metrics::new(["tiny"]);
         let registry = load(&config, &metrics, &AtomicBool::new(false)).unwrap();
-        wait("the remote cache is up", || metrics.remote_cache().redis.up.get() == 1);
+        until("the remote cache is up", || metrics.remote_cache().redis.up.get() == 1);
         (registry, metrics)
     };
     let (first, _) = start();
     let computed = embed(&first, "shared between servers");
     let mut client = server.client();
-    wait("it is written", || redis::cmd("DBSIZE").query::<u64>(&mut client).unwrap() == 1);
+    until("it is written", || redis::cmd("DBSIZE").query::<u64>(&mut client).unwrap() == 1);
 
     let (second, metrics) = start();
     assert_eq!(embed(&second, "shared between servers"), computed);

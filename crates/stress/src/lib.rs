@@ -1,7 +1,7 @@
 //! `cargo xtask stress`: the release binary under overload, under long load, and with faults around it.
 //!
-//! Each guarantee is checked and printed with its figure. `cargo xtask test` runs all scenarios in a short form that does
-//! not judge times, since these depend on the machine; `.ci/nightly` runs the long form.
+//! Each guarantee is checked and printed with its figure. `cargo xtask test` runs all scenarios in a short form that
+//! does not judge times, since these depend on the machine; `.ci/nightly` runs the long form.
 #![allow(clippy::print_stdout, reason = "a command line tool talks to its terminal")]
 
 mod faults;
@@ -101,7 +101,7 @@ pub fn main() -> Result<bool> {
     report.publish(options.report.as_deref())
 }
 
-/// A scenario that runs.
+/// Context of a running scenario.
 struct Run<'a> {
     workspace: &'a Workspace,
     suite: Suite,

@@ -2,7 +2,7 @@
 //! executors do).
 //!
 //! Clients take their slots from one schedule. A client that still waits for a response leaves its slots to the others,
-//! so there must be enough clients; the lateness of the requests tells whether there were.
+//! so there must be enough clients; the requests' delay behind the schedule shows if there were too few.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,11 +40,11 @@ pub(crate) struct RequestOutcome {
     /// From the first byte sent to the last byte received.
     pub(crate) milliseconds: f64,
     /// Delay of the request behind the schedule, in milliseconds.
-    pub(crate) late: f64,
+    pub(crate) schedule_delay: f64,
 }
 
 impl OpenLoopLoad {
-    /// Sends until the time is over, and waits for the last response. A connection that fails is an error: an overloaded
+    /// Sends for the whole duration, and waits for the last response. A failed connection is an error: an overloaded
     /// server rejects requests, but it answers them.
     pub(crate) fn run(&self) -> Result<Vec<RequestOutcome>> {
         let clients: Vec<Client> =
@@ -92,7 +92,7 @@ impl OpenLoopLoad {
                 status,
                 has_retry_after: client.reply().header("retry-after").is_some(),
                 milliseconds: millis(sent.elapsed()),
-                late: millis(sent.saturating_duration_since(due)),
+                schedule_delay: millis(sent.saturating_duration_since(due)),
             });
         }
     }

@@ -13,7 +13,8 @@ use crate::workload::WORKLOAD;
 
 /// Small, so that it is full before the measurement begins and evicts during it.
 const CACHE: &str = "1MiB";
-/// Limit of the warm-up, in which buffers, stacks and the allocator's arenas reach their size; at most a quarter of the run.
+/// Limit of the warm-up, in which buffers, stacks and the allocator's arenas reach their size; at most a quarter of the
+/// run.
 const MAX_WARM_UP: Duration = Duration::from_secs(60);
 /// Interval of the samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,7 +36,8 @@ pub(crate) fn run(run: &mut Run<'_>, duration: Duration) -> Result<()> {
     let (warm, _) = load(id, address, warm_up, 8)?;
     let before = settled(id, None)?;
     println!(
-        "  after {:.0} s of warm-up and {warm} requests: {:.0} MB, of which {:.0} allocated; {} descriptors, {} threads",
+        "  after {:.0} s of warm-up and {warm} requests: {:.0} MB, of which {:.0} allocated; {} descriptors, \
+         {} threads",
         warm_up.as_secs_f64(),
         before.resident,
         before.allocated,

@@ -1,9 +1,10 @@
-//! Tools shared by tests and developer commands: the program as a child process, an HTTP client, waiting with a limit,
-//! process statistics, the checkout's folders and the test report.
+//! Tools shared by tests and developer commands: the program as a child process, an HTTP client, files, waiting with a
+//! limit, process statistics, the checkout's folders and the test report.
 //!
 //! No shipped crate depends on it: it is a dev-dependency of `gateway` and a dependency of the tools.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "checks print their results as they run")]
 
+pub mod files;
 pub mod http;
 pub mod model;
 pub mod process;

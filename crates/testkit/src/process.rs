@@ -11,12 +11,12 @@ pub fn cargo() -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from));
     // Cargo sets these variables for the package that it runs. A build script that watches one runs again if the value
     // differs, so a nested build and a build from a shell would each invalidate the other's results.
-    without(&mut cargo, |name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
+    remove_env_if(&mut cargo, |name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"));
     cargo
 }
 
 /// Removes the environment variables that `unwanted` selects from `command`.
-pub fn without(command: &mut Command, unwanted: impl Fn(&str) -> bool) -> &mut Command {
+pub fn remove_env_if(command: &mut Command, unwanted: impl Fn(&str) -> bool) -> &mut Command {
     for (name, _) in env::vars_os().filter(|(name, _)| unwanted(&name.to_string_lossy())) {
         command.env_remove(name);
     }
@@ -24,8 +24,8 @@ pub fn without(command: &mut Command, unwanted: impl Fn(&str) -> bool) -> &mut C
 }
 
 /// Removes embedgate's settings in the developer's environment from `command`.
-pub fn without_settings(command: &mut Command) -> &mut Command {
-    without(command, |name| name.starts_with("EMBEDGATE_"))
+pub fn remove_embedgate_env(command: &mut Command) -> &mut Command {
+    remove_env_if(command, |name| name.starts_with("EMBEDGATE_"))
 }
 
 /// Sends a signal, such as `TERM`, to a process.
@@ -43,7 +43,7 @@ pub fn signal(id: u32, name: &str) -> Result<()> {
 /// # Errors
 /// The command cannot be started, or fails.
 pub fn run(command: &mut Command) -> Result<()> {
-    let line = line(command);
+    let line = command_line(command);
     let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
     if !status.success() {
         bail!("`{line}` failed: {status}");
@@ -56,7 +56,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 /// # Errors
 /// As [`run`]; the message ends with the output.
 pub fn capture(command: &mut Command) -> Result<String> {
-    let line = line(command);
+    let line = command_line(command);
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{line}`"))?;
     stdout_of(&line, &output)
 }
@@ -87,7 +87,7 @@ pub fn exit_code(result: Result<bool>) -> ExitCode {
 }
 
 /// The command line for messages.
-pub fn line(command: &Command) -> String {
+pub fn command_line(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
         line.push(' ');

@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 pub struct Sample {
     /// Resident memory in megabytes (10⁶ bytes).
     pub resident: f64,
-    /// Anonymous part of it, in megabytes. The rest is pages of mapped files (the weights), which the kernel can reclaim.
+    /// Anonymous part of it, in megabytes. The rest is pages of mapped files (the weights), which the kernel can
+    /// reclaim.
     pub allocated: f64,
     /// Open file descriptors.
     pub descriptors: usize,

@@ -51,7 +51,7 @@ impl Program {
     }
 
     fn spawn(mut command: Command, log: NamedTempFile) -> Result<Self> {
-        let line = process::line(&command);
+        let line = process::command_line(&command);
         let started = Instant::now();
         let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start `{line}`"))?;
         Ok(Self { child, log, line, started })

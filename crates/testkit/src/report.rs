@@ -1,11 +1,13 @@
 //! The test report: a table, the reasons for failures and skips, and a last line for scripts.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Instant;
-use std::{fmt, fs};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// Results of one test binary, client or scenario.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -90,7 +92,7 @@ impl Report {
     pub fn publish(&self, path: Option<&Path>) -> Result<bool> {
         if let Some(path) = path {
             let text = serde_json::to_string(self).context("cannot write the report")?;
-            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            files::write(path, text)?;
         } else {
             print!("{self}");
         }

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 use crate::program::{ExitReport, Program};
 
-/// Limit of a start. It takes below a second on an idle machine; an emulated CPU needs minutes, since the golden vectors
-/// are computed before the server listens.
+/// Limit of a start. It takes less than a second on an idle machine; an emulated CPU needs minutes, since the golden
+/// vectors are computed before the server listens.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// Limit of an end after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(120);
@@ -28,7 +28,7 @@ pub struct Server {
 /// `PROGRAM ARGUMENTS` in `folder`, without the settings in the developer's environment.
 pub fn embedgate(program: &Path, folder: &Path, arguments: &[impl AsRef<str>]) -> Command {
     let mut command = Command::new(program);
-    process::without_settings(&mut command).current_dir(folder);
+    process::remove_embedgate_env(&mut command).current_dir(folder);
     command.args(arguments.iter().map(AsRef::as_ref));
     command
 }

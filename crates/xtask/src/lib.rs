@@ -64,7 +64,7 @@ enum Command {
     /// List the contents of the binary as a CycloneDX document
     Sbom(sbom::SbomArgs),
     /// Check the project's rules: crate dependencies, file names, links, language
-    Tidy(tidy::TidyArgs),
+    Tidy,
 }
 
 /// A stress scenario.
@@ -105,7 +105,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Arm64 => forward(&workspace, "acceptance", &["arm64".to_owned()]),
         Command::Sbom(options) => sbom::run(&workspace, &options),
-        Command::Tidy(options) => return tidy::run(&workspace, &options),
+        Command::Tidy => return tidy::run(&workspace),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -11,12 +11,10 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use testkit::files;
 use testkit::workspace::Workspace;
 
 use crate::cargo_metadata::{Metadata, Package};
-
-/// The package whose binary is described.
-const ROOT: &str = "gateway";
 
 /// Arguments of the command.
 #[derive(Args)]
@@ -31,9 +29,10 @@ pub(crate) struct SbomArgs {
 
 /// Writes the document.
 pub(crate) fn run(workspace: &Workspace, options: &SbomArgs) -> Result<()> {
-    let text = format!("{:#}\n", document(workspace, &options.target)?);
+    let metadata = Metadata::read(workspace, &options.target)?;
+    let text = format!("{:#}\n", document(workspace, &metadata, Vec::new())?);
     match &options.output {
-        Some(path) => std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display())),
+        Some(path) => files::write(path, text),
         None => {
             print!("{text}");
             Ok(())
@@ -54,50 +53,38 @@ struct Locked {
     checksum: Option<String>,
 }
 
-/// The document for a platform.
-pub(crate) fn document(workspace: &Workspace, target: &str) -> Result<Value> {
-    let metadata = Metadata::read(workspace, target)?;
-    let path = workspace.root().join("Cargo.lock");
-    let lock = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let lock: Lock = toml::from_str(&lock).context("cannot read Cargo.lock")?;
-    let checksums: BTreeMap<_, _> =
-        lock.package.into_iter().map(|locked| ((locked.name, locked.version), locked.checksum)).collect();
-    describe(&metadata, &checksums)
-}
-
 type Checksums = BTreeMap<(String, String), Option<String>>;
 
-fn describe(metadata: &Metadata, checksums: &Checksums) -> Result<Value> {
-    let packages: BTreeMap<&str, &Package> =
-        metadata.packages.iter().map(|package| (package.id.as_str(), package)).collect();
-    let linked: BTreeMap<&str, Vec<&str>> =
-        metadata.resolve.nodes.iter().map(|node| (node.id.as_str(), node.linked())).collect();
-    let root = metadata.packages.iter().find(|package| package.name == ROOT && package.source.is_none());
-    let root = root.with_context(|| format!("there is no package {ROOT}"))?;
+/// The document for the packages of `metadata`, and for `others`, which the program also depends on.
+pub(crate) fn document(workspace: &Workspace, metadata: &Metadata, others: Vec<Value>) -> Result<Value> {
+    let lock = files::read_text(&workspace.root().join("Cargo.lock"))?;
+    let lock: Lock = toml::from_str(&lock).context("cannot parse Cargo.lock")?;
+    let checksum = |locked: Locked| ((locked.name, locked.version), locked.checksum);
+    let checksums: Checksums = lock.package.into_iter().map(checksum).collect();
 
-    let (mut inside, mut open) = (BTreeSet::new(), vec![root.id.as_str()]);
-    while let Some(id) = open.pop() {
-        if inside.insert(id) {
-            open.extend(linked.get(id).into_iter().flatten());
+    let root = metadata.shipped()?;
+    let linked = metadata.linked()?;
+    let other_refs: Vec<String> =
+        others.iter().filter_map(|other| other["bom-ref"].as_str().map(str::to_owned)).collect();
+    let mut components = Vec::new();
+    let mut dependencies = Vec::new();
+    for package in linked {
+        let on = metadata.dependencies(package)?;
+        let mut on: BTreeSet<String> = on.into_iter().map(Package::purl).collect();
+        if package.id == root.id {
+            on.extend(other_refs.iter().cloned());
+        } else {
+            components.push(package.component("library", &package.name, &checksums));
         }
+        dependencies.push(json!({"ref": package.purl(), "dependsOn": on}));
     }
-    let package =
-        |id: &str| packages.get(id).copied().with_context(|| format!("Cargo names no package {id}"));
-    let mut inside: Vec<&Package> = inside.into_iter().map(package).collect::<Result<_>>()?;
-    inside.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
-
-    let components = inside.iter().filter(|package| package.id != root.id);
-    let components: Vec<Value> = components.map(|package| package.component("library", checksums)).collect();
-    let dependencies = inside.iter().map(|of| {
-        let on = linked.get(of.id.as_str()).into_iter().flatten().map(|id| Ok(package(id)?.purl()));
-        Ok(json!({"ref": of.purl(), "dependsOn": on.collect::<Result<BTreeSet<_>>>()?}))
-    });
-    let dependencies: Vec<Value> = dependencies.collect::<Result<_>>()?;
+    components.extend(others);
+    dependencies.extend(other_refs.iter().map(|of| json!({"ref": of, "dependsOn": []})));
     Ok(json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"component": root.component("application", checksums)},
+        "metadata": {"component": root.component("application", "embedgate", &checksums)},
         "components": components,
         "dependencies": dependencies,
     }))
@@ -109,11 +96,11 @@ impl Package {
         format!("pkg:cargo/{}@{}", self.name, self.version)
     }
 
-    fn component(&self, kind: &str, checksums: &Checksums) -> Value {
+    fn component(&self, kind: &str, name: &str, checksums: &Checksums) -> Value {
         let mut component = json!({
             "type": kind,
             "bom-ref": self.purl(),
-            "name": if self.name == ROOT { "embedgate" } else { &self.name },
+            "name": name,
             "version": self.version,
             "purl": self.purl(),
         });
@@ -136,23 +123,24 @@ impl Package {
 mod tests {
     use super::*;
 
-    fn names(document: &Value) -> Vec<&str> {
-        let components = document["components"].as_array().unwrap();
-        components.iter().map(|component| component["name"].as_str().unwrap()).collect()
-    }
-
     #[test]
     fn the_document_lists_exactly_the_linked_crates() {
-        let workspace = Workspace::locate().unwrap();
-        let document = document(&workspace, "x86_64-unknown-linux-gnu").unwrap();
-        let names = names(&document);
+        let document = || {
+            let workspace = Workspace::locate().unwrap();
+            let metadata = Metadata::read(&workspace, "x86_64-unknown-linux-gnu").unwrap();
+            let model = json!({"bom-ref": "pkg:huggingface/m", "name": "m", "purl": "pkg:huggingface/m"});
+            super::document(&workspace, &metadata, vec![model]).unwrap()
+        };
+        let (document, again) = (document(), document());
+        let components = document["components"].as_array().unwrap();
+        let names: Vec<_> = components.iter().map(|component| component["name"].as_str().unwrap()).collect();
         for inside in ["actix-web", "bert-cpu", "ort", "serde", "tokenizers"] {
             assert!(names.contains(&inside), "{inside} is missing");
         }
         for outside in ["bolero", "insta", "proptest", "xtask", "gateway"] {
             assert!(!names.contains(&outside), "{outside} is not in the binary");
         }
-        for component in document["components"].as_array().unwrap() {
+        for component in components.iter().filter(|component| component["name"] != "m") {
             let name = component["name"].as_str().unwrap();
             assert!(component["licenses"][0]["expression"].is_string(), "{name} has no license");
             let ours = component["purl"].as_str().unwrap().ends_with(concat!("@", env!("CARGO_PKG_VERSION")))
@@ -161,7 +149,7 @@ mod tests {
             assert!(ours || digest.len() == 64, "{name} has no digest");
         }
         let known: Vec<&Value> = std::iter::once(&document["metadata"]["component"])
-            .chain(document["components"].as_array().unwrap())
+            .chain(components)
             .map(|component| &component["bom-ref"])
             .collect();
         for dependency in document["dependencies"].as_array().unwrap() {
@@ -170,7 +158,9 @@ mod tests {
                 assert!(known.contains(&on), "{on} is not described");
             }
         }
-        assert_eq!(document, super::document(&workspace, "x86_64-unknown-linux-gnu").unwrap());
+        assert_eq!(known.last().unwrap(), &"pkg:huggingface/m");
+        assert_eq!(document["dependencies"].as_array().unwrap().len(), known.len());
+        assert_eq!(document, again);
     }
 
     #[test]
@@ -184,7 +174,7 @@ mod tests {
             manifest_path: PathBuf::new(),
             source: None,
         };
-        let component = package.component("library", &Checksums::new());
+        let component = package.component("library", "a", &Checksums::new());
         assert_eq!(component["licenses"][0]["expression"], "MIT OR Apache-2.0");
         assert_eq!(component["purl"], "pkg:cargo/a@1.0.0");
     }

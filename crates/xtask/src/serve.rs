@@ -1,9 +1,10 @@
 //! `cargo xtask serve`: from a fresh clone to a listening server.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use testkit::process;
 use testkit::workspace::{DEFAULT_MODEL, Workspace};
 
@@ -14,10 +15,12 @@ pub(crate) fn run(workspace: &Workspace, args: &[String]) -> Result<ExitCode> {
     setup::run(workspace)?;
     build_and_import(workspace)?;
     let mut server = Command::new(workspace.release_binary());
-    replace_process(server.arg("serve").args(args).current_dir(workspace.root()))
+    // Replaces this process, so that signals and the exit status are the server's.
+    let error = server.arg("serve").args(args).current_dir(workspace.root()).exec();
+    Err(Error::new(error).context(format!("cannot start `{}`", process::command_line(&server))))
 }
 
-/// Builds the release binary and imports the default model; quick when both are up to date.
+/// Builds the release binary and imports the default model, unless both are up to date.
 ///
 /// # Errors
 /// The build or the import fails.
@@ -28,17 +31,4 @@ pub fn build_and_import(workspace: &Workspace) -> Result<()> {
     let mut import = Command::new(workspace.release_binary());
     import.args(["model", "import"]).arg(Path::new("models").join(DEFAULT_MODEL));
     process::run(import.current_dir(workspace.root()))
-}
-
-/// Replaces this process, so that signals and the exit status are the server's.
-#[cfg(unix)]
-fn replace_process(server: &mut Command) -> Result<ExitCode> {
-    use std::os::unix::process::CommandExt;
-    let error = server.exec();
-    Err(anyhow::Error::new(error).context(format!("cannot start `{}`", process::line(server))))
-}
-
-#[cfg(not(unix))]
-fn replace_process(server: &mut Command) -> Result<ExitCode> {
-    process::run(server).map(|()| ExitCode::SUCCESS)
 }

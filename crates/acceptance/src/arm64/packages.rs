@@ -1,5 +1,5 @@
-//! Programs and libraries from Debian's packages, unpacked into folders of the checkout. apt downloads and verifies them;
-//! nothing is installed.
+//! Programs and libraries from Debian's packages, unpacked into folders of the checkout. apt downloads and verifies
+//! them; nothing is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use testkit::files;
 use testkit::process::capture;
 
 /// Keys of Debian's archive; every Debian has this file.
@@ -36,17 +37,15 @@ impl Packages {
         }
         let started = Instant::now();
         println!("fetching {} from Debian's packages …", self.what);
-        if folder.exists() {
-            fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-        }
+        files::remove(folder)?;
         let apt = Apt::new(folder.join("apt"), self.suites)?;
         let archives = apt.fetch(self)?;
-        create(&root)?;
+        files::create_folder(&root)?;
         for package in archives {
             capture(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(&root))?;
         }
-        apt.remove()?;
-        fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
+        files::remove(&apt.folder)?;
+        files::write(&stamp, wanted)?;
         println!("unpacked {} in {:.0} s", self.what, started.elapsed().as_secs_f64());
         Ok(root)
     }
@@ -61,14 +60,14 @@ impl Apt {
     fn new(folder: PathBuf, suites: &[&str]) -> Result<Self> {
         let archive = archive()?;
         for needed in ["preferences.d", "lists/partial", "cache/archives/partial", "state"] {
-            create(&folder.join(needed))?;
+            files::create_folder(&folder.join(needed))?;
         }
         let sources: String = suites
             .iter()
             .map(|suite| format!("deb [signed-by={KEYRING}] {archive} {suite} main\n"))
             .collect();
-        write(&folder.join("sources.list"), &sources)?;
-        write(&folder.join("state/status"), "")?;
+        files::write(&folder.join("sources.list"), sources)?;
+        files::write(&folder.join("state/status"), "")?;
         Ok(Self { folder })
     }
 
@@ -82,17 +81,8 @@ impl Apt {
         if !packages.without_dependencies.is_empty() {
             capture(self.get().arg("download").args(packages.without_dependencies).current_dir(&archives))?;
         }
-        let listed =
-            fs::read_dir(&archives).with_context(|| format!("cannot list {}", archives.display()))?;
-        let mut found = Vec::new();
-        for entry in listed {
-            let path = entry.with_context(|| format!("cannot list {}", archives.display()))?.path();
-            if path.extension().is_some_and(|extension| extension == "deb") {
-                found.push(path);
-            }
-        }
-        // The order of a folder's listing is not guaranteed.
-        found.sort();
+        let mut found = files::list(&archives)?;
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
         Ok(found)
     }
 
@@ -123,11 +113,6 @@ impl Apt {
         }
         command
     }
-
-    /// Removes lists and packages after they were unpacked.
-    fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
-    }
 }
 
 /// URL of this machine's Debian archive.
@@ -140,12 +125,4 @@ fn archive() -> Result<String> {
         capture(Command::new("apt-get").args(["indextargets", "--format", format])).context(NEEDED)?;
     let debian = sources.lines().find_map(|line| line.strip_prefix("Debian\t"));
     Ok(debian.with_context(|| format!("{NEEDED}; apt's sources do not name Debian"))?.to_owned())
-}
-
-fn create(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,17 +1,18 @@
 //! A compiler, a linker and an emulator for arm64 on amd64, in `.runtime/arm64`, and a Cargo configured to use them.
 //!
-//! The compiler is Debian's, which has a standard library for arm64. Programs are linked with the C library of Debian 12,
-//! so that they run in the image and on anything newer.
+//! The compiler is Debian's, which has a standard library for arm64. Programs are linked with the C library of
+//! Debian 12, so that they run in the image and on anything newer.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::packages::Packages;
-use testkit::process;
 use testkit::workspace::Workspace;
+use testkit::{files, process};
 
 /// Target triple.
 pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -68,10 +69,8 @@ impl Toolchain {
             ("ar", gnu("ar")),
             ("run", run),
         ];
-        let folder = self.folder.join("bin");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         for (name, line) in programs {
-            write_program(&folder.join(name), &format!("#!/bin/sh\n{line} \"$@\"\n"))?;
+            write_program(&self.program(name), &format!("#!/bin/sh\n{line} \"$@\"\n"))?;
         }
         Ok(())
     }
@@ -124,15 +123,12 @@ impl Toolchain {
 
 /// Writes an executable script if it changed: Cargo rebuilds when its modification time changes.
 fn write_program(path: &Path, text: &str) -> Result<()> {
-    let at = || format!("cannot write {}", path.display());
     if fs::read_to_string(path).is_ok_and(|found| found == text) {
         return Ok(());
     }
-    fs::write(path, text).with_context(at)?;
-    // Only Debian gets this far.
-    #[cfg(unix)]
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).with_context(at)?;
-    Ok(())
+    files::write(path, text)?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755))
+        .with_context(|| format!("cannot make {} executable", path.display()))
 }
 
 /// A path as a quoted word for the shell.

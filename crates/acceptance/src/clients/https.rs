@@ -1,10 +1,10 @@
 //! The newest SDK with a TLS server whose certificate comes from a private authority.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use testkit::files;
 use testkit::report::Suite;
 
 use super::Clients;
@@ -39,12 +39,7 @@ fn create_certificates(folder: &Path) -> Result<()> {
     let leaf = CertificateParams::new(["127.0.0.1".to_owned()])
         .and_then(|leaf| leaf.signed_by(&own, &issuer))
         .context("cannot create a certificate")?;
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for (name, text) in
-        [("ca.crt", certificate.pem()), ("tls.crt", leaf.pem()), ("tls.key", own.serialize_pem())]
-    {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    files::write(&folder.join("ca.crt"), certificate.pem())?;
+    files::write(&folder.join("tls.crt"), leaf.pem())?;
+    files::write(&folder.join("tls.key"), own.serialize_pem())
 }

@@ -5,13 +5,12 @@
 mod environment;
 mod https;
 
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use testkit::Server;
+use anyhow::Result;
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
+use testkit::{Server, files};
 
 use self::environment::{Environments, Kind};
 use crate::{start_server, tap};
@@ -45,7 +44,7 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     report.suites.push(suite);
 
     let keys = workspace.runtime().join("clients/keys");
-    fs::write(&keys, "patient=sk-patient\nhasty=sk-hasty\n").context("cannot write a file of API keys")?;
+    files::write(&keys, "patient=sk-patient\nhasty=sk-hasty\n")?;
     let keys = format!("--api-keys-file={}", keys.display());
     let server = start_server(workspace, &[&keys, "--key-requests-per-minute=6"])?;
     let name = "openai (Python) 3.54.0, keys and limits";

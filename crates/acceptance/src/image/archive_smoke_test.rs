@@ -1,25 +1,26 @@
 //! Smoke test of the archive: unpacked into a Debian 12 without a shell, and served from there.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::container::embeds;
 use super::host_tools::unpack;
-use testkit::Server;
 use testkit::report::Suite;
 use testkit::workspace::{DEFAULT_MODEL, Workspace};
+use testkit::{Server, files};
 
 /// Mounts /proc and replaces itself with the program. Arguments: the new root, then the command.
 const ENTER: &str = "\
     mkdir -p \"$1/proc\" && mount -t proc proc \"$1/proc\" && exec chroot \"$@\"";
 
-/// Serves from the unpacked archive with the native kernels, then with the included ONNX Runtime. Failed checks are part
-/// of the suite.
+/// Serves from the unpacked archive with the native kernels, then with the included ONNX Runtime. Failed checks are
+/// part of the suite.
 pub(super) fn run(workspace: &Workspace, debian: &Path, archive: &Path, suite: &mut Suite) -> Result<()> {
-    let root = Root::new(workspace)?;
+    let root = Root(workspace.runtime().join("image/smoke-test"));
+    // Remains of a killed run.
+    files::remove(&root.0)?;
     unpack(debian, &root.0)?;
     let opt = root.0.join("opt");
     unpack(archive, &opt)?;
@@ -47,21 +48,9 @@ fn command(root: &Path, folder: &str, isa: &str) -> Command {
 /// The root folder of the test machine. Dropping it removes it.
 struct Root(PathBuf);
 
-impl Root {
-    fn new(workspace: &Workspace) -> Result<Self> {
-        let root = Self(workspace.runtime().join("image/smoke-test"));
-        root.remove().with_context(|| format!("cannot remove {}", root.0.display()))?;
-        Ok(root)
-    }
-
-    fn remove(&self) -> std::io::Result<()> {
-        if self.0.exists() { fs::remove_dir_all(&self.0) } else { Ok(()) }
-    }
-}
-
 impl Drop for Root {
     fn drop(&mut self) {
         // The next run removes remains.
-        let _ = self.remove();
+        let _ = files::remove(&self.0);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::engine::Engine;
 use testkit::process::capture;
 use testkit::report::Suite;
-use testkit::{Server, http};
+use testkit::{Server, files, http};
 
 /// The only program in the image.
 pub(super) const PROGRAM: &str = "/opt/embedgate/bin/embedgate";
@@ -135,8 +135,7 @@ impl Container<'_> {
     }
 
     fn has_no_capabilities(&self) -> Result<()> {
-        let path = self.process()?.join("status");
-        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let status = files::read_text(&self.process()?.join("status"))?;
         let has = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             line.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()

@@ -1,7 +1,6 @@
 //! Builds and runs images without a daemon and without a registry: buildah and podman with their own store.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{Place, Target};
+use testkit::files;
 use testkit::process::capture;
 use testkit::workspace::Workspace;
 
@@ -40,9 +40,7 @@ impl Engine {
         if capture(Command::new("mountpoint").arg(&mounts)).is_ok() {
             capture(Command::new("umount").arg("--recursive").arg(&mounts))?;
         }
-        if storage.exists() {
-            fs::remove_dir_all(&storage).with_context(|| format!("cannot remove {}", storage.display()))?;
-        }
+        files::remove(&storage)?;
         let state = env::temp_dir().join(format!("embedgate-image-{}", std::process::id()));
         Ok(Self { place, storage, state })
     }
@@ -97,8 +95,7 @@ impl Engine {
     /// Builds an image with the whole build context; returns the image's id.
     pub(super) fn copy(&self, workspace: &Workspace) -> Result<String> {
         let dockerfile = self.place.folder.join("copy.Dockerfile");
-        fs::write(&dockerfile, "FROM scratch\nCOPY . /\n")
-            .with_context(|| format!("cannot write {}", dockerfile.display()))?;
+        files::write(&dockerfile, "FROM scratch\nCOPY . /\n")?;
         let id = capture(
             self.buildah()
                 .args(["build", "--quiet", "--no-cache", "--isolation=chroot", "--file"])
@@ -132,7 +129,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // The next run removes remains.
         let _ = capture(self.buildah().args(["rm", "--all"]));
-        let _ = fs::remove_dir_all(&self.storage);
-        let _ = fs::remove_dir_all(&self.state);
+        let _ = files::remove(&self.storage);
+        let _ = files::remove(&self.state);
     }
 }

@@ -1,7 +1,6 @@
 //! The files of the image: sizes, programs and permissions.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -48,12 +47,9 @@ struct Inspection {
 
 impl Inspection {
     fn walk(&mut self, root: &Path, folder: &str) -> Result<()> {
-        let at = root.join(folder.trim_start_matches('/'));
-        let cannot = || format!("cannot list {}", at.display());
-        for entry in fs::read_dir(&at).with_context(cannot)? {
-            let entry = entry.with_context(cannot)?;
-            let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
-            let meta = entry.metadata().with_context(cannot)?;
+        for entry in testkit::files::list(&root.join(folder.trim_start_matches('/')))? {
+            let path = format!("{folder}/{}", entry.file_name().unwrap_or_default().to_string_lossy());
+            let meta = entry.symlink_metadata().with_context(|| format!("cannot inspect {path}"))?;
             if meta.is_dir() {
                 self.walk(root, &path)?;
             }
@@ -87,6 +83,8 @@ impl Inspection {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// The error for an image with the program and one other file.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::Place;
+use testkit::files;
 use testkit::process::capture;
 use xtask::setup::apt;
 
@@ -42,7 +43,7 @@ fn is_installed(program: &str) -> bool {
 /// A Debian 12 with little more than the C and C++ libraries, as an archive; made once from Debian's packages, with the
 /// folders of Debian's own image.
 pub(super) fn debian(Place { folder, arch, .. }: &Place) -> Result<PathBuf> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    files::create_folder(folder)?;
     let archive = folder.join(format!("{SUITE}.tar"));
     if archive.is_file() {
         return Ok(archive);
@@ -63,7 +64,7 @@ pub(super) fn debian(Place { folder, arch, .. }: &Place) -> Result<PathBuf> {
 
 /// Unpacks a tar archive into a new folder.
 pub(super) fn unpack(archive: &Path, folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    files::create_folder(folder)?;
     capture(Command::new("tar").arg("--extract").arg("--file").arg(archive).arg("--directory").arg(folder))
         .map(drop)
 }

@@ -12,7 +12,7 @@ mod host_tools;
 mod lint;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -57,12 +57,7 @@ impl Place {
 }
 
 /// Builds the CPU image from `context`, inspects it, and runs it.
-pub(crate) fn run_at(
-    place: Place,
-    workspace: &Workspace,
-    context: &std::path::Path,
-    suite: &mut Suite,
-) -> Result<()> {
+pub(crate) fn run_at(place: Place, workspace: &Workspace, context: &Path, suite: &mut Suite) -> Result<()> {
     if let Err(reason) = host_tools::prepare() {
         suite.skip(reason);
         return Ok(());
@@ -154,8 +149,8 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
 fn build_and_run(
     engine: &Engine,
     workspace: &Workspace,
-    debian: &std::path::Path,
-    context: &std::path::Path,
+    debian: &Path,
+    context: &Path,
     suite: &mut Suite,
 ) -> Result<()> {
     println!("\n{}", suite.name);

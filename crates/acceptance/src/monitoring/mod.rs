@@ -15,10 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use self::prometheus::{Prometheus, Promtool, finite_values, write};
+use self::prometheus::{Prometheus, Promtool, finite_values};
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
-use testkit::{Server, http, wait};
+use testkit::{Server, files, http, wait};
 use xtask::setup;
 
 use crate::start_server;
@@ -31,15 +31,11 @@ const MAX_SERIES: usize = 300;
 /// Unpacks Prometheus if there is none, and runs the checks. Failed checks are part of the report.
 pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let mut suite = Suite::begin("monitoring");
-    if cfg!(unix) {
-        let programs = setup::prometheus::install(workspace)?;
-        let scratch = tempfile::tempdir().context("cannot create a folder")?;
-        let setup = TestSetup::new(workspace, &programs, scratch.path())?;
-        setup.run_checks(&mut suite)?;
-        setup.server.stop()?;
-    } else {
-        suite.skip("Prometheus is taken from Debian's packages");
-    }
+    let programs = setup::prometheus::install(workspace)?;
+    let scratch = tempfile::tempdir().context("cannot create a folder")?;
+    let setup = TestSetup::new(workspace, &programs, scratch.path())?;
+    setup.run_checks(&mut suite)?;
+    setup.server.stop()?;
     report.suites.push(suite);
     Ok(())
 }
@@ -61,7 +57,7 @@ impl<'a> TestSetup<'a> {
     fn new(workspace: &'a Workspace, programs: &Path, scratch: &'a Path) -> Result<Self> {
         let chart = workspace.root().join("deploy/helm/embedgate");
         let settings = scratch.join("embedgate.toml");
-        write(&settings, traffic::SETTINGS)?;
+        files::write(&settings, traffic::SETTINGS)?;
         let server = start_server(workspace, &["--config", &settings.to_string_lossy()])?;
         let address = server.address();
         let prometheus = Prometheus::start(programs, scratch, address, &[chart.join("rules/*.yaml")])?;
@@ -131,7 +127,7 @@ impl<'a> TestSetup<'a> {
     fn metrics(&self, suite: &mut Suite) -> Result<()> {
         let scrape = http::get(self.address, "/metrics")?.text().to_owned();
         let file = self.scratch.join("scrape");
-        write(&file, &scrape)?;
+        files::write(&file, &scrape)?;
         suite.check("promtool accepts the metrics", || self.promtool.check_metrics(&file));
         suite.check("fewer than 300 series with one model", || {
             let series = scrape.lines().filter(|line| !line.starts_with('#')).count();
@@ -139,7 +135,7 @@ impl<'a> TestSetup<'a> {
             println!("         {series} series");
             Ok(())
         });
-        let page = read(&self.workspace.root().join("docs/METRICS.md"))?;
+        let page = files::read_text(&self.workspace.root().join("docs/METRICS.md"))?;
         suite.check("docs/METRICS.md lists the scraped families", || {
             let (documented, scraped) = (documented(&page), families(&scrape));
             let missing: Vec<_> = documented.symmetric_difference(&scraped).collect();
@@ -162,10 +158,8 @@ impl<'a> TestSetup<'a> {
             require_none(recorded.filter_map(|rule| self.without_data(rule["name"].as_str()?)))
         });
         suite.check("a broken rule is detected", || {
-            write(
-                &self.scratch.join("broken.yaml"),
-                "groups: [{name: a, rules: [{record: a:b, expr: sum(}]}]\n",
-            )?;
+            let broken = "groups: [{name: a, rules: [{record: a:b, expr: sum(}]}]\n";
+            files::write(&self.scratch.join("broken.yaml"), broken)?;
             ensure!(
                 self.promtool.run(self.scratch, &["check", "rules", "broken.yaml"]).is_err(),
                 "promtool accepts it"
@@ -190,10 +184,10 @@ impl<'a> TestSetup<'a> {
     fn untested(&self, rules: &[Value]) -> Result<()> {
         let alert = rules.iter().find(|rule| rule["name"] == "EmbedgateNotReady").context("no such alert")?;
         let file = "EmbedgateNotReady.yaml";
-        let text = read(&self.workspace.root().join("deploy/monitoring/tests").join(file))?;
+        let text = files::read_text(&self.workspace.root().join("deploy/monitoring/tests").join(file))?;
         let (firing, _) = text.split_once("  # Stays silent.").context("no silent case to remove")?;
         let chart = format!("{}/", self.chart.display());
-        write(&self.scratch.join(file), &firing.replace("../../helm/embedgate/", &chart))?;
+        files::write(&self.scratch.join(file), firing.replace("../../helm/embedgate/", &chart))?;
         let proved = rules::check_tests(&self.promtool, self.scratch, self.scratch, rules, alert);
         let said = proved.err().map(|error| error.to_string()).unwrap_or_default();
         ensure!(said.contains("fires without a reason"), "not detected: {said:?}");
@@ -202,7 +196,8 @@ impl<'a> TestSetup<'a> {
 
     fn dashboard(&self, suite: &mut Suite) -> Result<()> {
         let path = self.chart.join("dashboards/embedgate.json");
-        let dashboard: Value = serde_json::from_str(&read(&path)?).context("the dashboard is not JSON")?;
+        let dashboard: Value =
+            serde_json::from_str(&files::read_text(&path)?).context("the dashboard is not JSON")?;
         suite.check("the dashboard follows the conventions", || {
             require_none(dashboard::complaints(&dashboard))
         });
@@ -256,8 +251,4 @@ fn families(scrape: &str) -> BTreeSet<(String, String)> {
     let declared = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let ours = declared.filter(|(name, _)| name.starts_with("embedgate_"));
     ours.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -1,7 +1,7 @@
 //! A Prometheus on loopback that scrapes one server each second and evaluates the project's rules; and promtool.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use testkit::http::{self, Reply};
-use testkit::{Program, process};
+use testkit::{Program, files, process};
 
 /// Name of the scrape job in the chart and the compose file.
 pub(super) const JOB: &str = "embedgate";
@@ -61,7 +61,7 @@ impl Prometheus {
             "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [target.to_string()]}]}],
         });
         // JSON is YAML.
-        write(&folder.join("prometheus.yaml"), &config.to_string())?;
+        files::write(&folder.join("prometheus.yaml"), config.to_string())?;
         Promtool(programs.join("promtool")).run(folder, &["check", "config", "prometheus.yaml"])?;
 
         let mut command = Command::new(programs.join("prometheus"));
@@ -109,11 +109,6 @@ pub(super) fn finite_values(elements: &[Value]) -> usize {
         text.parse::<f64>().is_ok_and(f64::is_finite)
     };
     elements.iter().filter(number).count()
-}
-
-/// Writes a file.
-pub(super) fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The data of an API response.

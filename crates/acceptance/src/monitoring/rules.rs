@@ -1,14 +1,15 @@
 //! Recording rules and alerts: their conventions, and a check that each alert has a firing and a silent test.
 //!
-//! The alert is broken in two ways (mutation testing): its tests must fail when it never fires, and when it always fires.
+//! The alert is broken in two ways (mutation testing): its tests must fail when it never fires, and when it always
+//! fires.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use testkit::files;
 
-use super::prometheus::{Promtool, write};
+use super::prometheus::Promtool;
 
 /// Values of an alert's label `severity`.
 const SEVERITIES: [&str; 3] = ["critical", "warning", "info"];
@@ -95,19 +96,19 @@ pub(super) fn check_tests(
 ) -> Result<()> {
     let name = alert["name"].as_str().context("an alert without a name")?;
     let file = tests.join(format!("{name}.yaml"));
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = files::read_text(&file)?;
     tool.run(tests, &["test", "rules", &format!("{name}.yaml")])?;
 
     let lines = text.lines().map(|line| match line.starts_with(LOADED) {
         true => format!("{LOADED} [{BROKEN_RULES}]\n"),
         false => format!("{line}\n"),
     });
-    write(&scratch.join(BROKEN_TESTS), &lines.collect::<String>())?;
+    files::write(&scratch.join(BROKEN_TESTS), lines.collect::<String>())?;
     let query = alert["query"].as_str().context("an alert without a query")?;
     let run = |query: String| -> Result<Result<String>> {
         let mut broken = alert.clone();
         broken["query"] = query.into();
-        write(&scratch.join(BROKEN_RULES), &file_of(rules, &broken).to_string())?;
+        files::write(&scratch.join(BROKEN_RULES), file_of(rules, &broken).to_string())?;
         Ok(tool.run(scratch, &["test", "rules", BROKEN_TESTS]))
     };
     // The round trip through the API's JSON must not change the alert.

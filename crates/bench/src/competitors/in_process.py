@@ -7,6 +7,7 @@ A job is {"id", "texts", "tokens", "seconds", "single", "batch", "encoder"}: tex
 tokenizes before the clock starts. Prints one line of JSON after the first text, one for each job, and one at the end.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -128,7 +129,9 @@ class OpenVinoInt8(OpenVino):
             ids, mask = self.encode([text])
             return {"input_ids": ids, "attention_mask": mask}
 
-        return nncf.quantize(model, nncf.Dataset(CALIBRATION, inputs), model_type=nncf.ModelType.TRANSFORMER)
+        # NNCF prints its progress to standard output, which holds the results.
+        with contextlib.redirect_stdout(sys.stderr):
+            return nncf.quantize(model, nncf.Dataset(CALIBRATION, inputs), model_type=nncf.ModelType.TRANSFORMER)
 
 
 class SentenceTransformers:

@@ -11,7 +11,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use testkit::process::{capture, line};
+use testkit::files;
+use testkit::process::{capture, command_line};
 use testkit::workspace::Workspace;
 use xtask::setup::python::{Python, Venv};
 
@@ -56,32 +57,32 @@ impl Packages {
             return Ok(Venv::at(folder));
         }
         let parent = workspace.runtime().join("bench");
-        fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        files::create_folder(&parent)?;
         if let Some(free) = free_gigabytes(&parent) {
             ensure!(free > self.gigabytes, "needs {:.0} GB of disk, {free:.1} GB are free", self.gigabytes);
         }
         eprintln!("{}: installing {} …", self.name, self.versions());
         let venv = Python::new(workspace).venv(&folder)?;
         let pins = folder.join("requirements.txt");
-        fs::write(&pins, self.pins).with_context(|| format!("cannot write {}", pins.display()))?;
+        files::write(&pins, self.pins)?;
         let mut pip = venv.pip();
         pip.args(["install", "--only-binary=:all:", "--no-compile", "--progress-bar=off", "--requirement"]);
         pip.arg(&pins);
         let begun = Instant::now();
-        watch(&mut pip, &folder.join("install.log"), self.name)?;
-        fs::write(&stamp_path, stamp).with_context(|| format!("cannot write {}", stamp_path.display()))?;
+        run_with_progress(&mut pip, &folder.join("install.log"), self.name)?;
+        files::write(&stamp_path, stamp)?;
         eprintln!("{}: installed in {:.0} s", self.name, begun.elapsed().as_secs_f64());
         Ok(venv)
     }
 }
 
 /// Runs `command` with its output in `log`, and shows the last line at intervals.
-fn watch(command: &mut Command, log: &Path, name: &str) -> Result<()> {
+fn run_with_progress(command: &mut Command, log: &Path, name: &str) -> Result<()> {
     let mut file = File::create_new(log).with_context(|| format!("cannot create {}", log.display()))?;
     file.seek(SeekFrom::End(0))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let begun = Instant::now();
-    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", line(command)))?;
+    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", command_line(command)))?;
     let mut shown = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().context("cannot wait for pip")? {

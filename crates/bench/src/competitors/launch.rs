@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 
-use testkit::process::without_settings;
+use testkit::process::remove_embedgate_env;
 
 /// embedgate's flag for the cache size; 0 disables it.
 const CACHE: &str = "--cache-memory";
@@ -54,7 +54,7 @@ impl Launch {
         match self {
             Self::Embedgate { program, flags } => {
                 command = Command::new(program);
-                without_settings(&mut command);
+                remove_embedgate_env(&mut command);
                 command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--model"]).arg(model);
                 // The start-up line is needed: it names the precision.
                 if !flags.iter().any(|flag| flag.starts_with("--log-filter")) {
@@ -64,13 +64,17 @@ impl Launch {
             }
             Self::Infinity { program } => {
                 command = Command::new(program);
-                // Its README recommends the engine optimum (ONNX Runtime) on a CPU. The pooling must be named: the engine's
-                // default is the first token. The folder contains one ONNX file, embedgate.onnx in fp32.
+                // Its README recommends the engine optimum (ONNX Runtime) on a CPU. The pooling must be named: the
+                // engine's default is the first token. The folder contains one ONNX file, embedgate.onnx in fp32. It
+                // runs in that folder, since optimum accepts only a path relative to the model. It writes an optimized
+                // copy to the cache of Hugging Face's libraries, here a folder of its own.
+                command.current_dir(model);
                 command.args(["v2", "--engine", "optimum", "--device", "cpu", "--url-prefix", "/v1"]);
                 command.args(["--pooling-method", "mean"]);
                 command.args(["--served-model-name", "all-MiniLM-L6-v2", "--log-level", "warning"]);
-                command.args(["--host", "127.0.0.1", "--port", &port, "--model-id"]).arg(model);
+                command.args(["--host", "127.0.0.1", "--port", &port, "--model-id", "."]);
                 command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0");
+                command.env("HF_HOME", program.with_file_name("cache"));
             }
             Self::Fastapi { python, script } => {
                 command = Command::new(python);
@@ -131,7 +135,7 @@ mod tests {
     use testkit::process;
 
     fn line(launch: &Launch) -> String {
-        process::line(&launch.command(Path::new("models/m"), 4321))
+        process::command_line(&launch.command(Path::new("models/m"), 4321))
     }
 
     #[test]
@@ -147,7 +151,8 @@ mod tests {
         for launch in &launches {
             let line = line(launch);
             assert!(line.starts_with("prog ") && line.contains("4321"), "{line}");
-            assert!(line.contains("models/m"), "{line}");
+            let folder = launch.command(Path::new("models/m"), 1).get_current_dir().map(Path::to_owned);
+            assert!(line.contains("models/m") || folder.as_deref() == Some(Path::new("models/m")), "{line}");
             let offline = launch.command(Path::new("m"), 1);
             assert!(offline.get_envs().any(|(name, value)| {
                 name == "HF_HUB_OFFLINE" && value.is_some_and(|value| value == "1")

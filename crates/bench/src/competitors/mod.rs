@@ -268,7 +268,7 @@ fn binary(competitor: &mut Competitor, program: &Path) -> Result<PathBuf> {
     let mut command = Command::new(&program);
     command.arg("--version");
     let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
-    let said = process::stdout_of(&process::line(&command), &output)?;
+    let said = process::stdout_of(&process::command_line(&command), &output)?;
     // llama.cpp prints it to standard error.
     let also = String::from_utf8_lossy(&output.stderr).into_owned();
     let first = said.lines().chain(also.lines()).find(|line| !line.trim().is_empty());

@@ -1,4 +1,4 @@
-//! The fuzz target of the settings file: every file is accepted or rejected, and what is accepted can work.
+//! The fuzz target of the settings file: every file is rejected, or accepted with settings that can work.
 //!
 //! `cargo test` runs it on the corpus and a bounded number of random files; docs/fuzzing.md says how to run it under a
 //! coverage-guided fuzzer.

@@ -1,4 +1,4 @@
-//! Settings: where they come from and what they become.
+//! Settings: their sources, validation and report.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod fuzz;

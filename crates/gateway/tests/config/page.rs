@@ -84,7 +84,7 @@ fn the_page_of_settings_is_up_to_date() {
     page.push_str(
         "\n`ORT_DYLIB_PATH` names ONNX Runtime's library too; `--onnxruntime-path` and `EMBEDGATE_ONNXRUNTIME_PATH` \
          win over it, and it wins over the file. The same holds for `OTEL_EXPORTER_OTLP_ENDPOINT`, which other \
-         programs use, and `--otlp-endpoint` and `EMBEDGATE_OTLP_ENDPOINT`; traces also honour `OTEL_SERVICE_NAME`, \
+         programs use, and `--otlp-endpoint` and `EMBEDGATE_OTLP_ENDPOINT`; traces also honor `OTEL_SERVICE_NAME`, \
          `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_BSP_*`.\n",
     );
     assert_up_to_date("docs/CONFIG.md", &page);

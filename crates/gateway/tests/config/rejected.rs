@@ -7,13 +7,20 @@ use gateway::config::{CliArgs, Config, ConfigError, ProcessEnv, Setting, Table, 
 
 use crate::{args, environment, folder, resolve, with_variable};
 
-/// All problems with a settings file that holds `file`, as they are printed.
+/// All problems with a settings file that holds `file`, as printed.
 #[track_caller]
 fn problems(file: &str) -> Vec<String> {
     match resolve(file) {
         Err(ConfigError::Invalid(problems)) => problems.iter().map(ToString::to_string).collect(),
         other => panic!("{other:?}"),
     }
+}
+
+/// Asserts that `file` has exactly one problem, whose text begins and ends so.
+#[track_caller]
+fn assert_problem(file: &str, start: &str, end: &str) {
+    let found = problems(file);
+    assert!(found.len() == 1 && found[0].starts_with(start) && found[0].ends_with(end), "{found:?}");
 }
 
 #[test]
@@ -62,7 +69,7 @@ fn a_former_key_or_variable_is_answered_with_its_present_name() {
         };
         assert_eq!(error.to_string(), format!("the variable `{variable}` is now called `{new}`"));
     }
-    // A former value is answered with those that there are.
+    // The error for a former value lists the present ones.
     let error = resolve("[limits]\nredis_failure_mode = \"closed\"").unwrap_err().to_string();
     assert!(error.ends_with("is \"closed\"; expected \"fail-open\" or \"fail-closed\""), "{error}");
 }
@@ -121,8 +128,7 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
     );
     // One mistake does not hide another.
     assert_eq!(problems("listen = true\n[server]\nkeep_alive = true\nfoo = 1").len(), 3);
-    let syntax = problems("a = \n");
-    assert!(syntax.len() == 1 && syntax[0].starts_with("config/embedgate.toml:1: not TOML: "), "{syntax:?}");
+    assert_problem("a = \n", "config/embedgate.toml:1: not TOML: ", "");
 }
 
 #[test]
@@ -184,17 +190,12 @@ fn settings_that_cannot_work_are_rejected() {
             ("redis://host/notanumber", "is not the address of a Redis server"),
             ("host", "is not the address of a Redis server"),
         ] {
-            let found = problems(&format!("[{table}]\nredis_url = \"{url}\""));
-            assert!(
-                found.len() == 1 && found[0].starts_with(&format!("`{table}.redis_url` {fault}")),
-                "{found:?}"
-            );
+            let start = format!("`{table}.redis_url` {fault}");
+            assert_problem(&format!("[{table}]\nredis_url = \"{url}\""), &start, "");
         }
-        let found = problems(&format!("[{table}]\nredis_timeout = 0"));
-        assert!(found.len() == 1 && found[0].ends_with("at least \"1ms\""), "{found:?}");
+        assert_problem(&format!("[{table}]\nredis_timeout = 0"), "", "at least \"1ms\"");
     }
-    let found = problems("[cache]\nredis_ttl = \"999ms\"");
-    assert!(found.len() == 1 && found[0].ends_with("at least \"1s\""), "{found:?}");
+    assert_problem("[cache]\nredis_ttl = \"999ms\"", "", "at least \"1s\"");
     check("[tls]\nkey = \"a\"", "`tls.key` is set, but not `tls.certificate`: TLS needs both");
     check("[tls]\ncertificate = \"a\"", "`tls.certificate` is set, but not `tls.key`: TLS needs both");
     for (origin, advice) in [
@@ -211,30 +212,23 @@ fn settings_that_cannot_work_are_rejected() {
         );
     }
     let foreign = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
-    let found = problems(&format!("[[models]]\npath = \"a\"\nisa = \"{foreign}\""));
-    assert!(
-        found.len() == 1 && found[0].starts_with(&format!("`isa` of model `a` is `{foreign}`, which no "))
-    );
-    let found = problems("listen = \"no..host:80\"");
-    assert!(found.len() == 1 && found[0].starts_with("`listen`: the host `no..host` cannot be resolved"));
+    let start = format!("`isa` of model `a` is `{foreign}`, which no ");
+    assert_problem(&format!("[[models]]\npath = \"a\"\nisa = \"{foreign}\""), &start, "");
+    assert_problem("listen = \"no..host:80\"", "`listen`: the host `no..host` cannot be resolved", "");
     for (url, fault) in [
         ("https://otel:4318", "asks for TLS"),
         ("otel:4317", "is not the address of a collector"),
         ("http://user:hunter2@otel", "is not the address of a collector"),
     ] {
-        let found = problems(&format!("[trace]\notlp_endpoint = \"{url}\""));
-        assert!(
-            found.len() == 1 && found[0].starts_with(&format!("`trace.otlp_endpoint` {fault}")),
-            "{found:?}"
-        );
-        assert!(!found[0].contains("hunter2"), "{}", found[0]);
+        let file = format!("[trace]\notlp_endpoint = \"{url}\"");
+        assert_problem(&file, &format!("`trace.otlp_endpoint` {fault}"), "");
+        assert!(!problems(&file)[0].contains("hunter2"), "{url}");
     }
     check(
         "[trace]\nsample_ratio = 1.5",
         "config/embedgate.toml:2: `trace.sample_ratio` is 1.5; expected a number from 0 to 1",
     );
-    let found = problems("[log]\nfilter = \"info,,=x=y\"");
-    assert!(found.len() == 1 && found[0].starts_with("`log.filter` is `info,,=x=y` ("), "{found:?}");
+    assert_problem("[log]\nfilter = \"info,,=x=y\"", "`log.filter` is `info,,=x=y` (", "");
     check("[auth]\napi_keys = [\"a=1\", \"a=2\"]", "two API keys are named `a`: their names must differ");
     for (key, found) in [
         (r"b=2\nc=3", "a line break or another control character"),

@@ -39,8 +39,8 @@ impl Drop for LeaveGuard<'_> {
     }
 }
 
-/// Clients behave as those behind a load balancer: they send until `/readyz` fails, respect `connection: close`, and must
-/// get every response.
+/// Clients behave like those behind a load balancer: they send until `/readyz` fails, respect `connection: close`, and
+/// must get every response.
 #[test]
 fn sigterm_under_load_loses_no_request() {
     let server = Server::start(&["--shutdown-delay", "500ms"]);

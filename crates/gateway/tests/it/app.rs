@@ -28,7 +28,7 @@ pub(crate) use testkit::wait::{TIMEOUT, until as wait_until};
 
 use crate::{
     fake::{Control, DIMENSIONS, encoders},
-    http::{Connection, Reply, request},
+    http::{Connection, Reply, ask, request},
 };
 
 /// A small request.
@@ -95,9 +95,7 @@ impl TestApp {
 
     /// Sends one request on a connection of its own.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut connection = Connection::open(self.address);
-        connection.send(&request(method, path, headers, body));
-        connection.receive()
+        ask(self.address, &request(method, path, headers, body)).unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> Reply {
@@ -109,7 +107,15 @@ impl TestApp {
         self.send("POST", "/v1/embeddings", &[("content-type", "application/json")], body.as_ref())
     }
 
-    /// The vectors of `input`; the status must be 200.
+    /// Posts a body to `/v1/embeddings` that must be rejected with 400, and returns the message.
+    #[track_caller]
+    pub(crate) fn post_invalid(&self, body: impl AsRef<[u8]>) -> String {
+        let reply = self.post(body);
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        reply.message()
+    }
+
+    /// Returns the vectors of `input`; the status must be 200.
     #[track_caller]
     pub(crate) fn embed(&self, input: &Value) -> Vec<Vec<f64>> {
         let reply = self.post(serde_json::json!({ "model": "m", "input": input }).to_string());
@@ -137,7 +143,7 @@ impl TestApp {
     /// Waits until the metrics contain exactly this line.
     #[track_caller]
     pub(crate) fn wait_for_metric(&self, line: &str) {
-        wait_until(line, || self.get("/metrics").text().lines().any(|found| found == line));
+        wait_for_metric(self.address, line);
     }
 
     /// Sends [`BODY`] and waits until its batch is held in the encoder.
@@ -160,6 +166,18 @@ impl TestApp {
         connection
     }
 
+    /// Shuts the server down while `connection` waits for the response to a held request. It must be a 200.
+    #[track_caller]
+    pub(crate) fn drain<S: Read + Write>(&mut self, mut connection: Connection<S>) -> Reply {
+        self.begin_shutdown();
+        self.wait_for_closed_listener();
+        self.control.release();
+        let reply = connection.receive();
+        assert_eq!(reply.status, 200);
+        self.join().unwrap();
+        reply
+    }
+
     /// Waits until the listener is closed.
     #[track_caller]
     pub(crate) fn wait_for_closed_listener(&self) {
@@ -174,7 +192,7 @@ impl TestApp {
         );
     }
 
-    /// Waits until `path` answers with `status`.
+    /// Waits until the response of `path` has `status`.
     #[track_caller]
     pub(crate) fn wait_for(&self, path: &str, status: u16) {
         wait_until(path, || self.get(path).status == status);
@@ -185,6 +203,12 @@ impl TestApp {
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str) -> Reply {
     testkit::http::get(address, path).unwrap()
+}
+
+/// Waits until the metrics at `address` contain exactly this line.
+#[track_caller]
+pub(crate) fn wait_for_metric(address: SocketAddr, line: &str) {
+    wait_until(line, || get(address, "/metrics").text().lines().any(|found| found == line));
 }
 
 /// Sets a flag that ends the client threads of a test, also if the test fails: a thread scope joins its threads.
@@ -354,10 +378,10 @@ fn served(
     }
 }
 
-/// The vectors of an answer, in the order of `data`, whose indices must count up.
+/// The vectors of a response, in the order of `data`, whose indices must count up.
 #[track_caller]
-pub(crate) fn vectors(answer: &Value) -> Vec<Vec<f64>> {
-    let data = answer["data"].as_array().unwrap();
+pub(crate) fn vectors(response: &Value) -> Vec<Vec<f64>> {
+    let data = response["data"].as_array().unwrap();
     let row = |(index, item): (usize, &Value)| {
         assert_eq!(item["index"], index);
         match &item["embedding"] {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    app::{Builder, SetOnDrop, TestApp, wait_until},
+    app::{BODY, Builder, SetOnDrop, TestApp, wait_until},
     http::{Connection, request},
     logs::LOG,
     schema::assert_valid,
@@ -23,10 +23,9 @@ const KEY: &str = "sk-0123456789abcdefghij";
 #[test]
 fn with_keys_every_api_route_and_no_other_requires_one() {
     let app = TestApp::builder().key("team", KEY).key("other", "secret").start();
-    let body = br#"{"model":"m","input":"a"}"#;
     let routes = [
-        ("POST", "/v1/embeddings", &body[..]),
-        ("POST", "/embeddings", &body[..]),
+        ("POST", "/v1/embeddings", BODY),
+        ("POST", "/embeddings", BODY),
         ("GET", "/v1/models", b""),
         ("GET", "/models", b""),
         ("GET", "/v1/models/tiny", b""),
@@ -41,7 +40,7 @@ fn with_keys_every_api_route_and_no_other_requires_one() {
                 "{path} {headers:?}"
             );
         }
-        for headers in [("authorization", "Bearer nobody"), ("api-key", "nobody"), ("api-key", "sk-")] {
+        for headers in [("authorization", "Bearer unknown"), ("api-key", "unknown"), ("api-key", "sk-")] {
             let reply = app.send(method, path, &[headers], body);
             assert_eq!(
                 (reply.status, &reply.json()["error"]["code"]),
@@ -68,7 +67,7 @@ fn without_configured_keys_requests_need_none() {
     for headers in
         [&[][..], &[("authorization", "Bearer ")], &[("authorization", "anything")], &[("api-key", "x")]]
     {
-        let reply = app.send("POST", "/v1/embeddings", headers, br#"{"model":"m","input":"a"}"#);
+        let reply = app.send("POST", "/v1/embeddings", headers, BODY);
         assert_eq!(reply.status, 200, "{headers:?}");
     }
 }
@@ -134,12 +133,7 @@ fn keys_are_reloaded_when_a_mounted_secret_changes_and_no_request_is_lost() {
             let mut connection = Connection::open(app.address);
             let headers = [("authorization", "Bearer sk-stays")];
             while !done.load(Ordering::SeqCst) {
-                connection.send(&request(
-                    "POST",
-                    "/v1/embeddings",
-                    &headers,
-                    br#"{"model":"m","input":"a"}"#,
-                ));
+                connection.send(&request("POST", "/v1/embeddings", &headers, BODY));
                 assert_eq!(connection.receive().status, 200);
                 sent.fetch_add(1, Ordering::SeqCst);
             }
@@ -162,7 +156,7 @@ fn an_unusable_key_file_leaves_the_last_good_keys_in_use() {
     let damages: [(&str, Damage); 5] = [
         ("vanished", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, "").unwrap()),
-        ("comments", |path| fs::write(path, "# nobody\n").unwrap()),
+        ("comments", |path| fs::write(path, "# no keys\n").unwrap()),
         ("half", |path| fs::write(path, "alice=sk-alice\nbob=").unwrap()),
         ("garbage", |path| fs::write(path, b"alice=\xff\xfe").unwrap()),
     ];

@@ -1,7 +1,7 @@
 //! Recorded requests of real clients, replayed byte for byte over a socket.
 //!
-//! `tests/captures` has one file for each: client, version, method, path, headers and body. The expected response follows
-//! from the request by the rules of the API.
+//! `tests/captures` has one file for each: client, version, method, path, headers and body. The expected response
+//! follows from the request by the rules of the API.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -115,14 +115,14 @@ impl Capture {
     #[track_caller]
     fn check_embeddings(&self, name: &str, reply: &Reply) {
         assert_eq!(reply.status, 200, "{name}: {}", reply.text());
-        let answer = reply.json();
-        assert_valid("embeddings", &answer);
-        assert_eq!(answer["model"], self.model().unwrap(), "{name}");
-        assert_eq!(vectors(&answer).len(), self.inputs(), "{name}");
+        let response = reply.json();
+        assert_valid("embeddings", &response);
+        assert_eq!(response["model"], self.model().unwrap(), "{name}");
+        assert_eq!(vectors(&response).len(), self.inputs(), "{name}");
         let base64 = self.json()["encoding_format"] == "base64";
-        assert_eq!(answer["data"][0]["embedding"].is_string(), base64, "{name}");
+        assert_eq!(response["data"][0]["embedding"].is_string(), base64, "{name}");
         if let Some(dimensions) = self.json()["dimensions"].as_u64() {
-            assert!(vectors(&answer).iter().all(|vector| vector.len() as u64 == dimensions), "{name}");
+            assert!(vectors(&response).iter().all(|vector| vector.len() as u64 == dimensions), "{name}");
         }
     }
 

@@ -18,8 +18,8 @@ Every error has OpenAI's format. All four keys are always present:
 ```
 
 Every response has the header `x-request-id`; the log line of the request has the same id. A 500 does not tell its
-cause, which is in the log. `retry-after` is in whole seconds, from 1 to 60. `x-should-retry: false` stops the official SDKs
-from retrying a request that would fail again.
+cause, which is in the log. `retry-after` is in whole seconds, from 1 to 60. `x-should-retry: false` stops the official
+SDKs from retrying a request that would fail again.
 
 This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gateway`.
 
@@ -28,13 +28,13 @@ This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gate
 ";
 
 const CONCLUSION: &str = "
-The response to a request that is not valid HTTP has no body: 400 if its head cannot be parsed, 431 if the head is larger
-than 128 KiB or has more than 96 headers, 408 if it does not arrive within `server.client_header_timeout`.
+The response to a request that is not valid HTTP has no body: 400 if its head cannot be parsed, 431 if the head is
+larger than 128 KiB or has more than 96 headers, 408 if it does not arrive within `server.client_header_timeout`.
 
 The response to a request whose body was not read completely has `connection: close`. The rest of the body is read and
 dropped, for at most 3 seconds and at most `limits.max_body_bytes`, so that the client can read the response; then the
-connection is closed. A chunked body may have twice `limits.max_body_bytes` and 256 KiB on the wire, with all chunk sizes,
-extensions and trailers; a longer one is rejected with 413.
+connection is closed. A chunked body may have twice `limits.max_body_bytes` and 256 KiB on the wire, with all chunk
+sizes, extensions and trailers; a longer one is rejected with 413.
 ";
 
 #[test]
@@ -66,9 +66,9 @@ those that embedgate knows; any other name is ignored, like `user` and `metadata
 
 * An accepted value that changes nothing for the requested model, or that is `null`, is ignored. The response lists such
   parameters in the header `x-embedgate-ignored`, and `embedgate_extra_parameters_total` counts them.
-* Any other value would change the vectors and cannot be honoured. It is rejected with 400, with the parameter in
-  `error.param` and the supported values in `error.message`. With `limits.unsupported_parameters = \"ignore\"` such a parameter is ignored
-  and listed, too.
+* Any other value would change the vectors and cannot be honored. It is rejected with 400, with the parameter in
+  `error.param` and the supported values in `error.message`. With `limits.unsupported_parameters = \"ignore\"` such a
+  parameter is ignored and listed, too.
 * Two parameters that contradict each other are rejected with 400. Only embedgate's own header `x-embedgate-truncation`
   takes precedence over parameters. Values of truncation parameters may have any letter case.
 

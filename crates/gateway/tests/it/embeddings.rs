@@ -5,17 +5,17 @@ use std::{collections::HashSet, thread};
 use serde_json::{Value, json};
 
 use crate::{
-    app::{TestApp, WINDOW, vectors},
+    app::{BODY, TestApp, WINDOW, vectors},
     schema::assert_valid,
 };
 
 #[test]
 fn a_response_matches_the_schema_and_has_the_documented_headers() {
     let reply = TestApp::start().post(r#"{"model":"m","input":["one","two words"]}"#);
-    let answer = reply.json();
-    assert_valid("embeddings", &answer);
-    assert_eq!(answer["model"], "m");
-    assert_eq!(answer["usage"]["prompt_tokens"], answer["usage"]["total_tokens"]);
+    let response = reply.json();
+    assert_valid("embeddings", &response);
+    assert_eq!(response["model"], "m");
+    assert_eq!(response["usage"]["prompt_tokens"], response["usage"]["total_tokens"]);
     assert!(reply.header("x-request-id").is_some_and(|id| id.starts_with("req_") && id.len() == 36));
     assert_eq!(reply.header("openai-version"), Some("2020-10-01"));
     assert!(reply.header("openai-processing-ms").is_some_and(|ms| ms.parse::<u64>().is_ok()));
@@ -50,13 +50,8 @@ fn float_and_base64_have_the_same_numbers() {
 #[test]
 fn a_single_input_and_an_array_of_it_have_the_same_vector() {
     let app = TestApp::start();
-    for text in ["a text", " ", ""] {
-        let bare = app.embed(&json!(text));
-        if text.is_empty() {
-            assert_eq!(bare, app.embed(&json!([" "])));
-        } else {
-            assert_eq!(bare, app.embed(&json!([text])));
-        }
+    for (bare, listed) in [("a text", "a text"), (" ", " "), ("", " ")] {
+        assert_eq!(app.embed(&json!(bare)), app.embed(&json!([listed])), "{bare:?}");
     }
 }
 
@@ -131,18 +126,14 @@ fn configured_input_and_token_limits_apply() {
 
 #[test]
 fn three_hundred_thousand_tokens_are_the_limit() {
-    let app = TestApp::start();
+    let app = TestApp::builder().config(|config| config.limits.max_inputs = 10_000).start();
     // 62 words and 2 special tokens each: 64 × 4687 = 299,968, and one text more is too many.
     let text = "a ".repeat(WINDOW - 2);
-    let app_limit = 300_000 / WINDOW;
-    let builder = TestApp::builder().config(|config| config.limits.max_inputs = 10_000);
-    drop(app);
-    let app = builder.start();
-    let status = |texts: usize| app.post(json!({"model": "m", "input": vec![&text; texts]}).to_string());
-    assert_eq!(status(app_limit).status, 200);
-    let refused = status(app_limit + 1);
-    assert_eq!(refused.status, 400);
-    assert_eq!(refused.message(), "Invalid 'input': maximum request size is 300000 tokens per request.");
+    let post = |texts: usize| app.post(json!({"model": "m", "input": vec![&text; texts]}).to_string());
+    assert_eq!(post(300_000 / WINDOW).status, 200);
+    let rejected = post(300_000 / WINDOW + 1);
+    assert_eq!(rejected.status, 400);
+    assert_eq!(rejected.message(), "Invalid 'input': maximum request size is 300000 tokens per request.");
 }
 
 #[test]
@@ -176,7 +167,7 @@ fn paths_without_v1_and_with_trailing_slashes_are_the_same_route() {
         "//v1//embeddings",
         "/v1/embeddings?api-version=1",
     ] {
-        let reply = app.send("POST", path, &[], br#"{"model":"m","input":"a"}"#);
+        let reply = app.send("POST", path, &[], BODY);
         assert_eq!(reply.status, 200, "{path}");
     }
 }
@@ -187,7 +178,7 @@ fn any_content_type_is_read_as_json() {
     for content_type in [None, Some("text/plain"), Some("application/json; charset=utf-8"), Some("nonsense")]
     {
         let headers: Vec<_> = content_type.map(|value| ("content-type", value)).into_iter().collect();
-        let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
+        let reply = app.send("POST", "/v1/embeddings", &headers, BODY);
         assert_eq!(reply.status, 200, "{content_type:?}");
     }
 }
@@ -198,7 +189,7 @@ fn a_byte_order_mark_and_identity_encoding_are_accepted() {
     assert_eq!(app.post("\u{feff}{\"model\":\"m\",\"input\":\"a\"}").status, 200);
     for coding in ["identity", "", "Identity, identity", "UTF-8"] {
         let headers = [("content-encoding", coding)];
-        let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
+        let reply = app.send("POST", "/v1/embeddings", &headers, BODY);
         assert_eq!(reply.status, 200, "{coding}");
     }
 }

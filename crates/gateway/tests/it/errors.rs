@@ -4,17 +4,12 @@ use insta::assert_snapshot;
 use serde_json::json;
 
 use crate::{
-    app::{TestApp, WINDOW},
+    app::{BODY, TestApp, WINDOW},
     http::{Connection, Reply, request},
     schema::assert_valid,
 };
 
-/// Posts `body` to a server with default settings. The response must be an error in OpenAI's format.
-#[track_caller]
-fn refused(body: impl AsRef<[u8]>) -> String {
-    summary(&TestApp::start().post(body))
-}
-
+/// Status, headers and body of a response that must be an error in OpenAI's format.
 #[track_caller]
 fn summary(reply: &Reply) -> String {
     assert_valid("error", &reply.json());
@@ -22,10 +17,20 @@ fn summary(reply: &Reply) -> String {
     reply.summary()
 }
 
+/// Sends the request line of `POST /v1/embeddings` and `rest`: further headers, an empty line, the start of a body.
+fn send_beginning(app: &TestApp, rest: &str) -> Connection {
+    let mut connection = Connection::open(app.address);
+    connection.send(format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n{rest}").as_bytes());
+    connection
+}
+
+/// Header of a chunked body, and the end of the head.
+const CHUNKED: &str = "transfer-encoding: chunked\r\n\r\n";
+
 #[test]
 fn no_key() {
     let app = TestApp::builder().key("team", "sk-0123456789abcdefghij").start();
-    assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a"}"#)), @r#"
+    assert_snapshot!(summary(&app.post(BODY)), @r#"
     401
     content-type: application/json
     www-authenticate: Bearer
@@ -46,71 +51,113 @@ fn wrong_key() {
 }
 
 #[test]
-fn unknown_model() {
-    assert_snapshot!(refused(r#"{"model":"gpt-5","input":"a"}"#), @r#"
+fn invalid_bodies() {
+    let app = TestApp::start();
+    let responses = [
+        r#"{"model":"gpt-5","input":"a"}"#,
+        r#"{"input":"a"}"#,
+        r#"{"model":"m"}"#,
+        r#"{"model":"m","input":{"text":"a"}}"#,
+        r#"{"model":"m","input":[]}"#,
+        r#"{"model":"m","input":["a",""]}"#,
+        r#"{"model":"m","input":"a","dimensions":4}"#,
+        r#"{"model":"m","input":"a","dimensions":9}"#,
+        r#"{"model":"m","input":"a","encoding_format":"int8"}"#,
+        r#"{"model":"m","input":"#,
+    ]
+    .map(|body| format!("{body}\n{}", summary(&app.post(body))));
+    assert_snapshot!(responses.join("\n\n"), @r#"
+    {"model":"gpt-5","input":"a"}
     404
     content-type: application/json
     {"error":{"message":"The model `gpt-5` does not exist or you do not have access to it. Models here: `tiny`, `m`.","type":"invalid_request_error","param":null,"code":"model_not_found"}}
-    "#);
-}
 
-#[test]
-fn unknown_model_asked_for_by_get() {
-    assert_snapshot!(summary(&TestApp::start().get("/v1/models/org/x")), @r#"
-    404
-    content-type: application/json
-    {"error":{"message":"The model 'org/x' does not exist. Models here: `tiny`, `m`.","type":"invalid_request_error","param":"model","code":"model_not_found"}}
-    "#);
-}
-
-#[test]
-fn model_missing() {
-    assert_snapshot!(refused(r#"{"input":"a"}"#), @r#"
+    {"input":"a"}
     400
     content-type: application/json
     {"error":{"message":"you must provide a model parameter","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-}
 
-#[test]
-fn input_missing() {
-    assert_snapshot!(refused(r#"{"model":"m"}"#), @r#"
+    {"model":"m"}
     400
     content-type: application/json
     {"error":{"message":"Missing required parameter: 'input'.","type":"invalid_request_error","param":"input","code":"missing_required_parameter"}}
-    "#);
-}
 
-#[test]
-fn wrong_type() {
-    assert_snapshot!(refused(r#"{"model":"m","input":{"text":"a"}}"#), @r#"
+    {"model":"m","input":{"text":"a"}}
     400
     content-type: application/json
     {"error":{"message":"'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference.","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-}
 
-#[test]
-fn empty_array() {
-    assert_snapshot!(refused(r#"{"model":"m","input":[]}"#), @r#"
+    {"model":"m","input":[]}
     400
     content-type: application/json
     {"error":{"message":"Invalid 'input': input cannot be an empty array.","type":"invalid_request_error","param":null,"code":null}}
+
+    {"model":"m","input":["a",""]}
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid 'input[1]': input cannot be an empty string.","type":"invalid_request_error","param":null,"code":null}}
+
+    {"model":"m","input":"a","dimensions":4}
+    400
+    content-type: application/json
+    {"error":{"message":"This model does not support specifying dimensions. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 8.","type":"invalid_request_error","param":"dimensions","code":null}}
+
+    {"model":"m","input":"a","dimensions":9}
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid value for 'dimensions' = 9. Must be less than or equal to 8. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 8.","type":"invalid_request_error","param":"dimensions","code":null}}
+
+    {"model":"m","input":"a","encoding_format":"int8"}
+    400
+    content-type: application/json
+    {"error":{"message":"Invalid value for 'encoding_format' = int8. Supported values: ['float', 'base64'].","type":"invalid_request_error","param":null,"code":null}}
+
+    {"model":"m","input":
+    400
+    content-type: application/json
+    {"error":{"message":"We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.) (EOF while parsing a value at line 1 column 21)","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 
 #[test]
-fn empty_string_in_an_array() {
-    assert_snapshot!(refused(r#"{"model":"m","input":["a",""]}"#), @r#"
-    400
+fn unknown_routes_and_methods() {
+    let app = TestApp::start();
+    let responses = [
+        ("GET", "/v1/models/org/x"),
+        ("GET", "/v1/embeddings"),
+        ("DELETE", "/v1/models/tiny"),
+        ("POST", "/v1/foo?x=1"),
+    ]
+    .map(|(method, path)| format!("{method} {path}\n{}", summary(&app.send(method, path, &[], b""))));
+    assert_snapshot!(responses.join("\n\n"), @r#"
+    GET /v1/models/org/x
+    404
     content-type: application/json
-    {"error":{"message":"Invalid 'input[1]': input cannot be an empty string.","type":"invalid_request_error","param":null,"code":null}}
+    {"error":{"message":"The model 'org/x' does not exist. Models here: `tiny`, `m`.","type":"invalid_request_error","param":"model","code":"model_not_found"}}
+
+    GET /v1/embeddings
+    405
+    allow: POST
+    content-type: application/json
+    {"error":{"message":"Not allowed to GET on /v1/embeddings. (HINT: Perhaps you meant to use a different HTTP method?)","type":"invalid_request_error","param":null,"code":null}}
+
+    DELETE /v1/models/tiny
+    405
+    allow: GET, HEAD
+    content-type: application/json
+    {"error":{"message":"Not allowed to DELETE on /v1/models/tiny. (HINT: Perhaps you meant to use a different HTTP method?)","type":"invalid_request_error","param":null,"code":null}}
+
+    POST /v1/foo?x=1
+    404
+    content-type: application/json
+    {"error":{"message":"Invalid URL (POST /v1/foo)","type":"invalid_request_error","param":null,"code":null}}
     "#);
 }
 
 #[test]
 fn too_many_inputs() {
-    assert_snapshot!(refused(json!({"model": "m", "input": vec!["a"; 2049]}).to_string()), @r#"
+    let body = json!({"model": "m", "input": vec!["a"; 2049]}).to_string();
+    assert_snapshot!(summary(&TestApp::start().post(body)), @r#"
     400
     content-type: application/json
     {"error":{"message":"Invalid 'input': array length must be 2048 or less.","type":"invalid_request_error","param":null,"code":null}}
@@ -148,20 +195,6 @@ fn too_many_tokens() {
 }
 
 #[test]
-fn dimensions_that_the_model_does_not_have() {
-    assert_snapshot!(refused(r#"{"model":"m","input":"a","dimensions":4}"#), @r#"
-    400
-    content-type: application/json
-    {"error":{"message":"This model does not support specifying dimensions. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 8.","type":"invalid_request_error","param":"dimensions","code":null}}
-    "#);
-    assert_snapshot!(refused(r#"{"model":"m","input":"a","dimensions":9}"#), @r#"
-    400
-    content-type: application/json
-    {"error":{"message":"Invalid value for 'dimensions' = 9. Must be less than or equal to 8. `m` stands for `tiny` here, which has 8 dimensions: leave 'dimensions' out, or send 8.","type":"invalid_request_error","param":"dimensions","code":null}}
-    "#);
-}
-
-#[test]
 fn dimensions_between_those_that_the_model_was_trained_for() {
     let app = TestApp::builder().model(|model| model.matryoshka_dimensions = vec![2, 4]).start();
     assert_snapshot!(summary(&app.post(r#"{"model":"m","input":"a","dimensions":3}"#)), @r#"
@@ -172,28 +205,10 @@ fn dimensions_between_those_that_the_model_was_trained_for() {
 }
 
 #[test]
-fn unknown_encoding_format() {
-    assert_snapshot!(refused(r#"{"model":"m","input":"a","encoding_format":"int8"}"#), @r#"
-    400
-    content-type: application/json
-    {"error":{"message":"Invalid value for 'encoding_format' = int8. Supported values: ['float', 'base64'].","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-}
-
-#[test]
-fn malformed_json() {
-    assert_snapshot!(refused(r#"{"model":"m","input":"#), @r#"
-    400
-    content-type: application/json
-    {"error":{"message":"We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly. The OpenAI API expects a JSON payload, but what was sent was not valid JSON.) (EOF while parsing a value at line 1 column 21)","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-}
-
-#[test]
 fn unknown_truncation_policy() {
     let app = TestApp::start();
     let headers = [("x-embedgate-truncation", "cut")];
-    let reply = app.send("POST", "/v1/embeddings", &headers, br#"{"model":"m","input":"a"}"#);
+    let reply = app.send("POST", "/v1/embeddings", &headers, BODY);
     assert_snapshot!(summary(&reply), @r#"
     400
     content-type: application/json
@@ -201,39 +216,12 @@ fn unknown_truncation_policy() {
     "#);
 }
 
-#[test]
-fn wrong_method() {
-    let app = TestApp::start();
-    assert_snapshot!(summary(&app.get("/v1/embeddings")), @r#"
-    405
-    allow: POST
-    content-type: application/json
-    {"error":{"message":"Not allowed to GET on /v1/embeddings. (HINT: Perhaps you meant to use a different HTTP method?)","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-    assert_snapshot!(summary(&app.send("DELETE", "/v1/models/tiny", &[], b"")), @r#"
-    405
-    allow: GET, HEAD
-    content-type: application/json
-    {"error":{"message":"Not allowed to DELETE on /v1/models/tiny. (HINT: Perhaps you meant to use a different HTTP method?)","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-}
-
-#[test]
-fn unknown_url() {
-    assert_snapshot!(summary(&TestApp::start().send("POST", "/v1/foo?x=1", &[], b"{}")), @r#"
-    404
-    content-type: application/json
-    {"error":{"message":"Invalid URL (POST /v1/foo)","type":"invalid_request_error","param":null,"code":null}}
-    "#);
-}
-
 /// Rejected by its `content-length`, so that the client need not send a body that the server would not read.
 #[test]
 fn announced_body_too_large() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
-    let mut connection = Connection::open(app.address);
-    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n\r\n{");
-    assert_snapshot!(summary(&connection.receive()), @r#"
+    let reply = send_beginning(&app, "content-length: 5000\r\n\r\n{").receive();
+    assert_snapshot!(summary(&reply), @r#"
     413
     content-type: application/json
     {"error":{"message":"Maximum content size limit (1000) exceeded (5000 bytes read)","type":"server_error","param":null,"code":null}}
@@ -244,12 +232,9 @@ fn announced_body_too_large() {
 #[test]
 fn compressed_body() {
     let app = TestApp::builder().key("team", "secret").start();
-    let post = |head: &str| {
-        let mut connection = Connection::open(app.address);
-        connection.send(format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n{head}\r\n").as_bytes());
-        connection.receive()
-    };
-    let reply = post("api-key: secret\r\ncontent-encoding: gzip\r\ncontent-length: 50\r\n");
+    let post =
+        |headers: &str| send_beginning(&app, &format!("content-length: 50\r\n{headers}\r\n\r\n")).receive();
+    let reply = post("api-key: secret\r\ncontent-encoding: gzip");
     assert_snapshot!(summary(&reply), @r#"
     415
     content-type: application/json
@@ -259,23 +244,22 @@ fn compressed_body() {
     for coding in
         ["br", "deflate", "identity, gzip", "zstd", "aws-chunked", "identity\r\ncontent-encoding: gzip"]
     {
-        let head = format!("api-key: secret\r\ncontent-encoding: {coding}\r\ncontent-length: 50\r\n");
-        assert_eq!(post(&head).status, 415, "{coding}");
+        let reply = post(&format!("api-key: secret\r\ncontent-encoding: {coding}"));
+        assert_eq!(reply.status, 415, "{coding}");
     }
     // The key is checked first.
-    assert_eq!(post("content-encoding: gzip\r\ncontent-length: 50\r\n").status, 401);
+    assert_eq!(post("content-encoding: gzip").status, 401);
 }
 
 #[test]
-fn chunked_body_too_large() {
+fn broken_chunks_and_a_chunked_body_too_large() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
-    let mut connection = Connection::open(app.address);
-    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
-    let chunk = format!("3e9\r\n{}\r\n", "x".repeat(1001));
-    connection.send(chunk.as_bytes());
-    let reply = connection.receive();
-    assert_eq!(reply.status, 413, "{reply:?}");
-    assert_valid("error", &reply.json());
+    let large = format!("3e9\r\n{}\r\n", "x".repeat(1001));
+    for (body, status) in [("zz\r\n", 400), (large.as_str(), 413)] {
+        let reply = send_beginning(&app, &format!("{CHUNKED}{body}")).receive();
+        assert_eq!(reply.status, status, "{reply:?}");
+        assert_valid("error", &reply.json());
+    }
 }
 
 /// Chunk sizes, extensions and trailers are not part of the body, but they are bounded, too.
@@ -283,9 +267,7 @@ fn chunked_body_too_large() {
 fn framing_of_a_chunked_body_is_bounded() {
     let app = TestApp::builder().config(|config| config.limits.max_body_bytes = 1000).start();
     for begin in ["", "1;", "0\r\nx: "] {
-        let mut connection = Connection::open(app.address);
-        let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
-        connection.send(format!("{head}{begin}").as_bytes());
+        let mut connection = send_beginning(&app, &format!("{CHUNKED}{begin}"));
         for _ in 0..32 {
             connection.send(&[b'0'; 16 << 10]);
         }
@@ -300,9 +282,8 @@ fn body_that_never_comes() {
     let app = TestApp::builder()
         .config(|config| config.server.request_timeout = std::time::Duration::from_secs(1))
         .start();
-    let mut connection = Connection::open(app.address);
-    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{");
-    assert_snapshot!(summary(&connection.receive()), @r#"
+    let reply = send_beginning(&app, "content-length: 50\r\n\r\n{").receive();
+    assert_snapshot!(summary(&reply), @r#"
     408
     content-type: application/json
     {"error":{"message":"Timed out reading the request: the body took more than 1 seconds.","type":"invalid_request_error","param":null,"code":null}}
@@ -310,20 +291,9 @@ fn body_that_never_comes() {
 }
 
 #[test]
-fn broken_chunks() {
-    let app = TestApp::start();
-    let mut connection = Connection::open(app.address);
-    connection.send(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n");
-    let reply = connection.receive();
-    assert_eq!(reply.status, 400, "{reply:?}");
-    assert_valid("error", &reply.json());
-}
-
-#[test]
 fn invalid_utf8() {
-    let reply = TestApp::start().post(b"{\"model\":\"m\",\"input\":\"\xff\xfe\"}");
-    assert_eq!(reply.status, 400);
-    assert!(reply.message().starts_with("We could not parse the JSON body of your request."), "{reply:?}");
+    let message = TestApp::start().post_invalid(b"{\"model\":\"m\",\"input\":\"\xff\xfe\"}");
+    assert!(message.starts_with("We could not parse the JSON body of your request."), "{message}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    app::{BODY, TestApp, get, wait_until},
+    app::{BODY, TestApp, get, wait_for_metric, wait_until},
     http::Reply,
 };
 
@@ -11,7 +11,7 @@ const PROBES: [&str; 4] = ["/startupz", "/readyz", "/livez", "/metrics"];
 
 #[track_caller]
 fn wait_for(address: SocketAddr, path: &str, status: u16) {
-    wait_until(&format!("{path} answers with {status}"), || get(address, path).status == status);
+    wait_until(&format!("the status of {path} is {status}"), || get(address, path).status == status);
 }
 
 #[test]
@@ -42,8 +42,7 @@ fn probes_on_ops_listen_are_answered_while_loading_and_draining() {
 
     // A request in flight keeps the server draining until its batch is released.
     let mut connection = app.hold_request();
-    let running = "embedgate_requests_running{model=\"tiny\"} 1";
-    wait_until(running, || get(ops, "/metrics").text().lines().any(|line| line == running));
+    wait_for_metric(ops, "embedgate_requests_running{model=\"tiny\"} 1");
     app.begin_shutdown();
     wait_for(ops, "/readyz", 503);
     app.wait_for_closed_listener();

@@ -30,8 +30,8 @@ struct State {
     next: VecDeque<InjectedFault>,
 }
 
-/// Number of failing batches after which the engine reports an encoder failure for a single input: the input, its retry and
-/// the engine's probe.
+/// Number of failing batches after which the engine reports an encoder failure for a single input: the input, its
+/// retry and the engine's probe.
 pub(crate) const FAILURES_OF_ENCODER: usize = 3;
 
 /// A fault of one batch.

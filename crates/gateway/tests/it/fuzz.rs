@@ -1,7 +1,7 @@
 //! The fuzz target of token ids: OpenAI's are read as the original encoder reads them, over HTTP.
 //!
-//! `cargo test` runs it on the corpus and a bounded number of random inputs; docs/fuzzing.md says how to let a
-//! coverage-guided fuzzer at it.
+//! `cargo test` runs it on the corpus and a bounded number of random inputs; docs/fuzzing.md says how to run it under a
+//! coverage-guided fuzzer.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use tiktoken_rs::{CoreBPE, cl100k_base};
 
 use crate::app::{TestApp, vectors};
 
-/// A hundred ids; more of them reach no further code.
+/// Size of the input: a hundred ids; more of them reach no further code.
 const MAX_LEN: usize = 301;
 /// Ends an array of ids.
 const END: u32 = 0xff_ffff;
@@ -25,8 +25,8 @@ fn token_ids() {
     bolero::check!().with_max_len(MAX_LEN).with_iterations(300).for_each(check);
 }
 
-/// Sends `bytes` as ids: the first says whether as one array or as many, and whether of known ids alone; each further
-/// three are an id.
+/// Sends `bytes` as ids: bit 0 of the first byte selects one array or several, bit 1 known ids only; each further three
+/// bytes are an id.
 fn check(bytes: &[u8]) {
     let Some((shape, bytes)) = bytes.split_first() else { return };
     let known = |id: u32| if shape & 2 != 0 && id != END { id % KNOWN } else { id };
@@ -57,7 +57,7 @@ fn check(bytes: &[u8]) {
     }
 }
 
-/// The texts of `arrays` by the original encoder, or what the refusal must name.
+/// The texts of `arrays` by the original encoder, or the place that the error must name.
 fn read(arrays: &[Vec<u32>], bare: bool) -> Result<Vec<String>, String> {
     if let Some(index) = arrays.iter().position(Vec::is_empty) {
         return Err(if bare { "input".to_owned() } else { format!("input[{index}]") });

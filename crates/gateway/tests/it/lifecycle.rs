@@ -56,13 +56,8 @@ fn a_shutdown_under_load_loses_no_request() {
 #[test]
 fn a_request_in_flight_is_finished_after_the_listener_closed() {
     let mut app = TestApp::start();
-    let mut connection = app.hold_request();
-    app.begin_shutdown();
-    app.wait_for_closed_listener();
-    app.control.release();
-    let reply = connection.receive();
-    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
-    app.join().unwrap();
+    let connection = app.hold_request();
+    assert_eq!(app.drain(connection).header("connection"), Some("close"));
 }
 
 #[test]
@@ -80,37 +75,25 @@ const NEVER: Duration = Duration::from_secs(3600);
 
 /// A read from a volume that does not respond never ends.
 #[test]
-fn a_load_that_hangs_is_abandoned_after_the_drain_timeout() {
-    let (builder, _gate) = TestApp::builder().gate();
-    let mut app = builder.config(|config| config.server.drain_timeout = Duration::from_millis(100)).launch();
-    app.wait_for("/livez", 200);
-    app.begin_shutdown();
-    let ended = app.join();
-    assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
-}
-
-#[test]
-fn a_second_stop_request_abandons_a_load_that_hangs() {
-    let (builder, _gate) = TestApp::builder().gate();
-    let mut app = builder.config(|config| config.server.drain_timeout = NEVER).launch();
-    app.wait_for("/livez", 200);
-    app.begin_shutdown();
-    app.begin_shutdown();
-    let ended = app.join();
-    assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
+fn a_load_that_hangs_is_abandoned_after_the_drain_timeout_or_a_second_stop_request() {
+    for (drain_timeout, stop_requests) in [(Duration::from_millis(100), 1), (NEVER, 2)] {
+        let (builder, _gate) = TestApp::builder().gate();
+        let mut app = builder.config(|config| config.server.drain_timeout = drain_timeout).launch();
+        app.wait_for("/livez", 200);
+        (0..stop_requests).for_each(|_| app.begin_shutdown());
+        let ended = app.join();
+        assert!(matches!(ended, Err(RunError::StartHangs { .. })), "{ended:?}");
+    }
 }
 
 #[test]
 fn a_second_stop_request_ends_the_shutdown_delay_and_loses_no_request() {
     let mut app = TestApp::builder().config(|config| config.server.shutdown_delay = NEVER).start();
-    let mut connection = app.hold_request();
+    let connection = app.hold_request();
     app.begin_shutdown();
     app.wait_for("/readyz", 503);
-    app.begin_shutdown();
-    app.wait_for_closed_listener();
-    app.control.release();
-    assert_eq!(connection.receive().status, 200);
-    app.join().unwrap();
+    // Requests to stop a second time.
+    app.drain(connection);
 }
 
 /// The second one ends the drain, the third one the wait for the running batch.

@@ -70,13 +70,12 @@ fn requests_beyond_the_limit_per_minute_are_rejected() {
     {"error":{"message":"Rate limit reached for `tiny` on requests per min (RPM): Limit 2, Used 2, Requested 1. … ","type":"requests","param":null,"code":"rate_limit_exceeded"}}
     "#);
     assert_eq!(left(&reply, "requests"), 0);
-    let metrics = app.get("/metrics");
     for line in [
         r#"embedgate_requests_rejected_total{model="tiny",reason="rate_limit"} 1"#,
         r#"embedgate_http_requests_total{code="429",method="POST",route="/v1/embeddings"} 1"#,
         r#"embedgate_request_duration_seconds_count{model="tiny",outcome="client_error"} 1"#,
     ] {
-        assert!(metrics.text().lines().any(|found| found == line), "no {line}");
+        app.wait_for_metric(line);
     }
     // Only valid requests for embeddings are counted.
     assert_eq!(app.get("/v1/models").status, 200);

@@ -9,7 +9,7 @@ use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
-    app::TestApp,
+    app::{BODY, TestApp},
     fake::{FAILURES_OF_ENCODER, InjectedFault},
 };
 
@@ -117,7 +117,7 @@ fn a_fault_is_logged_once_with_its_cause() {
     let log = &*LOG;
     let app = TestApp::start();
     app.control.fail(FAILURES_OF_ENCODER, || inference::EncodeError::Other("the cause".to_owned()));
-    let reply = app.post(r#"{"model":"m","input":"a"}"#);
+    let reply = app.post(BODY);
     let lines = log.lines(reply.header("x-request-id").unwrap());
     assert_eq!(lines.iter().filter(|line| line.contains("the cause")).count(), 1, "{lines:#?}");
 }

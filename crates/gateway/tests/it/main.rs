@@ -1,5 +1,5 @@
-//! The gateway from outside: every test starts the real server on a port of its own, with a fake encoder
-//! behind it, and speaks HTTP over a socket.
+//! The gateway from outside: every test starts the real server on its own port, with a fake encoder, and sends HTTP
+//! over a socket.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::{app::TestApp, schema::assert_valid};
+use crate::{
+    app::{Builder, TestApp},
+    schema::assert_valid,
+};
 
 #[test]
 fn models_come_first_and_every_alias_is_listed() {
@@ -33,7 +36,7 @@ fn a_model_is_found_by_id_and_alias_with_slashes_raw_or_encoded() {
             json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "embedgate"});
         assert_eq!(reply.json(), expected);
     }
-    for path in ["/v1/models/nobody", "/v1/models/org", "/v1/models/%FF"] {
+    for path in ["/v1/models/unknown", "/v1/models/org", "/v1/models/%FF"] {
         let reply = app.get(path);
         assert_eq!(reply.status, 404, "{path}");
         assert_valid("error", &reply.json());
@@ -83,35 +86,28 @@ fn an_exact_name_takes_precedence_and_an_ambiguous_one_is_unknown() {
             config.aliases.insert("M".to_owned(), "tiny".to_owned());
         })
         .start();
-    let answers = |name| {
+    let model_of = |name| {
         let reply = app.post(json!({"model": name, "input": "a"}).to_string());
         reply.header("x-embedgate-model").map(str::to_owned)
     };
     for (name, model) in
         [("tiny", Some("tiny")), ("Tiny", Some("Tiny")), ("TINY", None), ("openai/TINY", None)]
     {
-        assert_eq!(answers(name).as_deref(), model, "{name}");
+        assert_eq!(model_of(name).as_deref(), model, "{name}");
     }
-    assert_eq!(answers("openai/m").as_deref(), Some("Tiny"), "a name of its own goes before the rule");
-    assert_eq!(answers("openai/M").as_deref(), Some("Tiny"), "in any case of letters, too");
-    assert_eq!(answers("openai/Tiny").as_deref(), Some("Tiny"));
+    assert_eq!(model_of("openai/m").as_deref(), Some("Tiny"), "a name of its own goes before the rule");
+    assert_eq!(model_of("openai/M").as_deref(), Some("Tiny"), "in any case of letters, too");
+    assert_eq!(model_of("openai/Tiny").as_deref(), Some("Tiny"));
 }
 
 #[test]
 fn an_unknown_model_error_lists_ten_names() {
-    let mut builder = TestApp::builder();
-    for number in 0..8 {
-        builder = builder.alias(&format!("a{number}"));
-    }
+    let with_eight = |builder: Builder| (0..8).fold(builder, |all, number| all.alias(&format!("a{number}")));
     let known = "Models here: `tiny`, `a0`, `a1`, `a2`, `a3`, `a4`, `a5`, `a6`, `a7`, `m`";
-    let ten = builder.start();
-    let unknown = |app: &TestApp| app.post(r#"{"model":"nobody","input":"a"}"#).message();
+    let ten = with_eight(TestApp::builder()).start();
+    let unknown = |app: &TestApp| app.post(r#"{"model":"unknown","input":"a"}"#).message();
     assert!(unknown(&ten).ends_with(&format!("{known}.")), "{}", unknown(&ten));
-    let mut builder = TestApp::builder().alias("z1").alias("z2");
-    for number in 0..8 {
-        builder = builder.alias(&format!("a{number}"));
-    }
-    let twelve = builder.start();
+    let twelve = with_eight(TestApp::builder().alias("z1").alias("z2")).start();
     assert!(
         unknown(&twelve).ends_with(&format!("{known} and 2 more (GET /v1/models).")),
         "{}",

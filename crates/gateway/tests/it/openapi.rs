@@ -8,10 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{
-    app::TestApp,
-    http::{Connection, Reply, request},
-};
+use crate::{app::TestApp, http::Reply};
 
 const METHODS: [&str; 6] = ["get", "post", "put", "delete", "patch", "options"];
 
@@ -187,7 +184,7 @@ fn errors_match_the_openapi_document() {
     let reply = app.post(r#"{"model":"m","input":"a","input_type":"query"}"#);
     assert_eq!(reply.header("x-embedgate-ignored"), Some("input_type"));
     assert_documented(&document, post, "an ignored parameter", &reply);
-    let reply = app.post(r#"{"model":"nobody","input":"a"}"#);
+    let reply = app.post(r#"{"model":"unknown","input":"a"}"#);
     assert_eq!(reply.status, 404);
     assert_documented(&document, post, "another model", &reply);
 
@@ -197,9 +194,7 @@ fn errors_match_the_openapi_document() {
     for (method, path) in
         [("post", "/v1/embeddings"), ("get", "/v1/models"), ("get", "/readyz"), ("get", "/startupz")]
     {
-        let mut connection = Connection::open(app.address);
-        connection.send(&request(&method.to_uppercase(), path, &[], b""));
-        let reply = connection.receive();
+        let reply = app.send(&method.to_uppercase(), path, &[], b"");
         assert_eq!(reply.status, 503, "{path}");
         assert_documented(&document, operations[path][method], path, &reply);
     }

@@ -1,7 +1,7 @@
 //! Probes, metrics and the page at `/`.
 
 use crate::{
-    app::TestApp,
+    app::{BODY, TestApp},
     http::{Connection, request},
 };
 
@@ -34,7 +34,7 @@ fn requests_get_503_while_models_load() {
         let reply = app.get(path);
         assert_eq!((reply.status, reply.text()), (503, "loading\n"), "{path}");
     }
-    for reply in [app.post(r#"{"model":"m","input":"a"}"#), app.get("/v1/models")] {
+    for reply in [app.post(BODY), app.get("/v1/models")] {
         assert_eq!(reply.status, 503);
         assert_eq!(reply.json()["error"]["code"], "server_is_overloaded");
         assert!(reply.header("retry-after").is_some());
@@ -43,7 +43,7 @@ fn requests_get_503_while_models_load() {
     assert!(app.get("/").text().contains("Loading"));
     gate.send(()).unwrap();
     app.wait_for("/startupz", 200);
-    assert_eq!(app.post(r#"{"model":"m","input":"a"}"#).status, 200);
+    assert_eq!(app.post(BODY).status, 200);
 }
 
 #[test]
@@ -51,9 +51,9 @@ fn metrics_count_requests_by_outcome() {
     let app = TestApp::start();
     app.post(r#"{"model":"m","input":["a","b"]}"#);
     app.post(r#"{"model":"m","input":[]}"#);
-    app.post(r#"{"model":"nobody","input":"a"}"#);
-    let reply = app.get("/metrics");
-    assert!(reply.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    app.post(r#"{"model":"unknown","input":"a"}"#);
+    let kind = app.get("/metrics").header("content-type").unwrap().to_owned();
+    assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
     for line in [
         r#"embedgate_request_duration_seconds_count{model="tiny",outcome="success"} 1"#,
         r#"embedgate_request_duration_seconds_count{model="unknown",outcome="client_error"} 2"#,
@@ -61,7 +61,7 @@ fn metrics_count_requests_by_outcome() {
         r#"embedgate_input_tokens_total{model="tiny"} 6"#,
         "embedgate_ready 1",
     ] {
-        assert!(reply.text().lines().any(|found| found == line), "{line} is not in:\n{}", reply.text());
+        app.wait_for_metric(line);
     }
 }
 

@@ -60,7 +60,7 @@ fn a_full_queue_rejects_immediately_and_admitted_requests_are_answered() {
     assert!(rejected.is_some_and(|line| !line.ends_with(" 0")), "{rejected:?}");
 }
 
-/// A body that arrives slowly holds its memory. Meanwhile another large body is rejected and a small one admitted.
+/// While a body that arrives slowly holds its memory, another large body is rejected and a small one admitted.
 #[test]
 fn bodies_share_a_bounded_memory() {
     const SIZE: usize = 60_000;
@@ -142,10 +142,9 @@ fn an_input_that_alone_makes_the_encoder_fail_is_a_400_that_names_it() {
     for (input, place) in inputs {
         // The batch, and then its first input alone.
         app.control.fail(2, || EncodeError::Other("secret detail".to_owned()));
-        let reply = app.post(format!(r#"{{"model":"m","input":{input}}}"#));
-        assert_eq!(reply.status, 400, "{}", reply.text());
+        let message = app.post_invalid(format!(r#"{{"model":"m","input":{input}}}"#));
         let expected = format!("Invalid '{place}': the model `tiny` cannot compute a vector for this text.");
-        assert_eq!(reply.message(), expected);
+        assert_eq!(message, expected);
     }
     assert_eq!(app.post(body("lucky")).status, 200);
 }
@@ -156,11 +155,10 @@ fn an_input_without_finite_vector_is_a_400_that_names_it() {
     let app = TestApp::start();
     for (input, place) in [(r#""unlucky""#, "input"), (r#"["unlucky"]"#, "input[0]")] {
         app.control.inject(InjectedFault::NotFinite);
-        let reply = app.post(format!(r#"{{"model":"m","input":{input}}}"#));
-        assert_eq!(reply.status, 400, "{}", reply.text());
+        let message = app.post_invalid(format!(r#"{{"model":"m","input":{input}}}"#));
         let expected =
             format!("Invalid '{place}': the model `tiny` computes no finite vector for this text.");
-        assert_eq!(reply.message(), expected);
+        assert_eq!(message, expected);
     }
     assert_eq!(app.post(body("lucky")).status, 200);
 }

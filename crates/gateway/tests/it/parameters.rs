@@ -1,4 +1,4 @@
-//! Parameters of other vendors: honoured, ignored and listed, or rejected.
+//! Parameters of other vendors: honored, ignored and listed, or rejected.
 
 use gateway::{config::UnsupportedParameters, parameters::PARAMETERS};
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ fn parameters_without_effect_are_ignored_and_listed() {
         (json!({"add_special_tokens": true, "priority": -3}), Some("add_special_tokens, priority")),
         (json!({"modality": ["text", "text"]}), Some("modality")),
         (json!({"embedding_types": []}), Some("embedding_types")),
-        // The server always sends these, so they are honoured.
+        // The server always sends these, so they are honored.
         (json!({"output_dtype": "float", "embed_dtype": "float32", "endianness": "native"}), None),
         (json!({"embedding_type": "float", "embedding_types": ["float"]}), None),
         (json!({"truncation_side": "right", "truncation_direction": "Right"}), None),
@@ -77,17 +77,13 @@ fn null_is_ignored_listed_and_counted_for_every_parameter() {
     for parameter in PARAMETERS {
         assert_answered(&post(&app, &json!({ parameter.name: null })), Some(parameter.name));
     }
-    let metrics = app.get("/metrics");
     for parameter in PARAMETERS {
-        let line = format!(
-            "embedgate_extra_parameters_total{{outcome=\"ignored\",parameter=\"{}\"}} 1",
-            parameter.name
-        );
-        assert!(metrics.text().lines().any(|found| found == line), "no {line}");
+        let series = r#"embedgate_extra_parameters_total{outcome="ignored",parameter="#;
+        app.wait_for_metric(&format!("{series}\"{}\"}} 1", parameter.name));
     }
 }
 
-/// Values that a model with normalized vectors and without prompts cannot honour, each with the end of its message.
+/// Values that a model with normalized vectors and without prompts cannot honor, each with the end of its message.
 const UNSUPPORTED: [(&str, &str, &str); 24] = [
     ("output_dtype", r#""binary""#, "= binary. Supported values: ['float', 'float32']."),
     ("embed_dtype", r#""float16""#, "= float16. Supported values: ['float', 'float32']."),
@@ -129,8 +125,7 @@ fn parameters_that_would_change_the_vectors_are_rejected_with_their_name() {
         assert!(message.contains(&format!("'{name}'")) && message.ends_with(end), "{message}");
         assert!(!message.contains("Represent this"), "a prompt is input text: {message}");
     }
-    let rejected = "embedgate_extra_parameters_total{outcome=\"rejected\",parameter=\"normalize\"} 2";
-    assert!(app.get("/metrics").text().lines().any(|line| line == rejected));
+    app.wait_for_metric(r#"embedgate_extra_parameters_total{outcome="rejected",parameter="normalize"} 2"#);
 }
 
 #[test]

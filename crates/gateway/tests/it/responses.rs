@@ -1,4 +1,4 @@
-//! Large answers: printed part by part, within a bounded memory.
+//! Large responses: serialized in parts, within a bounded memory.
 
 use actix_web::http::header;
 use gateway::config::Bytes;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::{TestApp, vectors},
-    http::{Connection, Reply, request},
+    http::{Connection, request},
 };
 
 /// Dimensions of the default model.
@@ -30,9 +30,9 @@ fn text_of(count: usize, format: &str) -> String {
 }
 
 /// The response, serialized at once.
-fn serialized_at_once(answer: &Value, format: EncodingFormat) -> String {
-    let rows = vectors(answer);
-    let tokens = answer["usage"]["total_tokens"].as_u64().unwrap();
+fn serialized_at_once(response: &Value, format: EncodingFormat) -> String {
+    let rows = vectors(response);
+    let tokens = response["usage"]["total_tokens"].as_u64().unwrap();
     let mut json = Vec::new();
     EmbeddingResponse {
         model: "m".to_owned(),
@@ -43,12 +43,6 @@ fn serialized_at_once(answer: &Value, format: EncodingFormat) -> String {
     }
     .write_json(&mut json);
     String::from_utf8(json).unwrap()
-}
-
-#[track_caller]
-fn metric(metrics: &Reply, series: &str) -> usize {
-    let value = metrics.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
 }
 
 /// Without a bound, 40 clients that do not read would hold 380 MB of text.
@@ -69,18 +63,17 @@ fn unread_responses_use_a_bounded_memory() {
             client
         })
         .collect();
-    let refused = r#"embedgate_requests_rejected_total{model="tiny",reason="response_memory_exhausted"}"#;
-    app.wait_for_metric(&format!("{refused} {}", CLIENTS - ADMITTED));
+    let rejections = r#"embedgate_requests_rejected_total{model="tiny",reason="response_memory_exhausted"}"#;
+    app.wait_for_metric(&format!("{rejections} {}", CLIENTS - ADMITTED));
     app.wait_for_metric(&format!(
         r#"embedgate_request_duration_seconds_count{{model="tiny",outcome="success"}} {ADMITTED}"#
     ));
-    let metrics = app.get("/metrics");
-    assert_eq!(metric(&metrics, "embedgate_buffered_response_bytes"), ADMITTED * NEEDED);
-    assert_eq!(metric(&metrics, "embedgate_buffered_response_bytes_limit"), limit);
+    app.wait_for_metric(&format!("embedgate_buffered_response_bytes {}", ADMITTED * NEEDED));
+    app.wait_for_metric(&format!("embedgate_buffered_response_bytes_limit {limit}"));
 
-    let refusal = app.post(equal_texts(INPUTS));
-    assert_eq!((refusal.status, refusal.header("retry-after")), (503, Some("1")));
-    assert_eq!(refusal.json()["error"]["code"], "server_is_overloaded");
+    let rejected = app.post(equal_texts(INPUTS));
+    assert_eq!((rejected.status, rejected.header("retry-after")), (503, Some("1")));
+    assert_eq!(rejected.json()["error"]["code"], "server_is_overloaded");
     assert_eq!(app.get("/livez").status, 200);
     assert_eq!(app.post(equal_texts(1)).status, 200);
 

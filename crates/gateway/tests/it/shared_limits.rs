@@ -7,13 +7,11 @@ use gateway::config::RedisFailureMode;
 use insta::assert_snapshot;
 
 use crate::{
-    app::{Builder, TIMEOUT, TestApp, wait_until},
+    app::{BODY, Builder, TIMEOUT, TestApp, wait_until},
     http::{Connection, request},
     limits::{left, limited, too_soon},
     redis_server::Server,
 };
-
-const BODY: &str = r#"{"model":"m","input":"a"}"#;
 
 /// A server with limits in Redis at `url`. The timeout is long, because a machine that runs tests may be busy.
 fn shared(url: &str, requests: usize, tokens: usize) -> Builder {
@@ -37,8 +35,7 @@ fn fail_closed(builder: Builder) -> Builder {
 fn two_servers_share_one_limit() {
     let redis = Server::start(&[]);
     let apps = [0; 2].map(|_| connected(shared(&redis.url(), 4, 0).key("team", "sk-very-secret")));
-    let post =
-        |app: &TestApp| app.send("POST", "/v1/embeddings", &[("api-key", "sk-very-secret")], BODY.as_bytes());
+    let post = |app: &TestApp| app.send("POST", "/v1/embeddings", &[("api-key", "sk-very-secret")], BODY);
     for (number, remaining) in [(0, 3), (1, 2), (1, 1), (0, 0)] {
         let reply = post(&apps[number]);
         assert_eq!((reply.status, left(&reply, "requests")), (200, remaining));
@@ -151,7 +148,7 @@ fn a_debit_whose_client_disconnected_is_refunded() {
     let mut client = redis.client();
     pause(&mut client);
     let mut connection = Connection::open(app.address);
-    connection.send(&request("POST", "/v1/embeddings", &[], BODY.as_bytes()));
+    connection.send(&request("POST", "/v1/embeddings", &[], BODY));
     wait_for_postponed_script(&mut client);
     drop(connection);
     app.wait_for_cancelled();

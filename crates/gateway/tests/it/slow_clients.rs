@@ -1,5 +1,5 @@
-//! Clients that stop, or send and receive byte by byte, in every state of a connection. Each of these connections is ended
-//! after its timeout, and no longer counts as open. Clients that are only slow are served.
+//! Clients that stop, or send and receive byte by byte, in every state of a connection. Each of these connections is
+//! ended after its timeout, and no longer counts as open. Clients that are only slow are served.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    app::{BODY, Builder, SetOnDrop, TestApp, get, wait_until},
+    app::{BODY, Builder, SetOnDrop, TestApp, get, wait_for_metric, wait_until},
     http::{Connection, request},
     tls::{Pair, with},
 };
@@ -23,6 +23,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Delay of a client between two steps.
 const STEP_DELAY: Duration = Duration::from_millis(20);
 
+const GET: &str = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
 /// Head of a request, up to the header about its body.
 const POST: &str = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n";
 const LENGTH: &str = "content-length: 1000\r\n\r\n";
@@ -35,26 +36,25 @@ struct State {
     before: &'static str,
     /// Sent next.
     enter: String,
-    /// Sent byte by byte by dripping clients, who repeat the last byte.
+    /// Sent byte by byte by dripping clients, which repeat the last byte.
     drip: &'static [u8],
     /// Statuses that the client receives.
-    answers: &'static [&'static str],
+    statuses: &'static [&'static str],
 }
 
 /// All states except handshakes and responses, which need other clients.
 fn states() -> Vec<State> {
-    let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
     let head = &b"GET /v1/models HTTP/1.1\r\nx: y"[..];
-    let state = |name, enter: &[&str], drip, answers| State {
+    let state = |name, enter: &[&str], drip, statuses| State {
         name,
         before: "",
         enter: enter.concat(),
         drip,
-        answers,
+        statuses,
     };
     vec![
         state("first head", &[], head, &["408"]),
-        State { before: get, ..state("later head", &["G"], &head[1..], &["200", "408"]) },
+        State { before: GET, ..state("later head", &["G"], &head[1..], &["200", "408"]) },
         state("body with a length", &[POST, LENGTH], b"x", &["408"]),
         state("size of a chunk", &[POST, CHUNKED], b"0", &["408"]),
         state("extension of a chunk", &[POST, CHUNKED, "1;"], b"x", &["408"]),
@@ -63,9 +63,9 @@ fn states() -> Vec<State> {
         state("trailers", &[POST, CHUNKED, "0\r\n"], b"x: y", &["408"]),
         state("chunked body of an answered GET", &["GET / HTTP/1.1\r\nhost: x\r\n", CHUNKED], b"0", &["200"]),
         state("body of an answered GET", &["GET / HTTP/1.1\r\nhost: x\r\n", LENGTH], b"x", &["200"]),
-        state("refused chunked body", &["POST /v1/no HTTP/1.1\r\nhost: x\r\n", CHUNKED], b"0", &["404"]),
-        state("refused body", &["POST /v1/no HTTP/1.1\r\nhost: x\r\n", LENGTH], b"x", &["404"]),
-        state("body refused by its length", &[POST, "content-length: 99999999\r\n\r\n"], b"x", &["413"]),
+        state("rejected chunked body", &["POST /v1/no HTTP/1.1\r\nhost: x\r\n", CHUNKED], b"0", &["404"]),
+        state("rejected body", &["POST /v1/no HTTP/1.1\r\nhost: x\r\n", LENGTH], b"x", &["404"]),
+        state("body rejected by its length", &[POST, "content-length: 99999999\r\n\r\n"], b"x", &["413"]),
         state("no HTTP", &["\x16\x03\x01\r\n\r\n"], b"x", &["400"]),
     ]
 }
@@ -81,12 +81,6 @@ fn server(builder: Builder, request_timeout: Duration) -> (TestApp, SocketAddr) 
     let app = builder.config(limits).launch();
     wait_until("the server is ready", || get(ops, "/readyz").status == 200);
     (app, ops)
-}
-
-/// Waits until the metrics at `ops` contain this line.
-#[track_caller]
-fn wait_for_metric(ops: SocketAddr, line: &str) {
-    wait_until(line, || get(ops, "/metrics").text().lines().any(|found| found == line));
 }
 
 /// Waits until exactly these numbers of connections were ended in these phases, and only the test's own is open.
@@ -122,8 +116,8 @@ fn connect(address: SocketAddr, pair: Option<&Pair>) -> Box<dyn Client> {
     }
 }
 
-/// Returns everything that the client of `state` receives until `over`. It never closes its side.
-fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &AtomicBool) -> Vec<u8> {
+/// Returns the statuses of all responses to the client of `state` until `over`. It never closes its side.
+fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &AtomicBool) -> Vec<String> {
     let mut received = Vec::new();
     let mut read = |client: &mut Box<dyn Client>| {
         let mut bytes = [0; 4096];
@@ -149,35 +143,45 @@ fn receive(state: &State, drips: bool, mut client: Box<dyn Client>, over: &Atomi
         }
         read(&mut client);
     }
-    received
+    let text = String::from_utf8_lossy(&received);
+    text.split("HTTP/1.1 ").skip(1).map(|response| response[..3].to_owned()).collect()
 }
 
-/// Statuses of the responses in `bytes`.
-fn statuses(bytes: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(bytes);
-    text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect()
+/// Connects a silent and a dripping client for each state, waits until connections were ended in these phases, and
+/// returns the statuses that the clients received.
+fn end_clients(
+    (app, ops): &(TestApp, SocketAddr),
+    pair: Option<&Pair>,
+    states: &[State],
+    phases: &[(&str, usize)],
+) -> Vec<[Vec<String>; 2]> {
+    let (address, over) = (app.address, AtomicBool::new(false));
+    let over = &over;
+    thread::scope(|scope| {
+        let end = SetOnDrop(over);
+        let spawn = |state, drips| scope.spawn(move || receive(state, drips, connect(address, pair), over));
+        let clients: Vec<_> = states.iter().map(|state| [spawn(state, false), spawn(state, true)]).collect();
+        wait_for_ended(*ops, phases);
+        drop(end);
+        clients.into_iter().map(|both| both.map(|client| client.join().unwrap())).collect()
+    })
+}
+
+/// Calls `check` with the builder of a server with TLS, and with its certificate.
+fn in_tls(check: fn(Builder, Option<&Pair>)) {
+    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
+    pair.write(folder.path());
+    check(with(folder.path()), Some(&pair));
 }
 
 fn clients_are_ended_in_every_state(builder: Builder, pair: Option<&Pair>) {
-    let (app, ops) = server(builder, LIMIT);
-    let (states, over) = (states(), AtomicBool::new(false));
-    thread::scope(|scope| {
-        let end = SetOnDrop(&over);
-        let clients: Vec<_> = states
-            .iter()
-            .flat_map(|state| [(state, false), (state, true)])
-            .map(|(state, drips)| {
-                let (address, over) = (app.address, &over);
-                (state, drips, scope.spawn(move || receive(state, drips, connect(address, pair), over)))
-            })
-            .collect();
-        wait_for_ended(ops, &[("head", 4), ("linger", 2 * (states.len() - 2))]);
-        drop(end);
-        for (state, drips, client) in clients {
-            let received = client.join().unwrap();
-            assert_eq!(statuses(&received), state.answers, "{}, dripping: {drips}", state.name);
-        }
-    });
+    let states = states();
+    let phases = [("head", 4), ("linger", 2 * (states.len() - 2))];
+    let received = end_clients(&server(builder, LIMIT), pair, &states, &phases);
+    for (state, [silent, dripping]) in states.iter().zip(received) {
+        assert_eq!(silent, state.statuses, "{}, silent", state.name);
+        assert_eq!(dripping, state.statuses, "{}, dripping", state.name);
+    }
 }
 
 #[test]
@@ -187,54 +191,30 @@ fn silent_and_dripping_clients_are_ended_in_every_state() {
 
 #[test]
 fn silent_and_dripping_clients_are_ended_in_every_state_of_tls() {
-    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
-    pair.write(folder.path());
-    clients_are_ended_in_every_state(with(folder.path()), Some(&pair));
+    in_tls(clients_are_ended_in_every_state);
 }
 
 #[test]
 fn a_tls_handshake_times_out() {
     let folder = TempDir::new().unwrap();
     Pair::new().write(folder.path());
-    let (app, ops) = server(with(folder.path()), LIMIT);
     // The beginning of a ClientHello.
     let hello = State {
         name: "handshake",
         before: "",
         enter: "\x16\x03\x01\x10\x00\x01\x00\x0f".to_owned(),
         drip: b"\0",
-        answers: &[],
+        statuses: &[],
     };
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let end = SetOnDrop(&over);
-        for drips in [false, true] {
-            let (hello, over) = (&hello, &over);
-            scope.spawn(move || receive(hello, drips, connect(app.address, None), over));
-        }
-        wait_for_ended(ops, &[("handshake", 2)]);
-        drop(end);
-    });
+    end_clients(&server(with(folder.path()), LIMIT), None, &[hello], &[("handshake", 2)]);
 }
 
 /// One client is silent, one sends the empty lines that may precede a request.
 fn a_kept_connection_is_ended(builder: Builder, pair: Option<&Pair>) {
-    let (app, ops) = server(builder, LIMIT);
-    let get = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
     let kept =
-        State { name: "kept", before: get, enter: String::new(), drip: b"\r\n\r\n", answers: &["200"] };
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let end = SetOnDrop(&over);
-        let clients = [false, true].map(|drips| {
-            let (kept, over) = (&kept, &over);
-            scope.spawn(move || receive(kept, drips, connect(app.address, pair), over))
-        });
-        wait_for_ended(ops, &[("idle", 1), ("head", 1)]);
-        drop(end);
-        let [silent, dripping] = clients.map(|client| statuses(&client.join().unwrap()));
-        assert_eq!((silent, dripping), (vec!["200".to_owned()], vec!["200".to_owned(), "408".to_owned()]));
-    });
+        State { name: "kept", before: GET, enter: String::new(), drip: b"\r\n\r\n", statuses: &["200"] };
+    let received = end_clients(&server(builder, LIMIT), pair, &[kept], &[("idle", 1), ("head", 1)]);
+    assert_eq!(received, [[vec!["200"], vec!["200", "408"]]]);
 }
 
 #[test]
@@ -244,23 +224,17 @@ fn an_idle_connection_is_ended() {
 
 #[test]
 fn an_idle_connection_is_ended_in_tls() {
-    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
-    pair.write(folder.path());
-    a_kept_connection_is_ended(with(folder.path()), Some(&pair));
-}
-
-/// Requests with responses that are larger than the sockets' buffers.
-fn requests_of_large_answers() -> Vec<u8> {
-    let inputs = vec!["\"a\""; 2048].join(",");
-    let body = format!(r#"{{"model":"m","input":[{inputs}]}}"#);
-    request("POST", "/v1/embeddings", &[], body.as_bytes()).repeat(16)
+    in_tls(a_kept_connection_is_ended);
 }
 
 fn clients_that_do_not_read_are_ended(builder: Builder, pair: Option<&Pair>) {
     let (app, ops) = server(builder, 10 * LIMIT);
     let [mut silent, mut dripping] = [(); 2].map(|()| connect(app.address, pair));
+    let body = serde_json::json!({"model": "m", "input": vec!["a"; 2048]}).to_string();
+    // Their responses are larger than the sockets' buffers.
+    let requests = request("POST", "/v1/embeddings", &[], body.as_bytes()).repeat(16);
     for client in [&mut silent, &mut dripping] {
-        client.write_all(&requests_of_large_answers()).unwrap();
+        client.write_all(&requests).unwrap();
     }
     // One byte per step is below the rate, even if TLS reads a whole record.
     wait_until("both are ended", || {
@@ -278,9 +252,7 @@ fn a_client_that_does_not_read_its_response_is_ended() {
 
 #[test]
 fn a_client_that_does_not_read_its_response_is_ended_in_tls() {
-    let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
-    pair.write(folder.path());
-    clients_that_do_not_read_are_ended(with(folder.path()), Some(&pair));
+    in_tls(clients_that_do_not_read_are_ended);
 }
 
 #[test]
@@ -298,9 +270,7 @@ fn a_request_is_answered_after_stopped_uploads_held_every_connection() {
             connection
         })
         .collect();
-    let mut next = Connection::open(app.address);
-    next.send(&request("GET", "/v1/models", &[], b""));
-    assert_eq!(next.receive().status, 200);
+    assert_eq!(app.get("/v1/models").status, 200);
     drop(held);
 }
 
@@ -324,15 +294,14 @@ fn the_head_timeout_does_not_apply_while_computing_or_between_requests() {
     assert_eq!(connection.receive().status, 200);
 }
 
-/// Each request is read and answered before the connection waits again. A second client, which is idle throughout, proves
-/// that the timeout has passed.
+/// Each request is read and answered before the connection waits again. A second client, which is idle throughout,
+/// proves that the timeout has passed.
 #[test]
 fn a_connection_in_use_outlives_the_idle_timeout() {
     let app = TestApp::builder().config(|config| config.server.keep_alive = LIMIT).start();
     let (mut connection, mut idle) = (Connection::open(app.address), Connection::open(app.address));
-    let get = request("GET", "/v1/models", &[], b"");
     for client in [&mut connection, &mut idle] {
-        client.send(&get);
+        client.send(GET.as_bytes());
         assert_eq!(client.receive().status, 200);
     }
     let (ended, is_ended) = std::sync::mpsc::channel();
@@ -341,13 +310,13 @@ fn a_connection_in_use_outlives_the_idle_timeout() {
     let mut rounds = 0;
     while !is_ended() {
         rounds += 1;
-        connection.send(&get);
+        connection.send(GET.as_bytes());
         assert_eq!(connection.receive().status, 200, "round {rounds}");
         assert!(rounds < 100, "the idle client is not ended");
     }
     waiting.join().unwrap().unwrap();
     assert!(rounds > 0);
-    connection.send(&get);
+    connection.send(GET.as_bytes());
     assert_eq!(connection.receive().status, 200);
 }
 

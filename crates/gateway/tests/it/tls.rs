@@ -54,11 +54,10 @@ impl Pair {
         &self,
         address: SocketAddr,
     ) -> std::io::Result<Connection<StreamOwned<ClientConnection, TcpStream>>> {
-        let stream = TcpStream::connect(address)?;
+        let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         let name = ServerName::try_from("gateway.example").unwrap();
         let mut tls = ClientConnection::new(Arc::clone(&self.client), name).unwrap();
-        let mut stream = stream;
         while tls.is_handshaking() {
             tls.complete_io(&mut stream)?;
         }
@@ -105,10 +104,10 @@ fn only_clients_that_trust_the_certificate_are_answered() {
     let mut plain = TcpStream::connect(app.address).unwrap();
     plain.set_read_timeout(Some(TIMEOUT)).unwrap();
     std::io::Write::write_all(&mut plain, &request("GET", "/v1/models", &[], b"")).unwrap();
-    let mut answer = Vec::new();
+    let mut received = Vec::new();
     // The server may send an alert or reset the connection.
-    let _ = plain.read_to_end(&mut answer);
-    assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+    let _ = plain.read_to_end(&mut received);
+    assert!(!received.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&received));
 }
 
 #[test]
@@ -116,12 +115,8 @@ fn a_request_in_flight_over_tls_is_finished_while_draining() {
     let (folder, pair) = (TempDir::new().unwrap(), Pair::new());
     pair.write(folder.path());
     let mut app = start(folder.path());
-    let mut connection = app.hold_request_on(pair.connect(app.address).unwrap(), BODY);
-    app.begin_shutdown();
-    app.wait_for_closed_listener();
-    app.control.release();
-    assert_eq!(connection.receive().status, 200);
-    app.join().unwrap();
+    let connection = app.hold_request_on(pair.connect(app.address).unwrap(), BODY);
+    app.drain(connection);
 }
 
 #[test]

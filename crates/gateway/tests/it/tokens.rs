@@ -40,11 +40,8 @@ fn token_ids_split_inside_a_character_are_embedded() {
 #[test]
 fn an_unknown_token_id_is_named_by_its_path() {
     let app = app(TokenIds::Cl100kBase);
-    let message = |input: serde_json::Value| {
-        let reply = app.post(json!({"model": "m", "input": input}).to_string());
-        assert_eq!(reply.status, 400);
-        reply.message()
-    };
+    let message =
+        |input: serde_json::Value| app.post_invalid(json!({"model": "m", "input": input}).to_string());
     let expected = "Invalid 'input[1]': token id 100256 is not in the vocabulary cl100k_base.";
     assert_eq!(message(json!([1, 100_256])), expected);
     let expected = "Invalid 'input[1][2]': token id 4000000000 is not in the vocabulary cl100k_base.";
@@ -56,10 +53,8 @@ fn native_token_ids_are_the_models_own() {
     let app = app(TokenIds::Native);
     // "a" is 40 in the vocabulary of the test's tokenizer, "b" 41.
     assert_eq!(app.embed(&json!([40, 41])), app.embed(&json!("a b")));
-    let reply = app.post(r#"{"model":"m","input":[[40],[1,99999]]}"#);
-    assert_eq!(reply.status, 400);
     assert_eq!(
-        reply.message(),
+        app.post_invalid(r#"{"model":"m","input":[[40],[1,99999]]}"#),
         "Invalid 'input[1]': token id 99999 is not in the vocabulary of the model `tiny`, or has no embedding."
     );
 }
@@ -67,10 +62,8 @@ fn native_token_ids_are_the_models_own() {
 #[test]
 fn token_ids_can_be_rejected() {
     let app = app(TokenIds::Reject);
-    let reply = app.post(r#"{"model":"m","input":[1,2]}"#);
-    assert_eq!(reply.status, 400);
     assert_eq!(
-        reply.message(),
+        app.post_invalid(r#"{"model":"m","input":[1,2]}"#),
         "`m` stands for `tiny` here, which does not accept token ids; send text instead."
     );
     assert_eq!(app.post(r#"{"model":"m","input":"text"}"#).status, 200);
@@ -80,11 +73,10 @@ fn token_ids_can_be_rejected() {
 #[test]
 fn more_token_ids_than_max_request_tokens_are_rejected() {
     let app = TestApp::builder().config(|config| config.limits.max_request_tokens = 100).start();
-    let reply = |ids: usize| app.post(json!({"model": "m", "input": vec![58_040; ids]}).to_string());
-    assert_eq!(reply(100).status, 200);
-    let refused = reply(101);
-    assert_eq!(refused.status, 400);
-    assert_eq!(refused.message(), "Invalid 'input': maximum request size is 100 tokens per request.");
+    let body = |ids: usize| json!({"model": "m", "input": vec![58_040; ids]}).to_string();
+    assert_eq!(app.post(body(100)).status, 200);
+    let message = app.post_invalid(body(101));
+    assert_eq!(message, "Invalid 'input': maximum request size is 100 tokens per request.");
 }
 
 /// A server with a modified tokenizer.
@@ -126,9 +118,7 @@ fn an_input_with_a_token_without_embedding_is_a_400_that_names_it() {
 #[test]
 fn an_input_that_the_tokenizer_rejects_is_a_400_that_names_it() {
     let app = app_with(|json| json["model"]["unk_token"] = json!("[ABSENT]"));
-    let reply = app.post(json!({"model": "m", "input": ["a", "東"]}).to_string());
-    assert_eq!(reply.status, 400, "{}", reply.text());
-    let message = reply.message();
+    let message = app.post_invalid(json!({"model": "m", "input": ["a", "東"]}).to_string());
     assert!(
         message.starts_with("Invalid 'input[1]': the tokenizer of the model `tiny` cannot read this text: "),
         "{message}"

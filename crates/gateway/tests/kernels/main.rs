@@ -57,7 +57,7 @@ mod unusable;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::AtomicBool,
     time::{Duration, Instant},
 };
@@ -71,6 +71,7 @@ use gateway::{
 };
 use inference::{EmbedError, Embeddings, Input, Job, TruncationPolicy};
 use serde::Deserialize;
+use testkit::model::{copy_folder, copy_tiny};
 
 /// Token ids and vectors of a model, computed by sentence-transformers.
 #[derive(Deserialize)]
@@ -86,32 +87,16 @@ impl Reference {
     }
 }
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 /// Copies a tiny model, because loading can write next to the weights.
 fn tiny(name: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    copy_folder(&workspace().join("crates/model-import/tests/tiny-models").join(name), copy.path());
+    copy_tiny(name, copy.path()).unwrap();
     copy
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn config(folder: &Path, isa: MaxIsa) -> Config {
     let model = ModelConfig { isa, ..ModelConfig::builtin("tiny".to_owned(), folder.to_owned(), 2) };
-    let library = workspace().join(".runtime/onnxruntime/libonnxruntime.so");
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/onnxruntime/libonnxruntime.so");
     Config {
         models: vec![model],
         aliases: BTreeMap::new(),
@@ -175,7 +160,7 @@ backend_tests! {
             assert_eq!(registry.find("tiny").unwrap().selection.backend, backend, "{name}");
             let together = embed(&registry, &reference.texts).unwrap();
             assert_eq!(together.tokens, tokens, "{name}");
-            // Some vectors are not normalised, so their values reach 3.
+            // Some vectors are not normalized, so their values reach 3.
             let difference = max_difference(&together.vectors, &reference.vectors.concat());
             assert!(difference < 6e-6, "{name}: off by {difference}");
             // A new server, so that its cache is empty.
@@ -232,19 +217,19 @@ native_tests! {
 }
 
 /// Folder of the tiny BERT with its graph from ONNX Runtime's `quantize_dynamic`, and settings that select this graph.
-fn dynamically_quantised() -> (tempfile::TempDir, Config) {
+fn dynamically_quantized() -> (tempfile::TempDir, Config) {
     let folder = tiny("bert-mean");
-    copy_folder(&workspace().join("crates/model-import/tests/graphs"), &folder.path().join("onnx"));
+    let graphs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/graphs");
+    copy_folder(&graphs, &folder.path().join("onnx")).unwrap();
     let mut config = config(folder.path(), MaxIsa::Best);
     config.models[0].onnx_file = Some("onnx/bert-mean_dynamic.onnx".into());
     (folder, config)
 }
 
 #[test]
-fn a_dynamically_quantised_graph_gives_an_input_the_same_vector_in_every_batch() {
-    let (folder, mut config) = dynamically_quantised();
-    let reference = std::fs::read(folder.path().join("reference.json")).unwrap();
-    let texts = serde_json::from_slice::<Reference>(&reference).unwrap().texts;
+fn a_dynamically_quantized_graph_gives_an_input_the_same_vector_in_every_batch() {
+    let (folder, mut config) = dynamically_quantized();
+    let texts = Reference::of(folder.path()).texts;
     let bits = |vectors: Vec<f32>| vectors.into_iter().map(f32::to_bits).collect::<Vec<_>>();
 
     // Without the cache: each text alone, then all in one request.
@@ -283,8 +268,8 @@ fn a_dynamically_quantised_graph_gives_an_input_the_same_vector_in_every_batch()
 }
 
 #[test]
-fn a_dynamically_quantised_graph_is_rejected_if_the_settings_say_so() {
-    let (_folder, mut config) = dynamically_quantised();
+fn a_dynamically_quantized_graph_is_rejected_if_the_settings_say_so() {
+    let (_folder, mut config) = dynamically_quantized();
     config.models[0].dynamic_quantization = DynamicQuantization::Reject;
     let message = load_error(&config);
     for part in
@@ -301,7 +286,7 @@ fn a_dynamically_quantised_graph_is_rejected_if_the_settings_say_so() {
 
 #[test]
 fn an_unusable_graph_is_described_in_the_error() {
-    let (folder, mut config) = dynamically_quantised();
+    let (folder, mut config) = dynamically_quantized();
     config.models[0].onnx_file = Some("onnx/positions_int32_fp16.onnx".into());
     let unfit = load_error(&config);
     let expected = "its output `last_hidden_state` is float16 [batch, sequence, 8]";

@@ -1,7 +1,8 @@
 //! The English STS benchmark's test set: 1,379 pairs of sentences with human similarity scores.
 //!
-//! The set has its own license and is not a part of the project: `EMBEDGATE_STSB` names a CSV file of sentence, sentence,
-//! score. Without it, the test is reported as ignored; libtest cannot decide that at run time, libtest-mimic can.
+//! The set has its own license and is not a part of the project: `EMBEDGATE_STSB` names a CSV file of sentence,
+//! sentence, score. Without it, the test is reported as ignored; libtest cannot decide that at run time, libtest-mimic
+//! can.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(clippy::print_stdout, reason = "the figures are a part of the result")]
 

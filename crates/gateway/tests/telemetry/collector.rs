@@ -63,8 +63,8 @@ impl Collector {
                         stream.set_nonblocking(true).unwrap();
                         holds.lock().unwrap().push(stream);
                     }
-                    CollectorBehavior::Rejects => drop(answer(stream, "503 Service Unavailable")),
-                    CollectorBehavior::Accepts => bodies.lock().unwrap().extend(answer(stream, "200 OK")),
+                    CollectorBehavior::Rejects => drop(respond(stream, "503 Service Unavailable")),
+                    CollectorBehavior::Accepts => bodies.lock().unwrap().extend(respond(stream, "200 OK")),
                 }
             }
         };
@@ -128,8 +128,8 @@ impl Drop for Collector {
     }
 }
 
-/// Reads one request, answers it and returns its body.
-fn answer(stream: TcpStream, status: &str) -> Option<Vec<u8>> {
+/// Reads one request, responds and returns its body.
+fn respond(stream: TcpStream, status: &str) -> Option<Vec<u8>> {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut reader = BufReader::new(stream);
     let mut lines = Vec::new();
@@ -148,8 +148,8 @@ fn answer(stream: TcpStream, status: &str) -> Option<Vec<u8>> {
     let length = lines.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
     let mut body = vec![0; length.parse().unwrap()];
     reader.read_exact(&mut body).unwrap();
-    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    reader.get_mut().write_all(answer.as_bytes()).unwrap();
+    let response = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    reader.get_mut().write_all(response.as_bytes()).unwrap();
     Some(body)
 }
 

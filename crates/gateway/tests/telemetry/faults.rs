@@ -2,14 +2,16 @@
 
 use std::{fs::OpenOptions, io::pipe, net::TcpListener};
 
+use testkit::{ExitReport, wait::until};
+
 use crate::{
     collector::{Collector, CollectorBehavior},
-    program::{Ended, Server},
+    program::Server,
 };
 
 /// Sends requests while their traces cannot be exported, for longer than several attempts.
 #[track_caller]
-fn without_collector(url: &str) -> Ended {
+fn without_collector(url: &str) -> ExitReport {
     // A small queue, which overflows.
     let variables = [
         ("EMBEDGATE_OTLP_ENDPOINT", url),
@@ -55,7 +57,7 @@ fn a_failing_collector_is_logged_once() {
 fn a_hanging_collector_delays_neither_requests_nor_the_shutdown() {
     let collector = Collector::start(CollectorBehavior::Hangs);
     // The queue has room for the spans of six requests, in 16 batches, each of which times out after five seconds.
-    let mut server = Server::start(&[
+    let server = Server::start(&[
         ("EMBEDGATE_OTLP_ENDPOINT", &collector.url()),
         ("OTEL_BSP_SCHEDULE_DELAY", "20"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "32"),
@@ -64,12 +66,12 @@ fn a_hanging_collector_delays_neither_requests_nor_the_shutdown() {
     assert_eq!(server.embed(&[], "first attempt").status, 200);
     // A request that waited for an attempt, or for room in the queue, would not be answered before the attempt ends. An
     // attempt that outlasts these requests proves that none of them waited. On a slow machine this takes several tries.
-    server.wait(|server| {
-        let attempt = collector.waits()?;
+    until("an attempt outlasts 20 requests", || {
+        let Some(attempt) = collector.waits() else { return false };
         for number in 0..20 {
             assert_eq!(server.embed(&[], format!("number {number}")).status, 200);
         }
-        (collector.waits() == Some(attempt)).then_some(())
+        collector.waits() == Some(attempt)
     });
     // Exporting the rest would take longer than `stop` waits.
     let ended = server.stop();
@@ -79,9 +81,7 @@ fn a_hanging_collector_delays_neither_requests_nor_the_shutdown() {
 
 #[test]
 fn a_recovered_collector_is_logged() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{address}");
     let mut server = Server::start(&[("EMBEDGATE_OTLP_ENDPOINT", &url), ("OTEL_BSP_SCHEDULE_DELAY", "20")]);
     assert_eq!(server.embed(&[], "lost").status, 200);

@@ -31,8 +31,8 @@ fn the_start_up_line_lists_the_enabled_protections() {
     ])
     .stop()
     .log;
-    let line = "API keys: 2 · limits: 600 requests and 100000 tokens per minute · CORS: 2 origins · TLS: off · metrics \
-                and probes: on 127.0.0.1:";
+    let line = "API keys: 2 · limits: 600 requests and 100000 tokens per minute · CORS: 2 origins · TLS: off · \
+                metrics and probes: on 127.0.0.1:";
     assert!(on.contains(line) && !on.contains("sk-1"), "{on}");
 }
 

@@ -1,80 +1,57 @@
 //! The program as a child process with a tiny model, configured by environment variables.
 
 use std::{
-    fs::{self, File},
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
-    thread,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::{
+    ExitReport, Program,
+    model::copy_tiny,
+    wait::{TIMEOUT, until},
+};
 
-use crate::http::{Connection, Reply, request};
-
-/// Maximum time to wait for an event, on a loaded machine.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::http::{Reply, ask, request};
 
 /// A server that is ready.
 pub(crate) struct Server {
-    child: Child,
-    folder: TempDir,
+    program: Program,
+    /// Its working directory.
+    _folder: TempDir,
     pub(crate) address: SocketAddr,
-}
-
-/// Exit status and log of a server.
-pub(crate) struct Ended {
-    pub(crate) status: ExitStatus,
-    pub(crate) log: String,
 }
 
 impl Server {
     /// Starts the program with only these environment variables.
     pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
-        let (child, folder) = spawn(variables, |folder| File::create(folder.join("log")).unwrap().into());
-        let mut server = Self { child, folder, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        server.address = server.wait(|server| address(&server.log()));
-        server
+        let (command, folder) = command(variables);
+        let mut program = Program::start(command).unwrap();
+        let address = program.poll(TIMEOUT, |program| address(&program.log())).unwrap();
+        Self { program, _folder: folder, address }
     }
 
     /// As [`Server::start`], but writes the log to `log`.
     pub(crate) fn start_logging_to(variables: &[(&str, &str)], log: Stdio) -> Self {
-        let (child, folder) = spawn(variables, |_| log);
-        let mut server = Self { child, folder, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        server.address = server.wait(|server| listener(server.child.id()));
-        server.wait(|server| (server.send("GET", "/readyz", &[], b"").status == 200).then_some(()));
+        let (command, folder) = command(variables);
+        let mut program = Program::start_logging_to(command, log).unwrap();
+        let address = program.poll(TIMEOUT, |program| listener(program.id())).unwrap();
+        let server = Self { program, _folder: folder, address };
+        until("the server is ready", || server.send("GET", "/readyz", &[], b"").status == 200);
         server
     }
 
-    /// Waits until `found` returns a value. Fails if the server ends.
-    pub(crate) fn wait<T>(&mut self, found: impl Fn(&Self) -> Option<T>) -> T {
-        let end = Instant::now() + TIMEOUT;
-        loop {
-            if let Some(found) = found(self) {
-                return found;
-            }
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < end, "not ready ({ended:?}):\n{}", self.log());
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     /// Waits until the log contains `text`.
+    #[track_caller]
     pub(crate) fn wait_for_line(&mut self, text: &str) {
-        self.wait(|server| server.log().contains(text).then_some(()));
-    }
-
-    pub(crate) fn log(&self) -> String {
-        // The file is absent if the log is written elsewhere.
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        self.program.poll(TIMEOUT, |program| program.log().contains(text).then_some(())).unwrap();
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut connection = Connection::open(self.address);
-        connection.send(&request(method, path, headers, body));
-        connection.receive()
+        ask(self.address, &request(method, path, headers, body)).unwrap()
     }
 
     /// Posts a request for embeddings.
@@ -84,44 +61,26 @@ impl Server {
         self.send("POST", "/v1/embeddings", headers, body.to_string().as_bytes())
     }
 
-    /// Sends SIGTERM and waits for the end. Uses the shell's builtin `kill`, since a slim machine may lack the program.
-    pub(crate) fn stop(mut self) -> Ended {
-        let end = Instant::now() + TIMEOUT;
-        let id = self.child.id().to_string();
-        assert!(Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().unwrap().success());
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return Ended { status, log: self.log() };
-            }
-            assert!(Instant::now() < end, "it has not ended:\n{}", self.log());
-            thread::sleep(Duration::from_millis(5));
-        }
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn stop(self) -> ExitReport {
+        self.program.signal("TERM").unwrap();
+        self.program.wait(TIMEOUT).unwrap()
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn spawn(variables: &[(&str, &str)], log: impl FnOnce(&Path) -> Stdio) -> (Child, TempDir) {
+/// The command of a server, and its working directory with a copy of the model.
+fn command(variables: &[(&str, &str)]) -> (Command, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    copy(&workspace.join("crates/model-import/tests/tiny-models/bert-mean"), &folder.path().join("tiny"));
+    copy_tiny("bert-mean", &folder.path().join("tiny")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedgate"));
     command.env_clear().envs(variables.iter().copied()).current_dir(folder.path());
     command.args(["serve", "--listen", "127.0.0.1:0", "--model", "tiny"]);
     // Needed if this CPU has no native kernels.
-    let library = workspace.join(".runtime/onnxruntime/libonnxruntime.so");
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.runtime/onnxruntime/libonnxruntime.so");
     if library.exists() {
         command.arg("--onnxruntime-path").arg(library);
     }
-    let stderr = log(folder.path());
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-    (child, folder)
+    (command, folder)
 }
 
 /// `127.0.0.1:41234` of `… listening on http://127.0.0.1:41234 · …`.
@@ -143,16 +102,4 @@ fn listener(id: u32) -> Option<SocketAddr> {
         let ours = sockets.contains(&PathBuf::from(format!("socket:[{}]", fields[9])));
         (listens && ours).then_some(SocketAddr::from(([127, 0, 0, 1], u16::from_str_radix(port, 16).ok()?)))
     })
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }

@@ -6,6 +6,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring, pki_types::ServerName,
 };
 use serde_json::{Value, json};
+use testkit::wait::until;
 
 use crate::{
     collector::{Collector, CollectorBehavior, Seen, now},
@@ -167,14 +168,14 @@ fn the_caller_decides_sampling_and_a_malformed_traceparent_is_ignored() {
 #[test]
 fn the_standard_otel_variables_apply() {
     let collector = Collector::start(CollectorBehavior::Accepts);
-    let mut server = Server::start(&[
+    let server = Server::start(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url()),
         ("OTEL_SERVICE_NAME", "vectors"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=9"),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
     ]);
     assert_eq!(server.send("GET", "/v1/models", &[], b"").status, 200);
-    server.wait(|_| (collector.tried() > 0).then_some(()));
+    until("spans are sent", || collector.tried() > 0);
     server.stop();
     let (_, spans) = only(collector.traces());
     let resource = &named(&spans, "GET /v1/models").resource;
@@ -261,7 +262,7 @@ fn a_503_and_a_disconnect_are_errors_of_the_span_and_a_4xx_is_not() {
     let mut first = Connection::open(server.address);
     first.send(&request("POST", "/v1/embeddings", &[], body(0..20_000).as_bytes()));
     let idle = "embedgate_tokens_in_flight{model=\"tiny\"} 0";
-    server.wait(|server| (!server.send("GET", "/metrics", &[], b"").text().contains(idle)).then_some(()));
+    until("the request is admitted", || !server.send("GET", "/metrics", &[], b"").text().contains(idle));
     // Other inputs: the same ones would be coalesced and admitted.
     assert_eq!(server.send("POST", "/v1/embeddings", &[], body(20_000..40_000).as_bytes()).status, 503);
     drop(first);

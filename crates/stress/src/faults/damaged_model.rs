@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use testkit::workspace::{DEFAULT_MODEL, Workspace};
-use testkit::{Program, embedgate};
+use testkit::{Program, embedgate, files};
 
 use crate::{Run, millis};
 
@@ -101,18 +101,13 @@ const DAMAGES: [Damage; 9] = [
 /// A folder with links to the default model's files, without `own` and files of earlier imports.
 pub(super) fn link_model(workspace: &Workspace, scratch: &Path, own: Option<&str>) -> Result<PathBuf> {
     let folder = scratch.join(DEFAULT_MODEL);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let model = workspace.model(DEFAULT_MODEL);
-    for entry in fs::read_dir(&model).with_context(|| format!("cannot list {}", model.display()))? {
-        let entry = entry.with_context(|| format!("cannot list {}", model.display()))?;
-        let name = entry.file_name();
+    files::create_empty_folder(&folder)?;
+    for file in files::list(&workspace.model(DEFAULT_MODEL))? {
+        let name = file.file_name().unwrap_or_default();
         let imported = name.to_string_lossy().contains("embedgate");
         if !imported && own.is_none_or(|own| name != own) {
-            let link = folder.join(&name);
-            symlink(entry.path(), &link).with_context(|| format!("cannot link {}", link.display()))?;
+            let link = folder.join(name);
+            symlink(&file, &link).with_context(|| format!("cannot link {}", link.display()))?;
         }
     }
     Ok(folder)
@@ -123,15 +118,13 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
     let scratch = tempfile::tempdir().context("cannot create a folder")?;
     for damage in &DAMAGES {
         let folder = link_model(workspace, scratch.path(), Some(damage.file))?;
-        let original = workspace.model(DEFAULT_MODEL).join(damage.file);
-        let intact = fs::read(&original).with_context(|| format!("cannot read {}", original.display()))?;
+        let intact = files::read(&workspace.model(DEFAULT_MODEL).join(damage.file))?;
         let mut bytes = intact.clone();
         (damage.apply)(&mut bytes);
-        let damaged = folder.join(damage.file);
-        fs::write(&damaged, &bytes).with_context(|| format!("cannot write {}", damaged.display()))?;
+        files::write(&folder.join(damage.file), &bytes)?;
         let path = folder.to_string_lossy();
         // A fingerprint of the existing files may be written, and so may an import that succeeds.
-        let files = || {
+        let left_files = || {
             let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
             let is_allowed = |name: &str| {
                 name == "embedgate.fingerprint" || !damage.structural && name.starts_with("embedgate.onnx")
@@ -145,11 +138,11 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
             commands.push(vec!["model", "import", &path]);
         }
         for arguments in commands {
-            let before = files();
+            let before = left_files();
             let program = embedgate(&workspace.release_binary(), workspace.root(), &arguments);
             let ended = Program::start(program)?.wait(TIMEOUT)?;
             let is_clear = ended.log.contains(damage.names) && !ended.log.contains("panicked");
-            passed &= ended.status.code().is_some_and(|code| code != 0) && is_clear && files() == before;
+            passed &= ended.status.code().is_some_and(|code| code != 0) && is_clear && left_files() == before;
             text += &format!("; {}: {} after {:.0} ms", arguments[0], ended.status, millis(ended.elapsed));
             if !passed {
                 text += &format!(", log: {}", ended.log);

@@ -1,5 +1,5 @@
-//! Connections without requests: thousands that are idle, some that never finish a request head, and more than the server
-//! accepts.
+//! Connections without requests: thousands that are idle, some that never finish a request head, and more than the
+//! server accepts.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ use crate::{Run, millis};
 const IDLE: usize = 10_000;
 /// The server's limit of connections.
 const MAX_CONNECTIONS: usize = 11_000;
-/// Descriptors that this process and the server need for other things.
+/// Descriptors that this process and the server need for other purposes.
 const OTHER_DESCRIPTORS: usize = 300;
 /// Maximum memory of an idle connection: buffers and a task.
 const MAX_CONNECTION_BYTES: f64 = 64e3;
@@ -49,7 +49,7 @@ pub(super) fn run(run: &mut Run<'_>) -> Result<()> {
     too_many(run)
 }
 
-/// Thousands of kept connections, which then disconnect together.
+/// Opens thousands of idle connections, then closes them together.
 fn idle(server: &Server, run: &mut Run<'_>) -> Result<()> {
     let mut client = Client::open(server.address())?;
     latency(&mut client, 0)?;

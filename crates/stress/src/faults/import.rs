@@ -1,16 +1,15 @@
-//! Imports that cannot finish: a full disk, a limit of file sizes, SIGKILL at any moment. Afterwards there is a complete
-//! graph or none, and the next import succeeds.
+//! Imports that cannot finish: a full disk, a limit of file sizes, SIGKILL at any moment. Each leaves a complete graph
+//! or none, and the next import succeeds.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use testkit::process::{self, without_settings};
+use testkit::process::{self, remove_embedgate_env};
 use testkit::workspace::DEFAULT_MODEL;
-use testkit::{Program, embedgate};
+use testkit::{Program, embedgate, files};
 
 use super::damaged_model::link_model;
 use crate::{Run, millis};
@@ -28,22 +27,15 @@ pub(super) fn run(run: &mut Run<'_>, kills: u32) -> Result<()> {
 
 /// Names of the files that an import left in `folder`; the model's own files are links.
 fn left_files(folder: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
+    let paths = files::list(folder)?.into_iter().filter(|path| path.is_file() && !path.is_symlink());
+    Ok(paths.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
 }
 
 /// The shell limits files to 8 MiB and ignores the signal, so every further write fails, as on a full disk.
 fn file_size_limit(run: &mut Run<'_>, scratch: &Path) -> Result<()> {
     let folder = link_model(run.workspace, scratch, None)?;
     let mut command = Command::new("sh");
-    without_settings(&mut command)
+    remove_embedgate_env(&mut command)
         .args(["-c", "trap '' XFSZ; ulimit -f 16384; exec \"$0\" model import \"$1\""]);
     command.arg(run.workspace.release_binary()).arg(&folder).current_dir(run.workspace.root());
     let ended = Program::start(command)?.wait(TIMEOUT)?;
@@ -69,7 +61,7 @@ fn full_disk(run: &mut Run<'_>) -> Result<()> {
     let scratch = tempfile::tempdir().context("cannot create a folder")?;
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
-        without_settings(&mut command).args(["--mount", "sh", "-c", script]);
+        remove_embedgate_env(&mut command).args(["--mount", "sh", "-c", script]);
         command
             .arg(run.workspace.release_binary())
             .arg(scratch.path())
@@ -99,8 +91,7 @@ fn killed(run: &mut Run<'_>, scratch: &Path, kills: u32) -> Result<()> {
     let complete = import(&model)?.wait(TIMEOUT)?;
     ensure!(complete.status.success(), "the import failed: {}", complete.log);
     let contents = |folder: &Path| -> Result<(Vec<u8>, Vec<u8>)> {
-        let read = |name| fs::read(folder.join(name)).with_context(|| format!("cannot read {name}"));
-        Ok((read(GRAPH)?, read(WEIGHTS)?))
+        Ok((files::read(&folder.join(GRAPH))?, files::read(&folder.join(WEIGHTS))?))
     };
     let expected = contents(&model)?;
 
@@ -127,7 +118,8 @@ fn killed(run: &mut Run<'_>, scratch: &Path, kills: u32) -> Result<()> {
     run.judge(
         failures.is_empty(),
         format!(
-            "{kills} imports of {:.0} ms killed, {while_writing} of them while writing; the next was complete each time{}",
+            "{kills} imports of {:.0} ms killed, {while_writing} of them while writing; the next was complete each \
+             time{}",
             millis(complete.elapsed),
             failures.iter().map(|failure| format!("; {failure}")).collect::<String>()
         ),

@@ -3,15 +3,10 @@
 //! A batch that panics and a session that fails need an encoder that does so on demand; they are tested with fake
 //! encoders (`crates/inference/tests/it`, `crates/gateway/tests/it/overload.rs`).
 
-#[cfg(unix)]
 mod damaged_model;
-#[cfg(unix)]
 mod idle_connections;
-#[cfg(unix)]
 mod import;
-#[cfg(unix)]
 mod remote_cache;
-#[cfg(unix)]
 mod signals;
 
 use anyhow::Result;
@@ -19,7 +14,6 @@ use anyhow::Result;
 use crate::Run;
 
 /// Runs every fault; an import is killed `kills` times.
-#[cfg(unix)]
 pub(crate) fn run(run: &mut Run<'_>, kills: u32) -> Result<()> {
     type Fault<'a> = (&'a str, &'a dyn Fn(&mut Run<'_>) -> Result<()>);
     let faults: [Fault<'_>; 6] = [
@@ -36,12 +30,5 @@ pub(crate) fn run(run: &mut Run<'_>, kills: u32) -> Result<()> {
             run.suite.fail(format!("{name}: {error:#}"));
         }
     }
-    Ok(())
-}
-
-/// The faults need signals and links.
-#[cfg(not(unix))]
-pub(crate) fn run(run: &mut Run<'_>, _: u32) -> Result<()> {
-    run.suite.skip("the faults need signals and links");
     Ok(())
 }

@@ -13,11 +13,11 @@ use crate::{Run, millis};
 
 /// Number of signals between the moment in which the signal is handled and the one in which the server is ready.
 const MOMENTS: u32 = 16;
-/// Maximum time to the end of a cancelled start, or twice the time of a start.
+/// Maximum time from SIGTERM to the end of a starting server; twice the time of a start is allowed, too.
 const MAX_END: Duration = Duration::from_secs(2);
 
-/// Before the program handles the signal, which is after its settings are read and its address is bound, the kernel ends
-/// it; from then on the exit code is 0.
+/// Sends SIGTERM at moments from the installation of the handler, which follows reading the settings and binding the
+/// address, until the server is ready: the exit code must be 0.
 pub(super) fn terminate(run: &mut Run<'_>) -> Result<()> {
     if !cfg!(target_os = "linux") {
         run.suite.skip("SIGTERM at every stage: the handled signals are read from /proc");
@@ -72,9 +72,9 @@ pub(super) fn terminate(run: &mut Run<'_>) -> Result<()> {
 
 /// Sends SIGTERM; returns the end and the time until then.
 fn end(program: Program) -> Result<(ExitReport, Duration)> {
-    let signalled = Instant::now();
+    let signaled = Instant::now();
     program.signal("TERM")?;
-    Ok((program.wait(TIMEOUT)?, signalled.elapsed()))
+    Ok((program.wait(TIMEOUT)?, signaled.elapsed()))
 }
 
 /// A killed server leaves nothing that keeps the next one from the same address.

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, write::GzEncoder};
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
+use testkit::files;
 
 use super::contents::{Content, Entry};
-use crate::digest::hex;
+use crate::digest::HashingWriter;
 
-/// Modification time of every file: 1980-01-01 in seconds since 1970. Zip files and some tools cannot store an earlier time.
+/// Modification time of every file: 1980-01-01 in seconds since 1970. Zip files and some tools cannot store an earlier
+/// time.
 const MODIFIED: u64 = 315_532_800;
 
 /// A finished archive.
@@ -31,7 +32,7 @@ pub struct Archive {
 pub(super) fn write(entries: &[Entry], name: &str, folder: &Path) -> Result<Archive> {
     let path = folder.join(format!("{name}.tar.gz"));
     let at = || format!("cannot write {}", path.display());
-    let file = CountingWriter { inner: File::create(&path).with_context(at)?, hash: Sha256::new(), bytes: 0 };
+    let file = HashingWriter::new(File::create(&path).with_context(at)?);
     // The compressor's header holds no name and no time.
     let mut archive = Builder::new(GzEncoder::new(BufWriter::new(file), Compression::default()));
     for folder in folders(entries) {
@@ -44,23 +45,21 @@ pub(super) fn write(entries: &[Entry], name: &str, folder: &Path) -> Result<Arch
     let compressor = archive.into_inner().with_context(at)?;
     let mut file = compressor.finish().with_context(at)?;
     file.flush().with_context(at)?;
-    let CountingWriter { inner, hash, bytes } = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    inner.sync_all().with_context(at)?;
-    let sha256 = hex(hash);
+    let (file, bytes, sha256) = file.into_inner().map_err(io::IntoInnerError::into_error)?.finish();
+    file.sync_all().with_context(at)?;
     Ok(Archive { path, bytes, sha256 })
 }
 
 /// Writes the files into `folder`, which must be empty or missing.
 pub(super) fn lay_out(entries: &[Entry], folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut existing = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    ensure!(existing.next().is_none(), "{} is not empty", folder.display());
+    files::create_folder(folder)?;
+    ensure!(files::list(folder)?.is_empty(), "{} is not empty", folder.display());
     for inner in folders(entries) {
         let path = folder.join(inner);
-        let at = || format!("cannot create {}", path.display());
-        fs::create_dir_all(&path).with_context(at)?;
+        files::create_folder(&path)?;
         // Independent of the umask: the image is built from these.
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).with_context(at)?;
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755))
+            .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     }
     for entry in entries {
         let path = folder.join(&entry.path);
@@ -118,26 +117,6 @@ fn place(entry: &Entry, path: &Path) -> Result<()> {
     Ok(fs::set_permissions(path, PermissionsExt::from_mode(mode))?)
 }
 
-/// A writer that counts and hashes.
-struct CountingWriter {
-    inner: File,
-    hash: Sha256,
-    bytes: u64,
-}
-
-impl Write for CountingWriter {
-    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(part)?;
-        self.hash.update(&part[..count]);
-        self.bytes += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
@@ -146,10 +125,13 @@ mod tests {
 
     use super::*;
 
-    fn entries(program: &Path) -> Vec<Entry> {
+    /// Writes a program to `folder`; returns entries for it, a link and a text.
+    fn entries(folder: &Path) -> Vec<Entry> {
+        let program = folder.join("program");
+        fs::write(&program, "code").unwrap();
         let entry = |path: &str, content| Entry { path: path.into(), content, executable: false };
         vec![
-            Entry { executable: true, ..entry("bin/a", Content::File(program.to_owned())) },
+            Entry { executable: true, ..entry("bin/a", Content::File(program)) },
             entry("lib/l.so", Content::Link("l.so.1".into())),
             entry("read me", Content::Text("words".into())),
         ]
@@ -159,26 +141,25 @@ mod tests {
     fn archives_of_the_same_content_are_identical() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("program");
-        fs::write(&program, "code").unwrap();
-        let first = write(&entries(&program), "x-1", folder.path()).unwrap();
+        let entries = entries(folder.path());
+        let write = || write(&entries, "x-1", folder.path()).unwrap();
+        let first = write();
         let bytes = fs::read(&first.path).unwrap();
 
         let other_day = SystemTime::now() - Duration::from_secs(1_000_000);
         File::options().write(true).open(&program).unwrap().set_modified(other_day).unwrap();
-        let second = write(&entries(&program), "x-1", folder.path()).unwrap();
+        let second = write();
         assert_eq!(fs::read(&second.path).unwrap(), bytes);
-        assert_eq!((first.sha256.clone(), first.bytes), (second.sha256, bytes.len() as u64));
+        assert_eq!((&first.sha256, first.bytes), (&second.sha256, bytes.len() as u64));
 
         fs::write(&program, "edoc").unwrap();
-        assert_ne!(write(&entries(&program), "x-1", folder.path()).unwrap().sha256, first.sha256);
+        assert_ne!(write().sha256, first.sha256);
     }
 
     #[test]
     fn an_archive_contains_folders_modes_and_links() {
         let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("program");
-        fs::write(&program, "code").unwrap();
-        let archive = write(&entries(&program), "x-1", folder.path()).unwrap();
+        let archive = write(&entries(folder.path()), "x-1", folder.path()).unwrap();
         let mut found = Vec::new();
         for entry in tar::Archive::new(GzDecoder::new(File::open(archive.path).unwrap())).entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -207,11 +188,10 @@ mod tests {
     #[test]
     fn files_are_written_to_an_empty_folder_only() {
         let folder = tempfile::tempdir().unwrap();
-        let (program, to) = (folder.path().join("program"), folder.path().join("to/here"));
-        fs::write(&program, "code").unwrap();
-        lay_out(&entries(&program), &to).unwrap();
+        let (entries, to) = (entries(folder.path()), folder.path().join("to/here"));
+        lay_out(&entries, &to).unwrap();
         assert_eq!(fs::read_to_string(to.join("bin/a")).unwrap(), "code");
         assert_eq!(fs::read_link(to.join("lib/l.so")).unwrap(), Path::new("l.so.1"));
-        assert!(lay_out(&entries(&program), &to).unwrap_err().to_string().ends_with("is not empty"));
+        assert!(lay_out(&entries, &to).unwrap_err().to_string().ends_with("is not empty"));
     }
 }

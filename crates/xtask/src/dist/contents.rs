@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
-use super::manifest::PackageManifest;
 use super::{Platform, inventory, licenses};
+use crate::cargo_metadata::Metadata;
+use crate::setup::model::Manifest;
+use testkit::files;
 use testkit::workspace::{DEFAULT_MODEL, Workspace};
 
 /// The license whose text is our own LICENSE.
@@ -46,7 +48,7 @@ pub(super) enum Content {
 /// All files, sorted by path. Fails if something was not fetched, built or imported, or a license is unknown.
 pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant) -> Result<Vec<Entry>> {
     let root = workspace.root();
-    let (runtime, target) = (&platform.onnxruntime, platform.target());
+    let runtime = &platform.onnxruntime;
     let mut entries = vec![
         Entry { executable: true, ..file("bin/embedgate", platform.binary.clone()) },
         file("share/LICENSE", root.join("LICENSE")),
@@ -58,7 +60,7 @@ pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant)
     ];
     entries.extend(libraries(runtime)?);
 
-    let manifest = PackageManifest::read(workspace)?;
+    let manifest = Manifest::read(workspace)?;
     let folder = workspace.model(DEFAULT_MODEL);
     // With native kernels, the graph would only double the size of the model.
     let graph = variant == Variant::Cuda || !NATIVE_ARCHITECTURES.contains(&platform.arch);
@@ -74,8 +76,9 @@ pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant)
     let license = format!("{}\n{}: the text is in share/LICENSE.\n", manifest.hub_id, manifest.license);
     entries.push(text(&format!("share/licences/{DEFAULT_MODEL}.txt"), &license));
 
-    let inventory = inventory::document(workspace, &target, &manifest, runtime)?;
-    entries.push(text("share/licences/rust.txt", &licenses::texts(workspace, &target, &inventory)?));
+    let metadata = Metadata::read(workspace, &format!("{}-unknown-linux-gnu", platform.arch))?;
+    let inventory = inventory::document(workspace, &metadata, &manifest, runtime)?;
+    entries.push(text("share/licences/rust.txt", &licenses::texts(&metadata)?));
     entries.push(text("share/sbom.cdx.json", &format!("{inventory:#}\n")));
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)
@@ -83,10 +86,8 @@ pub(super) fn list(workspace: &Workspace, platform: &Platform, variant: Variant)
 
 /// ONNX Runtime's shared libraries, and the name that programs look for.
 fn libraries(runtime: &Path) -> Result<Vec<Entry>> {
-    let listed = fs::read_dir(runtime).with_context(|| format!("cannot list {}", runtime.display()))?;
     let mut entries = Vec::new();
-    for found in listed {
-        let path = found.with_context(|| format!("cannot list {}", runtime.display()))?.path();
+    for path in files::list(runtime)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !name.starts_with("lib") {
             continue;

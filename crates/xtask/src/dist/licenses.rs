@@ -1,13 +1,10 @@
 //! Licenses of everything that is linked into the binary, with the texts that the authors published.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
-
-use testkit::workspace::Workspace;
+use testkit::files;
 
 use crate::cargo_metadata::{Metadata, Package};
 
@@ -15,23 +12,10 @@ use crate::cargo_metadata::{Metadata, Package};
 const PREFIXES: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"];
 
 /// One text: every third-party package with its license, then each distinct license file once.
-pub(super) fn texts(workspace: &Workspace, target: &str, inventory: &Value) -> Result<String> {
-    let metadata = Metadata::read(workspace, target)?;
-    let listed = listed(inventory);
-    let linked = |package: &&Package| {
-        package.source.is_some() && listed.contains(&(package.name.as_str(), package.version.as_str()))
-    };
-    let mut packages: Vec<&Package> = metadata.packages.iter().filter(linked).collect();
-    packages.sort_by(|a, b| (&a.name, &a.version).cmp(&(&b.name, &b.version)));
+pub(super) fn texts(metadata: &Metadata) -> Result<String> {
+    let mut packages = metadata.linked()?;
+    packages.retain(|package| package.source.is_some());
     write(&packages)
-}
-
-/// Name and version of everything in the inventory.
-fn listed(inventory: &Value) -> BTreeSet<(&str, &str)> {
-    let components = inventory["components"].as_array().into_iter().flatten();
-    components
-        .filter_map(|component| Some((component["name"].as_str()?, component["version"].as_str()?)))
-        .collect()
 }
 
 fn write(packages: &[&Package]) -> Result<String> {
@@ -42,7 +26,7 @@ fn write(packages: &[&Package]) -> Result<String> {
         let name = format!("{} {}", package.name, package.version);
         let license = package.license.as_deref().with_context(|| format!("{name} declares no license"))?;
         list += &format!("{name}: {license}\n");
-        for text in files(package)? {
+        for text in license_files(package)? {
             texts.entry(text).or_default().push(name.clone());
         }
     }
@@ -54,26 +38,23 @@ fn write(packages: &[&Package]) -> Result<String> {
     Ok(list)
 }
 
-/// The package's license files, with normalized line ends and without outer blank lines.
-fn files(package: &Package) -> Result<Vec<String>> {
-    let folder = package.manifest_path.parent().unwrap_or(Path::new(""));
-    let at = || format!("cannot list {}", folder.display());
+/// Texts of the package's license files, with normalized line ends and without outer blank lines.
+fn license_files(package: &Package) -> Result<Vec<String>> {
     let mut texts = Vec::new();
-    for entry in fs::read_dir(folder).with_context(at)? {
-        let path = entry.with_context(at)?.path();
+    for path in files::list(package.manifest_path.parent().unwrap_or(Path::new("")))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_uppercase();
         if path.is_file() && PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-            let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            texts.push(String::from_utf8_lossy(&text).replace("\r\n", "\n").trim_matches('\n').to_owned());
+            let text = String::from_utf8_lossy(&files::read(&path)?).replace("\r\n", "\n");
+            texts.push(text.trim_matches('\n').to_owned());
         }
     }
-    // The order of a folder's listing is not guaranteed.
-    texts.sort();
     Ok(texts)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,21 +6,20 @@ mod archive;
 mod contents;
 mod inventory;
 mod licenses;
-mod manifest;
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 pub use self::archive::Archive;
 use self::contents::{Entry, Variant};
 use crate::serve;
 use crate::setup::{self, Extras};
-use testkit::process;
 use testkit::workspace::Workspace;
+use testkit::{files, process};
 
 /// Arguments of the command.
 #[derive(Args)]
@@ -51,11 +50,6 @@ impl Platform {
             Variant::Cuda => "cuda",
         });
         Self { arch: env::consts::ARCH, binary: workspace.release_binary(), onnxruntime }
-    }
-
-    /// Target triple.
-    fn target(&self) -> String {
-        format!("{}-unknown-linux-gnu", self.arch)
     }
 }
 
@@ -96,9 +90,7 @@ pub fn lay_out(workspace: &Workspace, folder: &Path) -> Result<()> {
 /// # Errors
 /// As [`archive()`].
 pub fn lay_out_for(platform: &Platform, workspace: &Workspace, folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
-    }
+    files::remove(folder)?;
     archive::lay_out(&contents::list(workspace, platform, Variant::Cpu)?, folder)
 }
 
@@ -109,17 +101,11 @@ fn contents(workspace: &Workspace, variant: Variant) -> Result<Vec<Entry>> {
 
 fn pack(workspace: &Workspace, entries: &[Entry], variant: Variant) -> Result<Archive> {
     let suffix = if variant == Variant::Cuda { "-cuda" } else { "" };
-    let name = format!("embedgate-{}-linux-{}{suffix}", version(workspace)?, env::consts::ARCH);
+    let printed = process::capture(Command::new(workspace.release_binary()).arg("--version"))?;
+    let version = printed.trim().strip_prefix("embedgate ");
+    let version = version.with_context(|| format!("the release binary prints the version {printed:?}"))?;
+    let name = format!("embedgate-{version}-linux-{}{suffix}", env::consts::ARCH);
     let folder = workspace.root().join("target/dist");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    files::create_folder(&folder)?;
     archive::write(entries, &name, &folder)
-}
-
-/// The release binary's version.
-fn version(workspace: &Workspace) -> Result<String> {
-    let said = process::capture(std::process::Command::new(workspace.release_binary()).arg("--version"))?;
-    match said.trim().strip_prefix("embedgate ") {
-        Some(version) => Ok(version.to_owned()),
-        None => bail!("the release binary prints the version {said:?}"),
-    }
 }

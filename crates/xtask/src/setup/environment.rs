@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use testkit::files;
 use testkit::process::capture;
 
 use super::python::{Python, Venv};
@@ -56,10 +57,10 @@ impl Environment {
     pub fn create(pins: Pins, python: &Python<'_>) -> Result<Option<Self>> {
         let mut hash = Sha256::new_with_prefix(python.supported_version()?);
         hash.update(pins.folder.as_os_str().as_encoded_bytes());
-        hash.update(read(&pins.requirements)?);
+        hash.update(files::read(&pins.requirements)?);
         if let Some(npm) = &pins.npm {
-            hash.update(read(&npm.join("package.json"))?);
-            hash.update(read(&npm.join("package-lock.json"))?);
+            hash.update(files::read(&npm.join("package.json"))?);
+            hash.update(files::read(&npm.join("package-lock.json"))?);
         }
         let environment = Self { pins, stamp: hex(hash) };
         if fs::read_to_string(environment.stamp_path()).is_ok_and(|found| found == environment.stamp) {
@@ -90,8 +91,7 @@ impl Environment {
             npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]);
             capture(npm.current_dir(app(&self.pins.folder)).env("PATH", prepend_to_path(&venv.bin())?))?;
         }
-        let path = self.stamp_path();
-        fs::write(&path, &self.stamp).with_context(|| format!("cannot write {}", path.display()))?;
+        files::write(&self.stamp_path(), &self.stamp)?;
         println!("installed {} in {:.0} s", self.pins.what, started.elapsed().as_secs_f64());
         Ok(())
     }
@@ -104,13 +104,9 @@ impl Environment {
     fn copy_npm(&self) -> Result<()> {
         let Some(npm) = &self.pins.npm else { return Ok(()) };
         let to = app(&self.pins.folder);
-        fs::create_dir_all(&to).with_context(|| format!("cannot create {}", to.display()))?;
-        for entry in fs::read_dir(npm).with_context(|| format!("cannot list {}", npm.display()))? {
-            let from = entry.with_context(|| format!("cannot list {}", npm.display()))?.path();
-            if from.is_file() {
-                let name = from.file_name().unwrap_or_default();
-                fs::copy(&from, to.join(name)).with_context(|| format!("cannot copy {}", from.display()))?;
-            }
+        files::create_folder(&to)?;
+        for from in files::list(npm)?.iter().filter(|path| path.is_file()) {
+            files::copy(from, &to.join(from.file_name().unwrap_or_default()))?;
         }
         Ok(())
     }
@@ -126,8 +122,4 @@ fn prepend_to_path(folder: &Path) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = [folder.to_path_buf()].into_iter().chain(std::env::split_paths(&path));
     std::env::join_paths(folders).context("the search path cannot contain the environment's folder")
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

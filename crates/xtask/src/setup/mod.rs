@@ -5,17 +5,18 @@
 
 pub mod apt;
 pub mod environment;
-mod model;
+pub(crate) mod model;
 mod onnxruntime;
 pub mod prometheus;
 pub mod python;
 pub mod redis;
 mod wheel;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use testkit::files;
 use testkit::workspace::Workspace;
 
 use self::onnxruntime::Flavor;
@@ -46,7 +47,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 /// Fetches what is missing or damaged, and `extras`.
 pub(crate) fn run_with(workspace: &Workspace, extras: &Extras) -> Result<()> {
     let runtime = workspace.runtime();
-    fs::create_dir_all(&runtime).with_context(|| format!("cannot create {}", runtime.display()))?;
+    files::create_folder(&runtime)?;
     // Two terminals may set up at the same time; the second waits, then has nothing to do.
     let path = runtime.join("setup.lock");
     let lock = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;

@@ -1,14 +1,17 @@
 //! ONNX Runtime's shared library, from the wheels pinned in `onnxruntime.toml`.
 
 use std::env;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use testkit::files;
 use testkit::workspace::Workspace;
 
 use super::python::Python;
-use super::wheel::{Member, Wheel, install as install_members};
+use super::wheel::{Member, Pin, Wheel, install as install_members};
 
 /// A build of ONNX Runtime.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
@@ -31,11 +34,9 @@ struct WheelPin {
     flavor: Flavor,
     /// `std::env::consts::{OS, ARCH}`.
     platform: (String, String),
-    package: String,
-    version: String,
-    tag: String,
-    sha256: String,
-    bytes: u64,
+    #[serde(flatten)]
+    wheel: Wheel,
+    /// The name that programs look for.
     link: String,
     files: Vec<PinnedFile>,
 }
@@ -43,8 +44,8 @@ struct WheelPin {
 #[derive(Deserialize)]
 struct PinnedFile {
     path: String,
-    sha256: String,
-    bytes: u64,
+    #[serde(flatten)]
+    pin: Pin,
 }
 
 /// Puts the library and its license texts into `.runtime/onnxruntime`, unless `ORT_DYLIB_PATH` names another library.
@@ -88,31 +89,16 @@ pub(super) fn install_for(
         .map(|file| Member {
             name: file.path.clone(),
             target: folder.join(file_name(&file.path)),
-            sha256: file.sha256.clone(),
-            bytes: file.bytes,
+            pin: file.pin.clone(),
         })
         .collect();
-    let WheelPin { package, version, tag, sha256, bytes, .. } = pin;
-    let wheel = Wheel { package, version, platform_tag: Some(tag), sha256, bytes: *bytes };
-    install_members(workspace, python, &wheel, &members)?;
+    install_members(workspace, python, &pin.wheel, &members)?;
     let library = pin.files.first().context("a wheel without files in setup/onnxruntime.toml")?;
-    link(&folder.join(&pin.link), &file_name(&library.path))
-}
-
-/// Makes `link` a symbolic link to `file` in the same folder, as library packages do.
-#[cfg(unix)]
-fn link(link: &Path, file: &str) -> Result<()> {
-    if std::fs::read_link(link).is_ok_and(|target| target == Path::new(file)) {
-        return Ok(());
+    // A symbolic link in the same folder, as library packages have it.
+    let (link, file) = (folder.join(&pin.link), file_name(&library.path));
+    if !fs::read_link(&link).is_ok_and(|target| target == Path::new(&file)) {
+        files::remove(&link)?;
+        symlink(&file, &link).with_context(|| format!("cannot link {}", link.display()))?;
     }
-    if link.symlink_metadata().is_ok() {
-        std::fs::remove_file(link).with_context(|| format!("cannot remove {}", link.display()))?;
-    }
-    std::os::unix::fs::symlink(file, link).with_context(|| format!("cannot link {}", link.display()))
-}
-
-/// Elsewhere the library is stored under the name that programs look for.
-#[cfg(not(unix))]
-fn link(link: &Path, _: &str) -> Result<()> {
-    link.metadata().map(drop).with_context(|| format!("{} is missing", link.display()))
+    Ok(())
 }

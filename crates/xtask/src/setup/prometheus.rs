@@ -1,11 +1,11 @@
-//! A Prometheus for the tests: Debian's package, unpacked without being installed, so that no service starts and no root
-//! is needed.
+//! A Prometheus for the tests: Debian's package, unpacked without being installed, so that no service starts and no
+//! root is needed.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use testkit::files;
 use testkit::process::capture;
 use testkit::workspace::Workspace;
 
@@ -13,8 +13,8 @@ use testkit::workspace::Workspace;
 const PROGRAMS: [&str; 2] = ["prometheus", "promtool"];
 const HINT: &str = "no Prometheus for the tests: install prometheus and promtool";
 
-/// Makes sure that there is a Prometheus, and returns the folder of `prometheus` and `promtool`: one of the search path,
-/// or `.runtime/prometheus/usr/bin`.
+/// Makes sure that there is a Prometheus, and returns the folder of `prometheus` and `promtool`: one of the search
+/// path, or `.runtime/prometheus/usr/bin`.
 ///
 /// # Errors
 /// There is none, and Debian's package cannot be downloaded.
@@ -28,10 +28,7 @@ pub fn install(workspace: &Workspace) -> Result<PathBuf> {
         return Ok(folder);
     }
     println!("unpacking Debian's prometheus for the tests …");
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
-    }
-    fs::create_dir_all(&root).with_context(|| format!("cannot create {}", root.display()))?;
+    files::create_empty_folder(&root)?;
     let apt = |arguments: &[&str]| {
         capture(Command::new("apt-get").arg("--quiet").args(arguments).current_dir(&root))
     };
@@ -39,12 +36,10 @@ pub fn install(workspace: &Workspace) -> Result<PathBuf> {
         // The package lists may be missing or older than the mirror.
         apt(&["update"]).and_then(|_| apt(&["download", "prometheus"])).context(HINT)?;
     }
-    let packages = fs::read_dir(&root).with_context(|| format!("cannot list {}", root.display()))?;
-    for entry in packages {
-        let package = entry.with_context(|| format!("cannot list {}", root.display()))?.path();
+    for package in files::list(&root)? {
         if package.extension().is_some_and(|extension| extension == "deb") {
             capture(Command::new("dpkg").arg("--extract").arg(&package).arg(&root))?;
-            fs::remove_file(&package).with_context(|| format!("cannot remove {}", package.display()))?;
+            files::remove(&package)?;
         }
     }
     ensure!(has_programs(&own), HINT);

@@ -1,12 +1,11 @@
-//! The machine's Python, with a pip and virtual environments whatever the distribution left out.
+//! The machine's Python, with pip and virtual environments even if the distribution left them out.
 
 use std::cell::OnceCell;
-use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use testkit::files;
 use testkit::process::capture;
 use testkit::workspace::Workspace;
 
@@ -15,28 +14,30 @@ use super::apt;
 /// Advice for a user without root, by distribution.
 const HINT: &str = "install Python 3 with pip and venv (Debian, Ubuntu: apt-get install python3 python3-pip \
                     python3-venv; Fedora: dnf install python3 python3-pip; macOS: brew install python)";
+const PYTHON: &str = "python3";
 /// Oldest version that the pinned packages support.
 const MIN_VERSION: (u32, u32) = (3, 11);
 
 /// Finds Python on first use, so that a set-up with nothing to fetch needs none.
 pub struct Python<'a> {
     workspace: &'a Workspace,
-    pip: OnceCell<Vec<OsString>>,
+    /// The interpreter that has pip.
+    with_pip: OnceCell<PathBuf>,
 }
 
 impl<'a> Python<'a> {
     /// The Python of the search path.
     pub fn new(workspace: &'a Workspace) -> Self {
-        Self { workspace, pip: OnceCell::new() }
+        Self { workspace, with_pip: OnceCell::new() }
     }
 
     /// A pip command without a sub-command yet. The user's index settings apply.
     pub(super) fn pip(&self) -> Result<Command> {
-        if self.pip.get().is_none() {
-            let found = self.find_pip()?;
-            self.pip.get_or_init(|| found);
+        if let Some(python) = self.with_pip.get() {
+            return Ok(pip_command(python));
         }
-        Ok(pip_command(self.pip.get().context("pip was found above")?))
+        let python = self.find_pip()?;
+        Ok(pip_command(self.with_pip.get_or_init(|| python)))
     }
 
     /// Version as `MAJOR.MINOR`, which the pinned packages support.
@@ -70,9 +71,7 @@ impl<'a> Python<'a> {
     /// Python's `venv` is missing and cannot be installed.
     pub fn venv(&self, folder: &Path) -> Result<Venv> {
         let create = || {
-            if folder.exists() {
-                fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-            }
+            files::remove(folder)?;
             capture(self.python().args(["-m", "venv"]).arg(folder))
         };
         if let Err(error) = create() {
@@ -84,24 +83,21 @@ impl<'a> Python<'a> {
         Ok(Venv { folder: folder.to_path_buf() })
     }
 
-    fn find_pip(&self) -> Result<Vec<OsString>> {
+    /// Finds or installs pip; returns the interpreter that has it.
+    fn find_pip(&self) -> Result<PathBuf> {
         self.version()?;
-        let system = vec![program().into(), "-m".into(), "pip".into()];
-        if works(&system) {
-            return Ok(system);
-        }
+        let has_pip = |python: &Path| capture(pip_command(python).arg("--version")).is_ok();
+        let system = PathBuf::from(PYTHON);
         // A Python without pip may contain the bundled one that `venv` installs.
-        let own = Venv { folder: self.workspace.runtime().join("python") };
-        let words = own.pip_words();
-        if works(&words) {
-            return Ok(words);
+        let own = Venv::at(self.workspace.runtime().join("python"));
+        if !has_pip(&system) && !has_pip(&own.python()) {
+            self.venv(&own.folder).context("python3 has no pip")?;
         }
-        self.venv(&own.folder).map_err(|error| error.context("python3 has no pip"))?;
-        Ok(if works(&system) { system } else { words })
+        Ok(if has_pip(&system) { system } else { own.python() })
     }
 
     fn python(&self) -> Command {
-        let mut python = Command::new(program());
+        let mut python = Command::new(PYTHON);
         python.current_dir(self.workspace.root());
         python
     }
@@ -120,7 +116,7 @@ impl Venv {
 
     /// The folder of its programs.
     pub fn bin(&self) -> PathBuf {
-        self.folder.join(if cfg!(windows) { "Scripts" } else { "bin" })
+        self.folder.join("bin")
     }
 
     /// Its Python.
@@ -137,27 +133,15 @@ impl Venv {
 
     /// Its pip, without a sub-command yet.
     pub fn pip(&self) -> Command {
-        pip_command(&self.pip_words())
-    }
-
-    fn pip_words(&self) -> Vec<OsString> {
-        vec![self.python().into(), "-m".into(), "pip".into()]
+        pip_command(&self.python())
     }
 }
 
-/// The index and its certificates are the user's settings; the mode of operation is ours.
-fn pip_command(words: &[OsString]) -> Command {
-    let mut pip = Command::new(&words[0]);
-    pip.args(&words[1..]).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");
+/// `python -m pip` with the user's settings for the index and its certificates.
+fn pip_command(python: &Path) -> Command {
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip"]).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");
     // Settings that would prevent a download to a folder or an installation into a virtual environment.
     pip.env("PIP_REQUIRE_VIRTUALENV", "0").env("PIP_USER", "0");
     pip
-}
-
-fn works(pip: &[OsString]) -> bool {
-    capture(Command::new(&pip[0]).args(&pip[1..]).arg("--version")).is_ok()
-}
-
-fn program() -> &'static str {
-    if cfg!(windows) { "python" } else { "python3" }
 }

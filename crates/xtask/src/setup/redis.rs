@@ -1,10 +1,11 @@
 //! A Redis server for the tests of the remote cache: the machine's own, or the one in Debian's packages.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use testkit::files;
 use testkit::process::capture;
 use testkit::workspace::Workspace;
 
@@ -25,7 +26,7 @@ pub fn install(workspace: &Workspace) -> Result<()> {
     if runs(&link) {
         return Ok(());
     }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    files::create_folder(&folder)?;
     if !link_any(&link)? {
         apt::install(&["redis-tools"]).context(HINT)?;
         if !link_any(&link)? {
@@ -41,24 +42,14 @@ fn link_any(link: &Path) -> Result<bool> {
     let candidates =
         NAMES.iter().flat_map(|name| std::env::split_paths(&path).map(move |dir| dir.join(name)));
     for candidate in candidates.filter(|candidate| candidate.is_file()) {
-        replace_link(&candidate, link)?;
+        // A link of an earlier run whose program no longer runs.
+        files::remove(link)?;
+        symlink(&candidate, link).with_context(|| format!("cannot link {}", link.display()))?;
         if runs(link) {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-#[cfg(unix)]
-fn replace_link(to: &PathBuf, link: &Path) -> Result<()> {
-    // A link of an earlier run whose program no longer runs.
-    let _ = fs::remove_file(link);
-    std::os::unix::fs::symlink(to, link).with_context(|| format!("cannot link {}", link.display()))
-}
-
-#[cfg(not(unix))]
-fn replace_link(to: &PathBuf, _: &Path) -> Result<()> {
-    bail!("the tests of the remote cache need a Unix socket; found {}", to.display())
 }
 
 fn runs(server: &Path) -> bool {

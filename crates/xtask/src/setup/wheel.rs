@@ -1,7 +1,7 @@
 //! Single files from a wheel: fetched by pip, checked by SHA-256, put in place by a rename.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,109 +9,99 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest, Sha256};
+use serde::Deserialize;
 
 use super::python::Python;
-use crate::digest::hex;
+use crate::digest::HashingWriter;
+use testkit::files;
 use testkit::workspace::Workspace;
 
 /// pip's options for the one Python whose wheels are pinned.
 const PYTHON_TAGS: &[&str] = &["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"];
 
-/// A wheel in the package index.
-pub(super) struct Wheel<'a> {
-    pub(super) package: &'a str,
-    pub(super) version: &'a str,
-    /// Platform tag; `None` for a wheel that is the same on all platforms.
-    pub(super) platform_tag: Option<&'a str>,
+/// A file's expected length and hash.
+#[derive(Clone, Deserialize)]
+pub(crate) struct Pin {
     /// Lower-case hex.
-    pub(super) sha256: &'a str,
-    pub(super) bytes: u64,
+    pub(crate) sha256: String,
+    bytes: u64,
+}
+
+/// A wheel in the package index.
+#[derive(Deserialize)]
+pub(super) struct Wheel {
+    package: String,
+    version: String,
+    /// Platform tag; `None` for a wheel that is the same on all platforms.
+    tag: Option<String>,
+    #[serde(flatten)]
+    pin: Pin,
 }
 
 /// A file in a wheel and its destination.
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) target: PathBuf,
-    /// Lower-case hex.
-    pub(super) sha256: String,
-    pub(super) bytes: u64,
-}
-
-/// Mismatch between a file and its pinned length and hash.
-#[derive(Debug, PartialEq)]
-enum Mismatch {
-    Missing,
-    Length(u64),
-    Hash(String),
+    pub(super) pin: Pin,
 }
 
 /// Puts every member at its target, except those that already have the pinned hash.
 pub(super) fn install(
     workspace: &Workspace,
     python: &Python<'_>,
-    wheel: &Wheel<'_>,
+    wheel: &Wheel,
     members: &[Member],
 ) -> Result<()> {
     let mut wanted = Vec::new();
     for member in members {
-        match mismatch(&member.target, member.bytes, &member.sha256)? {
-            None => continue,
-            Some(Mismatch::Missing) => {}
-            Some(found) => {
-                let path = workspace.display(&member.target);
-                eprintln!("{path} is damaged ({}); fetching it again", found.describe(member.bytes));
+        if let Some(reason) = mismatch(&member.target, &member.pin)? {
+            if member.target.exists() {
+                eprintln!("{} is damaged ({reason}); fetching it again", workspace.display(&member.target));
             }
+            wanted.push(member);
         }
-        wanted.push(member);
     }
     if wanted.is_empty() {
         return Ok(());
     }
 
-    // On the same disk as the targets, and emptied first: remains of an interrupted run are useless.
-    let scratch = workspace.runtime().join("download").join(wheel.package);
-    remove(&scratch)?;
-    fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
+    let scratch = workspace.runtime().join("download").join(&wheel.package);
     let file = fetch(python, wheel, &scratch)?;
-    let mut archive = zip::ZipArchive::new(open(&file)?)
-        .with_context(|| format!("{} {} is not a readable wheel", wheel.package, wheel.version))?;
+    let at = || format!("cannot read {}", file.display());
+    let mut archive = zip::ZipArchive::new(File::open(&file).with_context(at)?).with_context(at)?;
     for member in wanted {
-        let entry = archive
-            .by_name(&member.name)
-            .with_context(|| format!("in the wheel {} {}", wheel.package, wheel.version))?;
-        place(entry, member)?;
+        let entry = archive.by_name(&member.name);
+        place(entry.with_context(|| format!("{}: {}", at(), member.name))?, member)?;
     }
-    remove(&scratch)
+    files::remove(&scratch)
 }
 
 /// Downloads the wheel into `scratch` and checks it. If it differs, the second attempt bypasses pip's cache.
-fn fetch(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path) -> Result<PathBuf> {
-    let mut last = None;
+fn fetch(python: &Python<'_>, wheel: &Wheel, scratch: &Path) -> Result<PathBuf> {
+    let mut reason = String::new();
     for cache in [&[][..], &["--no-cache-dir"]] {
-        remove(scratch)?;
-        fs::create_dir_all(scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
+        // Remains of an interrupted run are useless.
+        files::create_empty_folder(scratch)?;
         download(python, wheel, scratch, cache)?;
         let file = only_wheel(scratch)?;
-        let Some(found) = mismatch(&file, wheel.bytes, wheel.sha256)? else { return Ok(file) };
-        last = Some(found);
+        let Some(found) = mismatch(&file, &wheel.pin)? else { return Ok(file) };
+        reason = found;
     }
-    let found = last.map_or_else(String::new, |found| found.describe(wheel.bytes));
     bail!(
-        "twice, the package index gave another file than the pinned {} {} ({found}; pinned sha256 {})",
+        "twice, the package index gave another file than the pinned {} {} ({reason}; pinned sha256 {})",
         wheel.package,
         wheel.version,
-        wheel.sha256
+        wheel.pin.sha256
     )
 }
 
-fn download(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path, cache: &[&str]) -> Result<()> {
+fn download(python: &Python<'_>, wheel: &Wheel, scratch: &Path, cache: &[&str]) -> Result<()> {
     let what = format!("{} {}", wheel.package, wheel.version);
     let mut pip = python.pip()?;
     pip.args(["download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"])
         .args(cache)
-        .args(wheel.platform_tag.iter().flat_map(|tag| ["--platform", tag]))
-        .args(if wheel.platform_tag.is_some() { PYTHON_TAGS } else { &[] })
+        .args(wheel.tag.iter().flat_map(|tag| ["--platform", tag]))
+        .args(if wheel.tag.is_some() { PYTHON_TAGS } else { &[] })
         .arg("--dest")
         .arg(scratch)
         .arg(format!("{}=={}", wheel.package, wheel.version))
@@ -119,12 +109,12 @@ fn download(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path, cache: &[&st
         .env("TMPDIR", scratch);
 
     let begun = Instant::now();
-    let bar = progress_bar(&what, wheel.bytes);
+    let bar = progress_bar(&what, wheel.pin.bytes);
     let done = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                bar.set_position(size_below(scratch).min(wheel.bytes));
+                bar.set_position(size_below(scratch).min(wheel.pin.bytes));
                 thread::sleep(Duration::from_millis(100));
             }
         });
@@ -134,7 +124,8 @@ fn download(python: &Python<'_>, wheel: &Wheel<'_>, scratch: &Path, cache: &[&st
     });
     bar.finish_and_clear();
     result.with_context(|| format!("cannot fetch {what} with pip, whose own settings say from where"))?;
-    eprintln!("fetched {what}: {:.1} MB in {:.1} s", megabytes(wheel.bytes), begun.elapsed().as_secs_f64());
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!("fetched {what}: {:.1} MB in {seconds:.1} s", megabytes(wheel.pin.bytes));
     Ok(())
 }
 
@@ -168,14 +159,8 @@ fn size_below(folder: &Path) -> u64 {
 }
 
 fn only_wheel(folder: &Path) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    for entry in entries {
-        let path = entry.with_context(|| format!("cannot list {}", folder.display()))?.path();
-        if path.extension().is_some_and(|extension| extension == "whl") {
-            return Ok(path);
-        }
-    }
-    bail!("pip said that it downloaded, but left no wheel in {}", folder.display())
+    let wheel = files::list(folder)?.into_iter().find(|path| path.extension().is_some_and(|it| it == "whl"));
+    wheel.with_context(|| format!("pip reported success, but left no wheel in {}", folder.display()))
 }
 
 /// Writes next to the target under a temporary name, hashing on the way, and renames if the hash matches.
@@ -183,80 +168,42 @@ fn place(mut content: impl Read, member: &Member) -> Result<()> {
     let target = &member.target;
     let at = || format!("cannot write {}", target.display());
     if let Some(folder) = target.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        files::create_folder(folder)?;
     }
     let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let part = target.with_file_name(name);
-    let mut file = File::create(&part).with_context(at)?;
-    let (bytes, sha256) = copy_hashed(&mut content, &mut file).with_context(at)?;
+    let mut file = HashingWriter::new(File::create(&part).with_context(at)?);
+    io::copy(&mut content, &mut file).with_context(at)?;
+    let (file, bytes, sha256) = file.finish();
     file.sync_all().with_context(at)?;
-    if bytes != member.bytes || sha256 != member.sha256 {
-        remove(&part)?;
+    let Member { name, pin, .. } = member;
+    if (bytes, &sha256) != (pin.bytes, &pin.sha256) {
+        files::remove(&part)?;
         bail!(
-            "{} in the wheel has {bytes} bytes and sha256 {sha256}; expected {} and {}",
-            member.name,
-            member.bytes,
-            member.sha256
+            "{name} in the wheel has {bytes} bytes and sha256 {sha256}; expected {} and {}",
+            pin.bytes,
+            pin.sha256
         );
     }
     fs::rename(&part, target).with_context(at)
 }
 
-/// Compares a file with its pinned length and hash; `None` if both match.
-fn mismatch(path: &Path, bytes: u64, sha256: &str) -> Result<Option<Mismatch>> {
+/// Compares a file with its pin; `None` if both length and hash match, else the difference.
+fn mismatch(path: &Path, pin: &Pin) -> Result<Option<String>> {
+    let at = || format!("cannot read {}", path.display());
     let length = match fs::metadata(path) {
         Ok(meta) => meta.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Mismatch::Missing)),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some("it is missing".into())),
+        Err(error) => return Err(error).with_context(at),
     };
-    if length != bytes {
-        return Ok(Some(Mismatch::Length(length)));
+    if length != pin.bytes {
+        return Ok(Some(format!("{length} bytes instead of {}", pin.bytes)));
     }
-    let (_, found) = copy_hashed(&mut open(path)?, &mut io::sink())
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok((found != sha256).then_some(Mismatch::Hash(found)))
-}
-
-impl Mismatch {
-    fn describe(&self, bytes: u64) -> String {
-        match self {
-            Self::Missing => "it is missing".into(),
-            Self::Length(length) => format!("{length} bytes instead of {bytes}"),
-            Self::Hash(found) => format!("its sha256 is {found}"),
-        }
-    }
-}
-
-/// Copies to the end; returns the count and the lower-case hex SHA-256.
-fn copy_hashed(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    let mut bytes = 0;
-    loop {
-        let count = from.read(&mut buffer)?;
-        if count == 0 {
-            return Ok((bytes, hex(hash)));
-        }
-        hash.update(&buffer[..count]);
-        to.write_all(&buffer[..count])?;
-        bytes += count as u64;
-    }
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot open {}", path.display()))
-}
-
-/// Removes a file or a folder with its content, if present.
-fn remove(path: &Path) -> Result<()> {
-    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let mut hash = HashingWriter::new(io::sink());
+    io::copy(&mut File::open(path).with_context(at)?, &mut hash).with_context(at)?;
+    let (.., found) = hash.finish();
+    Ok((found != pin.sha256).then(|| format!("its sha256 is {found}")))
 }
 
 #[cfg(test)]
@@ -266,27 +213,28 @@ mod tests {
     /// SHA-256 of "abc", from FIPS 180-4's example.
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-    fn member(folder: &Path) -> Member {
-        Member { name: "a/abc".into(), target: folder.join("deep/abc"), sha256: ABC.into(), bytes: 3 }
+    fn pin() -> Pin {
+        Pin { sha256: ABC.into(), bytes: 3 }
     }
 
     #[test]
     fn a_file_matches_by_length_and_hash() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("abc");
-        assert_eq!(mismatch(&path, 3, ABC).unwrap(), Some(Mismatch::Missing));
+        let mismatch = || mismatch(&path, &pin()).unwrap();
+        assert_eq!(mismatch().as_deref(), Some("it is missing"));
         fs::write(&path, "abc").unwrap();
-        assert_eq!(mismatch(&path, 3, ABC).unwrap(), None);
+        assert_eq!(mismatch(), None);
         fs::write(&path, "ab").unwrap();
-        assert_eq!(mismatch(&path, 3, ABC).unwrap(), Some(Mismatch::Length(2)));
+        assert_eq!(mismatch().as_deref(), Some("2 bytes instead of 3"));
         fs::write(&path, "abd").unwrap();
-        assert!(matches!(mismatch(&path, 3, ABC).unwrap(), Some(Mismatch::Hash(found)) if found != ABC));
+        assert!(mismatch().unwrap().starts_with("its sha256 is "));
     }
 
     #[test]
     fn a_member_is_placed_completely_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
-        let member = member(folder.path());
+        let member = Member { name: "a/abc".into(), target: folder.path().join("deep/abc"), pin: pin() };
         let error = place(&b"abd"[..], &member).unwrap_err();
         assert!(error.to_string().contains("a/abc in the wheel has 3 bytes"), "{error}");
         assert_eq!(fs::read_dir(folder.path().join("deep")).unwrap().count(), 0, "no partial file remains");

@@ -1,8 +1,8 @@
 //! Counts from `cargo test`'s output.
 //!
-//! libtest has no stable machine-readable output, but its summary line has not changed in years, and libtest-mimic prints
-//! the same. A binary that announces tests and then dies prints no summary; that is a failure. An ignored test with a
-//! reason is a skip; one without a reason is a failure.
+//! libtest has no stable machine-readable output, but its summary line has not changed in years, and libtest-mimic
+//! prints the same. A binary that announces tests and then dies prints no summary; that is a failure. An ignored test
+//! with a reason is a skip; one without a reason is a failure.
 
 use std::collections::BTreeMap;
 

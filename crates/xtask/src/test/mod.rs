@@ -10,12 +10,13 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
+use testkit::files;
 use testkit::process;
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
 
 use self::libtest::{Binaries, Parser};
-use crate::{serve, setup};
+use crate::{forward, serve, setup};
 
 /// Variable that names the English STS benchmark's test set.
 const STSB: &str = "EMBEDGATE_STSB";
@@ -47,7 +48,7 @@ enum Group {
     Stress,
 }
 
-/// Sets up, runs the groups and prints the report; the exit code tells whether all passed.
+/// Sets up, runs the groups and prints the report; the exit code is 0 if all passed.
 pub(crate) fn run(workspace: &Workspace, options: &TestArgs) -> Result<ExitCode> {
     setup::run(workspace)?;
     // The end-to-end tests read the imported graph; the other groups test the release binary.
@@ -67,18 +68,16 @@ pub(crate) fn run(workspace: &Workspace, options: &TestArgs) -> Result<ExitCode>
             }
         });
     }
-    print!("{report}");
-    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.publish(None)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs a program of the workspace that writes its report to a file, and adds its suites.
 fn program(workspace: &Workspace, package: &str, name: &str, report: &mut Report) -> Result<()> {
     let file = tempfile::NamedTempFile::new().context("cannot create a file for a report")?;
-    let mut cargo = process::cargo();
-    cargo.args(["run", "--quiet", "--locked", "--package", package, "--", name, "--report"]).arg(file.path());
+    let arguments = [name, "--report", &file.path().to_string_lossy()].map(str::to_owned);
     // A failed check is part of the report; without a report the program itself failed.
-    let status = process::run(cargo.current_dir(workspace.root()));
-    let text = std::fs::read_to_string(file.path()).context("cannot read a report")?;
+    let status = forward(workspace, package, &arguments);
+    let text = files::read_text(file.path())?;
     match serde_json::from_str::<Report>(&text) {
         Ok(found) => report.suites.extend(found.suites),
         Err(error) => bail!("no report: {}", status.err().unwrap_or_else(|| error.into())),
@@ -88,9 +87,7 @@ fn program(workspace: &Workspace, package: &str, name: &str, report: &mut Report
 
 /// Runs `cargo test --workspace`.
 fn rust(workspace: &Workspace, report: &mut Report) -> Result<()> {
-    if cfg!(unix) {
-        setup::redis::install(workspace)?;
-    }
+    setup::redis::install(workspace)?;
     report.suites.extend(cargo_test(|| {
         let mut cargo = process::cargo();
         cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]).current_dir(workspace.root());
@@ -183,7 +180,8 @@ struct Message {
     manifest_path: Option<PathBuf>,
 }
 
-/// The benchmark's license does not allow a copy in the project, so the file is looked up: first at the variable's path.
+/// Path of the English STS benchmark, whose license does not allow a copy in the project: the variable's path, or that
+/// of a folder next to the checkout.
 fn stsb(workspace: &Workspace) -> Option<PathBuf> {
     let path = env::var_os(STSB)
         .map_or_else(|| workspace.root().join("../shared/data/stsb-en-test.csv"), PathBuf::from);

@@ -53,40 +53,34 @@ pub(super) fn check(files: &[SourceFile]) -> Result<Vec<String>> {
     let mut seen = BTreeSet::new();
     for file in files {
         let Some(name) = crate_of(&file.path) else { continue };
+        let mut complain = |what: String| complaints.push(format!("{}: {what}", file.path));
         let manifest: Table = file.text.parse().with_context(|| format!("in {}", file.path))?;
         let package = manifest.get("package").and_then(|package| package.get("name")).and_then(Value::as_str);
         if package != Some(name) {
-            complaints.push(format!("{}: the package must be named after its folder, {name}", file.path));
+            complain(format!("the package must be named after its folder, {name}"));
         }
         let Some((name, allowed)) = ALLOWED.iter().find(|(known, _)| *known == name) else {
-            complaints.push(format!(
-                "{}: a new crate needs its row in crates/xtask/src/tidy/crate_deps.rs",
-                file.path
-            ));
+            complain("a new crate needs its row in crates/xtask/src/tidy/crate_deps.rs".into());
             continue;
         };
         seen.insert(*name);
         let lints = manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(Value::as_bool);
         if lints != Some(true) && *name != OWN_LINTS {
-            complaints.push(format!(
-                "{}: the crate must inherit the workspace's lints, which deny `unsafe`",
-                file.path
-            ));
+            complain("the crate must inherit the workspace's lints, which deny `unsafe`".into());
         }
+        let is_forbidden = |other: &str| is_ours(other) && !allowed.contains(&other);
         let runtime = dependencies(&manifest, &["dependencies", "build-dependencies"]);
-        let dev = dependencies(&manifest, &["dev-dependencies"]);
-        for other in runtime.iter().filter(|other| is_ours(other) && !allowed.contains(&other.as_str())) {
-            complaints.push(format!("{}: {name} must not depend on {other}", file.path));
+        for other in runtime.iter().filter(|other| is_forbidden(other)) {
+            complain(format!("{name} must not depend on {other}"));
         }
-        for other in dev.iter().filter(|other| is_ours(other) && !allowed.contains(&other.as_str())) {
-            if !ALLOWED_IN_TESTS.contains(&(name, other)) {
-                complaints
-                    .push(format!("{}: {name} must not depend on {other}, not even in tests", file.path));
+        for other in dependencies(&manifest, &["dev-dependencies"]) {
+            if is_forbidden(&other) && !ALLOWED_IN_TESTS.contains(&(*name, other.as_str())) {
+                complain(format!("{name} must not depend on {other}, not even in tests"));
             }
         }
         for (owner, packages) in OWNED.iter().filter(|(owner, _)| owner != name) {
             for package in runtime.iter().filter(|package| packages.contains(&package.as_str())) {
-                complaints.push(format!("{}: only {owner} may use {package}", file.path));
+                complain(format!("only {owner} may use {package}"));
             }
         }
     }

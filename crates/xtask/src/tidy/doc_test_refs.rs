@@ -1,7 +1,7 @@
 //! Rule for guarantees in the documentation: the referenced tests exist.
 //!
-//! A table whose last column is called `test` lists guarantees. Code in that column is a command of this program, a path,
-//! or the name of a test.
+//! A table whose last column is called `test` lists guarantees. Code in that column is a command of this program, a
+//! path, or the name of a test.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -84,10 +84,12 @@ mod tests {
 
     #[test]
     fn a_guarantee_without_its_test_is_found() {
-        let code = "#[test]\nfn it_holds() {}\n#[actix_web::test]\n#[cfg(unix)]\nasync fn it_waits() {}\nfn no_test() {}\n";
-        let page = "| guarantee | test |\n|---|---|\n| a | `it_holds`, `it_waits` |\n| b | `it_broke` |\n| c | `no_test` |\n\
-                    | d | |\n| e | `cargo xtask stress faults`, `docs/x.md` |\n| f | `cargo xtask pray` |\n\
-                    | g | `docs/y.md` |\n\n| other | what |\n|---|---|\n| h | `anything` |\n";
+        let code = "#[test]\nfn it_holds() {}\n#[actix_web::test]\n#[cfg(unix)]\nasync fn it_waits() {}\n\
+                    fn no_test() {}\n";
+        let page = "| guarantee | test |\n|---|---|\n| a | `it_holds`, `it_waits` |\n| b | `it_broke` |\n\
+                    | c | `no_test` |\n| d | |\n| e | `cargo xtask stress faults`, `docs/x.md` |\n\
+                    | f | `cargo xtask pray` |\n| g | `docs/y.md` |\n\n| other | what |\n|---|---|\n\
+                    | h | `anything` |\n";
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("docs")).unwrap();
         std::fs::write(folder.path().join("docs/x.md"), "").unwrap();

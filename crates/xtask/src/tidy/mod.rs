@@ -20,14 +20,6 @@ use anyhow::{Context, Result};
 use testkit::process::capture;
 use testkit::workspace::Workspace;
 
-/// Arguments of the command.
-#[derive(clap::Args)]
-pub(crate) struct TidyArgs {
-    /// Print figures for each crate and folder: archaic words, openings of doc comments, module cycles
-    #[arg(long)]
-    report: bool,
-}
-
 /// A text file that git tracks or would add.
 struct SourceFile {
     /// Relative to the root, with forward slashes.
@@ -56,12 +48,8 @@ impl SourceFile {
     }
 }
 
-/// Prints all complaints; the exit code tells whether there was one.
-pub(crate) fn run(workspace: &Workspace, options: &TidyArgs) -> Result<ExitCode> {
-    if options.report {
-        print!("{}", language::report(&files(workspace)?));
-        return Ok(ExitCode::SUCCESS);
-    }
+/// Prints all complaints; the exit code is 0 if there is none.
+pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     let complaints = complaints(workspace)?;
     for complaint in &complaints {
         eprintln!("{complaint}");
@@ -82,7 +70,7 @@ fn complaints(workspace: &Workspace) -> Result<Vec<String>> {
     Ok(complaints)
 }
 
-/// All files that git tracks or would add, except binary ones.
+/// All files that git tracks or would add, except those that are not UTF-8.
 fn files(workspace: &Workspace) -> Result<Vec<SourceFile>> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);

@@ -1,4 +1,4 @@
-//! Rule for modules: no cycle between the modules of a crate, parent and child apart.
+//! Rule for modules: no dependency cycle between the modules of a crate, except between parent and child.
 //!
 //! For every module, the dependencies between the subtrees of its children must be acyclic. A path through a re-export
 //! counts as a dependency on the module that declares the item.
@@ -8,30 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::SourceFile;
 use super::rust_code::code;
 
-/// Crates that are not checked yet.
-const PENDING: &[&str] = &[];
-
 /// Maximum length of a chain of re-exports.
 const MAX_REEXPORTS: usize = 8;
 
 type Path = Vec<String>;
 
 pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
-    cycles(files)
-        .into_iter()
-        .filter(|(name, _)| !PENDING.contains(&name.as_str()))
-        .map(|(_, cycle)| cycle)
-        .collect()
-}
-
-/// All cycles, by crate.
-pub(super) fn cycles(files: &[SourceFile]) -> Vec<(String, String)> {
     let crates: BTreeSet<&str> = files.iter().filter_map(SourceFile::crate_name).collect();
     let mut found = Vec::new();
     for name in crates {
         let of_crate = files.iter().filter(|file| file.is_rust() && file.crate_name() == Some(name));
-        let modules = Modules::new(of_crate);
-        found.extend(modules.cycles(name).into_iter().map(|cycle| (name.to_owned(), cycle)));
+        found.extend(Modules::new(of_crate).cycles(name));
     }
     found
 }
@@ -189,78 +176,58 @@ fn absolute(module: &Path, words: &[String], is_use: bool, names: &BTreeSet<&Pat
     Some([base.as_slice(), rest].concat())
 }
 
-/// All paths that start with `crate`, `self` or `super`, and all paths of `use`, with the names that `use` introduces.
+/// All paths of `use` with the names that they introduce, and all paths that start with `crate`, `self` or `super`.
 fn paths_in(code: &str) -> Vec<(bool, Path, String)> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let mut found = Vec::new();
     let mut rest = code;
-    while let Some(at) = rest.find(|c: char| c.is_alphanumeric() || c == '_') {
-        let word = &rest[at..];
-        let end = word.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(word.len());
-        let before = rest[..at].trim_end();
-        if &word[..end] == "use" && word[end..].starts_with(' ') {
-            rest = parse_tree(&word[end..], &Vec::new(), true, &mut found);
-        } else if ["crate", "self", "super"].contains(&&word[..end])
-            && word[end..].starts_with("::")
-            && !before.ends_with("::")
-        {
-            rest = parse_tree(word, &Vec::new(), false, &mut found);
-        } else {
+    while let Some(at) = rest.find(is_name) {
+        let (before, word) = rest.split_at(at);
+        let is_start = !before.trim_end().ends_with("::");
+        if let Some(tree) = word.strip_prefix("use ") {
+            let (tree, after) = tree.split_once(';').unwrap_or((tree, ""));
+            expand(tree, &[], &mut found);
+            rest = after;
+        } else if is_start && ["crate::", "self::", "super::"].iter().any(|root| word.starts_with(root)) {
+            let end = word.find(|c: char| !is_name(c) && c != ':').unwrap_or(word.len());
+            found.push((false, segments(word[..end].trim_end_matches(':')), String::new()));
             rest = &word[end..];
+        } else {
+            rest = word.trim_start_matches(is_name);
         }
     }
     found
 }
 
-/// Parses `a::b::{c, d as e}` and returns the rest of the text.
-fn parse_tree<'a>(
-    text: &'a str,
-    prefix: &Path,
-    is_use: bool,
-    found: &mut Vec<(bool, Path, String)>,
-) -> &'a str {
-    let mut path = prefix.clone();
-    let mut rest = text.trim_start();
-    loop {
-        if let Some(group) = rest.strip_prefix('{') {
-            rest = group.trim_start();
-            while !rest.starts_with('}') && !rest.is_empty() {
-                rest = parse_tree(rest, &path, is_use, found).trim_start();
-                rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
-                if !rest.starts_with(|c: char| c.is_alphanumeric() || "_{}*:".contains(c)) {
-                    break;
-                }
-            }
-            return rest.strip_prefix('}').unwrap_or(rest);
+/// Adds the paths of a tree such as `a::b::{c, d as e}`.
+fn expand(tree: &str, prefix: &[String], found: &mut Vec<(bool, Path, String)>) {
+    if let Some((head, group)) = tree.split_once('{') {
+        let prefix = [prefix, &segments(head)].concat();
+        let group = group.trim_end().strip_suffix('}').unwrap_or(group);
+        let mut depth = 0;
+        let is_separator = |c: char| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        };
+        for part in group.split(is_separator).filter(|part| !part.trim().is_empty()) {
+            expand(part, &prefix, found);
         }
-        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
-        if end > 0 {
-            path.push(rest[..end].to_owned());
-        }
-        rest = &rest[end..];
-        match rest.strip_prefix("::") {
-            Some(next) if next.starts_with(|c: char| c.is_alphanumeric() || "_{*".contains(c)) => {
-                rest = next.strip_prefix('*').unwrap_or(next);
-                if rest.len() < next.len() {
-                    break;
-                }
-            }
-            _ => break,
-        }
+        return;
     }
-    let mut alias = path.last().cloned().unwrap_or_default();
+    let (path, alias) = tree.split_once(" as ").unwrap_or((tree, ""));
+    let mut path = [prefix, &segments(path)].concat();
     // `use a::{self}` introduces `a`.
-    if alias == "self" && path.len() > 1 {
+    if path.len() > 1 && path.ends_with(&["self".to_owned()]) {
         path.pop();
-        alias = path.last().cloned().unwrap_or_default();
     }
-    if let Some(name) = rest.trim_start().strip_prefix("as ").filter(|_| is_use) {
-        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
-        alias = name[..end].to_owned();
-        rest = &name[end..];
-    }
-    found.push((is_use, path, alias));
-    // A path always advances the text.
-    if rest.len() == text.len() { rest.get(1..).unwrap_or_default() } else { rest }
+    let name = if alias.is_empty() { path.last().map_or("", String::as_str) } else { alias.trim() };
+    found.push((true, path.clone(), name.to_owned()));
+}
+
+/// `a::b::*` → `[a, b]`.
+fn segments(path: &str) -> Path {
+    let names = path.split("::").map(str::trim).filter(|name| !name.is_empty() && *name != "*");
+    names.map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -7,13 +7,10 @@ use super::rust_code::code;
 
 const KEYWORDS: [&str; 5] = ["struct", "enum", "union", "trait", "type"];
 
-/// Crates that are not checked yet.
-pub(super) const PENDING: &[&str] = &[];
-
 pub(super) fn check(files: &[SourceFile]) -> Vec<String> {
     let mut types: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
     for file in files.iter().filter(|file| file.is_rust()) {
-        let Some(name) = file.crate_name().filter(|name| !PENDING.contains(name)) else { continue };
+        let Some(name) = file.crate_name() else { continue };
         for type_name in declared(&code(&file.text)) {
             types.entry((name, type_name)).or_default().push(&file.path);
         }

@@ -190,7 +190,7 @@ def _drain(stage, pod):
     # Directly to the pod: the Service no longer routes to it.
     sending = threading.Thread(target=_send_long, args=(pod, texts, long))
     sending.start()
-    while pod.signalled_at is None:
+    while pod.signaled_at is None:
         time.sleep(0.01)
     probes = [Probe(pod.container[kind], pod.ports) for kind in ("readinessProbe", "livenessProbe")]
     while pod.running and sending.is_alive():

@@ -80,7 +80,7 @@ def _fill(target, binary):
             shutil.copyfile(path, target / path.name)
     elif target.name == "config":
         shutil.copytree(ROOT / "config", target, dirs_exist_ok=True)
-    elif target.name != "share":  # Licences, which no check needs.
+    elif target.name != "share":  # Licenses, which no check needs.
         raise Unsupported(f"{DOCKERFILE.name}: {target.name}")
 
 

@@ -48,7 +48,7 @@ class Pod:
         self.grace = self.spec.get("terminationGracePeriodSeconds", 30)
         self.ready = False
         # Times of the start of the deletion, of SIGTERM, and of the end of the process.
-        self.deleted_at = self.signalled_at = self.ended_at = None
+        self.deleted_at = self.signaled_at = self.ended_at = None
         # Reasons for which the kubelet would have killed the container.
         self.deaths = []
         self.status = None
@@ -111,7 +111,7 @@ class Pod:
         self.deleted_at = time.monotonic()
         self.prober.stop_all_but_readiness()
         time.sleep(self.pre_stop)
-        self.signalled_at = time.monotonic()
+        self.signaled_at = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         try:
             self.status = self._process.wait(timeout=self.grace - self.pre_stop)

@@ -1,6 +1,6 @@
-"""A rendered ServiceMonitor or PodMonitor as a scrape configuration, with the relabelling of the Prometheus operator.
+"""A rendered ServiceMonitor or PodMonitor as a scrape configuration, with the relabeling of the Prometheus operator.
 
-Service discovery is simulated by a file of targets with the labels that Prometheus finds in Kubernetes; the relabelling
+Service discovery is simulated by a file of targets with the labels that Prometheus finds in Kubernetes; the relabeling
 selects targets and names labels as in a cluster.
 """
 
@@ -113,5 +113,5 @@ def _keep(labels, regex):
 
 
 def _snake(rule):
-    """Converts a relabelling rule from the API's camelCase to Prometheus' snake_case."""
+    """Converts a relabeling rule from the API's camelCase to Prometheus' snake_case."""
     return {re.sub(r"[A-Z]", lambda match: "_" + match[0].lower(), name): value for name, value in rule.items()}
