@@ -123,15 +123,17 @@ class OpenVinoInt8(OpenVino):
         self.note = f"int8 static (NNCF), {min_cosine(exact, vectors_of(self))}"
 
     def convert(self, model):
-        import nncf
-
         def inputs(text):
             ids, mask = self.encode([text])
             return {"input_ids": ids, "attention_mask": mask}
 
-        # NNCF prints its progress to standard output, which holds the results.
+        # NNCF logs and shows progress on standard output, which holds the results; its logger keeps the stream of its import.
         with contextlib.redirect_stdout(sys.stderr):
-            return nncf.quantize(model, nncf.Dataset(CALIBRATION, inputs), model_type=nncf.ModelType.TRANSFORMER)
+            import nncf
+
+            dataset = nncf.Dataset(CALIBRATION, inputs)
+            model_type = nncf.ModelType.TRANSFORMER
+            return nncf.quantize(model, dataset, model_type=model_type, subset_size=len(CALIBRATION))
 
 
 class SentenceTransformers:
