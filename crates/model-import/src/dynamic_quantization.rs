@@ -15,6 +15,20 @@ use crate::onnx::{GraphProto, ModelProto, NodeProto};
 /// Operators that multiply integers. Earlier nodes decide how these were quantized.
 const INTEGER_PRODUCTS: &[&str] = &["MatMulInteger", "ConvInteger", "MatMulIntegerToFloat"];
 
+/// Operators that only move values.
+const LAYOUT: &[&str] = &[
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Slice",
+    "Split",
+    "Gather",
+    "Expand",
+];
+
 /// Returns the operators of `model` that quantize with a scale computed at run time, each name once. If there are none,
 /// no quantization in the graph makes a text's vector depend on its batch.
 pub(crate) fn operators(model: &ModelProto) -> BTreeSet<String> {
@@ -91,7 +105,7 @@ impl<'m> Scope<'m, '_> {
         let operator = node.op_type.as_str();
         operator == "QuantizeLinear"
             || operator.starts_with("QLinear")
-            || is_layout(operator) && node.input.first().is_some_and(|input| self.is_quantized(input))
+            || LAYOUT.contains(&operator) && node.input.first().is_some_and(|input| self.is_quantized(input))
     }
 
     /// An omitted input has an empty name and counts as constant.
@@ -124,10 +138,4 @@ fn data_inputs(operator: &str) -> Option<&'static [usize]> {
         _ => return None,
     };
     Some(positions)
-}
-
-/// Returns true if an operator only moves values.
-fn is_layout(operator: &str) -> bool {
-    matches!(operator, "Identity" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Flatten")
-        || matches!(operator, "Slice" | "Split" | "Gather" | "Expand")
 }

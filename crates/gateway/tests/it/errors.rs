@@ -123,12 +123,14 @@ fn invalid_bodies() {
 fn unknown_routes_and_methods() {
     let app = TestApp::start();
     let responses = [
-        ("GET", "/v1/models/org/x"),
-        ("GET", "/v1/embeddings"),
-        ("DELETE", "/v1/models/tiny"),
-        ("POST", "/v1/foo?x=1"),
+        ("GET", "/v1/models/org/x", ""),
+        ("GET", "/v1/embeddings", ""),
+        ("DELETE", "/v1/models/tiny", ""),
+        ("POST", "/v1/foo?x=1", "{}"),
     ]
-    .map(|(method, path)| format!("{method} {path}\n{}", summary(&app.send(method, path, &[], b""))));
+    .map(|(method, path, body)| {
+        format!("{method} {path}\n{}", summary(&app.send(method, path, &[], body.as_bytes())))
+    });
     assert_snapshot!(responses.join("\n\n"), @r#"
     GET /v1/models/org/x
     404

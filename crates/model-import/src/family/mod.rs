@@ -65,16 +65,25 @@ pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Box<dyn A
     Ok((family.model_type, (family.read)(config)?))
 }
 
-/// Returns true if a family counts positions from the row after the padding id. Earlier rows belong to no token.
-fn is_after_padding(model_type: &str) -> bool {
-    matches!(model_type, "camembert" | "data2vec-text" | "ibert" | "longformer" | "luke" | "mluke" | "mpnet")
-        || matches!(model_type, "roberta" | "roberta-prelayernorm")
-        || matches!(model_type, "xlm-roberta" | "xlm-roberta-xl" | "xmod")
-}
+/// The families that count positions from the row after the padding id. Earlier rows belong to no token.
+const AFTER_PADDING: &[&str] = &[
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mluke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+];
 
 /// Returns the way in which a family counts positions; `None` if the padding id that it counts from is missing.
 pub(crate) fn positions(model_type: &str, padding: Option<i64>) -> Option<Positions> {
-    if !is_after_padding(model_type) {
+    if !AFTER_PADDING.contains(&model_type) {
         return Some(Positions::FromZero);
     }
     padding.filter(|&padding| padding >= 0).map(Positions::AfterPadding)
