@@ -8,13 +8,14 @@ use toml::{Table, Value};
 use super::SourceFile;
 
 /// Crates of the workspace that a crate may depend on.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     ("acceptance", &["testkit", "xtask"]),
     ("bench", &["testkit", "xtask"]),
-    ("bert-cpu", &[]),
-    ("gateway", &["bert-cpu", "inference", "model-import", "openai-schema"]),
-    ("inference", &["bert-cpu"]),
-    ("model-import", &[]),
+    ("bert-cpu", &["encoder-spec"]),
+    ("encoder-spec", &[]),
+    ("gateway", &["bert-cpu", "encoder-spec", "inference", "model-import", "openai-schema"]),
+    ("inference", &["bert-cpu", "encoder-spec"]),
+    ("model-import", &["encoder-spec"]),
     ("openai-schema", &[]),
     ("stress", &["bench", "testkit", "xtask"]),
     ("testkit", &[]),
