@@ -1,6 +1,6 @@
 //! A ragged batch: whole sequences of different lengths, without padding.
 
-use crate::{BertConfig, EncodeError};
+use crate::{EncodeError, EncoderConfig};
 
 /// Sequences with valid token ids and lengths.
 #[derive(Debug)]
@@ -8,6 +8,7 @@ pub(crate) struct RaggedBatch {
     ids: Vec<u32>,
     lengths: Vec<usize>,
     position_ids: Vec<usize>,
+    positions: Vec<usize>,
 }
 
 impl RaggedBatch {
@@ -15,29 +16,29 @@ impl RaggedBatch {
     ///
     /// # Errors
     /// [`EncodeError`]: an unknown id, a sequence that is too long, lengths that do not add up.
-    pub(crate) fn new(config: &BertConfig, ids: &[u32], lengths: &[usize]) -> Result<Self, EncodeError> {
-        let (sum, max) = (lengths.iter().sum(), config.max_sequence_length());
+    pub(crate) fn new(config: &EncoderConfig, ids: &[u32], lengths: &[usize]) -> Result<Self, EncodeError> {
+        let (sum, max, vocabulary) = (lengths.iter().sum(), config.max_tokens(), config.spec().vocabulary);
         if sum != ids.len() {
             return Err(EncodeError::Lengths { lengths: sum, ids: ids.len() });
         }
         if let Some(&tokens) = lengths.iter().find(|&&tokens| tokens > max) {
             return Err(EncodeError::TooLong { tokens, max });
         }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= config.vocabulary) {
-            return Err(EncodeError::UnknownToken { id, vocabulary: config.vocabulary });
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(EncodeError::UnknownToken { id, vocabulary });
         }
-        let mut position_ids = Vec::with_capacity(ids.len());
+        let mut position_ids = Vec::new();
+        let mut positions = Vec::with_capacity(ids.len());
         let mut rest = ids;
         for &length in lengths {
             let (sequence, tail) = rest.split_at(length);
             rest = tail;
-            let mut non_padding = 0;
-            for (index, &id) in sequence.iter().enumerate() {
-                position_ids.push(config.position_id(index, non_padding, id));
-                non_padding += usize::from(!config.is_padding(id));
+            if let Some(table) = config.spec().embeddings.positions {
+                position_ids.extend(table.position_ids(sequence));
             }
+            positions.extend(0..length);
         }
-        Ok(Self { ids: ids.to_vec(), lengths: lengths.to_vec(), position_ids })
+        Ok(Self { ids: ids.to_vec(), lengths: lengths.to_vec(), position_ids, positions })
     }
 
     /// Number of tokens of all sequences: the rows of every activation matrix.
@@ -53,8 +54,13 @@ impl RaggedBatch {
         &self.lengths
     }
 
-    /// Row of each token in the position embeddings.
-    pub(crate) fn position_ids(&self) -> &[usize] {
-        &self.position_ids
+    /// Row of a token in the position embeddings, if there are any.
+    pub(crate) fn position_id(&self, token: usize) -> Option<usize> {
+        self.position_ids.get(token).copied()
+    }
+
+    /// Index of each token in its sequence.
+    pub(crate) fn positions(&self) -> &[usize] {
+        &self.positions
     }
 }

@@ -43,6 +43,7 @@ impl Encoder {
         on_yield: &mut dyn FnMut() -> usize,
     ) -> Result<HiddenStates<'_>, EncodeError> {
         let (network, config) = (self.model.network(), self.model.config());
+        let (spec, layers) = (config.spec(), config.spec().layers.len());
         let batch = Arc::new(RaggedBatch::new(config, ids, lengths)?);
         let rows = batch.rows();
         let activations = match self.activations.take() {
@@ -51,11 +52,11 @@ impl Encoder {
         };
         let activations = self.activations.insert(activations);
         let mut layer = 0;
-        while layer < config.layers {
+        while layer < layers {
             let helpers = on_yield().min(self.pool.helpers());
             // Without helpers, one layer a pass: a worker that becomes idle can help from the next layer on.
-            let end = if helpers > 0 { config.layers } else { layer + 1 };
-            let plan = TaskPlan::new(config, rows, layer..end, helpers + 1);
+            let end = if helpers > 0 { layers } else { layer + 1 };
+            let plan = TaskPlan::new(spec, rows, layer..end, helpers + 1);
             let (network, batch) = (Arc::clone(network), Arc::clone(&batch));
             // SAFETY: the activations are this encoder's own, and `ThreadPool::run` returns after all threads have
             // left the pass.

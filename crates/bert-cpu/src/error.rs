@@ -6,9 +6,14 @@ use crate::Isa;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// Inconsistent dimensions.
-    #[error("unsupported encoder dimensions: {0}")]
-    Config(String),
+    /// The network has a mechanism for which the instruction set has no kernels.
+    #[error("no kernels for {mechanism} on {isa}")]
+    Unsupported {
+        /// The instruction set.
+        isa: Isa,
+        /// The mechanism.
+        mechanism: &'static str,
+    },
     /// A weight could not be read.
     #[error("cannot read {tensor}")]
     Weight {
@@ -48,7 +53,7 @@ pub enum EncodeError {
         /// Rows of the token embeddings.
         vocabulary: usize,
     },
-    /// A sequence longer than the position embeddings allow.
+    /// A sequence longer than the model's limit.
     #[error("a sequence has {tokens} tokens, the model accepts at most {max}")]
     TooLong {
         /// Length of the sequence.

@@ -1,8 +1,17 @@
-//! Packed weights, in the form that the kernels of both precisions share: query, key and value projections as one
-//! linear layer, heads padded, the scale of the attention scores folded into the queries.
+//! Packed weights, in the form that the kernels of all precisions share: query, key and value projections as one linear
+//! layer, heads padded, the scale of the attention scores folded into the queries.
+
+use std::sync::Arc;
+
+use encoder_spec::{
+    EncoderSpec, LayerNormId, LinearId, NormId, NormPlacement, Part, Rope, ScoreBias, TensorId,
+};
 
 use crate::{
-    BertConfig, LinearId, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource, weights::read,
+    EncoderConfig, ModelError, TokenEmbeddings, WeightSource,
+    head_layout::HeadLayout,
+    positions::{PositionBias, RopeTable},
+    weights::read,
 };
 
 /// Widths of activations are padded to multiples of this: the columns of the widest panel.
@@ -10,7 +19,7 @@ pub(crate) const WIDTH_MULTIPLE: usize = 32;
 
 /// Inputs of [`PackedWeights::read`].
 pub(crate) struct WeightInputs<'s> {
-    pub(crate) config: BertConfig,
+    pub(crate) config: EncoderConfig,
     pub(crate) source: &'s dyn WeightSource,
     pub(crate) token_embeddings: TokenEmbeddings,
     /// Maximum number of threads.
@@ -19,22 +28,33 @@ pub(crate) struct WeightInputs<'s> {
 
 /// A model's weights, its weight matrices packed into `B`.
 pub(crate) struct PackedWeights<B> {
-    pub(crate) config: BertConfig,
+    pub(crate) config: EncoderConfig,
+    pub(crate) head_layout: HeadLayout,
     token_embeddings: TokenEmbeddings,
+    /// Position embeddings with the row of segment 0 added; without positions that row alone, or nothing.
     position_embeddings: Vec<f32>,
-    pub(crate) embeddings_norm: LayerNormParams,
+    pub(crate) embeddings_norm: Option<NormParams>,
+    pub(crate) embeddings_projection: Option<Linear<B>>,
+    pub(crate) position_bias: Option<PositionBias>,
     pub(crate) layers: Vec<Layer<B>>,
+    final_norm: Option<NormParams>,
 }
 
 /// Weights of a layer.
 pub(crate) struct Layer<B> {
-    /// `3 · heads · head_dim` columns, heads padded: queries, keys, values.
+    /// Queries of all heads, then keys, then values, heads padded.
     pub(crate) qkv: Linear<B>,
+    /// Norms of each head's query and key.
+    pub(crate) query_key_norm: Option<[NormParams; 2]>,
+    pub(crate) rope: Option<Arc<RopeTable>>,
     pub(crate) attention_output: Linear<B>,
-    pub(crate) attention_norm: LayerNormParams,
+    pub(crate) ffn_gate: Option<Linear<B>>,
     pub(crate) ffn_up: Linear<B>,
     pub(crate) ffn_down: Linear<B>,
-    pub(crate) ffn_norm: LayerNormParams,
+    attention_input_norm: Option<NormParams>,
+    attention_output_norm: Option<NormParams>,
+    ffn_input_norm: Option<NormParams>,
+    ffn_output_norm: Option<NormParams>,
 }
 
 /// Weight and bias of a linear layer, padded.
@@ -43,10 +63,23 @@ pub(crate) struct Linear<B> {
     pub(crate) bias: Vec<f32>,
 }
 
-/// Scale and shift of a layer norm, padded with zeros.
-pub(crate) struct LayerNormParams {
+/// Scale and shift of a norm, padded with zeros.
+pub(crate) struct NormParams {
+    /// Number of values that are normalized together, without padding.
+    pub(crate) width: usize,
     pub(crate) scale: Vec<f32>,
     pub(crate) shift: Vec<f32>,
+}
+
+/// The norms between two linear layers, computed in this order.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct NormSequence<'w> {
+    /// hidden ← hidden + norm(branch).
+    pub(crate) branch: Option<&'w NormParams>,
+    /// hidden ← norm(hidden).
+    pub(crate) hidden: Option<&'w NormParams>,
+    /// branch ← norm(hidden): the input of the next linear layer.
+    pub(crate) input: Option<&'w NormParams>,
 }
 
 /// A matrix B of a GEMM, `[k, columns]`, before packing.
@@ -64,24 +97,39 @@ fn pad(mut values: Vec<f32>) -> Vec<f32> {
     values
 }
 
+/// Factor of the products of queries and keys. The kernels' softmax takes powers of 2.
+fn score_factor(spec: &EncoderSpec) -> f32 {
+    spec.attention.scale * std::f32::consts::LOG2_E
+}
+
 impl<B: Send> PackedWeights<B> {
-    /// Reads and packs the weights. `padded_head_dim` is the padded width of a head.
+    /// Reads and packs the weights. The padded width of a head is a multiple of `head_multiple`.
     ///
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn read(
         WeightInputs { config, source, token_embeddings, threads }: WeightInputs<'_>,
-        padded_head_dim: usize,
+        head_multiple: usize,
         pack: impl Fn(UnpackedB<'_>) -> B + Sync,
     ) -> Result<Self, ModelError> {
-        let (layers_per_thread, pack) = (config.layers.div_ceil(threads.max(1)).max(1), &pack);
-        let read_layer = move |layer| Layer::read(&config, source, layer, padded_head_dim, pack);
+        let (spec, max_tokens) = (config.spec(), config.max_tokens());
+        let head_layout = HeadLayout::new(spec, head_multiple);
+        let mut ropes: Vec<(Rope, Arc<RopeTable>)> = Vec::new();
+        for rope in spec.layers.iter().filter_map(|layer| layer.rope) {
+            if !ropes.iter().any(|(known, _)| *known == rope) {
+                ropes.push((rope, Arc::new(RopeTable::new(rope, &head_layout, max_tokens))));
+            }
+        }
+        let reader = LayerReader { spec, source, head_layout, pack: &pack, ropes: &ropes };
+        let count = spec.layers.len();
+        let layers_per_thread = count.div_ceil(threads.max(1)).max(1);
         let layers = std::thread::scope(|scope| {
-            let starts = (0..config.layers).step_by(layers_per_thread);
+            let starts = (0..count).step_by(layers_per_thread);
             let handles: Vec<_> = starts
                 .map(|start| {
-                    let range = start..config.layers.min(start + layers_per_thread);
-                    scope.spawn(move || range.map(read_layer).collect())
+                    let range = start..count.min(start + layers_per_thread);
+                    let reader = &reader;
+                    scope.spawn(move || range.map(|layer| reader.layer(layer)).collect())
                 })
                 .collect();
             let results = handles.into_iter().map(|handle| match handle.join() {
@@ -90,96 +138,249 @@ impl<B: Send> PackedWeights<B> {
             });
             results.collect::<Result<Vec<Vec<Layer<B>>>, ModelError>>()
         })?;
+        let position_bias = match spec.attention.score_bias {
+            ScoreBias::Relative(bias) => {
+                let heads = spec.attention.heads;
+                let table = read(source, TensorId::RelativeBias, spec)?.unwrap_or_default();
+                let factor = std::f32::consts::LOG2_E;
+                Some(PositionBias::new(bias, &table, heads, factor, max_tokens, WIDTH_MULTIPLE))
+            }
+            ScoreBias::None | ScoreBias::Disentangled(_) => None,
+        };
         Ok(Self {
-            config,
+            head_layout,
             token_embeddings,
-            position_embeddings: read(source, TensorId::Positions, &config)?.into_owned(),
-            embeddings_norm: LayerNormParams::read(&config, source, NormId::Embeddings)?,
+            position_embeddings: position_embeddings(spec, source)?,
+            embeddings_norm: reader.norm(NormId::Embeddings)?,
+            embeddings_projection: reader.embeddings_projection()?,
+            position_bias,
             layers: layers.into_iter().flatten().collect(),
+            final_norm: reader.norm(NormId::Final)?,
+            config,
         })
     }
+}
 
-    /// Writes the sum of the embeddings of a token and its position, and zeros into the padding of the row.
+impl<B> PackedWeights<B> {
+    pub(crate) fn spec(&self) -> &EncoderSpec {
+        self.config.spec()
+    }
+
+    /// Writes the sum of the embeddings of a token, and zeros into the padding of the row.
     #[inline]
-    pub(crate) fn embed(&self, id: u32, position_id: usize, row: &mut [f32]) {
-        let width = self.config.hidden;
-        let (row, padding) = row.split_at_mut(width);
+    pub(crate) fn embed(&self, id: u32, position_id: Option<usize>, row: &mut [f32]) {
+        let embeddings = &self.spec().embeddings;
+        let (row, padding) = row.split_at_mut(embeddings.width);
         (self.token_embeddings)(id, row);
         // An earlier batch may have left values that are not finite.
         padding.fill(0.0);
-        let position = &self.position_embeddings[position_id * width..][..width];
-        row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+        if embeddings.scale != 1.0 {
+            row.iter_mut().for_each(|value| *value *= embeddings.scale);
+        }
+        if !self.position_embeddings.is_empty() {
+            let position = &self.position_embeddings[position_id.unwrap_or(0) * row.len()..];
+            row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+        }
     }
-}
 
-impl<B> Layer<B> {
-    fn read(
-        config: &BertConfig,
-        source: &dyn WeightSource,
-        layer: usize,
-        padded_head_dim: usize,
-        pack: &impl Fn(UnpackedB<'_>) -> B,
-    ) -> Result<Self, ModelError> {
-        let BertConfig { hidden, heads, intermediate, .. } = *config;
-        let head_dim = config.head_dim();
-        let weight = |linear| read(source, TensorId::Weight(layer, linear), config);
-        let bias = |linear| read(source, TensorId::Bias(layer, linear), config);
-        // Index without padding of a column of the padded heads, or `None` for padding.
-        let unpadded = |index: usize| {
-            let (head, column) = (index / padded_head_dim, index % padded_head_dim);
-            (column < head_dim).then(|| head * head_dim + column)
-        };
-        let identity = |count: usize| (0..count).map(Some).collect::<Vec<_>>();
+    /// The norms between the embeddings and the first layer, after the embeddings' own norm and projection.
+    pub(crate) fn norms_before_layers(&self) -> NormSequence<'_> {
+        let input = self.layers.first().and_then(|layer| layer.attention_input_norm.as_ref());
+        NormSequence { input, ..NormSequence::default() }
+    }
 
-        // The kernels' softmax takes powers of 2, and scores are divided by √head_dim.
-        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
-        let linears = [(LinearId::Query, scale), (LinearId::Key, 1.0), (LinearId::Value, 1.0)];
-        let weights = linears.map(|(linear, factor)| weight(linear).map(|weight| (weight, factor)));
-        let [query, key, value] = weights;
-        let weights = [query?, key?, value?];
-        let width = heads * padded_head_dim;
-        let qkv = pack(UnpackedB {
-            rows: &identity(hidden),
-            columns: 3 * width,
-            column: &|column| {
-                let (weight, factor) = &weights[column / width];
-                unpadded(column % width).map(|row| (&weight[row * hidden..][..hidden], *factor))
-            },
-        });
-        let mut qkv_bias = vec![0.0; 3 * width];
-        for (index, (linear, factor)) in linears.into_iter().enumerate() {
-            let bias = bias(linear)?;
-            for (column, out) in qkv_bias[index * width..][..width].iter_mut().enumerate() {
-                *out = unpadded(column).map_or(0.0, |row| bias[row] * factor);
+    /// The norms after the attention of a layer.
+    pub(crate) fn norms_after_attention(&self, layer: usize) -> NormSequence<'_> {
+        let layer = &self.layers[layer];
+        self.norms_after(layer.attention_output_norm.as_ref(), layer.ffn_input_norm.as_ref())
+    }
+
+    /// The norms after the feed-forward network of a layer.
+    pub(crate) fn norms_after_ffn(&self, layer: usize) -> NormSequence<'_> {
+        let next = self.layers.get(layer + 1);
+        let input = next.and_then(|layer| layer.attention_input_norm.as_ref());
+        let mut norms = self.norms_after(self.layers[layer].ffn_output_norm.as_ref(), input);
+        if next.is_none() && self.final_norm.is_some() {
+            norms.hidden = self.final_norm.as_ref();
+        }
+        norms
+    }
+
+    fn norms_after<'w>(
+        &self,
+        output: Option<&'w NormParams>,
+        input: Option<&'w NormParams>,
+    ) -> NormSequence<'w> {
+        match self.spec().norm_placement {
+            NormPlacement::Post => NormSequence { hidden: output, input, ..NormSequence::default() },
+            NormPlacement::Pre { .. } | NormPlacement::PreAndPost => {
+                NormSequence { branch: output, input, ..NormSequence::default() }
             }
         }
+    }
 
-        let linear = |id, rows: &[Option<usize>], outputs: usize| -> Result<Linear<B>, ModelError> {
-            let (weight, inputs) = (weight(id)?, TensorId::Weight(layer, id).len(config) / outputs);
-            let weight = pack(UnpackedB {
-                rows,
-                columns: outputs.next_multiple_of(WIDTH_MULTIPLE),
-                column: &|column| (column < outputs).then(|| (&weight[column * inputs..][..inputs], 1.0)),
-            });
-            Ok(Linear { weight, bias: pad(bias(id)?.into_owned()) })
-        };
-        let context_rows: Vec<_> = (0..width).map(unpadded).collect();
-        Ok(Self {
-            qkv: Linear { weight: qkv, bias: qkv_bias },
-            attention_output: linear(LinearId::AttentionOutput, &context_rows, hidden)?,
-            attention_norm: LayerNormParams::read(config, source, NormId::Attention(layer))?,
-            ffn_up: linear(LinearId::FfnUp, &identity(hidden), intermediate)?,
-            ffn_down: linear(LinearId::FfnDown, &identity(intermediate), hidden)?,
-            ffn_norm: LayerNormParams::read(config, source, NormId::Ffn(layer))?,
-        })
+    /// Returns true if the attention of a layer reads a normalized copy of the residual stream.
+    pub(crate) fn has_attention_input_norm(&self, layer: usize) -> bool {
+        self.layers[layer].attention_input_norm.is_some()
+    }
+
+    /// Returns true if the feed-forward network of a layer reads a normalized copy of the residual stream.
+    pub(crate) fn has_ffn_input_norm(&self, layer: usize) -> bool {
+        self.layers[layer].ffn_input_norm.is_some()
     }
 }
 
-impl LayerNormParams {
-    /// # Errors
-    /// A tensor that cannot be read or has the wrong size.
-    fn read(config: &BertConfig, source: &dyn WeightSource, norm: NormId) -> Result<Self, ModelError> {
-        let scale = pad(read(source, TensorId::Scale(norm), config)?.into_owned());
-        Ok(Self { scale, shift: pad(read(source, TensorId::Shift(norm), config)?.into_owned()) })
+/// Position embeddings, with the row of segment 0 added to each: all tokens are in segment 0.
+fn position_embeddings(spec: &EncoderSpec, source: &dyn WeightSource) -> Result<Vec<f32>, ModelError> {
+    let width = spec.embeddings.width;
+    let positions = read(source, TensorId::PositionEmbeddings, spec)?;
+    let Some(segments) = read(source, TensorId::SegmentEmbeddings, spec)? else {
+        return Ok(positions.unwrap_or_default().into_owned());
+    };
+    let mut table = positions.map_or_else(|| vec![0.0; width], |positions| positions.into_owned());
+    for row in table.chunks_exact_mut(width) {
+        row.iter_mut().zip(&segments[..width]).for_each(|(value, segment)| *value += segment);
+    }
+    Ok(table)
+}
+
+/// Reads and packs layers.
+struct LayerReader<'s, P> {
+    spec: &'s EncoderSpec,
+    source: &'s dyn WeightSource,
+    head_layout: HeadLayout,
+    pack: &'s P,
+    ropes: &'s [(Rope, Arc<RopeTable>)],
+}
+
+impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
+    fn layer(&self, layer: usize) -> Result<Layer<B>, ModelError> {
+        let spec = self.spec;
+        let rope = spec.layers[layer].rope;
+        let rope =
+            self.ropes.iter().find(|(known, _)| Some(*known) == rope).map(|(_, table)| Arc::clone(table));
+        let context_width = spec.attention.heads * self.head_layout.padded();
+        let context_rows: Vec<_> =
+            (0..context_width).map(|column| self.head_layout.value_of_heads(column)).collect();
+        let hidden_rows: Vec<_> = (0..spec.hidden).map(Some).collect();
+        let intermediate_rows: Vec<_> = (0..spec.feed_forward.intermediate).map(Some).collect();
+        let norm = |norm| self.norm(NormId::Layer(layer, norm));
+        let linear = |id, rows: &[Option<usize>]| {
+            self.linear(|part| TensorId::Linear(layer, id, part), rows, spec.linear_shape(id))
+        };
+        Ok(Layer {
+            qkv: self.qkv(layer, &hidden_rows)?,
+            query_key_norm: self.query_key_norm(layer)?,
+            rope,
+            attention_output: linear(LinearId::AttentionOutput, &context_rows)?,
+            ffn_gate: if spec.has_linear(LinearId::Gate) {
+                Some(linear(LinearId::Gate, &hidden_rows)?)
+            } else {
+                None
+            },
+            ffn_up: linear(LinearId::Up, &hidden_rows)?,
+            ffn_down: linear(LinearId::Down, &intermediate_rows)?,
+            attention_input_norm: norm(LayerNormId::AttentionInput)?,
+            attention_output_norm: norm(LayerNormId::AttentionOutput)?,
+            ffn_input_norm: norm(LayerNormId::FeedForwardInput)?,
+            ffn_output_norm: norm(LayerNormId::FeedForwardOutput)?,
+        })
+    }
+
+    /// Query, key and value projections as one linear layer.
+    fn qkv(&self, layer: usize, rows: &[Option<usize>]) -> Result<Linear<B>, ModelError> {
+        let (spec, layout) = (self.spec, self.head_layout);
+        let hidden = spec.hidden;
+        // A norm of the queries would undo a factor of their weights.
+        let factor = if spec.attention.has_query_key_norm { 1.0 } else { score_factor(spec) };
+        let kv_heads = spec.attention.kv_heads;
+        let modules = [
+            (LinearId::Query, factor, spec.attention.heads),
+            (LinearId::Key, 1.0, kv_heads),
+            (LinearId::Value, 1.0, kv_heads),
+        ];
+        let mut weights = Vec::with_capacity(modules.len());
+        let mut bias = Vec::new();
+        for (linear, factor, heads) in modules {
+            let read = |part| read(self.source, TensorId::Linear(layer, linear, part), spec);
+            weights.push((read(Part::Weight)?.unwrap_or_default(), factor, heads * layout.padded()));
+            let values = read(Part::Bias)?;
+            bias.extend((0..heads * layout.padded()).map(|column| {
+                match (&values, layout.value_of_heads(column)) {
+                    (Some(values), Some(value)) => values[value] * factor,
+                    _ => 0.0,
+                }
+            }));
+        }
+        let weight = (self.pack)(UnpackedB {
+            rows,
+            columns: bias.len(),
+            column: &|mut column| {
+                for (weight, factor, width) in &weights {
+                    if column < *width {
+                        let value = layout.value_of_heads(column);
+                        return value.map(|value| (&weight[value * hidden..][..hidden], *factor));
+                    }
+                    column -= width;
+                }
+                None
+            },
+        });
+        Ok(Linear { weight, bias })
+    }
+
+    /// Norms of queries and keys, in the layout of a head; that of the queries includes the factor of the scores.
+    fn query_key_norm(&self, layer: usize) -> Result<Option<[NormParams; 2]>, ModelError> {
+        let read = |norm| self.norm(NormId::Layer(layer, norm));
+        let (Some(query), Some(key)) = (read(LayerNormId::Query)?, read(LayerNormId::Key)?) else {
+            return Ok(None);
+        };
+        let layout = self.head_layout;
+        let arrange = |params: NormParams, factor: f32| {
+            let columns = |values: &[f32]| {
+                let column = |column| layout.value(column).map_or(0.0, |value| values[value] * factor);
+                (0..layout.padded()).map(column).collect()
+            };
+            NormParams { width: params.width, scale: columns(&params.scale), shift: columns(&params.shift) }
+        };
+        Ok(Some([arrange(query, score_factor(self.spec)), arrange(key, 1.0)]))
+    }
+
+    fn embeddings_projection(&self) -> Result<Option<Linear<B>>, ModelError> {
+        let (width, hidden) = (self.spec.embeddings.width, self.spec.hidden);
+        if !self.spec.embeddings.has_projection {
+            return Ok(None);
+        }
+        let rows: Vec<_> = (0..width).map(Some).collect();
+        self.linear(TensorId::EmbeddingProjection, &rows, [hidden, width]).map(Some)
+    }
+
+    /// Reads a linear layer of `[outputs, inputs]`.
+    fn linear(
+        &self,
+        tensor: impl Fn(Part) -> TensorId,
+        rows: &[Option<usize>],
+        [outputs, inputs]: [usize; 2],
+    ) -> Result<Linear<B>, ModelError> {
+        let weight = read(self.source, tensor(Part::Weight), self.spec)?.unwrap_or_default();
+        let bias = read(self.source, tensor(Part::Bias), self.spec)?;
+        let bias = bias.map_or_else(|| vec![0.0; outputs], |bias| bias.into_owned());
+        let weight = (self.pack)(UnpackedB {
+            rows,
+            columns: outputs.next_multiple_of(WIDTH_MULTIPLE),
+            column: &|column| (column < outputs).then(|| (&weight[column * inputs..][..inputs], 1.0)),
+        });
+        Ok(Linear { weight, bias: pad(bias) })
+    }
+
+    /// Reads a norm; `None` if the network does not have it.
+    fn norm(&self, id: NormId) -> Result<Option<NormParams>, ModelError> {
+        let spec = self.spec;
+        let Some(weight) = read(self.source, TensorId::Scale(id), spec)? else { return Ok(None) };
+        let (width, offset) = (weight.len(), spec.norm.scale_offset());
+        let scale = weight.iter().map(|weight| weight + offset).collect();
+        let shift = read(self.source, TensorId::Shift(id), spec)?;
+        let shift = shift.map_or_else(|| vec![0.0; width], |shift| shift.into_owned());
+        Ok(Some(NormParams { width, scale: pad(scale), shift: pad(shift) }))
     }
 }

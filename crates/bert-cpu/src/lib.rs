@@ -1,5 +1,5 @@
-//! The forward pass of BERT and related encoders on x86-64 and 64-bit Arm CPUs: token ids in, hidden states out,
-//! without padding.
+//! The forward pass of transformer encoders on x86-64 and 64-bit Arm CPUs: token ids in, hidden states out, without
+//! padding.
 //!
 //! A [`Model`] holds the weights, packed once for one instruction set ([`Isa`]). An [`Encoder`] runs ragged batches of
 //! whole sequences through all layers. The result for a sequence is bit-identical whatever the other sequences of the
@@ -8,9 +8,10 @@
 //! ```text
 //! ids, lengths ─▶ TaskPlan (steps, each split into tasks) ─▶ ThreadPool (threads draw task after task)
 //!                                                              │
-//!   embed ▸ { qkv ▸ attention ▸ attention output ▸ norm ▸ ffn up ▸ ffn down ▸ norm } × layers ─▶ hidden states
+//!   embed ▸ { qkv ▸ attention ▸ attention output ▸ norms ▸ ffn up ▸ ffn down ▸ norms } × layers ─▶ hidden states
 //! ```
 //!
+//! * An [`EncoderSpec`](encoder_spec::EncoderSpec) describes the network: norms, positions, attention, feed-forward.
 //! * [`mod@reference`] computes the same in scalar f64 code; every kernel is tested against it.
 //! * `fp32` has the f32 kernels, written once over `simd` and compiled for AVX2, AVX-512 and NEON.
 //! * `amx` has the bf16 kernels for AMX, with their own memory layout.
@@ -35,6 +36,7 @@ mod config;
 mod encoder;
 mod error;
 mod fp32;
+mod head_layout;
 mod isa;
 mod layer;
 mod matrix;
@@ -42,6 +44,7 @@ mod model;
 mod network;
 mod pass;
 mod plan;
+mod positions;
 pub mod reference;
 mod simd;
 #[cfg(test)]
@@ -49,11 +52,11 @@ mod testing;
 mod thread_pool;
 mod weights;
 
-pub use config::{Activation, BertConfig, Positions};
+pub use config::EncoderConfig;
 pub use encoder::Encoder;
 pub use error::{EncodeError, ModelError};
 pub use isa::{Isa, Precision};
-pub use model::Model;
+pub use model::{Model, unsupported};
 pub use network::HiddenStates;
 pub use thread_pool::ThreadPool;
-pub use weights::{LinearId, NormId, TensorId, TokenEmbeddings, WeightSource};
+pub use weights::{TokenEmbeddings, WeightSource};

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use crate::{
-    BertConfig,
+    EncoderConfig,
     batch::RaggedBatch,
     buffer::{Buffer, ScratchBuffer},
     plan::Task,
@@ -11,7 +11,7 @@ use crate::{
 
 /// A network's weights and kernels.
 pub(crate) trait Network: Send + Sync {
-    fn config(&self) -> &BertConfig;
+    fn config(&self) -> &EncoderConfig;
 
     /// Allocates activations for batches of up to `rows` tokens.
     fn allocate(&self, rows: usize) -> Activations;

@@ -142,11 +142,11 @@ impl ForwardPass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::SMALL;
+    use crate::testing::bert;
 
     #[test]
     fn helpers_never_exceed_the_limit() {
-        let tasks = TaskCounter::new(TaskPlan::new(&SMALL, 40, 0..1, 3));
+        let tasks = TaskCounter::new(TaskPlan::new(&bert(|_| ()), 40, 0..1, 3));
         assert!(!tasks.try_enter());
         assert!(tasks.set_limit(2));
         assert_eq!([(); 3].map(|()| tasks.try_enter()), [true, true, false]);

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::BertConfig;
+use encoder_spec::{EncoderSpec, LayerNormId, NormId};
 
 /// Tasks of a step for each thread, if there are several threads.
 const TASKS_PER_THREAD: usize = 4;
@@ -15,34 +15,59 @@ const MIN_ROWS_PER_TASK: usize = 8;
 /// A step of the pass; the number is the layer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Sum of token and position embeddings, and its norm.
+    /// Sum of the embeddings, and its norm.
     Embed,
+    /// Projection of factorized embeddings to the hidden width.
+    ProjectEmbeddings,
+    /// The input norm of the first layer.
+    InputNorm,
     /// Query, key and value projections of all heads.
     Qkv(usize),
+    /// Norm and rotary position embedding of each head's queries and keys.
+    QueryKey(usize),
     /// Scaled dot-product attention, head by head.
     Attention(usize),
-    /// Output projection of attention, added to the residual stream.
+    /// Output projection of attention, added to the residual stream or stored for a norm.
     AttentionOutput(usize),
-    /// The norm after attention.
+    /// The norms between attention and the feed-forward network.
     AttentionNorm(usize),
-    /// First layer of the feed-forward network, and the activation.
+    /// First layer of the feed-forward network, the gate, and the activation.
     FfnUp(usize),
-    /// Second layer of the feed-forward network, added to the residual stream.
+    /// Second layer of the feed-forward network, added to the residual stream or stored for a norm.
     FfnDown(usize),
-    /// The norm after the feed-forward network.
+    /// The norms between the feed-forward network and the next layer.
     FfnNorm(usize),
 }
 
-/// Steps of each layer.
-const LAYER_STEPS: [fn(usize) -> Step; 7] = [
-    Step::Qkv,
-    Step::Attention,
-    Step::AttentionOutput,
-    Step::AttentionNorm,
-    Step::FfnUp,
-    Step::FfnDown,
-    Step::FfnNorm,
-];
+/// Steps of some layers, in order. Layer 0 includes the steps before the layers.
+fn steps(spec: &EncoderSpec, layers: Range<usize>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if layers.start == 0 {
+        steps.push(Step::Embed);
+        if spec.embeddings.has_projection {
+            steps.push(Step::ProjectEmbeddings);
+        }
+        if spec.has_norm(NormId::Layer(0, LayerNormId::AttentionInput)) {
+            steps.push(Step::InputNorm);
+        }
+    }
+    for layer in layers {
+        steps.push(Step::Qkv(layer));
+        if spec.attention.has_query_key_norm || spec.layers[layer].rope.is_some() {
+            steps.push(Step::QueryKey(layer));
+        }
+        let rest = [
+            Step::Attention,
+            Step::AttentionOutput,
+            Step::AttentionNorm,
+            Step::FfnUp,
+            Step::FfnDown,
+            Step::FfnNorm,
+        ];
+        steps.extend(rest.map(|step| step(layer)));
+    }
+    steps
+}
 
 /// Task `index` of the `count` tasks of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,40 +89,38 @@ impl Task {
 /// The tasks of some layers, numbered in the order in which they may start.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskPlan {
-    /// Index of the first step.
-    first_step: usize,
+    steps: Vec<Step>,
     /// Number of the first task of each step; then the number of all tasks.
     starts: Vec<usize>,
 }
 
 impl TaskPlan {
-    /// Plans these layers for a batch of `rows` tokens on `threads` threads. Layer 0 includes the embeddings.
-    pub(crate) fn new(config: &BertConfig, rows: usize, layers: Range<usize>, threads: usize) -> Self {
-        let count = |step: Step| {
+    /// Plans these layers for a batch of `rows` tokens on `threads` threads.
+    pub(crate) fn new(spec: &EncoderSpec, rows: usize, layers: Range<usize>, threads: usize) -> Self {
+        let count = |step: &Step| {
             let max = if threads > 1 { threads * TASKS_PER_THREAD } else { 1 };
             match step {
-                Step::Embed | Step::AttentionNorm(_) | Step::FfnNorm(_) => {
-                    rows.div_ceil(MIN_ROWS_PER_TASK).clamp(1, threads.max(1))
-                }
-                Step::Attention(_) => max.min(config.heads),
-                Step::Qkv(_) | Step::AttentionOutput(_) | Step::FfnUp(_) | Step::FfnDown(_) => max,
+                Step::Embed
+                | Step::InputNorm
+                | Step::QueryKey(_)
+                | Step::AttentionNorm(_)
+                | Step::FfnNorm(_) => rows.div_ceil(MIN_ROWS_PER_TASK).clamp(1, threads.max(1)),
+                Step::Attention(_) => max.min(spec.attention.heads),
+                Step::ProjectEmbeddings
+                | Step::Qkv(_)
+                | Step::AttentionOutput(_)
+                | Step::FfnUp(_)
+                | Step::FfnDown(_) => max,
             }
         };
-        let first_step = if layers.start == 0 { 0 } else { 1 + layers.start * LAYER_STEPS.len() };
+        let steps = steps(spec, layers);
         let mut starts = vec![0];
         let mut next = 0;
-        for index in first_step..1 + layers.end * LAYER_STEPS.len() {
-            next += count(Self::step(index));
+        for step in &steps {
+            next += count(step);
             starts.push(next);
         }
-        Self { first_step, starts }
-    }
-
-    fn step(index: usize) -> Step {
-        match index.checked_sub(1) {
-            None => Step::Embed,
-            Some(index) => LAYER_STEPS[index % LAYER_STEPS.len()](index / LAYER_STEPS.len()),
-        }
+        Self { steps, starts }
     }
 
     pub(crate) fn tasks(&self) -> usize {
@@ -112,7 +135,7 @@ impl TaskPlan {
         let step = self.starts.partition_point(|&start| start <= number) - 1;
         let (start, end) = (self.starts[step], self.starts[step + 1]);
         let (index, count) = (number - start, end - start);
-        Some(Task { step: Self::step(self.first_step + step), index, count, ready_after: start })
+        Some(Task { step: self.steps[step], index, count, ready_after: start })
     }
 }
 
@@ -121,21 +144,37 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::SMALL;
+    use crate::testing::{bert, gemma};
 
-    fn config(heads: usize, layers: usize) -> BertConfig {
-        BertConfig { hidden: heads * 8, heads, layers, ..SMALL }
+    fn spec(heads: usize, layers: usize) -> EncoderSpec {
+        bert(|shape| {
+            (shape.heads, shape.hidden, shape.layers) = (heads, heads * 8, layers);
+        })
     }
 
     #[test]
     fn one_thread_runs_one_task_a_step_in_order() {
-        let steps = |layers| -> Vec<_> {
-            let plan = TaskPlan::new(&config(4, 3), 100, layers, 1);
+        let steps = |spec: &EncoderSpec, layers| -> Vec<_> {
+            let plan = TaskPlan::new(spec, 100, layers, 1);
             (0..).map_while(|number| plan.task(number)).map(|task| task.step).collect()
         };
-        let layer = |number| LAYER_STEPS.iter().map(move |step| step(number));
-        assert_eq!(steps(0..1), std::iter::once(Step::Embed).chain(layer(0)).collect::<Vec<_>>());
-        assert_eq!(steps(1..3), layer(1).chain(layer(2)).collect::<Vec<_>>());
+        let spec = spec(4, 3);
+        let layer = |number| {
+            [
+                Step::Qkv,
+                Step::Attention,
+                Step::AttentionOutput,
+                Step::AttentionNorm,
+                Step::FfnUp,
+                Step::FfnDown,
+                Step::FfnNorm,
+            ]
+            .map(|step| step(number))
+        };
+        assert_eq!(steps(&spec, 0..1), [&[Step::Embed][..], &layer(0)].concat());
+        assert_eq!(steps(&spec, 1..3), [layer(1), layer(2)].concat());
+        let first = [Step::Embed, Step::InputNorm, Step::Qkv(0), Step::QueryKey(0), Step::Attention(0)];
+        assert_eq!(steps(&gemma(), 0..1)[..5], first);
     }
 
     proptest! {
@@ -145,18 +184,17 @@ mod tests {
             len in 1usize..3000,
         ) {
             let end = start + layers;
-            let plan = TaskPlan::new(&config(heads, end), rows, start..end, threads);
+            let spec = spec(heads, end);
+            let plan = TaskPlan::new(&spec, rows, start..end, threads);
             let tasks: Vec<_> = (0..plan.tasks()).map(|number| plan.task(number).unwrap()).collect();
             prop_assert!(plan.task(plan.tasks()).is_none());
             let mut number = 0;
-            let first = if start == 0 { 0 } else { 1 + start * LAYER_STEPS.len() };
-            for step in first..1 + end * LAYER_STEPS.len() {
+            for step in steps(&spec, start..end) {
                 let ready_after = number;
                 let mut covered = 0;
                 for index in 0..tasks[number].count {
                     let task = tasks[number];
-                    let expected = (TaskPlan::step(step), index, ready_after);
-                    prop_assert_eq!((task.step, task.index, task.ready_after), expected);
+                    prop_assert_eq!((task.step, task.index, task.ready_after), (step, index, ready_after));
                     let range = task.range_of(len);
                     prop_assert_eq!(range.start, covered);
                     covered = range.end;

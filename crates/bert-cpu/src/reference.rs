@@ -1,9 +1,16 @@
 //! The reference network in scalar f64 code: slow and easy to read. Every kernel is tested against it.
+//!
+//! It interprets every mechanism of an [`EncoderSpec`].
 
-use crate::{
-    Activation, BertConfig, LinearId, ModelError, NormId, TensorId, TokenEmbeddings, WeightSource,
-    weights::read,
+use encoder_spec::{
+    Activation, EncoderSpec, LayerNormId, LinearId, NormId, NormKind, NormPlacement, NormSpec, Part,
+    ScoreBias, TensorId,
 };
+
+use crate::{ModelError, TokenEmbeddings, WeightSource, weights::read};
+
+/// A row of values for each token.
+type Rows = Vec<Vec<f64>>;
 
 /// Hidden states of one sequence after the last layer: `hidden` values for each token.
 ///
@@ -13,103 +20,238 @@ use crate::{
 /// # Panics
 /// If an id or a position has no embedding.
 pub fn forward(
-    config: &BertConfig,
+    spec: &EncoderSpec,
     source: &dyn WeightSource,
     token_embeddings: &TokenEmbeddings,
     ids: &[u32],
 ) -> Result<Vec<Vec<f64>>, ModelError> {
-    let tensor = |tensor: TensorId| -> Result<Vec<f64>, ModelError> {
-        Ok(read(source, tensor, config)?.iter().copied().map(f64::from).collect())
-    };
-    let apply_linear = |layer: usize, id: LinearId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
-        let (weight, bias) = (tensor(TensorId::Weight(layer, id))?, tensor(TensorId::Bias(layer, id))?);
-        Ok(rows.iter().map(|row| linear(row, &weight, &bias)).collect())
-    };
-    let norm = |id: NormId, rows: &[Vec<f64>]| -> Result<Vec<Vec<f64>>, ModelError> {
-        let (scale, shift) = (tensor(TensorId::Scale(id))?, tensor(TensorId::Shift(id))?);
-        Ok(rows.iter().map(|row| layer_norm(row, &scale, &shift, f64::from(config.epsilon))).collect())
-    };
+    let network = ReferenceNetwork { spec, source };
+    let mut hidden = network.embed(token_embeddings, ids)?;
+    for layer in 0..spec.layers.len() {
+        let attention = |input: &Rows| network.attention(layer, input);
+        let feed_forward = |input: &Rows| network.feed_forward(layer, input);
+        hidden = network.residual(
+            &hidden,
+            NormId::Layer(layer, LayerNormId::AttentionInput),
+            NormId::Layer(layer, LayerNormId::AttentionOutput),
+            attention,
+        )?;
+        hidden = network.residual(
+            &hidden,
+            NormId::Layer(layer, LayerNormId::FeedForwardInput),
+            NormId::Layer(layer, LayerNormId::FeedForwardOutput),
+            feed_forward,
+        )?;
+    }
+    network.norm(NormId::Final, &hidden)
+}
 
-    let position_embeddings = tensor(TensorId::Positions)?;
-    let mut embeddings = Vec::with_capacity(ids.len());
-    let mut non_padding = 0;
-    for (index, &id) in ids.iter().enumerate() {
-        let mut token = vec![0.0; config.hidden];
-        token_embeddings(id, &mut token);
-        let row = config.position_id(index, non_padding, id);
-        non_padding += usize::from(!config.is_padding(id));
-        let position = &position_embeddings[row * config.hidden..][..config.hidden];
-        embeddings.push(token.iter().zip(position).map(|(&a, b)| f64::from(a) + b).collect());
+struct ReferenceNetwork<'s> {
+    spec: &'s EncoderSpec,
+    source: &'s dyn WeightSource,
+}
+
+impl ReferenceNetwork<'_> {
+    fn tensor(&self, tensor: TensorId) -> Result<Option<Vec<f64>>, ModelError> {
+        let values = read(self.source, tensor, self.spec)?;
+        Ok(values.map(|values| values.iter().copied().map(f64::from).collect()))
     }
-    let mut hidden = norm(NormId::Embeddings, &embeddings)?;
-    for layer in 0..config.layers {
-        let queries = apply_linear(layer, LinearId::Query, &hidden)?;
-        let keys = apply_linear(layer, LinearId::Key, &hidden)?;
-        let values = apply_linear(layer, LinearId::Value, &hidden)?;
-        let context = attention(config, &queries, &keys, &values);
-        let output = apply_linear(layer, LinearId::AttentionOutput, &context)?;
-        hidden = norm(NormId::Attention(layer), &sum(&hidden, &output))?;
-        let mut ffn_hidden = apply_linear(layer, LinearId::FfnUp, &hidden)?;
-        for value in ffn_hidden.iter_mut().flatten() {
-            *value = activate(config.activation, *value);
+
+    /// Reads a tensor that the specification says exists.
+    fn required(&self, tensor: TensorId) -> Result<Vec<f64>, ModelError> {
+        Ok(self.tensor(tensor)?.unwrap_or_else(|| panic!("the specification has no {tensor}")))
+    }
+
+    fn linear(&self, layer: usize, id: LinearId, rows: &Rows) -> Result<Rows, ModelError> {
+        let weight = self.required(TensorId::Linear(layer, id, Part::Weight))?;
+        let bias = self.tensor(TensorId::Linear(layer, id, Part::Bias))?;
+        let bias = bias.unwrap_or_else(|| vec![0.0; self.spec.linear_shape(id)[0]]);
+        Ok(rows.iter().map(|row| linear(row, &weight, &bias)).collect())
+    }
+
+    /// Normalizes rows; without such a norm, returns them unchanged.
+    fn norm(&self, id: NormId, rows: &Rows) -> Result<Rows, ModelError> {
+        let Some(weight) = self.tensor(TensorId::Scale(id))? else { return Ok(rows.clone()) };
+        let offset = f64::from(self.spec.norm.scale_offset());
+        let scale: Vec<f64> = weight.iter().map(|weight| weight + offset).collect();
+        let shift = self.tensor(TensorId::Shift(id))?.unwrap_or_else(|| vec![0.0; scale.len()]);
+        Ok(rows.iter().map(|row| normalize(&self.spec.norm, row, &scale, &shift)).collect())
+    }
+
+    /// `x + f(x)` with the norms at their places.
+    fn residual(
+        &self,
+        x: &Rows,
+        input: NormId,
+        output: NormId,
+        f: impl FnOnce(&Rows) -> Result<Rows, ModelError>,
+    ) -> Result<Rows, ModelError> {
+        let branch = f(&self.norm(input, x)?)?;
+        match self.spec.norm_placement {
+            NormPlacement::Post => self.norm(output, &sum(x, &branch)),
+            NormPlacement::Pre { .. } => Ok(sum(x, &branch)),
+            NormPlacement::PreAndPost => Ok(sum(x, &self.norm(output, &branch)?)),
         }
-        let output = apply_linear(layer, LinearId::FfnDown, &ffn_hidden)?;
-        hidden = norm(NormId::Ffn(layer), &sum(&hidden, &output))?;
     }
-    Ok(hidden)
+
+    fn embed(&self, token_embeddings: &TokenEmbeddings, ids: &[u32]) -> Result<Rows, ModelError> {
+        let embeddings = &self.spec.embeddings;
+        let width = embeddings.width;
+        let positions = self.tensor(TensorId::PositionEmbeddings)?;
+        let position_ids: Vec<usize> =
+            embeddings.positions.map_or(vec![], |table| table.position_ids(ids).collect());
+        let segments = self.tensor(TensorId::SegmentEmbeddings)?;
+        let mut rows = Rows::with_capacity(ids.len());
+        for (index, &id) in ids.iter().enumerate() {
+            let mut token = vec![0.0; width];
+            token_embeddings(id, &mut token);
+            let mut row: Vec<f64> =
+                token.iter().map(|&value| f64::from(value) * f64::from(embeddings.scale)).collect();
+            if let Some(positions) = &positions {
+                add(&mut row, &positions[position_ids[index] * width..][..width]);
+            }
+            if let Some(segments) = &segments {
+                add(&mut row, &segments[..width]);
+            }
+            rows.push(row);
+        }
+        let rows = self.norm(NormId::Embeddings, &rows)?;
+        let Some(weight) = self.tensor(TensorId::EmbeddingProjection(Part::Weight))? else { return Ok(rows) };
+        let bias = self.required(TensorId::EmbeddingProjection(Part::Bias))?;
+        Ok(rows.iter().map(|row| linear(row, &weight, &bias)).collect())
+    }
+
+    /// softmax(scale · queries · keysᵀ + bias) · values in each head, and its output projection.
+    fn attention(&self, layer: usize, input: &Rows) -> Result<Rows, ModelError> {
+        let (spec, attention) = (self.spec, &self.spec.attention);
+        let head_dim = attention.head_dim;
+        let project = |id| self.linear(layer, id, input);
+        let mut queries = project(LinearId::Query)?;
+        let mut keys = project(LinearId::Key)?;
+        let values = project(LinearId::Value)?;
+        for (rows, norm) in [(&mut queries, LayerNormId::Query), (&mut keys, LayerNormId::Key)] {
+            for (position, row) in rows.iter_mut().enumerate() {
+                for head in row.chunks_exact_mut(head_dim) {
+                    let normed = self.norm(NormId::Layer(layer, norm), &vec![head.to_vec()])?;
+                    head.copy_from_slice(&normed[0]);
+                    if let Some(rope) = spec.layers[layer].rope {
+                        let (first, second) = head.split_at_mut(head_dim / 2);
+                        for (pair, (a, b)) in first.iter_mut().zip(second).enumerate() {
+                            let (cos, sin) = rope.cos_sin(position, pair, head_dim);
+                            let (cos, sin) = (f64::from(cos), f64::from(sin));
+                            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                        }
+                    }
+                }
+            }
+        }
+        let bias = self.score_bias(layer, &queries, &keys)?;
+        let span = spec.layers[layer].span;
+        let mut context = vec![vec![0.0; attention.query_width()]; input.len()];
+        for head in 0..attention.heads {
+            let columns = head * head_dim..(head + 1) * head_dim;
+            let kv_head = attention.kv_head(head);
+            let kv_columns = kv_head * head_dim..(kv_head + 1) * head_dim;
+            for (query, out) in context.iter_mut().enumerate() {
+                let score = |key: usize| {
+                    let product = dot(&queries[query][columns.clone()], &keys[key][kv_columns.clone()]);
+                    product * f64::from(attention.scale) + bias(head, query, key)
+                };
+                let range = span.keys(query, input.len());
+                let scores: Vec<f64> = range.clone().map(score).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let powers: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+                let total: f64 = powers.iter().sum();
+                for (power, key) in powers.iter().zip(range) {
+                    let value = &values[key][kv_columns.clone()];
+                    for (out, value) in out[columns.clone()].iter_mut().zip(value) {
+                        *out += power / total * value;
+                    }
+                }
+            }
+        }
+        self.linear(layer, LinearId::AttentionOutput, &context)
+    }
+
+    /// Bias of the score of a head, a query and a key.
+    fn score_bias(
+        &self,
+        layer: usize,
+        queries: &Rows,
+        keys: &Rows,
+    ) -> Result<Box<dyn Fn(usize, usize, usize) -> f64>, ModelError> {
+        let (heads, head_dim) = (self.spec.attention.heads, self.spec.attention.head_dim);
+        match self.spec.attention.score_bias {
+            ScoreBias::None => Ok(Box::new(|_, _, _| 0.0)),
+            ScoreBias::Relative(buckets) => {
+                let table = self.required(TensorId::RelativeBias)?;
+                Ok(Box::new(move |head, query, key| {
+                    table[buckets.row(key as i64 - query as i64) * heads + head]
+                }))
+            }
+            ScoreBias::Disentangled(relative) => {
+                let table = self.required(TensorId::RelativePositions)?;
+                let table = table.chunks_exact(self.spec.hidden).map(<[f64]>::to_vec).collect();
+                let table = self.norm(NormId::RelativePositions, &table)?;
+                let position_queries = self.linear(layer, LinearId::Query, &table)?;
+                let position_keys = self.linear(layer, LinearId::Key, &table)?;
+                let (queries, keys) = (queries.clone(), keys.clone());
+                let scale = f64::from(self.spec.attention.scale);
+                Ok(Box::new(move |head, query, key| {
+                    let columns = head * head_dim..(head + 1) * head_dim;
+                    let row = relative.row(query as i64 - key as i64);
+                    let product = |a: &[f64], b: &[f64]| dot(&a[columns.clone()], &b[columns.clone()]);
+                    let mut sum = 0.0;
+                    if relative.content_to_position {
+                        sum += product(&queries[query], &position_keys[row]);
+                    }
+                    if relative.position_to_content {
+                        sum += product(&keys[key], &position_queries[row]);
+                    }
+                    sum * scale
+                }))
+            }
+        }
+    }
+
+    fn feed_forward(&self, layer: usize, input: &Rows) -> Result<Rows, ModelError> {
+        let feed_forward = &self.spec.feed_forward;
+        let up = self.linear(layer, LinearId::Up, input)?;
+        let apply = |rows: Rows| -> Rows {
+            let apply = |value: f64| activate(feed_forward.activation, value);
+            rows.into_iter().map(|row| row.into_iter().map(apply).collect()).collect()
+        };
+        let inner = if feed_forward.is_gated {
+            let gate = apply(self.linear(layer, LinearId::Gate, input)?);
+            let product =
+                |(gate, up): (&Vec<f64>, &Vec<f64>)| gate.iter().zip(up).map(|(a, b)| a * b).collect();
+            gate.iter().zip(&up).map(product).collect()
+        } else {
+            apply(up)
+        };
+        self.linear(layer, LinearId::Down, &inner)
+    }
 }
 
 /// `weight · row + bias`; the weight is `[outputs, inputs]`.
 pub fn linear(row: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
-    let outputs = weight.chunks_exact(row.len());
-    outputs
-        .zip(bias)
-        .map(|(weights, bias)| {
-            weights.iter().zip(row).map(|(weight, value)| weight * value).sum::<f64>() + bias
-        })
-        .collect()
+    weight.chunks_exact(row.len()).zip(bias).map(|(weights, bias)| dot(weights, row) + bias).collect()
 }
 
-/// `(x − mean) / √(variance + epsilon) · scale + shift` (Ba, Kiros and Hinton 2016, arXiv 1607.06450).
-pub fn layer_norm(row: &[f64], scale: &[f64], shift: &[f64], epsilon: f64) -> Vec<f64> {
+/// The norm of a row, by the formulas of [`NormKind`].
+pub fn normalize(norm: &NormSpec, row: &[f64], scale: &[f64], shift: &[f64]) -> Vec<f64> {
     let count = row.len() as f64;
-    let mean = row.iter().sum::<f64>() / count;
+    let mean = match norm.kind {
+        NormKind::LayerNorm { .. } => row.iter().sum::<f64>() / count,
+        NormKind::RmsNorm { .. } => 0.0,
+    };
     let variance = row.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
-    let deviation = (variance + epsilon).sqrt();
+    let deviation = (variance + f64::from(norm.epsilon)).sqrt();
     let parameters = scale.iter().zip(shift);
     row.iter()
         .zip(parameters)
         .map(|(value, (scale, shift))| (value - mean) / deviation * scale + shift)
         .collect()
-}
-
-/// softmax(queries · keysᵀ / √head_dim) · values in each head. All matrices are `[tokens, hidden]`.
-fn attention(
-    config: &BertConfig,
-    queries: &[Vec<f64>],
-    keys: &[Vec<f64>],
-    values: &[Vec<f64>],
-) -> Vec<Vec<f64>> {
-    let (head_dim, mut out) = (config.head_dim(), vec![vec![0.0; config.hidden]; queries.len()]);
-    for head in 0..config.heads {
-        let columns = head * head_dim..(head + 1) * head_dim;
-        for (query, out) in queries.iter().zip(&mut out) {
-            let score = |key: &Vec<f64>| {
-                let products = query[columns.clone()].iter().zip(&key[columns.clone()]);
-                products.map(|(query, key)| query * key).sum::<f64>() / (head_dim as f64).sqrt()
-            };
-            let scores: Vec<f64> = keys.iter().map(score).collect();
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let powers: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-            let total: f64 = powers.iter().sum();
-            for (power, value) in powers.iter().zip(values) {
-                for column in columns.clone() {
-                    out[column] += power / total * value[column];
-                }
-            }
-        }
-    }
-    out
 }
 
 /// The activation function, by the formulas of [`Activation`].
@@ -121,6 +263,7 @@ pub fn activate(activation: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
     }
 }
 
@@ -138,7 +281,15 @@ fn error_function(x: f64) -> f64 {
     sum * std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp()
 }
 
-fn sum(a: &[Vec<f64>], b: &[Vec<f64>]) -> Vec<Vec<f64>> {
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn add(row: &mut [f64], other: &[f64]) {
+    row.iter_mut().zip(other).for_each(|(value, other)| *value += other);
+}
+
+fn sum(a: &Rows, b: &Rows) -> Rows {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
 }
 
@@ -159,8 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn layer_norm_centers_scales_and_shifts() {
-        let normed = layer_norm(&[1.0, 3.0], &[2.0, 2.0], &[0.0, 1.0], 0.0);
-        assert_eq!(normed, [-2.0, 3.0]);
+    fn norms_match_their_formulas() {
+        let layer_norm = NormSpec { kind: NormKind::LayerNorm { has_shift: true }, epsilon: 0.0 };
+        assert_eq!(normalize(&layer_norm, &[1.0, 3.0], &[2.0, 2.0], &[0.0, 1.0]), [-2.0, 3.0]);
+        let rms_norm = NormSpec { kind: NormKind::RmsNorm { has_unit_offset: false }, epsilon: 0.5 };
+        let normed = normalize(&rms_norm, &[3.0, -4.0], &[1.0, 2.0], &[0.0, 0.0]);
+        let deviation = 13f64.sqrt();
+        assert_eq!(normed, [3.0 / deviation, -8.0 / deviation]);
     }
 }

@@ -3,13 +3,17 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use encoder_spec::{
+    Activation, AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerSpec, LinearId, NormKind,
+    NormPlacement, NormSpec, Part, PositionIds, PositionTable, RelativeBias, Rope, ScoreBias, Span, TensorId,
+};
+
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::{
-    Activation, BertConfig, Encoder, Isa, LinearId, Model, Positions, TensorId, ThreadPool, TokenEmbeddings,
-    WeightSource, reference,
+    Encoder, EncoderConfig, Isa, Model, ThreadPool, TokenEmbeddings, WeightSource, reference,
     simd::{Simd, WithSimd},
 };
 
@@ -62,8 +66,8 @@ pub(crate) fn run_with(isa: Isa, op: impl WithSimd) {
 }
 
 /// Weights that differ for every tensor and index, of the magnitude of trained ones.
-#[derive(Clone, Copy)]
-pub(crate) struct SyntheticWeights(pub(crate) BertConfig);
+#[derive(Clone)]
+pub(crate) struct SyntheticWeights(pub(crate) EncoderSpec);
 
 impl SyntheticWeights {
     /// A pseudo-random value from −½ to ½.
@@ -75,10 +79,11 @@ impl SyntheticWeights {
         ((z >> 40) as f32 / (1u64 << 24) as f32) - 0.5
     }
 
-    pub(crate) fn token_embeddings(self) -> TokenEmbeddings {
+    pub(crate) fn token_embeddings(&self) -> TokenEmbeddings {
+        let width = self.0.embeddings.width;
         Arc::new(move |id, out: &mut [f32]| {
             for (index, value) in out.iter_mut().enumerate() {
-                *value = Self::value(1, id as usize * self.0.hidden + index);
+                *value = Self::value(1, id as usize * width + index);
             }
         })
     }
@@ -90,40 +95,178 @@ impl WeightSource for SyntheticWeights {
         for byte in tensor.to_string().bytes() {
             salt = salt.wrapping_mul(31).wrapping_add(u64::from(byte));
         }
+        let spec = &self.0;
         let (scale, shift) = match tensor {
-            TensorId::Weight(_, LinearId::FfnDown) => (2.0 / (self.0.intermediate as f32).sqrt(), 0.0),
-            TensorId::Weight(..) => (4.0 / (self.0.hidden as f32).sqrt(), 0.0),
-            TensorId::Scale(_) => (0.5, 1.0),
+            TensorId::Linear(_, LinearId::Down, Part::Weight) => {
+                (2.0 / (spec.feed_forward.intermediate as f32).sqrt(), 0.0)
+            }
+            TensorId::Linear(_, _, Part::Weight) => (4.0 / (spec.hidden as f32).sqrt(), 0.0),
+            TensorId::Scale(_) => (0.5, 1.0 - spec.norm.scale_offset()),
+            TensorId::RelativeBias => (2.0, 0.0),
             _ => (0.2, 0.0),
         };
-        let values =
-            (0..tensor.len(&self.0)).map(|index| Self::value(salt & 0xffff_ffff, index) * scale + shift);
-        Ok(values.collect())
+        let len: usize = spec.shape(tensor).unwrap().iter().product();
+        Ok((0..len).map(|index| Self::value(salt & 0xffff_ffff, index) * scale + shift).collect())
     }
 }
 
-pub(crate) const SMALL: BertConfig = BertConfig {
-    hidden: 48,
-    heads: 4,
-    layers: 2,
-    intermediate: 96,
-    vocabulary: 100,
-    position_rows: 80,
-    positions: Positions::FromZero,
-    activation: Activation::Gelu,
-    epsilon: 1e-12,
-};
+/// The sizes of a BERT encoder.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BertShape {
+    pub(crate) hidden: usize,
+    pub(crate) heads: usize,
+    pub(crate) layers: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) vocabulary: usize,
+    pub(crate) position_rows: usize,
+    pub(crate) position_ids: PositionIds,
+    pub(crate) activation: Activation,
+}
+
+/// Maximum length of the tests' sequences.
+pub(crate) const MAX_TOKENS: usize = 80;
+
+/// A small BERT encoder, with some sizes changed.
+pub(crate) fn bert(change: impl FnOnce(&mut BertShape)) -> EncoderSpec {
+    let mut shape = BertShape {
+        hidden: 48,
+        heads: 4,
+        layers: 2,
+        intermediate: 96,
+        vocabulary: 100,
+        position_rows: MAX_TOKENS,
+        position_ids: PositionIds::FromZero,
+        activation: Activation::Gelu,
+    };
+    change(&mut shape);
+    let head_dim = shape.hidden / shape.heads;
+    EncoderSpec {
+        hidden: shape.hidden,
+        vocabulary: shape.vocabulary,
+        embeddings: EmbeddingSpec {
+            width: shape.hidden,
+            has_projection: false,
+            scale: 1.0,
+            positions: Some(PositionTable { rows: shape.position_rows, ids: shape.position_ids }),
+            segments: Some(2),
+            has_norm: true,
+        },
+        attention: AttentionSpec {
+            heads: shape.heads,
+            kv_heads: shape.heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            has_query_key_norm: false,
+            has_qkv_bias: true,
+            has_output_bias: true,
+            score_bias: ScoreBias::None,
+        },
+        feed_forward: FeedForwardSpec {
+            intermediate: shape.intermediate,
+            activation: shape.activation,
+            is_gated: false,
+            has_up_bias: true,
+            has_down_bias: true,
+        },
+        norm: NormSpec { kind: NormKind::LayerNorm { has_shift: true }, epsilon: 1e-12 },
+        norm_placement: NormPlacement::Post,
+        layers: vec![LayerSpec { span: Span::Full, rope: None }; shape.layers],
+    }
+}
+
+/// BERT without position embeddings and biases, with RoPE in every layer.
+fn rotary(theta: f64, spans: &[Span]) -> EncoderSpec {
+    let mut spec = bert(|_| ());
+    spec.embeddings.positions = None;
+    spec.attention.has_qkv_bias = false;
+    spec.attention.has_output_bias = false;
+    spec.feed_forward.has_up_bias = false;
+    spec.feed_forward.has_down_bias = false;
+    spec.feed_forward.is_gated = true;
+    let layer = |&span| LayerSpec { span, rope: Some(Rope::new(theta)) };
+    spec.layers = spans.iter().map(layer).collect();
+    spec
+}
+
+/// All mechanisms of Gemma 3: four norms in a layer, one key head, windows of two sizes, a head of another width than
+/// hidden / heads.
+pub(crate) fn gemma() -> EncoderSpec {
+    let mut spec = rotary(10_000.0, &[Span::Window(3), Span::Full, Span::Window(8)]);
+    spec.embeddings.scale = (spec.hidden as f32).sqrt();
+    spec.embeddings.segments = None;
+    spec.embeddings.has_norm = false;
+    spec.attention.heads = 3;
+    spec.attention.kv_heads = 1;
+    spec.attention.scale = 0.2;
+    spec.attention.has_query_key_norm = true;
+    spec.feed_forward.activation = Activation::GeluTanh;
+    spec.norm = NormSpec { kind: NormKind::RmsNorm { has_unit_offset: true }, epsilon: 1e-6 };
+    spec.norm_placement = NormPlacement::PreAndPost;
+    spec.layers[1].rope = Some(Rope { theta: 1e6, divisor: 1.2 });
+    spec
+}
+
+/// Small networks that together use every mechanism that has kernels.
+pub(crate) fn networks() -> Vec<(&'static str, EncoderSpec)> {
+    let roberta = bert(|shape| {
+        (shape.position_ids, shape.vocabulary) = (PositionIds::AfterPadding(1), 5);
+    });
+    let mut nomic = rotary(1_000.0, &[Span::Full, Span::Full]);
+    nomic.feed_forward.activation = Activation::Silu;
+    let mut modernbert = rotary(10_000.0, &[Span::Full, Span::Window(4), Span::Window(0)]);
+    modernbert.embeddings.segments = None;
+    modernbert.norm.kind = NormKind::LayerNorm { has_shift: false };
+    modernbert.norm_placement = NormPlacement::Pre { first_attention_norm: false };
+    let mut qwen = rotary(10_000.0, &[Span::Causal, Span::Causal]);
+    qwen.embeddings.has_norm = false;
+    qwen.attention.kv_heads = 2;
+    qwen.attention.head_dim = 40;
+    qwen.attention.has_query_key_norm = true;
+    qwen.feed_forward.activation = Activation::Silu;
+    qwen.norm = NormSpec { kind: NormKind::RmsNorm { has_unit_offset: false }, epsilon: 1e-6 };
+    qwen.norm_placement = NormPlacement::Pre { first_attention_norm: true };
+    let mut mpnet = bert(|_| ());
+    mpnet.attention.score_bias =
+        ScoreBias::Relative(RelativeBias { rows: 32, buckets: 32, max_distance: 128 });
+    let mut t5 = bert(|shape| shape.activation = Activation::Relu);
+    t5.embeddings.positions = None;
+    t5.embeddings.segments = None;
+    t5.embeddings.has_norm = false;
+    t5.attention.scale = 1.0;
+    t5.attention.score_bias = ScoreBias::Relative(RelativeBias { rows: 16, buckets: 16, max_distance: 40 });
+    t5.norm = NormSpec { kind: NormKind::RmsNorm { has_unit_offset: false }, epsilon: 1e-6 };
+    t5.norm_placement = NormPlacement::Pre { first_attention_norm: true };
+    let mut albert = bert(|shape| shape.activation = Activation::GeluTanh);
+    albert.embeddings.width = 24;
+    albert.embeddings.has_projection = true;
+    vec![
+        ("bert", bert(|_| ())),
+        ("roberta", roberta),
+        ("nomic", nomic),
+        ("modernbert", modernbert),
+        ("qwen", qwen),
+        ("gemma", gemma()),
+        ("mpnet", mpnet),
+        ("t5", t5),
+        ("albert", albert),
+    ]
+}
+
+pub(crate) fn config(spec: &EncoderSpec) -> EncoderConfig {
+    // The network's own limit where it has one.
+    EncoderConfig::new(spec.clone(), spec.max_tokens().unwrap_or(MAX_TOKENS)).unwrap()
+}
 
 /// An encoder with synthetic weights and `helpers` helper threads.
-pub(crate) fn encoder(config: BertConfig, isa: Isa, helpers: usize) -> Encoder {
-    let weights = SyntheticWeights(config);
-    let model = Model::new(config, &weights, weights.token_embeddings(), isa, 2).unwrap();
+pub(crate) fn encoder(spec: &EncoderSpec, isa: Isa, helpers: usize) -> Encoder {
+    let weights = SyntheticWeights(spec.clone());
+    let model = Model::new(config(spec), &weights, weights.token_embeddings(), isa, 2).unwrap();
     Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(helpers).unwrap()))
 }
 
 /// Synthetic sequences of token ids, of these lengths.
-pub(crate) fn sequences(config: &BertConfig, lengths: &[usize]) -> Vec<Vec<u32>> {
-    let id = |index: usize, salt: usize| ((index * 31 + salt * 17) % config.vocabulary) as u32;
+pub(crate) fn sequences(spec: &EncoderSpec, lengths: &[usize]) -> Vec<Vec<u32>> {
+    let id = |index: usize, salt: usize| ((index * 31 + salt * 17) % spec.vocabulary) as u32;
     let sequence = |(salt, &length)| (0..length).map(|index| id(index, salt)).collect();
     lengths.iter().enumerate().map(sequence).collect()
 }
@@ -143,17 +286,17 @@ pub(crate) fn hidden_states(encoder: &mut Encoder, sequences: &[Vec<u32>], helpe
 }
 
 /// Hidden states of a sequence by the reference network.
-pub(crate) fn expected(config: BertConfig, ids: &[u32]) -> Vec<Vec<f64>> {
-    let weights = SyntheticWeights(config);
-    reference::forward(&config, &weights, &weights.token_embeddings(), ids).unwrap()
+pub(crate) fn expected(spec: &EncoderSpec, ids: &[u32]) -> Vec<Vec<f64>> {
+    let weights = SyntheticWeights(spec.clone());
+    reference::forward(spec, &weights, &weights.token_embeddings(), ids).unwrap()
 }
 
 /// Checks that a sequence's hidden states in a batch on `helpers` helper threads are those that it has alone, bit by
 /// bit.
 #[track_caller]
-pub(crate) fn check_independence_of_batch(isa: Isa, lengths: &[usize], helpers: usize) {
-    let sequences = sequences(&SMALL, lengths);
-    let mut encoder = encoder(SMALL, isa, helpers);
+pub(crate) fn check_independence_of_batch(spec: &EncoderSpec, isa: Isa, lengths: &[usize], helpers: usize) {
+    let sequences = sequences(spec, lengths);
+    let mut encoder = encoder(spec, isa, helpers);
     let together = hidden_states(&mut encoder, &sequences, helpers);
     for (ids, together) in sequences.iter().zip(&together) {
         let alone = hidden_states(&mut encoder, std::slice::from_ref(ids), 0);

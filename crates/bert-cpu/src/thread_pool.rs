@@ -149,28 +149,44 @@ mod tests {
 
     use super::*;
     use crate::{
-        BertConfig, EncodeError, HiddenStates,
+        EncodeError, EncoderConfig, HiddenStates,
         batch::RaggedBatch,
         network::{Activations, Network},
         plan::{Task, TaskPlan},
-        testing::SMALL,
+        testing::{bert, config},
     };
 
-    const CONFIG: BertConfig = BertConfig { layers: 3, ..SMALL };
+    const LAYERS: usize = 3;
     const ROWS: usize = 40;
 
+    fn test_config() -> EncoderConfig {
+        config(&bert(|shape| shape.layers = LAYERS))
+    }
+
     /// Records which tasks ran, and whether one ran before the steps before it were done.
-    #[derive(Default)]
     struct Recorder {
+        config: EncoderConfig,
         ran: Mutex<Vec<Task>>,
         early: AtomicBool,
         helped: AtomicBool,
         panic_at: Option<usize>,
     }
 
+    impl Recorder {
+        fn new(panic_at: Option<usize>) -> Self {
+            Self {
+                config: test_config(),
+                ran: Mutex::default(),
+                early: AtomicBool::default(),
+                helped: AtomicBool::default(),
+                panic_at,
+            }
+        }
+    }
+
     impl Network for Recorder {
-        fn config(&self) -> &BertConfig {
-            &CONFIG
+        fn config(&self) -> &EncoderConfig {
+            &self.config
         }
 
         fn allocate(&self, rows: usize) -> Activations {
@@ -195,19 +211,19 @@ mod tests {
     }
 
     fn plan(helpers: usize) -> TaskPlan {
-        TaskPlan::new(&CONFIG, ROWS, 0..CONFIG.layers, helpers + 1)
+        TaskPlan::new(test_config().spec(), ROWS, 0..LAYERS, helpers + 1)
     }
 
     fn pass(network: &Arc<Recorder>, helpers: usize) -> Arc<ForwardPass> {
-        let network: Arc<Recorder> = Arc::clone(network);
-        let batch = RaggedBatch::new(&CONFIG, &[1; ROWS], &[ROWS]).unwrap();
+        let network = Arc::clone(network);
+        let batch = RaggedBatch::new(&network.config, &[1; ROWS], &[ROWS]).unwrap();
         let activations = Arc::new(network.allocate(ROWS));
         // SAFETY: the activations are this pass's own.
         Arc::new(unsafe { ForwardPass::new(network, Arc::new(batch), activations, plan(helpers)) })
     }
 
     fn run(pool: &ThreadPool, helpers: usize, panic_at: Option<usize>) -> Result<(), EncodeError> {
-        let network = Arc::new(Recorder { panic_at, ..Recorder::default() });
+        let network = Arc::new(Recorder::new(panic_at));
         let pass = pass(&network, helpers);
         pool.run(&pass, helpers, &mut || helpers);
         pass.result()
@@ -225,7 +241,7 @@ mod tests {
     fn helpers_join_when_the_limit_rises() {
         let pool = ThreadPool::new(2).unwrap();
         for _ in 0..50 {
-            let network = Arc::new(Recorder::default());
+            let network = Arc::new(Recorder::new(None));
             let pass = pass(&network, 2);
             let mut calls = 0;
             pool.run(&pass, 2, &mut || {
@@ -245,7 +261,7 @@ mod tests {
     fn every_task_runs_once_after_the_steps_before_it() {
         let pool = ThreadPool::new(3).unwrap();
         for helpers in [0, 1, 3, 3, 2] {
-            let network = Arc::new(Recorder::default());
+            let network = Arc::new(Recorder::new(None));
             let pass = pass(&network, helpers);
             pool.run(&pass, helpers, &mut || helpers);
             assert_all_ran_in_order(&network, &pass, helpers);

@@ -28,6 +28,7 @@ mod vector;
 use std::{arch::x86_64::_mm512_add_ps, ops::Range};
 
 use attention::AmxAttention;
+use encoder_spec::Activation;
 use gemm::{AmxGemm, KC, MC, split_evenly};
 use layout::{CacheLine, QkvBlocks, TiledMatrix};
 use norm::AmxLayerNorm;
@@ -37,10 +38,10 @@ use tile::{K_BLOCK, NR, TILE, Tiles};
 use vector::{Floats, activate, load, round, store_line};
 
 use crate::{
-    Activation, BertConfig, HiddenStates, ModelError,
+    EncoderConfig, HiddenStates, ModelError,
     batch::RaggedBatch,
     buffer::ScratchBuffer,
-    layer::{Layer, LayerNormParams, Linear, PackedWeights, WeightInputs},
+    layer::{Layer, Linear, NormParams, PackedWeights, WeightInputs},
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task},
@@ -88,19 +89,18 @@ impl AmxBf16Network {
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn new(amx: Amx, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
-        let head_dim = inputs.config.head_dim().next_multiple_of(K_BLOCK);
-        let no_bias = vec![0.0; inputs.config.hidden.next_multiple_of(K_BLOCK)];
-        Ok(Self { amx, weights: PackedWeights::read(inputs, head_dim, AmxPackedB::pack)?, no_bias })
+        let no_bias = vec![0.0; inputs.config.spec().hidden.next_multiple_of(K_BLOCK)];
+        Ok(Self { amx, weights: PackedWeights::read(inputs, K_BLOCK, AmxPackedB::pack)?, no_bias })
     }
 
     fn dims(&self, rows: usize) -> PaddedDims {
-        let head_blocks = self.weights.config.head_dim().div_ceil(K_BLOCK);
+        let (spec, head_blocks) = (self.weights.spec(), self.weights.head_layout.padded() / K_BLOCK);
         PaddedDims {
             rows,
             head_blocks,
-            hidden: self.weights.config.hidden.div_ceil(K_BLOCK),
-            heads: self.weights.config.heads * head_blocks,
-            intermediate: self.weights.config.intermediate.div_ceil(K_BLOCK),
+            hidden: spec.hidden.div_ceil(K_BLOCK),
+            heads: spec.attention.heads * head_blocks,
+            intermediate: spec.feed_forward.intermediate.div_ceil(K_BLOCK),
         }
     }
 
@@ -127,23 +127,20 @@ impl AmxBf16Network {
         for (index, token) in rows.clone().enumerate() {
             // SAFETY: these rows are this task's.
             let row = unsafe { hidden.row_mut(index) };
-            self.weights.embed(views.batch.ids()[token], views.batch.position_ids()[token], row);
+            self.weights.embed(views.batch.ids()[token], views.batch.position_id(token), row);
         }
         let bias = self.weights.layers.first().map_or(&self.no_bias, |layer| &layer.attention_output.bias);
-        self.norm(views, rows, &self.weights.embeddings_norm, bias);
+        self.norm(views, rows, self.weights.embeddings_norm.as_ref(), bias);
     }
 
     /// Normalizes rows of the residual stream, and adds the bias of the next product that adds to them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
-    fn norm(
-        &self,
-        views: &AmxViews<'_>,
-        rows: Range<usize>,
-        LayerNormParams { scale, shift }: &LayerNormParams,
-        bias: &[f32],
-    ) {
-        let BertConfig { hidden: width, epsilon, .. } = self.weights.config;
-        let norm = AmxLayerNorm { width, scale, shift, epsilon, bias };
+    fn norm(&self, views: &AmxViews<'_>, rows: Range<usize>, params: Option<&NormParams>, bias: &[f32]) {
+        let Some(NormParams { width, scale, shift }) = params else {
+            unreachable!("`unsupported` requires a norm after each sum");
+        };
+        let norm =
+            AmxLayerNorm { width: *width, scale, shift, epsilon: self.weights.spec().norm.epsilon, bias };
         for index in rows {
             // SAFETY: these rows are this task's.
             unsafe { norm.run(views.hidden.row_mut(index), views.normed, index) };
@@ -182,6 +179,9 @@ impl AmxBf16Network {
         // The tasks of a step divide panels, heads or rows among them and write only to their own; they read what
         // earlier steps wrote.
         match task.step {
+            Step::ProjectEmbeddings | Step::InputNorm | Step::QueryKey(_) => {
+                unreachable!("`unsupported` refuses networks with this step")
+            }
             Step::Embed => self.embed(&views, task.range_of(rows)),
             Step::Qkv(layer) => {
                 let Linear { weight, bias } = &self.weights.layers[layer].qkv;
@@ -195,7 +195,12 @@ impl AmxBf16Network {
                 }
             }
             Step::Attention(_) => {
-                self.attention(&tiles(), &views, task.range_of(self.weights.config.heads), attention);
+                self.attention(
+                    &tiles(),
+                    &views,
+                    task.range_of(self.weights.spec().attention.heads),
+                    attention,
+                );
             }
             Step::AttentionOutput(layer) => {
                 let gemm = gemm(views.context, &self.weights.layers[layer].attention_output.weight);
@@ -203,8 +208,9 @@ impl AmxBf16Network {
                 unsafe { gemm.accumulate(&tiles(), views.hidden) };
             }
             Step::AttentionNorm(layer) => {
-                let layer = &self.weights.layers[layer];
-                self.norm(&views, task.range_of(rows), &layer.attention_norm, &layer.ffn_down.bias);
+                let norm = self.weights.norms_after_attention(layer).hidden;
+                let bias = &self.weights.layers[layer].ffn_down.bias;
+                self.norm(&views, task.range_of(rows), norm, bias);
             }
             // The plan splits both steps into the same number of tasks.
             // SAFETY: both steps are this task's alone.
@@ -217,8 +223,12 @@ impl AmxBf16Network {
                 assert_eq!(weight.panels(), views.ffn_hidden.k_blocks());
                 // SAFETY: this step only reads `normed`; the panels' lines of `ffn_hidden` are this task's.
                 unsafe {
-                    let epilogue =
-                        activation_epilogue(self.weights.config.activation, bias, views.ffn_hidden, 0);
+                    let epilogue = activation_epilogue(
+                        self.weights.spec().feed_forward.activation,
+                        bias,
+                        views.ffn_hidden,
+                        0,
+                    );
                     gemm(views.normed, weight).with_epilogue(&tiles(), partial_sums, epilogue);
                 }
             }
@@ -230,7 +240,8 @@ impl AmxBf16Network {
             Step::FfnNorm(layer) => {
                 let next = self.weights.layers.get(layer + 1);
                 let bias = next.map_or(&self.no_bias, |next| &next.attention_output.bias);
-                self.norm(&views, task.range_of(rows), &self.weights.layers[layer].ffn_norm, bias);
+                let norm = self.weights.norms_after_ffn(layer).hidden;
+                self.norm(&views, task.range_of(rows), norm, bias);
             }
         }
         activations.return_scratch(scratch);
@@ -260,7 +271,7 @@ impl AmxBf16Network {
                 let (k, down_panels) = (panels.clone(), 0..ffn_down.weight.panels());
                 let up = AmxGemm { a, rows, b: &ffn_up.weight, k: 0..hidden_blocks, panels };
                 let down = AmxGemm { a: ffn_hidden, rows, b: &ffn_down.weight, k, panels: down_panels };
-                let (activation, first) = (self.weights.config.activation, up.panels.start);
+                let (activation, first) = (self.weights.spec().feed_forward.activation, up.panels.start);
                 // SAFETY: by the caller's contract.
                 unsafe {
                     let epilogue = activation_epilogue(activation, &ffn_up.bias, ffn_hidden, first);
@@ -273,7 +284,7 @@ impl AmxBf16Network {
 }
 
 impl Network for AmxBf16Network {
-    fn config(&self) -> &BertConfig {
+    fn config(&self) -> &EncoderConfig {
         &self.weights.config
     }
 
@@ -298,7 +309,7 @@ impl Network for AmxBf16Network {
         let stride = self.dims(rows).hidden * K_BLOCK;
         // SAFETY: by the caller's contract.
         let values = unsafe { activations.buffer(HIDDEN).as_slice() };
-        HiddenStates::new(&values[..rows * stride], stride, self.weights.config.hidden)
+        HiddenStates::new(&values[..rows * stride], stride, self.weights.spec().hidden)
     }
 }
 

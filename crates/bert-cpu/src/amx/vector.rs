@@ -5,8 +5,9 @@
 
 use std::arch::x86_64::*;
 
+use encoder_spec::Activation;
+
 use super::layout::CacheLine;
-use crate::Activation;
 
 /// A vector of f32.
 pub(super) type Floats = __m512;
@@ -58,7 +59,27 @@ pub(super) fn activate(activation: Activation, x: Floats) -> Floats {
         Activation::Gelu => times_sigmoid(&NORMAL, x),
         Activation::GeluTanh => times_sigmoid(&TANH, x),
         Activation::Relu => _mm512_max_ps(x, _mm512_setzero_ps()),
+        Activation::Silu => silu(x),
     }
+}
+
+/// x / (1 + e^(−x)), with the power of 2 by Taylor's polynomial of degree 5 on [−½, ½]: a relative error of 2.4e-6.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+fn silu(x: Floats) -> Floats {
+    /// ln(2)ᵏ / k!
+    const COEFFICIENTS: [f32; 6] =
+        [1.0, std::f32::consts::LN_2, 0.240_226_5, 0.055_504_11, 0.009_618_129, 0.001_333_355_8];
+    // Where the power would overflow, the quotient is 0 to f32's accuracy.
+    let exponent = _mm512_mul_ps(x, _mm512_set1_ps(-std::f32::consts::LOG2_E));
+    let exponent = _mm512_min_ps(exponent, _mm512_set1_ps(126.0));
+    let fraction = _mm512_reduce_ps::<0>(exponent);
+    let mut sum = _mm512_set1_ps(COEFFICIENTS[5]);
+    for index in (0..5).rev() {
+        sum = _mm512_fmadd_ps(sum, fraction, _mm512_set1_ps(COEFFICIENTS[index]));
+    }
+    let power = _mm512_scalef_ps(sum, _mm512_sub_ps(exponent, fraction));
+    _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0), power))
 }
 
 /// x · (½ + sigmoid(x)).
@@ -222,7 +243,7 @@ pub(super) mod tests {
     #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
     fn activations_match_reference() {
         amx();
-        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
             let expected = |x: f64| (reference::activate(activation, x), 3.8e-5 + 6e-7 * x.abs());
             // SAFETY: as in `sweep`.
             let activate = |x| unsafe { activate(activation, x) };

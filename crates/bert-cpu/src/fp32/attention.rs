@@ -1,7 +1,11 @@
 //! Scaled dot-product attention of one sequence in one head.
 //!
-//! Scores of a tile of queries stay in the L1d cache from Q·Kᵀ through the softmax to P·V. There is no mask: a sequence
-//! attends to all of its own tokens.
+//! Scores of a tile of queries stay in the L1d cache from Q·Kᵀ through the softmax to P·V. A tile reads only the keys
+//! that one of its queries attends to.
+
+use std::ops::Range;
+
+use encoder_spec::Span;
 
 use super::{
     gemm::microkernel,
@@ -11,17 +15,23 @@ use super::{
 use crate::{
     matrix::Matrix,
     network::ThreadScratch,
+    positions::PositionBias,
     simd::{Simd, WithSimd},
 };
 
-/// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of 2: the queries include the factor
-/// log₂ e / √head_dim.
+/// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias include
+/// the factor log₂ e.
 pub(super) struct Attention<'s> {
     /// `[tokens, padded head_dim]` each; the width is a multiple of a panel's.
     pub(super) queries: Matrix,
     pub(super) keys: Matrix,
     pub(super) values: Matrix,
     pub(super) out: Matrix,
+    pub(super) span: Span,
+    /// The bias, and the head's index in it.
+    pub(super) bias: Option<(&'s PositionBias, usize)>,
+    /// The scratch memory holds these keys already, from the call before.
+    pub(super) has_packed_keys: bool,
     /// For the keys as panels, and for the scores.
     pub(super) scratch: &'s mut ThreadScratch,
 }
@@ -40,10 +50,13 @@ impl WithSimd for Attention<'_> {
         let (keys, scores) = (keys.reserve(padded * width), scores.reserve(MR_MAX * padded));
         let keys = Matrix::of(keys, 0, [padded / panel * width, panel], panel);
         let scores = Matrix::of(scores, 0, [MR_MAX, padded], padded);
-        let kernel = HeadKernel { queries: self.queries, keys, values: self.values, out: self.out, scores };
+        let Self { queries, values, out, span, bias, .. } = self;
+        let kernel = HeadKernel { queries, keys, values, out, scores, span, bias };
         // SAFETY: the sizes were checked above; the scratch memory is this call's alone.
         unsafe {
-            transpose(self.keys, keys, panel);
+            if !self.has_packed_keys {
+                transpose(self.keys, keys, panel);
+            }
             tiles::run(simd, tokens, &kernel);
         }
     }
@@ -69,25 +82,31 @@ unsafe fn transpose(from: Matrix, to: Matrix, panel: usize) {
 }
 
 /// Attention of a tile of queries to all keys.
-struct HeadKernel {
+struct HeadKernel<'s> {
     queries: Matrix,
     /// As panels.
     keys: Matrix,
     values: Matrix,
     out: Matrix,
     scores: Matrix,
+    span: Span,
+    bias: Option<(&'s PositionBias, usize)>,
 }
 
-impl RowTileKernel for HeadKernel {
+impl RowTileKernel for HeadKernel<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize>(&self, simd: S, row: usize) {
         let (tokens, width, padded) = (self.queries.rows(), self.queries.columns(), self.scores.columns());
         let panel = 2 * S::WIDTH;
+        // The spans of consecutive queries move forward, so the tile's keys end with those of its last query.
+        let keys = self.span.keys(row, tokens).start..self.span.keys(row + R - 1, tokens).end;
+        let panels = keys.start / panel..keys.end.div_ceil(panel);
+        let columns = panels.start * panel..panels.end * panel;
         let mut scale = [0.0; R];
         // SAFETY: by the caller's contract all rows exist; the loop bounds keep each access within its matrix.
         unsafe {
             let queries = (self.queries.row(row).cast_const(), self.queries.stride());
-            for index in 0..padded / panel {
+            for index in panels {
                 let mut sums = [[simd.splat(0.0); 2]; R];
                 let keys = (self.keys.row(index * width).cast_const(), panel);
                 microkernel(simd, queries, keys, width, &mut sums);
@@ -97,14 +116,26 @@ impl RowTileKernel for HeadKernel {
                     simd.store(out.add(S::WIDTH), high);
                 }
             }
-            for (row, scale) in scale.iter_mut().enumerate() {
-                *scale = 1.0 / exp2_scores(simd, self.scores.row(row), tokens, padded);
+            for (index, scale) in scale.iter_mut().enumerate() {
+                let (query, scores) = (row + index, self.scores.row(index));
+                if let Some((bias, head)) = self.bias {
+                    // A panel may begin before the first key of the span, but not before the first token.
+                    let bias = bias.keys_from(head, query, columns.start);
+                    assert!(bias.len() >= columns.len());
+                    for column in (0..columns.len()).step_by(S::WIDTH) {
+                        let address = scores.add(columns.start + column);
+                        let sum = simd.add(simd.load(address), simd.load(bias.as_ptr().add(column)));
+                        simd.store(address, sum);
+                    }
+                }
+                *scale = 1.0 / exp2_scores(simd, scores, self.span.keys(query, tokens), columns.clone());
             }
-            let scores = (self.scores.row(0).cast_const(), padded);
+            let depth = keys.len();
+            let scores = (self.scores.row(0).add(keys.start).cast_const(), padded);
             for column in (0..width).step_by(panel) {
                 let mut sums = [[simd.splat(0.0); 2]; R];
-                let values = (self.values.row(0).add(column).cast_const(), self.values.stride());
-                microkernel(simd, scores, values, tokens, &mut sums);
+                let values = (self.values.row(keys.start).add(column).cast_const(), self.values.stride());
+                microkernel(simd, scores, values, depth, &mut sums);
                 for (index, [low, high]) in sums.into_iter().enumerate() {
                     let out = self.out.row(row + index).add(column);
                     let scale = simd.splat(scale[index]);
@@ -116,24 +147,25 @@ impl RowTileKernel for HeadKernel {
     }
 }
 
-/// Replaces the first `tokens` scores by 2^(score − maximum), and returns their sum.
+/// Replaces the scores of `keys` by 2^(score − maximum), and returns their sum. The other scores of `columns` become
+/// 2⁻⁶⁴, which changes no sum in f32: the largest power is 1.
 ///
 /// # Safety
-/// `scores` must be valid for `padded` values, a multiple of the vector width and no less than `tokens`.
+/// `scores` must be valid for `columns`, which are whole vectors and include `keys`.
 #[inline(always)]
-unsafe fn exp2_scores<S: Simd>(simd: S, scores: *mut f32, tokens: usize, padded: usize) -> f32 {
+unsafe fn exp2_scores<S: Simd>(simd: S, scores: *mut f32, keys: Range<usize>, columns: Range<usize>) -> f32 {
     // SAFETY: by the caller's contract.
     unsafe {
-        for index in tokens..padded {
+        for index in (columns.start..keys.start).chain(keys.end..columns.end) {
             *scores.add(index) = f32::NEG_INFINITY;
         }
         let mut max = simd.splat(f32::NEG_INFINITY);
-        for index in (0..padded).step_by(S::WIDTH) {
+        for index in columns.clone().step_by(S::WIDTH) {
             max = simd.max(max, simd.load(scores.add(index)));
         }
         let max = simd.splat(simd.reduce_max(max));
         let mut sum = simd.splat(0.0);
-        for index in (0..padded).step_by(S::WIDTH) {
+        for index in columns.step_by(S::WIDTH) {
             let address = scores.add(index);
             let power = math::exp2(simd, simd.sub(simd.load(address), max));
             simd.store(address, power);

@@ -6,13 +6,14 @@
 
 use std::ops::Range;
 
+use encoder_spec::Activation;
+
 use super::{
     math,
     pack::PackedB,
     tiles::{self, RowTileKernel},
 };
 use crate::{
-    Activation,
     matrix::Matrix,
     simd::{Simd, WithSimd},
 };
@@ -26,7 +27,7 @@ const KC: usize = 384;
 /// more (`embedgate model bench --threads 1`).
 const PREFETCH_BYTES: usize = 4096;
 
-/// `c = activation(a · b + bias)`, or `c += a · b + bias`.
+/// `c = epilogue(a · b + bias)`.
 pub(super) struct Gemm<'p> {
     /// `[rows, K]`: activations.
     pub(super) a: Matrix,
@@ -41,7 +42,7 @@ pub(super) struct Gemm<'p> {
 }
 
 /// Last step of a GEMM on its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Epilogue {
     /// Overwrites `c`.
     Store,
@@ -49,6 +50,8 @@ pub(super) enum Epilogue {
     Add,
     /// Overwrites `c` with the activation of the result.
     Activate(Activation),
+    /// Overwrites `c` with the activation of the result, times the values of this matrix, which has the shape of `c`.
+    Gate(Activation, Matrix),
 }
 
 impl WithSimd for Gemm<'_> {
@@ -59,6 +62,9 @@ impl WithSimd for Gemm<'_> {
         assert!(a.columns() >= b.k() && bias.len() >= b.columns());
         assert!(c.rows() == a.rows() && c.columns() >= b.columns());
         assert!(panels.end * b.panel_width() <= b.columns());
+        if let Epilogue::Gate(_, values) = self.epilogue {
+            assert!(values.rows() == c.rows() && values.columns() == c.columns());
+        }
         for start in (0..b.k()).step_by(KC) {
             let k = start..b.k().min(start + KC);
             for panel in panels.clone() {
@@ -79,10 +85,10 @@ struct PanelKernel<'p> {
 
 impl RowTileKernel for PanelKernel<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize>(&self, simd: S, row: usize) {
+    unsafe fn run<S: Simd, const R: usize>(&self, simd: S, first: usize) {
         let Self { gemm, panel, k } = self;
         let column = panel * 2 * S::WIDTH;
-        let c = gemm.c.row(row).wrapping_add(column);
+        let c = gemm.c.row(first).wrapping_add(column);
         let stride = gemm.c.stride();
         let mut sums = [[simd.splat(0.0); 2]; R];
         // SAFETY: by the caller's contract all reads and writes here lie within their matrices.
@@ -92,7 +98,7 @@ impl RowTileKernel for PanelKernel<'_> {
                 let bias = [simd.load(bias), simd.load(bias.add(S::WIDTH))];
                 for (row, sums) in sums.iter_mut().enumerate() {
                     *sums = bias;
-                    if gemm.epilogue == Epilogue::Add {
+                    if matches!(gemm.epilogue, Epilogue::Add) {
                         let c = c.add(row * stride);
                         sums[0] = simd.add(sums[0], simd.load(c));
                         sums[1] = simd.add(sums[1], simd.load(c.add(S::WIDTH)));
@@ -104,14 +110,23 @@ impl RowTileKernel for PanelKernel<'_> {
                     *sums = [simd.load(c), simd.load(c.add(S::WIDTH))];
                 }
             }
-            let a = gemm.a.row(row).add(k.start);
+            let a = gemm.a.row(first).add(k.start);
             let b = gemm.b.row(*panel, k.start);
             microkernel(simd, (a, gemm.a.stride()), (b, 2 * S::WIDTH), k.len(), &mut sums);
             let is_last_block = k.end == gemm.b.k();
             for (row, [mut low, mut high]) in sums.into_iter().enumerate() {
-                if let (Epilogue::Activate(activation), true) = (gemm.epilogue, is_last_block) {
-                    low = math::activate(simd, activation, low);
-                    high = math::activate(simd, activation, high);
+                match gemm.epilogue {
+                    Epilogue::Activate(activation) if is_last_block => {
+                        low = math::activate(simd, activation, low);
+                        high = math::activate(simd, activation, high);
+                    }
+                    Epilogue::Gate(activation, values) if is_last_block => {
+                        let values = values.row(first + row).add(column);
+                        low = simd.mul(math::activate(simd, activation, low), simd.load(values));
+                        let values = values.add(S::WIDTH);
+                        high = simd.mul(math::activate(simd, activation, high), simd.load(values));
+                    }
+                    Epilogue::Store | Epilogue::Add | Epilogue::Activate(_) | Epilogue::Gate(..) => {}
                 }
                 let c = c.add(row * stride);
                 simd.store(c, low);

@@ -1,6 +1,8 @@
 //! The exponential function and activations, on vectors.
 
-use crate::{Activation, simd::Simd};
+use encoder_spec::Activation;
+
+use crate::simd::Simd;
 
 /// Smaller exponents count as this one. 2⁻⁶⁴ does not change a softmax's sum, which is at least 1, and products with it
 /// are not denormal, which would be slow.
@@ -38,6 +40,7 @@ pub(super) fn activate<S: Simd>(simd: S, activation: Activation, x: S::Vector) -
         Activation::Gelu => gelu(simd, x),
         Activation::GeluTanh => gelu_tanh(simd, x),
         Activation::Relu => simd.max(x, simd.splat(0.0)),
+        Activation::Silu => times_logistic(simd, x, simd.mul(x, simd.splat(-std::f32::consts::LOG2_E))),
     }
 }
 
@@ -66,7 +69,13 @@ fn gelu_tanh<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     const ROOT: f32 = 0.797_884_6;
     let cubic = simd.mul_add(simd.mul(x, x), simd.splat(0.044_715), simd.splat(1.0));
     let exponent = simd.mul(simd.mul(x, cubic), simd.splat(-2.0 * ROOT * std::f32::consts::LOG2_E));
-    // Limited to 2¹²⁶, where e^(−2u) would overflow: the quotient is 0 to f32's accuracy either way.
+    times_logistic(simd, x, exponent)
+}
+
+/// x / (1 + 2^exponent).
+#[inline(always)]
+fn times_logistic<S: Simd>(simd: S, x: S::Vector, exponent: S::Vector) -> S::Vector {
+    // Limited to 2¹²⁶, where the power would overflow: the quotient is 0 to f32's accuracy either way.
     let exponent = negate(simd, simd.max(negate(simd, exponent), simd.splat(-126.0)));
     simd.div(x, simd.add(simd.splat(1.0), exp2(simd, exponent)))
 }
@@ -134,7 +143,7 @@ mod tests {
         }
 
         fn activations_match_reference(isa: Isa) {
-            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu] {
                 sweep(isa, Function::Activation(activation), -6.0, 6.0);
                 sweep(isa, Function::Activation(activation), -1000.0, 1000.0);
             }

@@ -1,26 +1,29 @@
 //! The network in f32, for every instruction set of `simd`.
 //!
 //! Widths are padded with zeros: a head to whole panels of two vectors, other activations to [`WIDTH_MULTIPLE`]. Zeros
-//! stay zeros through every step, so no kernel needs a mask.
+//! stay zeros through every step, so no kernel needs a mask for columns.
 
 mod attention;
 mod gemm;
 mod math;
 mod norm;
 mod pack;
+mod query_key;
 mod tiles;
 
 use std::ops::Range;
 
 use attention::Attention;
+use encoder_spec::NormPlacement;
 use gemm::{Epilogue, Gemm};
-use norm::LayerNorm;
+use norm::Norm;
 use pack::PackedB;
+use query_key::QueryKey;
 
 use crate::{
-    BertConfig, HiddenStates, ModelError,
+    EncoderConfig, HiddenStates, ModelError,
     batch::RaggedBatch,
-    layer::{LayerNormParams, Linear, PackedWeights, UnpackedB, WIDTH_MULTIPLE, WeightInputs},
+    layer::{Linear, NormParams, NormSequence, PackedWeights, UnpackedB, WIDTH_MULTIPLE, WeightInputs},
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task},
@@ -31,86 +34,175 @@ use crate::{
 pub(crate) struct Fp32Network<S> {
     simd: S,
     weights: PackedWeights<PackedB>,
+    widths: BufferWidths,
+}
+
+/// Padded widths of the buffers of activations, each with a row for each token. A width is 0 if the network does not
+/// need the buffer.
+#[derive(Clone, Copy)]
+struct BufferWidths {
+    hidden: usize,
+    /// The factorized embeddings, then the normalized input of a layer or its output before a norm.
+    branch: usize,
+    qkv: usize,
+    context: usize,
+    ffn_hidden: usize,
+    ffn_up: usize,
+}
+
+impl BufferWidths {
+    fn of(weights: &PackedWeights<PackedB>) -> Self {
+        let spec = weights.spec();
+        let [hidden, embeddings, intermediate] =
+            [spec.hidden, spec.embeddings.width, spec.feed_forward.intermediate]
+                .map(|width| width.next_multiple_of(WIDTH_MULTIPLE));
+        let (heads, kv_heads) = (spec.attention.heads, spec.attention.kv_heads);
+        let uses_branch = spec.norm_placement != NormPlacement::Post;
+        let branch = if uses_branch { hidden } else { 0 };
+        Self {
+            hidden,
+            branch: if spec.embeddings.has_projection { branch.max(embeddings) } else { branch },
+            qkv: (heads + 2 * kv_heads) * weights.head_layout.padded(),
+            context: heads * weights.head_layout.padded(),
+            ffn_hidden: intermediate,
+            ffn_up: if spec.feed_forward.is_gated { intermediate } else { 0 },
+        }
+    }
+
+    fn all(&self) -> [usize; 6] {
+        [self.hidden, self.branch, self.qkv, self.context, self.ffn_hidden, self.ffn_up]
+    }
 }
 
 /// The activations of one batch, a row for each token.
 struct Views {
     /// `[rows, hidden]`: the residual stream.
     hidden: Matrix,
-    /// `[rows, 3 · heads · head_dim]`: queries, keys, values.
+    /// `[rows, hidden]`: the normalized input of a layer, or its output before a norm.
+    branch: Matrix,
+    /// `[rows, (heads + 2 · kv_heads) · head]`: queries, keys, values.
     qkv: Matrix,
-    /// `[rows, heads · head_dim]`: the result of attention.
+    /// `[rows, heads · head]`: the result of attention.
     context: Matrix,
     /// `[rows, intermediate]`.
     ffn_hidden: Matrix,
+    /// `[rows, intermediate]`: the values that a gate multiplies.
+    ffn_up: Matrix,
 }
 
 /// Index of [`Views::hidden`] in the buffers of the activations.
 const HIDDEN: usize = 0;
-
-/// A head's width, padded to whole panels.
-fn padded_head_dim<S: Simd>(config: &BertConfig) -> usize {
-    config.head_dim().next_multiple_of(2 * S::WIDTH)
-}
+/// Index of [`Views::branch`].
+const BRANCH: usize = 1;
 
 impl<S: Simd> Fp32Network<S> {
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn new(simd: S, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
-        let head_dim = padded_head_dim::<S>(&inputs.config);
         let pack = |unpacked: UnpackedB<'_>| PackedB::pack(2 * S::WIDTH, unpacked);
-        Ok(Self { simd, weights: PackedWeights::read(inputs, head_dim, pack)? })
-    }
-
-    /// Padded widths of the matrices in [`Views`], in their order.
-    fn widths(&self) -> [usize; 4] {
-        let heads = self.weights.config.heads * padded_head_dim::<S>(&self.weights.config);
-        let widths = [self.weights.config.hidden, 3 * heads, heads, self.weights.config.intermediate];
-        widths.map(|width| width.next_multiple_of(WIDTH_MULTIPLE))
+        let weights = PackedWeights::read(inputs, 2 * S::WIDTH, pack)?;
+        Ok(Self { simd, widths: BufferWidths::of(&weights), weights })
     }
 
     fn views(&self, rows: usize, activations: &Activations) -> Views {
-        let widths = self.widths();
-        let view = |index| {
-            let width = widths[index];
-            Matrix::of(activations.buffer(index), 0, [rows, width], width)
-        };
-        Views { hidden: view(HIDDEN), qkv: view(1), context: view(2), ffn_hidden: view(3) }
+        let BufferWidths { hidden, branch, qkv, context, ffn_hidden, ffn_up } = self.widths;
+        let view = |index, width| Matrix::of(activations.buffer(index), 0, [rows, width], width);
+        Views {
+            hidden: view(HIDDEN, hidden),
+            branch: view(BRANCH, branch.min(hidden)),
+            qkv: view(2, qkv),
+            context: view(3, context),
+            ffn_hidden: view(4, ffn_hidden),
+            ffn_up: view(5, ffn_up),
+        }
     }
 
-    /// Writes the sum of token and position embeddings, and normalizes it.
-    fn embed(&self, batch: &RaggedBatch, views: &Views, rows: Range<usize>) {
-        let hidden = views.hidden.rows_from(rows.start, rows.len());
+    /// The embeddings before their projection, if they are projected; otherwise the residual stream.
+    fn embeddings(&self, rows: usize, views: &Views, activations: &Activations) -> Matrix {
+        if self.weights.embeddings_projection.is_none() {
+            return views.hidden;
+        }
+        let width = self.weights.spec().embeddings.width.next_multiple_of(WIDTH_MULTIPLE);
+        Matrix::of(activations.buffer(BRANCH), 0, [rows, width], width)
+    }
+
+    /// Writes the sum of the embeddings, and normalizes it.
+    fn embed(&self, batch: &RaggedBatch, embeddings: Matrix, rows: Range<usize>) {
+        let own = embeddings.rows_from(rows.start, rows.len());
         for (index, token) in rows.enumerate() {
             // SAFETY: these rows are this task's.
-            let row = unsafe { hidden.row_mut(index) };
-            self.weights.embed(batch.ids()[token], batch.position_ids()[token], row);
+            let row = unsafe { own.row_mut(index) };
+            self.weights.embed(batch.ids()[token], batch.position_id(token), row);
         }
-        self.norm(hidden, &self.weights.embeddings_norm);
+        if let Some(params) = &self.weights.embeddings_norm {
+            self.norm(own, own, false, params);
+        }
     }
 
-    fn norm(&self, rows: Matrix, LayerNormParams { scale, shift }: &LayerNormParams) {
-        let BertConfig { hidden: width, epsilon, .. } = self.weights.config;
-        self.simd.run(LayerNorm { rows, width, scale, shift, epsilon });
+    fn norm(&self, input: Matrix, output: Matrix, is_added: bool, params: &NormParams) {
+        self.simd.run(Norm { input, output, is_added, params, spec: self.weights.spec().norm });
     }
 
-    fn attention(&self, batch: &RaggedBatch, views: &Views, activations: &Activations, heads: Range<usize>) {
-        let head_dim = padded_head_dim::<S>(&self.weights.config);
-        let width = self.weights.config.heads * head_dim;
+    fn norms(&self, views: &Views, rows: Range<usize>, norms: NormSequence<'_>) {
+        let own = |matrix: Matrix| matrix.rows_from(rows.start, rows.len());
+        let (hidden, branch) = (own(views.hidden), own(views.branch));
+        if let Some(params) = norms.branch {
+            self.norm(branch, hidden, true, params);
+        }
+        if let Some(params) = norms.hidden {
+            self.norm(hidden, hidden, false, params);
+        }
+        if let Some(params) = norms.input {
+            self.norm(hidden, branch, false, params);
+        }
+    }
+
+    fn normalize_and_rotate(&self, layer: usize, batch: &RaggedBatch, qkv: Matrix, rows: Range<usize>) {
+        let (spec, layer) = (self.weights.spec(), &self.weights.layers[layer]);
+        let (heads, padded) = (spec.attention.heads, self.weights.head_layout.padded());
+        let width = (heads + spec.attention.kv_heads) * padded;
+        let norm = layer.query_key_norm.as_ref().map(|[query, key]| ([query, key], spec.norm.epsilon));
+        self.simd.run(QueryKey {
+            rows: qkv.rows_from(rows.start, rows.len()).columns_from(0, width),
+            positions: &batch.positions()[rows],
+            heads,
+            padded,
+            norm,
+            rope: layer.rope.as_deref(),
+        });
+    }
+
+    fn attention(
+        &self,
+        layer: usize,
+        batch: &RaggedBatch,
+        views: &Views,
+        activations: &Activations,
+        heads: Range<usize>,
+    ) {
+        let (spec, head_dim) = (self.weights.spec(), self.weights.head_layout.padded());
+        let attention = &spec.attention;
+        let span = spec.layers[layer].span;
+        let bias = self.weights.position_bias.as_ref();
         let mut scratch = activations.take_scratch();
         let mut start = 0;
         for &tokens in batch.lengths() {
             let rows = |matrix: Matrix| matrix.rows_from(start, tokens);
+            let mut packed = None;
             for head in heads.clone() {
-                let column = head * head_dim;
-                let qkv = |index: usize| rows(views.qkv).columns_from(index * width + column, head_dim);
+                let kv_head = attention.kv_head(head);
+                let qkv = |head: usize| rows(views.qkv).columns_from(head * head_dim, head_dim);
                 self.simd.run(Attention {
-                    queries: qkv(0),
-                    keys: qkv(1),
-                    values: qkv(2),
-                    out: rows(views.context).columns_from(column, head_dim),
+                    queries: qkv(head),
+                    keys: qkv(attention.heads + kv_head),
+                    values: qkv(attention.heads + attention.kv_heads + kv_head),
+                    out: rows(views.context).columns_from(head * head_dim, head_dim),
+                    span,
+                    bias: bias.map(|bias| (bias, head)),
+                    has_packed_keys: packed == Some(kv_head),
                     scratch: &mut scratch,
                 });
+                packed = Some(kv_head);
             }
             start += tokens;
         }
@@ -119,53 +211,83 @@ impl<S: Simd> Fp32Network<S> {
 }
 
 impl<S: Simd> Network for Fp32Network<S> {
-    fn config(&self) -> &BertConfig {
+    fn config(&self) -> &EncoderConfig {
         &self.weights.config
     }
 
     fn allocate(&self, rows: usize) -> Activations {
-        Activations::zeroed(rows, &self.widths().map(|width| rows * width))
+        Activations::zeroed(rows, &self.widths.all().map(|width| rows * width))
     }
 
     unsafe fn run(&self, task: Task, batch: &RaggedBatch, activations: &Activations) {
         let rows = batch.rows();
         let views = self.views(rows, activations);
-        let Views { hidden, qkv, context, ffn_hidden } = views;
-        let own_rows = || {
-            let range = task.range_of(rows);
-            hidden.rows_from(range.start, range.len())
-        };
+        let Views { hidden, branch, qkv, context, ffn_hidden, ffn_up } = views;
+        let weights = &self.weights;
         // This task's panels of `c`.
         let gemm = |a, Linear { weight: b, bias }: &Linear<PackedB>, c, epilogue| {
             let panels = task.range_of(b.columns() / b.panel_width());
             self.simd.run(Gemm { a, b, panels, bias, c, epilogue });
         };
+        let input = |is_normalized: bool| if is_normalized { branch } else { hidden };
+        // Adds to the residual stream, unless a norm must be applied before.
+        let add = |a, linear, norms: NormSequence<'_>| match norms.branch {
+            Some(_) => gemm(a, linear, branch, Epilogue::Store),
+            None => gemm(a, linear, hidden, Epilogue::Add),
+        };
         match task.step {
-            Step::Embed => self.embed(batch, &views, task.range_of(rows)),
-            Step::Qkv(layer) => gemm(hidden, &self.weights.layers[layer].qkv, qkv, Epilogue::Store),
-            Step::Attention(_) => {
-                self.attention(batch, &views, activations, task.range_of(self.weights.config.heads));
+            Step::Embed => {
+                self.embed(batch, self.embeddings(rows, &views, activations), task.range_of(rows));
+            }
+            Step::ProjectEmbeddings => {
+                if let Some(projection) = &weights.embeddings_projection {
+                    gemm(self.embeddings(rows, &views, activations), projection, hidden, Epilogue::Store);
+                }
+            }
+            Step::InputNorm => self.norms(&views, task.range_of(rows), weights.norms_before_layers()),
+            Step::Qkv(layer) => {
+                let input = input(weights.has_attention_input_norm(layer));
+                gemm(input, &weights.layers[layer].qkv, qkv, Epilogue::Store);
+            }
+            Step::QueryKey(layer) => self.normalize_and_rotate(layer, batch, qkv, task.range_of(rows)),
+            Step::Attention(layer) => {
+                let heads = task.range_of(weights.spec().attention.heads);
+                self.attention(layer, batch, &views, activations, heads);
             }
             Step::AttentionOutput(layer) => {
-                gemm(context, &self.weights.layers[layer].attention_output, hidden, Epilogue::Add);
+                let norms = weights.norms_after_attention(layer);
+                add(context, &weights.layers[layer].attention_output, norms);
             }
-            Step::AttentionNorm(layer) => self.norm(own_rows(), &self.weights.layers[layer].attention_norm),
+            Step::AttentionNorm(layer) => {
+                self.norms(&views, task.range_of(rows), weights.norms_after_attention(layer));
+            }
             Step::FfnUp(layer) => {
-                let epilogue = Epilogue::Activate(self.weights.config.activation);
-                gemm(hidden, &self.weights.layers[layer].ffn_up, ffn_hidden, epilogue);
+                let (input, activation) =
+                    (input(weights.has_ffn_input_norm(layer)), weights.spec().feed_forward.activation);
+                let layer = &weights.layers[layer];
+                match &layer.ffn_gate {
+                    None => gemm(input, &layer.ffn_up, ffn_hidden, Epilogue::Activate(activation)),
+                    Some(gate) => {
+                        // Both have the same panels, so the gate multiplies values of this task.
+                        gemm(input, &layer.ffn_up, ffn_up, Epilogue::Store);
+                        gemm(input, gate, ffn_hidden, Epilogue::Gate(activation, ffn_up));
+                    }
+                }
             }
             Step::FfnDown(layer) => {
-                gemm(ffn_hidden, &self.weights.layers[layer].ffn_down, hidden, Epilogue::Add);
+                add(ffn_hidden, &weights.layers[layer].ffn_down, weights.norms_after_ffn(layer));
             }
-            Step::FfnNorm(layer) => self.norm(own_rows(), &self.weights.layers[layer].ffn_norm),
+            Step::FfnNorm(layer) => {
+                self.norms(&views, task.range_of(rows), weights.norms_after_ffn(layer));
+            }
         }
     }
 
     unsafe fn hidden_states<'a>(&self, rows: usize, activations: &'a Activations) -> HiddenStates<'a> {
-        let stride = self.widths()[HIDDEN];
+        let stride = self.widths.hidden;
         // SAFETY: by the caller's contract.
         let values = unsafe { activations.buffer(HIDDEN).as_slice() };
-        HiddenStates::new(&values[..rows * stride], stride, self.weights.config.hidden)
+        HiddenStates::new(&values[..rows * stride], stride, self.weights.spec().hidden)
     }
 }
 

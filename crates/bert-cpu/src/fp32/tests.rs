@@ -3,68 +3,96 @@
 
 use std::sync::Arc;
 
+use encoder_spec::{Activation, Disentangled, EncoderSpec, NormKind, PositionIds, ScoreBias};
 use proptest::prelude::*;
 
 use crate::{
-    Activation, BertConfig, EncodeError, Encoder, Isa, Model, ModelError, Positions, ThreadPool,
-    TokenEmbeddings,
+    EncodeError, Encoder, EncoderConfig, Isa, Model, ModelError, ThreadPool, TokenEmbeddings,
     testing::{
-        SMALL, SyntheticWeights, check_independence_of_batch, encoder, expected, fp32_tests, hidden_states,
-        sequences,
+        SyntheticWeights, bert, check_independence_of_batch, config, encoder, expected, fp32_tests, gemma,
+        hidden_states, networks, sequences,
     },
 };
 
 #[track_caller]
-fn check(isa: Isa, config: BertConfig, lengths: &[usize]) {
-    let sequences = sequences(&config, lengths);
-    let found = hidden_states(&mut encoder(config, isa, 0), &sequences, 0);
+fn check(isa: Isa, name: &str, spec: &EncoderSpec, lengths: &[usize]) {
+    let sequences = sequences(spec, lengths);
+    let found = hidden_states(&mut encoder(spec, isa, 0), &sequences, 0);
     for (ids, found) in sequences.iter().zip(&found) {
-        let expected = expected(config, ids).concat();
+        let expected = expected(spec, ids).concat();
         assert_eq!(found.len(), expected.len());
         for (index, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
             let error = (f64::from(found) - expected).abs();
-            assert!(error < 2e-4, "{config:?}: value {index} is {found}, expected {expected}");
+            assert!(error < 2e-4, "{name}: value {index} is {found}, expected {expected}: {spec:?}");
         }
     }
 }
 
 fp32_tests! {
     fn hidden_states_match_reference(isa: Isa) {
-        check(isa, SMALL, &[1, 7, 80, 2, 33]);
-        check(isa, BertConfig { activation: Activation::GeluTanh, layers: 1, ..SMALL }, &[5, 64]);
-        check(isa, BertConfig { activation: Activation::Relu, layers: 1, ..SMALL }, &[12, 13]);
-        check(isa, BertConfig { hidden: 384, heads: 12, intermediate: 1536, layers: 1, ..SMALL }, &[16, 3]);
+        for (name, spec) in networks() {
+            check(isa, name, &spec, &[1, 7, spec.max_tokens().unwrap_or(80), 2, 33]);
+        }
+    }
+
+    fn hidden_states_of_bert_match_reference_for_other_sizes(isa: Isa) {
+        let bert = |change: &dyn Fn(&mut crate::testing::BertShape)| {
+            bert(|shape| {
+                shape.layers = 1;
+                change(shape);
+            })
+        };
+        check(isa, "tanh", &bert(&|shape| shape.activation = Activation::GeluTanh), &[5, 64]);
+        check(isa, "relu", &bert(&|shape| shape.activation = Activation::Relu), &[12, 13]);
+        let mini = bert(&|shape| (shape.hidden, shape.heads, shape.intermediate) = (384, 12, 1536));
+        check(isa, "mini", &mini, &[16, 3]);
         // Two blocks of K, the second a short one; heads wider than a panel.
-        check(isa, BertConfig { hidden: 448, heads: 7, intermediate: 400, layers: 1, ..SMALL }, &[9]);
+        let wide = bert(&|shape| (shape.hidden, shape.heads, shape.intermediate) = (448, 7, 400));
+        check(isa, "wide", &wide, &[9]);
     }
 
-    fn roberta_position_ids_skip_padding(isa: Isa) {
-        check(isa, BertConfig { positions: Positions::AfterPadding(1), vocabulary: 5, ..SMALL }, &[40, 3]);
+    /// Two blocks of K with every epilogue, among them the gate's.
+    fn hidden_states_of_gated_networks_match_reference_for_other_sizes(isa: Isa) {
+        let mut wide = gemma();
+        (wide.hidden, wide.embeddings.width, wide.embeddings.scale) = (448, 448, 3.0);
+        wide.feed_forward.intermediate = 400;
+        check(isa, "wide", &wide, &[9, 40]);
     }
 
-    fn hidden_states_match_reference_for_any_dimensions_and_lengths(isa: Isa) {
-        proptest!(ProptestConfig::with_cases(24), |(
-            heads in 1usize..6, head_dim in 1usize..40, intermediate in 1usize..130, layers in 1usize..3,
-            lengths in prop::collection::vec(1usize..50, 1..6),
+    fn hidden_states_match_reference_for_any_sizes_and_lengths(isa: Isa) {
+        let networks = networks();
+        proptest!(ProptestConfig::with_cases(48), |(
+            network in 0..networks.len(), kv_heads in 1usize..4, group in 1usize..3, head_dim in 2usize..40,
+            intermediate in 1usize..130, layers in 1usize..4, lengths in prop::collection::vec(1usize..50, 1..6),
         )| {
-            let hidden = heads * head_dim.max(4);
-            check(isa, BertConfig { hidden, heads, intermediate, layers, ..SMALL }, &lengths);
+            let (name, mut spec) = networks[network].clone();
+            let is_grouped = spec.attention.kv_heads < spec.attention.heads;
+            spec.attention.kv_heads = kv_heads;
+            spec.attention.heads = if is_grouped { kv_heads * group } else { kv_heads };
+            spec.attention.head_dim = head_dim.next_multiple_of(2);
+            spec.attention.scale = 1.0 / (spec.attention.head_dim as f32).sqrt();
+            spec.feed_forward.intermediate = intermediate;
+            let cycle: Vec<_> = spec.layers.iter().copied().cycle().take(layers).collect();
+            spec.layers = cycle;
+            check(isa, name, &spec, &lengths);
         });
     }
 
     fn results_are_bit_identical_in_any_batch_and_on_any_number_of_threads(isa: Isa) {
-        proptest!(ProptestConfig::with_cases(24), |(
-            lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
+        let networks = networks();
+        proptest!(ProptestConfig::with_cases(48), |(
+            network in 0..networks.len(), lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
         )| {
-            check_independence_of_batch(isa, &lengths, helpers);
+            check_independence_of_batch(&networks[network].1, isa, &lengths, helpers);
         });
     }
 
     /// The number of helpers changes during the pass, from and to none.
     fn results_are_bit_identical_while_helpers_come_and_go(isa: Isa) {
-        let sequences = sequences(&SMALL, &[60, 7]);
+        let spec = bert(|_| ());
+        let sequences = sequences(&spec, &[60, 7]);
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
-        let mut encoder = encoder(SMALL, isa, 3);
+        let mut encoder = encoder(&spec, isa, 3);
         let alone = hidden_states(&mut encoder, &sequences, 0).concat();
         for first in 0..12 {
             let mut calls = 0;
@@ -81,54 +109,74 @@ fp32_tests! {
     }
 
     fn invalid_batches_are_rejected(isa: Isa) {
-        let mut encoder = encoder(SMALL, isa, 0);
-        let error = |encoder: &mut Encoder, ids: &[u32], lengths: &[usize]| {
-            encoder.encode(ids, lengths, &mut || 0).map(|_| ()).unwrap_err()
-        };
-        let unknown = EncodeError::UnknownToken { id: 100, vocabulary: 100 };
-        assert_eq!(error(&mut encoder, &[1, 100], &[2]), unknown);
-        assert_eq!(error(&mut encoder, &[1; 81], &[81]), EncodeError::TooLong { tokens: 81, max: 80 });
-        assert_eq!(error(&mut encoder, &[1; 3], &[2]), EncodeError::Lengths { lengths: 2, ids: 3 });
-        // The encoder still works, and empty batches and sequences are valid.
-        assert_eq!(hidden_states(&mut encoder, &[], 0), Vec::<Vec<f32>>::new());
-        assert_eq!(hidden_states(&mut encoder, &[vec![1, 2], vec![]], 0)[1], Vec::<f32>::new());
+        for (name, spec) in networks().into_iter().filter(|(name, _)| *name != "roberta") {
+            let mut encoder = encoder(&spec, isa, 0);
+            let error = |encoder: &mut Encoder, ids: &[u32], lengths: &[usize]| {
+                encoder.encode(ids, lengths, &mut || 0).map(|_| ()).unwrap_err()
+            };
+            let unknown = EncodeError::UnknownToken { id: 100, vocabulary: 100 };
+            assert_eq!(error(&mut encoder, &[1, 100], &[2]), unknown, "{name}");
+            assert_eq!(error(&mut encoder, &[1; 81], &[81]), EncodeError::TooLong { tokens: 81, max: 80 });
+            assert_eq!(error(&mut encoder, &[1; 3], &[2]), EncodeError::Lengths { lengths: 2, ids: 3 });
+            // The encoder still works, and empty batches and sequences are valid.
+            assert_eq!(hidden_states(&mut encoder, &[], 0), Vec::<Vec<f32>>::new());
+            assert_eq!(hidden_states(&mut encoder, &[vec![1, 2], vec![]], 0)[1], Vec::<f32>::new());
+        }
     }
 
     fn invalid_models_are_rejected(isa: Isa) {
-        let model = |config: BertConfig, weights: BertConfig| {
-            let weights = SyntheticWeights(weights);
-            Model::new(config, &weights, weights.token_embeddings(), isa, 1).map(|_| ())
-        };
         let invalid = [
-            BertConfig { heads: 5, ..SMALL },
-            BertConfig { layers: 0, ..SMALL },
-            BertConfig { hidden: 1 << 30, ..SMALL },
-            BertConfig { epsilon: f32::NAN, ..SMALL },
-            BertConfig { positions: Positions::AfterPadding(90), ..SMALL },
+            bert(|shape| shape.layers = 0),
+            bert(|shape| shape.hidden = 1 << 30),
+            EncoderSpec { norm: encoder_spec::NormSpec { epsilon: f32::NAN, ..gemma().norm }, ..gemma() },
+            bert(|shape| shape.position_ids = PositionIds::AfterPadding(90)),
         ];
-        for config in invalid {
-            assert!(matches!(model(config, SMALL), Err(ModelError::Config(_))), "{config:?}");
+        for spec in invalid {
+            assert!(EncoderConfig::new(spec.clone(), 80).is_err(), "{spec:?}");
         }
-        let found = model(SMALL, BertConfig { intermediate: 95, ..SMALL });
+        let model = |spec: &EncoderSpec, weights: EncoderSpec| {
+            let weights = SyntheticWeights(weights);
+            Model::new(config(spec), &weights, weights.token_embeddings(), isa, 1).map(|_| ())
+        };
+        let small = bert(|_| ());
+        let found = model(&small, bert(|shape| shape.intermediate = 95));
         assert!(matches!(found, Err(ModelError::Length { .. })), "{found:?}");
-        assert!(model(SMALL, SMALL).is_ok());
+        assert!(model(&small, small.clone()).is_ok());
+
+        let mut disentangled = small.clone();
+        disentangled.attention.score_bias = ScoreBias::Disentangled(Disentangled {
+            span: 8,
+            max_distance: None,
+            content_to_position: true,
+            position_to_content: false,
+            has_norm: false,
+        });
+        let mut normed = small;
+        normed.attention.has_query_key_norm = true;
+        assert_eq!(normed.norm.kind, NormKind::LayerNorm { has_shift: true });
+        for spec in [disentangled, normed] {
+            let found = model(&spec, spec.clone());
+            assert!(matches!(found, Err(ModelError::Unsupported { .. })), "{found:?}");
+        }
     }
 
     /// Activations are reused, and their padding must not keep values that are not finite.
     fn a_row_of_nan_does_not_affect_later_batches(isa: Isa) {
-        for config in [SMALL, BertConfig { hidden: 40, heads: 5, intermediate: 70, ..SMALL }] {
-            let token_embeddings = SyntheticWeights(config).token_embeddings();
-            let with_nan: TokenEmbeddings = Arc::new(move |id, out: &mut [f32]| match id {
-                99 => out.fill(f32::NAN),
-                id => token_embeddings(id, out),
+        let narrow = bert(|shape| (shape.hidden, shape.heads, shape.intermediate) = (40, 5, 70));
+        for (name, spec) in networks().into_iter().chain([("narrow", narrow)]) {
+            let weights = SyntheticWeights(spec.clone());
+            let token_embeddings = weights.token_embeddings();
+            let last = spec.vocabulary as u32 - 1;
+            let with_nan: TokenEmbeddings = Arc::new(move |id, out: &mut [f32]| {
+                if id == last { out.fill(f32::NAN) } else { token_embeddings(id, out) }
             });
-            let model = Model::new(config, &SyntheticWeights(config), with_nan, isa, 2).unwrap();
+            let model = Model::new(config(&spec), &weights, with_nan, isa, 2).unwrap();
             let mut used = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
-            let nan = hidden_states(&mut used, &[vec![99; 20]], 0);
-            assert!(nan[0].iter().all(|value| value.is_nan()));
-            let text = [(1..21).collect::<Vec<u32>>()];
-            let mut new = encoder(config, isa, 0);
-            assert_eq!(hidden_states(&mut used, &text, 0), hidden_states(&mut new, &text, 0));
+            let nan = hidden_states(&mut used, &[vec![last; 20]], 0);
+            assert!(nan[0].iter().all(|value| value.is_nan()), "{name}");
+            let text = [(1..21).map(|id| id % last).collect::<Vec<u32>>()];
+            let mut new = encoder(&spec, isa, 0);
+            assert_eq!(hidden_states(&mut used, &text, 0), hidden_states(&mut new, &text, 0), "{name}");
         }
     }
 }

@@ -3,7 +3,11 @@
 
 use std::{borrow::Cow, error::Error, sync::Arc};
 
-use bert_cpu::{BertConfig, Isa, LinearId, Model, NormId, TensorId, WeightSource};
+use bert_cpu::{EncoderConfig, Isa, Model, WeightSource};
+use encoder_spec::{
+    Activation, AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec, LinearId,
+    NormId, NormKind, NormPlacement, NormSpec, Part, PositionIds, PositionTable, ScoreBias, Span, TensorId,
+};
 use model_import::{EncoderWeights, ModelFolder};
 
 use super::ModelLoadError;
@@ -16,7 +20,7 @@ pub(super) fn model(
     threads: usize,
 ) -> Result<Option<Arc<Model>>, ModelLoadError> {
     let Some(weights) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
-    let Some(config) = bert_config(&weights) else { return Ok(None) };
+    let Some(config) = encoder_config(&weights) else { return Ok(None) };
     // A separate memory map for the token embeddings: the first one, with the pages that packing touched, is closed
     // below.
     let Some(words) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
@@ -29,33 +33,58 @@ pub(super) fn model(
 /// Returns true if there are kernels for the network of `folder`.
 pub(super) fn is_supported(folder: &ModelFolder) -> Result<bool, ModelLoadError> {
     let weights = folder.encoder().map_err(ModelLoadError::Folder)?;
-    Ok(weights.as_ref().and_then(bert_config).is_some())
+    Ok(weights.as_ref().and_then(encoder_config).is_some())
 }
 
-/// Dimensions of the network in `bert_cpu`'s types; `None` if the kernels do not support them.
-fn bert_config(weights: &EncoderWeights) -> Option<BertConfig> {
+/// The network, with the maximum length of its sequences; `None` if there are no kernels for it.
+fn encoder_config(weights: &EncoderWeights) -> Option<EncoderConfig> {
     let sizes = weights.sizes();
-    let config = BertConfig {
+    let spec = EncoderSpec {
         hidden: sizes.hidden,
-        heads: sizes.heads,
-        layers: sizes.layers,
-        intermediate: sizes.intermediate,
         vocabulary: sizes.vocabulary,
-        position_rows: sizes.position_rows,
-        positions: match sizes.positions {
-            model_import::Positions::FromZero => bert_cpu::Positions::FromZero,
-            model_import::Positions::AfterPadding(padding) => {
-                bert_cpu::Positions::AfterPadding(u32::try_from(padding).ok()?)
-            }
+        embeddings: EmbeddingSpec {
+            width: sizes.hidden,
+            has_projection: false,
+            scale: 1.0,
+            positions: Some(PositionTable {
+                rows: sizes.position_rows,
+                ids: match sizes.positions {
+                    model_import::Positions::FromZero => PositionIds::FromZero,
+                    model_import::Positions::AfterPadding(padding) => {
+                        PositionIds::AfterPadding(u32::try_from(padding).ok()?)
+                    }
+                },
+            }),
+            // Part of the positions.
+            segments: None,
+            has_norm: true,
         },
-        activation: match sizes.activation {
-            model_import::Activation::Gelu => bert_cpu::Activation::Gelu,
-            model_import::Activation::GeluTanh => bert_cpu::Activation::GeluTanh,
-            model_import::Activation::Relu => bert_cpu::Activation::Relu,
+        attention: AttentionSpec {
+            heads: sizes.heads,
+            kv_heads: sizes.heads,
+            head_dim: sizes.hidden / sizes.heads,
+            scale: 1.0 / ((sizes.hidden / sizes.heads) as f32).sqrt(),
+            has_query_key_norm: false,
+            has_qkv_bias: true,
+            has_output_bias: true,
+            score_bias: ScoreBias::None,
         },
-        epsilon: sizes.epsilon,
+        feed_forward: FeedForwardSpec {
+            intermediate: sizes.intermediate,
+            activation: match sizes.activation {
+                model_import::Activation::Gelu => Activation::Gelu,
+                model_import::Activation::GeluTanh => Activation::GeluTanh,
+                model_import::Activation::Relu => Activation::Relu,
+            },
+            is_gated: false,
+            has_up_bias: true,
+            has_down_bias: true,
+        },
+        norm: NormSpec { kind: NormKind::LayerNorm { has_shift: true }, epsilon: sizes.epsilon },
+        norm_placement: NormPlacement::Post,
+        layers: vec![LayerSpec { span: Span::Full, rope: None }; sizes.layers],
     };
-    config.validate().ok()
+    EncoderConfig::new(spec, usize::MAX).ok()
 }
 
 struct WeightAdapter<'w>(&'w EncoderWeights);
@@ -63,30 +92,33 @@ struct WeightAdapter<'w>(&'w EncoderWeights);
 impl WeightSource for WeightAdapter<'_> {
     fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
         Ok(match tensor {
-            TensorId::Weight(layer, id) => self.0.weight(layer, linear(id))?,
-            TensorId::Bias(layer, id) => self.0.bias(layer, linear(id))?,
-            TensorId::Scale(id) => self.0.scale(norm(id))?,
-            TensorId::Shift(id) => self.0.shift(norm(id))?,
-            TensorId::Positions => Cow::Owned(self.0.positions()?),
+            TensorId::Linear(layer, id, Part::Weight) => self.0.weight(layer, linear(id)?)?,
+            TensorId::Linear(layer, id, Part::Bias) => self.0.bias(layer, linear(id)?)?,
+            TensorId::Scale(id) => self.0.scale(norm(id)?)?,
+            TensorId::Shift(id) => self.0.shift(norm(id)?)?,
+            TensorId::PositionEmbeddings => Cow::Owned(self.0.positions()?),
+            other => return Err(format!("BERT has no {other}").into()),
         })
     }
 }
 
-fn linear(id: LinearId) -> model_import::Linear {
-    match id {
+fn linear(id: LinearId) -> Result<model_import::Linear, String> {
+    Ok(match id {
         LinearId::Query => model_import::Linear::Query,
         LinearId::Key => model_import::Linear::Key,
         LinearId::Value => model_import::Linear::Value,
         LinearId::AttentionOutput => model_import::Linear::Projection,
-        LinearId::FfnUp => model_import::Linear::Up,
-        LinearId::FfnDown => model_import::Linear::Down,
-    }
+        LinearId::Up => model_import::Linear::Up,
+        LinearId::Down => model_import::Linear::Down,
+        LinearId::Gate => return Err("BERT has no gate".to_owned()),
+    })
 }
 
-fn norm(id: NormId) -> model_import::Norm {
-    match id {
+fn norm(id: NormId) -> Result<model_import::Norm, String> {
+    Ok(match id {
         NormId::Embeddings => model_import::Norm::Embeddings,
-        NormId::Attention(layer) => model_import::Norm::Attention(layer),
-        NormId::Ffn(layer) => model_import::Norm::Output(layer),
-    }
+        NormId::Layer(layer, LayerNormId::AttentionOutput) => model_import::Norm::Attention(layer),
+        NormId::Layer(layer, LayerNormId::FeedForwardOutput) => model_import::Norm::Output(layer),
+        other => return Err(format!("BERT has no {other}")),
+    })
 }

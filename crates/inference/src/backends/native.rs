@@ -1,4 +1,4 @@
-//! The native backend: runs BERT models with embedgate's own kernels, without padding and without ONNX Runtime. Only
+//! The native backend: runs models with embedgate's own kernels, without padding and without ONNX Runtime. Only
 //! this file and `error` use `bert_cpu`.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub fn native_encoders(
     dimensions: usize,
     workers: usize,
 ) -> Result<EncoderFactory, StartError> {
-    head.check(model.config().hidden, dimensions)?;
+    head.check(model.config().spec().hidden, dimensions)?;
     let pool = ThreadPool::new(workers.saturating_sub(1));
     let pool = pool.map_err(|error| StartError::Kernels(Box::new(error)))?;
     let (pool, head) = (Arc::new(pool), Arc::new(head));
