@@ -6,14 +6,9 @@ use crate::Isa;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The network has a mechanism for which the instruction set has no kernels.
-    #[error("no kernels for {mechanism} on {isa}")]
-    Unsupported {
-        /// The instruction set.
-        isa: Isa,
-        /// The mechanism.
-        mechanism: &'static str,
-    },
+    /// The network has a mechanism for which there are no kernels.
+    #[error("no native kernels for {0}")]
+    Unsupported(&'static str),
     /// A weight could not be read.
     #[error("cannot read {tensor}")]
     Weight {

@@ -10,7 +10,7 @@ use encoder_spec::{
 use crate::{
     EncoderConfig, ModelError, TokenEmbeddings, WeightSource,
     head_layout::HeadLayout,
-    positions::{PositionBias, RopeTable},
+    positions::{BiasAxis, PositionBias, RopeTable},
     weights::read,
 };
 
@@ -48,7 +48,8 @@ pub(crate) struct Layer<B> {
     pub(crate) query_key_norm: Option<[NormParams; 2]>,
     pub(crate) rope: Option<Arc<RopeTable>>,
     pub(crate) attention_output: Linear<B>,
-    pub(crate) ffn_gate: Option<Linear<B>>,
+    /// With a gate, each panel has the columns of the gate in its first half, and those that it multiplies in its
+    /// second half.
     pub(crate) ffn_up: Linear<B>,
     pub(crate) ffn_down: Linear<B>,
     attention_input_norm: Option<NormParams>,
@@ -103,24 +104,25 @@ fn score_factor(spec: &EncoderSpec) -> f32 {
 }
 
 impl<B: Send> PackedWeights<B> {
-    /// Reads and packs the weights. The padded width of a head is a multiple of `head_multiple`.
+    /// Reads and packs the weights in panels of `panel` columns; biases by position lie along `bias_axis`.
     ///
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn read(
         WeightInputs { config, source, token_embeddings, threads }: WeightInputs<'_>,
-        head_multiple: usize,
+        panel: usize,
+        bias_axis: BiasAxis,
         pack: impl Fn(UnpackedB<'_>) -> B + Sync,
     ) -> Result<Self, ModelError> {
         let (spec, max_tokens) = (config.spec(), config.max_tokens());
-        let head_layout = HeadLayout::new(spec, head_multiple);
+        let head_layout = HeadLayout::new(spec, panel);
         let mut ropes: Vec<(Rope, Arc<RopeTable>)> = Vec::new();
         for rope in spec.layers.iter().filter_map(|layer| layer.rope) {
             if !ropes.iter().any(|(known, _)| *known == rope) {
                 ropes.push((rope, Arc::new(RopeTable::new(rope, &head_layout, max_tokens))));
             }
         }
-        let reader = LayerReader { spec, source, head_layout, pack: &pack, ropes: &ropes };
+        let reader = LayerReader { spec, source, head_layout, panel, pack: &pack, ropes: &ropes };
         let count = spec.layers.len();
         let layers_per_thread = count.div_ceil(threads.max(1)).max(1);
         let layers = std::thread::scope(|scope| {
@@ -142,8 +144,8 @@ impl<B: Send> PackedWeights<B> {
             ScoreBias::Relative(bias) => {
                 let heads = spec.attention.heads;
                 let table = read(source, TensorId::RelativeBias, spec)?.unwrap_or_default();
-                let factor = std::f32::consts::LOG2_E;
-                Some(PositionBias::new(bias, &table, heads, factor, max_tokens, WIDTH_MULTIPLE))
+                let sizes = [heads, max_tokens, WIDTH_MULTIPLE];
+                Some(PositionBias::new(bias, bias_axis, &table, sizes, std::f32::consts::LOG2_E))
             }
             ScoreBias::None | ScoreBias::Disentangled(_) => None,
         };
@@ -183,7 +185,7 @@ impl<B> PackedWeights<B> {
         }
     }
 
-    /// The norms between the embeddings and the first layer, after the embeddings' own norm and projection.
+    /// The norms between the embeddings, after their own norm and projection, and the first layer.
     pub(crate) fn norms_before_layers(&self) -> NormSequence<'_> {
         let input = self.layers.first().and_then(|layer| layer.attention_input_norm.as_ref());
         NormSequence { input, ..NormSequence::default() }
@@ -249,6 +251,7 @@ struct LayerReader<'s, P> {
     spec: &'s EncoderSpec,
     source: &'s dyn WeightSource,
     head_layout: HeadLayout,
+    panel: usize,
     pack: &'s P,
     ropes: &'s [(Rope, Arc<RopeTable>)],
 }
@@ -273,12 +276,11 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
             query_key_norm: self.query_key_norm(layer)?,
             rope,
             attention_output: linear(LinearId::AttentionOutput, &context_rows)?,
-            ffn_gate: if spec.has_linear(LinearId::Gate) {
-                Some(linear(LinearId::Gate, &hidden_rows)?)
+            ffn_up: if spec.feed_forward.is_gated {
+                self.gated_up(layer, &hidden_rows)?
             } else {
-                None
+                linear(LinearId::Up, &hidden_rows)?
             },
-            ffn_up: linear(LinearId::Up, &hidden_rows)?,
             ffn_down: linear(LinearId::Down, &intermediate_rows)?,
             attention_input_norm: norm(LayerNormId::AttentionInput)?,
             attention_output_norm: norm(LayerNormId::AttentionOutput)?,
@@ -324,6 +326,36 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
                     column -= width;
                 }
                 None
+            },
+        });
+        Ok(Linear { weight, bias })
+    }
+
+    /// The gate and the first layer of the feed-forward network as one linear layer, in alternating half panels.
+    fn gated_up(&self, layer: usize, rows: &[Option<usize>]) -> Result<Linear<B>, ModelError> {
+        let (spec, half) = (self.spec, self.panel / 2);
+        let (hidden, intermediate) = (spec.hidden, spec.feed_forward.intermediate);
+        let read = |linear, part| read(self.source, TensorId::Linear(layer, linear, part), spec);
+        let of_both = |part| Ok([read(LinearId::Gate, part)?, read(LinearId::Up, part)?]);
+        let [weights, biases]: [[_; 2]; 2] = [of_both(Part::Weight)?, of_both(Part::Bias)?];
+        let weights = weights.map(Option::unwrap_or_default);
+        let columns = 2 * intermediate.next_multiple_of(WIDTH_MULTIPLE);
+        // The half panel of a column, 0 for the gate, and the index of its value.
+        let value = |column: usize| {
+            let value = column / self.panel * half + column % half;
+            (column / half % 2, (value < intermediate).then_some(value))
+        };
+        let bias = |column: usize| match value(column) {
+            (part, Some(value)) => biases[part].as_ref().map_or(0.0, |bias| bias[value]),
+            (_, None) => 0.0,
+        };
+        let bias = (0..columns).map(bias).collect();
+        let weight = (self.pack)(UnpackedB {
+            rows,
+            columns,
+            column: &|column| {
+                let (part, value) = value(column);
+                value.map(|value| (&weights[part][value * hidden..][..hidden], 1.0))
             },
         });
         Ok(Linear { weight, bias })

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use encoder_spec::{EncoderSpec, NormKind, NormPlacement, ScoreBias, Span};
+use encoder_spec::{EncoderSpec, NormKind, ScoreBias};
 
 #[cfg(target_arch = "aarch64")]
 use crate::simd::Neon;
 use crate::{
-    EncoderConfig, Isa, ModelError, Precision, TokenEmbeddings, WeightSource, fp32::Fp32Network,
-    layer::WeightInputs, network::Network,
+    EncoderConfig, Isa, ModelError, TokenEmbeddings, WeightSource, fp32::Fp32Network, layer::WeightInputs,
+    network::Network,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
@@ -16,27 +16,16 @@ use crate::{
     simd::{Avx2, Avx512},
 };
 
-/// Returns the first mechanism of a network for which there are no kernels in `precision`; `None` if all have kernels.
-pub fn unsupported(spec: &EncoderSpec, precision: Precision) -> Option<&'static str> {
+/// Returns the first mechanism of a network for which there are no kernels; `None` if all have kernels.
+pub fn unsupported(spec: &EncoderSpec) -> Option<&'static str> {
     let attention = &spec.attention;
-    let has_rms_norm = matches!(spec.norm.kind, NormKind::RmsNorm { .. });
-    let never = [
-        (matches!(attention.score_bias, ScoreBias::Disentangled(_)), "disentangled attention"),
-        (attention.has_query_key_norm && !has_rms_norm, "a layer norm of queries and keys"),
-    ];
-    let in_bf16 = [
-        (spec.norm_placement != NormPlacement::Post, "norms before attention"),
-        (has_rms_norm, "RMSNorm"),
-        (spec.layers.iter().any(|layer| layer.rope.is_some()), "rotary position embeddings"),
-        (spec.layers.iter().any(|layer| layer.span != Span::Full), "causal or windowed attention"),
-        (attention.score_bias != ScoreBias::None, "attention biases"),
-        (attention.kv_heads != attention.heads, "grouped-query attention"),
-        (spec.feed_forward.is_gated, "a gated feed-forward network"),
-        (spec.embeddings.has_projection, "factorized embeddings"),
-        (!spec.embeddings.has_norm, "embeddings without a norm"),
-    ];
-    let in_precision = if precision == Precision::Bf16 { &in_bf16[..] } else { &[] };
-    never.iter().chain(in_precision).find(|(is_used, _)| *is_used).map(|&(_, mechanism)| mechanism)
+    if matches!(attention.score_bias, ScoreBias::Disentangled(_)) {
+        Some("disentangled attention")
+    } else if attention.has_query_key_norm && !matches!(spec.norm.kind, NormKind::RmsNorm { .. }) {
+        Some("a layer norm of queries and keys")
+    } else {
+        None
+    }
 }
 
 /// Packed weights, shared by all encoders of the model.
@@ -58,8 +47,8 @@ impl Model {
         isa: Isa,
         threads: usize,
     ) -> Result<Self, ModelError> {
-        if let Some(mechanism) = unsupported(config.spec(), isa.precision()) {
-            return Err(ModelError::Unsupported { isa, mechanism });
+        if let Some(mechanism) = unsupported(config.spec()) {
+            return Err(ModelError::Unsupported(mechanism));
         }
         let inputs = WeightInputs { config, source, token_embeddings, threads };
         Ok(Self { network: network(isa, inputs)?, isa })
@@ -90,7 +79,10 @@ fn network(isa: Isa, inputs: WeightInputs<'_>) -> Result<Arc<dyn Network>, Model
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Arc::new(Fp32Network::new(Avx512::detect().ok_or(missing)?, inputs)?),
         #[cfg(target_arch = "x86_64")]
-        Isa::AmxBf16 => Arc::new(AmxBf16Network::new(Amx::detect().ok_or(missing)?, inputs)?),
+        Isa::AmxBf16 => match (Amx::detect(), Avx512::detect()) {
+            (Some(amx), Some(avx512)) => Arc::new(AmxBf16Network::new(amx, avx512, inputs)?),
+            _ => return Err(missing),
+        },
         _ => return Err(missing),
     })
 }

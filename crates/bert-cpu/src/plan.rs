@@ -19,7 +19,7 @@ pub(crate) enum Step {
     Embed,
     /// Projection of factorized embeddings to the hidden width.
     ProjectEmbeddings,
-    /// The input norm of the first layer.
+    /// The input of the first layer, from projected embeddings or by its norm.
     InputNorm,
     /// Query, key and value projections of all heads.
     Qkv(usize),
@@ -39,6 +39,11 @@ pub(crate) enum Step {
     FfnNorm(usize),
 }
 
+/// Returns true if the pass has the step [`Step::InputNorm`].
+pub(crate) fn has_input_norm(spec: &EncoderSpec) -> bool {
+    spec.embeddings.has_projection || spec.has_norm(NormId::Layer(0, LayerNormId::AttentionInput))
+}
+
 /// Steps of some layers, in order. Layer 0 includes the steps before the layers.
 fn steps(spec: &EncoderSpec, layers: Range<usize>) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -47,7 +52,7 @@ fn steps(spec: &EncoderSpec, layers: Range<usize>) -> Vec<Step> {
         if spec.embeddings.has_projection {
             steps.push(Step::ProjectEmbeddings);
         }
-        if spec.has_norm(NormId::Layer(0, LayerNormId::AttentionInput)) {
+        if has_input_norm(spec) {
             steps.push(Step::InputNorm);
         }
     }

@@ -32,30 +32,42 @@ impl RopeTable {
     }
 }
 
+/// The token whose position varies along a row of [`PositionBias`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BiasAxis {
+    /// A row has the biases of one query and consecutive keys.
+    Keys,
+    /// A row has the biases of one key and consecutive queries.
+    Queries,
+}
+
 /// Biases of scores for each head and each offset of a key from a query.
 pub(crate) struct PositionBias {
-    /// For each head the offsets from 1 − `max_tokens` to `max_tokens` − 1, then padding.
+    /// For each head, the offsets along the axis from 1 − `max_tokens` to `max_tokens` − 1, then padding.
     values: Vec<f32>,
     stride: usize,
     max_tokens: usize,
 }
 
 impl PositionBias {
-    /// Biases by the `table` of `bias`, `[rows, heads]`, times `factor`. A key panel of `padding` columns may extend
-    /// beyond the last key.
+    /// Biases by the `table` of `bias`, `[rows, heads]`, times `factor`. A row may extend by `padding` beyond the last
+    /// token.
     pub(crate) fn new(
         bias: RelativeBias,
+        axis: BiasAxis,
         table: &[f32],
-        heads: usize,
+        [heads, max_tokens, padding]: [usize; 3],
         factor: f32,
-        max_tokens: usize,
-        padding: usize,
     ) -> Self {
         let offsets = 2 * max_tokens - 1;
         let stride = offsets + padding;
         let mut values = vec![0.0; heads * stride];
         for index in 0..offsets {
-            let row = bias.row(index as i64 - (max_tokens as i64 - 1));
+            let offset = index as i64 - (max_tokens as i64 - 1);
+            let row = match axis {
+                BiasAxis::Keys => bias.row(offset),
+                BiasAxis::Queries => bias.row(-offset),
+            };
             for head in 0..heads {
                 values[head * stride + index] = table[row * heads + head] * factor;
             }
@@ -63,9 +75,9 @@ impl PositionBias {
         Self { values, stride, max_tokens }
     }
 
-    /// Biases of a head and a query, for the keys from position `first` on.
-    pub(crate) fn keys_from(&self, head: usize, query: usize, first: usize) -> &[f32] {
-        &self.values[head * self.stride + self.max_tokens - 1 + first - query..(head + 1) * self.stride]
+    /// Biases of a head and the token at position `fixed`, along the axis from position `first` on.
+    pub(crate) fn row(&self, head: usize, fixed: usize, first: usize) -> &[f32] {
+        &self.values[head * self.stride + self.max_tokens - 1 + first - fixed..(head + 1) * self.stride]
     }
 }
 
@@ -89,11 +101,13 @@ mod tests {
     fn a_bias_depends_on_the_offset_of_key_and_query() {
         let bias = RelativeBias { rows: 8, buckets: 8, max_distance: 16 };
         let table: Vec<f32> = (0..16).map(|index| index as f32).collect();
-        let biases = PositionBias::new(bias, &table, 2, 10.0, 5, 4);
+        let biases = |axis| PositionBias::new(bias, axis, &table, [2, 5, 4], 10.0);
+        let (by_key, by_query) = (biases(BiasAxis::Keys), biases(BiasAxis::Queries));
         for (head, query, key) in [(0, 0, 0), (1, 4, 0), (1, 0, 4), (0, 2, 3)] {
             let expected = 10.0 * table[bias.row(key as i64 - query as i64) * 2 + head];
-            assert_eq!(biases.keys_from(head, query, key)[0], expected);
+            assert_eq!(by_key.row(head, query, key)[0], expected);
+            assert_eq!(by_query.row(head, key, query)[0], expected);
         }
-        assert!(biases.keys_from(1, 0, 4).len() > 4, "padding follows the last key");
+        assert!(by_key.row(1, 0, 4).len() > 4, "padding follows the last key");
     }
 }

@@ -232,7 +232,7 @@ pub(crate) fn networks() -> Vec<(&'static str, EncoderSpec)> {
     t5.embeddings.positions = None;
     t5.embeddings.segments = None;
     t5.embeddings.has_norm = false;
-    t5.attention.scale = 1.0;
+    t5.attention.scale = 0.25;
     t5.attention.score_bias = ScoreBias::Relative(RelativeBias { rows: 16, buckets: 16, max_distance: 40 });
     t5.norm = NormSpec { kind: NormKind::RmsNorm { has_unit_offset: false }, epsilon: 1e-6 };
     t5.norm_placement = NormPlacement::Pre { first_attention_norm: true };

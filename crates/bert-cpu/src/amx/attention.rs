@@ -8,28 +8,34 @@
 //! contextᵀ  [columns, 32 queries]        f32   = valuesᵀ, in tiles · powers, divided by their sum
 //! ```
 //!
-//! Queries are transposed for each tile, values once for each head. There is no mask: keys after the last one take no
-//! part in a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped,
-//! or left out if they fill a half of 16.
+//! Queries are transposed for each tile, values once for each head. A tile reads only the keys that one of its queries
+//! attends to; 32 keys are masked only if not all queries attend to all of them. Keys after the last one take no part in
+//! a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped, or left
+//! out if they fill a half of 16.
 //!
 //! Scores become powers 32 keys at a time, while they are in the L1d cache, without a pass for the maximum (see
 //! `softmax`).
 
 use std::{arch::x86_64::*, ops::Range};
 
+use encoder_spec::Span;
+
 use super::{
     layout::{CacheLine, LineSpan, QkvBlocks, TiledMatrix},
     softmax::{LINES_PER_ROW, RunningShift, exp2_scores},
     tile::{K_BLOCK, NR, TILE, Tiles},
-    vector::{Floats, load_line, round_pairs, store_line, transpose, zip},
+    vector::{Floats, load, load_line, round_pairs, store_line, transpose, zip},
 };
-use crate::buffer::ScratchBuffer;
+use crate::{buffer::ScratchBuffer, positions::PositionBias};
 
 /// Lines of the two B tiles of one instruction: 16 rows of 128 bytes.
 const B_TILE_LINES: usize = 2 * TILE;
 
-/// `out = softmax₂(queries · keysᵀ) · values`, where softmax₂ takes powers of 2: the queries include the factor
-/// log₂ e / √head_dim.
+/// Score of a key that a query does not attend to: its power is the smallest.
+const MASKED: f32 = -1e30;
+
+/// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias include
+/// the factor log₂ e.
 pub(super) struct AmxAttention<'a> {
     /// Tokens of each sequence of the batch.
     pub(super) lengths: &'a [usize],
@@ -37,6 +43,12 @@ pub(super) struct AmxAttention<'a> {
     pub(super) heads: Range<usize>,
     /// Column blocks of a head.
     pub(super) head_blocks: usize,
+    /// Query heads for each key head, and key heads.
+    pub(super) group: usize,
+    pub(super) kv_heads: usize,
+    pub(super) span: Span,
+    /// With rows along the queries.
+    pub(super) bias: Option<&'a PositionBias>,
     /// The queries of all heads, then the keys, then the values.
     pub(super) qkv: QkvBlocks,
     pub(super) out: TiledMatrix,
@@ -56,10 +68,14 @@ struct QueryTile {
     /// First row of the sequence in the batch, and its tokens.
     row: usize,
     tokens: usize,
+    head: usize,
     /// First column block of the head.
     block: usize,
     /// Index of the first query in the sequence: a multiple of 32.
     first: usize,
+    /// First key that one of the queries attends to, rounded down to a multiple of 32, and the end of these keys.
+    first_key: usize,
+    end_key: usize,
 }
 
 /// Intermediate results of one sequence in one head.
@@ -82,6 +98,11 @@ impl QueryTile {
         self.tokens.next_multiple_of(K_BLOCK)
     }
 
+    /// Index of the last query in the sequence.
+    fn last(&self) -> usize {
+        self.tokens.min(self.first + NR) - 1
+    }
+
     /// Halves of 16 queries, of which the last may be partial.
     fn halves(&self) -> usize {
         (self.tokens - self.first).div_ceil(TILE).min(2)
@@ -98,6 +119,7 @@ impl AmxAttention<'_> {
     pub(super) unsafe fn run(&self, tiles: &Tiles, scratch: &mut ScratchBuffer) {
         let max_keys = self.lengths.iter().copied().max().unwrap_or(0).next_multiple_of(K_BLOCK);
         assert!(self.heads.end * self.head_blocks <= self.out.k_blocks());
+        assert!(self.group * self.kv_heads * self.head_blocks == self.out.k_blocks());
         assert!(self.lengths.iter().sum::<usize>() <= self.out.rows());
         let sizes = [
             self.head_blocks * max_keys,
@@ -116,14 +138,16 @@ impl AmxAttention<'_> {
         let workspace = AttentionWorkspace { values, queries, scores, powers, context };
         let mut row = 0;
         for &tokens in self.lengths {
+            let mut transposed = None;
             for head in self.heads.clone() {
                 for first in (0..tokens).step_by(NR) {
-                    let tile = QueryTile { row, tokens, block: head * self.head_blocks, first };
+                    let tile = self.query_tile(row, tokens, head, first);
                     // SAFETY: the workspace is this call's alone, and large enough for the longest sequence; each step
                     // reads what earlier steps wrote.
                     unsafe {
-                        if first == 0 {
+                        if transposed != Some(head / self.group) {
                             self.transpose_values(&tile, &workspace);
+                            transposed = Some(head / self.group);
                         }
                         self.transpose_queries(&tile, &workspace);
                         match tile.halves() {
@@ -135,6 +159,15 @@ impl AmxAttention<'_> {
             }
             row += tokens;
         }
+    }
+
+    fn query_tile(&self, row: usize, tokens: usize, head: usize, first: usize) -> QueryTile {
+        let block = head * self.head_blocks;
+        let mut tile = QueryTile { row, tokens, head, block, first, first_key: 0, end_key: tokens };
+        // The spans of consecutive queries move forward.
+        tile.first_key = self.span.keys(first, tokens).start / K_BLOCK * K_BLOCK;
+        tile.end_key = self.span.keys(tile.last(), tokens).end;
+        tile
     }
 
     /// Computes one tile: only its first 16 queries, or all 32 if `HALVES` is 2.
@@ -162,7 +195,13 @@ impl AmxAttention<'_> {
     /// If there are none such.
     #[inline]
     fn lines(&self, tile: &QueryTile, matrix: Qkv, block: usize) -> LineSpan {
-        let block = matrix as usize * self.out.k_blocks() + tile.block + block;
+        let kv_block = tile.head / self.group * self.head_blocks;
+        let (queries, keys) = (self.out.k_blocks(), self.kv_heads * self.head_blocks);
+        let block = match matrix {
+            Qkv::Queries => tile.block + block,
+            Qkv::Keys => queries + kv_block + block,
+            Qkv::Values => queries + keys + kv_block + block,
+        };
         let lines = self.qkv.sequence(block, tile.row, tile.tokens);
         assert!(lines.count() >= tile.padded_keys());
         lines
@@ -244,12 +283,14 @@ impl AmxAttention<'_> {
         // last.
         for _ in 0..3 {
             sums = [_mm512_setzero_ps(); HALVES];
-            for key in (0..tile.tokens).step_by(K_BLOCK) {
-                let keys = (tile.tokens - key).min(K_BLOCK);
+            for key in (tile.first_key..tile.end_key).step_by(K_BLOCK) {
+                let keys = (tile.end_key - key).min(K_BLOCK);
                 let powers = workspace.powers.subspan(key / 2 * LINES_PER_ROW, TILE * LINES_PER_ROW);
                 // SAFETY: by the caller's contract; the scores are those of these keys.
                 unsafe {
                     self.score(tiles, tile, key, workspace);
+                    self.add_bias::<HALVES>(tile, key..key + keys, workspace);
+                    self.mask::<HALVES>(tile, key..key + keys, workspace);
                     exp2_scores(workspace.scores, powers, keys, &mut shifts, &mut sums);
                 }
             }
@@ -274,12 +315,78 @@ impl AmxAttention<'_> {
         let out = workspace.scores.line(0).cast();
         // SAFETY: by the caller's contract; the column blocks have rows up to a multiple of 32, the scores have 32.
         unsafe {
-            if key + TILE < tile.tokens {
+            if key + TILE < tile.end_key {
                 self.multiply_keys::<true>(tiles, tile, key, workspace);
                 tiles.store::<true>(out, NR);
             } else {
                 self.multiply_keys::<false>(tiles, tile, key, workspace);
                 tiles.store::<false>(out, NR);
+            }
+        }
+    }
+
+    /// Adds the position bias to the scores of up to 32 keys.
+    ///
+    /// # Safety
+    /// As [`softmax`](Self::softmax); the scores must be those of `keys`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn add_bias<const HALVES: usize>(
+        &self,
+        tile: &QueryTile,
+        keys: Range<usize>,
+        workspace: &AttentionWorkspace,
+    ) {
+        let Some(bias) = self.bias else { return };
+        for (index, key) in keys.enumerate() {
+            let (bias, _) = bias.row(tile.head, key, tile.first).as_chunks::<16>();
+            for (half, bias) in bias[..HALVES].iter().enumerate() {
+                let scores = workspace.scores.line(index * LINES_PER_ROW + half).cast::<f32>();
+                // SAFETY: by the caller's contract; the scores of a key are two lines.
+                unsafe { _mm512_store_ps(scores, _mm512_add_ps(_mm512_load_ps(scores), load(bias))) };
+            }
+        }
+    }
+
+    /// Masks the scores of up to 32 keys for the queries that do not attend to them.
+    ///
+    /// # Safety
+    /// As [`add_bias`](Self::add_bias).
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+    unsafe fn mask<const HALVES: usize>(
+        &self,
+        tile: &QueryTile,
+        keys: Range<usize>,
+        workspace: &AttentionWorkspace,
+    ) {
+        let (first, last) = (tile.first, tile.last());
+        let is_whole = [first, last]
+            .into_iter()
+            .all(|query| self.span.contains(query, keys.start) && self.span.contains(query, keys.end - 1));
+        if is_whole {
+            return;
+        }
+        let lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        // Queries after the last one count as the last: a query with no key at all would move the shift.
+        let queries: [__m512i; HALVES] = std::array::from_fn(|half| {
+            let first = _mm512_set1_epi32((first + half * TILE) as i32);
+            _mm512_min_epi32(_mm512_add_epi32(first, lanes), _mm512_set1_epi32(last as i32))
+        });
+        for (index, key) in keys.enumerate() {
+            for (half, queries) in queries.iter().enumerate() {
+                let offsets = _mm512_sub_epi32(*queries, _mm512_set1_epi32(key as i32));
+                let masked = match self.span {
+                    Span::Full => 0,
+                    Span::Causal => _mm512_movepi32_mask(offsets),
+                    Span::Window(distance) => {
+                        let distance = i32::try_from(distance).unwrap_or(i32::MAX);
+                        _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(offsets), _mm512_set1_epi32(distance))
+                    }
+                };
+                let scores = workspace.scores.line(index * LINES_PER_ROW + half).cast::<f32>();
+                // SAFETY: by the caller's contract; the scores of a key are two lines.
+                unsafe { _mm512_mask_store_ps(scores, masked, _mm512_set1_ps(MASKED)) };
             }
         }
     }
@@ -323,7 +430,7 @@ impl AmxAttention<'_> {
         let scales = sums.map(|sum| _mm512_div_ps(_mm512_set1_ps(1.0), sum));
         for block in 0..self.head_blocks {
             tiles.clear::<true>();
-            for key in (0..tile.tokens).step_by(K_BLOCK) {
+            for key in (tile.first_key..tile.end_key).step_by(K_BLOCK) {
                 let a_upper = workspace.values.line(block * tile.padded_keys() + key).cast_const();
                 let a_lower = a_upper.wrapping_add(TILE);
                 let b = workspace.powers.line(key / 2 * LINES_PER_ROW).cast_const();

@@ -1,7 +1,7 @@
 //! Each kernel against sums in f64 of the same rounded inputs. Values that a kernel must not use are NaN.
 #![allow(clippy::unwrap_used)]
 
-use encoder_spec::{NormKind, NormSpec};
+use encoder_spec::{NormKind, NormSpec, Span};
 use proptest::prelude::*;
 
 use super::{layout::LineSpan, pack::bf16, vector::store, *};
@@ -199,7 +199,17 @@ fn check_attention(amx: Amx, [tokens, first, head_blocks]: [usize; 3], scale: f3
             write(values, |block| qkv.line(index * blocks + head_blocks + block, token));
         }
     }
-    let attention = AmxAttention { lengths: &[first, tokens], heads: 1..2, head_blocks, qkv, out };
+    let attention = AmxAttention {
+        lengths: &[first, tokens],
+        heads: 1..2,
+        head_blocks,
+        group: 1,
+        kv_heads: 2,
+        span: Span::Full,
+        bias: None,
+        qkv,
+        out,
+    };
     // SAFETY: the buffers are this test's own.
     unsafe { attention.run(&Tiles::configure(amx), &mut ScratchBuffer::default()) };
 
@@ -296,9 +306,10 @@ fn layer_norm_matches_reference_and_its_bf16_result_is_rounded() {
         let expected = reference::normalize(&spec, &unpadded(&row), &unpadded(&scale), &unpadded(&shift));
         for bias in [vec![0.0; bias.len()], bias] {
             let mut hidden = row.clone();
-            let norm = AmxLayerNorm { width, scale: &scale, shift: &shift, epsilon: 1e-5, bias: &bias };
+            let params = NormParams { width, scale: scale.clone(), shift: shift.clone() };
+            let norm = AmxNorm { params: &params, spec };
             // SAFETY: this CPU has AMX, and so the target features; the buffer is this test's own.
-            unsafe { norm.run(&mut hidden, normed, 18) };
+            unsafe { normalize(&mut hidden, normed, 18, Some(norm), Some(&bias)) };
             for (column, &found) in hidden.iter().enumerate() {
                 let expected = expected.get(column).copied().unwrap_or(0.0);
                 // SAFETY: as above.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::{
     Isa,
-    testing::{bert, check_independence_of_batch, encoder, expected, hidden_states, sequences},
+    testing::{bert, check_independence_of_batch, encoder, expected, hidden_states, networks, sequences},
 };
 
 fn cosine(found: &[f32], expected: &[f64]) -> f64 {
@@ -57,6 +57,14 @@ fn hidden_states_match_reference() {
         (shape.hidden, shape.heads, shape.intermediate, shape.layers) = (768, 12, 3072, 1);
     });
     check(base, &[3], 0.9999);
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn hidden_states_of_every_kind_of_network_match_reference() {
+    for (_, spec) in networks() {
+        check(spec.clone(), &[1, 7, spec.max_tokens().unwrap_or(80), 2, 33], 0.9995);
+    }
 }
 
 #[test]
@@ -117,8 +125,8 @@ proptest! {
     #[test]
     #[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
     fn results_are_bit_identical_in_any_batch_and_on_any_number_of_threads(
-        lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
+        network in 0..networks().len(), lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
     ) {
-        check_independence_of_batch(&bert(|_| ()), Isa::AmxBf16, &lengths, helpers);
+        check_independence_of_batch(&networks()[network].1, Isa::AmxBf16, &lengths, helpers);
     }
 }

@@ -212,6 +212,20 @@ pub(super) unsafe fn store_line(line: *mut CacheLine, values: __m512i) {
     unsafe { _mm512_store_si512(line.cast(), values) }
 }
 
+/// Rounds a vector to bf16 and stores it in the first or second half of a line.
+///
+/// # Safety
+/// `line` must be valid for writing, and `half` be 0 or 1.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
+pub(super) unsafe fn store_half_line(line: *mut CacheLine, half: usize, values: Floats) {
+    // SAFETY: by the caller's contract; both types are 32 bytes without invariants, as is half of a line.
+    unsafe {
+        let values = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
+        _mm256_store_si256(line.cast::<__m256i>().add(half), values);
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

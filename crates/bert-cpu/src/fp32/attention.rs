@@ -120,7 +120,7 @@ impl RowTileKernel for HeadKernel<'_> {
                 let (query, scores) = (row + index, self.scores.row(index));
                 if let Some((bias, head)) = self.bias {
                     // A panel may begin before the first key of the span, but not before the first token.
-                    let bias = bias.keys_from(head, query, columns.start);
+                    let bias = bias.row(head, query, columns.start);
                     assert!(bias.len() >= columns.len());
                     for column in (0..columns.len()).step_by(S::WIDTH) {
                         let address = scores.add(columns.start + column);

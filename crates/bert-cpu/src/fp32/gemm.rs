@@ -50,7 +50,8 @@ pub(super) enum Epilogue {
     Add,
     /// Overwrites `c` with the activation of the result.
     Activate(Activation),
-    /// Overwrites `c` with the activation of the result, times the values of this matrix, which has the shape of `c`.
+    /// Writes the activation of each panel's first half, times its second half, to this matrix, which has half as many
+    /// columns; `c` holds the sums between two blocks of K.
     Gate(Activation, Matrix),
 }
 
@@ -63,7 +64,7 @@ impl WithSimd for Gemm<'_> {
         assert!(c.rows() == a.rows() && c.columns() >= b.columns());
         assert!(panels.end * b.panel_width() <= b.columns());
         if let Epilogue::Gate(_, values) = self.epilogue {
-            assert!(values.rows() == c.rows() && values.columns() == c.columns());
+            assert!(values.rows() == c.rows() && 2 * values.columns() >= b.columns());
         }
         for start in (0..b.k()).step_by(KC) {
             let k = start..b.k().min(start + KC);
@@ -120,11 +121,10 @@ impl RowTileKernel for PanelKernel<'_> {
                         low = math::activate(simd, activation, low);
                         high = math::activate(simd, activation, high);
                     }
-                    Epilogue::Gate(activation, values) if is_last_block => {
-                        let values = values.row(first + row).add(column);
-                        low = simd.mul(math::activate(simd, activation, low), simd.load(values));
-                        let values = values.add(S::WIDTH);
-                        high = simd.mul(math::activate(simd, activation, high), simd.load(values));
+                    Epilogue::Gate(activation, out) if is_last_block => {
+                        let product = simd.mul(math::activate(simd, activation, low), high);
+                        simd.store(out.row(first + row).add(column / 2), product);
+                        continue;
                     }
                     Epilogue::Store | Epilogue::Add | Epilogue::Activate(_) | Epilogue::Gate(..) => {}
                 }

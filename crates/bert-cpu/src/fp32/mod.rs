@@ -8,7 +8,7 @@ mod gemm;
 mod math;
 mod norm;
 mod pack;
-mod query_key;
+pub(crate) mod query_key;
 mod tiles;
 
 use std::ops::Range;
@@ -27,6 +27,7 @@ use crate::{
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task},
+    positions::BiasAxis,
     simd::Simd,
 };
 
@@ -47,7 +48,7 @@ struct BufferWidths {
     qkv: usize,
     context: usize,
     ffn_hidden: usize,
-    ffn_up: usize,
+    gated_sums: usize,
 }
 
 impl BufferWidths {
@@ -65,12 +66,12 @@ impl BufferWidths {
             qkv: (heads + 2 * kv_heads) * weights.head_layout.padded(),
             context: heads * weights.head_layout.padded(),
             ffn_hidden: intermediate,
-            ffn_up: if spec.feed_forward.is_gated { intermediate } else { 0 },
+            gated_sums: if spec.feed_forward.is_gated { 2 * intermediate } else { 0 },
         }
     }
 
     fn all(&self) -> [usize; 6] {
-        [self.hidden, self.branch, self.qkv, self.context, self.ffn_hidden, self.ffn_up]
+        [self.hidden, self.branch, self.qkv, self.context, self.ffn_hidden, self.gated_sums]
     }
 }
 
@@ -86,8 +87,8 @@ struct Views {
     context: Matrix,
     /// `[rows, intermediate]`.
     ffn_hidden: Matrix,
-    /// `[rows, intermediate]`: the values that a gate multiplies.
-    ffn_up: Matrix,
+    /// `[rows, 2 · intermediate]`: sums of a gated layer between two blocks of K.
+    gated_sums: Matrix,
 }
 
 /// Index of [`Views::hidden`] in the buffers of the activations.
@@ -100,12 +101,12 @@ impl<S: Simd> Fp32Network<S> {
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn new(simd: S, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
         let pack = |unpacked: UnpackedB<'_>| PackedB::pack(2 * S::WIDTH, unpacked);
-        let weights = PackedWeights::read(inputs, 2 * S::WIDTH, pack)?;
+        let weights = PackedWeights::read(inputs, 2 * S::WIDTH, BiasAxis::Keys, pack)?;
         Ok(Self { simd, widths: BufferWidths::of(&weights), weights })
     }
 
     fn views(&self, rows: usize, activations: &Activations) -> Views {
-        let BufferWidths { hidden, branch, qkv, context, ffn_hidden, ffn_up } = self.widths;
+        let BufferWidths { hidden, branch, qkv, context, ffn_hidden, gated_sums } = self.widths;
         let view = |index, width| Matrix::of(activations.buffer(index), 0, [rows, width], width);
         Views {
             hidden: view(HIDDEN, hidden),
@@ -113,7 +114,7 @@ impl<S: Simd> Fp32Network<S> {
             qkv: view(2, qkv),
             context: view(3, context),
             ffn_hidden: view(4, ffn_hidden),
-            ffn_up: view(5, ffn_up),
+            gated_sums: view(5, gated_sums),
         }
     }
 
@@ -222,7 +223,7 @@ impl<S: Simd> Network for Fp32Network<S> {
     unsafe fn run(&self, task: Task, batch: &RaggedBatch, activations: &Activations) {
         let rows = batch.rows();
         let views = self.views(rows, activations);
-        let Views { hidden, branch, qkv, context, ffn_hidden, ffn_up } = views;
+        let Views { hidden, branch, qkv, context, ffn_hidden, gated_sums } = views;
         let weights = &self.weights;
         // This task's panels of `c`.
         let gemm = |a, Linear { weight: b, bias }: &Linear<PackedB>, c, epilogue| {
@@ -262,16 +263,12 @@ impl<S: Simd> Network for Fp32Network<S> {
                 self.norms(&views, task.range_of(rows), weights.norms_after_attention(layer));
             }
             Step::FfnUp(layer) => {
-                let (input, activation) =
-                    (input(weights.has_ffn_input_norm(layer)), weights.spec().feed_forward.activation);
-                let layer = &weights.layers[layer];
-                match &layer.ffn_gate {
-                    None => gemm(input, &layer.ffn_up, ffn_hidden, Epilogue::Activate(activation)),
-                    Some(gate) => {
-                        // Both have the same panels, so the gate multiplies values of this task.
-                        gemm(input, &layer.ffn_up, ffn_up, Epilogue::Store);
-                        gemm(input, gate, ffn_hidden, Epilogue::Gate(activation, ffn_up));
-                    }
+                let feed_forward = weights.spec().feed_forward;
+                let (input, up) = (input(weights.has_ffn_input_norm(layer)), &weights.layers[layer].ffn_up);
+                if feed_forward.is_gated {
+                    gemm(input, up, gated_sums, Epilogue::Gate(feed_forward.activation, ffn_hidden));
+                } else {
+                    gemm(input, up, ffn_hidden, Epilogue::Activate(feed_forward.activation));
                 }
             }
             Step::FfnDown(layer) => {

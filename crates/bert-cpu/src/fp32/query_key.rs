@@ -8,18 +8,18 @@ use crate::{
 };
 
 /// `x = rotate(norm(x), position)` for each head of each row.
-pub(super) struct QueryKey<'q> {
+pub(crate) struct QueryKey<'q> {
     /// `[rows, (heads + kv_heads) · padded head]`: queries, then keys.
-    pub(super) rows: Matrix,
+    pub(crate) rows: Matrix,
     /// Position of each row in its sequence.
-    pub(super) positions: &'q [usize],
+    pub(crate) positions: &'q [usize],
     /// Query heads; the others are keys.
-    pub(super) heads: usize,
+    pub(crate) heads: usize,
     /// Padded width of a head.
-    pub(super) padded: usize,
+    pub(crate) padded: usize,
     /// RMSNorm of queries and of keys, in the layout of a head, and its epsilon.
-    pub(super) norm: Option<([&'q NormParams; 2], f32)>,
-    pub(super) rope: Option<&'q RopeTable>,
+    pub(crate) norm: Option<([&'q NormParams; 2], f32)>,
+    pub(crate) rope: Option<&'q RopeTable>,
 }
 
 impl WithSimd for QueryKey<'_> {
