@@ -1,7 +1,7 @@
 //! Packed weights, in the form that the kernels of all precisions share: query, key and value projections as one linear
 //! layer, heads padded, the scale of the attention scores folded into the queries.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use encoder_spec::{
     EncoderSpec, LayerNormId, LinearId, NormId, NormPlacement, Part, Rope, ScoreBias, TensorId,
@@ -36,7 +36,10 @@ pub(crate) struct PackedWeights<B> {
     pub(crate) embeddings_norm: Option<NormParams>,
     pub(crate) embeddings_projection: Option<Linear<B>>,
     pub(crate) position_bias: Option<PositionBias>,
-    pub(crate) layers: Vec<Layer<B>>,
+    /// Layers may share their weights.
+    pub(crate) layers: Vec<Arc<Layer<B>>>,
+    /// Rotations of each layer.
+    ropes: Vec<Option<Arc<RopeTable>>>,
     final_norm: Option<NormParams>,
 }
 
@@ -46,7 +49,6 @@ pub(crate) struct Layer<B> {
     pub(crate) qkv: Linear<B>,
     /// Norms of each head's query and key.
     pub(crate) query_key_norm: Option<[NormParams; 2]>,
-    pub(crate) rope: Option<Arc<RopeTable>>,
     pub(crate) attention_output: Linear<B>,
     /// With a gate, each panel has the columns of the gate in its first half, and those that it multiplies in its
     /// second half.
@@ -103,7 +105,7 @@ fn score_factor(spec: &EncoderSpec) -> f32 {
     spec.attention.scale * std::f32::consts::LOG2_E
 }
 
-impl<B: Send> PackedWeights<B> {
+impl<B: Send + Sync> PackedWeights<B> {
     /// Reads and packs the weights in panels of `panel` columns; biases by position lie along `bias_axis`.
     ///
     /// # Errors
@@ -122,24 +124,28 @@ impl<B: Send> PackedWeights<B> {
                 ropes.push((rope, Arc::new(RopeTable::new(rope, &head_layout, max_tokens))));
             }
         }
-        let reader = LayerReader { spec, source, head_layout, panel, pack: &pack, ropes: &ropes };
-        let count = spec.layers.len();
-        let layers_per_thread = count.div_ceil(threads.max(1)).max(1);
+        let reader = LayerReader { spec, source, head_layout, panel, pack: &pack };
+        let sources: Vec<usize> = (0..spec.layers.len()).map(|layer| source.source_layer(layer)).collect();
+        let mut distinct = sources.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let layers_per_thread = distinct.len().div_ceil(threads.max(1)).max(1);
         let layers = std::thread::scope(|scope| {
-            let starts = (0..count).step_by(layers_per_thread);
-            let handles: Vec<_> = starts
-                .map(|start| {
-                    let range = start..count.min(start + layers_per_thread);
+            let handles: Vec<_> = distinct
+                .chunks(layers_per_thread)
+                .map(|layers| {
                     let reader = &reader;
-                    scope.spawn(move || range.map(|layer| reader.layer(layer)).collect())
+                    let read = |&layer| reader.layer(layer).map(|weights| (layer, Arc::new(weights)));
+                    scope.spawn(move || layers.iter().map(read).collect())
                 })
                 .collect();
             let results = handles.into_iter().map(|handle| match handle.join() {
                 Ok(layers) => layers,
                 Err(panic) => std::panic::resume_unwind(panic),
             });
-            results.collect::<Result<Vec<Vec<Layer<B>>>, ModelError>>()
+            results.collect::<Result<Vec<Vec<(usize, Arc<Layer<B>>)>>, ModelError>>()
         })?;
+        let layers: HashMap<_, _> = layers.into_iter().flatten().collect();
         let position_bias = match spec.attention.score_bias {
             ScoreBias::Relative(bias) => {
                 let heads = spec.attention.heads;
@@ -156,7 +162,8 @@ impl<B: Send> PackedWeights<B> {
             embeddings_norm: reader.norm(NormId::Embeddings)?,
             embeddings_projection: reader.embeddings_projection()?,
             position_bias,
-            layers: layers.into_iter().flatten().collect(),
+            layers: sources.iter().map(|source| Arc::clone(&layers[source])).collect(),
+            ropes: spec.layers.iter().map(|layer| rope_table(&ropes, layer.rope)).collect(),
             final_norm: reader.norm(NormId::Final)?,
             config,
         })
@@ -221,6 +228,11 @@ impl<B> PackedWeights<B> {
         }
     }
 
+    /// Rotations of a layer's queries and keys.
+    pub(crate) fn rope(&self, layer: usize) -> Option<&RopeTable> {
+        self.ropes[layer].as_deref()
+    }
+
     /// Returns true if the attention of a layer reads a normalized copy of the residual stream.
     pub(crate) fn has_attention_input_norm(&self, layer: usize) -> bool {
         self.layers[layer].attention_input_norm.is_some()
@@ -230,6 +242,11 @@ impl<B> PackedWeights<B> {
     pub(crate) fn has_ffn_input_norm(&self, layer: usize) -> bool {
         self.layers[layer].ffn_input_norm.is_some()
     }
+}
+
+fn rope_table(tables: &[(Rope, Arc<RopeTable>)], rope: Option<Rope>) -> Option<Arc<RopeTable>> {
+    let (_, table) = tables.iter().find(|(known, _)| Some(*known) == rope)?;
+    Some(Arc::clone(table))
 }
 
 /// Position embeddings, with the row of segment 0 added to each: all tokens are in segment 0.
@@ -253,15 +270,11 @@ struct LayerReader<'s, P> {
     head_layout: HeadLayout,
     panel: usize,
     pack: &'s P,
-    ropes: &'s [(Rope, Arc<RopeTable>)],
 }
 
 impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
     fn layer(&self, layer: usize) -> Result<Layer<B>, ModelError> {
         let spec = self.spec;
-        let rope = spec.layers[layer].rope;
-        let rope =
-            self.ropes.iter().find(|(known, _)| Some(*known) == rope).map(|(_, table)| Arc::clone(table));
         let context_width = spec.attention.heads * self.head_layout.padded();
         let context_rows: Vec<_> =
             (0..context_width).map(|column| self.head_layout.value_of_heads(column)).collect();
@@ -274,7 +287,6 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
         Ok(Layer {
             qkv: self.qkv(layer, &hidden_rows)?,
             query_key_norm: self.query_key_norm(layer)?,
-            rope,
             attention_output: linear(LinearId::AttentionOutput, &context_rows)?,
             ffn_up: if spec.feed_forward.is_gated {
                 self.gated_up(layer, &hidden_rows)?

@@ -4,8 +4,9 @@
 use std::{borrow::Cow, sync::Arc};
 
 use encoder_spec::{
-    Activation, AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerSpec, LinearId, NormKind,
-    NormPlacement, NormSpec, Part, PositionIds, PositionTable, RelativeBias, Rope, ScoreBias, Span, TensorId,
+    Activation, AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerSpec, LinearId, NormId,
+    NormKind, NormPlacement, NormSpec, Part, PositionIds, PositionTable, RelativeBias, Rope, ScoreBias, Span,
+    TensorId,
 };
 
 #[cfg(target_arch = "aarch64")]
@@ -107,6 +108,24 @@ impl WeightSource for SyntheticWeights {
         };
         let len: usize = spec.shape(tensor).unwrap().iter().product();
         Ok((0..len).map(|index| Self::value(salt & 0xffff_ffff, index) * scale + shift).collect())
+    }
+}
+
+/// Weights of a network whose layers all have those of layer 0.
+pub(crate) struct SharedLayers(pub(crate) SyntheticWeights);
+
+impl WeightSource for SharedLayers {
+    fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn std::error::Error + Send + Sync>> {
+        self.0.read(match tensor {
+            TensorId::Linear(_, linear, part) => TensorId::Linear(0, linear, part),
+            TensorId::Scale(NormId::Layer(_, norm)) => TensorId::Scale(NormId::Layer(0, norm)),
+            TensorId::Shift(NormId::Layer(_, norm)) => TensorId::Shift(NormId::Layer(0, norm)),
+            other => other,
+        })
+    }
+
+    fn source_layer(&self, _: usize) -> usize {
+        0
     }
 }
 

@@ -18,6 +18,11 @@ pub trait WeightSource: Sync {
     /// # Errors
     /// The source cannot read the tensor.
     fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>>;
+
+    /// The first layer whose tensors are those of `layer`: another one if layers share their weights, as in ALBERT.
+    fn source_layer(&self, layer: usize) -> usize {
+        layer
+    }
 }
 
 /// Reads a tensor and checks its size; `None` if the network does not have it.

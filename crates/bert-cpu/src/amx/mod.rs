@@ -249,7 +249,8 @@ impl AmxBf16Network {
     /// Normalizes and rotates queries and keys, and rounds them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi,avx512bf16")]
     fn query_key(&self, layer: usize, views: &AmxViews<'_>, query_key: Matrix, rows: Range<usize>) {
-        let (spec, layer) = (self.weights.spec(), &self.weights.layers[layer]);
+        let (spec, rope) = (self.weights.spec(), self.weights.rope(layer));
+        let layer = &self.weights.layers[layer];
         let own = query_key.rows_from(rows.start, rows.len());
         self.avx512.run(QueryKey {
             rows: own,
@@ -257,7 +258,7 @@ impl AmxBf16Network {
             heads: spec.attention.heads,
             padded: self.weights.head_layout.padded(),
             norm: layer.query_key_norm.as_ref().map(|[query, key]| ([query, key], spec.norm.epsilon)),
-            rope: layer.rope.as_deref(),
+            rope,
         });
         for (index, row) in rows.enumerate() {
             // SAFETY: the rows are this task's.

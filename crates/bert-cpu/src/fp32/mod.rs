@@ -159,7 +159,8 @@ impl<S: Simd> Fp32Network<S> {
     }
 
     fn normalize_and_rotate(&self, layer: usize, batch: &RaggedBatch, qkv: Matrix, rows: Range<usize>) {
-        let (spec, layer) = (self.weights.spec(), &self.weights.layers[layer]);
+        let (spec, rope) = (self.weights.spec(), self.weights.rope(layer));
+        let layer = &self.weights.layers[layer];
         let (heads, padded) = (spec.attention.heads, self.weights.head_layout.padded());
         let width = (heads + spec.attention.kv_heads) * padded;
         let norm = layer.query_key_norm.as_ref().map(|[query, key]| ([query, key], spec.norm.epsilon));
@@ -169,7 +170,7 @@ impl<S: Simd> Fp32Network<S> {
             heads,
             padded,
             norm,
-            rope: layer.rope.as_deref(),
+            rope,
         });
     }
 

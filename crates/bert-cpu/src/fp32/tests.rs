@@ -7,10 +7,10 @@ use encoder_spec::{Activation, Disentangled, EncoderSpec, NormKind, PositionIds,
 use proptest::prelude::*;
 
 use crate::{
-    EncodeError, Encoder, EncoderConfig, Isa, Model, ModelError, ThreadPool, TokenEmbeddings,
+    EncodeError, Encoder, EncoderConfig, Isa, Model, ModelError, ThreadPool, TokenEmbeddings, reference,
     testing::{
-        SyntheticWeights, bert, check_independence_of_batch, config, encoder, expected, fp32_tests, gemma,
-        hidden_states, networks, sequences,
+        SharedLayers, SyntheticWeights, bert, check_independence_of_batch, config, encoder, expected,
+        fp32_tests, gemma, hidden_states, networks, sequences,
     },
 };
 
@@ -57,6 +57,19 @@ fp32_tests! {
         (wide.hidden, wide.embeddings.width, wide.embeddings.scale) = (448, 448, 3.0);
         wide.feed_forward.intermediate = 400;
         check(isa, "wide", &wide, &[9, 40]);
+    }
+
+    fn layers_that_share_their_weights_match_reference(isa: Isa) {
+        let spec = bert(|shape| shape.layers = 3);
+        let weights = SharedLayers(SyntheticWeights(spec.clone()));
+        let tokens = weights.0.token_embeddings();
+        let expected = reference::forward(&spec, &weights, &tokens, &[3, 4, 5]).unwrap().concat();
+        let model = Model::new(config(&spec), &weights, tokens, isa, 2).unwrap();
+        let mut encoder = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
+        let found = hidden_states(&mut encoder, &[vec![3, 4, 5]], 0);
+        for (found, expected) in found[0].iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() < 2e-4, "{found}, expected {expected}");
+        }
     }
 
     fn hidden_states_match_reference_for_any_sizes_and_lengths(isa: Isa) {
