@@ -3,8 +3,11 @@
 
 use std::{borrow::Cow, error::Error, sync::Arc};
 
-use bert_cpu::{BertConfig, Isa, LinearId, Model, NormId, TensorId, WeightSource};
-use model_import::{EncoderWeights, ModelFolder};
+use bert_cpu::{BertConfig, Isa, Model, WeightSource};
+use encoder_spec::{
+    Activation, LayerNormId, LinearId, NormId, NormPlacement, Part, PositionIds, ScoreBias, Span, TensorId,
+};
+use model_import::{EncoderWeights, ImportError, ModelFolder};
 
 use super::ModelLoadError;
 
@@ -32,61 +35,98 @@ pub(super) fn is_supported(folder: &ModelFolder) -> Result<bool, ModelLoadError>
     Ok(weights.as_ref().and_then(bert_config).is_some())
 }
 
-/// Dimensions of the network in `bert_cpu`'s types; `None` if the kernels do not support them.
+/// Dimensions of the network in `bert_cpu`'s types; `None` if the kernels do not support it.
 fn bert_config(weights: &EncoderWeights) -> Option<BertConfig> {
-    let sizes = weights.sizes();
+    let spec = weights.spec();
+    let (attention, feed_forward) = (&spec.attention, &spec.feed_forward);
+    let table = spec.embeddings.positions?;
+    let is_bert = spec.norm_placement == NormPlacement::Post
+        && spec.norm.has_shift()
+        && spec.embeddings.has_norm
+        && !spec.embeddings.has_projection
+        && spec.embeddings.scale == 1.0
+        && attention.kv_heads == attention.heads
+        && attention.query_width() == spec.hidden
+        && attention.scale == 1.0 / (attention.head_dim as f32).sqrt()
+        && !attention.has_query_key_norm
+        && attention.has_qkv_bias
+        && attention.has_output_bias
+        && attention.score_bias == ScoreBias::None
+        && !feed_forward.is_gated
+        && feed_forward.has_up_bias
+        && feed_forward.has_down_bias
+        && spec.layers.iter().all(|layer| layer.span == Span::Full && layer.rope.is_none());
     let config = BertConfig {
-        hidden: sizes.hidden,
-        heads: sizes.heads,
-        layers: sizes.layers,
-        intermediate: sizes.intermediate,
-        vocabulary: sizes.vocabulary,
-        position_rows: sizes.position_rows,
-        positions: match sizes.positions {
-            model_import::Positions::FromZero => bert_cpu::Positions::FromZero,
-            model_import::Positions::AfterPadding(padding) => {
-                bert_cpu::Positions::AfterPadding(u32::try_from(padding).ok()?)
-            }
+        hidden: spec.hidden,
+        heads: attention.heads,
+        layers: spec.layers.len(),
+        intermediate: feed_forward.intermediate,
+        vocabulary: spec.vocabulary,
+        position_rows: table.rows,
+        positions: match table.ids {
+            PositionIds::FromZero => bert_cpu::Positions::FromZero,
+            PositionIds::AfterPadding(padding) => bert_cpu::Positions::AfterPadding(padding),
         },
-        activation: match sizes.activation {
-            model_import::Activation::Gelu => bert_cpu::Activation::Gelu,
-            model_import::Activation::GeluTanh => bert_cpu::Activation::GeluTanh,
-            model_import::Activation::Relu => bert_cpu::Activation::Relu,
+        activation: match feed_forward.activation {
+            Activation::Gelu => bert_cpu::Activation::Gelu,
+            Activation::GeluTanh => bert_cpu::Activation::GeluTanh,
+            Activation::Relu => bert_cpu::Activation::Relu,
+            Activation::Silu => return None,
         },
-        epsilon: sizes.epsilon,
+        epsilon: spec.norm.epsilon,
     };
-    config.validate().ok()
+    if is_bert { config.validate().ok() } else { None }
 }
 
 struct WeightAdapter<'w>(&'w EncoderWeights);
 
 impl WeightSource for WeightAdapter<'_> {
-    fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
-        Ok(match tensor {
-            TensorId::Weight(layer, id) => self.0.weight(layer, linear(id))?,
-            TensorId::Bias(layer, id) => self.0.bias(layer, linear(id))?,
-            TensorId::Scale(id) => self.0.scale(norm(id))?,
-            TensorId::Shift(id) => self.0.shift(norm(id))?,
-            TensorId::Positions => Cow::Owned(self.0.positions()?),
-        })
+    fn read(
+        &self,
+        tensor: bert_cpu::TensorId,
+    ) -> Result<Cow<'_, [f32]>, Box<dyn Error + Send + Sync>> {
+        use bert_cpu::TensorId as Kernel;
+        let tensor = match tensor {
+            Kernel::Weight(layer, id) => TensorId::Linear(layer, linear(id), Part::Weight),
+            Kernel::Bias(layer, id) => TensorId::Linear(layer, linear(id), Part::Bias),
+            Kernel::Scale(id) => TensorId::Scale(norm(id)),
+            Kernel::Shift(id) => TensorId::Shift(norm(id)),
+            Kernel::Positions => return Ok(Cow::Owned(self.positions()?)),
+        };
+        Ok(self.0.read(tensor)?)
     }
 }
 
-fn linear(id: LinearId) -> model_import::Linear {
-    match id {
-        LinearId::Query => model_import::Linear::Query,
-        LinearId::Key => model_import::Linear::Key,
-        LinearId::Value => model_import::Linear::Value,
-        LinearId::AttentionOutput => model_import::Linear::Projection,
-        LinearId::FfnUp => model_import::Linear::Up,
-        LinearId::FfnDown => model_import::Linear::Down,
+impl WeightAdapter<'_> {
+    /// Returns the position table, to which the row of segment 0 has been added if the model has segments.
+    fn positions(&self) -> Result<Vec<f32>, ImportError> {
+        let embeddings = &self.0.spec().embeddings;
+        let mut table = self.0.read(TensorId::PositionEmbeddings)?.into_owned();
+        if embeddings.segments.is_some() {
+            let segments = self.0.read(TensorId::SegmentEmbeddings)?;
+            for row in table.chunks_exact_mut(embeddings.width) {
+                row.iter_mut().zip(&*segments).for_each(|(value, segment)| *value += segment);
+            }
+        }
+        Ok(table)
     }
 }
 
-fn norm(id: NormId) -> model_import::Norm {
+fn linear(id: bert_cpu::LinearId) -> LinearId {
     match id {
-        NormId::Embeddings => model_import::Norm::Embeddings,
-        NormId::Attention(layer) => model_import::Norm::Attention(layer),
-        NormId::Ffn(layer) => model_import::Norm::Output(layer),
+        bert_cpu::LinearId::Query => LinearId::Query,
+        bert_cpu::LinearId::Key => LinearId::Key,
+        bert_cpu::LinearId::Value => LinearId::Value,
+        bert_cpu::LinearId::AttentionOutput => LinearId::AttentionOutput,
+        bert_cpu::LinearId::FfnUp => LinearId::Up,
+        bert_cpu::LinearId::FfnDown => LinearId::Down,
+    }
+}
+
+fn norm(id: bert_cpu::NormId) -> NormId {
+    match id {
+        bert_cpu::NormId::Embeddings => NormId::Embeddings,
+        bert_cpu::NormId::Attention(layer) => NormId::Layer(layer, LayerNormId::AttentionOutput),
+        bert_cpu::NormId::Ffn(layer) => NormId::Layer(layer, LayerNormId::FeedForwardOutput),
     }
 }
