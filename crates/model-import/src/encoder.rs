@@ -1,68 +1,19 @@
-//! Sizes and tensors of an encoder, for kernels that compute it without a graph.
+//! Specification and tensors of an encoder, for kernels that compute it without a graph.
 
 use std::{borrow::Cow, sync::Arc};
 
+use encoder_spec::{EncoderSpec, TensorId};
+
 use crate::{
-    Activation, ImportError, ModelFolder, Positions,
-    family::post_norm::{EMBEDDINGS_NORM, PostNorm, WORD_EMBEDDINGS},
+    ImportError, ModelFolder,
+    family::Network,
     folder::ModelSource,
     safetensors::{TensorLocation, Weights},
 };
 
-/// The sizes of a post-norm encoder: BERT, RoBERTa, XLM-RoBERTa, DistilBERT.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EncoderSizes {
-    /// Hidden size.
-    pub hidden: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Layers.
-    pub layers: usize,
-    /// Width of the feed-forward network.
-    pub intermediate: usize,
-    /// Rows of the token embedding table.
-    pub vocabulary: usize,
-    /// Rows of the position table.
-    pub position_rows: usize,
-    /// The way in which positions are counted.
-    pub positions: Positions,
-    /// The activation of the feed-forward network.
-    pub activation: Activation,
-    /// Added to the variance in every layer norm.
-    pub epsilon: f32,
-}
-
-/// A linear layer of a transformer layer, with a weight of `[outputs, inputs]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Linear {
-    /// Queries of all heads.
-    Query,
-    /// Keys of all heads.
-    Key,
-    /// Values of all heads.
-    Value,
-    /// Output projection of attention.
-    Projection,
-    /// First linear layer of the feed-forward network.
-    Up,
-    /// Second linear layer of the feed-forward network.
-    Down,
-}
-
-/// A layer norm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norm {
-    /// After the sum of the embeddings.
-    Embeddings,
-    /// After a layer's attention.
-    Attention(usize),
-    /// After a layer's feed-forward network.
-    Output(usize),
-}
-
 /// The tensors of an encoder, read from its files on demand.
 pub struct EncoderWeights {
-    network: PostNorm,
+    network: Box<Network>,
     weights: Weights,
 }
 
@@ -72,103 +23,42 @@ impl ModelFolder {
     /// # Errors
     /// If the weights cannot be opened.
     pub fn encoder(&self) -> Result<Option<EncoderWeights>, ImportError> {
-        let ModelSource::Weights { folder, architecture } = &self.source else { return Ok(None) };
-        let Some(network) = architecture.post_norm() else { return Ok(None) };
-        Ok(Some(EncoderWeights { network, weights: Weights::open(folder, network.prefixes)? }))
+        let ModelSource::Weights { folder, network } = &self.source else { return Ok(None) };
+        let weights = Weights::open(folder, network.prefixes)?;
+        Ok(Some(EncoderWeights { network: network.clone(), weights }))
     }
 }
 
 impl EncoderWeights {
-    /// Returns the sizes.
-    pub fn sizes(&self) -> EncoderSizes {
-        let network = &self.network;
-        EncoderSizes {
-            hidden: network.hidden,
-            heads: network.heads,
-            layers: network.layers,
-            intermediate: network.intermediate,
-            vocabulary: network.vocabulary,
-            position_rows: network.position_rows,
-            positions: network.positions,
-            activation: network.activation,
-            epsilon: network.epsilon,
-        }
+    /// The specification.
+    pub fn spec(&self) -> &EncoderSpec {
+        &self.network.spec
     }
 
-    /// Returns the weight of a linear layer, `[outputs, inputs]`, row-major.
+    /// Returns a tensor, row-major, in the shape that the specification gives it.
     ///
     /// # Errors
-    /// If the tensor is missing, has another shape or an unsupported type, or holds a value that is not finite.
-    pub fn weight(&self, layer: usize, linear: Linear) -> Result<Cow<'_, [f32]>, ImportError> {
-        let (module, shape) = self.module(layer, linear);
-        self.weights.view(&format!("{module}.weight"), &shape)
+    /// If the specification has no such tensor, or if the file's is missing, has another shape or an unsupported type,
+    /// or holds a value that is not finite.
+    pub fn read(&self, tensor: TensorId) -> Result<Cow<'_, [f32]>, ImportError> {
+        self.network.read(&self.weights, tensor)
     }
 
-    /// Returns the bias of a linear layer, `[outputs]`.
-    ///
-    /// # Errors
-    /// Those of [`weight`](Self::weight).
-    pub fn bias(&self, layer: usize, linear: Linear) -> Result<Cow<'_, [f32]>, ImportError> {
-        let (module, [outputs, _]) = self.module(layer, linear);
-        self.weights.view(&format!("{module}.bias"), &[outputs])
-    }
-
-    /// Returns a norm's scale, `[hidden]`.
-    ///
-    /// # Errors
-    /// Those of [`weight`](Self::weight).
-    pub fn scale(&self, norm: Norm) -> Result<Cow<'_, [f32]>, ImportError> {
-        self.weights.view(&format!("{}.weight", self.norm(norm)), &[self.network.hidden])
-    }
-
-    /// Returns a norm's shift, `[hidden]`.
-    ///
-    /// # Errors
-    /// Those of [`weight`](Self::weight).
-    pub fn shift(&self, norm: Norm) -> Result<Cow<'_, [f32]>, ImportError> {
-        self.weights.view(&format!("{}.bias", self.norm(norm)), &[self.network.hidden])
-    }
-
-    /// Returns the position table, `[position_rows, hidden]`, to which the first segment's row has been added if the
-    /// model has segments.
-    ///
-    /// # Errors
-    /// Those of [`weight`](Self::weight).
-    pub fn positions(&self) -> Result<Vec<f32>, ImportError> {
-        self.network.position_table(&self.weights)
+    /// Returns the first layer that has the weights of `layer`: another one if layers share them, as in ALBERT.
+    pub fn source_layer(&self, layer: usize) -> usize {
+        self.network.source_layer(layer)
     }
 
     /// Returns the token embeddings. Rows are read from the mapped file on demand.
     ///
     /// # Errors
-    /// Those of [`weight`](Self::weight).
+    /// Those of [`read`](Self::read).
     pub fn into_token_embeddings(self) -> Result<TokenEmbeddings, ImportError> {
-        let location =
-            self.weights.find_rows(WORD_EMBEDDINGS, &[self.network.vocabulary, self.network.hidden])?;
+        let spec = &self.network.spec;
+        let name = self.network.locate(TensorId::TokenEmbeddings).name;
+        let location = self.weights.find_rows(&name, &[spec.vocabulary, spec.embeddings.width])?;
         self.weights.advise_random()?;
         Ok(TokenEmbeddings { inner: Arc::new((self.weights, location)) })
-    }
-
-    fn module(&self, layer: usize, linear: Linear) -> (String, [usize; 2]) {
-        let PostNorm { names, hidden, intermediate, .. } = self.network;
-        let (module, shape) = match linear {
-            Linear::Query => (names.query, [hidden, hidden]),
-            Linear::Key => (names.key, [hidden, hidden]),
-            Linear::Value => (names.value, [hidden, hidden]),
-            Linear::Projection => (names.attention_output, [hidden, hidden]),
-            Linear::Up => (names.up, [intermediate, hidden]),
-            Linear::Down => (names.down, [hidden, intermediate]),
-        };
-        (format!("{}.{layer}.{module}", names.layer), shape)
-    }
-
-    fn norm(&self, norm: Norm) -> String {
-        let names = self.network.names;
-        match norm {
-            Norm::Embeddings => EMBEDDINGS_NORM.to_owned(),
-            Norm::Attention(layer) => format!("{}.{layer}.{}", names.layer, names.attention_norm),
-            Norm::Output(layer) => format!("{}.{layer}.{}", names.layer, names.output_norm),
-        }
     }
 }
 

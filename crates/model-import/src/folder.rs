@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use encoder_spec::{MAX_SIZE, PositionIds};
 use serde::Deserialize;
 
 use crate::{
-    DenseLayer, DownloadSource, ImportError, ModelManifest, Positions,
-    family::{self, Architecture, MAX_SIZE},
+    DenseLayer, DownloadSource, ImportError, ModelManifest,
+    family::{self, Network},
     file::MAX_TOKENIZER_BYTES,
     json, onnx_file,
     pipeline::Pipeline,
@@ -29,6 +30,9 @@ const SENTENCE_CONFIGS: &[&str] = &[
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 ];
+
+/// A tokenizer's limit from which on it has none. transformers writes 1e30.
+const NO_LIMIT: usize = 1_000_000_000_000;
 
 /// A folder whose configuration has been read and found complete. Its weights have not been read yet.
 #[derive(Debug)]
@@ -50,8 +54,8 @@ pub struct ModelFolder {
 /// The source of the transformer.
 #[derive(Debug)]
 pub(crate) enum ModelSource {
-    /// Weights of an architecture that can be exported to a graph.
-    Weights { folder: PathBuf, architecture: Box<dyn Architecture> },
+    /// Weights of a known network.
+    Weights { folder: PathBuf, network: Box<Network> },
     /// A graph that came with the folder.
     Onnx(ReadyMadeGraph),
 }
@@ -62,16 +66,33 @@ pub(crate) struct ReadyMadeGraph {
     pub(crate) path: PathBuf,
     /// The way in which the family counts positions, for a graph that has them as an input; `None` if `config.json`
     /// does not say.
-    pub(crate) positions: Option<Positions>,
+    pub(crate) positions: Option<PositionIds>,
 }
 
 /// The sizes of the network that the rest of the folder must match.
 struct Sizes {
     hidden: usize,
-    /// Maximum number of tokens that have a position, if known.
-    positions: Option<usize>,
+    limits: TokenLimits,
     /// Rows of the token embedding table, if known.
     vocab_size: Option<usize>,
+}
+
+/// Limits of a text's length by the network, in tokens.
+#[derive(Default)]
+struct TokenLimits {
+    /// Maximum number of tokens that have a position, if limited and known.
+    computable: Option<usize>,
+    /// Maximum length that the model was made for. Only a stated length may be longer.
+    configured: Option<usize>,
+    /// Length if neither the folder nor the tokenizer states one.
+    default: Option<usize>,
+}
+
+impl TokenLimits {
+    fn of(network: &Network) -> Self {
+        let (configured, default) = (network.max_tokens, network.default_max_tokens);
+        Self { computable: network.spec.max_tokens(), configured, default }
+    }
 }
 
 /// `sentence_bert_config.json`.
@@ -215,33 +236,33 @@ impl ModelFolder {
                 family::check_size(&config, "hidden_size", hidden)?;
                 let summary = onnx_file::summarize(&graph)?;
                 files.extend(summary.files);
-                let counting = family::positions(&any.model_type, any.pad_token_id);
+                let counting = family::position_ids(&any.model_type, any.pad_token_id);
                 let unused = match counting {
-                    Some(Positions::AfterPadding(padding)) => usize::try_from(padding).unwrap_or(0) + 1,
-                    Some(Positions::FromZero) | None => 0,
+                    Some(PositionIds::AfterPadding(padding)) => padding as usize + 1,
+                    Some(PositionIds::FromZero) | None => 0,
                 };
                 // The position tables of some families have rows that no position uses.
-                let positions = match known {
-                    Ok((_, architecture)) => Some(architecture.positions()),
-                    Err(_) => any.max_position_embeddings.map(|rows| rows.saturating_sub(unused)),
+                let limits = match known {
+                    Ok((_, network)) => TokenLimits::of(&network),
+                    Err(_) => {
+                        let positions = any.max_position_embeddings.map(|rows| rows.saturating_sub(unused));
+                        TokenLimits { computable: positions, ..TokenLimits::default() }
+                    }
                 };
                 let ready_made = ReadyMadeGraph { path: graph, positions: counting };
                 let vocab_size = summary.vocab_size.or(any.vocab_size);
-                (any.model_type, ModelSource::Onnx(ready_made), Sizes { hidden, positions, vocab_size })
+                (any.model_type, ModelSource::Onnx(ready_made), Sizes { hidden, limits, vocab_size })
             }
             (_, Err(error)) => return Err(error),
-            (None, Ok((model_type, architecture))) => {
-                let sizes = Sizes {
-                    hidden: architecture.hidden(),
-                    positions: Some(architecture.positions()),
-                    vocab_size: Some(architecture.vocabulary()),
-                };
+            (None, Ok((model_type, network))) => {
+                let (hidden, vocab_size) = (network.spec.hidden, Some(network.spec.vocabulary));
+                let sizes = Sizes { hidden, limits: TokenLimits::of(&network), vocab_size };
                 files.extend(Weights::files(folder)?);
-                let source = ModelSource::Weights { folder: folder.clone(), architecture };
+                let source = ModelSource::Weights { folder: folder.clone(), network: Box::new(network) };
                 (model_type.to_owned(), source, sizes)
             }
         };
-        let Sizes { hidden, positions, vocab_size } = sizes;
+        let Sizes { hidden, limits, vocab_size } = sizes;
         if let Some(pooled) = pipeline.hidden.filter(|&pooled| pooled != hidden) {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
             return Err(ImportError::unsupported_setting(&config, found, "equal sizes"));
@@ -261,7 +282,7 @@ impl ModelFolder {
             return Err(ImportError::unsupported_setting(&sentence_path, "do_lower_case = true", expected));
         }
         let stated = sentence.max_seq_length.or_else(|| manifest.as_ref()?.max_input_tokens);
-        let max_input_tokens = max_input_tokens(folder, &sentence_path, stated, positions)?;
+        let max_input_tokens = max_input_tokens(folder, &sentence_path, stated, &limits)?;
         files.extend(
             [sentence_path, folder.join("tokenizer_config.json")].into_iter().filter(|path| path.exists()),
         );
@@ -429,32 +450,36 @@ fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
     }
 }
 
-/// Determines the maximum number of input tokens as sentence-transformers does: the stated value, else the tokenizer's
-/// limit, but at most the number of positions.
+/// Determines the maximum number of input tokens as sentence-transformers does: the stated value, else the smaller of
+/// the tokenizer's limit and the configuration's. More tokens than there are positions cannot be computed.
 fn max_input_tokens(
     folder: &Path,
     sentence_path: &Path,
     stated: Option<usize>,
-    positions: Option<usize>,
+    limits: &TokenLimits,
 ) -> Result<usize, ImportError> {
-    let max = match stated {
-        Some(stated) => stated.min(positions.unwrap_or(usize::MAX)),
+    let mut max = match stated {
+        Some(stated) => stated,
         None => {
             let tokenizer = json::read_optional::<TokenizerConfig>(&folder.join("tokenizer_config.json"))?;
             let length = tokenizer.and_then(|config| config.model_max_length);
-            let (Some(length @ 1.0..), Some(positions)) = (length, positions) else {
-                return Err(ImportError::Missing {
-                    path: sentence_path.to_owned(),
-                    hint:
-                        "it states the maximum input length as `max_seq_length`; a folder without it needs a \
-                           `model.toml` that states `max_input_tokens`"
-                            .to_owned(),
-                });
-            };
             // Saturates: an absent limit is written as 1e30.
-            (length as usize).min(positions)
+            let length = length.filter(|length| *length >= 1.0).map(|length| length as usize);
+            let length = match length {
+                None | Some(NO_LIMIT..) => limits.default.or(length),
+                Some(length) => Some(length),
+            };
+            let configured = limits.configured.or(limits.computable).unwrap_or(usize::MAX);
+            let max = length.map(|length| length.min(configured)).filter(|max| *max < NO_LIMIT);
+            max.ok_or_else(|| ImportError::Missing {
+                path: sentence_path.to_owned(),
+                hint: "it states the maximum input length as `max_seq_length`; a folder without it needs a \
+                       `model.toml` that states `max_input_tokens`"
+                    .to_owned(),
+            })?
         }
     };
+    max = max.min(limits.computable.unwrap_or(usize::MAX));
     if !(1..=MAX_SIZE).contains(&max) {
         let expected = format!("a `max_seq_length` from 1 to {MAX_SIZE}");
         let found = format!("a maximum of {max} tokens");

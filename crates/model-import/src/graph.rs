@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::Positions;
+use encoder_spec::PositionIds;
 
 /// A graph that can be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum GraphInput {
     /// `token_type_ids`: all 0, because every input is a single text.
     TokenTypeIds,
     /// `position_ids`: each token's row in the position table.
-    PositionIds(Positions),
+    PositionIds(PositionIds),
 }
 
 /// The output to read: float, float16 or bfloat16.

@@ -54,13 +54,17 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// Adds a weight whose values `fill` passes on in chunks, in row-major order of `shape`.
+    /// Adds a weight whose values `fill` passes on in chunks, in row-major order of `shape`, unless it exists: layers
+    /// may share weights.
     pub(crate) fn weight_from(
         &mut self,
         name: &str,
         shape: &[usize],
         fill: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<(), ImportError>) -> Result<(), ImportError>,
     ) -> Result<String, ImportError> {
+        if self.find(name).is_some() {
+            return Ok(name.to_owned());
+        }
         let path = &self.data_path;
         let padding = self.offset.next_multiple_of(ALIGNMENT) - self.offset;
         self.data
@@ -127,11 +131,15 @@ impl<'a> GraphBuilder<'a> {
     /// Adds a constant unless it exists; constants of one name are equal.
     fn constant(&mut self, name: &str, data_type: DataType, tensor: TensorProto) -> String {
         let tensor = TensorProto { name: name.to_owned(), data_type: data_type.into(), ..tensor };
-        match self.graph.initializer.iter().find(|known| known.name == name) {
+        match self.find(name) {
             Some(known) => debug_assert_eq!(known, &tensor),
             None => self.graph.initializer.push(tensor),
         }
         name.to_owned()
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorProto> {
+        self.graph.initializer.iter().find(|known| known.name == name)
     }
 
     /// Adds an operator with one output.

@@ -11,7 +11,8 @@ use prost::Message;
 use crate::{
     Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind,
     Precision, atomic_write,
-    family::Architecture,
+    encoder_graph,
+    family::Network,
     fingerprint,
     folder::ModelSource,
     graph_builder::GraphBuilder,
@@ -42,7 +43,7 @@ pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(ImportProgress)) ->
             onnx_file::check_finite(&ready_made.path, &model)?;
             ready_made::inspect(ready_made, model, folder, progress)
         }
-        ModelSource::Weights { folder: weights, architecture } => {
+        ModelSource::Weights { folder: weights, network } => {
             // If an export holds NaN, exporting again either repairs it or reports the weight that is not finite.
             if let Some((graph, model)) = up_to_date_export(folder, progress)?
                 && onnx_file::check_finite(&graph.path, &model).is_ok()
@@ -55,7 +56,7 @@ pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(ImportProgress)) ->
                 StringStringEntryProto::new(FINGERPRINT_KEY, fingerprint.clone()),
                 StringStringEntryProto::new(STAMP_KEY, stamp),
             ];
-            export(folder.root(), weights, architecture.as_ref(), metadata, progress)?;
+            export(folder, weights, network, metadata, progress)?;
             Ok(exported_graph(folder.root(), fingerprint))
         }
     }
@@ -108,13 +109,14 @@ fn exported_graph(root: &Path, fingerprint: String) -> Graph {
 
 /// Writes graph and weights under temporary names, which are removed on failure, and then renames them.
 fn export(
-    root: &Path,
+    folder: &ModelFolder,
     weights: &Path,
-    architecture: &dyn Architecture,
+    network: &Network,
     metadata: Vec<StringStringEntryProto>,
     progress: &mut dyn FnMut(ImportProgress),
 ) -> Result<(), ImportError> {
-    let weights = Weights::open(weights, architecture.prefixes())?;
+    let root = folder.root();
+    let weights = Weights::open(weights, network.prefixes)?;
     atomic_write::remove_stale_temporaries(root);
     let total = weights.bytes();
     let (graph_path, data_path) = (root.join(EXPORTED_GRAPH), root.join(EXPORTED_DATA));
@@ -122,7 +124,7 @@ fn export(
     let mut report =
         |done: u64| progress(ImportProgress { stage: ImportStage::Writing, done: done.min(total), total });
     let mut builder = GraphBuilder::new(data.as_file_mut(), &data_path, &mut report);
-    architecture.write(&weights, &mut builder)?;
+    encoder_graph::export(network, folder.max_input_tokens(), &weights, &mut builder)?;
     let model: ModelProto = builder.finish(metadata)?;
     let mut graph = atomic_write::temporary(root).map_err(ImportError::write(&graph_path))?;
     graph.write_all(&model.encode_to_vec()).map_err(ImportError::write(&graph_path))?;

@@ -9,8 +9,8 @@
 //!
 //! ```text
 //! model.safetensors ─ safetensors (mapped, as f32) ─┐
-//!                                                   ├─▶ family/* ─▶ graph_builder ─▶ embedgate.onnx (operators)
-//! config.json ──────────────────────────────────────┘                                embedgate.onnx.data (weights)
+//!                                                   ├─▶ encoder_graph ─▶ embedgate.onnx (operators)
+//! config.json ─ family/* ─ specification ───────────┘                    embedgate.onnx.data (weights)
 //! model.onnx, onnx/model.onnx ─▶ onnx_file, ready_made: inspected, used unchanged
 //! ```
 //!
@@ -18,10 +18,10 @@
 //! * It carries the digest of the files it was exported from, and is exported again only if they change.
 //! * The weights have a file of their own, each at a page boundary, so that the runtime can map it.
 //!
-//! Kernels that compute the network without a graph read sizes and tensors from [`ModelFolder::encoder`]. Both use
-//! [`fingerprint`](fingerprint()).
+//! Kernels that compute the network without a graph read specification and tensors from [`ModelFolder::encoder`]. Both
+//! use [`fingerprint`](fingerprint()).
 //!
-//! A new architecture is one file in `family` and one line in its list.
+//! A new family is one file in `family` and one line in its list.
 //!
 //! This crate must not depend on ONNX Runtime, HTTP, OpenAI's schema, or the way in which files are downloaded.
 #![deny(missing_docs)]
@@ -30,6 +30,7 @@ mod atomic_write;
 mod digest;
 mod dynamic_quantization;
 mod encoder;
+mod encoder_graph;
 mod error;
 mod family;
 mod file;
@@ -53,9 +54,8 @@ mod safetensors;
 #[cfg(test)]
 mod tests;
 
-pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, TokenEmbeddings};
+pub use encoder::{EncoderWeights, TokenEmbeddings};
 pub use error::ImportError;
-pub use family::post_norm::{Activation, Positions};
 pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
 pub use graph::{Graph, GraphInput, GraphOutput, OutputKind, Precision};

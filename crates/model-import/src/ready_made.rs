@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use encoder_spec::PositionIds;
+
 use crate::{
-    Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ModelFolder, OutputKind, Positions,
-    Precision, dynamic_quantization, fingerprint,
+    Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ModelFolder, OutputKind, Precision, dynamic_quantization, fingerprint,
     folder::ReadyMadeGraph,
     onnx::{DataType, DimensionValue, ModelProto, TensorProto, ValueInfoProto},
     onnx_file::quoted,
@@ -68,7 +69,7 @@ pub(crate) fn inspect(
 }
 
 /// Returns the input as embedgate provides it, or the reason why it cannot.
-fn input(value: &ValueInfoProto, positions: Option<Positions>) -> Result<GraphInput, String> {
+fn input(value: &ValueInfoProto, positions: Option<PositionIds>) -> Result<GraphInput, String> {
     let name = &value.name;
     let input = match name.as_str() {
         "input_ids" => Some(GraphInput::InputIds),

@@ -141,25 +141,39 @@ impl Weights {
 
     /// Finds a tensor, and returns its type and bytes after checking that all its values are finite.
     fn find_finite(&self, tensor: &str, expected: &[usize]) -> Result<(FloatType, &[u8]), ImportError> {
+        self.find_finite_rows(tensor, expected, 0..expected.first().copied().unwrap_or(1))
+    }
+
+    /// Finds rows of a tensor, and returns their type and bytes after checking that all their values are finite.
+    fn find_finite_rows(
+        &self,
+        tensor: &str,
+        expected: &[usize],
+        rows: Range<usize>,
+    ) -> Result<(FloatType, &[u8]), ImportError> {
         let location = self.find(tensor, expected)?;
+        let row = expected.iter().skip(1).product::<usize>();
+        let size = row * location.float_type.size();
         let bytes = &self.shards[location.shard].map[location.bytes.clone()];
-        self.check_finite(tensor, expected, &location, bytes)?;
+        let bytes = &bytes[rows.start * size..rows.end * size];
+        self.check_finite(tensor, expected, &location, bytes, rows.start * row)?;
         Ok((location.float_type, bytes))
     }
 
-    /// Returns an error if the tensor with these `bytes` holds NaN or an infinity.
+    /// Returns an error if `bytes`, which begin at element `first` of the tensor, hold NaN or an infinity.
     fn check_finite(
         &self,
         tensor: &str,
         shape: &[usize],
         location: &TensorLocation,
         bytes: &[u8],
+        first: usize,
     ) -> Result<(), ImportError> {
         let Some(index) = location.float_type.first_not_finite(bytes) else { return Ok(()) };
         Err(ImportError::NotFinite {
             path: self.shards[location.shard].path.clone(),
             tensor: self.names.get(tensor).map_or(tensor, |(_, name)| name).to_owned(),
-            index: coordinates(shape, index),
+            index: coordinates(shape, first + index),
             value: location.float_type.value(bytes, index),
         })
     }
@@ -174,20 +188,21 @@ impl Weights {
             let source = io::ErrorKind::UnexpectedEof.into();
             return Err(ImportError::Read { path: path.clone(), source });
         };
-        self.check_finite(tensor, expected, &location, bytes)?;
+        self.check_finite(tensor, expected, &location, bytes, 0)?;
         Ok(location)
+    }
+
+    /// Returns the error for a tensor that is missing.
+    pub(crate) fn missing(&self, tensor: &str, expected: &[usize]) -> ImportError {
+        let (path, tensor) = (self.path.clone(), tensor.to_owned());
+        ImportError::MissingTensor { path, tensor, expected: expected.to_vec() }
     }
 
     /// Finds a tensor and checks its shape and type.
     pub(crate) fn find(&self, tensor: &str, expected: &[usize]) -> Result<TensorLocation, ImportError> {
-        let missing = |path: &Path, tensor: &str| ImportError::MissingTensor {
-            path: path.to_owned(),
-            tensor: tensor.to_owned(),
-            expected: expected.to_vec(),
-        };
-        let Some((index, name)) = self.names.get(tensor) else { return Err(missing(&self.path, tensor)) };
+        let Some((index, name)) = self.names.get(tensor) else { return Err(self.missing(tensor, expected)) };
         let shard = &self.shards[*index];
-        let Some(info) = shard.header.info(name) else { return Err(missing(&shard.path, name)) };
+        let Some(info) = shard.header.info(name) else { return Err(self.missing(name, expected)) };
         let (path, tensor) = (shard.path.clone(), name.clone());
         if info.shape != expected {
             let found = info.shape.clone();
@@ -208,7 +223,17 @@ impl Weights {
 
     /// Returns a whole tensor, row-major, with finite values only; borrowed from the file if possible.
     pub(crate) fn view(&self, tensor: &str, expected: &[usize]) -> Result<Cow<'_, [f32]>, ImportError> {
-        let (float_type, bytes) = self.find_finite(tensor, expected)?;
+        self.view_rows(tensor, expected, 0..expected.first().copied().unwrap_or(1))
+    }
+
+    /// Returns `rows` of a tensor as [`view`](Self::view) returns a whole one.
+    pub(crate) fn view_rows(
+        &self,
+        tensor: &str,
+        expected: &[usize],
+        rows: Range<usize>,
+    ) -> Result<Cow<'_, [f32]>, ImportError> {
+        let (float_type, bytes) = self.find_finite_rows(tensor, expected, rows)?;
         if let (FloatType::F32, Ok(values)) = (float_type, bytemuck::try_cast_slice(bytes))
             && cfg!(target_endian = "little")
         {

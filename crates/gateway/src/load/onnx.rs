@@ -2,9 +2,10 @@
 
 use std::{cell::OnceCell, path::Path};
 
+use encoder_spec::PositionIds;
 use inference::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
 use model_import::{
-    Graph, GraphInput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind, Positions,
+    Graph, GraphInput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind,
 };
 
 use super::{Encoders, ModelLoadError, head};
@@ -65,7 +66,7 @@ pub(super) fn encoders(
     };
     let config = OnnxConfig {
         graph: graph.path,
-        inputs: graph.inputs.into_iter().map(input).collect::<Result<_, _>>()?,
+        inputs: graph.inputs.into_iter().map(input).collect(),
         output: graph.output.name,
         output_kind,
         provider: model.provider,
@@ -96,17 +97,14 @@ fn import(model: &ModelConfig, folder: &ModelFolder) -> Result<Graph, ModelLoadE
     })
 }
 
-fn input(input: GraphInput) -> Result<OnnxInput, ModelLoadError> {
-    Ok(match input {
+fn input(input: GraphInput) -> OnnxInput {
+    match input {
         GraphInput::InputIds => OnnxInput::InputIds,
         GraphInput::AttentionMask => OnnxInput::AttentionMask,
         GraphInput::TokenTypeIds => OnnxInput::TokenTypeIds,
-        GraphInput::PositionIds(Positions::FromZero) => OnnxInput::PositionIds { after_padding: None },
-        GraphInput::PositionIds(Positions::AfterPadding(padding)) => {
-            let padding = u32::try_from(padding).map_err(|_| {
-                ModelLoadError::Settings(format!("pad_token_id {padding} is not a valid token id"))
-            })?;
+        GraphInput::PositionIds(PositionIds::FromZero) => OnnxInput::PositionIds { after_padding: None },
+        GraphInput::PositionIds(PositionIds::AfterPadding(padding)) => {
             OnnxInput::PositionIds { after_padding: Some(padding) }
         }
-    })
+    }
 }

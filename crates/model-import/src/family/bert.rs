@@ -1,79 +1,116 @@
-//! BERT: positions counted from zero, segment embeddings, and tensor names shared with RoBERTa.
+//! BERT, and the settings and tensor names that its descendants share.
 
-use std::path::Path;
-
-use serde::Deserialize;
-
-use super::{
-    Architecture,
-    post_norm::{Activation, Positions, PostNorm, TensorNames},
-};
-use crate::{ImportError, json};
-
-/// `config.json`, with the names and meaning of transformers' `BertConfig`.
-#[derive(Deserialize)]
-pub(super) struct BertConfig {
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    type_vocab_size: usize,
-    layer_norm_eps: f32,
-    hidden_act: String,
-    position_embedding_type: Option<String>,
-    #[serde(default)]
-    is_decoder: bool,
-    pub(super) pad_token_id: Option<i64>,
-}
-
-const NAMES: TensorNames = TensorNames {
-    layer: "encoder.layer",
-    query: "attention.self.query",
-    key: "attention.self.key",
-    value: "attention.self.value",
-    attention_output: "attention.output.dense",
-    attention_norm: "attention.output.LayerNorm",
-    up: "intermediate.dense",
-    down: "output.dense",
-    output_norm: "output.LayerNorm",
+use encoder_spec::{
+    AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec, LinearId, NormId,
+    NormKind, NormPlacement, NormSpec, PositionIds, PositionTable, ScoreBias, Span, TensorId,
 };
 
-pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
-    let config: BertConfig = json::read(path, "")?;
-    Ok(Box::new(config.encoder(path, Positions::FromZero, &["bert.", "model."])?))
+use super::{Location, Network, config::Config, norm_of};
+use crate::ImportError;
+
+/// Keys of the settings that BERT and its descendants share, each with the value that applies if it is omitted.
+pub(super) struct Keys {
+    pub(super) vocabulary: (&'static str, usize),
+    pub(super) hidden: (&'static str, usize),
+    pub(super) layers: (&'static str, usize),
+    pub(super) heads: (&'static str, usize),
+    pub(super) intermediate: (&'static str, usize),
+    pub(super) activation: (&'static str, &'static str),
+    pub(super) epsilon: (&'static str, f64),
 }
 
-impl BertConfig {
-    /// Returns the encoder of this configuration, after checking every setting that would change its vectors.
-    pub(super) fn encoder(
-        self,
-        path: &Path,
-        positions: Positions,
-        prefixes: &'static [&'static str],
-    ) -> Result<PostNorm, ImportError> {
-        if let Some(kind) = self.position_embedding_type.filter(|kind| kind != "absolute") {
-            let setting = format!("position_embedding_type `{kind}`");
-            return Err(ImportError::unsupported_setting(path, setting, "only `absolute`"));
+impl Keys {
+    /// Those of transformers' `BertConfig`.
+    pub(super) const BERT: Self = Self {
+        vocabulary: ("vocab_size", 30_522),
+        hidden: ("hidden_size", 768),
+        layers: ("num_hidden_layers", 12),
+        heads: ("num_attention_heads", 12),
+        intermediate: ("intermediate_size", 3072),
+        activation: ("hidden_act", "gelu"),
+        epsilon: ("layer_norm_eps", 1e-12),
+    };
+}
+
+pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+    let mut spec = post_norm(config, &Keys::BERT)?;
+    check_encoder(config)?;
+    spec.embeddings.positions = Some(positions(config, PositionIds::FromZero)?);
+    spec.embeddings.segments = Some(config.size("type_vocab_size", 2)?);
+    Ok(Network::new(config.validate(spec)?, locate, &["bert.", "model."]))
+}
+
+/// Returns an error for settings of BERT and its descendants that change what tokens attend to.
+pub(super) fn check_encoder(config: &Config) -> Result<(), ImportError> {
+    config.expect("position_embedding_type", "absolute")?;
+    config.expect("is_decoder", false)
+}
+
+/// Returns the learned positions.
+pub(super) fn positions(config: &Config, ids: PositionIds) -> Result<PositionTable, ImportError> {
+    Ok(PositionTable { rows: config.size("max_position_embeddings", 512)?, ids })
+}
+
+/// Returns BERT's network from the keys that its descendants share, without positions and segments.
+pub(super) fn post_norm(config: &Config, keys: &Keys) -> Result<EncoderSpec, ImportError> {
+    let size = |(key, default): (&str, usize)| config.size(key, default);
+    let (hidden, heads) = (size(keys.hidden)?, size(keys.heads)?);
+    let head_dim = config.head_dim(hidden, heads)?;
+    Ok(EncoderSpec {
+        hidden,
+        vocabulary: size(keys.vocabulary)?,
+        embeddings: EmbeddingSpec {
+            width: hidden,
+            has_projection: false,
+            scale: 1.0,
+            positions: None,
+            segments: None,
+            has_norm: true,
+        },
+        attention: AttentionSpec {
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            has_query_key_norm: false,
+            has_qkv_bias: true,
+            has_output_bias: true,
+            score_bias: ScoreBias::None,
+        },
+        feed_forward: FeedForwardSpec {
+            intermediate: size(keys.intermediate)?,
+            activation: config.activation(keys.activation.0, keys.activation.1)?,
+            is_gated: false,
+            has_up_bias: true,
+            has_down_bias: true,
+        },
+        norm: NormSpec {
+            kind: NormKind::LayerNorm { has_shift: true },
+            epsilon: config.epsilon(keys.epsilon.0, keys.epsilon.1)?,
+        },
+        norm_placement: NormPlacement::Post,
+        layers: vec![LayerSpec { span: Span::Full, rope: None }; size(keys.layers)?],
+    })
+}
+
+/// Returns the place of a tensor by BERT's names.
+pub(super) fn locate(_: &EncoderSpec, tensor: TensorId) -> Location {
+    let (layer, module) = match (tensor, norm_of(tensor)) {
+        (TensorId::TokenEmbeddings, _) => return Location::of("embeddings.word_embeddings", tensor),
+        (TensorId::PositionEmbeddings, _) => return Location::of("embeddings.position_embeddings", tensor),
+        (TensorId::SegmentEmbeddings, _) => return Location::of("embeddings.token_type_embeddings", tensor),
+        (_, Some(NormId::Embeddings)) => return Location::of("embeddings.LayerNorm", tensor),
+        (TensorId::Linear(layer, LinearId::Query, _), _) => (layer, "attention.self.query"),
+        (TensorId::Linear(layer, LinearId::Key, _), _) => (layer, "attention.self.key"),
+        (TensorId::Linear(layer, LinearId::Value, _), _) => (layer, "attention.self.value"),
+        (TensorId::Linear(layer, LinearId::AttentionOutput, _), _) => (layer, "attention.output.dense"),
+        (TensorId::Linear(layer, LinearId::Up, _), _) => (layer, "intermediate.dense"),
+        (TensorId::Linear(layer, LinearId::Down, _), _) => (layer, "output.dense"),
+        (_, Some(NormId::Layer(layer, LayerNormId::AttentionOutput))) => {
+            (layer, "attention.output.LayerNorm")
         }
-        if self.is_decoder {
-            return Err(ImportError::unsupported_setting(path, "is_decoder = true", "only encoders"));
-        }
-        PostNorm {
-            hidden: self.hidden_size,
-            heads: self.num_attention_heads,
-            layers: self.num_hidden_layers,
-            intermediate: self.intermediate_size,
-            vocabulary: self.vocab_size,
-            position_rows: self.max_position_embeddings,
-            positions,
-            segments: Some(self.type_vocab_size),
-            epsilon: self.layer_norm_eps,
-            activation: Activation::parse(path, &self.hidden_act)?,
-            names: &NAMES,
-            prefixes,
-        }
-        .checked(path)
-    }
+        (_, Some(NormId::Layer(layer, LayerNormId::FeedForwardOutput))) => (layer, "output.LayerNorm"),
+        _ => return Location::nowhere(tensor),
+    };
+    Location::of(format!("encoder.layer.{layer}.{module}"), tensor)
 }

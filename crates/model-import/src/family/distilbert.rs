@@ -1,57 +1,44 @@
-//! DistilBERT: BERT without segments, with tensor names of its own.
+//! DistilBERT: BERT without segments, with keys and tensor names of its own.
 
-use std::path::Path;
-
-use serde::Deserialize;
+use encoder_spec::{EncoderSpec, LayerNormId, LinearId, NormId, PositionIds, TensorId};
 
 use super::{
-    Architecture,
-    post_norm::{Activation, Positions, PostNorm, TensorNames},
+    Location, Network,
+    bert::{self, Keys},
+    config::Config,
+    norm_of,
 };
-use crate::{ImportError, json};
+use crate::ImportError;
 
 /// Fixed in transformers' `modeling_distilbert.py`; not part of the configuration.
 const EPSILON: f32 = 1e-12;
 
-/// `config.json`, with the names and meaning of transformers' `DistilBertConfig`.
-#[derive(Deserialize)]
-struct DistilBertConfig {
-    dim: usize,
-    n_layers: usize,
-    n_heads: usize,
-    hidden_dim: usize,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    activation: String,
+pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+    let keys = Keys {
+        hidden: (config.first(&["dim", "hidden_size"]), 768),
+        layers: (config.first(&["n_layers", "num_hidden_layers"]), 6),
+        heads: (config.first(&["n_heads", "num_attention_heads"]), 12),
+        intermediate: ("hidden_dim", 3072),
+        activation: ("activation", "gelu"),
+        ..Keys::BERT
+    };
+    let mut spec = bert::post_norm(config, &keys)?;
+    spec.norm.epsilon = EPSILON;
+    spec.embeddings.positions = Some(bert::positions(config, PositionIds::FromZero)?);
+    Ok(Network::new(config.validate(spec)?, locate, &["distilbert.", "model."]))
 }
 
-const NAMES: TensorNames = TensorNames {
-    layer: "transformer.layer",
-    query: "attention.q_lin",
-    key: "attention.k_lin",
-    value: "attention.v_lin",
-    attention_output: "attention.out_lin",
-    attention_norm: "sa_layer_norm",
-    up: "ffn.lin1",
-    down: "ffn.lin2",
-    output_norm: "output_layer_norm",
-};
-
-pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
-    let config: DistilBertConfig = json::read(path, "")?;
-    let encoder = PostNorm {
-        hidden: config.dim,
-        heads: config.n_heads,
-        layers: config.n_layers,
-        intermediate: config.hidden_dim,
-        vocabulary: config.vocab_size,
-        position_rows: config.max_position_embeddings,
-        positions: Positions::FromZero,
-        segments: None,
-        epsilon: EPSILON,
-        activation: Activation::parse(path, &config.activation)?,
-        names: &NAMES,
-        prefixes: &["distilbert.", "model."],
+fn locate(spec: &EncoderSpec, tensor: TensorId) -> Location {
+    let (layer, module) = match (tensor, norm_of(tensor)) {
+        (TensorId::Linear(layer, LinearId::Query, _), _) => (layer, "attention.q_lin"),
+        (TensorId::Linear(layer, LinearId::Key, _), _) => (layer, "attention.k_lin"),
+        (TensorId::Linear(layer, LinearId::Value, _), _) => (layer, "attention.v_lin"),
+        (TensorId::Linear(layer, LinearId::AttentionOutput, _), _) => (layer, "attention.out_lin"),
+        (TensorId::Linear(layer, LinearId::Up, _), _) => (layer, "ffn.lin1"),
+        (TensorId::Linear(layer, LinearId::Down, _), _) => (layer, "ffn.lin2"),
+        (_, Some(NormId::Layer(layer, LayerNormId::AttentionOutput))) => (layer, "sa_layer_norm"),
+        (_, Some(NormId::Layer(layer, LayerNormId::FeedForwardOutput))) => (layer, "output_layer_norm"),
+        _ => return bert::locate(spec, tensor),
     };
-    Ok(Box::new(encoder.checked(path)?))
+    Location::of(format!("transformer.layer.{layer}.{module}"), tensor)
 }

@@ -1,20 +1,20 @@
-//! RoBERTa and XLM-RoBERTa: BERT's tensors, with positions counted after the padding id.
+//! RoBERTa, XLM-RoBERTa and CamemBERT: BERT's tensors, with positions counted after the padding id.
 
-use std::path::Path;
+use encoder_spec::PositionIds;
 
-use super::{Architecture, bert, post_norm::Positions};
-use crate::{ImportError, json};
+use super::{
+    Network,
+    bert::{self, Keys},
+    config::Config,
+};
+use crate::ImportError;
 
-pub(super) fn read(path: &Path) -> Result<Box<dyn Architecture>, ImportError> {
-    let config: bert::BertConfig = json::read(path, "")?;
-    let unsupported = |setting, expected| Err(ImportError::unsupported_setting(path, setting, expected));
-    match config.pad_token_id {
-        Some(padding @ 0..) => {
-            Ok(Box::new(config.encoder(path, Positions::AfterPadding(padding), &["roberta.", "model."])?))
-        }
-        Some(negative) => {
-            unsupported(format!("pad_token_id {negative}"), "a token id: positions are counted from it")
-        }
-        None => unsupported("no `pad_token_id`".to_owned(), "a token id: positions are counted from it"),
-    }
+pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+    let mut spec = bert::post_norm(config, &Keys::BERT)?;
+    bert::check_encoder(config)?;
+    let padding = u32::try_from(config.integer("pad_token_id", -1)?)
+        .map_err(|_| config.unsupported("pad_token_id", "a token id: positions are counted from it"))?;
+    spec.embeddings.positions = Some(bert::positions(config, PositionIds::AfterPadding(padding))?);
+    spec.embeddings.segments = Some(config.size("type_vocab_size", 2)?);
+    Ok(Network::new(config.validate(spec)?, bert::locate, &["roberta.", "model."]))
 }

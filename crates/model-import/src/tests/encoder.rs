@@ -1,44 +1,47 @@
 //! Tests of the encoder's tensors, and of the fingerprint of a folder without a graph.
 
-use super::fixture::Folder;
-use crate::{Linear, Norm, fingerprint};
+use encoder_spec::{LinearId, Part, TensorId};
+
+use super::fixture::{FAMILIES, Folder};
+use crate::fingerprint;
 
 #[test]
 fn every_tensor_of_every_family_is_found() {
-    for name in ["bert-mean", "roberta-mean", "xlm-roberta-mean", "distilbert-cls"] {
+    for name in FAMILIES {
         let folder = Folder::tiny(name);
         let weights = folder.open().unwrap().encoder().unwrap().unwrap();
-        let sizes = weights.sizes();
-        assert_eq!((sizes.hidden, sizes.heads, sizes.layers, sizes.intermediate), (48, 4, 2, 96), "{name}");
-        for layer in 0..sizes.layers {
-            let layers = [
-                (Linear::Query, 48, 48),
-                (Linear::Key, 48, 48),
-                (Linear::Value, 48, 48),
-                (Linear::Projection, 48, 48),
-                (Linear::Up, 96, 48),
-                (Linear::Down, 48, 96),
-            ];
-            for (linear, outputs, inputs) in layers {
-                assert_eq!(
-                    weights.weight(layer, linear).unwrap().len(),
-                    outputs * inputs,
-                    "{name} {linear:?}"
-                );
-                assert_eq!(weights.bias(layer, linear).unwrap().len(), outputs, "{name} {linear:?}");
-            }
-            for norm in [Norm::Embeddings, Norm::Attention(layer), Norm::Output(layer)] {
-                assert_eq!(weights.scale(norm).unwrap().len(), 48, "{name} {norm:?}");
-                assert_eq!(weights.shift(norm).unwrap().len(), 48, "{name} {norm:?}");
-            }
+        let spec = weights.spec().clone();
+        for tensor in spec.tensors() {
+            let found = weights.read(tensor).unwrap_or_else(|error| panic!("{name}: {tensor}: {error}"));
+            assert_eq!(found.len(), spec.shape(tensor).unwrap().iter().product::<usize>(), "{name}: {tensor}");
         }
-        assert_eq!(weights.positions().unwrap().len(), sizes.position_rows * 48, "{name}");
-        assert!(weights.weight(sizes.layers, Linear::Up).is_err(), "{name}: a layer too many");
+        let beyond = TensorId::Linear(spec.layers.len(), LinearId::Up, Part::Weight);
+        assert!(weights.read(beyond).is_err(), "{name}: a layer too many");
         let embeddings = weights.into_token_embeddings().unwrap();
-        let (mut first, mut last) = ([0.0; 48], [0.0; 48]);
+        let [mut first, mut last] = [vec![0.0; spec.embeddings.width], vec![0.0; spec.embeddings.width]];
         embeddings.read_row(0, &mut first);
-        embeddings.read_row(sizes.vocabulary as u32 - 1, &mut last);
+        embeddings.read_row(spec.vocabulary as u32 - 1, &mut last);
         assert_ne!(first, last, "{name}");
+    }
+}
+
+/// A weight that packs several matrices is cut where the kernels expect it.
+#[test]
+fn packed_weights_are_cut_by_rows() {
+    let folder = Folder::tiny("modernbert-mean");
+    let stored = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
+    let qkv = stored.tensor("layers.1.attn.Wqkv.weight", &[144, 48]).unwrap();
+    let halves = stored.tensor("layers.1.mlp.Wi.weight", &[128, 48]).unwrap();
+    let weights = folder.open().unwrap().encoder().unwrap().unwrap();
+    for (linear, expected) in [
+        (LinearId::Query, &qkv[..48 * 48]),
+        (LinearId::Key, &qkv[48 * 48..96 * 48]),
+        (LinearId::Value, &qkv[96 * 48..]),
+        (LinearId::Gate, &halves[..64 * 48]),
+        (LinearId::Up, &halves[64 * 48..]),
+    ] {
+        let found = weights.read(TensorId::Linear(1, linear, Part::Weight)).unwrap();
+        assert!(*found == *expected, "{linear:?}");
     }
 }
 

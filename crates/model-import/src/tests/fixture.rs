@@ -12,6 +12,28 @@ use tempfile::TempDir;
 
 use crate::{Graph, ImportError, ModelFolder};
 
+/// Tiny models of all families, and of all layouts of their weights and settings.
+pub(super) const FAMILIES: [&str; 18] = [
+    "bert-mean",
+    "bert-cls",
+    "roberta-mean",
+    "xlm-roberta-mean",
+    "distilbert-cls",
+    "distilbert-dense",
+    "albert-mean",
+    "camembert-mean",
+    "deberta-v2-mean",
+    "electra-mean",
+    "gemma3-mean",
+    "gte-cls",
+    "gte-new-cls",
+    "modernbert-long",
+    "mpnet-mean",
+    "nomic-mean-hub",
+    "qwen3-last",
+    "t5-encoder-mean",
+];
+
 /// A copy of a tiny model.
 pub(super) struct Folder(TempDir);
 

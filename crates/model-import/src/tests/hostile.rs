@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::fixture::{Folder, assert_contains, message};
 use crate::{
-    ImportError, Linear, ModelFolder, Norm,
+    ImportError, ModelFolder,
     file::{MAX_METADATA_BYTES, MAX_TOKENIZER_BYTES},
 };
 
@@ -48,19 +48,9 @@ fn overwrite(folder: &Folder, file: &str, dtype: Dtype, (tensor, index): (&str, 
 /// Reads every tensor as the native kernels do, up to the first error.
 fn read_all(folder: &ModelFolder) -> Result<(), ImportError> {
     let weights = folder.encoder()?.unwrap();
-    for layer in 0..weights.sizes().layers {
-        for linear in
-            [Linear::Query, Linear::Key, Linear::Value, Linear::Projection, Linear::Up, Linear::Down]
-        {
-            weights.weight(layer, linear)?;
-            weights.bias(layer, linear)?;
-        }
-        for norm in [Norm::Embeddings, Norm::Attention(layer), Norm::Output(layer)] {
-            weights.scale(norm)?;
-            weights.shift(norm)?;
-        }
+    for tensor in weights.spec().tensors() {
+        weights.read(tensor)?;
     }
-    weights.positions()?;
     weights.into_token_embeddings().map(drop)
 }
 

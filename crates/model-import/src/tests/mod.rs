@@ -13,3 +13,4 @@ mod network;
 mod pipeline;
 mod ready_made;
 mod safetensors;
+mod zz_export;

@@ -5,11 +5,12 @@ use std::{
     path::Path,
 };
 
+use encoder_spec::PositionIds;
 use prost::Message;
 
 use super::fixture::{Folder, assert_contains, message};
 use crate::{
-    GraphInput, ModelFolder, OutputKind, Positions, Precision,
+    GraphInput, ModelFolder, OutputKind, Precision,
     graph_builder::GraphBuilder,
     onnx::{
         AttributeProto, DataLocation, DataType, Dimension, FunctionProto, GraphProto, ModelProto, NodeProto,
@@ -192,11 +193,11 @@ fn positions_are_counted_as_the_family_counts_them() {
         folder
     };
     for (name, model_type, positions) in [
-        ("bert-mean", "bert", Positions::FromZero),
-        ("bert-mean", "qwen3", Positions::FromZero),
-        ("roberta-mean", "roberta", Positions::AfterPadding(1)),
-        ("xlm-roberta-mean", "xlm-roberta", Positions::AfterPadding(1)),
-        ("roberta-mean", "camembert", Positions::AfterPadding(1)),
+        ("bert-mean", "bert", PositionIds::FromZero),
+        ("bert-mean", "qwen3", PositionIds::FromZero),
+        ("roberta-mean", "roberta", PositionIds::AfterPadding(1)),
+        ("xlm-roberta-mean", "xlm-roberta", PositionIds::AfterPadding(1)),
+        ("roberta-mean", "camembert", PositionIds::AfterPadding(1)),
     ] {
         let graph = inputs(name, model_type, 1.into()).import().unwrap();
         assert_eq!(graph.inputs[1], GraphInput::PositionIds(positions), "{model_type}");
@@ -244,8 +245,8 @@ fn graphs_under_unusual_names_are_listed_in_the_error() {
     let listed = "holds `model_O4.onnx`, `onnx/model_fp16.onnx`, `onnx/model_quantized.onnx`: name the one to use in \
                   the setting `onnx_file`";
     folder.assert_import_error(&["it holds no weights (`model.safetensors`)", listed]);
-    folder.set("config.json", "model_type", "modernbert");
-    folder.assert_import_error(&["no exporter for its model_type `modernbert`", listed]);
+    folder.set("config.json", "model_type", "xlnet");
+    folder.assert_import_error(&["no exporter for its model_type `xlnet`", listed]);
     for number in 0..12 {
         folder.write(&format!("onnx/more_{number:02}.onnx"), "");
     }
