@@ -6,7 +6,7 @@ use crate::{
     Activation, ImportError, ModelFolder, Positions,
     family::post_norm::{EMBEDDINGS_NORM, PostNorm, WORD_EMBEDDINGS},
     folder::ModelSource,
-    safetensors::{TensorLocation, Weights},
+    weights::{TensorLocation, Weights},
 };
 
 /// The sizes of a post-norm encoder: BERT, RoBERTa, XLM-RoBERTa, DistilBERT.

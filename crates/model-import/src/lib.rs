@@ -8,9 +8,10 @@
 //! [`import`](import()) makes sure that the folder has a graph for ONNX Runtime:
 //!
 //! ```text
-//! model.safetensors ─ safetensors (mapped, as f32) ─┐
-//!                                                   ├─▶ family/* ─▶ graph_builder ─▶ embedgate.onnx (operators)
-//! config.json ──────────────────────────────────────┘                                embedgate.onnx.data (weights)
+//! model.safetensors ─ safetensors ─┐
+//! pytorch_model.bin ─ pytorch_bin ─┴─▶ weights (mapped, as f32) ─┐
+//!                                                                ├─▶ family/* ─▶ graph_builder ─▶ embedgate.onnx
+//! config.json ───────────────────────────────────────────────────┘                                embedgate.onnx.data
 //! model.onnx, onnx/model.onnx ─▶ onnx_file, ready_made: inspected, used unchanged
 //! ```
 //!
@@ -45,13 +46,18 @@ mod manifest;
 mod mapped;
 mod onnx;
 mod onnx_file;
+mod pickle;
 mod pipeline;
 mod pooling;
 mod progress;
+mod pytorch_bin;
 mod ready_made;
 mod safetensors;
+mod stored_tensor;
 #[cfg(test)]
 mod tests;
+mod weights;
+mod wordpiece;
 
 pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, TokenEmbeddings};
 pub use error::ImportError;

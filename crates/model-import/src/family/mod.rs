@@ -10,7 +10,7 @@ use std::{fmt, path::Path};
 use post_norm::{Positions, PostNorm};
 use serde::Deserialize;
 
-use crate::{ImportError, graph_builder::GraphBuilder, json, safetensors::Weights};
+use crate::{ImportError, graph_builder::GraphBuilder, json, weights::Weights};
 
 /// Largest size in a `config.json`: far above any known encoder, and low enough that no product of two sizes overflows.
 pub(crate) const MAX_SIZE: usize = 1 << 20;

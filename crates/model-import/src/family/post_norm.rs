@@ -11,7 +11,7 @@ use crate::{
     ImportError,
     graph_builder::GraphBuilder,
     onnx::{AttributeProto, DataType, Dimension, ValueInfoProto},
-    safetensors::Weights,
+    weights::Weights,
 };
 
 /// Added to the attention score of a masked position. After the softmax its weight is exactly 0, yet the value is

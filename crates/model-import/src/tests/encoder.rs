@@ -45,7 +45,7 @@ fn every_tensor_of_every_family_is_found() {
 #[test]
 fn read_row_returns_the_row_of_the_token_id() {
     let folder = Folder::tiny("bert-mean");
-    let weights = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
+    let weights = crate::weights::Weights::open(folder.path(), &[]).unwrap();
     let table = weights.tensor("embeddings.word_embeddings.weight", &[600, 48]).unwrap();
     let embeddings = folder.open().unwrap().encoder().unwrap().unwrap().into_token_embeddings().unwrap();
     for id in [0, 17, 599] {

@@ -10,7 +10,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use super::fixture::Folder;
 use crate::{
     ImportError,
-    safetensors::{WEIGHTS, Weights},
+    weights::{WEIGHTS, Weights},
 };
 
 /// A header and a few small tensors.

@@ -11,5 +11,7 @@ mod import;
 mod manifest;
 mod network;
 mod pipeline;
+mod pytorch_bin;
 mod ready_made;
 mod safetensors;
+mod torch_save;
