@@ -228,6 +228,7 @@ impl WordPiece {
         let vocabulary = read_vocabulary(&vocabulary_path)?;
         let mut files = vec![vocabulary_path.clone()];
         special.update(options.special);
+        let mut ids_path = path;
         // Each with the id that the folder states. A folder of an early release has two files instead of the key.
         let mut added: Vec<(Option<u32>, AddedToken)> = Vec::new();
         if let Some(tokens) = options.added_tokens_decoder {
@@ -247,25 +248,8 @@ impl WordPiece {
                     .map(|(content, &id)| (Some(id), AddedToken::new(content, is_special(content))));
                 added.extend(tokens);
                 added.sort_by_key(|&(id, _)| id);
-                files.push(added_path);
-            }
-        }
-        for token in special.all() {
-            if !added.iter().any(|(_, known)| known.content == token.content) {
-                added.push((None, token));
-            }
-        }
-        // The tokenizer library numbers the tokens that are not in the vocabulary, too.
-        let mut next = vocabulary.len() as u32;
-        for (stated, token) in &mut added {
-            token.id = vocabulary.get(&token.content).copied().unwrap_or_else(|| {
-                next += 1;
-                next - 1
-            });
-            if let Some(stated) = stated.filter(|&stated| stated != token.id) {
-                let setting = format!("the id {stated} of the added token `{}`", token.content);
-                let expected = format!("{}, by {VOCABULARY}; {SAVE_AGAIN}", token.id);
-                return Err(ImportError::unsupported_setting(&path, setting, expected));
+                files.push(added_path.clone());
+                ids_path = added_path;
             }
         }
         let required = |token: &Option<Token>, key: &str| {
@@ -282,6 +266,24 @@ impl WordPiece {
         let (unknown, _) = required(&special.unk_token, "unk_token")?;
         let (start, start_id) = required(&special.cls_token, "cls_token")?;
         let (end, end_id) = required(&special.sep_token, "sep_token")?;
+        for token in special.all() {
+            if !added.iter().any(|(_, known)| known.content == token.content) {
+                added.push((None, token));
+            }
+        }
+        // The tokenizer library numbers the tokens that are not in the vocabulary, too.
+        let mut next = vocabulary.len() as u32;
+        for (stated, token) in &mut added {
+            token.id = vocabulary.get(&token.content).copied().unwrap_or_else(|| {
+                next += 1;
+                next - 1
+            });
+            if let Some(stated) = stated.filter(|&stated| stated != token.id) {
+                let setting = format!("the id {stated} of the added token `{}`", token.content);
+                let expected = format!("{VOCABULARY} gives it {}; {SAVE_AGAIN}", token.id);
+                return Err(ImportError::unsupported_setting(&ids_path, setting, expected));
+            }
+        }
         let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
         let template = json!([piece(&start), {"Sequence": {"id": "A", "type_id": 0}}, piece(&end)]);
         added.sort_by_key(|(_, token)| token.id);

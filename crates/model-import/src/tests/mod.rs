@@ -15,3 +15,4 @@ mod pytorch_bin;
 mod ready_made;
 mod safetensors;
 mod torch_save;
+mod wordpiece;
