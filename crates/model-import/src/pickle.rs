@@ -259,9 +259,7 @@ impl<'p> Machine<'p> {
             rest == Some(name)
         };
         allowed.into_iter().find(is_named).ok_or_else(|| {
-            let name = [module, b".", name].concat();
-            let name: String = String::from_utf8_lossy(&name).chars().take(MAX_NAME_IN_ERROR).collect();
-            let name = name.escape_debug();
+            let name = printable(&String::from_utf8_lossy(&[module, b".", name].concat()));
             PickleError::Refused(format!(
                 "it wants to load `{name}`, but embedgate does not execute code from a weights file"
             ))
@@ -369,6 +367,11 @@ fn long(bytes: &[u8]) -> Result<i64, PickleError> {
     };
     start.copy_from_slice(bytes);
     Ok(i64::from_le_bytes(number))
+}
+
+/// Returns a name from a file for an error: without control characters, and not too long.
+pub(crate) fn printable(name: &str) -> String {
+    name.chars().take(MAX_NAME_IN_ERROR).collect::<String>().escape_debug().to_string()
 }
 
 fn damaged(found: &str) -> PickleError {

@@ -11,7 +11,7 @@ use zip::{CompressionMethod, ZipArchive};
 use crate::{
     ImportError,
     float_type::FloatType,
-    pickle::{Pickle, PickleError, Value, ValueId},
+    pickle::{Pickle, PickleError, Value, ValueId, printable},
     stored_tensor::StoredTensor,
 };
 
@@ -75,8 +75,8 @@ pub(crate) fn read(path: &Path, file: &[u8]) -> Result<Vec<StoredTensor>, Import
     // The file of a training run holds the state of more than the model.
     if tensors.is_empty() && !others.is_empty() {
         others.truncate(5);
-        let keys = format!("`{}`", others.join("`, `"));
-        return Err(refused(path, format!("none of its entries is a tensor; it holds {keys}")));
+        let keys = others.into_iter().map(printable).collect::<Vec<_>>().join("`, `");
+        return Err(refused(path, format!("none of its entries is a tensor; it holds `{keys}`")));
     }
     Ok(tensors)
 }
@@ -114,10 +114,15 @@ impl<'f> Archive<'f> {
         let name = format!("{}/{name}", self.folder);
         let Some(index) = self.zip.index_for_name(&name) else { return Ok(None) };
         let path = self.path;
-        let entry =
-            self.zip.by_index_raw(index).map_err(|error| damaged(path, format!("`{name}`: {error}")))?;
+        let entry = self
+            .zip
+            .by_index_raw(index)
+            .map_err(|error| damaged(path, format!("`{}`: {error}", printable(&name))))?;
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-            return Err(refused(path, format!("its entry `{name}` is compressed or encrypted")));
+            return Err(refused(
+                path,
+                format!("its entry `{}` is compressed or encrypted", printable(&name)),
+            ));
         }
         let range = entry.data_start().and_then(|start| {
             let (start, size) = (usize::try_from(start).ok()?, usize::try_from(entry.size()).ok()?);
@@ -125,7 +130,7 @@ impl<'f> Archive<'f> {
         });
         match range.filter(|range| range.end <= self.file.len()) {
             Some(range) => Ok(Some(range)),
-            None => Err(damaged(path, format!("its entry `{name}` lies beyond its end"))),
+            None => Err(damaged(path, format!("its entry `{}` lies beyond its end", printable(&name)))),
         }
     }
 
@@ -137,7 +142,7 @@ impl<'f> Archive<'f> {
         name: &str,
         arguments: &[ValueId],
     ) -> Result<StoredTensor, ImportError> {
-        let invalid = |path, what: &str| damaged(path, format!("tensor `{name}` has {what}"));
+        let invalid = |path, what: &str| damaged(path, format!("tensor `{}` has {what}", printable(name)));
         let path = self.path;
         let description = (|| {
             let &[storage, offset, sizes, strides, ..] = arguments else { return None };
@@ -157,13 +162,19 @@ impl<'f> Archive<'f> {
         };
         let entry = format!("data/{key}");
         let Some(storage) = self.entry(&entry)? else {
-            return Err(invalid(path, &format!("no storage: the archive has no entry `{entry}`")));
+            return Err(invalid(
+                path,
+                &format!("no storage: the archive has no entry `{}`", printable(&entry)),
+            ));
         };
         if elements.checked_mul(size).is_none_or(|needed| needed > storage.len()) {
             let found = storage.len();
             return Err(invalid(
                 path,
-                &format!("a storage of {elements} {type_name}, but `{entry}` has {found} bytes"),
+                &format!(
+                    "a storage of {elements} {type_name}, but `{}` has {found} bytes",
+                    printable(&entry)
+                ),
             ));
         }
         let float_type = match type_name {

@@ -2,7 +2,7 @@
 //! transformers makes from these files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -197,101 +197,89 @@ struct ClassConfig {
     tokenizer_class: Option<String>,
 }
 
+impl Options {
+    /// Checks that the tokenizer splits words as BERT's does.
+    fn check(&self, path: &Path) -> Result<(), ImportError> {
+        let words = self.word_tokenizer_type.as_deref().filter(|&kind| kind != "basic");
+        let pieces = self.subword_tokenizer_type.as_deref().filter(|&kind| kind != "wordpiece");
+        for (key, found) in [
+            ("do_basic_tokenize", (self.do_basic_tokenize == Some(false)).then_some("false")),
+            ("word_tokenizer_type", words),
+            ("subword_tokenizer_type", pieces),
+        ] {
+            if let Some(found) = found {
+                let setting = format!("{key} = {found} without `tokenizer.json`");
+                return Err(ImportError::unsupported_setting(path, setting, SAVE_AGAIN));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl WordPiece {
     /// Makes the tokenizer of a model in `folder`, which holds `vocab.txt`.
     pub(crate) fn read(folder: &Path, model_type: &str) -> Result<Self, ImportError> {
         let path = folder.join("tokenizer_config.json");
         let options: Options = json::read_optional(&path)?.unwrap_or_default();
+        options.check(&path)?;
         let config: ClassConfig = json::read(&folder.join("config.json"), "")?;
-        let class = options.tokenizer_class.clone().or(config.tokenizer_class);
+        let class = options.tokenizer_class.or(config.tokenizer_class);
         let mut special = defaults(class.as_deref(), model_type).map_err(|found| {
-            let expected = format!(
-                "only the tokenizers of BERT, DistilBERT, ELECTRA and MPNet are made from {VOCABULARY}"
-            );
-            ImportError::unsupported_setting(&path, found, format!("{expected}; {SAVE_AGAIN}"))
+            let known = "BERT, DistilBERT, ELECTRA and MPNet";
+            let expected = format!("only the tokenizers of {known} are made from {VOCABULARY}; {SAVE_AGAIN}");
+            ImportError::unsupported_setting(&path, found, expected)
         })?;
-        for (key, found) in [
-            ("do_basic_tokenize", (options.do_basic_tokenize == Some(false)).then_some("false")),
-            ("word_tokenizer_type", options.word_tokenizer_type.as_deref().filter(|&kind| kind != "basic")),
-            (
-                "subword_tokenizer_type",
-                options.subword_tokenizer_type.as_deref().filter(|&kind| kind != "wordpiece"),
-            ),
-        ] {
-            if let Some(found) = found {
-                let setting = format!("{key} = {found} without `tokenizer.json`");
-                return Err(ImportError::unsupported_setting(&path, setting, SAVE_AGAIN));
-            }
-        }
+        special.update(options.special);
 
         let vocabulary_path = folder.join(VOCABULARY);
         let vocabulary = read_vocabulary(&vocabulary_path)?;
         let mut files = vec![vocabulary_path.clone()];
-        special.update(options.special);
-        let mut ids_path = path;
-        // Each with the id that the folder states. A folder of an early release has two files instead of the key.
+        // Each with the id that the folder states, and the file that states it. A folder of an early release has two
+        // files instead of the key.
         let mut added: Vec<(Option<u32>, AddedToken)> = Vec::new();
+        let mut ids_path = path;
         if let Some(tokens) = options.added_tokens_decoder {
             added.extend(tokens.into_iter().map(|(id, token)| (Some(id), token)));
         } else {
-            let [special_path, added_path] =
-                ["special_tokens_map.json", "added_tokens.json"].map(|name| folder.join(name));
+            let special_path = folder.join("special_tokens_map.json");
             if let Some(stated) = json::read_optional(&special_path)? {
                 special.update(stated);
                 files.push(special_path);
             }
+            let added_path = folder.join("added_tokens.json");
             if let Some(ids) = json::read_optional::<BTreeMap<String, u32>>(&added_path)? {
-                let all = special.all();
-                let is_special = |content: &str| all.iter().any(|token| token.content == content);
-                let tokens = ids
-                    .iter()
-                    .map(|(content, &id)| (Some(id), AddedToken::new(content, is_special(content))));
-                added.extend(tokens);
+                let special: BTreeSet<String> =
+                    special.all().into_iter().map(|token| token.content).collect();
+                let token = |content: &String| AddedToken::new(content, special.contains(content));
+                added.extend(ids.iter().map(|(content, &id)| (Some(id), token(content))));
                 added.sort_by_key(|&(id, _)| id);
                 files.push(added_path.clone());
                 ids_path = added_path;
             }
         }
+        let known: BTreeSet<String> = added.iter().map(|(_, token)| token.content.clone()).collect();
+        let others = special.all().into_iter().filter(|token| !known.contains(&token.content));
+        added.extend(others.map(|token| (None, token)));
+
         let required = |token: &Option<Token>, key: &str| {
             let content = token.as_ref().map(Token::content).unwrap_or_default();
-            match vocabulary.get(content) {
-                Some(&id) => Ok((content.to_owned(), id)),
-                None => Err(ImportError::unsupported_setting(
-                    &vocabulary_path,
-                    format!("a vocabulary without the {key} `{content}`"),
-                    "one that holds it: the file belongs to another model, or is not a WordPiece vocabulary",
-                )),
-            }
+            let found = vocabulary.get_key_value(content).map(|(token, &id)| (token.as_str(), id));
+            found.ok_or_else(|| {
+                let found = format!("a vocabulary without the {key} `{content}`");
+                let expected =
+                    "one that holds it: the file belongs to another model, or is not a WordPiece vocabulary";
+                ImportError::unsupported_setting(&vocabulary_path, found, expected)
+            })
         };
         let (unknown, _) = required(&special.unk_token, "unk_token")?;
         let (start, start_id) = required(&special.cls_token, "cls_token")?;
         let (end, end_id) = required(&special.sep_token, "sep_token")?;
-        for token in special.all() {
-            if !added.iter().any(|(_, known)| known.content == token.content) {
-                added.push((None, token));
-            }
-        }
-        // The tokenizer library numbers the tokens that are not in the vocabulary, too.
-        let mut next = vocabulary.len() as u32;
-        for (stated, token) in &mut added {
-            token.id = vocabulary.get(&token.content).copied().unwrap_or_else(|| {
-                next += 1;
-                next - 1
-            });
-            if let Some(stated) = stated.filter(|&stated| stated != token.id) {
-                let setting = format!("the id {stated} of the added token `{}`", token.content);
-                let expected = format!("{VOCABULARY} gives it {}; {SAVE_AGAIN}", token.id);
-                return Err(ImportError::unsupported_setting(&ids_path, setting, expected));
-            }
-        }
         let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
-        let template = json!([piece(&start), {"Sequence": {"id": "A", "type_id": 0}}, piece(&end)]);
-        added.sort_by_key(|(_, token)| token.id);
         let tokenizer = json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
-            "added_tokens": added.into_iter().map(|(_, token)| token).collect::<Vec<_>>(),
+            "added_tokens": number(added, &vocabulary, &ids_path)?,
             "normalizer": {
                 "type": "BertNormalizer",
                 "clean_text": true,
@@ -302,12 +290,12 @@ impl WordPiece {
             "pre_tokenizer": {"type": "BertPreTokenizer"},
             "post_processor": {
                 "type": "TemplateProcessing",
-                "single": template,
+                "single": [piece(start), {"Sequence": {"id": "A", "type_id": 0}}, piece(end)],
                 // Pairs of texts are not embedded, but the key is required.
                 "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
                 "special_tokens": {
-                    start.as_str(): {"id": start, "ids": [start_id], "tokens": [start]},
-                    end.as_str(): {"id": end, "ids": [end_id], "tokens": [end]},
+                    start: {"id": start, "ids": [start_id], "tokens": [start]},
+                    end: {"id": end, "ids": [end_id], "tokens": [end]},
                 },
             },
             "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
@@ -321,6 +309,31 @@ impl WordPiece {
         });
         Ok(Self { json: tokenizer.to_string().into_bytes(), files })
     }
+}
+
+/// Assigns ids to added tokens as the tokenizer library does: that of the vocabulary, else the next one after it. An id
+/// that the file at `path` states must be the same. Returns the tokens by id.
+fn number(
+    added: Vec<(Option<u32>, AddedToken)>,
+    vocabulary: &BTreeMap<String, u32>,
+    path: &Path,
+) -> Result<Vec<AddedToken>, ImportError> {
+    let mut next = vocabulary.len() as u32;
+    let mut tokens = Vec::with_capacity(added.len());
+    for (stated, mut token) in added {
+        token.id = vocabulary.get(&token.content).copied().unwrap_or_else(|| {
+            next += 1;
+            next - 1
+        });
+        if let Some(stated) = stated.filter(|&stated| stated != token.id) {
+            let setting = format!("the id {stated} of the added token `{}`", token.content);
+            let expected = format!("{VOCABULARY} gives it {}; {SAVE_AGAIN}", token.id);
+            return Err(ImportError::unsupported_setting(path, setting, expected));
+        }
+        tokens.push(token);
+    }
+    tokens.sort_by_key(|token| token.id);
+    Ok(tokens)
 }
 
 /// Returns the default special tokens of a tokenizer's class or, if it is a general one, of the model's family. The
