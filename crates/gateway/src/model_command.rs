@@ -199,7 +199,7 @@ fn bench(
     let Selection { backend, reason } = plan_backends(model, &folder).map_err(failed)?.preferred;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let encoders = encoders(model, &folder, backend, &runtime).map_err(failed)?;
-    let tokenizer = tokenizer(model, &folder).map_err(|error| failed(error.into()))?;
+    let tokenizer = tokenizer(model, &folder).map_err(failed)?;
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
     let (precision, threads) = (precision.name(), model.threads);
     let batching = batching_note(per_text);

@@ -8,7 +8,7 @@ use crate::{
     ImportError, ModelFolder,
     family::Network,
     folder::ModelSource,
-    safetensors::{TensorLocation, Weights},
+    weights::{TensorLocation, Weights},
 };
 
 /// The tensors of an encoder, read from its files on demand.

@@ -162,6 +162,29 @@ pub enum ImportError {
         /// The result of the header check.
         source: safetensors::SafeTensorError,
     },
+    /// A PyTorch weights file is truncated, or its parts contradict each other.
+    #[error(
+        "`{}` is not a complete PyTorch weights file: {reason}; copy or download it again",
+        path.display()
+    )]
+    PyTorchDamaged {
+        /// The file.
+        path: PathBuf,
+        /// The found and the expected content.
+        reason: String,
+    },
+    /// A PyTorch weights file holds something else than a dictionary of plain tensors.
+    #[error(
+        "cannot use `{}`: {reason}; save the model again with transformers' `safe_serialization=True`, which writes \
+         `model.safetensors`",
+        path.display()
+    )]
+    PyTorchRefused {
+        /// The file.
+        path: PathBuf,
+        /// The content that was refused.
+        reason: String,
+    },
     /// A required tensor is missing.
     #[error("`{}` has no tensor `{tensor}` (expected shape {expected:?})", path.display())]
     MissingTensor {
@@ -185,13 +208,13 @@ pub enum ImportError {
         found: Vec<usize>,
     },
     /// A tensor's type is not supported for weights.
-    #[error("`{}`: tensor `{tensor}` is {found}, expected F32, F16 or BF16", path.display())]
+    #[error("`{}`: tensor `{tensor}` is {found}, expected F32, F16 or BF16, row-major", path.display())]
     TensorType {
         /// The weights file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its type.
+        /// Its type, and its layout if that is the reason.
         found: String,
     },
     /// A weight is not a finite number as f32.

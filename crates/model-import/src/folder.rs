@@ -13,11 +13,12 @@ use serde::Deserialize;
 use crate::{
     DenseLayer, DownloadSource, ImportError, ModelManifest,
     family::{self, Network},
-    file::MAX_TOKENIZER_BYTES,
+    file::{self, MAX_TOKENIZER_BYTES},
     json, onnx_file,
     pipeline::Pipeline,
     pooling::PoolingMode,
-    safetensors::{INDEX, WEIGHTS, Weights},
+    weights::Weights,
+    wordpiece::{SAVE_AGAIN, VOCABULARY, WordPiece},
 };
 
 /// The file names under which sentence-transformers looks for the transformer's settings.
@@ -211,7 +212,7 @@ impl ModelFolder {
 
         let known = family::read(&config, &manifest_hint(manifest.as_ref()));
         // Weights come first if both are possible: the exported graph is laid out for speed.
-        let has_weights = folder.join(WEIGHTS).exists() || folder.join(INDEX).exists();
+        let has_weights = Weights::exist(folder);
         let ready_made = onnx_file::find(root, onnx_file)?
             .filter(|_| onnx_file.is_some() || known.is_err() || !has_weights);
         if ready_made.is_none()
@@ -268,10 +269,10 @@ impl ModelFolder {
             return Err(ImportError::unsupported_setting(&config, found, "equal sizes"));
         }
 
-        let tokenizer = folder.join("tokenizer.json");
-        let hint = "the fast tokenizer's file; save the tokenizer again with transformers' `use_fast=True`";
-        let tokenizer_file: TokenizerFile = json::read_up_to(&tokenizer, hint, MAX_TOKENIZER_BYTES)?;
-        files.push(tokenizer.clone());
+        let (tokenizer, tokenizer_json, tokenizer_files) = read_tokenizer(folder, &model_type)?;
+        let tokenizer_file: TokenizerFile = serde_json::from_slice(&tokenizer_json)
+            .map_err(|source| ImportError::Json { path: tokenizer.clone(), source })?;
+        files.extend(tokenizer_files);
         let prompts = read_prompts(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
         sentence.check(&sentence_path)?;
@@ -345,9 +346,18 @@ impl ModelFolder {
         &self.model_type
     }
 
-    /// The path of `tokenizer.json`.
+    /// The path of `tokenizer.json`, or of the `vocab.txt` that takes its place.
     pub fn tokenizer(&self) -> &Path {
         &self.tokenizer
+    }
+
+    /// Reads `tokenizer.json`, or makes its content from `vocab.txt`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or has changed into one that is not supported.
+    pub fn tokenizer_json(&self) -> Result<Vec<u8>, ImportError> {
+        let folder = self.tokenizer.parent().unwrap_or(&self.root);
+        read_tokenizer(folder, &self.model_type).map(|(_, json, _)| json)
     }
 
     /// Maximum number of tokens of an input, special tokens included.
@@ -418,6 +428,21 @@ fn needs_graph<A>(known: &Result<A, ImportError>, has_weights: bool) -> Option<S
         Err(error @ ImportError::Setting { .. }) => Some(error.to_string()),
         Err(_) => None,
     }
+}
+
+/// Returns the path of the tokenizer, the content of its `tokenizer.json`, and the files that it was made from.
+fn read_tokenizer(folder: &Path, model_type: &str) -> Result<(PathBuf, Vec<u8>, Vec<PathBuf>), ImportError> {
+    let path = folder.join("tokenizer.json");
+    let vocabulary = folder.join(VOCABULARY);
+    if !path.exists() && vocabulary.exists() {
+        let WordPiece { json, files } = WordPiece::read(folder, model_type)?;
+        return Ok((vocabulary, json, files));
+    }
+    let hint = format!(
+        "the fast tokenizer's file, which embedgate makes only from a BERT `{VOCABULARY}`; {SAVE_AGAIN}"
+    );
+    let json = file::read(&path, &hint, MAX_TOKENIZER_BYTES)?;
+    Ok((path.clone(), json, vec![path]))
 }
 
 /// Reads the first of [`SENTENCE_CONFIGS`] that exists; without any, returns the usual name and an empty configuration.

@@ -19,7 +19,7 @@ use crate::{
     onnx::{ModelProto, StringStringEntryProto},
     onnx_file::{self, EXPORTED_GRAPH},
     ready_made,
-    safetensors::Weights,
+    weights::Weights,
 };
 
 /// The name of the exported graph's weights, in the same folder.

@@ -11,12 +11,7 @@ use crate::{
 
 /// Parses a file that describes a model; a missing one is reported with `hint`.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path, hint: &str) -> Result<T, ImportError> {
-    read_up_to(path, hint, MAX_METADATA_BYTES)
-}
-
-/// Parses a file of up to `max` bytes.
-pub(crate) fn read_up_to<T: DeserializeOwned>(path: &Path, hint: &str, max: u64) -> Result<T, ImportError> {
-    let bytes = file::read(path, hint, max)?;
+    let bytes = file::read(path, hint, MAX_METADATA_BYTES)?;
     serde_json::from_slice(&bytes).map_err(|source| ImportError::Json { path: path.to_owned(), source })
 }
 

@@ -8,9 +8,10 @@
 //! [`import`](import()) makes sure that the folder has a graph for ONNX Runtime:
 //!
 //! ```text
-//! model.safetensors ─ safetensors (mapped, as f32) ─┐
-//!                                                   ├─▶ encoder_graph ─▶ embedgate.onnx (operators)
-//! config.json ─ family/* ─ specification ───────────┘                    embedgate.onnx.data (weights)
+//! model.safetensors ─ safetensors ─┐
+//! pytorch_model.bin ─ pytorch_bin ─┴─▶ weights (mapped, as f32) ─┐
+//!                                                                ├─▶ encoder_graph ─▶ embedgate.onnx
+//! config.json ─ family/* ─ specification ────────────────────────┘                    embedgate.onnx.data
 //! model.onnx, onnx/model.onnx ─▶ onnx_file, ready_made: inspected, used unchanged
 //! ```
 //!
@@ -46,13 +47,18 @@ mod manifest;
 mod mapped;
 mod onnx;
 mod onnx_file;
+mod pickle;
 mod pipeline;
 mod pooling;
 mod progress;
+mod pytorch_bin;
 mod ready_made;
 mod safetensors;
+mod stored_tensor;
 #[cfg(test)]
 mod tests;
+mod weights;
+mod wordpiece;
 
 pub use encoder::{EncoderWeights, TokenEmbeddings};
 pub use error::ImportError;

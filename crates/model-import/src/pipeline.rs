@@ -8,8 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
-    ImportError, family::check_size, json, manifest::ModelManifest, pooling::PoolingMode,
-    safetensors::Weights,
+    ImportError, family::check_size, json, manifest::ModelManifest, pooling::PoolingMode, weights::Weights,
 };
 
 /// The activation of a [`DenseLayer`].

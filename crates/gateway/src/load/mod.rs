@@ -335,10 +335,11 @@ fn cache_fingerprint(
 }
 
 /// The folder's tokenizer, with the options of the settings.
-pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, StartError> {
+pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, ModelLoadError> {
     let options =
         TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.vocab_size() };
-    let tokenizer = Tokenizer::load_with(folder.tokenizer(), options)?;
+    let json = folder.tokenizer_json().map_err(ModelLoadError::Folder)?;
+    let tokenizer = Tokenizer::from_json(&json, folder.tokenizer(), options)?;
     if let Some((id, token)) = tokenizer.without_embedding().first_key_value() {
         let (model, tokens) = (&model.id, tokenizer.without_embedding().len());
         tracing::warn!(

@@ -52,10 +52,20 @@ impl Tokenizer {
     /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component, or if the model has no
     /// embedding for an id of its vocabulary or for a special token.
     pub fn load_with(path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
+        let json = std::fs::read(path)
+            .map_err(|source| StartError::Tokenizer { path: path.to_owned(), reason: source.to_string() })?;
+        Self::from_json(&json, path, options)
+    }
+
+    /// Creates a tokenizer from the content of a `tokenizer.json` of any version. `path` names its source in errors.
+    ///
+    /// # Errors
+    /// Those of [`load_with`](Self::load_with).
+    pub fn from_json(json: &[u8], path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
         let TokenizerOptions { strip_whitespace, embeddings } = options;
         let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
-        let json = std::fs::read_to_string(path).map_err(|source| error(source.to_string()))?;
-        let json = tokenizers::canonicalize_str(&json).map_err(|source| error(source.to_string()))?;
+        let json = str::from_utf8(json).map_err(|source| error(source.to_string()))?;
+        let json = tokenizers::canonicalize_str(json).map_err(|source| error(source.to_string()))?;
         let pipeline = tokenizers::from_json(&json).map_err(|source| error(source.to_string()))?;
         let template = &pipeline.get_post_processor().single;
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();

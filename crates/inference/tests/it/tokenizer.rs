@@ -182,6 +182,30 @@ fn the_default_model_equals_the_released_library() {
     println!("the default model: {}", compare(&[pair], 100_000));
 }
 
+/// A folder with `vocab.txt` instead of `tokenizer.json`, as transformers wrote it before its release 2.9.
+#[test]
+fn a_tokenizer_made_from_a_vocabulary_gives_the_ids_of_tokenizer_json() {
+    let tiny = ["bert-cls", "bert-mean", "distilbert-cls", "distilbert-dense"].map(crate::tiny_model);
+    for source in tiny.into_iter().chain([crate::onnx::real_model()]) {
+        let pair = Pair::load(&source.join("tokenizer.json"));
+        let folder = tempfile::tempdir().unwrap();
+        crate::model::copy_folder(&source, folder.path());
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(source.join("tokenizer.json")).unwrap()).unwrap();
+        let vocabulary = json["model"]["vocab"].as_object().unwrap();
+        let mut lines = vec![""; vocabulary.len()];
+        vocabulary.iter().for_each(|(token, id)| lines[id.as_u64().unwrap() as usize] = token);
+        std::fs::write(folder.path().join("vocab.txt"), lines.join("\n")).unwrap();
+        std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+
+        let folder = model_import::ModelFolder::open(folder.path()).unwrap();
+        let options = TokenizerOptions { embeddings: folder.vocab_size(), ..TokenizerOptions::default() };
+        let made =
+            Tokenizer::from_json(&folder.tokenizer_json().unwrap(), folder.tokenizer(), options).unwrap();
+        compare(&[Pair { ours: made, released: pair.released }], 5_000);
+    }
+}
+
 /// Every character of the planes in use, inside a word, alone, and between a letter and marks that compose with it,
 /// with the tokenizers that use Unicode's tables. Each text holds several of them, which is faster; ids do not cross
 /// a space.

@@ -3,7 +3,7 @@
 use encoder_spec::{Disentangled, LinearId, NormId, Part, TensorId};
 
 use super::{Exporter, bias_of, module};
-use crate::{ImportError, family::Network, onnx::AttributeProto, safetensors::Weights};
+use crate::{ImportError, family::Network, onnx::AttributeProto, weights::Weights};
 
 /// Values that all layers use.
 #[derive(Default)]

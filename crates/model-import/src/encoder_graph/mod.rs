@@ -19,7 +19,7 @@ use crate::{
     family::{Location, Network},
     graph_builder::GraphBuilder,
     onnx::{AttributeProto, DataType, Dimension, ValueInfoProto},
-    safetensors::Weights,
+    weights::Weights,
 };
 
 /// Adds a network to a graph: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, output

@@ -8,7 +8,7 @@ use crate::{
     family::Network,
     graph_builder::GraphBuilder,
     onnx::{AttributeProto, DataType},
-    safetensors::Weights,
+    weights::Weights,
 };
 
 /// Added to the attention score of a masked position. After the softmax its weight is exactly 0, yet the value is

@@ -21,7 +21,7 @@ use std::{borrow::Cow, path::Path};
 use config::Config;
 use encoder_spec::{EncoderSpec, LinearId, MAX_SIZE, NormId, Part, PositionIds, TensorId};
 
-use crate::{ImportError, safetensors::Weights};
+use crate::{ImportError, weights::Weights};
 
 /// A family, by the `model_type` in `config.json`.
 struct Family {

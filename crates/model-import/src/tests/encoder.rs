@@ -29,7 +29,7 @@ fn every_tensor_of_every_family_is_found() {
 #[test]
 fn packed_weights_are_cut_by_rows() {
     let folder = Folder::tiny("modernbert-mean");
-    let stored = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
+    let stored = crate::weights::Weights::open(folder.path(), &[]).unwrap();
     let qkv = stored.tensor("layers.1.attn.Wqkv.weight", &[144, 48]).unwrap();
     let halves = stored.tensor("layers.1.mlp.Wi.weight", &[128, 48]).unwrap();
     let weights = folder.open().unwrap().encoder().unwrap().unwrap();
@@ -48,7 +48,7 @@ fn packed_weights_are_cut_by_rows() {
 #[test]
 fn read_row_returns_the_row_of_the_token_id() {
     let folder = Folder::tiny("bert-mean");
-    let weights = crate::safetensors::Weights::open(folder.path(), &[]).unwrap();
+    let weights = crate::weights::Weights::open(folder.path(), &[]).unwrap();
     let table = weights.tensor("embeddings.word_embeddings.weight", &[600, 48]).unwrap();
     let embeddings = folder.open().unwrap().encoder().unwrap().unwrap().into_token_embeddings().unwrap();
     for id in [0, 17, 599] {

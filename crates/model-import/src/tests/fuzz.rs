@@ -1,16 +1,24 @@
-//! The fuzz target of weights. A file that the safetensors library accepts is read to the same values, if all are
-//! finite; any other file is an error.
+//! The fuzz targets of weights. A file that the safetensors library accepts is read to the same values, if all are
+//! finite; any other file is an error. The tensors that a pickle describes lie in their storages, and are found again
+//! in a pickle that `torch.save` would write for them.
 //!
-//! `cargo test` runs it on the corpus and a bounded number of random files. docs/fuzzing.md describes the run with a
+//! `cargo test` runs them on the corpora and a bounded number of random files. docs/fuzzing.md describes the run with a
 //! coverage-guided fuzzer.
+
+use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::fixture::Folder;
+use super::{
+    fixture::Folder,
+    torch_save::{Tensor, file, state_dict},
+};
 use crate::{
     ImportError,
-    safetensors::{WEIGHTS, Weights},
+    float_type::FloatType,
+    pytorch_bin,
+    weights::{WEIGHTS, Weights},
 };
 
 /// A header and a few small tensors.
@@ -67,5 +75,54 @@ fn values(view: &TensorView<'_>) -> Option<Vec<f32>> {
         Dtype::F16 => Some(words().map(|bits| f16::from_bits(bits).to_f32()).collect()),
         Dtype::BF16 => Some(words().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
         _ => None,
+    }
+}
+
+#[test]
+fn pickle() {
+    bolero::check!().with_max_len(MAX_LEN).with_iterations(1000).for_each(check_pickle);
+}
+
+fn check_pickle(pickle: &[u8]) {
+    const STORAGE: &[u8] = &[0; 64];
+    let path = Path::new("pytorch_model.bin");
+    let bytes = file(pickle, &[("0", STORAGE), ("1", STORAGE)]);
+    let Ok(found) = pytorch_bin::read(path, &bytes) else { return };
+    // Position of each storage in the file.
+    let starts = ["model/data/0", "model/data/1"].map(|name| {
+        let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&bytes)).unwrap();
+        zip.by_name_raw(name.as_bytes()).unwrap().data_start().unwrap() as usize
+    });
+    let usable = || found.iter().filter_map(|tensor| Some((tensor, tensor.float_type.clone().ok()?)));
+    let shapes: Vec<Vec<i64>> =
+        usable().map(|(tensor, _)| tensor.shape.iter().map(|&size| size as i64).collect()).collect();
+    let described: Vec<Tensor<'_>> = usable()
+        .zip(&shapes)
+        .map(|((tensor, float_type), shape)| {
+            let (class, size) = match float_type {
+                FloatType::F16 => ("HalfStorage", 2),
+                FloatType::Bf16 => ("BFloat16Storage", 2),
+                FloatType::F32 => ("FloatStorage", 4),
+                FloatType::F64 => unreachable!("not a type of weights"),
+            };
+            let range = &tensor.bytes;
+            assert_eq!(range.len(), tensor.shape.iter().product::<usize>() * size, "{tensor:?}");
+            let lies_in = |&start: &usize| start <= range.start && range.end <= start + STORAGE.len();
+            let storage = starts.iter().position(lies_in).unwrap_or_else(|| panic!("outside: {tensor:?}"));
+            let offset = (range.start - starts[storage]) / size;
+            Tensor {
+                elements: (STORAGE.len() / size) as i64,
+                offset: offset as i64,
+                ..Tensor::new(&tensor.name, class, ["0", "1"][storage], shape)
+            }
+        })
+        .collect();
+    // The new pickle may have another length, which moves the storages.
+    let again = file(&state_dict(&described), &[("0", STORAGE), ("1", STORAGE)]);
+    let again = pytorch_bin::read(path, &again).unwrap();
+    assert_eq!(again.len(), described.len());
+    for ((tensor, _), same) in usable().zip(&again) {
+        assert_eq!((&tensor.name, &tensor.shape), (&same.name, &same.shape));
+        assert_eq!((&tensor.float_type, tensor.bytes.len()), (&same.float_type, same.bytes.len()));
     }
 }

@@ -102,7 +102,7 @@ fn a_damaged_export_is_written_again() {
 }
 
 /// Every file that is read from a folder, with a model that has it.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     ("distilbert-dense", "config.json"),
     ("distilbert-dense", "modules.json"),
     ("distilbert-dense", "sentence_bert_config.json"),
@@ -113,6 +113,7 @@ const FILES: [(&str, &str); 11] = [
     ("distilbert-dense", "2_Dense/config.json"),
     ("distilbert-dense", "2_Dense/model.safetensors"),
     ("distilbert-dense", WEIGHTS),
+    ("xlm-roberta-bin", "pytorch_model.bin"),
     ("distilbert-dense", "model.toml"),
 ];
 
@@ -202,7 +203,8 @@ fn a_pipe_in_the_place_of_a_generated_file_does_not_block_the_import() {
 
 #[test]
 fn a_file_above_its_size_limit_is_an_error() {
-    let cases = FILES.iter().filter(|(_, name)| !name.ends_with("safetensors"));
+    let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".bin");
+    let cases = FILES.iter().filter(|(_, name)| !is_weights(name));
     for (model, name) in cases.filter(|(_, name)| *name != "tokenizer_config.json") {
         let folder = Folder::tiny(model);
         let max = if *name == "tokenizer.json" { MAX_TOKENIZER_BYTES } else { MAX_METADATA_BYTES };

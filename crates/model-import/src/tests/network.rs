@@ -6,7 +6,7 @@ use super::fixture::{FAMILIES, Folder};
 use crate::{
     onnx::{DataLocation, DataType, Dimension, GraphProto, StringStringEntryProto, TensorProto},
     onnx_file,
-    safetensors::Weights,
+    weights::Weights,
 };
 
 /// An exported graph with its weights.

@@ -9,8 +9,10 @@ use safetensors::{Dtype, serialize, tensor::TensorView};
 use super::fixture::{Folder, assert_contains, message};
 use crate::{
     ImportError,
-    safetensors::{INDEX, WEIGHTS, Weights},
+    weights::{WEIGHTS, Weights},
 };
+
+const INDEX: &str = "model.safetensors.index.json";
 
 const VALUES: [f32; 6] = [0.0, 1.0, -2.5, 0.125, 1024.0, -0.75];
 
@@ -138,13 +140,6 @@ fn invalid_safetensors_files_are_errors() {
         assert!(matches!(error, ImportError::Safetensors { .. }), "{case}: {error:?}");
         assert_contains(&message(&error), &[WEIGHTS, "not a complete safetensors file: "]);
     }
-}
-
-#[test]
-fn pickled_weights_are_an_error_with_the_remedy() {
-    let folder = Folder::empty();
-    folder.write("pytorch_model.bin", "");
-    assert_contains(&message(&open(&folder).err().unwrap()), &[WEIGHTS, "is missing", "safe_serialization"]);
 }
 
 proptest! {

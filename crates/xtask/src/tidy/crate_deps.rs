@@ -45,7 +45,7 @@ const OWNED: [(&str, &[&str]); 4] = [
         ],
     ),
     ("model-import", &["prost", "safetensors", "memmap2"]),
-    ("xtask", &["indicatif", "zip"]),
+    ("xtask", &["indicatif"]),
 ];
 
 /// Checks every `crates/*/Cargo.toml`.
