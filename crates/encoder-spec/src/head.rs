@@ -1,7 +1,67 @@
-//! The vocabulary of the head: pooling modes and activations of dense layers, by the definitions of
-//! sentence-transformers.
+//! The head: the modules that reduce hidden states to one vector, by the definitions of sentence-transformers.
 
 use std::{fmt, str::FromStr};
+
+/// The modules after the transformer. Unlike an [`EncoderSpec`](crate::EncoderSpec) it holds its weights, which are
+/// few.
+///
+/// A normalization at the end is not part of it: it is done with the vectors' final length.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadSpec {
+    /// Pooling modes, at least one. The pooled vector is the concatenation of their results.
+    pub poolings: Vec<PoolingMode>,
+    /// Tokens of the prompt before a text are pooled like those of the text. Without, pooling leaves them out.
+    pub include_prompt: bool,
+    /// Modules that are applied to the pooled vector, in order.
+    pub modules: Vec<HeadModule>,
+}
+
+impl From<PoolingMode> for HeadSpec {
+    /// A head that only pools.
+    fn from(pooling: PoolingMode) -> Self {
+        Self { poolings: vec![pooling], include_prompt: true, modules: vec![] }
+    }
+}
+
+/// A module that maps one vector to another.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HeadModule {
+    /// A dense layer.
+    Dense(DenseLayer),
+    /// Layer normalization.
+    LayerNorm(HeadLayerNorm),
+    /// Division by the Euclidean norm.
+    Normalize,
+}
+
+/// A dense layer: `activation(weight · x + bias)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DenseLayer {
+    /// Length of the input.
+    pub inputs: usize,
+    /// Length of the output.
+    pub outputs: usize,
+    /// Row-major, `[outputs, inputs]`.
+    pub weight: Vec<f32>,
+    /// `[outputs]`, if the layer has a bias.
+    pub bias: Option<Vec<f32>>,
+    /// The activation function.
+    pub activation: DenseActivation,
+}
+
+/// Layer normalization: `(x − mean) / √(variance + ε) · weight + bias`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadLayerNorm {
+    /// Scale of each dimension.
+    pub weight: Vec<f32>,
+    /// Shift of each dimension, as many as `weight`.
+    pub bias: Vec<f32>,
+}
+
+impl HeadLayerNorm {
+    /// ε, PyTorch's default, which sentence-transformers does not change.
+    pub const EPSILON: f64 = 1e-5;
+}
 
 /// Reduction of the hidden states of a sequence to one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +119,37 @@ impl FromStr for PoolingMode {
 /// Activation function of a dense layer after pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DenseActivation {
+    /// x · Φ(x), with the normal distribution's Φ.
+    Gelu,
     /// x.
     Identity,
+    /// max(x, 0).
+    Relu,
+    /// 1 / (1 + e^(−x)).
+    Sigmoid,
+    /// x / (1 + e^(−x)).
+    Silu,
     /// Hyperbolic tangent.
     Tanh,
+}
+
+impl DenseActivation {
+    /// Names of PyTorch's modules, each with its function.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("GELU", Self::Gelu),
+        ("Identity", Self::Identity),
+        ("ReLU", Self::Relu),
+        ("SiLU", Self::Silu),
+        ("Sigmoid", Self::Sigmoid),
+        ("Tanh", Self::Tanh),
+    ];
+
+    /// Returns the function of the PyTorch class at `path`, such as `torch.nn.modules.activation.Tanh`; `None` if it is
+    /// unknown or not supported.
+    pub fn from_torch(path: &str) -> Option<Self> {
+        let class = path.strip_prefix("torch.nn.")?.rsplit('.').next()?;
+        Self::NAMES.iter().find(|(name, _)| *name == class).map(|&(_, activation)| activation)
+    }
 }
 
 #[cfg(test)]
@@ -76,5 +163,19 @@ mod tests {
         }
         let error = "median".parse::<PoolingMode>().unwrap_err();
         assert!(error.contains("`mean`, `cls`, `max`, `last-token`"), "{error}");
+    }
+
+    #[test]
+    fn activations_are_found_by_the_path_of_their_pytorch_class() {
+        for (path, activation) in [
+            ("torch.nn.modules.activation.Tanh", Some(DenseActivation::Tanh)),
+            ("torch.nn.modules.linear.Identity", Some(DenseActivation::Identity)),
+            ("torch.nn.GELU", Some(DenseActivation::Gelu)),
+            ("torch.nn.functional.tanh", None),
+            ("my_code.Tanh", None),
+            ("Tanh", None),
+        ] {
+            assert_eq!(DenseActivation::from_torch(path), activation, "{path}");
+        }
     }
 }

@@ -24,7 +24,7 @@ mod validate;
 pub use activation::Activation;
 pub use attention::{AttentionSpec, Disentangled, RelativeBias, Rope, ScoreBias, Span};
 pub use encoder::{EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerSpec, PositionIds, PositionTable};
-pub use head::{DenseActivation, PoolingMode};
+pub use head::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
 pub use norm::{NormKind, NormPlacement, NormSpec};
 pub use tensor::{LayerNormId, LinearId, NormId, Part, TensorId};
 pub use validate::{InvalidSpec, MAX_SIZE};

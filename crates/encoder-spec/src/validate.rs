@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use crate::{EncoderSpec, ScoreBias};
+use crate::{EncoderSpec, HeadModule, HeadSpec, ScoreBias};
 
 /// Upper bound of every size: far above any known encoder, and low enough that no product of two sizes overflows.
 pub const MAX_SIZE: usize = 1 << 20;
@@ -109,6 +109,83 @@ impl EncoderSpec {
     }
 }
 
+impl HeadSpec {
+    /// Returns the length of the vectors for hidden states of width `hidden`.
+    ///
+    /// # Errors
+    /// [`InvalidSpec`] if there is no pooling mode, if a module takes another number of values than the one before it
+    /// yields, or if it has another number of weights than its sizes require.
+    pub fn dimensions(&self, hidden: usize) -> Result<usize, InvalidSpec> {
+        check(!self.poolings.is_empty(), || "no pooling mode, expected at least one".to_owned())?;
+        let mut width = self.poolings.len() * hidden;
+        for (index, module) in self.modules.iter().enumerate() {
+            let (name, inputs, outputs) = match module {
+                HeadModule::Dense(layer) => {
+                    let (weights, biases) = (layer.weight.len(), layer.bias.as_ref().map(Vec::len));
+                    let fits = layer.inputs.checked_mul(layer.outputs) == Some(weights)
+                        && biases.is_none_or(|biases| biases == layer.outputs);
+                    check(fits, || {
+                        let (shape, biases) = ([layer.outputs, layer.inputs], biases.unwrap_or(0));
+                        format!("Dense {index} of shape {shape:?} has {weights} weights and {biases} biases")
+                    })?;
+                    ("Dense", layer.inputs, layer.outputs)
+                }
+                HeadModule::LayerNorm(norm) => {
+                    let (weights, biases) = (norm.weight.len(), norm.bias.len());
+                    check(weights == biases, || {
+                        format!("LayerNorm {index} has {weights} weights and {biases} biases")
+                    })?;
+                    ("LayerNorm", weights, weights)
+                }
+                HeadModule::Normalize => continue,
+            };
+            check(inputs == width, || {
+                format!("{name} {index} takes {inputs} values, but the module before it yields {width}")
+            })?;
+            width = outputs;
+        }
+        Ok(width)
+    }
+}
+
 fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), InvalidSpec> {
     if holds { Ok(()) } else { Err(InvalidSpec(reason())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DenseActivation, DenseLayer, HeadLayerNorm, PoolingMode};
+
+    #[test]
+    fn the_modules_of_a_head_must_take_what_the_module_before_them_yields() {
+        let dense = |inputs, outputs| {
+            let (weight, bias) = (vec![0.0; inputs * outputs], Some(vec![0.0; outputs]));
+            let activation = DenseActivation::Identity;
+            HeadModule::Dense(DenseLayer { inputs, outputs, weight, bias, activation })
+        };
+        let norm = |width| {
+            HeadModule::LayerNorm(HeadLayerNorm { weight: vec![0.0; width], bias: vec![0.0; width] })
+        };
+        let dimensions = |modules| {
+            let poolings = vec![PoolingMode::Cls, PoolingMode::Mean];
+            HeadSpec { poolings, include_prompt: true, modules }.dimensions(3)
+        };
+        assert_eq!(dimensions(vec![]), Ok(6));
+        assert_eq!(dimensions(vec![norm(6), dense(6, 2), HeadModule::Normalize, dense(2, 5)]), Ok(5));
+        for (modules, message) in [
+            (vec![dense(3, 2)], "Dense 0 takes 3 values, but the module before it yields 6"),
+            (vec![dense(6, 2), norm(6)], "LayerNorm 1 takes 6 values, but the module before it yields 2"),
+        ] {
+            assert_eq!(dimensions(modules).unwrap_err().to_string(), message);
+        }
+        let mut short = dense(6, 2);
+        if let HeadModule::Dense(layer) = &mut short {
+            layer.bias = Some(vec![0.0]);
+        }
+        let message = "Dense 0 of shape [2, 6] has 12 weights and 1 biases";
+        assert_eq!(dimensions(vec![short]).unwrap_err().to_string(), message);
+        let none = HeadSpec { poolings: vec![], ..HeadSpec::from(PoolingMode::Mean) };
+        assert!(none.dimensions(3).is_err());
+    }
 }

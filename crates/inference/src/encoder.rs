@@ -58,6 +58,7 @@ pub type EncoderFactory = Arc<dyn Fn() -> Result<Box<dyn Encoder>, StartError> +
 pub struct Batch {
     ids: Vec<u32>,
     lengths: Vec<usize>,
+    prompt_tokens: Vec<usize>,
 }
 
 impl Batch {
@@ -66,16 +67,23 @@ impl Batch {
         Self::default()
     }
 
-    /// Appends a sequence.
+    /// Appends a sequence without a prompt.
     pub fn push(&mut self, ids: &[u32]) {
+        self.push_with_prompt(ids, 0);
+    }
+
+    /// Appends a sequence whose first `prompt_tokens` ids are the prompt's, with the special tokens before it.
+    pub fn push_with_prompt(&mut self, ids: &[u32], prompt_tokens: usize) {
         self.ids.extend_from_slice(ids);
         self.lengths.push(ids.len());
+        self.prompt_tokens.push(prompt_tokens);
     }
 
     /// Removes all sequences and keeps the allocations.
     pub fn clear(&mut self) {
         self.ids.clear();
         self.lengths.clear();
+        self.prompt_tokens.clear();
     }
 
     /// All ids, one sequence after the other.
@@ -86,6 +94,11 @@ impl Batch {
     /// Number of tokens of each sequence.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
+    }
+
+    /// Number of tokens at the start of each sequence that a head without `include_prompt` leaves out of pooling.
+    pub fn prompt_tokens(&self) -> &[usize] {
+        &self.prompt_tokens
     }
 
     /// Number of sequences.
@@ -127,10 +140,11 @@ mod tests {
     fn a_batch_returns_its_sequences_in_order() {
         let mut batch = Batch::new();
         let sequences: [&[u32]; 4] = [&[1, 2, 3], &[], &[4], &[5, 6]];
-        for sequence in sequences {
-            batch.push(sequence);
+        for (prompt_tokens, sequence) in sequences.into_iter().enumerate() {
+            batch.push_with_prompt(sequence, prompt_tokens);
         }
         assert_eq!(batch.sequences().collect::<Vec<_>>(), sequences);
+        assert_eq!(batch.prompt_tokens(), [0, 1, 2, 3]);
         assert_eq!((batch.len(), batch.tokens(), batch.max_length()), (4, 6, 3));
         batch.clear();
         assert!(batch.is_empty());

@@ -182,6 +182,8 @@ pub(crate) struct Window {
     pub(crate) tokens: u32,
     /// Weight in the average over the input's windows: the number of tokens without special tokens.
     pub(crate) weight: u32,
+    /// Number of its leading tokens that pooling leaves out ([`TokenSequence::prompt_tokens`]).
+    pub(crate) prompt_tokens: u32,
 }
 
 /// Form of the vectors of a model.
@@ -418,8 +420,12 @@ mod tests {
     #[test]
     fn windows_are_averaged_by_weight() {
         let rows = [1.0, 0.0, /* second input: */ 1.0, 0.0, 0.0, 1.0];
-        let windows =
-            [(0, 5), (1, 3), (1, 1)].map(|(input, weight)| Window { input, tokens: weight + 2, weight });
+        let windows = [(0, 5), (1, 3), (1, 1)].map(|(input, weight)| Window {
+            input,
+            tokens: weight + 2,
+            weight,
+            prompt_tokens: 0,
+        });
         let average = |normalized| average_windows(&rows, &windows, VectorSpec { dimensions: 2, normalized });
         assert_eq!(average(false), [1.0, 0.0, 0.75, 0.25]);
         let unit = average(true);

@@ -20,7 +20,10 @@ use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use tokenizers::pipeline::PipelineToken;
 
 use crate::{
-    cache::inflight::{CoalesceResult, InflightSequence},
+    cache::{
+        inflight::{CoalesceResult, InflightSequence},
+        sequence::TokenSequence,
+    },
     context::EngineContext,
     error::EmbedError,
     job::{Input, JobState, TokenizedJob, TruncationPolicy, Window},
@@ -289,7 +292,12 @@ impl TokenizedChunk {
         let first = self.ids.len();
         context.config.tokenizer.add_special_tokens(content, &mut self.ids);
         let tokens = (self.ids.len() - first) as u32;
-        self.tokens.windows.push(Window { input: index as u32, tokens, weight: content.len() as u32 });
+        self.tokens.windows.push(Window {
+            input: index as u32,
+            tokens,
+            weight: content.len() as u32,
+            prompt_tokens: 0,
+        });
     }
 
     /// Appends the chunk that follows this one.
@@ -328,21 +336,21 @@ fn finish_tokenizing(context: &EngineContext, tokenizing: &TokenizingJob) {
     if request.kind == JobKind::Request {
         context.observer.tokenized(&tokens.lengths, tokens.truncated, job.submitted.elapsed());
     }
-    let lengths: Vec<u32> = tokens.windows.iter().map(|window| window.tokens).collect();
+    let windows = tokens.windows.clone();
     job.set_tokens(tokens, context.config.vector_spec());
     let mut rest = ids.as_slice();
-    let sequences = lengths.into_iter().map(|length| {
-        let (sequence, tail) = rest.split_at(length as usize);
+    let sequences = windows.into_iter().map(|Window { tokens, prompt_tokens, .. }| {
+        let (ids, tail) = rest.split_at(tokens as usize);
         rest = tail;
-        sequence
+        TokenSequence { ids: ids.into(), prompt_tokens }
     });
     // `set_tokens` has completed windows without tokens.
-    let sequences = sequences.enumerate().filter(|(_, ids)| !ids.is_empty());
+    let sequences = sequences.enumerate().filter(|(_, sequence)| !sequence.ids.is_empty());
     match request.kind {
-        JobKind::Request => resolve_or_enqueue(context, job, &sequences.collect::<Vec<_>>()),
+        JobKind::Request => resolve_or_enqueue(context, job, sequences.collect()),
         JobKind::GoldenCheck => {
             let sequences = sequences
-                .map(|(position, ids)| InflightSequence::new(ids.into(), job, position, true))
+                .map(|(position, sequence)| InflightSequence::new(sequence, job, position, true))
                 .collect();
             context.enqueue(Arc::clone(job), sequences);
         }
@@ -351,11 +359,13 @@ fn finish_tokenizing(context: &EngineContext, tokenizing: &TokenizingJob) {
 
 /// Completes cached sequences, subscribes to those in flight, and passes the others on: to the remote cache if there is
 /// one, else to the scheduler.
-fn resolve_or_enqueue(context: &EngineContext, job: &Arc<JobState>, sequences: &[(usize, &[u32])]) {
+fn resolve_or_enqueue(context: &EngineContext, job: &Arc<JobState>, sequences: Vec<(usize, TokenSequence)>) {
     let local_cache = context.local_cache.as_deref();
     let mut result = CoalesceResult::default();
-    for batch in sequences.chunks(CACHE_LOOKUP_BATCH) {
-        context.inflight.get_or_subscribe(batch.iter().copied(), job, local_cache, &mut result);
+    let mut sequences = sequences.into_iter();
+    while sequences.len() > 0 {
+        let batch = sequences.by_ref().take(CACHE_LOOKUP_BATCH);
+        context.inflight.get_or_subscribe(batch, job, local_cache, &mut result);
     }
     let CoalesceResult { hits, to_queue, new, deduplicated, is_running } = result;
     // With a remote cache, misses are known after its lookup.

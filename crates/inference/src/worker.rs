@@ -9,7 +9,10 @@ use std::{
 };
 
 use crate::{
-    cache::inflight::{SequenceRef, Subscriber},
+    cache::{
+        inflight::{SequenceRef, Subscriber},
+        sequence::TokenSequence,
+    },
     context::{EngineConfig, EngineContext},
     encoder::{Batch, Encoder, EncoderFactory},
     error::{EmbedError, EncodeError},
@@ -163,7 +166,8 @@ impl<'c> EncoderSlot<'c> {
         batch.clear();
         let now = Instant::now();
         for sequence in sequences {
-            batch.push(sequence.ids());
+            let TokenSequence { ids, prompt_tokens } = sequence.key();
+            batch.push_with_prompt(ids, *prompt_tokens as usize);
             sequence.record_start(now, |waited| {
                 if !sequence.bypass_cache {
                     context.observer.queue_wait(waited);
@@ -254,10 +258,10 @@ fn store_in_caches(context: &EngineContext, computed: &[(SequenceRef, &[f32])]) 
     for (sequence, row) in computed.iter().filter(|(sequence, _)| !sequence.bypass_cache) {
         let vector: Arc<[f32]> = (*row).into();
         if context.remote_cache.is_some() {
-            for_remote.push((Arc::clone(sequence.ids()), Arc::clone(&vector)));
+            for_remote.push((sequence.key().clone(), Arc::clone(&vector)));
         }
         if let Some(local_cache) = &context.local_cache {
-            local_cache.insert(Arc::clone(sequence.ids()), vector);
+            local_cache.insert(sequence.key().clone(), vector);
         }
     }
     if let Some(remote_cache) = context.remote_cache.as_ref().filter(|_| !for_remote.is_empty()) {

@@ -13,13 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cache::local::LocalCache, job::JobState};
+use crate::{
+    cache::{local::LocalCache, sequence::TokenSequence},
+    job::JobState,
+};
 
-/// The sequences in flight. The keys are the ids themselves: with a hash as the key, a collision would give a text the
-/// vector of another. The map hashes with a random key, so clients cannot construct collisions.
+/// The sequences in flight. The map hashes with a random key, so clients cannot construct collisions.
 #[derive(Debug, Default)]
 pub(crate) struct InflightMap {
-    sequences: Mutex<HashMap<Arc<[u32]>, SequenceRef>>,
+    sequences: Mutex<HashMap<TokenSequence, SequenceRef>>,
 }
 
 /// A sequence in flight, shared by the map, the scheduler and the worker that computes it.
@@ -41,29 +43,29 @@ pub(crate) struct CoalesceResult {
 }
 
 impl InflightMap {
-    /// Looks up `sequences` (position and ids) of `job`: subscribes to those in flight, takes those in the local cache,
-    /// and adds the others to the map.
-    pub(crate) fn get_or_subscribe<'ids>(
+    /// Looks up `sequences` of `job` with their positions: subscribes to those in flight, takes those in the local
+    /// cache, and adds the others to the map.
+    pub(crate) fn get_or_subscribe(
         &self,
-        sequences: impl IntoIterator<Item = (usize, &'ids [u32])>,
+        sequences: impl IntoIterator<Item = (usize, TokenSequence)>,
         job: &Arc<JobState>,
         local_cache: Option<&LocalCache>,
         result: &mut CoalesceResult,
     ) {
         let mut inflight = self.lock();
-        for (position, ids) in sequences {
-            if let Some(sequence) = inflight.get(ids) {
+        for (position, key) in sequences {
+            if let Some(sequence) = inflight.get(&key) {
                 result.deduplicated += 1;
                 match sequence.subscribe(job, position) {
                     Subscription::Queued => result.to_queue.push(Arc::clone(sequence)),
                     Subscription::AlreadySubscribed => {}
                     Subscription::Running => result.is_running = true,
                 }
-            } else if let Some(vector) = local_cache.and_then(|cache| cache.get(ids)) {
+            } else if let Some(vector) = local_cache.and_then(|cache| cache.get(&key)) {
                 result.hits.push((position, vector));
             } else {
-                let sequence = InflightSequence::new(ids.into(), job, position, false);
-                inflight.insert(Arc::clone(sequence.ids()), Arc::clone(&sequence));
+                let sequence = InflightSequence::new(key.clone(), job, position, false);
+                inflight.insert(key, Arc::clone(&sequence));
                 result.to_queue.push(sequence);
                 result.new += 1;
             }
@@ -99,15 +101,15 @@ impl InflightMap {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<[u32]>, SequenceRef>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TokenSequence, SequenceRef>> {
         self.sequences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Removes this sequence, but not a newer one with equal ids.
-fn remove(inflight: &mut HashMap<Arc<[u32]>, SequenceRef>, sequence: &SequenceRef) {
-    if inflight.get(&**sequence.ids()).is_some_and(|found| Arc::ptr_eq(found, sequence)) {
-        inflight.remove(&**sequence.ids());
+/// Removes this sequence, but not a newer one with an equal key.
+fn remove(inflight: &mut HashMap<TokenSequence, SequenceRef>, sequence: &SequenceRef) {
+    if inflight.get(sequence.key()).is_some_and(|found| Arc::ptr_eq(found, sequence)) {
+        inflight.remove(sequence.key());
     }
 }
 
@@ -115,7 +117,7 @@ fn remove(inflight: &mut HashMap<Arc<[u32]>, SequenceRef>, sequence: &SequenceRe
 /// reference that is scheduled claims it. So a job that is cancelled does not delay the others.
 #[derive(Debug)]
 pub(crate) struct InflightSequence {
-    ids: Arc<[u32]>,
+    key: TokenSequence,
     /// The sequence belongs to one job: it is not in the map, and its vector is not cached.
     pub(crate) bypass_cache: bool,
     /// Set when a worker has claimed it or when it has a vector: it must not be computed again.
@@ -157,13 +159,13 @@ enum Subscription {
 impl InflightSequence {
     /// A sequence with its first subscriber.
     pub(crate) fn new(
-        ids: Arc<[u32]>,
+        key: TokenSequence,
         job: &Arc<JobState>,
         position: usize,
         bypass_cache: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
-            ids,
+            key,
             bypass_cache,
             claimed: AtomicBool::new(false),
             looked_up: AtomicBool::new(false),
@@ -172,13 +174,13 @@ impl InflightSequence {
         })
     }
 
-    /// The ids, special tokens included; at least one.
-    pub(crate) fn ids(&self) -> &Arc<[u32]> {
-        &self.ids
+    /// The sequence itself; at least one token.
+    pub(crate) fn key(&self) -> &TokenSequence {
+        &self.key
     }
 
     pub(crate) fn tokens(&self) -> usize {
-        self.ids.len()
+        self.key.ids.len()
     }
 
     /// Adds a subscriber. The sequence must be in the map, so that its subscribers have not been taken.
@@ -231,5 +233,29 @@ impl InflightSequence {
     fn lock(&self) -> MutexGuard<'_, Vec<Subscriber>> {
         // No code panics between two dependent changes, so a poisoned lock holds consistent state.
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::{Admission, Capacity, CostEstimate};
+
+    #[test]
+    fn sequences_that_leave_out_different_tokens_are_not_shared() {
+        let capacity = Capacity { tokens: 1 << 20, quantum: 1 << 20, workers: 1, tokenizer_threads: 1 };
+        let estimate = CostEstimate { tokens: 1, footprint: 1, bytes: 0 };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let reservation = Admission::new(capacity).reserve(None, estimate, deadline).unwrap();
+        let (job, _) = JobState::new(None, deadline, reservation);
+        let sequence = |prompt_tokens| TokenSequence { ids: [5, 6, 7].into(), prompt_tokens };
+        let cache = LocalCache::new(1 << 20, 1).unwrap();
+        cache.insert(sequence(2), Arc::new([2.0]));
+        let (map, mut result) = (InflightMap::default(), CoalesceResult::default());
+        let sequences = [sequence(0), sequence(1), sequence(0), sequence(2)].into_iter().enumerate();
+        map.get_or_subscribe(sequences, &job, Some(&cache), &mut result);
+        assert_eq!((result.new, result.deduplicated, map.len()), (2, 1, 2));
+        let hits: Vec<_> = result.hits.iter().map(|(position, vector)| (*position, &**vector)).collect();
+        assert_eq!(hits, [(3, &[2.0][..])]);
     }
 }

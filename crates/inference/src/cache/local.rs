@@ -1,5 +1,5 @@
-//! The cache in this process: vectors by the token ids from which they were computed. docs/adr/0006 says why it uses
-//! this library.
+//! The cache in this process: vectors by the token sequences from which they were computed. docs/adr/0006 says why it
+//! uses this library.
 
 use std::{
     hash::RandomState,
@@ -12,18 +12,20 @@ use std::{
 
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter, sync::Cache};
 
+use crate::cache::sequence::TokenSequence;
+
 /// Bytes of an entry in addition to its ids and its vector: two allocations with their counters (2 × 32), a place in
-/// the list (48) and in the index (12), and half of this again for evicted entries that the policy remembers; rounded
+/// the list (56) and in the index (12), and half of this again for evicted entries that the policy remembers; rounded
 /// up, since the list grows by doubling.
-const ENTRY_BYTES: usize = 192;
+const ENTRY_BYTES: usize = 200;
 
 /// Estimated tokens of a text, from which the number of entries is estimated.
 const TYPICAL_TOKENS: usize = 32;
 
-/// The vectors of one engine in this process. An engine has one model, so its vectors depend on the token ids only. The
-/// ids themselves are compared; they are hashed with a random key.
+/// The vectors of one engine in this process. An engine has one model, so its vectors depend on the token sequence
+/// only. Sequences are hashed with a random key.
 pub(crate) struct LocalCache {
-    entries: Cache<Arc<[u32]>, Arc<[f32]>, ByteWeighter, RandomState, Evictions>,
+    entries: Cache<TokenSequence, Arc<[f32]>, ByteWeighter, RandomState, Evictions>,
     evictions: Evictions,
 }
 
@@ -47,12 +49,12 @@ impl LocalCache {
         Some(Self { entries, evictions })
     }
 
-    pub(crate) fn get(&self, ids: &[u32]) -> Option<Arc<[f32]>> {
-        self.entries.get(ids)
+    pub(crate) fn get(&self, key: &TokenSequence) -> Option<Arc<[f32]>> {
+        self.entries.get(key)
     }
 
-    pub(crate) fn insert(&self, ids: Arc<[u32]>, vector: Arc<[f32]>) {
-        self.entries.insert(ids, vector);
+    pub(crate) fn insert(&self, key: TokenSequence, vector: Arc<[f32]>) {
+        self.entries.insert(key, vector);
     }
 
     /// Bytes of all entries, overhead included.
@@ -74,9 +76,9 @@ impl LocalCache {
 #[derive(Clone)]
 struct ByteWeighter;
 
-impl Weighter<Arc<[u32]>, Arc<[f32]>> for ByteWeighter {
-    fn weight(&self, ids: &Arc<[u32]>, vector: &Arc<[f32]>) -> u64 {
-        (size_of_val(&**ids) + size_of_val(&**vector) + ENTRY_BYTES) as u64
+impl Weighter<TokenSequence, Arc<[f32]>> for ByteWeighter {
+    fn weight(&self, key: &TokenSequence, vector: &Arc<[f32]>) -> u64 {
+        (size_of_val(&*key.ids) + size_of_val(&**vector) + ENTRY_BYTES) as u64
     }
 }
 
@@ -84,10 +86,10 @@ impl Weighter<Arc<[u32]>, Arc<[f32]>> for ByteWeighter {
 #[derive(Clone, Default)]
 struct Evictions(Arc<AtomicU64>);
 
-impl Lifecycle<Arc<[u32]>, Arc<[f32]>> for Evictions {
+impl Lifecycle<TokenSequence, Arc<[f32]>> for Evictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _: Arc<[u32]>, _: Arc<[f32]>) {
+    fn on_evict(&self, (): &mut (), _: TokenSequence, _: Arc<[f32]>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -113,7 +115,8 @@ mod tests {
                 distinct.insert(ids);
                 prop_assert!(cache.bytes() <= bytes);
             }
-            let kept = distinct.iter().filter_map(|ids| cache.get(ids).map(|vector| (ids, vector)));
+            let get = |ids: &Vec<u32>| cache.get(&ids.as_slice().into());
+            let kept = distinct.iter().filter_map(|ids| get(ids).map(|vector| (ids, vector)));
             let mut entries = 0;
             for (ids, vector) in kept {
                 prop_assert_eq!(&*vector, vec![ids[0] as f32; dimensions]);

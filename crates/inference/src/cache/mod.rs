@@ -4,6 +4,7 @@
 pub(crate) mod inflight;
 pub(crate) mod local;
 pub(crate) mod remote;
+pub(crate) mod sequence;
 
 use std::{fmt, sync::Arc};
 
@@ -14,8 +15,8 @@ use self::remote::RemoteCache;
 pub struct CacheConfig {
     /// Capacity of the local cache in bytes, keys and overhead included; 0 for no local cache.
     pub bytes: usize,
-    /// Identifies all that a vector depends on, except the token ids: weights, pooling, precision, backend. A remote
-    /// cache may hold the vectors of many models; models with equal fingerprints share vectors.
+    /// Identifies all that a vector depends on, except the token sequence: weights, pooling, precision, backend. A
+    /// remote cache may hold the vectors of many models; models with equal fingerprints share vectors.
     pub fingerprint: String,
     /// The remote cache, which is asked for vectors that the local one does not hold.
     pub remote: Option<Arc<dyn RemoteCache>>,

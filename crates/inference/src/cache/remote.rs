@@ -15,6 +15,7 @@ use crate::{
     cache::{
         inflight::{InflightMap, SequenceRef},
         local::LocalCache,
+        sequence::TokenSequence,
     },
     job::JobState,
     observer::{CacheReport, Observer},
@@ -26,7 +27,7 @@ const MAX_LOOKUP_KEYS: usize = 4096;
 /// Number of queued operations above which vectors are not written, because the store is too slow.
 const QUEUE_CAPACITY: usize = 1024;
 
-/// SHA-256 digest of all that a vector depends on: the model's fingerprint and the token ids.
+/// SHA-256 digest of all that a vector depends on: the model's fingerprint and the token sequence.
 pub type CacheKey = [u8; 32];
 
 /// A store of vectors outside this process. It may lose any vector at any time. The engine waits for
@@ -41,7 +42,8 @@ pub trait RemoteCache: Send + Sync {
     fn put(&self, entries: Vec<(CacheKey, Vec<f32>)>);
 }
 
-/// Computes cache keys: SHA-256 over the fingerprint (its length first) and the ids, all little-endian.
+/// Computes cache keys: SHA-256 over the fingerprint (its length first) and the ids, all little-endian; then, if tokens
+/// are left out of pooling, `p` and their number. This odd byte keeps such a key apart from one of ids alone.
 pub(crate) struct CacheKeyHasher {
     prefix: Sha256,
 }
@@ -54,7 +56,7 @@ impl CacheKeyHasher {
         Self { prefix }
     }
 
-    fn key(&self, ids: &[u32]) -> CacheKey {
+    fn key(&self, TokenSequence { ids, prompt_tokens }: &TokenSequence) -> CacheKey {
         let mut hash = self.prefix.clone();
         let mut buffer = [0; 256];
         for ids in ids.chunks(buffer.len() / 4) {
@@ -63,12 +65,16 @@ impl CacheKeyHasher {
             }
             hash.update(&buffer[..4 * ids.len()]);
         }
+        if *prompt_tokens > 0 {
+            hash.update(b"p");
+            hash.update(prompt_tokens.to_le_bytes());
+        }
         hash.finalize().into()
     }
 }
 
-/// Ids and their vector.
-type ComputedVector = (Arc<[u32]>, Arc<[f32]>);
+/// A sequence and its vector.
+type ComputedVector = (TokenSequence, Arc<[f32]>);
 
 /// A job and those of its sequences that the local cache does not hold.
 pub(crate) struct JobLookup {
@@ -169,7 +175,7 @@ impl RemoteCacheWorker {
                 let Some(vector) = vector.filter(|vector| self.is_valid_vector(vector)) else { continue };
                 let vector: Arc<[f32]> = vector.into();
                 if let Some(local_cache) = &self.local_cache {
-                    local_cache.insert(Arc::clone(sequence.ids()), Arc::clone(&vector));
+                    local_cache.insert(sequence.key().clone(), Arc::clone(&vector));
                 }
                 found.push(Arc::clone(sequence));
                 rows.push(vector);
@@ -198,7 +204,7 @@ impl RemoteCacheWorker {
 
     /// Looks sequences up. Returns no vectors if the cache panics or does not return one result for each key.
     fn get(&self, sequences: &[SequenceRef]) -> Vec<Option<Vec<f32>>> {
-        let keys: Vec<_> = sequences.iter().map(|sequence| self.hasher.key(sequence.ids())).collect();
+        let keys: Vec<_> = sequences.iter().map(|sequence| self.hasher.key(sequence.key())).collect();
         match catch_unwind(AssertUnwindSafe(|| self.cache.get(&keys))) {
             Ok(vectors) if vectors.len() == keys.len() => vectors,
             Ok(vectors) => {
@@ -230,7 +236,7 @@ impl RemoteCacheWorker {
 
     fn put(&self, vectors: Vec<ComputedVector>) {
         let entries =
-            vectors.into_iter().map(|(ids, vector)| (self.hasher.key(&ids), vector.to_vec())).collect();
+            vectors.into_iter().map(|(key, vector)| (self.hasher.key(&key), vector.to_vec())).collect();
         if catch_unwind(AssertUnwindSafe(|| self.cache.put(entries))).is_err() {
             tracing::error!(model = self.model, "the remote cache panicked in a write");
         }
@@ -242,17 +248,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cache_keys_depend_on_the_fingerprint_and_every_id() {
-        let key = CacheKeyHasher::new("a").key(&[1, 2]);
-        assert_eq!(key, CacheKeyHasher::new("a").key(&[1, 2]));
+    fn cache_keys_depend_on_the_fingerprint_every_id_and_the_tokens_left_out() {
+        let of = |fingerprint, ids: &[u32]| CacheKeyHasher::new(fingerprint).key(&ids.into());
+        let key = of("a", &[1, 2]);
+        assert_eq!(key, of("a", &[1, 2]));
         for (fingerprint, ids) in [("b", &[1, 2][..]), ("a", &[1, 3]), ("a", &[1])] {
-            assert_ne!(key, CacheKeyHasher::new(fingerprint).key(ids));
+            assert_ne!(key, of(fingerprint, ids));
         }
+        let with_prompt = |prompt_tokens| {
+            let sequence = TokenSequence { ids: [1, 2].into(), prompt_tokens };
+            CacheKeyHasher::new("a").key(&sequence)
+        };
+        assert_eq!(with_prompt(0), key);
+        assert!(with_prompt(1) != key && with_prompt(1) != with_prompt(2));
         // 0100000000000000 61 01000000 02000000 through coreutils' sha256sum.
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "019a2ae89ae9738f19072743e38e33600a2bf97de934132643872bc1a114cbae");
         // Longer than the buffer, and different in the last id only.
         let long: Vec<u32> = (0..1000).collect();
-        assert_ne!(CacheKeyHasher::new("a").key(&long), CacheKeyHasher::new("a").key(&long[..999]));
+        assert_ne!(of("a", &long), of("a", &long[..999]));
     }
 }

@@ -62,7 +62,7 @@ impl Fixture {
         let reservation = self.admission.reserve(caller, estimate, Instant::now()).unwrap();
         let (job, _) = JobState::new(caller, deadline, reservation);
         let mut result = CoalesceResult::default();
-        let sequences = sequences.iter().map(Vec::as_slice).enumerate();
+        let sequences = sequences.iter().map(|ids| ids.as_slice().into()).enumerate();
         self.inflight.get_or_subscribe(sequences, &job, None, &mut result);
         (job, result.to_queue)
     }
@@ -71,7 +71,7 @@ impl Fixture {
     fn take(&self) -> Vec<(u32, u32)> {
         let batch = self.scheduler.take_batch(BUDGET).unwrap();
         self.inflight.remove_completed(&batch.sequences);
-        let ids = batch.sequences.iter().map(|sequence| sequence.ids());
+        let ids = batch.sequences.iter().map(|sequence| &sequence.key().ids);
         let mut batch: Vec<_> = ids.map(|ids| (ids[0], ids[1])).collect();
         batch.sort_unstable();
         batch
