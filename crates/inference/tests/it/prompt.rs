@@ -1,0 +1,76 @@
+//! Prompts: tokenized together with each text, and repeated in each window.
+
+use inference::{Input, Job, Prompt, TruncationPolicy};
+
+use crate::harness::{Harness, MAX_INPUT_TOKENS, config, job, vector_of, with_special_tokens};
+
+fn prompt(text: &str) -> Prompt {
+    Prompt::new(text, &config().tokenizer).unwrap()
+}
+
+fn ids(text: &str) -> Vec<u32> {
+    config().tokenizer.encode(text).unwrap()
+}
+
+#[test]
+fn a_prompt_and_a_text_are_tokenized_together() {
+    let harness = Harness::default();
+    let inputs = vec![Input::Text("less warm".to_owned()), Input::Text(String::new()), Input::Tokens(vec![5])];
+    let found = harness.embed_job(Job { inputs, prompt: Some(prompt("end")), ..job(&[]) }).unwrap();
+    assert_ne!(ids("endless warm"), [ids("end"), ids("less warm")].concat(), "the test needs a word that joins");
+    // Token ids have no prompt.
+    let expected = [ids("endless warm"), ids("end"), vec![5]];
+    assert_eq!(found.vectors, expected.concat_vectors());
+    assert_eq!(found.tokens, expected.map(|ids| ids.len() as u32 + 2));
+}
+
+/// Vectors of the fake encoder.
+trait ConcatVectors {
+    fn concat_vectors(&self) -> Vec<f32>;
+}
+
+impl<const N: usize> ConcatVectors for [Vec<u32>; N] {
+    fn concat_vectors(&self) -> Vec<f32> {
+        self.iter().flat_map(|ids| vector_of(ids)).collect()
+    }
+}
+
+#[test]
+fn an_input_is_cut_after_its_prompt_is_counted() {
+    let harness = Harness::default();
+    let text = "a ".repeat(MAX_INPUT_TOKENS);
+    let inputs = vec![Input::Text(text.clone())];
+    let found = harness.embed_job(Job { inputs, prompt: Some(prompt("b ")), ..job(&[]) }).unwrap();
+    let expected = &ids(&format!("b {text}"))[..MAX_INPUT_TOKENS - 2];
+    assert_eq!((found.vectors, found.truncated), (vector_of(expected), 1));
+}
+
+#[test]
+fn each_window_of_an_averaged_input_starts_with_the_prompt() {
+    let harness = Harness::default();
+    let inputs = vec![Input::Text("a ".repeat(2 * MAX_INPUT_TOKENS))];
+    let average = |prompt| Job {
+        inputs: inputs.clone(),
+        prompt: Some(prompt),
+        truncation: TruncationPolicy::Average,
+        ..job(&[])
+    };
+    let (a, b) = (ids("a"), ids("b"));
+    let content = MAX_INPUT_TOKENS - 2;
+    let window = |texts: usize| with_special_tokens(&[b.clone(), a.repeat(texts)].concat());
+    harness.embed_job(average(prompt("b "))).unwrap();
+    let rest = 2 * MAX_INPUT_TOKENS - 2 * (content - 1);
+    let seen = harness.control.seen.lock().unwrap().clone();
+    assert_eq!(seen.iter().filter(|ids| **ids == window(content - 1)).count(), 1, "equal windows are computed once");
+    assert!(seen.contains(&window(rest)) && seen.len() == 2, "{seen:?}");
+    // A prompt of more than half a window is read once.
+    let long = prompt(&"b ".repeat(content - 1));
+    let tokens = harness.embed_job(average(long)).unwrap().tokens[0] as usize;
+    let read = 2 * MAX_INPUT_TOKENS + content - 1;
+    assert_eq!(tokens, read + 2 * read.div_ceil(content));
+}
+
+#[test]
+fn the_tokens_of_a_prompt_are_counted_without_the_special_token_at_the_end() {
+    assert_eq!(prompt("a b ").tokens(), 1 + 2);
+}
