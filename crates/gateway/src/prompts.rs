@@ -47,10 +47,7 @@ pub const INPUT_KINDS: &[InputKind] = &[
         &["document", "passage", "corpus", "search_document", "retrieval_document", "retrieval_passage"],
     ),
     kind(&["clustering", "separation"], &["clustering", "separation"]),
-    kind(
-        &["similarity", "text_matching"],
-        &["sts", "text_matching", "semantic_similarity", "similarity"],
-    ),
+    kind(&["similarity", "text_matching"], &["sts", "text_matching", "semantic_similarity", "similarity"]),
 ];
 
 /// A name in lower case, with `_` for other separators: vendors and models write `retrieval.query`, `RETRIEVAL_QUERY`
@@ -81,10 +78,12 @@ impl Prompts {
     ) -> Result<Self, String> {
         let prompt = |(name, text): (&String, &String)| {
             let prompt = (!text.is_empty()).then(|| Prompt::new(text, tokenizer)).transpose();
-            let prompt = prompt.map_err(|error| format!("its tokenizer cannot read the prompt `{name}`: {error}"));
+            let prompt =
+                prompt.map_err(|error| format!("its tokenizer cannot read the prompt `{name}`: {error}"));
             Ok(NamedPrompt { name: name.as_str().into(), prompt: prompt? })
         };
-        let mut prompts = Self { list: texts.iter().map(prompt).collect::<Result<_, String>>()?, default: None };
+        let mut prompts =
+            Self { list: texts.iter().map(prompt).collect::<Result<_, String>>()?, default: None };
         let named = |name| {
             let missing = || format!("default_prompt = {name:?}, but the model has {}", prompts.describe());
             prompts.choose(name).ok_or_else(missing)

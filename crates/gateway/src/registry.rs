@@ -75,7 +75,9 @@ impl LoadedModel {
             None if prompts.needed().is_empty() => String::new(),
             None => format!(" · {}, none by default", prompts.describe()),
         };
-        format!("{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{prompt}")
+        format!(
+            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{prompt}"
+        )
     }
 }
 

@@ -441,8 +441,14 @@ mod tests {
             let (job, _) = JobState::new(None, deadline, reservation);
             let inputs = vec![Input::Tokens(vec![1]); inputs];
             let (truncation, kind) = (TruncationPolicy::Error, JobKind::Request);
-            let request =
-                TokenizeRequest { inputs, prompt: None, truncation, max_input_tokens: 1, max_tokens: 1, kind };
+            let request = TokenizeRequest {
+                inputs,
+                prompt: None,
+                truncation,
+                max_input_tokens: 1,
+                max_tokens: 1,
+                kind,
+            };
             pool.enqueue(job, request);
         }
         drop(pool);

@@ -39,8 +39,8 @@ pub use settings::{
     settings,
 };
 pub use types::{
-    Alias, Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode, TokenIds,
-    UnsupportedParameters,
+    Alias, Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode,
+    TokenIds, UnsupportedParameters,
 };
 pub(crate) use unknown::{known_elsewhere, renamed_flag};
 pub use urls::{CollectorUrl, RedisUrl};

@@ -80,7 +80,8 @@ struct SelectedPrompt<'a>(Option<&'a NamedPrompt>);
 
 impl PartialEq for SelectedPrompt<'_> {
     fn eq(&self, other: &Self) -> bool {
-        let text = |selected: &Self| selected.0.and_then(|named| Some(named.prompt.as_ref()?.text().to_owned()));
+        let text =
+            |selected: &Self| selected.0.and_then(|named| Some(named.prompt.as_ref()?.text().to_owned()));
         text(self) == text(other)
     }
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use gateway::cli;
 use gateway::config::{
-    Alias, CliArgs, Config, ConfigError, DisplayValue, ProcessEnv, Resolved, Setting, Source, defaults, settings,
+    Alias, CliArgs, Config, ConfigError, DisplayValue, ProcessEnv, Resolved, Setting, Source, defaults,
+    settings,
 };
 use tempfile::TempDir;
 
@@ -234,14 +235,18 @@ fn models_of_flags_replace_those_of_the_file() {
     assert!(wrong.unwrap_err().to_string().contains("`models.threads` is true"));
 
     let resolved = Config::resolve(&args, &environment(tempfile::tempdir().unwrap().path())).unwrap();
-    assert!(resolved.config.aliases.values().all(|alias| alias.model == "b") && resolved.config.aliases.len() == 3);
+    assert!(
+        resolved.config.aliases.values().all(|alias| alias.model == "b")
+            && resolved.config.aliases.len() == 3
+    );
 }
 
 #[test]
 fn an_alias_may_choose_a_prompt() {
     let alias = |prompt: Option<&str>| Alias { prompt: prompt.map(str::to_owned), ..Alias::from("a") };
     let expected = BTreeMap::from(
-        [("q", Some("query")), ("off", Some("")), ("plain", None)].map(|(name, prompt)| (name.to_owned(), alias(prompt))),
+        [("q", Some("query")), ("off", Some("")), ("plain", None)]
+            .map(|(name, prompt)| (name.to_owned(), alias(prompt))),
     );
     let file = "[aliases]\nq = { model = \"a\", prompt = \"query\" }\noff = { prompt = \"\", model = \"a\" }\n\
                 plain = { model = \"a\" }\n[[models]]\npath = \"m/a\"\n";

@@ -105,7 +105,8 @@ fn parameters_md_is_up_to_date() {
     }
     text += INPUT_TYPES;
     for kind in INPUT_KINDS {
-        let list = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let list =
+            |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         writeln!(text, "| {} | {} |", list(kind.words), list(kind.prompts)).unwrap();
     }
     assert_current("docs/PARAMETERS.md", &text);

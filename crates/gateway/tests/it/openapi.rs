@@ -185,7 +185,9 @@ fn errors_match_the_openapi_document() {
     assert_eq!(reply.header("x-embedgate-ignored"), Some("input_type"));
     assert_documented(&document, post, "an ignored parameter", &reply);
     let app = TestApp::builder().prompt("query", "query: ").start();
-    for (fields, header) in [("", "x-embedgate-prompt-missing"), (r#","prompt_name":"query""#, "x-embedgate-prompt")] {
+    for (fields, header) in
+        [("", "x-embedgate-prompt-missing"), (r#","prompt_name":"query""#, "x-embedgate-prompt")]
+    {
         let reply = app.post(format!(r#"{{"model":"m","input":"a"{fields}}}"#));
         assert_eq!(reply.header(header), Some("query"));
         assert_documented(&document, post, header, &reply);

@@ -145,9 +145,7 @@ fn token_ids_of_the_model_have_no_prompt() {
     let start = |default: Option<&str>, token_ids| {
         let default = default.map(str::to_owned);
         let builder = with_prompts().prompt_alias("q", "query");
-        builder
-            .model(|model| (model.token_ids, model.default_prompt) = (token_ids, default))
-            .start()
+        builder.model(|model| (model.token_ids, model.default_prompt) = (token_ids, default)).start()
     };
     let ids = json!([[5, 6]]);
     let plain = post_input(&start(None, TokenIds::Native), "m", &ids, &json!({}));
@@ -168,12 +166,11 @@ fn token_ids_of_the_model_have_no_prompt() {
     assert_eq!(post_input(&app, "q", &ids, &json!({"prompt_name": "document"})).status, 200);
     // Ids of OpenAI's vocabularies become text.
     let decoded = start(Some("query"), TokenIds::Cl100kBase);
-    let (a, b) = (64, 65);
-    assert_queries(&decoded, &post_input(&decoded, "m", &json!([[a], [b]]), &json!({})));
+    assert_queries(&decoded, &post_input(&decoded, "m", &json!([[64], [65]]), &json!({})));
 }
 
 #[test]
-fn a_long_input_is_cut_with_its_prompt() {
+fn a_prompt_counts_towards_the_maximum_length() {
     let app = with_prompts().model(|model| model.truncation = inference::TruncationPolicy::Error).start();
     let words = json!("a ".repeat(crate::app::WINDOW - 3));
     assert_eq!(post_input(&app, "m", &words, &json!({})).status, 200);
@@ -208,7 +205,10 @@ impl Reference {
         for (text, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let differences = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs());
             let worst = differences.fold(0.0, f64::max);
-            assert!(worst < 1e-5 && found.len() == expected.len(), "{model} {fields}: text {text} by {worst}");
+            assert!(
+                worst < 1e-5 && found.len() == expected.len(),
+                "{model} {fields}: text {text} by {worst}"
+            );
         }
     }
 }
