@@ -67,17 +67,18 @@ pub struct Prompts {
 
 impl Prompts {
     /// Measures the prompts `texts`, by name, with the model's tokenizer. `default` is the name of the one for a request
-    /// that names none, or empty for no prompt.
+    /// that names none, or empty for no prompt; `include_prompt` is the setting of the model's pooling.
     ///
     /// # Errors
     /// The reason, if the model has no prompt `default` or its tokenizer cannot read a prompt.
     pub fn new(
         texts: &BTreeMap<String, String>,
         default: Option<&str>,
+        include_prompt: bool,
         tokenizer: &Tokenizer,
     ) -> Result<Self, String> {
         let prompt = |(name, text): (&String, &String)| {
-            let prompt = (!text.is_empty()).then(|| Prompt::new(text, tokenizer)).transpose();
+            let prompt = (!text.is_empty()).then(|| Prompt::new(text, tokenizer, include_prompt)).transpose();
             let prompt =
                 prompt.map_err(|error| format!("its tokenizer cannot read the prompt `{name}`: {error}"));
             Ok(NamedPrompt { name: name.as_str().into(), prompt: prompt? })
@@ -149,7 +150,7 @@ mod tests {
         );
         let tokenizer = Tokenizer::load(path.as_ref()).unwrap();
         let texts = names.iter().map(|name| ((*name).to_owned(), format!("{name}: "))).collect();
-        Prompts::new(&texts, None, &tokenizer).unwrap()
+        Prompts::new(&texts, None, true, &tokenizer).unwrap()
     }
 
     #[test]

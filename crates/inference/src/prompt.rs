@@ -10,18 +10,19 @@ use crate::tokenizer::Tokenizer;
 pub struct Prompt {
     text: Arc<str>,
     ids: Arc<[u32]>,
-    tokens: usize,
+    unpooled_tokens: usize,
 }
 
 impl Prompt {
-    /// Measures `text` with the model's tokenizer.
+    /// Measures `text` with the model's tokenizer. `include_prompt` is the setting of the model's pooling.
     ///
     /// # Errors
     /// The tokenizer library's message.
-    pub fn new(text: &str, tokenizer: &Tokenizer) -> Result<Self, String> {
+    pub fn new(text: &str, tokenizer: &Tokenizer, include_prompt: bool) -> Result<Self, String> {
         let ids = tokenizer.encode(text)?;
         let tokens = ids.len() + tokenizer.num_special_tokens() - usize::from(tokenizer.ends_with_special());
-        Ok(Self { text: text.into(), ids: ids.into(), tokens })
+        let unpooled_tokens = if include_prompt { 0 } else { tokens };
+        Ok(Self { text: text.into(), ids: ids.into(), unpooled_tokens })
     }
 
     /// The text.
@@ -41,10 +42,9 @@ impl Prompt {
         if 2 * self.ids.len() <= max_content { &self.ids } else { &[] }
     }
 
-    /// Number of leading tokens of a sequence that a model with `include_prompt: false` leaves out of its pooling, as
-    /// sentence-transformers counts them: the tokens of the prompt alone with special tokens, without the special one
-    /// at the end.
-    pub fn tokens(&self) -> usize {
-        self.tokens
+    /// Number of leading tokens of a sequence that pooling leaves out, as sentence-transformers counts them: the tokens
+    /// of the prompt alone with special tokens, without the special one at the end; 0 if the prompt is pooled.
+    pub fn unpooled_tokens(&self) -> usize {
+        self.unpooled_tokens
     }
 }

@@ -287,7 +287,7 @@ pub(crate) fn start(
     let tokenizer = tokenizer?;
     let default_prompt = model.default_prompt.as_deref().or_else(|| folder.default_prompt());
     let prompts =
-        Prompts::new(folder.prompts(), default_prompt, &tokenizer).map_err(ModelLoadError::Settings)?;
+        Prompts::new(folder.prompts(), default_prompt, true, &tokenizer).map_err(ModelLoadError::Settings)?;
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer,

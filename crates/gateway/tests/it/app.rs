@@ -368,7 +368,7 @@ fn served(
 ) -> LoadedModel {
     let options = TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: Some(EMBEDDINGS) };
     let tokenizer = Tokenizer::load_with(tokenizer, options).unwrap();
-    let prompts = Prompts::new(prompts, model.default_prompt.as_deref(), &tokenizer).unwrap();
+    let prompts = Prompts::new(prompts, model.default_prompt.as_deref(), true, &tokenizer).unwrap();
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer,

@@ -5,7 +5,7 @@ use inference::{Input, Job, Prompt, TruncationPolicy};
 use crate::harness::{Harness, MAX_INPUT_TOKENS, config, job, vector_of, with_special_tokens};
 
 fn prompt(text: &str) -> Prompt {
-    Prompt::new(text, &config().tokenizer).unwrap()
+    Prompt::new(text, &config().tokenizer, true).unwrap()
 }
 
 fn ids(text: &str) -> Vec<u32> {
@@ -65,6 +65,7 @@ fn each_window_of_an_averaged_input_starts_with_the_prompt() {
 }
 
 #[test]
-fn the_tokens_of_a_prompt_are_counted_without_the_special_token_at_the_end() {
-    assert_eq!(prompt("a b ").tokens(), 1 + 2);
+fn unpooled_tokens_are_those_of_the_prompt_without_the_special_token_at_the_end() {
+    let unpooled = |include| Prompt::new("a b ", &config().tokenizer, include).unwrap().unpooled_tokens();
+    assert_eq!((unpooled(false), unpooled(true)), (1 + 2, 0));
 }
