@@ -1,5 +1,6 @@
 //! Prompts: chosen by parameter, alias, setting and the model's files; put before each text, and counted.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
@@ -189,17 +190,23 @@ impl Reference {
         Self(serde_json::from_slice(&text).unwrap())
     }
 
+    /// The values of `key` for the texts that the API accepts, which are not empty.
+    fn values<T: DeserializeOwned>(&self, key: &str) -> Vec<T> {
+        let (texts, values) = (&self.0["texts"], &self.0[key]);
+        let pairs = texts.as_array().unwrap().iter().zip(values.as_array().unwrap());
+        let values = pairs.filter(|(text, _)| *text != "").map(|(_, value)| value.clone());
+        values.map(|value| serde_json::from_value(value).unwrap()).collect()
+    }
+
     /// Posts the texts with `fields`, and compares with the reference values whose keys end in `suffix`.
     #[track_caller]
     fn assert_equals(&self, app: &TestApp, (model, fields): (&str, Value), suffix: &str) {
-        let reply = post_input(app, model, &self.0["texts"], &fields);
+        let reply = post_input(app, model, &json!(self.values::<String>("texts")), &fields);
         assert_eq!(reply.status, 200, "{}", reply.text());
         let response = reply.json();
-        let tokens = self.0[format!("token_counts{suffix}")].as_array().unwrap();
-        let tokens: u64 = tokens.iter().map(|count| count.as_u64().unwrap()).sum();
+        let tokens: u64 = self.values::<u64>(&format!("token_counts{suffix}")).iter().sum();
         assert_eq!(response["usage"]["prompt_tokens"], tokens, "{model} {fields}");
-        let expected: Vec<Vec<f64>> =
-            serde_json::from_value(self.0[format!("vectors{suffix}")].clone()).unwrap();
+        let expected: Vec<Vec<f64>> = self.values(&format!("vectors{suffix}"));
         let found = vectors(&response);
         assert_eq!(found.len(), expected.len());
         for (text, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -207,7 +214,7 @@ impl Reference {
             let worst = differences.fold(0.0, f64::max);
             assert!(
                 worst < 1e-5 && found.len() == expected.len(),
-                "{model} {fields}: text {text} by {worst}"
+                "{model} {fields}: text {text} is off by {worst}"
             );
         }
     }
