@@ -119,6 +119,9 @@ impl RequestGuard {
     fn count(&self, outcome: Outcome, code: Option<Code>, elapsed: Duration) {
         let model = self.metrics.model(self.context.model());
         model.request(outcome, elapsed);
+        if self.context.misses_prompt.get() {
+            model.prompt_missing();
+        }
         if let Some(reason) = code.and_then(rejection) {
             model.rejected(reason);
         }

@@ -6,7 +6,11 @@ use inference::{Engine, Provider, TruncationPolicy};
 use model_import::Precision;
 use thiserror::Error;
 
-use crate::{backend::Selection, config::TokenIds};
+use crate::{
+    backend::Selection,
+    config::{Alias, TokenIds},
+    prompts::{NamedPrompt, Prompts},
+};
 
 /// Note in the startup line and on the command line: a graph runs its inputs one by one.
 pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
@@ -25,8 +29,8 @@ pub struct LoadedModel {
     pub dimensions: usize,
     /// True if its vectors have norm 1.
     pub normalized: bool,
-    /// Prefixes for inputs, by name. The engine applies none.
-    pub prompts: BTreeMap<String, String>,
+    /// Texts to put before its inputs.
+    pub prompts: Prompts,
     /// Sizes to which its vectors can be shortened.
     pub matryoshka: Vec<usize>,
     /// Treatment of inputs longer than `max_input_tokens`.
@@ -62,10 +66,18 @@ impl LoadedModel {
 
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
-        let Self { id, dimensions, provider, precision, per_text, selection, .. } = self;
+        let Self { id, dimensions, provider, precision, per_text, selection, prompts, .. } = self;
         let (precision, Selection { backend, reason }) = (precision.name(), selection);
         let batching = if *per_text { format!(" · {PER_TEXT}") } else { String::new() };
-        format!("{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}")
+        let prompt = match prompts.default() {
+            Some(NamedPrompt { name, prompt: Some(_) }) => format!(" · prompt `{name}` by default"),
+            Some(_) => String::new(),
+            None if prompts.needed().is_empty() => String::new(),
+            None => format!(" · {}, none by default", prompts.describe()),
+        };
+        format!(
+            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{prompt}"
+        )
     }
 }
 
@@ -79,46 +91,93 @@ pub(crate) fn echo(value: &str) -> String {
 /// The loaded models.
 pub struct Registry {
     models: Vec<Arc<LoadedModel>>,
-    /// Indices into `models`, by names other than ids.
-    aliases: BTreeMap<String, usize>,
+    /// Names other than ids.
+    aliases: BTreeMap<String, Target>,
 }
 
-/// An alias stands for a model that is not configured.
+/// The model that a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Target {
+    /// Index into the models.
+    index: usize,
+    /// Name of the prompt for a request that names none, in place of the model's default; empty for no prompt.
+    prompt: Option<String>,
+}
+
+impl Target {
+    /// The model itself.
+    fn model(index: usize) -> Self {
+        Self { index, prompt: None }
+    }
+}
+
+/// The model that a request named.
+pub(crate) struct RequestedModel {
+    pub(crate) served: Arc<LoadedModel>,
+    /// The prompt that belongs to the name.
+    pub(crate) prompt: Option<NamedPrompt>,
+}
+
+/// An alias that cannot be served.
 #[derive(Debug, Error)]
-#[error("the alias `{alias}` stands for `{model}`, which is not configured; the models are: {known}")]
-pub struct UnknownModel {
-    /// The alias.
-    pub alias: String,
-    /// The model that it stands for.
-    pub model: String,
-    /// Ids of the configured models.
-    pub known: String,
+pub enum AliasError {
+    /// It stands for a model that is not configured.
+    #[error("the alias `{alias}` stands for `{model}`, which is not configured; the models are: {known}")]
+    UnknownModel {
+        /// The alias.
+        alias: String,
+        /// The model that it stands for.
+        model: String,
+        /// Ids of the configured models.
+        known: String,
+    },
+    /// The model has no such prompt.
+    #[error("the alias `{alias}` has the prompt `{prompt}`, but the model `{model}` has {known}")]
+    UnknownPrompt {
+        /// The alias.
+        alias: String,
+        /// The name of the prompt.
+        prompt: String,
+        /// The model that the alias stands for.
+        model: String,
+        /// Description of the model's prompts.
+        known: String,
+    },
 }
 
 impl Registry {
-    /// Creates a registry of loaded models. `aliases` maps names to ids; the hub id of a model becomes an alias too,
-    /// unless another model has that id.
+    /// Creates a registry of loaded models. The hub id of a model becomes an alias too, unless another model has that
+    /// id.
     ///
     /// # Errors
-    /// When an alias stands for no model.
+    /// When an alias stands for no model, or for a prompt that its model does not have.
     pub fn from_parts(
         models: Vec<LoadedModel>,
-        aliases: &BTreeMap<String, String>,
-    ) -> Result<Self, UnknownModel> {
+        aliases: &BTreeMap<String, Alias>,
+    ) -> Result<Self, AliasError> {
         let index = |id: &str| models.iter().position(|model| &*model.id == id);
         let mut names = BTreeMap::new();
         for (number, model) in models.iter().enumerate() {
             if let Some(hub_id) = model.hub_id.as_ref().filter(|hub_id| index(hub_id).is_none()) {
-                names.insert(hub_id.clone(), number);
+                names.insert(hub_id.clone(), Target::model(number));
             }
         }
-        for (alias, model) in aliases {
-            let number = index(model).ok_or_else(|| UnknownModel {
+        for (alias, Alias { model, prompt }) in aliases {
+            let number = index(model).ok_or_else(|| AliasError::UnknownModel {
                 alias: alias.clone(),
                 model: model.clone(),
                 known: models.iter().map(|model| &*model.id).collect::<Vec<_>>().join(", "),
             })?;
-            names.insert(alias.clone(), number);
+            let prompts = &models[number].prompts;
+            if let Some(prompt) = prompt.as_ref().filter(|prompt| prompts.choose(prompt).is_none()) {
+                return Err(AliasError::UnknownPrompt {
+                    alias: alias.clone(),
+                    prompt: prompt.clone(),
+                    model: model.clone(),
+                    known: prompts.describe(),
+                });
+            }
+            names.insert(alias.clone(), Target { index: number, prompt: prompt.clone() });
         }
         Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
     }
@@ -127,32 +186,43 @@ impl Registry {
     /// ASCII letters. Without a match, tries again without a leading `openai/`, which LiteLLM and other routers put in
     /// front of OpenAI's names.
     pub fn find(&self, name: &str) -> Option<&Arc<LoadedModel>> {
-        let found = self.find_in_any_case(name).or_else(|| {
+        self.target(name).map(|target| &self.models[target.index])
+    }
+
+    /// Finds the model as [`find`](Self::find) does, with the prompt that belongs to the name.
+    pub(crate) fn resolve(&self, name: &str) -> Option<RequestedModel> {
+        let Target { index, prompt } = self.target(name)?;
+        let served = Arc::clone(&self.models[index]);
+        let prompt = prompt.and_then(|prompt| served.prompts.choose(&prompt));
+        Some(RequestedModel { served, prompt })
+    }
+
+    fn target(&self, name: &str) -> Option<Target> {
+        self.target_in_any_case(name).or_else(|| {
             let (prefix, rest) = name.split_once('/')?;
-            prefix.eq_ignore_ascii_case("openai").then(|| self.find_in_any_case(rest)).flatten()
-        });
-        found.map(|number| &self.models[number])
+            prefix.eq_ignore_ascii_case("openai").then(|| self.target_in_any_case(rest)).flatten()
+        })
     }
 
-    fn find_in_any_case(&self, name: &str) -> Option<usize> {
-        if let Some((_, number)) = self.indexed_names().find(|(known, _)| *known == name) {
-            return Some(number);
+    fn target_in_any_case(&self, name: &str) -> Option<Target> {
+        if let Some((_, target)) = self.targets().find(|(known, _)| *known == name) {
+            return Some(target);
         }
-        let mut matches = self.indexed_names().filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        let (_, number) = matches.next()?;
-        matches.all(|(_, other)| other == number).then_some(number)
+        let mut matches = self.targets().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (_, target) = matches.next()?;
+        matches.all(|(_, other)| other == target).then_some(target)
     }
 
-    /// Every name with the index of its model: ids first, then aliases.
-    fn indexed_names(&self) -> impl Iterator<Item = (&str, usize)> {
-        let ids = self.models.iter().enumerate().map(|(number, model)| (&*model.id, number));
-        ids.chain(self.aliases.iter().map(|(alias, &number)| (alias.as_str(), number)))
+    /// Every name with what it stands for: ids first, then aliases.
+    fn targets(&self) -> impl Iterator<Item = (&str, Target)> {
+        let ids = self.models.iter().enumerate().map(|(index, model)| (&*model.id, Target::model(index)));
+        ids.chain(self.aliases.iter().map(|(alias, target)| (alias.as_str(), target.clone())))
     }
 
     /// Sentence that lists the first ten names, for a client that named an unknown model.
     pub(crate) fn names(&self) -> String {
         const MAX_NAMES: usize = 10;
-        let names: Vec<_> = self.indexed_names().map(|(name, _)| format!("`{name}`")).collect();
+        let names: Vec<_> = self.targets().map(|(name, _)| format!("`{name}`")).collect();
         match names.split_at_checked(MAX_NAMES) {
             Some((first, rest)) if !rest.is_empty() => {
                 format!("Models here: {} and {} more (GET /v1/models).", first.join(", "), rest.len())
@@ -168,7 +238,7 @@ impl Registry {
 
     /// The aliases with their models.
     pub fn aliases(&self) -> impl Iterator<Item = (&str, &LoadedModel)> {
-        self.aliases.iter().map(|(alias, &number)| (alias.as_str(), &*self.models[number]))
+        self.aliases.iter().map(|(alias, target)| (alias.as_str(), &*self.models[target.index]))
     }
 
     /// Stops every engine and joins its threads. Blocks while a batch runs. There is no grace period: when the server

@@ -19,8 +19,8 @@ use crate::{
     budget::ReservedBytes,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
-    parameters::{self, RequestOptions, TRUNCATION_HEADER},
-    registry::{LoadedModel, Registry, echo},
+    parameters::{self, TRUNCATION_HEADER},
+    registry::{LoadedModel, Registry, RequestedModel, echo},
     response::ResponseMemory,
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
 };
@@ -61,6 +61,10 @@ pub(crate) struct ValidatedRequest {
     pub(crate) format: EncodingFormat,
     /// Parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
+    /// Name of the prompt that is put before the inputs, if it has a text.
+    pub(crate) prompt: Option<Arc<str>>,
+    /// Names of the prompts of which the model expects one, if the inputs get none.
+    pub(crate) missing_prompts: Vec<String>,
     /// Length to which vectors are truncated and then normalized.
     output_dimensions: Option<usize>,
     /// True if `input` is one input and not an array of them.
@@ -99,8 +103,8 @@ pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>
 ///
 /// # Errors
 /// 404 if there is none.
-pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
-    registry.find(name).map(Arc::clone).ok_or_else(|| {
+pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<RequestedModel, ApiError> {
+    registry.resolve(name).ok_or_else(|| {
         let message = format!(
             "The model `{}` does not exist or you do not have access to it. {}",
             echo(name),
@@ -117,7 +121,7 @@ impl ValidatedRequest {
     /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot
     /// be honoured, or token ids that the model does not accept.
     pub(crate) async fn new(
-        served: Arc<LoadedModel>,
+        requested: RequestedModel,
         request: EmbeddingRequest,
         limits: &RequestLimits,
         truncation: Option<TruncationPolicy>,
@@ -130,18 +134,31 @@ impl ValidatedRequest {
             )));
         }
         let unsupported = limits.limits.unsupported_parameters;
-        let options = parameters::resolve(&request, &served, truncation, unsupported)?;
+        let options = parameters::resolve(&request, &requested, truncation, unsupported)?;
+        let served = requested.served;
         let is_single = request.input.is_single();
+        let (name, prompt) = options.prompt.map(|named| (named.name, named.prompt)).unzip();
+        let prompt = prompt.flatten();
         let job = Job {
             inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
+            prompt,
             truncation: options.truncation,
             max_input_tokens: options.max_input_tokens,
             deadline: received + limits.timeout,
             max_tokens: limits.max_tokens(),
             caller: None,
         };
-        let RequestOptions { format, output_dimensions, ignored, .. } = options;
-        Ok(Self { served, model: request.model, format, ignored, output_dimensions, is_single, job })
+        Ok(Self {
+            served,
+            model: request.model,
+            format: options.format,
+            ignored: options.ignored,
+            prompt: name.filter(|_| job.prompt.is_some()),
+            missing_prompts: options.missing_prompts,
+            output_dimensions: options.output_dimensions,
+            is_single,
+            job,
+        })
     }
 
     /// Estimated number of tokens: one for every four bytes, and two special ones for each input. Only the tokenizer
@@ -151,9 +168,10 @@ impl ValidatedRequest {
             .job
             .max_input_tokens
             .map_or(self.served.max_input_tokens, |max| max.min(self.served.max_input_tokens));
+        let prompt = self.job.prompt.as_ref().map_or(0, |prompt| prompt.text().len());
         let tokens = |input: &Input| {
             let content = match input {
-                Input::Text(text) => text.len().div_ceil(4),
+                Input::Text(text) => (prompt + text.len()).div_ceil(4),
                 Input::Tokens(ids) => ids.len(),
             };
             let max = if self.job.truncation == TruncationPolicy::Average { usize::MAX } else { window };
@@ -187,7 +205,8 @@ impl ValidatedRequest {
     /// 400 for errors of the tokenizer, 503 for a lack of capacity or time, 500 otherwise.
     pub(crate) async fn embed(&mut self, caller: Option<CallerId>) -> Result<Embeddings, ApiError> {
         let deadline = self.job.deadline;
-        let job = Job { inputs: std::mem::take(&mut self.job.inputs), caller, ..self.job };
+        let (inputs, prompt) = (std::mem::take(&mut self.job.inputs), self.job.prompt.take());
+        let job = Job { inputs, prompt, caller, ..self.job };
         let ticket = self.served.engine.submit(job).map_err(submit_error)?;
         // The engine enforces the deadline, too, unless its encoder hangs.
         let result = timeout_at(deadline.into(), ticket)

@@ -23,6 +23,8 @@ pub(crate) struct RequestContext {
     pub(crate) tokens: Cell<u64>,
     /// Number of inputs that were truncated.
     pub(crate) truncated: Cell<usize>,
+    /// The model expects a prompt before its inputs, and these get none.
+    pub(crate) misses_prompt: Cell<bool>,
     /// Parameters of other vendors that were ignored.
     pub(crate) ignored: OnceCell<Vec<&'static str>>,
 }
@@ -50,6 +52,7 @@ impl RequestContext {
             inputs: Cell::new(0),
             tokens: Cell::new(0),
             truncated: Cell::new(0),
+            misses_prompt: Cell::new(false),
             ignored: OnceCell::new(),
         }
     }

@@ -247,6 +247,7 @@ fn servers_share_computed_vectors() {
 fn embed(registry: &Registry, text: &str) -> Vec<f32> {
     let job = Job {
         inputs: vec![Input::Text(text.to_owned())],
+        prompt: None,
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + TIMEOUT,

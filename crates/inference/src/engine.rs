@@ -22,6 +22,7 @@ use crate::{
     golden::{self, GoldenError, GoldenReport, GoldenText, PROBE},
     job::{Embeddings, Input, Job, JobState, Ticket, TokenizedJob, TruncationPolicy},
     observer::Observer,
+    prompt::Prompt,
     scheduler::Scheduler,
     tokenization::{self, JobKind, TokenizeRequest, TokenizerPool},
     worker,
@@ -182,8 +183,8 @@ impl Engine {
             state.set_tokens(TokenizedJob::default(), self.context.config.vector_spec());
         }
         let max_input_tokens = self.max_input_tokens(&job);
-        let Job { inputs, truncation, max_tokens, .. } = job;
-        let request = TokenizeRequest { inputs, truncation, max_input_tokens, max_tokens, kind };
+        let Job { inputs, prompt, truncation, max_tokens, .. } = job;
+        let request = TokenizeRequest { inputs, prompt, truncation, max_input_tokens, max_tokens, kind };
         tokenizers.submit(&self.context, state, request);
         Ok(ticket)
     }
@@ -206,25 +207,34 @@ impl Engine {
     /// the whole account, so that an idle engine never rejects a job because of it.
     fn estimate_cost(&self, job: &Job) -> CostEstimate {
         let (max_input_tokens, special_tokens) = (self.max_input_tokens(job), self.num_special_tokens());
+        let max_content = max_input_tokens - special_tokens;
         let mut estimate = CostEstimate { tokens: 0, footprint: 0, bytes: 0 };
         // The part of the footprint that bounds memory.
         let mut memory = 0;
         for input in &job.inputs {
-            let content = match input {
-                Input::Text(text) => text.len(),
-                Input::Tokens(ids) => ids.len(),
+            let prompt = job.prompt.as_ref();
+            let (content, repeated) = match input {
+                Input::Text(text) => (
+                    text.len() + prompt.map_or(0, Prompt::content_tokens),
+                    prompt.map_or(0, |prompt| prompt.repeated_ids(max_content).len()),
+                ),
+                Input::Tokens(ids) => (ids.len(), 0),
             };
-            let windows = match job.truncation {
-                TruncationPolicy::Average => content.div_ceil(max_input_tokens - special_tokens).max(1),
-                TruncationPolicy::Truncate | TruncationPolicy::Error => 1,
+            let later_windows = match job.truncation {
+                TruncationPolicy::Average => {
+                    content.saturating_sub(max_content).div_ceil(max_content - repeated)
+                }
+                TruncationPolicy::Truncate | TruncationPolicy::Error => 0,
             };
-            let tokens = (content + windows * special_tokens).min(windows * max_input_tokens);
+            let windows = 1 + later_windows;
+            let tokens = content + later_windows * repeated + windows * special_tokens;
+            let tokens = tokens.min(windows * max_input_tokens);
             let tokenizing = content / BYTES_PER_TOKEN_TIME;
             estimate.tokens += tokens.max(tokenizing);
             let min_tokens = tokens.min(windows * (special_tokens + 1));
             memory += min_tokens;
             estimate.footprint += min_tokens.max(tokenizing);
-            estimate.bytes += input.text_bytes();
+            estimate.bytes += input.text_bytes(prompt);
         }
         let footprint = estimate.footprint.min(self.context.admission.limit().max(memory));
         // A job with more tokens is rejected after tokenizing, by the exact number.
@@ -283,6 +293,7 @@ impl Engine {
     ) -> Result<Embeddings, GoldenError> {
         let job = Job {
             inputs: texts.into_iter().map(|text| Input::Text(text.to_owned())).collect(),
+            prompt: None,
             truncation: TruncationPolicy::Truncate,
             max_input_tokens: None,
             deadline: Instant::now() + GOLDEN_CHECK_TIMEOUT,

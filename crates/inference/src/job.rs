@@ -19,6 +19,7 @@ use crate::{
     admission::{CallerId, QueueDemand, Reservation},
     error::{EmbedError, SubmitError},
     pooling::normalize,
+    prompt::Prompt,
 };
 
 /// The inputs of one request, and how to embed them.
@@ -26,6 +27,8 @@ use crate::{
 pub struct Job {
     /// The inputs. Their vectors come in the same order.
     pub inputs: Vec<Input>,
+    /// Text to put before every text. Inputs of token ids are embedded without it.
+    pub prompt: Option<Prompt>,
     /// Policy for inputs longer than `max_input_tokens`.
     pub truncation: TruncationPolicy,
     /// Maximum number of tokens of an input, special tokens included, if smaller than the model's. Should be larger
@@ -50,10 +53,10 @@ pub enum Input {
 }
 
 impl Input {
-    /// Number of bytes to tokenize.
-    pub(crate) fn text_bytes(&self) -> usize {
+    /// Number of bytes to tokenize, those of the job's prompt included.
+    pub(crate) fn text_bytes(&self, prompt: Option<&Prompt>) -> usize {
         match self {
-            Self::Text(text) => text.len(),
+            Self::Text(text) => text.len() + prompt.map_or(0, |prompt| prompt.text().len()),
             Self::Tokens(_) => 0,
         }
     }
@@ -65,7 +68,7 @@ pub enum TruncationPolicy {
     /// Embeds the first window, as sentence-transformers does.
     #[default]
     Truncate,
-    /// Embeds all windows and averages their vectors by token count.
+    /// Embeds all windows, each with the prompt, and averages their vectors by token count.
     Average,
     /// Fails the job with [`EmbedError::InputTooLong`].
     Error,
@@ -180,7 +183,7 @@ pub(crate) struct Window {
     pub(crate) input: u32,
     /// Number of tokens, special tokens included.
     pub(crate) tokens: u32,
-    /// Weight in the average over the input's windows: the number of tokens without special tokens.
+    /// Weight in the average over the input's windows: the number of tokens, without special tokens and prompt.
     pub(crate) weight: u32,
     /// Number of its leading tokens that pooling leaves out ([`TokenSequence::prompt_tokens`]).
     pub(crate) prompt_tokens: u32,

@@ -28,6 +28,8 @@ use crate::{
     error::EmbedError,
     job::{Input, JobState, TokenizedJob, TruncationPolicy, Window},
     observer::CacheReport,
+    prompt::Prompt,
+    tokenizer::Tokenizer,
 };
 
 /// Number of inputs in a chunk: enough to outweigh waking a thread, few enough to spread 2,048 inputs over many cores.
@@ -42,6 +44,9 @@ const LARGE_JOB_EVERY: usize = 8;
 
 /// Maximum number of tokens for which a thread keeps memory (256 KiB). A text of megabytes may have millions.
 const MAX_SCRATCH_TOKENS: usize = 1 << 16;
+
+/// Maximum number of bytes of a text with its prompt for which a thread keeps memory.
+const MAX_SCRATCH_BYTES: usize = 1 << 18;
 
 /// Number of sequences that are looked up under one lock: few enough that other threads do not wait long for it.
 const CACHE_LOOKUP_BATCH: usize = 64;
@@ -59,6 +64,7 @@ pub(crate) enum JobKind {
 /// The inputs of a job and the options for tokenizing them.
 pub(crate) struct TokenizeRequest {
     pub(crate) inputs: Vec<Input>,
+    pub(crate) prompt: Option<Prompt>,
     pub(crate) truncation: TruncationPolicy,
     /// Maximum number of tokens of a window, special tokens included.
     pub(crate) max_input_tokens: usize,
@@ -71,7 +77,7 @@ impl TokenizeRequest {
     /// Returns true if tokenizing takes less time than waking a tokenizer thread.
     fn is_small(&self) -> bool {
         let bytes = |input: &Input| match input {
-            Input::Text(text) => text.len(),
+            Input::Text(_) => input.text_bytes(self.prompt.as_ref()),
             Input::Tokens(ids) => size_of_val(ids.as_slice()),
         };
         self.inputs.len() <= CHUNK_INPUTS
@@ -178,9 +184,49 @@ pub(crate) fn run(context: &EngineContext, mut chunks: ChunkReceiver) {
     }
 }
 
+/// Buffers of a thread, whose allocations are reused.
+struct Scratch {
+    /// A text with its prompt.
+    text: String,
+    /// A text's tokens before truncation, without special tokens.
+    ids: Vec<PipelineToken>,
+}
+
 thread_local! {
-    /// A text's tokens before truncation, without special tokens. The allocation is reused.
-    static SCRATCH: RefCell<Vec<PipelineToken>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { text: String::new(), ids: Vec::new() }) };
+}
+
+impl Scratch {
+    /// Tokenizes `text` with its prompt.
+    ///
+    /// # Errors
+    /// The tokenizer library's message.
+    fn encode(
+        &mut self,
+        tokenizer: &Tokenizer,
+        prompt: Option<&Prompt>,
+        text: &str,
+    ) -> Result<&[u32], String> {
+        let text = match prompt {
+            None => text,
+            Some(prompt) => {
+                self.text.clear();
+                self.text.push_str(prompt.text());
+                self.text.push_str(text);
+                &self.text
+            }
+        };
+        tokenizer.encode_into(text, &mut self.ids)?;
+        Ok(PipelineToken::cast_slice(&self.ids))
+    }
+
+    /// Releases the memory that an unusually long text took.
+    fn shrink(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(MAX_SCRATCH_BYTES);
+        self.ids.clear();
+        self.ids.shrink_to(MAX_SCRATCH_TOKENS);
+    }
 }
 
 impl Chunk {
@@ -191,7 +237,8 @@ impl Chunk {
             return;
         }
         let start = range.start;
-        let bytes = job.request.inputs[range.clone()].iter().map(Input::text_bytes).sum();
+        let TokenizeRequest { inputs, prompt, .. } = &job.request;
+        let bytes = inputs[range.clone()].iter().map(|input| input.text_bytes(prompt.as_ref())).sum();
         let result = SCRATCH.with_borrow_mut(|scratch| {
             let mut index = start;
             let tokenize = AssertUnwindSafe(|| tokenize(context, &job, range, &mut index, scratch));
@@ -200,8 +247,7 @@ impl Chunk {
             let panicked = |_| Err(EmbedError::Tokenizer { index, reason: "it panicked".to_owned() });
             let result = result.unwrap_or_else(panicked);
             context.admission.observe_tokenizer(bytes, started.elapsed());
-            scratch.clear();
-            scratch.shrink_to(MAX_SCRATCH_TOKENS);
+            scratch.shrink();
             result
         });
         job.results.lock().unwrap_or_else(PoisonError::into_inner).push((start, result));
@@ -217,7 +263,7 @@ fn tokenize(
     job: &TokenizingJob,
     range: Range<usize>,
     at: &mut usize,
-    scratch: &mut Vec<PipelineToken>,
+    scratch: &mut Scratch,
 ) -> Result<TokenizedChunk, EmbedError> {
     let mut tokenized = TokenizedChunk::default();
     let tokenizer = &context.config.tokenizer;
@@ -226,24 +272,24 @@ fn tokenize(
         if job.state.is_finished() {
             break;
         }
-        let content = match &job.request.inputs[index] {
+        let (content, prompt) = match &job.request.inputs[index] {
             Input::Text(text) => {
                 let failed = |reason| EmbedError::Tokenizer { index, reason };
-                tokenizer.encode_into(text, scratch).map_err(failed)?;
-                let ids = PipelineToken::cast_slice(scratch);
+                let prompt = job.request.prompt.as_ref();
+                let ids = scratch.encode(tokenizer, prompt, text).map_err(failed)?;
                 if let Some((id, token)) = tokenizer.first_without_embedding(ids) {
                     return Err(EmbedError::NoEmbedding { index, id, token: token.to_owned() });
                 }
-                ids
+                (ids, prompt)
             }
             Input::Tokens(ids) => {
                 if let Some(&id) = ids.iter().find(|&&id| !tokenizer.is_valid_id(id)) {
                     return Err(EmbedError::UnknownToken { index, id });
                 }
-                ids
+                (ids.as_slice(), None)
             }
         };
-        tokenized.push_input(context, content, &job.request, index)?;
+        tokenized.push_input(context, (content, prompt), &job.request, index)?;
     }
     Ok(tokenized)
 }
@@ -257,18 +303,19 @@ struct TokenizedChunk {
 }
 
 impl TokenizedChunk {
-    /// Applies the truncation policy to an input, and adds special tokens to each of its windows.
+    /// Applies the truncation policy to an input, whose `content` starts with the tokens of `prompt`, and adds special
+    /// tokens to each of its windows.
     fn push_input(
         &mut self,
         context: &EngineContext,
-        content: &[u32],
+        (content, prompt): (&[u32], Option<&Prompt>),
         &TokenizeRequest { truncation, max_input_tokens, .. }: &TokenizeRequest,
         index: usize,
     ) -> Result<(), EmbedError> {
         let special_tokens = context.config.tokenizer.num_special_tokens();
         let max_content = max_input_tokens - special_tokens;
-        let fits = content.len() <= max_content;
-        if !fits && truncation == TruncationPolicy::Error {
+        let (head, tail) = content.split_at(content.len().min(max_content));
+        if !tail.is_empty() && truncation == TruncationPolicy::Error {
             return Err(EmbedError::InputTooLong {
                 index,
                 tokens: content.len() + special_tokens,
@@ -276,28 +323,36 @@ impl TokenizedChunk {
             });
         }
         let first = self.ids.len();
-        if fits || truncation == TruncationPolicy::Truncate {
-            self.push_window(context, &content[..content.len().min(max_content)], index);
-            self.tokens.truncated += usize::from(!fits);
-        } else {
-            for window in content.chunks(max_content) {
-                self.push_window(context, window, index);
+        let prompt_tokens = prompt.map_or(0, Prompt::content_tokens);
+        let unpooled = prompt.map_or(0, Prompt::unpooled_tokens);
+        self.push_window(context, (head, unpooled), head.len().saturating_sub(prompt_tokens), index);
+        if truncation == TruncationPolicy::Average {
+            let repeated = prompt.map_or(&[][..], |prompt| prompt.repeated_ids(max_content));
+            let unpooled = if repeated.is_empty() { 0 } else { unpooled };
+            for window in tail.chunks(max_content - repeated.len()) {
+                let content = [repeated, window].concat();
+                self.push_window(context, (&content, unpooled), window.len(), index);
             }
+        } else {
+            self.tokens.truncated += usize::from(!tail.is_empty());
         }
         self.tokens.lengths.push((self.ids.len() - first) as u32);
         Ok(())
     }
 
-    fn push_window(&mut self, context: &EngineContext, content: &[u32], index: usize) {
+    /// Adds a window of `content`, of which pooling leaves out the first `unpooled` tokens.
+    fn push_window(
+        &mut self,
+        context: &EngineContext,
+        (content, unpooled): (&[u32], usize),
+        weight: usize,
+        index: usize,
+    ) {
         let first = self.ids.len();
         context.config.tokenizer.add_special_tokens(content, &mut self.ids);
         let tokens = (self.ids.len() - first) as u32;
-        self.tokens.windows.push(Window {
-            input: index as u32,
-            tokens,
-            weight: content.len() as u32,
-            prompt_tokens: 0,
-        });
+        let window = Window { input: index as u32, tokens, weight: weight as u32, prompt_tokens: unpooled as u32 };
+        self.tokens.windows.push(window);
     }
 
     /// Appends the chunk that follows this one.
@@ -402,7 +457,14 @@ mod tests {
             let (job, _) = JobState::new(None, deadline, reservation);
             let inputs = vec![Input::Tokens(vec![1]); inputs];
             let (truncation, kind) = (TruncationPolicy::Error, JobKind::Request);
-            let request = TokenizeRequest { inputs, truncation, max_input_tokens: 1, max_tokens: 1, kind };
+            let request = TokenizeRequest {
+                inputs,
+                prompt: None,
+                truncation,
+                max_input_tokens: 1,
+                max_tokens: 1,
+                kind,
+            };
             pool.enqueue(job, request);
         }
         drop(pool);

@@ -48,6 +48,7 @@ pub struct ModelFolder {
     vocab_size: Option<usize>,
     pipeline: Pipeline,
     prompts: BTreeMap<String, String>,
+    default_prompt: Option<String>,
     /// Every file that decides a vector, weights included.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -273,7 +274,7 @@ impl ModelFolder {
         let tokenizer_file: TokenizerFile = serde_json::from_slice(&tokenizer_json)
             .map_err(|source| ImportError::Json { path: tokenizer.clone(), source })?;
         files.extend(tokenizer_files);
-        let prompts = read_prompts(root)?;
+        let (prompts, default_prompt) = read_prompts(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
         sentence.check(&sentence_path)?;
         if sentence.do_lower_case
@@ -302,6 +303,7 @@ impl ModelFolder {
             vocab_size,
             pipeline,
             prompts,
+            default_prompt,
             files,
         };
         if let Some(manifest) = &this.manifest {
@@ -391,10 +393,15 @@ impl ModelFolder {
         self.pipeline.normalize
     }
 
-    /// The prompts of `config_sentence_transformers.json` by name: texts that a caller may prepend to an input. Many
-    /// models list names with an empty text.
+    /// The prompts of `config_sentence_transformers.json` by name: texts to put before an input. Many models list names
+    /// with an empty text.
     pub fn prompts(&self) -> &BTreeMap<String, String> {
         &self.prompts
+    }
+
+    /// Name of the prompt that sentence-transformers puts before every text unless it is told otherwise.
+    pub fn default_prompt(&self) -> Option<&str> {
+        self.default_prompt.as_deref()
     }
 
     /// The layers between pooling and normalization, in order.
@@ -456,23 +463,19 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
     Ok((folder.join(SENTENCE_CONFIGS[0]), SentenceConfig::default()))
 }
 
-/// Reads the prompts by name. sentence-transformers prepends a default prompt to every text; the engine does not, so
-/// only an empty default is accepted.
-fn read_prompts(root: &Path) -> Result<BTreeMap<String, String>, ImportError> {
+/// Reads the prompts by name, and the name of the default one.
+fn read_prompts(root: &Path) -> Result<(BTreeMap<String, String>, Option<String>), ImportError> {
     let path = root.join("config_sentence_transformers.json");
-    let Some(config) = json::read_optional::<LibraryConfig>(&path)? else { return Ok(BTreeMap::new()) };
+    let Some(config) = json::read_optional::<LibraryConfig>(&path)? else {
+        return Ok((BTreeMap::new(), None));
+    };
     let prompts = config.prompts.unwrap_or_default().into_iter();
     let prompts: BTreeMap<_, _> = prompts.map(|(name, text)| (name, text.unwrap_or_default())).collect();
-    let Some(name) = config.default_prompt_name else { return Ok(prompts) };
-    let found = format!("default_prompt_name `{name}`");
-    let unsupported = |setting, expected: &str| ImportError::unsupported_setting(&path, setting, expected);
-    match prompts.get(&name).map(String::as_str) {
-        Some("") => Ok(prompts),
-        Some(_) => Err(unsupported(found, "null, or the name of an empty prompt")),
-        None => {
-            Err(unsupported(format!("{found}, which `prompts` does not hold"), "one of its names, or null"))
-        }
+    if let Some(name) = config.default_prompt_name.as_ref().filter(|name| !prompts.contains_key(*name)) {
+        let found = format!("default_prompt_name `{name}`, which `prompts` does not hold");
+        return Err(ImportError::unsupported_setting(&path, found, "one of its names, or null"));
     }
+    Ok((prompts, config.default_prompt_name))
 }
 
 /// Determines the maximum number of input tokens as sentence-transformers does: the stated value, else the smaller of

@@ -118,33 +118,33 @@ impl<'text> SettingsFile<'text> {
     }
 
     /// Takes all keys of the table `[table]`, whose keys are the user's own; `None` if there is no such table.
-    pub(super) fn take_strings(
+    pub(super) fn take_entries<T: Value>(
         &mut self,
         table: &str,
         problems: &mut Vec<Problem>,
-    ) -> Option<BTreeMap<String, String>> {
+    ) -> Option<BTreeMap<String, T>> {
         let Key { value, .. } = self.keys.remove(table)?;
         let DeValue::Table(_) = value.get_ref() else {
             let message = format!("`{table}` is {}; expected a table", describe(value.get_ref(), false));
             problems.push(self.problem(&value.span(), message));
             return None;
         };
-        let mut strings = BTreeMap::new();
+        let mut taken = BTreeMap::new();
         for (key, Key { value, .. }) in qualified_keys(table, value) {
-            match String::from_toml(value.get_ref()) {
-                Some(text) => {
+            match T::from_toml(value.get_ref()) {
+                Some(entry) => {
                     let name = key.strip_prefix(table).unwrap_or(&key).trim_start_matches('.');
-                    strings.insert(name.to_owned(), text);
+                    taken.insert(name.to_owned(), entry);
                 }
                 None => {
-                    let (found, expected) = (describe(value.get_ref(), false), String::expected());
+                    let (found, expected) = (describe(value.get_ref(), false), T::expected());
                     problems.push(
                         self.problem(&value.span(), format!("`{key}` is {found}; expected {expected}")),
                     );
                 }
             }
         }
-        Some(strings)
+        Some(taken)
     }
 
     /// Returns a problem for every key that was not taken. `settings` are those that it may be mistaken for.

@@ -39,8 +39,8 @@ pub use settings::{
     settings,
 };
 pub use types::{
-    Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode, TokenIds,
-    UnsupportedParameters,
+    Alias, Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode,
+    TokenIds, UnsupportedParameters,
 };
 pub(crate) use unknown::{known_elsewhere, renamed_flag};
 pub use urls::{CollectorUrl, RedisUrl};
@@ -92,8 +92,8 @@ pub struct Config {
     pub onnxruntime_path: Option<PathBuf>,
     /// Id of the model that OpenAI's model names stand for: one of `models`.
     pub default_model: String,
-    /// Other names for models: from the name in a request to the id of a model.
-    pub aliases: BTreeMap<String, String>,
+    /// Other names for models: from the name in a request to the model that it stands for.
+    pub aliases: BTreeMap<String, Alias>,
     /// The models to serve: at least one, with different ids.
     pub models: Vec<ModelConfig>,
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::report::{DisplayValue, ReportEntry, Source};
+use super::report::{ReportEntry, Source};
 use super::resolver::Resolver;
 use super::setting::Table;
 use super::settings::{ALIASES, LimitsConfig, MAX_THREADS, MODEL_ID, MODEL_PATH, ModelConfig};
-use super::types::Aliases;
+use super::types::{Alias, Aliases};
 use super::value::{Value, quote};
 use super::{DEFAULT_MODEL, OPENAI_MODELS};
 
@@ -150,23 +150,23 @@ pub(super) fn models(
     models
 }
 
-/// Returns the aliases: from the name in a request to the id of a model.
+/// Returns the aliases: from the name in a request to the model that it stands for.
 pub(super) fn aliases(
     resolver: &mut Resolver<'_>,
     entries: &ModelEntries,
     default_model: &str,
     problems: &mut Vec<String>,
     warnings: &mut Vec<String>,
-) -> BTreeMap<String, String> {
-    let in_file = resolver.file.take_strings("aliases", &mut resolver.problems);
+) -> BTreeMap<String, Alias> {
+    let in_file = resolver.file.take_entries::<Alias>("aliases", &mut resolver.problems);
     let (aliases, source) = match (resolver.read_outside::<Aliases>(&ALIASES), in_file) {
         (Some((Aliases(aliases), source)), _) => (aliases.into_iter().collect(), source),
         (None, Some(mut aliases)) => {
             if entries.replace_file {
-                let lost = aliases.extract_if(.., |_, id| !entries.contains(id));
-                warnings.extend(lost.map(|(alias, id)| {
+                let lost = aliases.extract_if(.., |_, alias| !entries.contains(&alias.model));
+                warnings.extend(lost.map(|(alias, Alias { model, .. })| {
                     format!(
-                        "the alias `{alias}` of the file stands for `{id}`, which is not served now: left out"
+                        "the alias `{alias}` of the file stands for `{model}`, which is not served now: left out"
                     )
                 }));
             }
@@ -174,10 +174,11 @@ pub(super) fn aliases(
         }
         (None, None) => {
             let names = OPENAI_MODELS.into_iter().filter(|name| !entries.contains(name));
-            (names.map(|name| (name.to_owned(), default_model.to_owned())).collect(), Source::Default)
+            (names.map(|name| (name.to_owned(), default_model.into())).collect(), Source::Default)
         }
     };
-    for (alias, id) in &aliases {
+    for (alias, target) in &aliases {
+        let id = &target.model;
         if entries.contains(alias) {
             problems.push(format!("the alias `{alias}` has the name of a model: remove one of them"));
         } else if !entries.list.is_empty() && !entries.contains(id) {
@@ -190,7 +191,7 @@ pub(super) fn aliases(
             table: Table::Named("aliases"),
             key: quote(alias),
             setting: None,
-            value: DisplayValue::Toml(quote(id)),
+            value: target.to_toml().into(),
             meaning: None,
             source: source.clone(),
         });

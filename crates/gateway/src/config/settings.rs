@@ -79,8 +79,8 @@ pub(super) static CONFIG_FILE: Setting = Setting::new::<PathBuf>(
 pub(super) static ALIASES: Setting = Setting::new::<Aliases>(
     MAIN,
     "aliases",
-    "Another name for a model; may be repeated (variable: separated by commas). Replaces the aliases of the file, \
-     which by default are OpenAI's names for the default model.",
+    "Another name for a model, which may choose one of its prompts; may be repeated (variable: separated by commas). \
+     Replaces the aliases of the file, which by default are OpenAI's names for the default model.",
 )
 .flag("alias")
 .variable("EMBEDGATE_ALIASES");
@@ -344,6 +344,10 @@ settings! {
         /// Meaning of token ids in a request: `cl100k_base` and `o200k_base` are OpenAI's vocabularies (LangChain sends
         /// the first), `native` is the model's own, `reject` answers 400.
         token_ids: TokenIds = TokenIds::Cl100kBase, advanced;
+
+        /// Name of the model's prompt that is put before every text of a request that names none; `""` for no prompt.
+        /// Without it, the model's `default_prompt_name`, if it has one (docs/models.md).
+        default_prompt: Option<String> = None, advanced, placeholder("NAME"), example("\"query\"");
 
         /// `true` removes white space from both ends of every text, as sentence-transformers did before release 5.4:
         /// for an index that was built so. Only tokenizers that keep white space, byte-level BPE and sentencepiece,

@@ -112,22 +112,71 @@ impl Value for MaxIsa {
     }
 }
 
-/// Aliases as a flag or variable gives them: the name in requests, and the id of the model.
-pub(super) struct Aliases(pub(super) Vec<(String, String)>);
+/// The model that another name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    /// Id of the model.
+    pub model: String,
+    /// Name of the prompt for a request that names none; empty for no prompt. Without it, the model's default applies.
+    pub prompt: Option<String>,
+}
+
+impl From<&str> for Alias {
+    fn from(id: &str) -> Self {
+        Self { model: id.to_owned(), prompt: None }
+    }
+}
+
+impl Value for Alias {
+    const PLACEHOLDER: &'static str = "ID";
+
+    fn expected() -> String {
+        "the id of a model in quotes, or { model = \"ID\", prompt = \"NAME\" }".to_owned()
+    }
+
+    /// Reads `ID` or `ID#PROMPT`.
+    fn from_text(text: &str) -> Option<Self> {
+        let (model, prompt) = match text.rsplit_once('#') {
+            Some((model, prompt)) => (model, Some(prompt.to_owned())),
+            None => (text, None),
+        };
+        (!model.is_empty()).then(|| Self { model: model.to_owned(), prompt })
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        let DeValue::Table(table) = value else { return value.as_str().map(Self::from) };
+        let text = |key: &str| table.get(key).map(|value| value.get_ref().as_str().map(str::to_owned));
+        let (model, prompt) = (text("model")??, text("prompt"));
+        let is_known = table.keys().all(|key| ["model", "prompt"].contains(&key.get_ref().as_ref()));
+        // The prompt is absent, or a string.
+        (is_known && prompt != Some(None)).then(|| Self { model, prompt: prompt.flatten() })
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        let model = quote(&self.model);
+        Some(match &self.prompt {
+            Some(prompt) => format!("{{ model = {model}, prompt = {} }}", quote(prompt)),
+            None => model,
+        })
+    }
+}
+
+/// Aliases as a flag or variable gives them, by name.
+pub(super) struct Aliases(pub(super) Vec<(String, Alias)>);
 
 impl Value for Aliases {
-    const PLACEHOLDER: &'static str = "NAME=ID";
+    const PLACEHOLDER: &'static str = "NAME=ID[#PROMPT]";
     const IS_LIST: bool = true;
 
     fn expected() -> String {
-        "NAME=ID, such as text-embedding-3-small=all-MiniLM-L6-v2".to_owned()
+        "NAME=ID or NAME=ID#PROMPT, such as text-embedding-3-small=all-MiniLM-L6-v2".to_owned()
     }
 
-    /// Reads `NAME=ID`. The last `=` separates, for model names may contain one and ids need not.
+    /// Reads `NAME=ID` or `NAME=ID#PROMPT`. The last `=` separates, for model names may contain one and ids need not.
     fn from_text(text: &str) -> Option<Self> {
         let alias = |text: &str| {
-            let (name, id) = text.rsplit_once('=')?;
-            (!name.is_empty() && !id.is_empty()).then(|| (name.to_owned(), id.to_owned()))
+            let (name, target) = text.rsplit_once('=')?;
+            (!name.is_empty()).then_some((name.to_owned(), Alias::from_text(target)?))
         };
         elements(text).map(alias).collect::<Option<_>>().map(Self)
     }

@@ -35,8 +35,9 @@ use crate::{
     backend::{Backend, Selection},
     config::{Config, ModelConfig, ProcessEnv},
     metrics::Metrics,
+    prompts::Prompts,
     redis_cache::RedisCache,
-    registry::{LoadedModel, Registry, UnknownModel},
+    registry::{AliasError, LoadedModel, Registry},
 };
 
 /// Default of `max_batch_tokens` for ONNX Runtime.
@@ -66,9 +67,9 @@ pub enum LoadError {
         #[source]
         error: Box<ModelLoadError>,
     },
-    /// An alias stands for a model that is not served.
+    /// An alias cannot be served.
     #[error(transparent)]
-    Alias(#[from] UnknownModel),
+    Alias(#[from] AliasError),
     /// The server was told to stop while it was loading.
     #[error("stopped while loading")]
     Cancelled,
@@ -283,9 +284,13 @@ pub(crate) fn start(
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders?;
     let cache_fingerprint = cache_fingerprint(&fingerprint, model, precision, selection.backend, per_text);
     let max_input_tokens = max_input_tokens(model, folder);
+    let tokenizer = tokenizer?;
+    let default_prompt = model.default_prompt.as_deref().or_else(|| folder.default_prompt());
+    let prompts =
+        Prompts::new(folder.prompts(), default_prompt, true, &tokenizer).map_err(ModelLoadError::Settings)?;
     let config = EngineConfig {
         name: model.id.clone(),
-        tokenizer: tokenizer?,
+        tokenizer,
         max_input_tokens,
         dimensions: folder.dimensions(),
         normalize: folder.normalize(),
@@ -304,7 +309,7 @@ pub(crate) fn start(
         max_input_tokens,
         dimensions: folder.dimensions(),
         normalized: folder.normalize(),
-        prompts: folder.prompts().clone(),
+        prompts,
         matryoshka: model.matryoshka_dimensions.clone(),
         truncation: model.truncation,
         token_ids: model.token_ids,

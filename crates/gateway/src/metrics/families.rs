@@ -47,6 +47,12 @@ families! {
                    parameters are not counted.",
             labels: ["parameter", "outcome"],
         }
+        prompts_missing: IntCounterVec {
+            name: "prompts_missing_total",
+            help: "Requests for embeddings whose inputs got no prompt, although the model expects one: the request \
+                   named none and no default is set, or its inputs are token ids.",
+            labels: ["model"],
+        }
         cache_requests: IntCounterVec {
             name: "cache_requests_total",
             help: "Cache lookups, by result: hit (local memory), remote_hit (remote cache), miss. An input that is \

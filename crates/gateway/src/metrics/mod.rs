@@ -286,6 +286,7 @@ impl ModelMetrics {
             families.cache_requests.with_label_values(&[id, result.label()]);
         }
         families.cache_evictions.with_label_values(&[id]);
+        families.prompts_missing.with_label_values(&[id]);
         let engine = Some(Arc::new(families.models.of_model(id)));
         Self { label: id.into(), families: Arc::clone(families), engine }
     }
@@ -306,6 +307,11 @@ impl ModelMetrics {
     pub fn request(&self, outcome: Outcome, elapsed: Duration) {
         let labels = [&*self.label, outcome.label()];
         self.families.request_duration.with_label_values(&labels).observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a request whose inputs got no prompt, although the model expects one.
+    pub fn prompt_missing(&self) {
+        self.families.prompts_missing.with_label_values(&[&*self.label]).inc();
     }
 
     /// Counts a rejected request.

@@ -8,12 +8,13 @@
 mod rules;
 
 use inference::TruncationPolicy;
-use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, ExtraValue};
 
 use crate::{
-    config::UnsupportedParameters,
+    config::{TokenIds, UnsupportedParameters},
     error::ApiError,
-    registry::{LoadedModel, echo},
+    prompts::NamedPrompt,
+    registry::{RequestedModel, echo},
 };
 
 use rules::{Effect, OptionsBuilder, ParameterError, SingleChoice};
@@ -98,22 +99,28 @@ pub(crate) struct RequestOptions {
     pub(crate) output_dimensions: Option<usize>,
     pub(crate) truncation: TruncationPolicy,
     pub(crate) max_input_tokens: Option<usize>,
+    /// The prompt to put before every input.
+    pub(crate) prompt: Option<NamedPrompt>,
+    /// Names of the prompts of which the model expects one, if the inputs get none.
+    pub(crate) missing_prompts: Vec<String>,
     /// Parameters of other vendors that are ignored.
     pub(crate) ignored: Vec<&'static str>,
 }
 
-/// Resolves the parameters of a request for the model `served`. `truncation` is the policy in the request's header.
+/// Resolves the parameters of a request for the model `requested`. `truncation` is the policy in the request's header.
 ///
 /// # Errors
-/// 400 for `dimensions` that the model does not support, and for a parameter of another vendor that cannot be honoured,
-/// unless `unsupported` is to ignore those.
+/// 400 for `dimensions` that the model does not support, for token ids to an alias with a prompt, and for a parameter of
+/// another vendor that cannot be honoured, unless `unsupported` is to ignore those.
 pub(crate) fn resolve(
     request: &EmbeddingRequest,
-    served: &LoadedModel,
+    requested: &RequestedModel,
     truncation: Option<TruncationPolicy>,
     unsupported: UnsupportedParameters,
 ) -> Result<RequestOptions, ApiError> {
-    let mut builder = OptionsBuilder::new(served, &request.model);
+    let has_token_ids = matches!(request.input, EmbeddingInput::Tokens(_) | EmbeddingInput::TokenArrays(_))
+        && requested.served.token_ids == TokenIds::Native;
+    let mut builder = OptionsBuilder::new(requested, &request.model, has_token_ids);
     builder.format = SingleChoice::new(request.encoding_format, "encoding_format");
     builder.truncation = SingleChoice::new(truncation, TRUNCATION_HEADER);
     if let Some(dimensions) = request.dimensions {
@@ -138,7 +145,7 @@ pub(crate) fn resolve(
             }
         }
     }
-    Ok(builder.build(ignored))
+    builder.build(ignored)
 }
 
 /// A value for an error message.

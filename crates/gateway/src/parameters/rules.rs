@@ -4,7 +4,11 @@ use inference::TruncationPolicy;
 use openai_schema::{EncodingFormat, ExtraValue};
 
 use super::{RequestOptions, Rule, TRUNCATION_HEADER};
-use crate::registry::LoadedModel;
+use crate::{
+    error::ApiError,
+    prompts::NamedPrompt,
+    registry::{LoadedModel, RequestedModel},
+};
 
 /// Effect of an accepted value.
 pub(super) enum Effect {
@@ -70,9 +74,25 @@ impl<T: Copy + PartialEq> SingleChoice<T> {
     }
 }
 
+/// The prompt that a parameter selects; `None` for no prompt. Two are equal if they put the same text before inputs.
+#[derive(Clone, Copy)]
+struct SelectedPrompt<'a>(Option<&'a NamedPrompt>);
+
+impl PartialEq for SelectedPrompt<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let text =
+            |selected: &Self| selected.0.and_then(|named| Some(named.prompt.as_ref()?.text().to_owned()));
+        text(self) == text(other)
+    }
+}
+
 /// Options of one request while its parameters are applied.
 pub(super) struct OptionsBuilder<'a> {
     served: &'a LoadedModel,
+    /// The prompt of the requested name.
+    alias_prompt: Option<&'a NamedPrompt>,
+    /// True if the inputs are ids of the model's vocabulary, to which no text can be prepended.
+    has_token_ids: bool,
     /// The requested name of the model.
     model: &'a str,
     dimensions: SingleChoice<usize>,
@@ -80,18 +100,23 @@ pub(super) struct OptionsBuilder<'a> {
     pub(super) truncation: SingleChoice<TruncationPolicy>,
     max_input_tokens: Option<usize>,
     normalize: SingleChoice<bool>,
+    prompt: SingleChoice<SelectedPrompt<'a>>,
 }
 
 impl<'a> OptionsBuilder<'a> {
-    pub(super) fn new(served: &'a LoadedModel, model: &'a str) -> Self {
+    pub(super) fn new(requested: &'a RequestedModel, model: &'a str, has_token_ids: bool) -> Self {
+        let RequestedModel { served, prompt: alias_prompt } = requested;
         Self {
             served,
+            alias_prompt: alias_prompt.as_ref(),
+            has_token_ids,
             model,
             dimensions: SingleChoice(None),
             format: SingleChoice(None),
             truncation: SingleChoice(None),
             max_input_tokens: None,
             normalize: SingleChoice(None),
+            prompt: SingleChoice(None),
         }
     }
 
@@ -127,27 +152,75 @@ impl<'a> OptionsBuilder<'a> {
         )))
     }
 
+    /// The prompt for a request without a parameter for it, and true if the requested name selects it.
+    fn inherited_prompt(&self) -> Option<(&'a NamedPrompt, bool)> {
+        let of_alias = self.alias_prompt.map(|prompt| (prompt, true));
+        of_alias.or_else(|| self.served.prompts.default().map(|prompt| (prompt, false)))
+    }
+
+    /// Selects a prompt of the model, or none, by the parameter `name`.
+    ///
+    /// # Errors
+    /// If the inputs are token ids, or another parameter selects another prompt.
+    fn select_prompt(
+        &mut self,
+        prompt: Option<&'a NamedPrompt>,
+        name: &'static str,
+    ) -> Result<Effect, ParameterError> {
+        let has_text = |prompt: &NamedPrompt| prompt.prompt.is_some();
+        let applies = prompt.is_some_and(has_text);
+        if applies && self.has_token_ids {
+            let reason = "A prompt cannot be put before token ids: send text.";
+            return Err(ParameterError::Value(reason.to_owned()));
+        }
+        self.prompt.set(SelectedPrompt(prompt), name)?;
+        // No prompt is a choice only in place of one.
+        let replaces = self.inherited_prompt().is_some_and(|(prompt, _)| has_text(prompt));
+        Ok(if applies || replaces { Effect::Honoured } else { Effect::Ignored })
+    }
+
+    /// The prompt of the request, and the names of the prompts of which the model expects one, if none applies.
+    ///
+    /// # Errors
+    /// 400 if the inputs are token ids and the requested name stands for a prompt.
+    fn prompt(&self) -> Result<(Option<NamedPrompt>, Vec<String>), ApiError> {
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        let (prompt, by_alias) = match (self.prompt.get(), self.inherited_prompt()) {
+            (Some(SelectedPrompt(selected)), _) => return Ok((selected.cloned(), Vec::new())),
+            (None, Some(inherited)) => inherited,
+            (None, None) => return Ok((None, owned(self.served.prompts.needed()))),
+        };
+        match (&prompt.prompt, self.has_token_ids, by_alias) {
+            (Some(_), true, true) => {
+                let (subject, name) = (self.served.subject(self.model), &prompt.name);
+                Err(ApiError::invalid(format!(
+                    "Invalid 'input': {subject} puts the prompt '{name}' before every input, which token ids cannot \
+                     have: send text."
+                )))
+            }
+            (Some(_), true, false) => Ok((None, owned(vec![&prompt.name]))),
+            _ => Ok((Some(prompt.clone()), Vec::new())),
+        }
+    }
+
     /// The options, once all parameters are applied.
-    pub(super) fn build(&self, ignored: Vec<&'static str>) -> RequestOptions {
+    ///
+    /// # Errors
+    /// 400 if the inputs are token ids and the requested name stands for a prompt.
+    pub(super) fn build(&self, ignored: Vec<&'static str>) -> Result<RequestOptions, ApiError> {
+        let (prompt, missing_prompts) = self.prompt()?;
         let own = self.served.dimensions;
         let truncated = self.dimensions.get().filter(|&dimensions| dimensions != own);
         let normalize = self.normalize.get() == Some(true) && !self.served.normalized;
-        RequestOptions {
+        Ok(RequestOptions {
             format: self.format.get().unwrap_or_default(),
             output_dimensions: truncated.or(normalize.then_some(own)),
             truncation: self.truncation.get().unwrap_or(self.served.truncation),
             max_input_tokens: self.max_input_tokens,
+            prompt,
+            missing_prompts,
             ignored,
-        }
-    }
-
-    /// The error for a parameter that selects a prompt, which would have to be prepended to every input.
-    fn prompt_error(&self, prompt: &str) -> ParameterError {
-        let subject = self.served.subject(self.model);
-        ParameterError::Value(format!(
-            "{subject} has the prompt {prompt:?} for that, which embedgate does not apply: prepend it to each input \
-             and leave the parameter out."
-        ))
+        })
     }
 }
 
@@ -325,43 +398,22 @@ pub(super) static NORM: Rule = Rule {
     },
 };
 
-/// Maps the vendors' and models' names of the two sides of a search to one name for each.
-fn side(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    if name.contains("query") {
-        "query".to_owned()
-    } else if name.contains("document") || name.contains("passage") {
-        "document".to_owned()
-    } else {
-        name
-    }
-}
-
 pub(super) static INPUT_TYPE: Rule = Rule {
-    accepted: "any string, unless the model has a prompt for it that is not empty",
-    effect: "ignored: without such a prompt the model reads every input in the same way",
-    apply: |builder, _, value| {
-        let requested = side(text(value)?);
-        let prompt =
-            builder.served.prompts.iter().find(|(name, text)| !text.is_empty() && side(name) == requested);
-        prompt.map_or(Ok(Effect::Ignored), |(_, prompt)| Err(builder.prompt_error(prompt)))
+    accepted: "any string",
+    effect: "selects the model's prompt for this kind of input, by the table below; ignored if the model has none",
+    apply: |builder, name, value| match builder.served.prompts.for_input_type(text(value)?) {
+        Some(prompt) => builder.select_prompt(Some(prompt), name),
+        None => Ok(Effect::Ignored),
     },
 };
 
 pub(super) static PROMPT_NAME: Rule = Rule {
-    accepted: "the name of an empty prompt of the model",
-    effect: "ignored: there is nothing to prepend to the inputs",
-    apply: |builder, _, value| match builder.served.prompts.get(text(value)?) {
-        Some(prompt) if prompt.is_empty() => Ok(Effect::Ignored),
-        Some(prompt) => Err(builder.prompt_error(prompt)),
+    accepted: "the name of a prompt of the model",
+    effect: "selects this prompt; ignored if its text is empty and no other prompt would apply",
+    apply: |builder, name, value| match builder.served.prompts.get(text(value)?) {
+        Some(prompt) => builder.select_prompt(Some(prompt), name),
         None => {
-            let subject = builder.served.subject(builder.model);
-            let names: Vec<_> = builder.served.prompts.keys().map(|name| format!("'{name}'")).collect();
-            let has = if names.is_empty() {
-                "no prompts".to_owned()
-            } else {
-                format!("the prompts {}", names.join(", "))
-            };
+            let (subject, has) = (builder.served.subject(builder.model), builder.served.prompts.describe());
             Err(ParameterError::Value(format!("{subject} has {has}.")))
         }
     },
@@ -369,9 +421,9 @@ pub(super) static PROMPT_NAME: Rule = Rule {
 
 pub(super) static PROMPT: Rule = Rule {
     accepted: "`\"\"`",
-    effect: "ignored",
-    apply: |_, name, value| match text(value)? {
-        "" => Ok(Effect::Ignored),
+    effect: "no prompt is put before the inputs; ignored if none would be",
+    apply: |builder, name, value| match text(value)? {
+        "" => builder.select_prompt(None, name),
         _ => Err(ParameterError::Message(format!(
             "'{name}' is not supported: prepend its text to each input, and do not send '{name}'."
         ))),

@@ -32,6 +32,8 @@ use crate::{
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const IGNORED: HeaderName = HeaderName::from_static("x-embedgate-ignored");
 const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
+const PROMPT: HeaderName = HeaderName::from_static("x-embedgate-prompt");
+const PROMPT_MISSING: HeaderName = HeaderName::from_static("x-embedgate-prompt-missing");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
 
 /// Shared state of the handler.
@@ -58,13 +60,14 @@ async fn embed(
     let registry = lifecycle.registry()?;
     let received = body.received;
     let parsed = request::parse(body).await?;
-    let served = request::resolve(&registry, &parsed.model)?;
+    let requested = request::resolve(&registry, &parsed.model)?;
     let context = RequestContext::of(http);
-    context.model.get_or_init(|| Arc::clone(&served.id));
+    context.model.get_or_init(|| Arc::clone(&requested.served.id));
     let truncation = request::truncation(http.headers())?;
-    let mut request = ValidatedRequest::new(served, parsed, limits, truncation, received).await?;
+    let mut request = ValidatedRequest::new(requested, parsed, limits, truncation, received).await?;
     context.inputs.set(request.inputs());
     context.ignored.get_or_init(|| request.ignored.clone());
+    context.misses_prompt.set(!request.missing_prompts.is_empty());
     // Before the rate limit and any computation: a request rejected here costs nothing.
     let memory = request.reserve_response(&limits.responses)?;
     let permit = match rate_limiter.acquire(caller.id, request.estimate_tokens()).await {
@@ -86,8 +89,8 @@ async fn embed(
     respond(http.version(), request, embeddings, memory)
 }
 
-/// Builds the response, with headers for the model, the truncated inputs and the time of each stage. A response with
-/// reserved memory is written part by part.
+/// Builds the response, with headers for the model, the prompt, the truncated inputs and the time of each stage. A
+/// response with reserved memory is written part by part.
 fn respond(
     version: Version,
     request: ValidatedRequest,
@@ -98,9 +101,16 @@ fn respond(
     response
         .insert_header((header::CONTENT_TYPE, "application/json"))
         .insert_header((SERVER_TIMING, server_timing(&embeddings.timings)));
-    // An id with a control character cannot be in a header; the response is complete without it.
-    if let Ok(id) = header::HeaderValue::from_bytes(request.served.id.as_bytes()) {
-        response.insert_header((MODEL, id));
+    let missing = (!request.missing_prompts.is_empty()).then(|| request.missing_prompts.join(", "));
+    for (name, value) in [
+        (MODEL, Some(&*request.served.id)),
+        (PROMPT, request.prompt.as_deref()),
+        (PROMPT_MISSING, missing.as_deref()),
+    ] {
+        // A name with a control character cannot be in a header; the response is complete without it.
+        if let Some(Ok(value)) = value.map(|value| header::HeaderValue::from_bytes(value.as_bytes())) {
+            response.insert_header((name, value));
+        }
     }
     if !request.ignored.is_empty() {
         response.insert_header((IGNORED, request.ignored.join(", ")));

@@ -39,8 +39,8 @@ fn can_work(resolved: &Resolved) {
     let ids: BTreeSet<&str> = config.models.iter().map(|model| model.id.as_str()).collect();
     assert!(!ids.is_empty() && ids.len() == config.models.len());
     assert!(ids.contains(config.default_model.as_str()), "{}", config.default_model);
-    for (alias, model) in &config.aliases {
-        assert!(ids.contains(model.as_str()), "{alias}");
+    for (alias, target) in &config.aliases {
+        assert!(ids.contains(target.model.as_str()), "{alias}");
     }
     for model in &config.models {
         assert!(model.threads > 0 && model.onnx_sessions > 0 && model.max_batch_inputs > 0, "{model:?}");

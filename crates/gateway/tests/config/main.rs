@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use gateway::cli;
 use gateway::config::{
-    CliArgs, Config, ConfigError, DisplayValue, ProcessEnv, Resolved, Setting, Source, defaults, settings,
+    Alias, CliArgs, Config, ConfigError, DisplayValue, ProcessEnv, Resolved, Setting, Source, defaults,
+    settings,
 };
 use tempfile::TempDir;
 
@@ -81,6 +82,7 @@ fn the_shipped_file_has_every_key_with_its_default() {
     config.auth.api_keys_file = None;
     config.trace.otlp_endpoint = None;
     config.models[0].onnx_file = None;
+    config.models[0].default_prompt = None;
     config.models[0].max_input_tokens = None;
     config.models[0].max_batch_tokens = None;
     assert_eq!(config, Config::builtin(3));
@@ -225,7 +227,7 @@ fn models_of_flags_replace_those_of_the_file() {
     let ids: Vec<_> = resolved.config.models.iter().map(|model| model.id.as_str()).collect();
     assert_eq!(ids, ["b", "c"]);
     assert_eq!(resolved.config.default_model, "b");
-    assert_eq!(resolved.config.aliases, BTreeMap::from([("y".to_owned(), "c".to_owned())]));
+    assert_eq!(resolved.config.aliases, BTreeMap::from([("y".to_owned(), "c".into())]));
     assert!(resolved.warnings[0].contains("`x`"), "{:?}", resolved.warnings);
 
     // Wrong settings of the file's models are still an error.
@@ -233,7 +235,36 @@ fn models_of_flags_replace_those_of_the_file() {
     assert!(wrong.unwrap_err().to_string().contains("`models.threads` is true"));
 
     let resolved = Config::resolve(&args, &environment(tempfile::tempdir().unwrap().path())).unwrap();
-    assert!(resolved.config.aliases.values().all(|id| id == "b") && resolved.config.aliases.len() == 3);
+    assert!(
+        resolved.config.aliases.values().all(|alias| alias.model == "b")
+            && resolved.config.aliases.len() == 3
+    );
+}
+
+#[test]
+fn an_alias_may_choose_a_prompt() {
+    let alias = |prompt: Option<&str>| Alias { prompt: prompt.map(str::to_owned), ..Alias::from("a") };
+    let expected = BTreeMap::from(
+        [("q", Some("query")), ("off", Some("")), ("plain", None)]
+            .map(|(name, prompt)| (name.to_owned(), alias(prompt))),
+    );
+    let file = "[aliases]\nq = { model = \"a\", prompt = \"query\" }\noff = { prompt = \"\", model = \"a\" }\n\
+                plain = { model = \"a\" }\n[[models]]\npath = \"m/a\"\n";
+    let resolved = resolve(file).unwrap();
+    assert_eq!(resolved.config.aliases, expected);
+    // The report is a settings file that says the same.
+    assert_eq!(resolve(&resolved.report.to_string()).unwrap().config.aliases, expected);
+    let flags = ["--model", "m/a", "--alias", "q=a#query", "--alias", "off=a#", "--alias", "plain=a"];
+    let env = environment(Path::new("nowhere"));
+    assert_eq!(Config::resolve(&args(&flags), &env).unwrap().config.aliases, expected);
+    // In the file a `#` is a part of the id.
+    let file = "[aliases]\nx = \"a#b\"\n[[models]]\nid = \"a#b\"\npath = \"m/a\"\n";
+    assert_eq!(resolve(file).unwrap().config.aliases["x"], Alias::from("a#b"));
+    for wrong in ["{ prompt = \"query\" }", "{ model = 1 }", "{ model = \"a\", prompts = \"query\" }", "1"] {
+        let error = resolve(&format!("[aliases]\nq = {wrong}\n[[models]]\npath = \"m/a\"\n")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(":2: `aliases.q`") && error.contains("prompt = \"NAME\" }"), "{error}");
+    }
 }
 
 #[test]

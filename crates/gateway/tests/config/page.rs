@@ -63,8 +63,10 @@ fn the_page_of_settings_is_up_to_date() {
         writeln!(page, "\n## {heading}\n").unwrap();
         if table == Table::Named("aliases") {
             page.push_str(
-                "Other names for models, each a key with a model's id as its value. Flag `--alias NAME=ID`, \
-                 variable `EMBEDGATE_ALIASES`. By default OpenAI's names stand for the default model:\n\n",
+                "Other names for models, each a key with a model's id as its value, or with a table that names a \
+                 prompt too: `\"e5-query\" = { model = \"e5\", prompt = \"query\" }` ([models.md](models.md#prompts)). \
+                 Flag `--alias NAME=ID` or `--alias NAME=ID#PROMPT`, variable `EMBEDGATE_ALIASES`. By default OpenAI's \
+                 names stand for the default model:\n\n",
             );
             for (alias, id) in aliases(&defaults) {
                 writeln!(page, "- `{alias} = {id}`").unwrap();
@@ -111,7 +113,8 @@ fn the_shipped_file_is_up_to_date() {
                 file.push('\n');
                 file.push_str(&comment(
                     "Other names for models. A model's name at the Hugging Face hub is always one. This table replaces \
-                     the default one as a whole.",
+                     the default one as a whole. A name may choose a prompt: \
+                     \"e5-query\" = { model = \"e5\", prompt = \"query\" }.",
                 ));
                 file.push_str("#[aliases]\n");
                 for (alias, id) in aliases(&defaults) {

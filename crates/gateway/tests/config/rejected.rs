@@ -124,7 +124,8 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
     check("server = 1", "config/embedgate.toml:1: `server` is 1; expected a table");
     check(
         "[aliases]\na.b = \"c\"",
-        "config/embedgate.toml:2: `aliases.a` is of type table; expected a string in quotes",
+        "config/embedgate.toml:2: `aliases.a` is of type table; expected the id of a model in quotes, or { model = \"ID\", \
+         prompt = \"NAME\" }",
     );
     // One mistake does not hide another.
     assert_eq!(problems("listen = true\n[server]\nkeep_alive = true\nfoo = 1").len(), 3);

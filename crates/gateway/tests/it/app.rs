@@ -16,8 +16,8 @@ use std::{
 
 use futures_util::stream::poll_fn;
 use gateway::{
-    Backend, Listeners, LoadedModel, Registry, RunError, Selection, SelectionReason,
-    config::{ApiKey, Config, ModelConfig},
+    Backend, Listeners, LoadedModel, Prompts, Registry, RunError, Selection, SelectionReason,
+    config::{Alias, ApiKey, Config, ModelConfig, PrecisionSetting},
     run_with,
 };
 use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
@@ -48,6 +48,8 @@ pub(crate) struct Builder {
     hub_id: Option<String>,
     normalize: bool,
     prompts: BTreeMap<String, String>,
+    /// Serves the model in this folder instead of a fake one.
+    folder: Option<tempfile::TempDir>,
     /// Loading waits until the other end sends or is dropped.
     gate: Option<mpsc::Receiver<()>>,
     /// The listener for probes and metrics.
@@ -69,7 +71,7 @@ impl TestApp {
         let mut config = Config::builtin(2);
         config.models = vec![ModelConfig::builtin("tiny".to_owned(), PathBuf::new(), 1)];
         config.default_model = "tiny".to_owned();
-        config.aliases = BTreeMap::from([("m".to_owned(), "tiny".to_owned())]);
+        config.aliases = BTreeMap::from([("m".to_owned(), "tiny".into())]);
         config.server.drain_timeout = Duration::from_secs(10);
         let tokenizer = concat!(
             env!("CARGO_MANIFEST_DIR"),
@@ -83,6 +85,7 @@ impl TestApp {
             hub_id: None,
             normalize: true,
             prompts: BTreeMap::new(),
+            folder: None,
             gate: None,
             ops: None,
         }
@@ -248,7 +251,13 @@ impl Builder {
     }
 
     pub(crate) fn alias(self, name: &str) -> Self {
-        self.config(|config| drop(config.aliases.insert(name.to_owned(), "tiny".to_owned())))
+        self.config(|config| drop(config.aliases.insert(name.to_owned(), "tiny".into())))
+    }
+
+    /// Adds an alias with a prompt.
+    pub(crate) fn prompt_alias(self, name: &str, prompt: &str) -> Self {
+        let alias = Alias { prompt: Some(prompt.to_owned()), ..Alias::from("tiny") };
+        self.config(|config| drop(config.aliases.insert(name.to_owned(), alias)))
     }
 
     pub(crate) fn key(self, name: &str, secret: &str) -> Self {
@@ -272,10 +281,22 @@ impl Builder {
         self
     }
 
-    /// Adds a prompt to the models, which the engine does not apply.
+    /// Adds a prompt to the models.
     pub(crate) fn prompt(mut self, name: &str, text: &str) -> Self {
         self.prompts.insert(name.to_owned(), text.to_owned());
         self
+    }
+
+    /// Serves a tiny model of `model-import`'s tests, as `tiny`, with its own weights in fp32.
+    pub(crate) fn real(mut self, name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        testkit::model::copy_tiny(name, folder.path()).unwrap();
+        let path = folder.path().to_owned();
+        self.folder = Some(folder);
+        self.model(|model| {
+            model.path = path;
+            model.precision = PrecisionSetting::Fp32;
+        })
     }
 
     /// Makes loading wait until the returned sender is used or dropped.
@@ -306,17 +327,19 @@ impl Builder {
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
         let (stop, mut stops) = unbounded_channel();
-        let Self { config, tokenizer, dimensions, hub_id, normalize, prompts, gate, ops } = self;
+        let Self { config, tokenizer, dimensions, hub_id, normalize, prompts, folder, gate, ops } = self;
         let (settings, hand) = (config.clone(), Arc::clone(&control));
         let serve = async move {
             let stops = poll_fn(move |context| stops.poll_recv(context));
-            let load = move |metrics: &gateway::metrics::Metrics, _: &_| {
+            let load = move |metrics: &gateway::metrics::Metrics, cancelled: &AtomicBool| {
                 // An error means that the test dropped the gate, which opens it, too.
                 gate.map(|gate| gate.recv());
-                let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize };
+                if folder.is_some() {
+                    return gateway::load(&settings, metrics, cancelled);
+                }
+                let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize, prompts: &prompts };
                 let models = settings.models.iter().map(|model| LoadedModel {
                     hub_id: hub_id.clone(),
-                    prompts: prompts.clone(),
                     ..served(model, fake, &hand, metrics)
                 });
                 Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
@@ -334,18 +357,21 @@ struct FakeModel<'a> {
     tokenizer: &'a Path,
     dimensions: usize,
     normalize: bool,
+    prompts: &'a BTreeMap<String, String>,
 }
 
 fn served(
     model: &ModelConfig,
-    FakeModel { tokenizer, dimensions, normalize }: FakeModel<'_>,
+    FakeModel { tokenizer, dimensions, normalize, prompts }: FakeModel<'_>,
     control: &Arc<Control>,
     metrics: &gateway::metrics::Metrics,
 ) -> LoadedModel {
     let options = TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: Some(EMBEDDINGS) };
+    let tokenizer = Tokenizer::load_with(tokenizer, options).unwrap();
+    let prompts = Prompts::new(prompts, model.default_prompt.as_deref(), true, &tokenizer).unwrap();
     let config = EngineConfig {
         name: model.id.clone(),
-        tokenizer: Tokenizer::load_with(tokenizer, options).unwrap(),
+        tokenizer,
         max_input_tokens: WINDOW,
         dimensions,
         normalize,
@@ -364,7 +390,7 @@ fn served(
         max_input_tokens: WINDOW,
         dimensions,
         normalized: normalize,
-        prompts: BTreeMap::new(),
+        prompts,
         matryoshka: model.matryoshka_dimensions.clone(),
         truncation: model.truncation,
         token_ids: model.token_ids,

@@ -4,6 +4,7 @@
 use std::{fmt::Write, fs, path::Path};
 
 use gateway::{
+    INPUT_KINDS,
     error::{Code, Retry},
     parameters::PARAMETERS,
 };
@@ -71,9 +72,28 @@ those that embedgate knows; any other name is ignored, like `user` and `metadata
   parameter is ignored and listed, too.
 * Two parameters that contradict each other are rejected with 400. Only embedgate's own header `x-embedgate-truncation`
   takes precedence over parameters. Values of truncation parameters may have any letter case.
+* Parameters that select a prompt take precedence over the prompt of an alias and the default one
+  ([models.md](models.md#prompts)). With token ids of the model's own vocabulary, they are rejected with 400.
 
 | parameter | vendors | accepted | effect |
 |---|---|---|---|
+";
+
+const INPUT_TYPES: &str = "
+## Kinds of input
+
+`input_type`, `task`, `task_type` and `text_type` select a prompt of the model, by its name:
+
+1. a prompt whose name is the value itself;
+2. else, in the first row of this table with a word that is part of the value, the first name that the model has.
+
+Letter case does not matter, nor which of `.`, `-`, `_` and space separates words: `RETRIEVAL_QUERY`, `retrieval.query`
+and `search_query` all select the prompt `query`, if there is none with their own names. If no prompt is found, the
+parameter is ignored and listed, and the prompt of the alias or the default one applies, as with `encode_query` and
+`encode_document` of sentence-transformers.
+
+| value contains | prompts |
+|---|---|
 ";
 
 #[test]
@@ -82,6 +102,12 @@ fn parameters_md_is_up_to_date() {
     for parameter in PARAMETERS {
         let (name, vendors, rule) = (parameter.name, parameter.vendors, parameter.rule);
         writeln!(text, "| `{name}` | {vendors} | {} | {} |", rule.accepted, rule.effect).unwrap();
+    }
+    text += INPUT_TYPES;
+    for kind in INPUT_KINDS {
+        let list =
+            |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        writeln!(text, "| {} | {} |", list(kind.words), list(kind.prompts)).unwrap();
     }
     assert_current("docs/PARAMETERS.md", &text);
 }

@@ -112,7 +112,7 @@ fn further_stop_requests_end_the_drain_with_an_error() {
 #[test]
 fn an_alias_of_an_unknown_model_is_a_start_up_error() {
     let mut app = TestApp::builder()
-        .config(|config| drop(config.aliases.insert("x".to_owned(), "unknown".to_owned())))
+        .config(|config| drop(config.aliases.insert("x".to_owned(), "unknown".into())))
         .launch();
     let error = app.join().unwrap_err();
     assert!(matches!(error, RunError::Load(LoadError::Alias(_))));

@@ -21,6 +21,7 @@ mod openapi;
 mod ops;
 mod overload;
 mod parameters;
+mod prompts;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
 mod responses;

@@ -82,8 +82,8 @@ fn an_exact_name_takes_precedence_and_an_ambiguous_one_is_unknown() {
             let mut other = config.models[0].clone();
             other.id = "Tiny".to_owned();
             config.models.push(other);
-            config.aliases.insert("openai/m".to_owned(), "Tiny".to_owned());
-            config.aliases.insert("M".to_owned(), "tiny".to_owned());
+            config.aliases.insert("openai/m".to_owned(), "Tiny".into());
+            config.aliases.insert("M".to_owned(), "tiny".into());
         })
         .start();
     let model_of = |name| {
@@ -126,7 +126,7 @@ fn several_models_are_served_at_once() {
             other.id = "other".to_owned();
             other.matryoshka_dimensions = vec![2];
             config.models.push(other);
-            config.aliases.insert("second".to_owned(), "other".to_owned());
+            config.aliases.insert("second".to_owned(), "other".into());
         })
         .start();
     let post = |model| app.post(json!({"model": model, "input": "a", "dimensions": 2}).to_string());

@@ -184,6 +184,14 @@ fn errors_match_the_openapi_document() {
     let reply = app.post(r#"{"model":"m","input":"a","input_type":"query"}"#);
     assert_eq!(reply.header("x-embedgate-ignored"), Some("input_type"));
     assert_documented(&document, post, "an ignored parameter", &reply);
+    let app = TestApp::builder().prompt("query", "query: ").start();
+    for (fields, header) in
+        [("", "x-embedgate-prompt-missing"), (r#","prompt_name":"query""#, "x-embedgate-prompt")]
+    {
+        let reply = app.post(format!(r#"{{"model":"m","input":"a"{fields}}}"#));
+        assert_eq!(reply.header(header), Some("query"));
+        assert_documented(&document, post, header, &reply);
+    }
     let reply = app.post(r#"{"model":"unknown","input":"a"}"#);
     assert_eq!(reply.status, 404);
     assert_documented(&document, post, "another model", &reply);

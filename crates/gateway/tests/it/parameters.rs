@@ -4,7 +4,7 @@ use gateway::{config::UnsupportedParameters, parameters::PARAMETERS};
 use serde_json::{Value, json};
 
 use crate::{
-    app::{Builder, TestApp, WINDOW, vectors},
+    app::{TestApp, WINDOW, vectors},
     fake::DIMENSIONS,
     http::Reply,
     schema::assert_valid,
@@ -266,32 +266,4 @@ fn normalize_true_normalizes_the_vectors_of_an_unnormalized_model() {
     // A truncated vector is normalized, as Matryoshka models are trained.
     assert_answered(&post(&app, &json!({"normalize": true, "dimensions": 4})), None);
     rejected(&post(&app, &json!({"normalize": false, "dimensions": 4})), "normalize");
-}
-
-fn with_prompts() -> Builder {
-    TestApp::builder().prompt("query", "query: ").prompt("document", "")
-}
-
-#[test]
-fn a_parameter_that_selects_a_prompt_is_rejected() {
-    let app = with_prompts().start();
-    for (name, value) in [
-        ("prompt_name", "query"),
-        ("input_type", "search_query"),
-        ("task", "retrieval.query"),
-        ("task_type", "RETRIEVAL_QUERY"),
-    ] {
-        let message = rejected(&post(&app, &json!({ name: value })), name);
-        assert!(message.contains(r#"has the prompt "query: " for that"#), "{message}");
-    }
-    for (name, value) in [
-        ("prompt_name", "document"),
-        ("input_type", "passage"),
-        ("input_type", "search_document"),
-        ("task", "classification"),
-    ] {
-        assert_answered(&post(&app, &json!({ name: value })), Some(name));
-    }
-    let message = rejected(&post(&app, &json!({"prompt_name": "s2p"})), "prompt_name");
-    assert!(message.ends_with("which has the prompts 'document', 'query'."), "{message}");
 }

@@ -118,6 +118,7 @@ fn served(config: &Config) -> Result<Registry, LoadError> {
 fn embed(registry: &Registry, texts: &[impl AsRef<str>]) -> Result<Embeddings, EmbedError> {
     let job = Job {
         inputs: texts.iter().map(|text| Input::Text(text.as_ref().to_owned())).collect(),
+        prompt: None,
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),

@@ -102,6 +102,11 @@ impl Tokenizer {
         self.prefix.len() + self.suffix.len()
     }
 
+    /// Returns true if the last token of every sequence is a special one.
+    pub(crate) fn ends_with_special(&self) -> bool {
+        !self.suffix.is_empty()
+    }
+
     /// Encodes the whole `text`, without special tokens.
     ///
     /// # Errors

@@ -345,6 +345,7 @@ pub(crate) fn result(ticket: Ticket) -> Result<Embeddings, EmbedError> {
 pub(crate) fn job(inputs: &[&[u32]]) -> Job {
     Job {
         inputs: inputs.iter().map(|ids| Input::Tokens(ids.to_vec())).collect(),
+        prompt: None,
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(60),

@@ -10,7 +10,7 @@ use std::{
 use encoder_spec::PositionIds;
 use inference::{
     Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
-    OnnxRuntime, Pooling, Provider, Tokenizer, TruncationPolicy, onnx_encoders,
+    OnnxRuntime, Pooling, Prompt, Provider, Tokenizer, TruncationPolicy, onnx_encoders,
 };
 use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode};
 use serde::Deserialize;
@@ -34,11 +34,21 @@ impl Reference {
         serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap()
     }
 
-    /// Returns the texts, each after the prompt `name`, with their token counts and vectors.
-    fn with_prompt(&self, name: &str) -> (Vec<String>, Vec<u32>, Vec<Vec<f32>>) {
-        let texts = self.texts.iter().map(|text| format!("{}{text}", self.prompts[name])).collect();
-        let tokens = serde_json::from_value(self.rest[&format!("token_counts_{name}")].clone()).unwrap();
-        (texts, tokens, serde_json::from_value(self.rest[&format!("vectors_{name}")].clone()).unwrap())
+    /// Returns the prompts of the vectors, `None` for no prompt, each with token counts and vectors.
+    fn cases(&self) -> Vec<(Option<String>, Vec<u32>, Vec<Vec<f32>>)> {
+        let get = |name: &str| self.rest.get(name).cloned().map(serde_json::from_value);
+        let vectors = |suffix: &str| get(&format!("vectors_{suffix}")).map(Result::unwrap);
+        let tokens = |suffix: &str| -> Vec<u32> {
+            serde_json::from_value(self.rest[&format!("token_counts_{suffix}")].clone()).unwrap()
+        };
+        // With a default prompt, the plain `vectors` are those with that prompt.
+        let without = match vectors("without_prompt") {
+            Some(vectors) => (None, tokens("without_prompt"), vectors),
+            None => (None, self.token_ids.iter().map(|ids| ids.len() as u32).collect(), self.vectors.clone()),
+        };
+        let with = self.prompts.iter().filter(|(_, text)| !text.is_empty());
+        let with = with.map(|(name, text)| (Some(text.clone()), tokens(name), vectors(name).unwrap()));
+        std::iter::once(without).chain(with).collect()
     }
 }
 
@@ -66,12 +76,16 @@ impl Model {
         Self { folder: ModelFolder::open(root.path()).unwrap(), _root: root }
     }
 
+    pub(crate) fn tokenizer(&self) -> Tokenizer {
+        Tokenizer::load(self.folder.tokenizer()).unwrap()
+    }
+
     /// An engine with one worker.
     pub(crate) fn engine(&self, runtime: &OnnxRuntime, onnx: OnnxConfig, max_batch_tokens: usize) -> Engine {
         let folder = &self.folder;
         let config = EngineConfig {
             name: folder.family().to_owned(),
-            tokenizer: Tokenizer::load(folder.tokenizer()).unwrap(),
+            tokenizer: self.tokenizer(),
             max_input_tokens: folder.max_input_tokens(),
             dimensions: folder.dimensions(),
             normalize: folder.normalize(),
@@ -145,8 +159,13 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
 }
 
 pub(crate) fn embed(engine: &Engine, texts: &[&str]) -> Embeddings {
+    embed_with_prompt(engine, texts, None)
+}
+
+fn embed_with_prompt(engine: &Engine, texts: &[&str], prompt: Option<Prompt>) -> Embeddings {
     let job = Job {
         inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
+        prompt,
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + EMBED_TIMEOUT,
@@ -171,15 +190,6 @@ pub(crate) fn assert_close(found: &[f32], expected: &[f32], context: &str) {
     assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: differs by {largest}");
 }
 
-/// Tiny models that cannot be loaded, with the reason.
-const NOT_LOADED: [(&str, &str); 2] = [
-    ("bert-prompts-mean", "its default prompt is not empty"),
-    ("xlm-roberta-bin", "its weights are in PyTorch's pickle format"),
-];
-
-/// Tiny models whose prompts are not compared, with the reason.
-const WITHOUT_PROMPTS: [(&str, &str); 1] = [("bert-instructor-mean", "the prompt is not pooled")];
-
 /// Largest difference of a value from its reference, on vectors of length 1. The tanh approximation of GELU instead of
 /// the exact function moves a value by 4e-5.
 const MAX_DIFFERENCE: f64 = 1e-5;
@@ -199,19 +209,17 @@ pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, prov
         let reference = Reference::of(&source);
         let model = Model::copy(&source);
         let engine = model.engine(runtime, model.onnx(2, provider), 256);
-        let counts = reference.token_ids.iter().map(|ids| ids.len() as u32).collect();
-        let mut cases = vec![(reference.texts.clone(), counts, reference.vectors.clone())];
-        if !has(&WITHOUT_PROMPTS, &name) {
-            cases.extend(reference.prompts.keys().map(|prompt| reference.with_prompt(prompt)));
-        }
         let mut worst = 0f64;
-        for (texts, tokens, vectors) in cases {
-            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let together = embed(&engine, &texts);
+        for (prompt, tokens, vectors) in reference.cases() {
+            let prompt = prompt.map(|text| {
+                Prompt::new(&text, &model.tokenizer(), model.folder.head().include_prompt).unwrap()
+            });
+            let texts: Vec<&str> = reference.texts.iter().map(String::as_str).collect();
+            let together = embed_with_prompt(&engine, &texts, prompt.clone());
             assert_eq!(together.tokens, tokens, "{name}");
             let rows = together.vectors.chunks_exact(together.dimensions);
             for ((row, expected), text) in rows.zip(&vectors).zip(&texts) {
-                let alone = embed(&engine, &[text]).vectors;
+                let alone = embed_with_prompt(&engine, &[text], prompt.clone()).vectors;
                 worst = [row, &alone].map(|found| difference(found, expected)).into_iter().fold(worst, f64::max);
             }
         }

@@ -256,19 +256,19 @@ fn every_number_of_the_configuration_is_validated() {
 }
 
 #[test]
-fn only_an_empty_default_prompt_is_accepted() {
+fn the_default_prompt_must_be_one_of_the_prompts() {
     const FILE: &str = "config_sentence_transformers.json";
     let folder = Folder::tiny("bert-mean");
     folder.set(FILE, "prompts", json!({"query": "", "passage": "passage: "}));
     for (name, error) in [
         (json!("query"), None),
         (Value::Null, None),
-        (json!("passage"), Some("an empty prompt")),
+        (json!("passage"), None),
         (json!("other"), Some("`prompts` does not hold")),
     ] {
         folder.set(FILE, "default_prompt_name", name.clone());
         match error {
-            None => assert_eq!(folder.open().unwrap().max_input_tokens(), 64),
+            None => assert_eq!(folder.open().unwrap().default_prompt(), name.as_str()),
             Some(part) => folder.assert_import_error(&[
                 FILE,
                 &format!("default_prompt_name `{}`", name.as_str().unwrap()),
