@@ -6,7 +6,10 @@ use inference::{Engine, Provider, TruncationPolicy};
 use model_import::Precision;
 use thiserror::Error;
 
-use crate::{backend::Selection, config::TokenIds};
+use crate::{
+    backend::{AccuracyProof, Selection},
+    config::TokenIds,
+};
 
 /// Note in the startup line and on the command line: a graph runs its inputs one by one.
 pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
@@ -45,6 +48,8 @@ pub struct LoadedModel {
     pub per_text: bool,
     /// Its backend, and the reason for the selection.
     pub selection: Selection,
+    /// Accuracy of each precision below fp32 that was tried.
+    pub proofs: Vec<AccuracyProof>,
     /// Time from opening its folder until its golden check passed.
     pub load_time: Duration,
 }
@@ -62,10 +67,13 @@ impl LoadedModel {
 
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
-        let Self { id, dimensions, provider, precision, per_text, selection, .. } = self;
+        let Self { id, dimensions, provider, precision, per_text, selection, proofs, .. } = self;
         let (precision, Selection { backend, reason }) = (precision.name(), selection);
         let batching = if *per_text { format!(" · {PER_TEXT}") } else { String::new() };
-        format!("{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}")
+        let proofs: String = proofs.iter().map(|proof| format!(" · {proof}")).collect();
+        format!(
+            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{proofs}"
+        )
     }
 }
 

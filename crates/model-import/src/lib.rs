@@ -19,13 +19,14 @@
 //! * The weights have a file of their own, each at a page boundary, so that the runtime can map it.
 //!
 //! Kernels that compute the network without a graph read sizes and tensors from [`ModelFolder::encoder`]. Both use
-//! [`fingerprint`](fingerprint()).
+//! [`fingerprint`](fingerprint()). An [`AccuracyRecord`] remembers what was measured about their vectors.
 //!
 //! A new architecture is one file in `family` and one line in its list.
 //!
 //! This crate must not depend on ONNX Runtime, HTTP, OpenAI's schema, or the way in which files are downloaded.
 #![deny(missing_docs)]
 
+mod accuracy;
 mod atomic_write;
 mod digest;
 mod dynamic_quantization;
@@ -53,6 +54,7 @@ mod safetensors;
 #[cfg(test)]
 mod tests;
 
+pub use accuracy::AccuracyRecord;
 pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, TokenEmbeddings};
 pub use error::ImportError;
 pub use family::post_norm::{Activation, Positions};
