@@ -2,17 +2,20 @@
 //! the tests of the others with a reason. The crate itself is the same on every CPU.
 #![allow(clippy::print_stdout)]
 
-use std::env;
+use std::{env, fs};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(cpu_has, values(\"neon\", \"avx2\", \"avx512\"))");
+    println!("cargo::rustc-check-cfg=cfg(cpu_has, values(\"neon\", \"avx2\", \"avx512\", \"amx\"))");
     println!("cargo::rerun-if-changed=build.rs");
     let is_native = env::var("HOST") == env::var("TARGET");
     let is_arm64 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64");
     // In a cross build the CPU of the tests is unknown. Every 64-bit Arm CPU has NEON.
-    for (name, is_present) in
-        [("neon", is_arm64), ("avx2", is_native && has_avx2()), ("avx512", is_native && has_avx512())]
-    {
+    for (name, is_present) in [
+        ("neon", is_arm64),
+        ("avx2", is_native && has_avx2()),
+        ("avx512", is_native && has_avx512()),
+        ("amx", is_native && has_amx()),
+    ] {
         if is_present {
             println!("cargo::rustc-cfg=cpu_has=\"{name}\"");
         }
@@ -37,4 +40,12 @@ fn has_avx2() -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn has_avx512() -> bool {
     false
+}
+
+/// Returns true if Linux offers AMX for bf16 to programs: the standard library's detection of AMX is unstable.
+fn has_amx() -> bool {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    ["amx_tile", "amx_bf16", "avx512_bf16"]
+        .iter()
+        .all(|flag| flags.split_whitespace().any(|word| word == *flag))
 }

@@ -1,8 +1,9 @@
-//! Backend of a model: what computes its vectors, and why it was selected.
+//! Backend of a model: what computes its vectors, why it was selected, and how accurate it is.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use bert_cpu::Isa;
+use model_import::Precision;
 
 /// Implementation that computes a model's vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +50,8 @@ pub enum SelectionReason {
     Best,
     /// The setting `isa` allows no faster one.
     Capped,
-    /// The manifest has no golden vectors to check a faster precision with.
-    NoGolden,
+    /// The vectors of a faster precision deviate too much from those in fp32.
+    AccuracyFailed,
     /// A faster precision failed the golden check.
     GoldenFailed,
     /// ONNX Runtime, because the settings name a graph.
@@ -70,7 +71,7 @@ impl SelectionReason {
             Self::Configured => "configured",
             Self::Best => "best",
             Self::Capped => "capped",
-            Self::NoGolden => "no_golden",
+            Self::AccuracyFailed => "accuracy_failed",
             Self::GoldenFailed => "golden_failed",
             Self::OnnxFile => "onnx_file",
             Self::UnsupportedNetwork => "unsupported_network",
@@ -86,7 +87,7 @@ impl fmt::Display for SelectionReason {
             Self::Configured => "selected by the settings",
             Self::Best => "the fastest that this CPU supports",
             Self::Capped => "the setting `isa` allows no faster one",
-            Self::NoGolden => "no golden vectors to check a faster precision with",
+            Self::AccuracyFailed => "a faster precision failed the accuracy proof",
             Self::GoldenFailed => "a faster precision failed the golden check",
             Self::OnnxFile => "`onnx_file` names a graph",
             Self::UnsupportedNetwork => "no native kernels for this network",
@@ -103,4 +104,44 @@ pub struct Selection {
     pub backend: Backend,
     /// Reason for its selection.
     pub reason: SelectionReason,
+}
+
+/// Result of an accuracy proof: the deviation of a model's vectors in a precision below fp32 from those in fp32, over
+/// built-in texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AccuracyProof {
+    /// The precision.
+    pub precision: Precision,
+    /// Smallest cosine between a vector in this precision and the one in fp32.
+    pub worst_cosine: f64,
+    /// Smallest cosine with which the proof passes.
+    pub min_cosine: f64,
+    /// Number of texts.
+    pub texts: usize,
+    /// Number of tokens of the longest text.
+    pub max_tokens: usize,
+    /// Duration of the computation that only the proof needs.
+    pub duration: Duration,
+    /// The result is from an earlier start on the same kind of machine.
+    pub is_remembered: bool,
+}
+
+impl AccuracyProof {
+    /// Returns true if the vectors are accurate enough.
+    pub fn is_passed(&self) -> bool {
+        self.worst_cosine >= self.min_cosine
+    }
+}
+
+impl fmt::Display for AccuracyProof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { worst_cosine, min_cosine, texts, max_tokens, .. } = self;
+        let (precision, seconds) = (self.precision.name(), self.duration.as_secs_f64());
+        write!(f, "{precision}: worst cosine {worst_cosine:.7} to fp32")?;
+        if !self.is_passed() {
+            write!(f, ", needed {min_cosine}")?;
+        }
+        let remembered = if self.is_remembered { ", remembered" } else { "" };
+        write!(f, " ({texts} texts of up to {max_tokens} tokens, {seconds:.2} s{remembered})")
+    }
 }

@@ -59,7 +59,7 @@ mod tls;
 mod trace;
 
 pub use auth::KeysFileError;
-pub use backend::{Backend, Selection, SelectionReason};
+pub use backend::{AccuracyProof, Backend, Selection, SelectionReason};
 pub use background::spawn_detached;
 pub use load::{LoadError, ModelLoadError, load};
 pub use prompts::{INPUT_KINDS, InputKind, Prompts};

@@ -11,12 +11,13 @@ use model_import::{
 };
 use thiserror::Error;
 
-use crate::backend::Selection;
+use crate::backend::{Selection, SelectionReason};
 use crate::cli::ModelAction;
 use crate::config::{self, CliArgs, Config, ConfigError, ProcessEnv};
+use crate::error_chain::error_chain;
 use crate::load::{
-    BackendPlan, CacheFactory, Encoders, LoadContext, ModelLoadError, Runtime, encoders, max_input_tokens,
-    min_golden_cosine, no_folder, plan_backends, start, tokenizer,
+    CacheFactory, Encoders, LoadContext, ModelLoadError, Prover, Runtime, encoders, fingerprint,
+    max_input_tokens, min_golden_cosine, no_folder, plan_backends, select_backend, tokenizer,
 };
 use crate::model_bench::{self, BenchError, BenchParams};
 use crate::registry::{LoadedModel, PER_TEXT};
@@ -158,32 +159,65 @@ fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     Ok(Verdict::Pass)
 }
 
-/// Starts the model like the server, then compares its golden vectors one by one.
+/// Starts the model like the server, measures its accuracy again if its precision is below fp32, and compares its golden
+/// vectors one by one.
 fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     let no_golden = || CommandError::NoGolden { folder: path.to_owned() };
+    let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };
     let model = config.models.first().ok_or_else(no_golden)?;
     let folder = open(path, model.onnx_file.as_deref())?;
-    let manifest = folder.manifest().filter(|manifest| !manifest.golden.is_empty()).ok_or_else(no_golden)?;
-    manifest.verify_files(path)?;
+    let golden = folder.manifest().map_or(&[][..], |manifest| &manifest.golden);
+    let plan = plan_backends(model, &folder).map_err(failed)?;
+    if golden.is_empty() && !plan.needs_proof() {
+        return Err(no_golden());
+    }
+    if let Some(manifest) = folder.manifest() {
+        manifest.verify_files(path)?;
+    }
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
     let context = LoadContext { runtime, cache: CacheFactory::default() };
-    let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };
-    let BackendPlan { preferred, fallbacks } = plan_backends(model, &folder).map_err(failed)?;
-    let mut verdict = Verdict::Fail;
-    for selection in std::iter::once(preferred).chain(fallbacks) {
-        let loaded = start(model, &folder, selection, &context, Arc::new(())).map_err(failed)?;
-        let (provider, precision) = (loaded.provider, loaded.precision.name());
-        let version = context.runtime.version().map_or_else(String::new, |version| format!(" {version}"));
-        let Selection { backend, reason } = selection;
-        let folder = path.display();
-        let batching = batching_note(loaded.per_text);
-        writeln!(out, "{folder} · {provider} {precision} · {backend}{version} ({reason}){batching}")?;
-        verdict = compare(&loaded, &manifest.golden, out)?;
-        if verdict == Verdict::Pass {
-            break;
-        }
+    let fingerprint = fingerprint(&folder).map_err(failed)?;
+    let mut prover = Prover::new(model, &folder, &fingerprint).without_records();
+    let (mut next, mut fallbacks) = (Some(plan.preferred), plan.fallbacks.into_iter());
+    while let Some(selection) = next {
+        let reason = match prover.start(selection, &context, Arc::new(())) {
+            Ok(loaded) => {
+                print_selection(path, &loaded, &context.runtime, out)?;
+                if golden.is_empty() {
+                    writeln!(out, "{} has no golden vectors to compare with", path.display())?;
+                    return Ok(Verdict::Pass);
+                }
+                if compare(&loaded, golden, out)? == Verdict::Pass {
+                    return Ok(Verdict::Pass);
+                }
+                SelectionReason::GoldenFailed
+            }
+            Err(error) => {
+                let Some(reason) = error.fallback_reason() else { return Err(failed(error)) };
+                writeln!(out, "{} · {}: {}", path.display(), selection.backend, error_chain(&error))?;
+                reason
+            }
+        };
+        next = fallbacks.next().map(|backend| Selection { backend, reason });
     }
-    Ok(verdict)
+    Ok(Verdict::Fail)
+}
+
+fn print_selection(
+    path: &Path,
+    model: &LoadedModel,
+    runtime: &Runtime<'_>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let LoadedModel { provider, precision, per_text, selection: Selection { backend, reason }, .. } = model;
+    let (folder, batching) = (path.display(), batching_note(*per_text));
+    let version = runtime.version().map_or_else(String::new, |version| format!(" {version}"));
+    let name = precision.name();
+    writeln!(out, "{folder} · {provider} {name} · {backend}{version} ({reason}){batching}")?;
+    for proof in model.proofs.iter().filter(|proof| proof.precision == *precision) {
+        writeln!(out, "accuracy of {proof}")?;
+    }
+    Ok(())
 }
 
 /// Benchmarks the backend that the server would select with the same settings.
@@ -196,9 +230,10 @@ fn bench(
     let Some(model) = config.models.first() else { return Ok(Verdict::Fail) };
     let folder = open(path, model.onnx_file.as_deref())?;
     let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };
-    let Selection { backend, reason } = plan_backends(model, &folder).map_err(failed)?.preferred;
     let runtime = Runtime::new(config.onnxruntime_path.as_deref(), None);
-    let encoders = encoders(model, &folder, backend, &runtime).map_err(failed)?;
+    let context = LoadContext { runtime, cache: CacheFactory::default() };
+    let Selection { backend, reason } = select_backend(model, &folder, &context).map_err(failed)?;
+    let encoders = encoders(model, &folder, backend, &context.runtime).map_err(failed)?;
     let tokenizer = tokenizer(model, &folder).map_err(failed)?;
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders;
     let (precision, threads) = (precision.name(), model.threads);

@@ -7,7 +7,7 @@ use model_import::Precision;
 use thiserror::Error;
 
 use crate::{
-    backend::Selection,
+    backend::{AccuracyProof, Selection},
     config::{Alias, TokenIds},
     prompts::{NamedPrompt, Prompts},
 };
@@ -49,6 +49,8 @@ pub struct LoadedModel {
     pub per_text: bool,
     /// Its backend, and the reason for the selection.
     pub selection: Selection,
+    /// Accuracy of each precision below fp32 that was tried.
+    pub proofs: Vec<AccuracyProof>,
     /// Time from opening its folder until its golden check passed.
     pub load_time: Duration,
 }
@@ -66,7 +68,7 @@ impl LoadedModel {
 
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
-        let Self { id, dimensions, provider, precision, per_text, selection, prompts, .. } = self;
+        let Self { id, dimensions, provider, precision, per_text, selection, prompts, proofs, .. } = self;
         let (precision, Selection { backend, reason }) = (precision.name(), selection);
         let batching = if *per_text { format!(" · {PER_TEXT}") } else { String::new() };
         let prompt = match prompts.default() {
@@ -75,8 +77,9 @@ impl LoadedModel {
             None if prompts.needed().is_empty() => String::new(),
             None => format!(" · {}, none by default", prompts.describe()),
         };
+        let proofs: String = proofs.iter().map(|proof| format!(" · {proof}")).collect();
         format!(
-            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{prompt}"
+            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{proofs}{prompt}"
         )
     }
 }

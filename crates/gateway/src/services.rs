@@ -90,6 +90,7 @@ impl Services {
                 dtype: served.precision.name(),
                 provider: served.provider,
                 selection: served.selection,
+                proofs: &served.proofs,
                 per_text: served.per_text,
                 dimensions: served.dimensions,
                 max_tokens: served.max_input_tokens,

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use gateway::{
-    Backend, Selection, SelectionReason,
+    AccuracyProof, Backend, Selection, SelectionReason,
     metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection},
 };
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
+use model_import::Precision;
 
 const STATS: EngineStats = EngineStats {
     waiting_requests: 1,
@@ -39,6 +40,7 @@ const INFO: ModelInfo<'_> = ModelInfo {
     dtype: "fp32",
     provider: Provider::Cpu,
     selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::UnsupportedNetwork },
+    proofs: &[],
     per_text: false,
     dimensions: 384,
     max_tokens: 256,
@@ -96,11 +98,21 @@ fn families(text: &str) -> BTreeMap<String, Family> {
     families
 }
 
+const PROOF: AccuracyProof = AccuracyProof {
+    precision: Precision::Bf16,
+    worst_cosine: 0.999875,
+    min_cosine: 0.9999,
+    texts: 29,
+    max_tokens: 256,
+    duration: Duration::from_millis(500),
+    is_remembered: false,
+};
+
 /// Metrics in which every family has a series.
 fn complete() -> Metrics {
     let metrics = metrics();
     metrics.runtime_loaded("1.32.0");
-    metrics.model_loaded(&INFO);
+    metrics.model_loaded(&ModelInfo { proofs: &[PROOF], ..INFO });
     metrics.parameter("truncate", ParameterOutcome::Rejected);
     metrics
 }
@@ -278,6 +290,9 @@ fn build_and_model_are_described_once() {
                  reason=\"unsupported_network\",revision=\"abc\"}";
     assert_eq!(value(&text, model), 1.0);
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
+    let labels = "{model=\"m\",precision=\"bf16\"}";
+    assert_eq!(value(&text, &format!("embedgate_model_accuracy_worst_cosine{labels}")), 0.999875);
+    assert_eq!(value(&text, &format!("embedgate_model_accuracy_proof_duration_seconds{labels}")), 0.5);
 }
 
 #[test]

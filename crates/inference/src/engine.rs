@@ -35,8 +35,8 @@ const BYTES_PER_TOKEN_TIME: usize = 256;
 /// Time between two checks whether a draining engine is idle.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Deadline of a golden check. It is generous, since the machine may be busy while the server starts.
-const GOLDEN_CHECK_TIMEOUT: Duration = Duration::from_secs(300);
+/// Deadline of a check at start. It is generous, since the machine may be busy while the server starts.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Load of an engine and size of its cache at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,7 +270,7 @@ impl Engine {
     /// # Errors
     /// The engine's error.
     pub fn probe(&self) -> Result<(), GoldenError> {
-        self.embed_uncached([PROBE]).map(drop)
+        self.embed_uncached(&[PROBE], None).map(drop)
     }
 
     /// Embeds `golden` through the whole engine, without the caches, and compares token counts and vectors. Each cosine
@@ -283,20 +283,26 @@ impl Engine {
         golden: &[GoldenText<'_>],
         min_cosine: f64,
     ) -> Result<GoldenReport, GoldenError> {
-        let found = self.embed_uncached(golden.iter().map(|golden| golden.text))?;
-        golden::compare(golden, &found, min_cosine)
+        let texts: Vec<_> = golden.iter().map(|golden| golden.text).collect();
+        golden::compare(golden, &self.embed_uncached(&texts, None)?, min_cosine)
     }
 
-    fn embed_uncached<'text>(
+    /// Embeds `texts` through the whole engine, without the caches. Each is truncated to the model's maximum number of
+    /// tokens, or to a smaller `max_input_tokens`. Blocks, so it must not be called on an async thread.
+    ///
+    /// # Errors
+    /// [`GoldenError::Submit`] and [`GoldenError::Embed`].
+    pub fn embed_uncached(
         &self,
-        texts: impl IntoIterator<Item = &'text str>,
+        texts: &[&str],
+        max_input_tokens: Option<usize>,
     ) -> Result<Embeddings, GoldenError> {
         let job = Job {
-            inputs: texts.into_iter().map(|text| Input::Text(text.to_owned())).collect(),
+            inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
             prompt: None,
             truncation: TruncationPolicy::Truncate,
-            max_input_tokens: None,
-            deadline: Instant::now() + GOLDEN_CHECK_TIMEOUT,
+            max_input_tokens,
+            deadline: Instant::now() + CHECK_TIMEOUT,
             max_tokens: usize::MAX,
             caller: None,
         };

@@ -75,10 +75,10 @@ pub enum GoldenError {
         dimensions: usize,
     },
     /// The engine rejected the texts.
-    #[error("the engine rejected the texts of the golden check")]
+    #[error("the engine rejected the texts of a check at start")]
     Submit(#[from] SubmitError),
     /// The engine failed on the texts.
-    #[error("the engine failed on the texts of the golden check")]
+    #[error("the engine failed on the texts of a check at start")]
     Embed(#[from] EmbedError),
 }
 

@@ -172,7 +172,7 @@ pub(crate) fn normalize(vector: &mut [f32]) {
 }
 
 /// Cosine of the angle between `a` and `b`; 1 for two zero vectors, 0 if one vector is zero.
-pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot =
         |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
     let norms = (dot(a, a) * dot(b, b)).sqrt();

@@ -20,13 +20,14 @@
 //! * The weights have a file of their own, each at a page boundary, so that the runtime can map it.
 //!
 //! Kernels that compute the network without a graph read specification and tensors from [`ModelFolder::encoder`]. Both
-//! use [`fingerprint`](fingerprint()).
+//! use [`fingerprint`](fingerprint()). An [`AccuracyRecord`] remembers what was measured about their vectors.
 //!
 //! A new family is one file in `family` and one line in its list.
 //!
 //! This crate must not depend on ONNX Runtime, HTTP, OpenAI's schema, or the way in which files are downloaded.
 #![deny(missing_docs)]
 
+mod accuracy;
 mod atomic_write;
 mod digest;
 mod dynamic_quantization;
@@ -60,6 +61,7 @@ mod tests;
 mod weights;
 mod wordpiece;
 
+pub use accuracy::AccuracyRecord;
 pub use encoder::{EncoderWeights, TokenEmbeddings};
 pub use error::ImportError;
 pub use fingerprint::fingerprint;

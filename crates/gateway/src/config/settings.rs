@@ -310,8 +310,9 @@ settings! {
         /// build with it. One that is not available is an error at start-up.
         provider: Provider = Provider::Cpu;
 
-        /// Number format to compute in: `auto` is bf16 if the CPU has fast instructions for it and the golden check
-        /// passes, otherwise fp32. `bf16` is bf16, or an error at start-up.
+        /// Number format to compute in: `auto` is bf16 if the CPU has fast instructions for it and the model's vectors
+        /// are nearly those in fp32, which is measured at start-up, otherwise fp32. `bf16` is bf16, or an error at
+        /// start-up.
         precision: PrecisionSetting = PrecisionSetting::Auto;
 
         /// Highest instruction set that embedgate's native kernels may use: {values}. `auto` is the best one of the

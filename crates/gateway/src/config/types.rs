@@ -47,7 +47,7 @@ choices! {
 
     /// Number format that a model is computed in, as the settings ask for it.
     pub enum PrecisionSetting, "PRECISION" {
-        /// bf16 if the CPU has fast instructions for it and the golden check passes, otherwise fp32.
+        /// bf16 if the CPU has fast instructions for it and accuracy proof and golden check pass, otherwise fp32.
         Auto = "auto",
         /// IEEE single precision on every CPU.
         Fp32 = "fp32",

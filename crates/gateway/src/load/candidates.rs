@@ -6,9 +6,11 @@ use bert_cpu::Isa;
 use inference::Provider;
 use model_import::Precision;
 
+use super::ModelLoadError;
 use crate::{
     backend::{Backend, Selection, SelectionReason},
     config::{MaxIsa, PrecisionSetting},
+    error_chain::error_chain,
 };
 
 /// Native kernels for one instruction set, with the precision that they compute in.
@@ -20,14 +22,17 @@ pub(super) struct Candidate {
     /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`); in bf16 they must be larger to amortise reading
     /// the weights.
     pub(super) batch_tokens: usize,
+    /// Smallest cosine to the vectors in fp32 with which `precision = "auto"` accepts the candidate. In fp32 itself
+    /// there is nothing to prove.
+    pub(super) min_cosine: Option<f64>,
 }
 
 /// All native candidates, fastest first. The first one that meets every condition is selected.
 pub(super) const CANDIDATES: [Candidate; 4] = [
-    Candidate { isa: Isa::AmxBf16, precision: Precision::Bf16, batch_tokens: 256 },
-    Candidate { isa: Isa::Avx512, precision: Precision::Fp32, batch_tokens: 48 },
-    Candidate { isa: Isa::Avx2, precision: Precision::Fp32, batch_tokens: 48 },
-    Candidate { isa: Isa::Neon, precision: Precision::Fp32, batch_tokens: 48 },
+    Candidate { isa: Isa::AmxBf16, precision: Precision::Bf16, batch_tokens: 256, min_cosine: Some(0.9999) },
+    Candidate { isa: Isa::Avx512, precision: Precision::Fp32, batch_tokens: 48, min_cosine: None },
+    Candidate { isa: Isa::Avx2, precision: Precision::Fp32, batch_tokens: 48, min_cosine: None },
+    Candidate { isa: Isa::Neon, precision: Precision::Fp32, batch_tokens: 48, min_cosine: None },
 ];
 
 impl Candidate {
@@ -36,9 +41,14 @@ impl Candidate {
         CANDIDATES.iter().find(|candidate| candidate.isa == isa)
     }
 
+    /// The fastest fp32 kernels of this CPU, against which the accuracy of other candidates is proved.
+    pub(super) fn reference(is_supported: impl Fn(Isa) -> bool) -> Option<&'static Self> {
+        CANDIDATES.iter().find(|candidate| !candidate.is_lossy() && is_supported(candidate.isa))
+    }
+
     /// Returns true if the precision rounds more than the weights' own.
     fn is_lossy(&self) -> bool {
-        self.precision != Precision::Fp32
+        self.min_cosine.is_some()
     }
 
     /// First condition that the candidate does not meet. The cap comes last, so that [`SelectionReason::Capped`] means
@@ -48,14 +58,12 @@ impl Candidate {
         query: &BackendQuery,
         is_supported: impl Fn(Isa) -> bool,
     ) -> Option<SelectionReason> {
-        let must_pass_golden_check = self.is_lossy() && query.precision == PrecisionSetting::Auto;
         match query.isa {
             _ if query.provider != Provider::Cpu => Some(SelectionReason::Provider),
             _ if query.has_onnx_file => Some(SelectionReason::OnnxFile),
             MaxIsa::None => Some(SelectionReason::Configured),
             _ if !query.has_native_kernels => Some(SelectionReason::UnsupportedNetwork),
             _ if !is_supported(self.isa) => Some(SelectionReason::UnsupportedCpu),
-            _ if must_pass_golden_check && !query.has_golden => Some(SelectionReason::NoGolden),
             MaxIsa::At(cap) if cap < self.isa => Some(SelectionReason::Capped),
             _ => None,
         }
@@ -75,8 +83,6 @@ pub(super) struct BackendQuery {
     pub(super) has_onnx_file: bool,
     /// There are native kernels for the network.
     pub(super) has_native_kernels: bool,
-    /// The manifest has golden vectors that the configured input limit admits.
-    pub(super) has_golden: bool,
 }
 
 impl BackendQuery {
@@ -89,11 +95,37 @@ impl BackendQuery {
     }
 }
 
-/// Backends to try in order. Each fallback is for a failed golden check of the one before.
+/// Backends to try in order. Each fallback is for a failed accuracy proof or golden check of the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BackendPlan {
     pub(crate) preferred: Selection,
-    pub(crate) fallbacks: Vec<Selection>,
+    pub(crate) fallbacks: Vec<Backend>,
+}
+
+impl BackendPlan {
+    /// Calls `attempt` with one backend after the other, until one succeeds or fails for a reason that another backend
+    /// would not change. Returns the last result.
+    pub(super) fn try_each<T>(
+        self,
+        model: &str,
+        mut attempt: impl FnMut(Selection) -> Result<T, ModelLoadError>,
+    ) -> Result<T, ModelLoadError> {
+        let Self { preferred, fallbacks } = self;
+        let (mut backend, mut result) = (preferred.backend, attempt(preferred));
+        for fallback in fallbacks {
+            let Err(error) = &result else { break };
+            let Some(reason) = error.fallback_reason() else { break };
+            let error = error_chain(error);
+            tracing::warn!(model, %backend, %fallback, error, "falling back to the next backend");
+            (backend, result) = (fallback, attempt(Selection { backend: fallback, reason }));
+        }
+        result
+    }
+
+    /// Returns true if the preferred backend needs an accuracy proof.
+    pub(crate) fn needs_proof(&self) -> bool {
+        self.preferred.backend.isa().and_then(Candidate::of).is_some_and(Candidate::is_lossy)
+    }
 }
 
 /// Selects the backends to try; `is_supported` tells whether the CPU and the operating system support an instruction
@@ -117,9 +149,7 @@ pub(super) fn select(
                 passed_over = Some(reason);
                 continue;
             }
-            (None, Some(plan)) => {
-                plan.fallbacks.push(Selection { backend, reason: SelectionReason::GoldenFailed });
-            }
+            (None, Some(plan)) => plan.fallbacks.push(backend),
             (None, plan @ None) => {
                 let default =
                     if requested.is_some() { SelectionReason::Configured } else { SelectionReason::Best };
@@ -164,7 +194,6 @@ mod tests {
         isa: MaxIsa::Best,
         has_onnx_file: false,
         has_native_kernels: true,
-        has_golden: true,
     };
 
     const X86: [&[Isa]; 4] =
@@ -173,16 +202,26 @@ mod tests {
     const AVX512: &[Isa] = X86[2];
     const AMX: &[Isa] = X86[3];
 
-    fn select_on(query: &BackendQuery, supported: &[Isa]) -> Result<Vec<Selection>, String> {
-        let plan = select(query, |isa| supported.contains(&isa))?;
-        Ok(std::iter::once(plan.preferred).chain(plan.fallbacks).collect())
+    fn select_on(query: &BackendQuery, supported: &[Isa]) -> Result<BackendPlan, String> {
+        select(query, |isa| supported.contains(&isa))
     }
 
     #[track_caller]
-    fn check(query: BackendQuery, supported: &[Isa], expected: &[(Backend, SelectionReason)]) {
+    fn check_plan(
+        query: BackendQuery,
+        supported: &[Isa],
+        preferred: (Backend, SelectionReason),
+        then: &[Backend],
+    ) {
         let plan = select_on(&query, supported).unwrap();
-        let found: Vec<_> = plan.into_iter().map(|selection| (selection.backend, selection.reason)).collect();
-        assert_eq!(found, expected);
+        assert_eq!((plan.preferred.backend, plan.preferred.reason), preferred);
+        assert_eq!(plan.fallbacks, then);
+    }
+
+    /// Checks a plan without fallbacks.
+    #[track_caller]
+    fn check(query: BackendQuery, supported: &[Isa], expected: (Backend, SelectionReason)) {
+        check_plan(query, supported, expected, &[]);
     }
 
     #[test]
@@ -195,26 +234,24 @@ mod tests {
                 bert_cpu::Precision::Bf16 => Precision::Bf16,
             };
             assert_eq!(candidate.precision, expected, "{isa}");
+            assert_eq!(candidate.is_lossy(), expected != Precision::Fp32, "{isa}");
         }
     }
 
     #[test]
-    fn auto_selects_bf16_only_if_it_can_be_checked() {
+    fn auto_tries_bf16_with_a_fallback_in_fp32() {
         let (bf16, fp32) = (Backend::Native(Isa::AmxBf16), Backend::Native(Isa::Avx512));
-        check(QUERY, AMX, &[(bf16, SelectionReason::Best), (fp32, SelectionReason::GoldenFailed)]);
-        check(BackendQuery { has_golden: false, ..QUERY }, AMX, &[(fp32, SelectionReason::NoGolden)]);
-        check(QUERY, AVX2, &[(Backend::Native(Isa::Avx2), SelectionReason::Best)]);
-        check(QUERY, &[], &[(Backend::OnnxRuntime, SelectionReason::UnsupportedCpu)]);
+        check_plan(QUERY, AMX, (bf16, SelectionReason::Best), &[fp32]);
+        check(QUERY, AVX2, (Backend::Native(Isa::Avx2), SelectionReason::Best));
+        check(QUERY, &[], (Backend::OnnxRuntime, SelectionReason::UnsupportedCpu));
     }
 
     #[test]
     fn a_requested_precision_is_selected_or_an_error() {
         let bf16 = BackendQuery { precision: PrecisionSetting::Bf16, ..QUERY };
-        check(bf16, AMX, &[(Backend::Native(Isa::AmxBf16), SelectionReason::Configured)]);
-        let no_golden = BackendQuery { has_golden: false, ..bf16 };
-        check(no_golden, AMX, &[(Backend::Native(Isa::AmxBf16), SelectionReason::Configured)]);
+        check(bf16, AMX, (Backend::Native(Isa::AmxBf16), SelectionReason::Configured));
         let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..QUERY };
-        check(fp32, AMX, &[(Backend::Native(Isa::Avx512), SelectionReason::Configured)]);
+        check(fp32, AMX, (Backend::Native(Isa::Avx512), SelectionReason::Configured));
         let capped = BackendQuery { isa: MaxIsa::At(Isa::Avx512), ..bf16 };
         let refused = [
             (bf16, AVX2, "this CPU has no bf16 instructions"),
@@ -237,34 +274,32 @@ mod tests {
 
     #[test]
     fn onnx_runtime_is_selected_without_native_candidates() {
-        let onnx = |reason| [(Backend::OnnxRuntime, reason)];
+        let onnx = |reason| (Backend::OnnxRuntime, reason);
         let unsupported = BackendQuery { has_native_kernels: false, ..QUERY };
-        check(unsupported, AVX2, &onnx(SelectionReason::UnsupportedNetwork));
+        check(unsupported, AVX2, onnx(SelectionReason::UnsupportedNetwork));
         let configured = BackendQuery { isa: MaxIsa::None, ..QUERY };
-        check(configured, AMX, &onnx(SelectionReason::Configured));
-        check(BackendQuery { has_onnx_file: true, ..QUERY }, AMX, &onnx(SelectionReason::OnnxFile));
+        check(configured, AMX, onnx(SelectionReason::Configured));
+        check(BackendQuery { has_onnx_file: true, ..QUERY }, AMX, onnx(SelectionReason::OnnxFile));
         let cuda = BackendQuery { provider: Provider::Cuda { device: 1 }, ..QUERY };
-        check(cuda, AVX2, &onnx(SelectionReason::Provider));
+        check(cuda, AVX2, onnx(SelectionReason::Provider));
         let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..QUERY };
-        check(fp32, &[], &onnx(SelectionReason::UnsupportedCpu));
+        check(fp32, &[], onnx(SelectionReason::UnsupportedCpu));
     }
 
     #[test]
     fn a_cap_is_the_reason_only_if_it_changes_the_selection() {
         let at = |isa| BackendQuery { isa: MaxIsa::At(isa), ..QUERY };
-        let native = |isa, reason| [(Backend::Native(isa), reason)];
-        check(at(Isa::Neon), AMX, &[(Backend::OnnxRuntime, SelectionReason::Capped)]);
-        check(at(Isa::Neon), AVX512, &[(Backend::OnnxRuntime, SelectionReason::Capped)]);
-        check(at(Isa::Avx2), AMX, &native(Isa::Avx2, SelectionReason::Capped));
-        check(at(Isa::Avx512), AMX, &native(Isa::Avx512, SelectionReason::Capped));
-        check(at(Isa::Avx2), AVX512, &native(Isa::Avx2, SelectionReason::Capped));
-        check(at(Isa::Avx512), AVX512, &native(Isa::Avx512, SelectionReason::Best));
-        check(at(Isa::Avx512), AVX2, &native(Isa::Avx2, SelectionReason::Best));
-        check(at(Isa::Avx2), &[], &[(Backend::OnnxRuntime, SelectionReason::UnsupportedCpu)]);
-        let no_golden = BackendQuery { has_golden: false, ..at(Isa::Avx512) };
-        check(no_golden, AMX, &native(Isa::Avx512, SelectionReason::NoGolden));
+        let native = |isa, reason| (Backend::Native(isa), reason);
+        check(at(Isa::Neon), AMX, (Backend::OnnxRuntime, SelectionReason::Capped));
+        check(at(Isa::Neon), AVX512, (Backend::OnnxRuntime, SelectionReason::Capped));
+        check(at(Isa::Avx2), AMX, native(Isa::Avx2, SelectionReason::Capped));
+        check(at(Isa::Avx512), AMX, native(Isa::Avx512, SelectionReason::Capped));
+        check(at(Isa::Avx2), AVX512, native(Isa::Avx2, SelectionReason::Capped));
+        check(at(Isa::Avx512), AVX512, native(Isa::Avx512, SelectionReason::Best));
+        check(at(Isa::Avx512), AVX2, native(Isa::Avx2, SelectionReason::Best));
+        check(at(Isa::Avx2), &[], (Backend::OnnxRuntime, SelectionReason::UnsupportedCpu));
         let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..at(Isa::Avx2) };
-        check(fp32, AMX, &native(Isa::Avx2, SelectionReason::Capped));
+        check(fp32, AMX, native(Isa::Avx2, SelectionReason::Capped));
     }
 
     #[test]
@@ -272,35 +307,31 @@ mod tests {
         let caps = [MaxIsa::Best, MaxIsa::None].into_iter().chain(Isa::ALL.map(MaxIsa::At));
         let cpus = X86.into_iter().chain([&[Isa::Neon][..]]);
         for (isa, supported) in caps.flat_map(|isa| cpus.clone().map(move |supported| (isa, supported))) {
-            for (precision, has_golden) in [
-                (PrecisionSetting::Auto, true),
-                (PrecisionSetting::Auto, false),
-                (PrecisionSetting::Fp32, true),
-                (PrecisionSetting::Bf16, true),
-            ] {
-                let query = BackendQuery { precision, isa, has_golden, ..QUERY };
-                let Ok(plan) = select_on(&query, supported) else { continue };
+            for precision in [PrecisionSetting::Auto, PrecisionSetting::Fp32, PrecisionSetting::Bf16] {
+                let query = BackendQuery { precision, isa, ..QUERY };
+                let Ok(BackendPlan { preferred, fallbacks }) = select_on(&query, supported) else { continue };
                 let without_cap = || {
                     let query = BackendQuery { isa: MaxIsa::Best, ..query };
-                    select_on(&query, supported).unwrap()[0].backend
+                    select_on(&query, supported).unwrap().preferred.backend
                 };
-                let has_bf16 = supported.contains(&Isa::AmxBf16);
-                for Selection { backend, reason } in plan {
-                    let holds = match reason {
-                        SelectionReason::Configured => {
-                            isa == MaxIsa::None || precision != PrecisionSetting::Auto
-                        }
-                        SelectionReason::Best => without_cap() == backend,
-                        SelectionReason::Capped => without_cap() != backend,
-                        SelectionReason::NoGolden => !has_golden && has_bf16,
-                        SelectionReason::GoldenFailed => has_bf16 && has_golden,
-                        SelectionReason::UnsupportedNetwork
-                        | SelectionReason::Provider
-                        | SelectionReason::OnnxFile => false,
-                        SelectionReason::UnsupportedCpu => supported.is_empty(),
-                    };
-                    assert!(holds, "{query:?} on {supported:?}: {backend} because of {reason:?}");
-                }
+                let Selection { backend, reason } = preferred;
+                let holds = match reason {
+                    SelectionReason::Configured => isa == MaxIsa::None || precision != PrecisionSetting::Auto,
+                    SelectionReason::Best => without_cap() == backend,
+                    SelectionReason::Capped => without_cap() != backend,
+                    // Reasons of a fallback, or of another query.
+                    SelectionReason::AccuracyFailed
+                    | SelectionReason::GoldenFailed
+                    | SelectionReason::UnsupportedNetwork
+                    | SelectionReason::Provider
+                    | SelectionReason::OnnxFile => false,
+                    SelectionReason::UnsupportedCpu => supported.is_empty(),
+                };
+                assert!(holds, "{query:?} on {supported:?}: {backend} because of {reason:?}");
+                let is_lossy =
+                    |backend: Backend| backend.isa().and_then(Candidate::of).is_some_and(Candidate::is_lossy);
+                let has_fallback = is_lossy(backend) && precision == PrecisionSetting::Auto;
+                assert_eq!(fallbacks.last().is_some_and(|&last| !is_lossy(last)), has_fallback, "{query:?}");
             }
         }
     }

@@ -1,13 +1,14 @@
 //! Loading of models: from the settings to running engines.
 //!
-//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, and check
-//! that the backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be
-//! served is an error before the first request.
+//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, prove that
+//! a precision below fp32 is accurate enough ([`proof`]), and check that the backend that will serve requests
+//! reproduces the golden vectors of the manifest. A model that cannot be served is an error before the first request.
 
 mod candidates;
 mod missing;
 mod native;
 mod onnx;
+mod proof;
 
 use std::{
     path::{Path, PathBuf},
@@ -29,10 +30,10 @@ use model_import::{
 };
 use thiserror::Error;
 
-use self::candidates::{BackendQuery, Candidate, select};
-pub(crate) use self::{candidates::BackendPlan, onnx::Runtime};
+use self::candidates::{BackendPlan, BackendQuery, Candidate, select};
+pub(crate) use self::{onnx::Runtime, proof::Prover};
 use crate::{
-    backend::{Backend, Selection},
+    backend::{AccuracyProof, Backend, Selection, SelectionReason},
     config::{Config, ModelConfig, ProcessEnv},
     metrics::Metrics,
     prompts::Prompts,
@@ -140,6 +141,12 @@ pub enum ModelLoadError {
     /// The engine starts, but cannot embed a text.
     #[error("it cannot embed a short text: its weights or its configuration are invalid")]
     Probe(#[source] Box<GoldenError>),
+    /// The vectors of the selected precision deviate too much from those in fp32.
+    #[error("its accuracy proof failed: {0}; set `precision` to \"fp32\"")]
+    Accuracy(AccuracyProof),
+    /// The accuracy of the selected precision cannot be measured.
+    #[error("its accuracy proof cannot be computed; set `precision` to \"fp32\"")]
+    Proof(#[source] Box<GoldenError>),
     /// The engine does not reproduce the golden vectors of the manifest.
     #[error("its golden check failed; for details run `embedgate model verify {}`", path.display())]
     Golden {
@@ -149,6 +156,17 @@ pub enum ModelLoadError {
         #[source]
         source: Box<GoldenError>,
     },
+}
+
+impl ModelLoadError {
+    /// Reason to try the next backend; `None` if that would not help.
+    pub(crate) fn fallback_reason(&self) -> Option<SelectionReason> {
+        match self {
+            Self::Accuracy(_) | Self::Proof(_) => Some(SelectionReason::AccuracyFailed),
+            Self::Golden { .. } => Some(SelectionReason::GoldenFailed),
+            _ => None,
+        }
+    }
 }
 
 /// Creates the cache settings of each model. The default is no cache.
@@ -211,28 +229,16 @@ fn load_model(
     }
     let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
     let folder = folder.map_err(ModelLoadError::Folder)?;
-    let attempt = |selection: Selection| {
+    let fingerprint = fingerprint(&folder)?;
+    let mut prover = Prover::new(config, &folder, &fingerprint);
+    let mut model = plan_backends(config, &folder)?.try_each(&config.id, |selection| {
         let observer = Arc::new(metrics.model(Some(&config.id)));
-        let model = start(config, &folder, selection, context, observer)?;
+        let model = prover.start(selection, context, observer)?;
         model.engine.probe().map_err(|source| ModelLoadError::Probe(Box::new(source)))?;
         let checked = folder.manifest().map_or(Ok(()), |manifest| check_golden(&model, manifest));
         let failed = |source| ModelLoadError::Golden { path: config.path.clone(), source: Box::new(source) };
         checked.map(|()| model).map_err(failed)
-    };
-    let BackendPlan { preferred, fallbacks } = plan_backends(config, &folder)?;
-    let (mut selection, mut attempted) = (preferred, attempt(preferred));
-    for fallback in fallbacks {
-        let Err(ModelLoadError::Golden { source, .. }) = &attempted else { break };
-        tracing::warn!(
-            model = config.id,
-            backend = %selection.backend,
-            fallback = %fallback.backend,
-            error = %source,
-            "golden check failed; falling back to the next backend"
-        );
-        (selection, attempted) = (fallback, attempt(fallback));
-    }
-    let mut model = attempted?;
+    })?;
     model.load_time = started.elapsed();
     Ok(model)
 }
@@ -250,31 +256,47 @@ pub(crate) fn plan_backends(
     config: &ModelConfig,
     folder: &ModelFolder,
 ) -> Result<BackendPlan, ModelLoadError> {
-    let has_golden = folder
-        .manifest()
-        .is_some_and(|manifest| checkable(manifest, max_input_tokens(config, folder)).next().is_some());
     let query = BackendQuery {
         provider: config.provider,
         precision: config.precision,
         isa: config.isa,
         has_onnx_file: config.onnx_file.is_some(),
         has_native_kernels: native::is_supported(folder)?,
-        has_golden,
     };
     select(&query, Isa::is_available).map_err(ModelLoadError::Settings)
 }
 
-/// Starts a model's engine without checking its vectors.
-pub(crate) fn start(
+/// Selects the backend that would serve a model, by its accuracy proof too but not by its golden vectors.
+pub(crate) fn select_backend(
+    config: &ModelConfig,
+    folder: &ModelFolder,
+    context: &LoadContext<'_>,
+) -> Result<Selection, ModelLoadError> {
+    let plan = plan_backends(config, folder)?;
+    if !plan.needs_proof() {
+        return Ok(plan.preferred);
+    }
+    let fingerprint = fingerprint(folder)?;
+    let mut prover = Prover::new(config, folder, &fingerprint);
+    plan.try_each(&config.id, |selection| Ok(prover.start(selection, context, Arc::new(()))?.selection))
+}
+
+/// The fingerprint of a model's files.
+pub(crate) fn fingerprint(folder: &ModelFolder) -> Result<String, ModelLoadError> {
+    model_import::fingerprint(folder, &mut |_| {}).map_err(ModelLoadError::Folder)
+}
+
+/// Starts the engine of a model with this fingerprint, without checking its vectors.
+fn start(
     model: &ModelConfig,
     folder: &ModelFolder,
+    fingerprint: &str,
     selection: Selection,
     context: &LoadContext<'_>,
     observer: Arc<dyn Observer>,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
     check_settings(model, folder)?;
-    let fingerprint = model_import::fingerprint(folder, &mut |_| {}).map_err(ModelLoadError::Folder)?;
     // Both take about as long, and neither needs the other.
     let (encoders, tokenizer) = thread::scope(|scope| {
         let tokenizer = scope.spawn(|| tokenizer(model, folder));
@@ -282,7 +304,7 @@ pub(crate) fn start(
         (encoders, tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let Encoders { factory, precision, workers, batch_tokens, per_text } = encoders?;
-    let cache_fingerprint = cache_fingerprint(&fingerprint, model, precision, selection.backend, per_text);
+    let cache_fingerprint = cache_fingerprint(fingerprint, model, precision, selection.backend, per_text);
     let max_input_tokens = max_input_tokens(model, folder);
     let tokenizer = tokenizer?;
     let default_prompt = model.default_prompt.as_deref().or_else(|| folder.default_prompt());
@@ -314,11 +336,12 @@ pub(crate) fn start(
         truncation: model.truncation,
         token_ids: model.token_ids,
         created: modified(folder),
-        fingerprint,
+        fingerprint: fingerprint.to_owned(),
         provider: model.provider,
         precision,
         per_text,
         selection,
+        proofs: Vec::new(),
         load_time: started.elapsed(),
     })
 }

@@ -108,6 +108,17 @@ families! {
             help: "Time from opening a model's folder until its golden check passed.",
             labels: ["model"],
         }
+        worst_cosine: GaugeVec {
+            name: "model_accuracy_worst_cosine",
+            help: "Accuracy proof of a precision below fp32: smallest cosine between a model's vectors in this \
+                   precision and in fp32, over built-in texts. A precision that failed has a series too.",
+            labels: ["model", "precision"],
+        }
+        proof_duration: GaugeVec {
+            name: "model_accuracy_proof_duration_seconds",
+            help: "Time that the accuracy proof took, at this start or at the earlier one that is remembered.",
+            labels: ["model", "precision"],
+        }
         cache_evictions: IntCounterVec {
             name: "cache_evictions_total",
             help: "Vectors evicted from the local cache.",
@@ -118,7 +129,7 @@ families! {
             help: "A model in service; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
                    instruction set of the native kernels (neon, avx2, avx512, amx); reason for the selection: \
                    configured (by the settings), best (the fastest that this CPU supports), capped (by `isa`), \
-                   no_golden (no golden vectors to check a faster precision with), golden_failed (a faster precision \
+                   accuracy_failed (a faster precision failed the accuracy proof), golden_failed (a faster precision \
                    failed the golden check), onnx_file (the setting names a graph), unsupported_network (no native \
                    kernels for it), provider (only ONNX Runtime has it), unsupported_cpu (no native kernels for it); \
                    batching: batched, or per_text for a dynamically quantised graph.",

@@ -14,7 +14,7 @@ use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use redis::RedisError;
 
-use crate::backend::Selection;
+use crate::backend::{AccuracyProof, Selection};
 
 use declare::register;
 use families::{EngineGauges, EngineMetrics, Families};
@@ -23,7 +23,7 @@ pub(crate) use labels::ConnectionPhase;
 pub use labels::{Outcome, ParameterOutcome, RedisErrorKind, Rejection};
 
 /// Commit that this program was built from, if the build sets it.
-const REVISION: &str = match option_env!("EMBEDGATE_REVISION") {
+pub(crate) const REVISION: &str = match option_env!("EMBEDGATE_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
@@ -53,6 +53,8 @@ pub struct ModelInfo<'a> {
     pub provider: Provider,
     /// Its backend, and the reason for the selection.
     pub selection: Selection,
+    /// Accuracy of each precision below fp32 that was tried.
+    pub proofs: &'a [AccuracyProof],
     /// Each input runs alone.
     pub per_text: bool,
     /// Length of its vectors.
@@ -257,6 +259,11 @@ impl Metrics {
         ];
         self.families.model_info.with_label_values(&labels).set(1);
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
+        for proof in info.proofs {
+            let labels = [info.model, proof.precision.name()];
+            self.families.worst_cosine.with_label_values(&labels).set(proof.worst_cosine);
+            self.families.proof_duration.with_label_values(&labels).set(proof.duration.as_secs_f64());
+        }
     }
 
     /// Renders all metrics in Prometheus' text format. The gauges of the engines are set from `stats`, by model id.

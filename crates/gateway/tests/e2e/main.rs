@@ -6,6 +6,8 @@
 
 mod drain;
 mod hostile;
+#[cfg(unix)]
+mod proof;
 mod quality;
 mod reference;
 mod server;

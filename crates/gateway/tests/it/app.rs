@@ -400,6 +400,7 @@ fn served(
         precision: model_import::Precision::Fp32,
         per_text: false,
         selection: Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::Configured },
+        proofs: Vec::new(),
         load_time: Duration::ZERO,
     }
 }

@@ -53,6 +53,7 @@ macro_rules! backend_tests {
     )+};
 }
 
+mod proof;
 mod unusable;
 
 use std::{
@@ -211,14 +212,8 @@ native_tests! {
         let folder = tiny("bert-mean");
         let config = Config { onnxruntime_path: None, ..config_for(folder.path(), backend) };
         let registry = served(&config).unwrap();
-        // This model has no golden vectors, so bf16 is never selected.
-        let fastest = Isa::best(bert_cpu::Precision::Fp32, None);
-        let has_bf16 = Isa::best(bert_cpu::Precision::Bf16, None).is_some();
-        let reason = match (backend.isa() == fastest, has_bf16) {
-            (false, _) => SelectionReason::Capped,
-            (true, true) => SelectionReason::NoGolden,
-            (true, false) => SelectionReason::Best,
-        };
+        let is_fastest = backend.isa() == Isa::detect().last().copied();
+        let reason = if is_fastest { SelectionReason::Best } else { SelectionReason::Capped };
         assert_eq!(registry.find("tiny").unwrap().selection.reason, reason);
         assert!(!folder.path().join("embedgate.onnx").exists());
     }

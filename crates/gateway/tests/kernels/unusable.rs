@@ -9,16 +9,24 @@ use serde_json::{Value, json};
 
 use crate::{Reference, config_for, embed, load_error, max_difference, served, tiny};
 
-/// Overwrites one value of an fp32 tensor.
-fn set_weight(folder: &Path, tensor: &str, index: usize, value: f32) {
+/// Changes every value of an fp32 tensor.
+pub(crate) fn change_weights(folder: &Path, tensor: &str, mut change: impl FnMut(f32) -> f32) {
     let path = folder.join("model.safetensors");
     let mut bytes = fs::read(&path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let start = header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
-    let place = 8 + length + start + 4 * index;
-    bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
+    let [start, end] =
+        [0, 1].map(|end| 8 + length + header[tensor]["data_offsets"][end].as_u64().unwrap() as usize);
+    for bytes in bytes[start..end].as_chunks_mut::<4>().0 {
+        *bytes = change(f32::from_le_bytes(*bytes)).to_le_bytes();
+    }
     fs::write(path, bytes).unwrap();
+}
+
+/// Overwrites one value of an fp32 tensor.
+fn set_weight(folder: &Path, tensor: &str, index: usize, value: f32) {
+    let mut at = 0..;
+    change_weights(folder, tensor, |old| if at.next() == Some(index) { value } else { old });
 }
 
 fn change_tokenizer(folder: &Path, change: impl FnOnce(&mut Value)) {

@@ -3,7 +3,7 @@
 use encoder_spec::{LinearId, Part, TensorId};
 
 use super::fixture::{FAMILIES, Folder};
-use crate::fingerprint;
+use crate::{AccuracyRecord, fingerprint};
 
 #[test]
 fn every_tensor_of_every_family_is_found() {
@@ -80,4 +80,39 @@ fn the_fingerprint_equals_that_of_the_graph_and_is_cached() {
     // A damaged cache file is ignored.
     folder.write("embedgate.fingerprint", "nonsense");
     assert_eq!(count(&folder), (changed, true));
+}
+
+#[test]
+fn an_accuracy_record_is_found_for_its_model_and_conditions_only() {
+    let folder = Folder::tiny("bert-mean");
+    let opened = folder.open().unwrap();
+    let record = |fingerprint: &str, conditions: &str, worst_cosine| AccuracyRecord {
+        fingerprint: fingerprint.to_owned(),
+        conditions: conditions.to_owned(),
+        worst_cosine,
+        texts: 29,
+        max_tokens: 64,
+        seconds: 0.5,
+    };
+    let load = |fingerprint, conditions| AccuracyRecord::load(&opened, fingerprint, conditions);
+    assert_eq!(load("a", "amx"), None);
+    record("a", "amx", 0.9).store(&opened);
+    record("a", "avx512", 0.8).store(&opened);
+    assert_eq!(load("a", "amx"), Some(record("a", "amx", 0.9)));
+    assert_eq!(load("a", "avx512"), Some(record("a", "avx512", 0.8)));
+    assert_eq!((load("a", "avx2"), load("b", "amx")), (None, None));
+    record("a", "amx", 0.7).store(&opened);
+    assert_eq!(load("a", "amx"), Some(record("a", "amx", 0.7)));
+    // The files have changed.
+    record("b", "amx", 0.6).store(&opened);
+    assert_eq!((load("b", "amx"), load("a", "avx512")), (Some(record("b", "amx", 0.6)), None));
+    // A volume of many machines.
+    for machine in 0..40 {
+        record("b", &format!("cpu {machine}"), 0.5).store(&opened);
+    }
+    assert_eq!((load("b", "cpu 39").is_some(), load("b", "cpu 0")), (true, None));
+    for damaged in ["nonsense", "[{}]", "{}"] {
+        folder.write("embedgate.accuracy.json", damaged);
+        assert_eq!(load("b", "cpu 39"), None);
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::fixture::{Folder, assert_contains, message};
 use crate::{
-    ImportError, ModelFolder,
+    AccuracyRecord, ImportError, ModelFolder,
     file::{MAX_METADATA_BYTES, MAX_TOKENIZER_BYTES},
 };
 
@@ -191,11 +191,13 @@ fn a_file_that_is_not_regular_is_an_error_and_is_not_read() {
 #[test]
 fn a_pipe_in_the_place_of_a_generated_file_does_not_block_the_import() {
     let folder = Folder::tiny("bert-mean");
-    for name in ["embedgate.fingerprint", "embedgate.onnx", ".embedgate-x.partial"] {
+    for name in ["embedgate.fingerprint", "embedgate.accuracy.json", "embedgate.onnx", ".embedgate-x.partial"]
+    {
         assert!(std::process::Command::new("mkfifo").arg(folder.file(name)).status().unwrap().success());
     }
     let [fingerprint, of_graph] = within_timeout(move || {
         let fingerprint = crate::fingerprint(&folder.open().unwrap(), &mut |_| {}).unwrap();
+        assert_eq!(AccuracyRecord::load(&folder.open().unwrap(), &fingerprint, ""), None);
         [fingerprint, folder.import().unwrap().fingerprint]
     });
     assert_eq!(fingerprint, of_graph);

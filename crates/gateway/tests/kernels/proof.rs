@@ -1,0 +1,187 @@
+//! The accuracy proof: bf16 serves a model only if its vectors are near those in fp32, and the result is remembered.
+//! None of the models has golden vectors, unless a test adds them.
+
+use std::{fs, path::Path};
+
+use bert_cpu::Isa;
+use gateway::{
+    AccuracyProof, Backend, LoadedModel, Registry, SelectionReason,
+    config::{Config, MaxIsa, PrecisionSetting},
+};
+use model_import::Precision;
+use serde_json::json;
+
+use crate::{Reference, config, embed, load_error, served, tiny, unusable::change_weights};
+
+const RECORDS: &str = "embedgate.accuracy.json";
+
+fn load(folder: &Path) -> Registry {
+    served(&config(folder, MaxIsa::Best)).unwrap()
+}
+
+fn model(registry: &Registry) -> &LoadedModel {
+    registry.find("tiny").unwrap()
+}
+
+/// The only proof of a model.
+#[track_caller]
+fn proof(registry: &Registry) -> AccuracyProof {
+    let [proof] = model(registry).proofs[..] else { panic!("{:?}", model(registry).proofs) };
+    proof
+}
+
+/// Makes the attention scores so large that the rounding of bf16 changes which tokens are attended to.
+fn sharpen_attention(folder: &Path) {
+    for layer in 0..2 {
+        for weight in ["query", "key"] {
+            let tensor = format!("encoder.layer.{layer}.attention.self.{weight}.weight");
+            change_weights(folder, &tensor, |value| value * 60.0);
+        }
+    }
+}
+
+fn bf16(folder: &Path) -> Config {
+    let mut config = config(folder, MaxIsa::Best);
+    config.models[0].precision = PrecisionSetting::Bf16;
+    config
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn auto_serves_an_accurate_model_without_golden_vectors_in_bf16() {
+    for name in crate::MODELS {
+        let folder = tiny(name);
+        let registry = load(folder.path());
+        let served = model(&registry);
+        assert_eq!(served.selection.backend, Backend::Native(Isa::AmxBf16), "{name}");
+        assert_eq!(served.selection.reason, SelectionReason::Best, "{name}");
+        let proof = proof(&registry);
+        assert!((0.9999..1.0).contains(&proof.worst_cosine), "{name}: {proof}");
+        assert_eq!((proof.precision, proof.min_cosine), (Precision::Bf16, 0.9999), "{name}");
+        assert_eq!(proof.max_tokens, served.max_input_tokens, "{name}: no text fills the window");
+        assert!(proof.texts > 20, "{name}: {proof}");
+        let line = served.describe();
+        let expected = format!("cpu bf16 amx (the fastest that this CPU supports) · {proof}");
+        assert!(line.ends_with(&expected), "{line}");
+
+        let reference = Reference::of(folder.path());
+        let found = embed(&registry, &reference.texts).unwrap();
+        for (found, expected) in found.vectors.chunks(found.dimensions).zip(&reference.vectors) {
+            assert!(inference::cosine(found, expected) > 0.9999, "{name}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn a_proof_is_remembered_until_the_model_or_the_window_changes() {
+    let folder = tiny("bert-mean");
+    let first = proof(&load(folder.path()));
+    assert!(!first.is_remembered);
+    let again = AccuracyProof { is_remembered: true, ..first };
+    assert_eq!(proof(&load(folder.path())), again);
+
+    let mut shorter = config(folder.path(), MaxIsa::Best);
+    shorter.models[0].max_input_tokens = Some(32);
+    let registry = served(&shorter).unwrap();
+    assert_eq!((proof(&registry).is_remembered, proof(&registry).max_tokens), (false, 32));
+    assert_eq!(proof(&load(folder.path())), again, "another window replaced the record");
+
+    change_weights(folder.path(), "encoder.layer.0.output.dense.bias", |value| value + 0.5);
+    let changed = proof(&load(folder.path()));
+    assert!(!changed.is_remembered && changed.worst_cosine != first.worst_cosine, "{changed}");
+    assert!(proof(&load(folder.path())).is_remembered);
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn an_unusable_record_file_leads_to_another_proof() {
+    let folder = tiny("bert-mean");
+    let path = folder.path().join(RECORDS);
+    let first = proof(&load(folder.path()));
+    let text = fs::read_to_string(&path).unwrap();
+    for damaged in [
+        text[..text.len() / 2].to_owned(),
+        text.replace("\"worst_cosine\": 0.", "\"worst_cosine\": 7."),
+        text.replace("avx512", "avx1024"),
+        "[]".to_owned(),
+        String::new(),
+    ] {
+        assert_ne!(damaged, text);
+        fs::write(&path, damaged).unwrap();
+        let found = proof(&load(folder.path()));
+        assert!(!found.is_remembered && found.worst_cosine == first.worst_cosine, "{found}");
+    }
+    // As in a read-only folder, nothing can be written here.
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    for _ in 0..2 {
+        assert!(!proof(&load(folder.path())).is_remembered);
+    }
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn a_model_that_fails_the_proof_is_served_in_fp32() {
+    let folder = tiny("bert-mean");
+    sharpen_attention(folder.path());
+    for is_remembered in [false, true] {
+        let registry = load(folder.path());
+        let served = model(&registry);
+        assert_eq!(served.precision, Precision::Fp32);
+        assert_eq!(served.selection.backend.isa(), Isa::best(bert_cpu::Precision::Fp32, None));
+        assert_eq!(served.selection.reason, SelectionReason::AccuracyFailed);
+        let proof = proof(&registry);
+        assert!(proof.worst_cosine < 0.9999 && !proof.is_passed(), "{proof}");
+        assert_eq!(proof.is_remembered, is_remembered);
+        let line = served.describe();
+        for part in ["cpu fp32 ", "(a faster precision failed the accuracy proof)", "bf16: ", "needed 0.9999"]
+        {
+            assert!(line.contains(part), "{part:?} is not in {line}");
+        }
+        assert!(embed(&registry, &["a text"]).is_ok());
+    }
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn a_configured_precision_is_measured_and_served() {
+    let folder = tiny("bert-mean");
+    sharpen_attention(folder.path());
+    for is_remembered in [false, true] {
+        let registry = served(&bf16(folder.path())).unwrap();
+        assert_eq!(model(&registry).selection.reason, SelectionReason::Configured);
+        assert_eq!(model(&registry).precision, Precision::Bf16);
+        assert!(!proof(&registry).is_passed() && proof(&registry).is_remembered == is_remembered);
+    }
+}
+
+#[test]
+#[cfg_attr(not(cpu_has = "amx"), ignore = "this CPU has no AMX")]
+fn a_model_with_other_golden_vectors_is_rejected_although_it_passes_the_proof() {
+    let folder = tiny("bert-mean");
+    let reference = Reference::of(folder.path());
+    let mut prefix = reference.vectors[0].clone();
+    let manifest = |prefix: &[f32]| {
+        let (text, tokens) = (&json!(reference.texts[0]), reference.token_ids[0].len());
+        format!("id = \"tiny\"\n[[golden]]\ntext = {text}\ntokens = {tokens}\nprefix = {prefix:?}\n")
+    };
+    let path = folder.path().join("model.toml");
+    fs::write(&path, manifest(&prefix)).unwrap();
+    let registry = load(folder.path());
+    assert_eq!((model(&registry).precision, proof(&registry).is_passed()), (Precision::Bf16, true));
+
+    prefix[0] += 0.1;
+    fs::write(&path, manifest(&prefix)).unwrap();
+    let message = load_error(&config(folder.path(), MaxIsa::Best));
+    assert!(message.contains("its golden check failed"), "{message}");
+}
+
+#[test]
+fn fp32_needs_no_proof() {
+    let folder = tiny("bert-mean");
+    let mut config = config(folder.path(), MaxIsa::Best);
+    config.models[0].precision = PrecisionSetting::Fp32;
+    assert!(model(&served(&config).unwrap()).proofs.is_empty());
+    assert!(!folder.path().join(RECORDS).exists());
+}
