@@ -21,6 +21,9 @@ const LEGACY_MAGIC: &[u8] = &[0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0
 const REBUILD_TENSOR: &str = "torch._utils._rebuild_tensor_v2";
 const REBUILD_PARAMETER: &str = "torch._utils._rebuild_parameter";
 
+/// The limit of PyTorch itself.
+const MAX_DIMENSIONS: usize = 64;
+
 /// The classes of storages, with the name and the size of their elements.
 const STORAGES: [(&str, &str, usize); 10] = [
     ("torch.FloatStorage", "F32", 4),
@@ -134,48 +137,45 @@ impl<'f> Archive<'f> {
         }
     }
 
-    /// Finds a tensor by the arguments of its call: storage, offset, sizes, strides, and others without effect on its
-    /// values.
+    /// Finds a tensor by the arguments of its call.
     fn tensor(
         &mut self,
         pickle: &Pickle<'_>,
         name: &str,
         arguments: &[ValueId],
     ) -> Result<StoredTensor, ImportError> {
-        let invalid = |path, what: &str| damaged(path, format!("tensor `{}` has {what}", printable(name)));
         let path = self.path;
-        let description = (|| {
-            let &[storage, offset, sizes, strides, ..] = arguments else { return None };
-            let Value::Persistent(storage) = *pickle.get(storage) else { return None };
-            let &[_, class, key, _, elements, ..] = pickle.tuple(storage)? else { return None };
-            let (Value::Global(class), Value::Text(key)) = (pickle.get(class), pickle.get(key)) else {
-                return None;
-            };
-            let &(_, type_name, size) = STORAGES.iter().find(|(known, ..)| known == class)?;
-            let elements = pickle.size(elements)?;
-            let (offset, sizes, strides) =
-                (pickle.size(offset)?, pickle.sizes(sizes)?, pickle.sizes(strides)?);
-            (sizes.len() == strides.len()).then_some((key, type_name, size, elements, offset, sizes, strides))
-        })();
-        let Some((key, type_name, size, elements, offset, shape, strides)) = description else {
-            return Err(invalid(path, "no complete description"));
+        let invalid = |what: String| damaged(path, format!("tensor `{}` has {what}", printable(name)));
+        let Some(view) = StorageView::read(pickle, arguments) else {
+            return Err(invalid("no complete description".to_owned()));
         };
+        let StorageView { key, type_name, element_bytes, elements, offset, shape, strides } = view;
         let entry = format!("data/{key}");
-        let Some(storage) = self.entry(&entry)? else {
-            return Err(invalid(
-                path,
-                &format!("no storage: the archive has no entry `{}`", printable(&entry)),
-            ));
+        let storage = self.entry(&entry)?;
+        let entry = printable(&entry);
+        let Some(storage) = storage else {
+            return Err(invalid(format!("no storage: the archive has no entry `{entry}`")));
         };
-        if elements.checked_mul(size).is_none_or(|needed| needed > storage.len()) {
+        if elements.checked_mul(element_bytes).is_none_or(|needed| needed > storage.len()) {
             let found = storage.len();
-            return Err(invalid(
-                path,
-                &format!(
-                    "a storage of {elements} {type_name}, but `{}` has {found} bytes",
-                    printable(&entry)
-                ),
-            ));
+            return Err(invalid(format!(
+                "a storage of {elements} {type_name}, but `{entry}` has {found} bytes"
+            )));
+        }
+        let Some((row_major, count)) = row_major_strides(&shape) else {
+            return Err(invalid(format!("the shape {shape:?}, too large for any file")));
+        };
+        // The stride of a dimension of one element has no meaning, and an empty tensor has no elements at all.
+        let is_row_major = count == 0
+            || shape.iter().zip(&strides).zip(&row_major).all(|((&size, a), b)| size == 1 || a == b);
+        let name = name.to_owned();
+        if !is_row_major {
+            let float_type = Err(format!("{type_name} with the strides {strides:?}"));
+            return Ok(StoredTensor { name, shape, float_type, bytes: 0..0 });
+        }
+        if offset.checked_add(count).is_none_or(|end| end > elements) {
+            let place = format!("the shape {shape:?} at element {offset} of a storage of {elements}");
+            return Err(invalid(place));
         }
         let float_type = match type_name {
             "F32" => Ok(FloatType::F32),
@@ -183,35 +183,53 @@ impl<'f> Archive<'f> {
             "BF16" => Ok(FloatType::Bf16),
             other => Err(other.to_owned()),
         };
-        let Some(row_major) = row_major_strides(&shape) else {
-            return Err(invalid(path, &format!("the shape {shape:?}, too large for any file")));
-        };
-        // The stride of a dimension of one element has no meaning, and an empty tensor has no elements at all.
-        let is_row_major = shape.contains(&0)
-            || shape.iter().zip(&strides).zip(&row_major).all(|((&size, a), b)| size == 1 || a == b);
-        if !is_row_major {
-            let float_type = Err(format!("{type_name} with the strides {strides:?}"));
-            return Ok(StoredTensor { name: name.to_owned(), shape, float_type, bytes: 0..0 });
-        }
-        let count: usize = shape.iter().product();
-        if offset.checked_add(count).is_none_or(|end| end > elements) {
-            let place = format!("the shape {shape:?} at element {offset} of a storage of {elements}");
-            return Err(invalid(path, &place));
-        }
-        let start = storage.start + offset * size;
-        Ok(StoredTensor { name: name.to_owned(), shape, float_type, bytes: start..start + count * size })
+        let start = storage.start + offset * element_bytes;
+        Ok(StoredTensor { name, shape, float_type, bytes: start..start + count * element_bytes })
     }
 }
 
-/// Returns the strides of a row-major tensor, in elements; `None` if the number of its elements overflows.
-fn row_major_strides(shape: &[usize]) -> Option<Vec<usize>> {
+/// A tensor as its file describes it: a view of a storage.
+struct StorageView<'p> {
+    /// The entry of the storage, in the folder `data`.
+    key: &'p str,
+    type_name: &'static str,
+    element_bytes: usize,
+    /// Number of elements of the storage.
+    elements: usize,
+    /// The tensor's first element in the storage.
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+impl<'p> StorageView<'p> {
+    /// Reads the arguments of the call: storage, offset, shape, strides, and others without effect on the values.
+    fn read(pickle: &Pickle<'p>, arguments: &[ValueId]) -> Option<Self> {
+        let &[storage, offset, shape, strides, ..] = arguments else { return None };
+        let Value::Persistent(storage) = *pickle.get(storage) else { return None };
+        let &[_, class, key, _, elements, ..] = pickle.tuple(storage)? else { return None };
+        let (&Value::Global(class), &Value::Text(key)) = (pickle.get(class), pickle.get(key)) else {
+            return None;
+        };
+        let &(_, type_name, element_bytes) = STORAGES.iter().find(|(known, ..)| *known == class)?;
+        let (shape, strides) = (pickle.sizes(shape)?, pickle.sizes(strides)?);
+        if shape.len() != strides.len() || shape.len() > MAX_DIMENSIONS {
+            return None;
+        }
+        let (elements, offset) = (pickle.size(elements)?, pickle.size(offset)?);
+        Some(Self { key, type_name, element_bytes, elements, offset, shape, strides })
+    }
+}
+
+/// Returns the strides of a row-major tensor, in elements, and the number of its elements; `None` if that overflows.
+fn row_major_strides(shape: &[usize]) -> Option<(Vec<usize>, usize)> {
     let mut strides = vec![1; shape.len()];
     let mut count: usize = 1;
     for (stride, &size) in strides.iter_mut().zip(shape).rev() {
         *stride = count;
         count = count.checked_mul(size)?;
     }
-    Some(strides)
+    Some((strides, count))
 }
 
 fn damaged(path: &Path, reason: impl Into<String>) -> ImportError {

@@ -257,8 +257,9 @@ impl WordPiece {
                 ids_path = added_path;
             }
         }
-        let known: BTreeSet<String> = added.iter().map(|(_, token)| token.content.clone()).collect();
-        let others = special.all().into_iter().filter(|token| !known.contains(&token.content));
+        // A token may be special in several ways.
+        let mut known: BTreeSet<String> = added.iter().map(|(_, token)| token.content.clone()).collect();
+        let others = special.all().into_iter().filter(|token| known.insert(token.content.clone()));
         added.extend(others.map(|token| (None, token)));
 
         let required = |token: &Option<Token>, key: &str| {
