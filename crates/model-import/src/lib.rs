@@ -1,7 +1,7 @@
 //! Import of Hugging Face model folders, without Python, a runtime or the network.
 //!
 //! [`ModelFolder::open`] reads a folder in the layout of sentence-transformers: architecture, tokenizer, maximum input
-//! length, pooling, dense layers, normalization. A setting that would change a vector and is not supported is an error,
+//! length, pooling, dense layers, norms. A setting that would change a vector and is not supported is an error,
 //! and so is a missing one: nothing is guessed. A [`ModelManifest`] (`model.toml`) can state what a plain transformers
 //! folder does not.
 //!
@@ -46,7 +46,6 @@ mod mapped;
 mod onnx;
 mod onnx_file;
 mod pipeline;
-mod pooling;
 mod progress;
 mod ready_made;
 mod safetensors;
@@ -54,6 +53,7 @@ mod safetensors;
 mod tests;
 
 pub use encoder::{EncoderSizes, EncoderWeights, Linear, Norm, TokenEmbeddings};
+pub use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
 pub use error::ImportError;
 pub use family::post_norm::{Activation, Positions};
 pub use fingerprint::fingerprint;
@@ -62,6 +62,4 @@ pub use graph::{Graph, GraphInput, GraphOutput, OutputKind, Precision};
 pub use import::import;
 pub use list::{ModelEntry, ModelState, list_models};
 pub use manifest::{DownloadSource, FileEntry, Golden, ModelManifest};
-pub use pipeline::{DenseActivation, DenseLayer};
-pub use pooling::PoolingMode;
 pub use progress::{ImportProgress, ImportStage};

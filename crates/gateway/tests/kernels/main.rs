@@ -145,8 +145,16 @@ fn max_difference(found: &[f32], expected: &[f32]) -> f32 {
     found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max)
 }
 
-const MODELS: [&str; 6] =
-    ["bert-cls", "bert-mean", "distilbert-cls", "distilbert-dense", "roberta-mean", "xlm-roberta-mean"];
+const MODELS: [&str; 8] = [
+    "bert-cls",
+    "bert-instructor-mean",
+    "bert-mean",
+    "bert-modules",
+    "distilbert-cls",
+    "distilbert-dense",
+    "roberta-mean",
+    "xlm-roberta-mean",
+];
 
 backend_tests! {
     #[test]

@@ -7,10 +7,10 @@ use std::{
 };
 
 use inference::{
-    Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
-    OnnxRuntime, Pooling, Provider, Tokenizer, TruncationPolicy, onnx_encoders,
+    Embeddings, Engine, EngineConfig, Input, Job, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, Provider,
+    Tokenizer, TruncationPolicy, onnx_encoders,
 };
-use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode, Positions};
+use model_import::{GraphInput, ModelFolder, OutputKind, Positions};
 use serde::Deserialize;
 
 /// Texts and the vectors that sentence-transformers computed for them.
@@ -18,6 +18,9 @@ use serde::Deserialize;
 pub(crate) struct Reference {
     pub(crate) texts: Vec<String>,
     pub(crate) vectors: Vec<Vec<f32>>,
+    /// The vectors with the prompt `query`, if the model has one.
+    #[serde(default)]
+    pub(crate) vectors_query: Vec<Vec<f32>>,
 }
 
 impl Reference {
@@ -82,28 +85,12 @@ impl Model {
                 OnnxInput::PositionIds { after_padding: Some(u32::try_from(*padding).unwrap()) }
             }
         };
-        let pooling = match folder.pooling() {
-            PoolingMode::Mean => Pooling::Mean,
-            PoolingMode::Cls => Pooling::Cls,
-            PoolingMode::LastToken => Pooling::LastToken,
-            other => panic!("no tiny model pools by {other:?}"),
-        };
-        let dense = folder.dense().iter().map(|layer| {
-            let activation = match layer.activation {
-                DenseActivation::Identity => Activation::Identity,
-                DenseActivation::Tanh => Activation::Tanh,
-            };
-            Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
-                .unwrap()
-        });
         OnnxConfig {
             graph: graph.path,
             inputs: graph.inputs.iter().map(input).collect(),
             output: graph.output.name,
             output_kind: match graph.output.kind {
-                OutputKind::TokenEmbeddings => {
-                    OnnxOutput::TokenEmbeddings(Head { pooling, dense: dense.collect() })
-                }
+                OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(folder.head().clone()),
                 OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
             },
             provider,

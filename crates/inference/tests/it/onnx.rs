@@ -5,7 +5,9 @@ use std::{
     sync::OnceLock,
 };
 
-use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders};
+use inference::{
+    Batch, Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders,
+};
 
 use crate::model::{
     Model, Reference, assert_close, copy_folder, cosine, embed, tiny_models_give_the_reference_vectors,
@@ -40,6 +42,48 @@ fn engine(model: &Model, max_batch_tokens: usize, threads: usize) -> Engine {
 #[test]
 fn tiny_models_give_the_reference_vectors_on_the_cpu_provider() {
     tiny_models_give_the_reference_vectors(runtime(), Provider::Cpu);
+}
+
+/// The prompt's tokens are those of the prompt alone without the last special token.
+#[test]
+fn a_prompt_is_left_out_of_pooling_as_sentence_transformers_does() {
+    for name in ["bert-instructor-mean", "bert-modules"] {
+        let source = crate::tiny_model(name);
+        let (model, reference) = (Model::copy(&source), Reference::of(&source));
+        assert!(!model.folder.head().include_prompt);
+        let tokenizer = Tokenizer::load(model.folder.tokenizer()).unwrap();
+        let (window, dimensions) = (model.folder.max_input_tokens(), model.folder.dimensions());
+        let prompt = &model.folder.prompts()["query"];
+        let mut ids = Vec::new();
+        tokenizer.add_special_tokens(&tokenizer.encode(prompt).unwrap(), &mut ids);
+        let prompt_tokens = ids.len() - 1;
+        let (mut together, mut alone) = (Batch::new(), vec![Batch::new(); reference.texts.len()]);
+        for (text, alone) in reference.texts.iter().zip(&mut alone) {
+            let mut content = tokenizer.encode(&format!("{prompt}{text}")).unwrap();
+            content.truncate(window - tokenizer.num_special_tokens());
+            ids.clear();
+            tokenizer.add_special_tokens(&content, &mut ids);
+            for batch in [&mut together, alone] {
+                batch.push_with_prompt(&ids, prompt_tokens);
+            }
+        }
+        let mut encoder = onnx_encoders(runtime(), model.onnx(1, Provider::Cpu))().unwrap();
+        let mut encode = |batch: &Batch| {
+            let mut out = vec![0.0; batch.len() * dimensions];
+            encoder.encode(batch, &mut || 0, &mut out).unwrap();
+            out
+        };
+        let (together, alone) = (encode(&together), alone.iter().flat_map(encode).collect::<Vec<_>>());
+        for (way, found) in [("together", together), ("alone", alone)] {
+            let rows = found.chunks_exact(dimensions).zip(&reference.vectors_query);
+            for ((row, expected), text) in rows.zip(&reference.texts) {
+                let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt();
+                let unit: Vec<f32> = row.iter().map(|value| value / norm).collect();
+                assert_close(&unit, expected, &format!("{name} {way}: {text:?}"));
+            }
+        }
+        assert_eq!(reference.vectors_query.len(), reference.texts.len());
+    }
 }
 
 /// A folder with an exported graph and its external weights, without `model.safetensors`.
