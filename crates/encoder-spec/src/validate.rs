@@ -114,7 +114,7 @@ impl HeadSpec {
     ///
     /// # Errors
     /// [`InvalidSpec`] if there is no pooling mode, if a module takes another number of values than the one before it
-    /// yields, or if it has another number of weights than its sizes require.
+    /// yields, if it yields none, or if it has another number of weights than its sizes require.
     pub fn dimensions(&self, hidden: usize) -> Result<usize, InvalidSpec> {
         check(!self.poolings.is_empty(), || "no pooling mode, expected at least one".to_owned())?;
         let mut width = self.poolings.len() * hidden;
@@ -142,6 +142,9 @@ impl HeadSpec {
             check(inputs == width, || {
                 format!("{name} {index} takes {inputs} values, but the module before it yields {width}")
             })?;
+            check((1..=MAX_SIZE).contains(&outputs), || {
+                format!("{name} {index} yields {outputs} values, expected 1 to {MAX_SIZE}")
+            })?;
             width = outputs;
         }
         Ok(width)
@@ -164,9 +167,8 @@ mod tests {
             let activation = DenseActivation::Identity;
             HeadModule::Dense(DenseLayer { inputs, outputs, weight, bias, activation })
         };
-        let norm = |width| {
-            HeadModule::LayerNorm(HeadLayerNorm { weight: vec![0.0; width], bias: vec![0.0; width] })
-        };
+        let norm =
+            |width| HeadModule::LayerNorm(HeadLayerNorm { weight: vec![0.0; width], bias: vec![0.0; width] });
         let dimensions = |modules| {
             let poolings = vec![PoolingMode::Cls, PoolingMode::Mean];
             HeadSpec { poolings, include_prompt: true, modules }.dimensions(3)

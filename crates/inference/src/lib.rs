@@ -13,7 +13,7 @@
 //!   needs padding adds it itself.
 //! * [`Encoder`] is the interface of the backends: the native kernels ([`native_encoders`]), ONNX Runtime
 //!   ([`onnx_encoders`]), and in tests a deterministic fake.
-//! * Equal sequences in flight are computed once (single-flight), and a cache keeps vectors by their ids. A
+//! * Equal sequences in flight are computed once (single-flight), and a cache keeps vectors by their tokens. A
 //!   [`RemoteCache`] can share them between processes.
 //! * An [`Observer`] receives measurements for metrics.
 //!
@@ -56,7 +56,7 @@ pub use error::{EmbedError, EncodeError, StartError, SubmitError};
 pub use golden::{GoldenError, GoldenReport, GoldenText};
 pub use job::{Embeddings, Input, Job, Ticket, Timings, TruncationPolicy};
 pub use observer::{BatchReport, CacheReport, Observer};
-pub use pooling::{Activation, Dense, Head, Pooling, cosine, truncate_dimensions};
+pub use pooling::{cosine, truncate_dimensions};
 pub use prompt::Prompt;
 pub use provider::Provider;
 pub use tokenizer::{Tokenizer, TokenizerOptions};

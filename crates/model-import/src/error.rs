@@ -132,18 +132,28 @@ pub enum ImportError {
         /// The list of graphs.
         graphs: String,
     },
-    /// No pooling mode is on, or several, or an unknown one.
-    #[error("`{}`: exactly one known pooling mode is needed, found {found}", path.display())]
+    /// A pooling mode is unknown.
+    #[error("`{}`: unknown pooling mode {found}; known are {supported}", path.display())]
     UnsupportedPooling {
         /// The pooling configuration.
         path: PathBuf,
-        /// The modes that are on.
+        /// The name or the setting.
         found: String,
+        /// The known modes.
+        supported: String,
+    },
+    /// A module takes another number of values than the one before it yields.
+    #[error("the modules in `{}` do not fit together", path.display())]
+    ModuleSizes {
+        /// `modules.json`.
+        path: PathBuf,
+        /// The module and the sizes.
+        source: encoder_spec::InvalidSpec,
     },
     /// A module of the pipeline is unknown, or at an unsupported position.
     #[error(
-        "`{}`: module {position} is `{module}`; supported are Transformer, Pooling, any Dense, Normalize, in this \
-         order",
+        "`{}`: module {position} is `{module}`; supported are Transformer, Pooling, and after these any Dense, \
+         LayerNorm and Normalize",
         path.display()
     )]
     UnsupportedModule {

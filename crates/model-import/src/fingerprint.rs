@@ -43,7 +43,8 @@ pub fn fingerprint(
 
 /// Returns the exporter's version and the properties that a manifest can state instead of the folder's files.
 fn header(folder: &ModelFolder) -> String {
-    format!("{EXPORTER}\n{} {:?} {}", folder.max_input_tokens(), folder.pooling(), folder.normalize())
+    let poolings: Vec<_> = folder.head().poolings.iter().map(|mode| format!("{mode:?}")).collect();
+    format!("{EXPORTER}\n{} {} {}", folder.max_input_tokens(), poolings.join("+"), folder.normalize())
 }
 
 /// Computes the SHA-256 over the header and the name, size and content of each file.

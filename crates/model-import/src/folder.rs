@@ -7,16 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use encoder_spec::{MAX_SIZE, PositionIds};
+use encoder_spec::{HeadSpec, MAX_SIZE, PositionIds};
 use serde::Deserialize;
 
 use crate::{
-    DenseLayer, DownloadSource, ImportError, ModelManifest,
+    DownloadSource, ImportError, ModelManifest,
     family::{self, Network},
     file::{self, MAX_TOKENIZER_BYTES},
     json, onnx_file,
-    pipeline::Pipeline,
-    pooling::PoolingMode,
+    pipeline::{MODULES, Pipeline},
     weights::Weights,
     wordpiece::{SAVE_AGAIN, VOCABULARY, WordPiece},
 };
@@ -45,6 +44,7 @@ pub struct ModelFolder {
     tokenizer: PathBuf,
     max_input_tokens: usize,
     hidden: usize,
+    dimensions: usize,
     vocab_size: Option<usize>,
     pipeline: Pipeline,
     prompts: BTreeMap<String, String>,
@@ -269,6 +269,9 @@ impl ModelFolder {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
             return Err(ImportError::unsupported_setting(&config, found, "equal sizes"));
         }
+        let dimensions = pipeline.head.dimensions(hidden);
+        let dimensions =
+            dimensions.map_err(|source| ImportError::ModuleSizes { path: root.join(MODULES), source })?;
 
         let (tokenizer, tokenizer_json, tokenizer_files) = read_tokenizer(folder, &model_type)?;
         let tokenizer_file: TokenizerFile = serde_json::from_slice(&tokenizer_json)
@@ -300,6 +303,7 @@ impl ModelFolder {
             tokenizer,
             max_input_tokens,
             hidden,
+            dimensions,
             vocab_size,
             pipeline,
             prompts,
@@ -322,7 +326,7 @@ impl ModelFolder {
                 text(&self.max_input_tokens),
             ),
             ("dimensions", manifest.dimensions.map(|size| text(&size)), text(&self.dimensions())),
-            ("pooling", manifest.pooling.map(|mode| text(&mode)), text(&self.pooling())),
+            ("pooling", manifest.pooling.map(|mode| text(&mode)), self.pooling_names()),
             ("normalize", manifest.normalize.map(|normalize| text(&normalize)), text(&self.normalize())),
         ] {
             if let Some(stated) = stated.filter(|stated| *stated != found) {
@@ -378,17 +382,23 @@ impl ModelFolder {
         self.vocab_size
     }
 
-    /// Length of a vector, after the dense layers.
+    /// Length of a vector, after all modules.
     pub fn dimensions(&self) -> usize {
-        self.pipeline.dense.last().map_or(self.hidden, |layer| layer.outputs)
+        self.dimensions
     }
 
-    /// Pooling of the token embeddings.
-    pub fn pooling(&self) -> PoolingMode {
-        self.pipeline.pooling
+    /// The modules after the transformer, except a normalization at the end.
+    pub fn head(&self) -> &HeadSpec {
+        &self.pipeline.head
     }
 
-    /// Returns true if vectors are scaled to length 1.
+    /// Names of the pooling modes, in the order of the concatenation.
+    fn pooling_names(&self) -> String {
+        let names: Vec<_> = self.head().poolings.iter().map(|mode| mode.name()).collect();
+        names.join(", ")
+    }
+
+    /// Returns true if vectors are scaled to length 1 at the end.
     pub fn normalize(&self) -> bool {
         self.pipeline.normalize
     }
@@ -402,11 +412,6 @@ impl ModelFolder {
     /// Name of the prompt that sentence-transformers puts before every text unless it is told otherwise.
     pub fn default_prompt(&self) -> Option<&str> {
         self.default_prompt.as_deref()
-    }
-
-    /// The layers between pooling and normalization, in order.
-    pub fn dense(&self) -> &[DenseLayer] {
-        &self.pipeline.dense
     }
 }
 

@@ -1,7 +1,7 @@
 //! Import of Hugging Face model folders, without Python, a runtime or the network.
 //!
 //! [`ModelFolder::open`] reads a folder in the layout of sentence-transformers: architecture, tokenizer, maximum input
-//! length, pooling, dense layers, normalization. A setting that would change a vector and is not supported is an error,
+//! length, pooling, dense layers, norms. A setting that would change a vector and is not supported is an error,
 //! and so is a missing one: nothing is guessed. A [`ModelManifest`] (`model.toml`) can state what a plain transformers
 //! folder does not.
 //!
@@ -50,7 +50,6 @@ mod onnx;
 mod onnx_file;
 mod pickle;
 mod pipeline;
-mod pooling;
 mod progress;
 mod pytorch_bin;
 mod ready_made;
@@ -63,6 +62,7 @@ mod wordpiece;
 
 pub use accuracy::AccuracyRecord;
 pub use encoder::{EncoderWeights, TokenEmbeddings};
+pub use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
 pub use error::ImportError;
 pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;
@@ -70,6 +70,4 @@ pub use graph::{Graph, GraphInput, GraphOutput, OutputKind, Precision};
 pub use import::import;
 pub use list::{ModelEntry, ModelState, list_models};
 pub use manifest::{DownloadSource, FileEntry, Golden, ModelManifest};
-pub use pipeline::{DenseActivation, DenseLayer};
-pub use pooling::PoolingMode;
 pub use progress::{ImportProgress, ImportStage};

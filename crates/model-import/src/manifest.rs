@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use encoder_spec::PoolingMode;
 use serde::{Deserialize, Deserializer, de::Error};
 use sha2::{Digest, Sha256};
 
@@ -11,7 +12,6 @@ use crate::{
     ImportError, digest,
     file::{self, MAX_METADATA_BYTES},
     json,
-    pooling::PoolingMode,
 };
 
 /// The content of a manifest.
@@ -30,7 +30,8 @@ pub struct ModelManifest {
     pub max_input_tokens: Option<usize>,
     /// Length of a vector.
     pub dimensions: Option<usize>,
-    /// Pooling of the token embeddings.
+    /// Pooling of the token embeddings, for a model with one mode.
+    #[serde(default, deserialize_with = "deserialize_pooling")]
     pub pooling: Option<PoolingMode>,
     /// True if vectors are scaled to length 1.
     pub normalize: Option<bool>,
@@ -87,6 +88,11 @@ pub struct Golden {
     /// a list of numbers (`prefix`).
     #[serde(alias = "prefix", deserialize_with = "deserialize_vector")]
     pub vector: Vec<f32>,
+}
+
+/// Reads the name of a pooling mode.
+fn deserialize_pooling<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PoolingMode>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// Reads base64 of little-endian f32, or a list of numbers.

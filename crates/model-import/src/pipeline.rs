@@ -1,49 +1,38 @@
-//! The modules after the transformer: pooling, dense layers and normalization, as `modules.json` lists them.
+//! The modules after the transformer, as `modules.json` lists them: pooling, dense layers and norms.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
+use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::{
-    ImportError, family::check_size, json, manifest::ModelManifest, pooling::PoolingMode, weights::Weights,
-};
+use crate::{ImportError, family::check_size, json, manifest::ModelManifest, weights::Weights};
 
-/// The activation of a [`DenseLayer`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DenseActivation {
-    /// None.
-    Identity,
-    /// The hyperbolic tangent.
-    Tanh,
-}
+/// The list of a folder's modules.
+pub(crate) const MODULES: &str = "modules.json";
 
-/// A layer after pooling: `activation(weight · x + bias)`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DenseLayer {
-    /// Length of the input.
-    pub inputs: usize,
-    /// Length of the output.
-    pub outputs: usize,
-    /// The weight, row-major, `[outputs, inputs]`.
-    pub weight: Vec<f32>,
-    /// The bias, `[outputs]`, if the layer has one.
-    pub bias: Option<Vec<f32>>,
-    /// The activation.
-    pub activation: DenseActivation,
-}
+/// The keys and names of the pooling modes. Old releases wrote one flag per mode, and concatenated in this order.
+const POOLINGS: [(&str, &str, PoolingMode); 6] = [
+    ("pooling_mode_cls_token", "cls", PoolingMode::Cls),
+    ("pooling_mode_max_tokens", "max", PoolingMode::Max),
+    ("pooling_mode_mean_tokens", "mean", PoolingMode::Mean),
+    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", PoolingMode::MeanSqrtLen),
+    ("pooling_mode_weightedmean_tokens", "weightedmean", PoolingMode::WeightedMean),
+    ("pooling_mode_lasttoken", "lasttoken", PoolingMode::LastToken),
+];
 
 /// The head of a model, and the folder of its transformer.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     /// The folder with `config.json` and the weights.
     pub(crate) transformer: PathBuf,
-    pub(crate) pooling: PoolingMode,
-    /// Width of the pooled vector, if a file states it.
+    pub(crate) head: HeadSpec,
+    /// Width of a token's embedding, if a file states it.
     pub(crate) hidden: Option<usize>,
-    pub(crate) dense: Vec<DenseLayer>,
+    /// The last module normalizes.
     pub(crate) normalize: bool,
     /// The files that were read.
     pub(crate) files: Vec<PathBuf>,
@@ -62,8 +51,10 @@ struct PoolingConfig {
     embedding_dimension: usize,
     /// The name of a mode, or several. Old releases wrote one flag per mode instead.
     pooling_mode: Option<Modes>,
+    #[serde(default = "yes")]
+    include_prompt: bool,
     #[serde(flatten)]
-    rest: BTreeMap<String, serde_json::Value>,
+    rest: BTreeMap<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -73,16 +64,33 @@ enum Modes {
     Several(Vec<String>),
 }
 
+/// `2_Dense/config.json`. The defaults are those of sentence-transformers.
 #[derive(Deserialize)]
 struct DenseConfig {
     in_features: usize,
     out_features: usize,
+    #[serde(default = "yes")]
     bias: bool,
+    #[serde(default = "tanh")]
     activation_function: String,
     #[serde(default)]
     use_residual: bool,
     #[serde(flatten)]
     endpoints: ModuleEndpoints,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn tanh() -> String {
+    "torch.nn.modules.activation.Tanh".to_owned()
+}
+
+/// `2_LayerNorm/config.json`.
+#[derive(Deserialize)]
+struct LayerNormConfig {
+    dimension: usize,
 }
 
 /// The names of a module's input and output. Old releases supported only one vector per text and state neither.
@@ -110,7 +118,7 @@ impl ModuleEndpoints {
 impl Pipeline {
     /// Reads `modules.json` and the files that it names. Without `modules.json`, the manifest must state its content.
     pub(crate) fn read(root: &Path, manifest: Option<&ModelManifest>) -> Result<Self, ImportError> {
-        let list = root.join("modules.json");
+        let list = root.join(MODULES);
         if let Some(modules) = json::read_optional::<Vec<Module>>(&list)? {
             return Self::from_modules(root, &list, &modules);
         }
@@ -125,46 +133,48 @@ impl Pipeline {
             });
         };
         let (transformer, files) = (root.to_owned(), vec![]);
-        Ok(Self { transformer, pooling, hidden: None, dense: vec![], normalize, files })
+        Ok(Self { transformer, head: pooling.into(), hidden: None, normalize, files })
     }
 
     fn from_modules(root: &Path, list: &Path, modules: &[Module]) -> Result<Self, ImportError> {
         let mut files = vec![list.to_owned()];
         let mut transformer = None;
-        let mut pooling = None;
-        let mut dense: Vec<DenseLayer> = vec![];
-        let mut normalize = false;
+        let mut pooling: Option<(HeadSpec, usize)> = None;
         for (position, module) in modules.iter().enumerate() {
             // A trailing slash would give one file two names.
             let folder = match module.path.trim_end_matches('/') {
                 "" => root.to_owned(),
                 path => json::resolve_within(root, path, list)?,
             };
+            let config = folder.join("config.json");
             // Releases differ in the module path of a class, not in its name.
             let class = module
                 .r#type
                 .strip_prefix("sentence_transformers.")
                 .and_then(|class| class.rsplit('.').next());
-            match class {
-                Some("Transformer") if position == 0 => transformer = Some(folder),
-                Some("Pooling") if position == 1 && transformer.is_some() => {
-                    let config = folder.join("config.json");
+            match (class, &mut pooling) {
+                (Some("Transformer"), None) if position == 0 => transformer = Some(folder),
+                (Some("Pooling"), None) if position == 1 => {
                     pooling = Some(read_pooling(&config)?);
                     files.push(config);
                 }
-                Some("Dense") if pooling.is_some() && !normalize => {
-                    let config = folder.join("config.json");
-                    dense.push(read_dense(&folder, &config)?);
+                (Some("Dense"), Some((head, _))) => {
+                    head.modules.push(HeadModule::Dense(read_dense(&folder, &config)?));
                     files.push(config);
                     files.extend(Weights::files(&folder)?);
                 }
-                Some("Normalize") if pooling.is_some() && !normalize => {
-                    let config = folder.join("config.json");
+                (Some("LayerNorm"), Some((head, _))) => {
+                    head.modules.push(HeadModule::LayerNorm(read_layer_norm(&folder, &config)?));
+                    files.push(config);
+                    files.extend(Weights::files(&folder)?);
+                }
+                (Some("Normalize"), Some((head, _))) => {
+                    // Old releases write no file.
                     if let Some(endpoints) = json::read_optional::<ModuleEndpoints>(&config)? {
                         endpoints.check(&config)?;
                         files.push(config);
                     }
-                    normalize = true;
+                    head.modules.push(HeadModule::Normalize);
                 }
                 _ => {
                     let (path, module) = (list.to_owned(), module.r#type.clone());
@@ -172,52 +182,54 @@ impl Pipeline {
                 }
             }
         }
-        let (Some(transformer), Some((pooling, hidden))) = (transformer, pooling) else {
+        let (Some(transformer), Some((mut head, hidden))) = (transformer, pooling) else {
             let (path, module) = (list.to_owned(), "missing".to_owned());
             return Err(ImportError::UnsupportedModule { path, position: modules.len(), module });
         };
-        let mut width = hidden;
-        for (index, layer) in dense.iter().enumerate() {
-            if layer.inputs != width {
-                return Err(ImportError::unsupported_setting(
-                    list,
-                    format!("a chain whose Dense {index} takes {} values", layer.inputs),
-                    format!("the module before it yields {width}"),
-                ));
-            }
-            width = layer.outputs;
+        let mut normalize = false;
+        while let Some(HeadModule::Normalize) = head.modules.last() {
+            head.modules.pop();
+            normalize = true;
         }
-        Ok(Self { transformer, pooling, hidden: Some(hidden), dense, normalize, files })
+        Ok(Self { transformer, head, hidden: Some(hidden), normalize, files })
     }
 }
 
-/// Reads the pooling mode that is on, and the width of the pooled vector.
-fn read_pooling(path: &Path) -> Result<(PoolingMode, usize), ImportError> {
+/// Reads the pooling modes, and the width of a token's embedding.
+fn read_pooling(path: &Path) -> Result<(HeadSpec, usize), ImportError> {
     let config: PoolingConfig = json::read(path, "it states the pooling mode")?;
-    let on: Vec<&str> = match &config.pooling_mode {
-        Some(Modes::One(mode)) => vec![mode],
-        Some(Modes::Several(modes)) => modes.iter().map(String::as_str).collect(),
+    check_size(path, "embedding_dimension", config.embedding_dimension)?;
+    let unsupported = |found: &str| ImportError::UnsupportedPooling {
+        path: path.to_owned(),
+        found: found.to_owned(),
+        supported: POOLINGS.map(|(_, name, _)| format!("`{name}`")).join(", "),
+    };
+    let by_name = |name: &String| {
+        let known = POOLINGS.iter().find(|(_, known, _)| known == name);
+        known.map(|&(.., mode)| mode).ok_or_else(|| unsupported(name))
+    };
+    let poolings = match &config.pooling_mode {
+        Some(Modes::One(name)) => vec![by_name(name)?],
+        Some(Modes::Several(names)) if names.is_empty() => return Err(unsupported("an empty list")),
+        Some(Modes::Several(names)) => names.iter().map(by_name).collect::<Result<_, _>>()?,
         None => {
-            let flags = config
-                .rest
-                .iter()
-                .filter(|(key, value)| key.starts_with("pooling_mode") && value.as_bool() != Some(false));
-            flags.map(|(key, _)| key.as_str()).collect()
+            let is_known = |key: &str| POOLINGS.iter().any(|(flag, ..)| *flag == key);
+            let unknown = config.rest.iter().find(|(key, value)| {
+                key.starts_with("pooling_mode")
+                    && **value != Value::Bool(false)
+                    && !(is_known(key) && value.is_boolean())
+            });
+            if let Some((key, value)) = unknown {
+                return Err(unsupported(&format!("{key} = {value}")));
+            }
+            let on = POOLINGS.iter().filter(|(flag, ..)| config.rest.get(*flag) == Some(&Value::Bool(true)));
+            let on: Vec<PoolingMode> = on.map(|&(.., mode)| mode).collect();
+            // sentence-transformers' default.
+            if on.is_empty() { vec![PoolingMode::Mean] } else { on }
         }
     };
-    let mode = match on[..] {
-        ["mean" | "pooling_mode_mean_tokens"] => PoolingMode::Mean,
-        ["cls" | "pooling_mode_cls_token"] => PoolingMode::Cls,
-        ["max" | "pooling_mode_max_tokens"] => PoolingMode::Max,
-        ["lasttoken" | "pooling_mode_lasttoken"] => PoolingMode::LastToken,
-        ["mean_sqrt_len_tokens" | "pooling_mode_mean_sqrt_len_tokens"] => PoolingMode::MeanSqrtLen,
-        ["weightedmean" | "pooling_mode_weightedmean_tokens"] => PoolingMode::WeightedMean,
-        _ => {
-            let found = if on.is_empty() { "none".to_owned() } else { on.join(", ") };
-            return Err(ImportError::UnsupportedPooling { path: path.to_owned(), found });
-        }
-    };
-    Ok((mode, config.embedding_dimension))
+    let head = HeadSpec { poolings, include_prompt: config.include_prompt, modules: vec![] };
+    Ok((head, config.embedding_dimension))
 }
 
 fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
@@ -227,17 +239,12 @@ fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
         let expected = "a dense layer whose input is not added to its output";
         return Err(ImportError::unsupported_setting(path, "use_residual = true", expected));
     }
-    let activation = match config.activation_function.as_str() {
-        "torch.nn.modules.activation.Tanh" => DenseActivation::Tanh,
-        "torch.nn.modules.linear.Identity" => DenseActivation::Identity,
-        other => {
-            return Err(ImportError::unsupported_setting(
-                path,
-                format!("the activation `{other}`"),
-                "torch.nn.modules.activation.Tanh or torch.nn.modules.linear.Identity",
-            ));
-        }
-    };
+    let name = &config.activation_function;
+    let activation = DenseActivation::from_torch(name).ok_or_else(|| {
+        let names: Vec<_> = DenseActivation::NAMES.iter().map(|(name, _)| *name).collect();
+        let expected = format!("one of PyTorch's modules {}", names.join(", "));
+        ImportError::unsupported_setting(path, format!("activation_function `{name}`"), expected)
+    })?;
     let (inputs, outputs) = (config.in_features, config.out_features);
     check_size(path, "in_features", inputs)?;
     check_size(path, "out_features", outputs)?;
@@ -245,4 +252,13 @@ fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
     let weight = weights.tensor("linear.weight", &[outputs, inputs])?;
     let bias = if config.bias { Some(weights.tensor("linear.bias", &[outputs])?) } else { None };
     Ok(DenseLayer { inputs, outputs, weight, bias, activation })
+}
+
+fn read_layer_norm(folder: &Path, path: &Path) -> Result<HeadLayerNorm, ImportError> {
+    let LayerNormConfig { dimension } = json::read(path, "it states the size of the layer norm")?;
+    check_size(path, "dimension", dimension)?;
+    let weights = Weights::open(folder, &[])?;
+    let weight = weights.tensor("norm.weight", &[dimension])?;
+    let bias = weights.tensor("norm.bias", &[dimension])?;
+    Ok(HeadLayerNorm { weight, bias })
 }

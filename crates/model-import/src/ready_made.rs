@@ -43,10 +43,15 @@ pub(crate) fn inspect(
     }
 
     let find = |name: &str| graph.output.iter().find(|value| value.name == name);
-    let Some((value, kind)) = OUTPUTS.iter().find_map(|(name, kind)| Some((find(name)?, *kind))) else {
+    // A graph that pools does not know which tokens are the prompt's.
+    let include_prompt = folder.head().include_prompt;
+    let usable = OUTPUTS.iter().filter(|(_, kind)| include_prompt || *kind == OutputKind::TokenEmbeddings);
+    let Some((value, kind)) = usable.clone().find_map(|(name, kind)| Some((find(name)?, *kind))) else {
         let found = quoted(graph.output.iter().map(|value| value.name.as_str()));
-        let known = quoted(OUTPUTS.iter().map(|(name, _)| *name));
-        return Err(unusable(format!("its outputs are {found}; one of {known} is needed")));
+        let known = quoted(usable.map(|(name, _)| *name));
+        let reason =
+            if include_prompt { "" } else { ", because pooling leaves out the prompt (`include_prompt`)" };
+        return Err(unusable(format!("its outputs are {found}; one of {known} is needed{reason}")));
     };
     let (rank, width) = match kind {
         OutputKind::TokenEmbeddings => (3, folder.hidden()),

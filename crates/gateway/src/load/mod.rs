@@ -22,12 +22,10 @@ use std::{
 
 use bert_cpu::Isa;
 use inference::{
-    Activation, CacheConfig, Dense, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Head,
-    Observer, Pooling, RemoteCache, StartError, Tokenizer, TokenizerOptions, native_encoders,
+    CacheConfig, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Observer, RemoteCache,
+    StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
-use model_import::{
-    DenseActivation, DenseLayer, Golden, ImportError, ModelFolder, ModelManifest, PoolingMode, Precision,
-};
+use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
 use thiserror::Error;
 
 use self::candidates::{BackendPlan, BackendQuery, Candidate, select};
@@ -408,7 +406,7 @@ pub(crate) fn encoders(
     let workers = model.threads;
     let packed = native::model(folder, isa, workers)?.ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
     Ok(Encoders {
-        factory: native_encoders(packed, head(folder)?, folder.dimensions(), workers)?,
+        factory: native_encoders(packed, folder.head().clone(), folder.dimensions(), workers)?,
         precision: candidate.precision,
         workers,
         batch_tokens: model.max_batch_tokens.unwrap_or(candidate.batch_tokens),
@@ -456,33 +454,6 @@ fn check_golden(model: &LoadedModel, manifest: &ModelManifest) -> Result<(), Gol
     let report = model.engine.check_golden(&texts, min_golden_cosine(model.precision))?;
     tracing::debug!(texts = texts.len(), worst_cosine = report.worst_cosine, "golden check passed");
     Ok(())
-}
-
-/// The layers that reduce hidden states to one vector.
-fn head(folder: &ModelFolder) -> Result<Head, StartError> {
-    Ok(Head {
-        pooling: pooling(folder.pooling()),
-        dense: folder.dense().iter().map(dense).collect::<Result<_, _>>()?,
-    })
-}
-
-fn pooling(mode: PoolingMode) -> Pooling {
-    match mode {
-        PoolingMode::Mean => Pooling::Mean,
-        PoolingMode::Cls => Pooling::Cls,
-        PoolingMode::Max => Pooling::Max,
-        PoolingMode::LastToken => Pooling::LastToken,
-        PoolingMode::MeanSqrtLen => Pooling::MeanSqrtLen,
-        PoolingMode::WeightedMean => Pooling::WeightedMean,
-    }
-}
-
-fn dense(layer: &DenseLayer) -> Result<Dense, StartError> {
-    let activation = match layer.activation {
-        DenseActivation::Identity => Activation::Identity,
-        DenseActivation::Tanh => Activation::Tanh,
-    };
-    Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
 }
 
 /// Time of the last change of the model's tokenizer, in seconds since 1970; 0 if the file system does not record it.

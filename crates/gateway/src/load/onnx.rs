@@ -8,7 +8,7 @@ use model_import::{
     Graph, GraphInput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind,
 };
 
-use super::{Encoders, ModelLoadError, head};
+use super::{Encoders, ModelLoadError};
 use crate::{
     config::{DynamicQuantization, ModelConfig},
     metrics::Metrics,
@@ -61,7 +61,7 @@ pub(super) fn encoders(
         return Err(ModelLoadError::DynamicQuantization { graph: graph.path, operators });
     }
     let output_kind = match graph.output.kind {
-        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(head(folder)?),
+        OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(folder.head().clone()),
         OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
     };
     let config = OnnxConfig {

@@ -1,4 +1,4 @@
-//! Every backend from the model's folder to its vectors: tiny models of four families against the vectors of
+//! Every backend from the model's folder to its vectors: tiny models of every family against the vectors of
 //! sentence-transformers.
 #![allow(clippy::unwrap_used)]
 
@@ -70,7 +70,8 @@ use gateway::{
     load,
     metrics::Metrics,
 };
-use inference::{EmbedError, Embeddings, Input, Job, TruncationPolicy};
+use inference::{EmbedError, Embeddings, Input, Job, Prompt, Tokenizer, TruncationPolicy};
+use model_import::ModelFolder;
 use serde::Deserialize;
 use testkit::model::{copy_folder, copy_tiny};
 
@@ -80,11 +81,35 @@ struct Reference {
     texts: Vec<String>,
     token_ids: Vec<Vec<u32>>,
     vectors: Vec<Vec<f32>>,
+    /// Prompts by name.
+    #[serde(default)]
+    prompts: BTreeMap<String, String>,
+    /// Among others, `vectors_NAME` and `token_counts_NAME` of the texts with a prompt.
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
 }
 
 impl Reference {
     fn of(folder: &Path) -> Self {
         serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap()
+    }
+
+    /// Returns the prompts of the vectors, `None` for no prompt, each with token counts and vectors.
+    fn cases(&self) -> Vec<(Option<&str>, Vec<u32>, Vec<Vec<f32>>)> {
+        let tokens = |suffix: &str| -> Vec<u32> {
+            serde_json::from_value(self.rest[&format!("token_counts_{suffix}")].clone()).unwrap()
+        };
+        let vectors = |suffix: &str| -> Vec<Vec<f32>> {
+            serde_json::from_value(self.rest[&format!("vectors_{suffix}")].clone()).unwrap()
+        };
+        // With a default prompt, the plain `vectors` are those with that prompt.
+        let without = match self.rest.contains_key("vectors_without_prompt") {
+            true => (None, tokens("without_prompt"), vectors("without_prompt")),
+            false => (None, self.token_ids.iter().map(|ids| ids.len() as u32).collect(), self.vectors.clone()),
+        };
+        let with = self.prompts.iter().filter(|(_, text)| !text.is_empty());
+        let with = with.map(|(name, text)| (Some(text.as_str()), tokens(name), vectors(name)));
+        std::iter::once(without).chain(with).collect()
     }
 }
 
@@ -117,9 +142,17 @@ fn served(config: &Config) -> Result<Registry, LoadError> {
 }
 
 fn embed(registry: &Registry, texts: &[impl AsRef<str>]) -> Result<Embeddings, EmbedError> {
+    embed_with_prompt(registry, texts, None)
+}
+
+fn embed_with_prompt(
+    registry: &Registry,
+    texts: &[impl AsRef<str>],
+    prompt: Option<Prompt>,
+) -> Result<Embeddings, EmbedError> {
     let job = Job {
         inputs: texts.iter().map(|text| Input::Text(text.as_ref().to_owned())).collect(),
-        prompt: None,
+        prompt,
         truncation: TruncationPolicy::Truncate,
         max_input_tokens: None,
         deadline: Instant::now() + Duration::from_secs(300),
@@ -147,15 +180,39 @@ fn max_difference(found: &[f32], expected: &[f32]) -> f32 {
     found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max)
 }
 
-const MODELS: [&str; 7] = [
+const MODELS: [&str; 24] = [
+    "albert-mean",
     "bert-cls",
+    "bert-instructor-mean",
     "bert-mean",
+    "bert-modules",
+    "bert-prompts-mean",
+    "camembert-mean",
     "distilbert-cls",
     "distilbert-dense",
+    "electra-mean",
+    "gemma3-mean",
+    "gte-cls",
+    "gte-new-cls",
+    "modernbert-long",
+    "modernbert-mean",
+    "mpnet-mean",
+    "nomic-mean",
+    "nomic-mean-hub",
+    "qwen3-last",
+    "qwen3-prompts-last",
     "roberta-mean",
+    "t5-encoder-mean",
     "xlm-roberta-bin",
     "xlm-roberta-mean",
 ];
+
+/// Models with each kind of tokenizer.
+const TOKENIZERS: [&str; 3] = ["bert-mean", "roberta-mean", "xlm-roberta-mean"];
+
+/// Largest difference of a value from its reference. The tanh approximation of GELU instead of the exact function moves a
+/// value by 4e-5.
+const MAX_DIFFERENCE: f32 = 1e-5;
 
 backend_tests! {
     #[test]
@@ -164,21 +221,26 @@ backend_tests! {
             let folder = tiny(name);
             let reference = Reference::of(folder.path());
             assert!(reference.texts.iter().any(|text| text.trim() != text), "{name}: no text with white space");
-            let tokens: Vec<u32> = reference.token_ids.iter().map(|ids| ids.len() as u32).collect();
+            let model = ModelFolder::open(folder.path()).unwrap();
+            let tokenizer = Tokenizer::load(model.tokenizer()).unwrap();
             let registry = served(&config_for(folder.path(), backend)).unwrap();
             assert_eq!(registry.find("tiny").unwrap().selection.backend, backend, "{name}");
-            let together = embed(&registry, &reference.texts).unwrap();
-            assert_eq!(together.tokens, tokens, "{name}");
-            // Some vectors are not normalized, so their values reach 3.
-            let difference = max_difference(&together.vectors, &reference.vectors.concat());
-            assert!(difference < 6e-6, "{name}: off by {difference}");
-            // A new server, so that its cache is empty.
-            let registry = served(&config_for(folder.path(), backend)).unwrap();
-            for ((text, expected), tokens) in reference.texts.iter().zip(&reference.vectors).zip(&tokens) {
-                let alone = embed(&registry, &[text]).unwrap();
-                assert_eq!(alone.tokens, [*tokens], "{name}: {text:?}");
-                let difference = max_difference(&alone.vectors, expected);
-                assert!(difference < 6e-6, "{name}: {text:?} is off by {difference}");
+            for (prompt, tokens, vectors) in reference.cases() {
+                let include_prompt = model.head().include_prompt;
+                let prompt = prompt.map(|text| Prompt::new(text, &tokenizer, include_prompt).unwrap());
+                let together = embed_with_prompt(&registry, &reference.texts, prompt.clone()).unwrap();
+                assert_eq!(together.tokens, tokens, "{name}");
+                // Some vectors are not normalized, so their values reach 3.
+                let difference = max_difference(&together.vectors, &vectors.concat());
+                assert!(difference < MAX_DIFFERENCE, "{name}: off by {difference}");
+                // A new server, so that its cache is empty.
+                let registry = served(&config_for(folder.path(), backend)).unwrap();
+                for ((text, expected), tokens) in reference.texts.iter().zip(&vectors).zip(&tokens) {
+                    let alone = embed_with_prompt(&registry, &[text], prompt.clone()).unwrap();
+                    assert_eq!(alone.tokens, [*tokens], "{name}: {text:?}");
+                    let difference = max_difference(&alone.vectors, expected);
+                    assert!(difference < MAX_DIFFERENCE, "{name}: {text:?} is off by {difference}");
+                }
             }
         }
     }
@@ -186,7 +248,7 @@ backend_tests! {
     /// As in sentence-transformers before release 5.4.
     #[test]
     fn strip_whitespace_gives_the_vector_of_the_trimmed_text(backend: Backend) {
-        for name in MODELS {
+        for name in TOKENIZERS {
             let folder = tiny(name);
             let mut config = config_for(folder.path(), backend);
             let keeping = served(&config).unwrap();

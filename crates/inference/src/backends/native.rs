@@ -1,15 +1,16 @@
-//! The native backend: runs models with embedgate's own kernels, without padding and without ONNX Runtime. Only
-//! this file and `error` use `bert_cpu`.
+//! The native backend: runs models with embedgate's own kernels, without padding and without ONNX Runtime. Only this
+//! file, `pooling` (an activation function) and `error` use `bert_cpu`.
 
 use std::sync::Arc;
 
 use bert_cpu::{Model, ThreadPool};
+use encoder_spec::HeadSpec;
 use ndarray::{ArrayView2, ShapeBuilder};
 
 use crate::{
     encoder::{Batch, Encoder, EncoderFactory},
     error::{EncodeError, StartError},
-    pooling::Head,
+    pooling::{apply_head, check_head},
 };
 
 /// Encoders that share one copy of a model's weights. Each runs on its worker's thread, and on the cores of idle
@@ -20,11 +21,11 @@ use crate::{
 /// [`StartError::Kernels`] if the thread pool cannot be started.
 pub fn native_encoders(
     model: Arc<Model>,
-    head: Head,
+    head: HeadSpec,
     dimensions: usize,
     workers: usize,
 ) -> Result<EncoderFactory, StartError> {
-    head.check(model.config().spec().hidden, dimensions)?;
+    check_head(&head, model.config().spec().hidden, dimensions)?;
     let pool = ThreadPool::new(workers.saturating_sub(1));
     let pool = pool.map_err(|error| StartError::Kernels(Box::new(error)))?;
     let (pool, head) = (Arc::new(pool), Arc::new(head));
@@ -36,7 +37,7 @@ pub fn native_encoders(
 
 struct NativeEncoder {
     encoder: bert_cpu::Encoder,
-    head: Arc<Head>,
+    head: Arc<HeadSpec>,
     dimensions: usize,
 }
 
@@ -71,12 +72,13 @@ impl Encoder for NativeEncoder {
         })?;
         let (stride, width) = (hidden.stride(), hidden.width());
         let mut first = 0;
-        for (&length, out) in batch.lengths().iter().zip(out.chunks_exact_mut(self.dimensions)) {
+        let prompts = batch.lengths().iter().zip(batch.prompt_tokens());
+        for ((&length, &prompt_tokens), out) in prompts.zip(out.chunks_exact_mut(self.dimensions)) {
             // The last row may be shorter than the stride.
             let values = &hidden.values()[first * stride..];
             let tokens = ArrayView2::from_shape((length, width).strides((stride, 1)), values);
             let tokens = tokens.map_err(|error| EncodeError::Other(error.to_string()))?;
-            self.head.apply(tokens, out);
+            apply_head(&self.head, tokens, prompt_tokens, out);
             first += length;
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use encoder_spec::HeadSpec;
 use half::slice::HalfFloatSliceExt;
 use ndarray::{ArrayView2, Axis};
 use ort::{
@@ -23,7 +24,7 @@ use super::shape_buckets;
 use crate::{
     encoder::{Batch, Encoder, EncoderFactory},
     error::{EncodeError, StartError},
-    pooling::Head,
+    pooling::{apply_head, check_head},
     provider::Provider,
 };
 
@@ -160,8 +161,8 @@ fn write_position_ids(sequence: &[u32], after_padding: Option<u32>, position_ids
 #[derive(Debug, Clone)]
 pub enum OnnxOutput {
     /// `[batch, sequence, hidden]`: one embedding for each token, from which the head computes a vector.
-    TokenEmbeddings(Head),
-    /// `[batch, dimensions]`: the graph contains pooling and dense layers.
+    TokenEmbeddings(HeadSpec),
+    /// `[batch, dimensions]`: the graph contains all modules. It pools the prompt, too.
     SentenceEmbedding,
 }
 
@@ -331,9 +332,10 @@ impl Encoder for OnnxEncoder {
             return self.run(batch, out);
         }
         let mut single = Batch::new();
-        for (sequence, out) in batch.sequences().zip(out.chunks_exact_mut(self.config.dimensions)) {
+        let sequences = batch.sequences().zip(batch.prompt_tokens());
+        for ((ids, &prompt_tokens), out) in sequences.zip(out.chunks_exact_mut(self.config.dimensions)) {
             single.clear();
-            single.push(sequence);
+            single.push_with_prompt(ids, prompt_tokens);
             self.run(&single, out)?;
         }
         Ok(())
@@ -379,12 +381,15 @@ impl OnnxEncoder {
             out.copy_from_slice(&values[..out.len()]);
             return Ok(());
         };
-        head.check(hidden, self.config.dimensions).map_err(|error| EncodeError::Other(error.to_string()))?;
-        let texts = values.chunks_exact(shape[1] * hidden).zip(batch.lengths());
-        for ((text, &length), row) in texts.zip(out.chunks_exact_mut(self.config.dimensions)) {
+        check_head(head, hidden, self.config.dimensions)
+            .map_err(|error| EncodeError::Other(error.to_string()))?;
+        let texts = values.chunks_exact(shape[1] * hidden).zip(batch.lengths()).zip(batch.prompt_tokens());
+        for (((text, &length), &prompt_tokens), row) in
+            texts.zip(out.chunks_exact_mut(self.config.dimensions))
+        {
             let tokens = ArrayView2::from_shape((shape[1], hidden), text)
                 .map_err(|error| EncodeError::Other(error.to_string()))?;
-            head.apply(tokens.split_at(Axis(0), length).0, row);
+            apply_head(head, tokens.split_at(Axis(0), length).0, prompt_tokens, row);
         }
         Ok(())
     }

@@ -9,10 +9,10 @@ use std::{
 
 use encoder_spec::PositionIds;
 use inference::{
-    Activation, Dense, Embeddings, Engine, EngineConfig, Head, Input, Job, OnnxConfig, OnnxInput, OnnxOutput,
-    OnnxRuntime, Pooling, Prompt, Provider, Tokenizer, TruncationPolicy, onnx_encoders,
+    Embeddings, Engine, EngineConfig, Input, Job, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, Prompt, Provider,
+    Tokenizer, TruncationPolicy, onnx_encoders,
 };
-use model_import::{DenseActivation, GraphInput, ModelFolder, OutputKind, PoolingMode};
+use model_import::{GraphInput, ModelFolder, OutputKind};
 use serde::Deserialize;
 
 /// Texts and the vectors that sentence-transformers computed for them.
@@ -112,28 +112,12 @@ impl Model {
                 OnnxInput::PositionIds { after_padding: Some(*padding) }
             }
         };
-        let pooling = match folder.pooling() {
-            PoolingMode::Mean => Pooling::Mean,
-            PoolingMode::Cls => Pooling::Cls,
-            PoolingMode::LastToken => Pooling::LastToken,
-            other => panic!("no tiny model pools by {other:?}"),
-        };
-        let dense = folder.dense().iter().map(|layer| {
-            let activation = match layer.activation {
-                DenseActivation::Identity => Activation::Identity,
-                DenseActivation::Tanh => Activation::Tanh,
-            };
-            Dense::new([layer.outputs, layer.inputs], layer.weight.clone(), layer.bias.clone(), activation)
-                .unwrap()
-        });
         OnnxConfig {
             graph: graph.path,
             inputs: graph.inputs.iter().map(input).collect(),
             output: graph.output.name,
             output_kind: match graph.output.kind {
-                OutputKind::TokenEmbeddings => {
-                    OnnxOutput::TokenEmbeddings(Head { pooling, dense: dense.collect() })
-                }
+                OutputKind::TokenEmbeddings => OnnxOutput::TokenEmbeddings(folder.head().clone()),
                 OutputKind::SentenceEmbedding => OnnxOutput::SentenceEmbedding,
             },
             provider,

@@ -5,7 +5,9 @@ use std::{
     sync::OnceLock,
 };
 
-use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders};
+use inference::{
+    Batch, Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders,
+};
 
 use crate::model::{
     Model, Reference, assert_close, copy_folder, cosine, embed, tiny_models_give_the_reference_vectors,

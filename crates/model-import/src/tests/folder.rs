@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::fixture::{Folder, assert_contains};
-use crate::{ImportError, PoolingMode};
+use crate::{HeadSpec, ImportError, PoolingMode};
 
 const SENTENCE: &str = "sentence_bert_config.json";
 
@@ -110,8 +110,8 @@ fn a_manifest_states_the_pooling_and_length_of_a_plain_folder() {
     folder.write("model.toml", "id = 'x'\npooling = 'cls'\nnormalize = false\nmax_input_tokens = 32");
     let opened = folder.open().unwrap();
     assert_eq!(
-        (opened.pooling(), opened.normalize(), opened.max_input_tokens()),
-        (PoolingMode::Cls, false, 32)
+        (opened.head(), opened.normalize(), opened.max_input_tokens()),
+        (&HeadSpec::from(PoolingMode::Cls), false, 32)
     );
     let cls = folder.import().unwrap().fingerprint;
     folder.write("model.toml", "id = 'x'\npooling = 'mean'\nnormalize = false\nmax_input_tokens = 32");

@@ -243,7 +243,12 @@ fn every_number_of_the_configuration_is_validated() {
         ("bert-mean", "sentence_bert_config.json", "max_seq_length", &[json!(0), json!(-1)]),
         ("distilbert-dense", "2_Dense/config.json", "in_features", &[json!(0), json!(MANY)]),
         ("distilbert-dense", "2_Dense/config.json", "out_features", &[json!(0), json!(MANY)]),
-        ("bert-mean", "1_Pooling/config.json", "word_embedding_dimension", &[json!(0), json!(-1)]),
+        (
+            "bert-mean",
+            "1_Pooling/config.json",
+            "word_embedding_dimension",
+            &[json!(0), json!(-1), json!(MANY)],
+        ),
     ] {
         for value in values {
             let folder = Folder::tiny(model);

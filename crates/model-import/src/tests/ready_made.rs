@@ -120,6 +120,17 @@ fn a_sentence_embedding_is_preferred_to_token_embeddings() {
 }
 
 #[test]
+fn a_graph_that_pools_cannot_leave_out_the_prompt() {
+    let folder = folder();
+    folder.set("1_Pooling/config.json", "include_prompt", false);
+    graph(&folder, "model.onnx", IDS, &[TOKENS, ("sentence_embedding", &[-1, 48])]);
+    assert_eq!(folder.import().unwrap().output.kind, OutputKind::TokenEmbeddings);
+    folder.remove("embedgate.fingerprint");
+    graph(&folder, "model.onnx", IDS, &[("sentence_embedding", &[-1, 48])]);
+    folder.assert_import_error(&["model.onnx", "`last_hidden_state` is needed", "`include_prompt`"]);
+}
+
+#[test]
 fn weights_of_a_supported_family_are_preferred_to_a_ready_made_graph() {
     let folder = Folder::tiny("bert-mean");
     graph(&folder, "onnx/model.onnx", IDS, &[TOKENS]);
