@@ -97,7 +97,7 @@ fn activate(activation: DenseActivation, x: f32) -> f32 {
     let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
     match activation {
         DenseActivation::Gelu => {
-            bert_cpu::reference::activate(bert_cpu::Activation::Gelu, f64::from(x)) as f32
+            bert_cpu::reference::activate(encoder_spec::Activation::Gelu, f64::from(x)) as f32
         }
         DenseActivation::Identity => x,
         DenseActivation::Relu => x.max(0.0),

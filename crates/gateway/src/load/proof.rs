@@ -11,8 +11,9 @@ use std::{
 };
 
 use bert_cpu::Isa;
+use encoder_spec::{EncoderSpec, LinearId};
 use inference::{Embeddings, Engine, GoldenError, Observer, cosine};
-use model_import::{AccuracyRecord, EncoderSizes, ModelFolder};
+use model_import::{AccuracyRecord, ModelFolder};
 
 use super::{
     CacheFactory, LoadContext, ModelLoadError, Runtime, candidates::Candidate, max_input_tokens, start,
@@ -170,9 +171,9 @@ impl<'a> Prover<'a> {
         // Native kernels need no runtime.
         let context = LoadContext { runtime: Runtime::new(None, None), cache: CacheFactory::default() };
         let model = start(self.model, self.folder, self.fingerprint, selection, &context, Arc::new(()))?;
-        let sizes = self.folder.encoder().map_err(ModelLoadError::Folder)?;
-        let sizes = sizes.ok_or(ModelLoadError::UnsupportedNetwork(fp32))?.sizes();
-        let passages = passages(&long_texts(&sizes, model.max_input_tokens));
+        let weights = self.folder.encoder().map_err(ModelLoadError::Folder)?;
+        let weights = weights.ok_or(ModelLoadError::UnsupportedNetwork(fp32))?;
+        let passages = passages(&long_texts(&PassSizes::of(weights.spec()), model.max_input_tokens));
         let embeddings = embed(&model.engine, &passages);
         drop(model);
         Ok(embeddings.map(|embeddings| Reference { passages, embeddings, duration: began.elapsed() }))
@@ -233,22 +234,42 @@ fn embed(engine: &Engine, passages: &[Passage]) -> Result<Vec<Embeddings>, Golde
 }
 
 /// Numbers of tokens of the long texts, up to a whole window.
-fn long_texts(sizes: &EncoderSizes, window: usize) -> Vec<usize> {
+fn long_texts(sizes: &PassSizes, window: usize) -> Vec<usize> {
     let lengths = iter::successors(Some(FIRST_LONG_TEXT), |length| Some(length * 4));
     let lengths = lengths.take_while(|&length| length < window).chain([window]);
     let mut spent = 0.0;
     let is_affordable = |&length: &usize| {
-        spent += multiplications(sizes, length);
+        spent += sizes.multiplications(length);
         spent <= MAX_MULTIPLICATIONS
     };
     lengths.take_while(is_affordable).collect()
 }
 
-/// Number of multiplications for a text of `tokens` tokens: linear layers, and attention.
-fn multiplications(sizes: &EncoderSizes, tokens: usize) -> f64 {
-    let [hidden, intermediate, layers, tokens] =
-        [sizes.hidden, sizes.intermediate, sizes.layers, tokens].map(|size| size as f64);
-    layers * tokens * (4.0 * hidden * hidden + 2.0 * hidden * intermediate + 2.0 * tokens * hidden)
+/// Sizes that decide how long a forward pass takes.
+struct PassSizes {
+    layers: usize,
+    /// Weights of a layer's linear layers.
+    weights: usize,
+    /// Width of all query heads.
+    query_width: usize,
+}
+
+impl PassSizes {
+    fn of(spec: &EncoderSpec) -> Self {
+        let linears = LinearId::ALL.into_iter().filter(|&linear| spec.has_linear(linear));
+        Self {
+            layers: spec.layers.len(),
+            weights: linears.map(|linear| spec.linear_shape(linear).iter().product::<usize>()).sum(),
+            query_width: spec.attention.query_width(),
+        }
+    }
+
+    /// Number of multiplications for a text of `tokens` tokens: linear layers, and attention to all tokens.
+    fn multiplications(&self, tokens: usize) -> f64 {
+        let [layers, weights, width, tokens] =
+            [self.layers, self.weights, self.query_width, tokens].map(|size| size as f64);
+        layers * tokens * (weights + 2.0 * tokens * width)
+    }
 }
 
 /// The short texts, and a long text for each of `lengths`.
@@ -270,17 +291,8 @@ fn passages(lengths: &[usize]) -> Vec<Passage> {
 mod tests {
     use super::*;
 
-    const MINILM: EncoderSizes = EncoderSizes {
-        hidden: 384,
-        heads: 12,
-        layers: 6,
-        intermediate: 1536,
-        vocabulary: 30_522,
-        position_rows: 512,
-        positions: model_import::Positions::FromZero,
-        activation: model_import::Activation::Gelu,
-        epsilon: 1e-12,
-    };
+    const MINILM: PassSizes =
+        PassSizes { layers: 6, weights: 4 * 384 * 384 + 2 * 384 * 1536, query_width: 384 };
 
     #[test]
     fn long_texts_fill_the_window_within_the_limit_of_multiplications() {
@@ -288,7 +300,8 @@ mod tests {
         assert_eq!(long_texts(&MINILM, 64), [64]);
         assert_eq!(long_texts(&MINILM, 512), [64, 256, 512]);
         assert_eq!(long_texts(&MINILM, 8192), [64, 256, 1024, 4096, 8192]);
-        let large = EncoderSizes { hidden: 1024, layers: 24, intermediate: 4096, ..MINILM };
+        let large =
+            PassSizes { layers: 24, weights: 4 * 1024 * 1024 + 2 * 1024 * 4096, query_width: 1024 };
         assert_eq!(long_texts(&large, 512), [64, 256, 512]);
         assert_eq!(long_texts(&large, 8192), [64, 256, 1024]);
     }
