@@ -10,8 +10,7 @@ use prost::Message;
 
 use crate::{
     Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind,
-    Precision, atomic_write,
-    encoder_graph,
+    Precision, atomic_write, encoder_graph,
     family::Network,
     fingerprint,
     folder::ModelSource,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use encoder_spec::PositionIds;
 
 use crate::{
-    Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ModelFolder, OutputKind, Precision, dynamic_quantization, fingerprint,
+    Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ModelFolder, OutputKind, Precision,
+    dynamic_quantization, fingerprint,
     folder::ReadyMadeGraph,
     onnx::{DataType, DimensionValue, ModelProto, TensorProto, ValueInfoProto},
     onnx_file::quoted,

@@ -4,9 +4,7 @@ use std::{cell::OnceCell, path::Path};
 
 use encoder_spec::PositionIds;
 use inference::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
-use model_import::{
-    Graph, GraphInput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind,
-};
+use model_import::{Graph, GraphInput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind};
 
 use super::{Encoders, ModelLoadError};
 use crate::{

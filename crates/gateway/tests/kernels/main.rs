@@ -107,7 +107,8 @@ impl Reference {
             true => (None, tokens("without_prompt"), vectors("without_prompt")),
             false => (None, self.token_ids.iter().map(|ids| ids.len() as u32).collect(), self.vectors.clone()),
         };
-        let with = self.prompts.iter().filter(|(_, text)| !text.is_empty());
+        let has_vectors = |name: &str| self.rest.contains_key(&format!("vectors_{name}"));
+        let with = self.prompts.iter().filter(|(name, text)| !text.is_empty() && has_vectors(name));
         let with = with.map(|(name, text)| (Some(text.as_str()), tokens(name), vectors(name)));
         std::iter::once(without).chain(with).collect()
     }

@@ -19,7 +19,7 @@ use serde::Deserialize;
 #[derive(Deserialize)]
 pub(crate) struct Reference {
     pub(crate) texts: Vec<String>,
-    pub(crate) token_ids: Vec<Vec<u32>>,
+    token_ids: Vec<Vec<u32>>,
     pub(crate) vectors: Vec<Vec<f32>>,
     /// Prompts by name.
     #[serde(default)]
@@ -46,7 +46,8 @@ impl Reference {
             Some(vectors) => (None, tokens("without_prompt"), vectors),
             None => (None, self.token_ids.iter().map(|ids| ids.len() as u32).collect(), self.vectors.clone()),
         };
-        let with = self.prompts.iter().filter(|(_, text)| !text.is_empty());
+        let has_vectors = |name: &str| self.rest.contains_key(&format!("vectors_{name}"));
+        let with = self.prompts.iter().filter(|(name, text)| !text.is_empty() && has_vectors(name));
         let with = with.map(|(name, text)| (Some(text.clone()), tokens(name), vectors(name).unwrap()));
         std::iter::once(without).chain(with).collect()
     }

@@ -37,9 +37,12 @@ impl Exporter<'_, '_> {
         };
         let query_norm = Some((NormId::Layer(layer, LayerNormId::Query), norm_scale));
         let key_norm = Some((NormId::Layer(layer, LayerNormId::Key), 1.0));
-        let query = self.by_head(layer, &query, &split_heads, query_norm, &[0, 2, 1, 3])?;
-        let key = self.by_head(layer, &key, &split_kv_heads, key_norm, &[0, 2, 3, 1])?;
-        let value = self.by_head(layer, &value, &split_kv_heads, None, &[0, 2, 1, 3])?;
+        let query = self.by_head(layer, &query, &split_heads, query_norm)?;
+        let query = self.transpose(&query, &[0, 2, 1, 3]);
+        let key = self.by_head(layer, &key, &split_kv_heads, key_norm)?;
+        let key = self.transpose(&key, &[0, 2, 3, 1]);
+        let value = self.by_head(layer, &value, &split_kv_heads, None)?;
+        let value = self.transpose(&value, &[0, 2, 1, 3]);
 
         // The query heads of a group follow one another, so that their queries form one matrix.
         let grouped = (heads != kv_heads).then(|| {
@@ -71,20 +74,19 @@ impl Exporter<'_, '_> {
                 graph.op("Reshape", &[&attended, by_head], vec![])
             }
         };
-        let attended = graph.op("Transpose", &[&attended], vec![AttributeProto::ints("perm", &[0, 2, 1, 3])]);
-        let attended = graph.op("Reshape", &[&attended, &merge_heads], vec![]);
+        let attended = self.transpose(&attended, &[0, 2, 1, 3]);
+        let attended = self.graph.op("Reshape", &[&attended, &merge_heads], vec![]);
         self.linear(layer, &attended, LinearId::AttentionOutput)
     }
 
-    /// Splits `[batch, sequence, heads · head_dim]` into heads, normalizes and rotates queries and keys, and transposes
-    /// the result.
+    /// Splits `[batch, sequence, heads · head_dim]` into heads, and normalizes and rotates those of queries and keys, for
+    /// which `norm` is given with a factor.
     fn by_head(
         &mut self,
         layer: usize,
         input: &str,
         split_heads: &str,
         norm: Option<(NormId, f32)>,
-        order: &[i64],
     ) -> Result<String, ImportError> {
         let attention = &self.network.spec.attention;
         let mut value = self.graph.op("Reshape", &[input, split_heads], vec![]);
@@ -96,6 +98,10 @@ impl Exporter<'_, '_> {
                 value = self.positions.rotate(self.graph, &value, rope, attention.head_dim)?;
             }
         }
-        Ok(self.graph.op("Transpose", &[&value], vec![AttributeProto::ints("perm", order)]))
+        Ok(value)
+    }
+
+    fn transpose(&mut self, input: &str, order: &[i64]) -> String {
+        self.graph.op("Transpose", &[input], vec![AttributeProto::ints("perm", order)])
     }
 }

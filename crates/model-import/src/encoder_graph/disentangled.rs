@@ -52,8 +52,7 @@ impl Exporter<'_, '_> {
             return rows.clone();
         }
         // The specification counts from the key to the query.
-        let rows: Vec<i64> =
-            self.positions.all_offsets().map(|offset| spec.row(-offset) as i64).collect();
+        let rows: Vec<i64> = self.positions.all_offsets().map(|offset| spec.row(-offset) as i64).collect();
         let table = self.graph.integers("relative_rows", &rows);
         let indices = self.positions.offset_indices(self.graph);
         let rows = self.graph.op("Gather", &[&table, &indices], vec![]);
@@ -83,8 +82,7 @@ impl Exporter<'_, '_> {
             none => none.insert(normalized_table(network, weights)?),
         };
         self.graph.weight_from(&name, &shape, |sink| {
-            let (weight, bias) =
-                (network.read(weights, weight)?, network.read(weights, bias_of(weight))?);
+            let (weight, bias) = (network.read(weights, weight)?, network.read(weights, bias_of(weight))?);
             let mut projected = vec![0.0; heads * head_dim * rows];
             for (row, position) in table.chunks_exact(hidden).enumerate() {
                 for (output, (weight, bias)) in weight.chunks_exact(hidden).zip(&*bias).enumerate() {

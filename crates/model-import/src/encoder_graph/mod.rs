@@ -12,7 +12,7 @@ use disentangled::RelativePositions;
 use encoder_spec::{
     Activation, LayerNormId, LinearId, NormId, NormKind, NormPlacement, Part, PositionIds, TensorId,
 };
-use positions::Positions;
+use positions::PositionValues;
 
 use crate::{
     ImportError,
@@ -33,7 +33,7 @@ pub(crate) fn export(
     let varying = || vec![Dimension::named("batch"), Dimension::named("sequence")];
     let ids = graph.input(ValueInfoProto::tensor("input_ids", DataType::Int64, varying()));
     let mask = graph.input(ValueInfoProto::tensor("attention_mask", DataType::Int64, varying()));
-    let positions = Positions::new(graph, &ids, &mask, max_tokens);
+    let positions = PositionValues::new(graph, &ids, &mask, max_tokens);
 
     let relative_positions = RelativePositions::default();
     let mut exporter = Exporter { network, weights, graph, positions, relative_positions };
@@ -56,7 +56,7 @@ struct Exporter<'s, 'g> {
     network: &'s Network,
     weights: &'s Weights,
     graph: &'s mut GraphBuilder<'g>,
-    positions: Positions,
+    positions: PositionValues,
     relative_positions: RelativePositions,
 }
 
@@ -68,8 +68,7 @@ impl Exporter<'_, '_> {
         let embeddings = &network.spec.embeddings;
         let (name, shape) =
             (network.locate(TensorId::TokenEmbeddings).name, [network.spec.vocabulary, embeddings.width]);
-        let table =
-            self.graph.weight_from(&name, &shape, |sink| weights.stream(&name, &shape, sink))?;
+        let table = self.graph.weight_from(&name, &shape, |sink| weights.stream(&name, &shape, sink))?;
         let mut sum = self.graph.op("Gather", &[&table, ids], vec![]);
         if embeddings.scale != 1.0 {
             let scale = self.graph.scalar("embedding_scale", embeddings.scale);
@@ -272,7 +271,6 @@ impl Exporter<'_, '_> {
             }
         })
     }
-
 }
 
 /// Returns the bias that belongs to a weight.

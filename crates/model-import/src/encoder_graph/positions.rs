@@ -16,7 +16,7 @@ use crate::{
 const MASK_BIAS: f32 = -1e9;
 
 /// The names of the values, as far as they have been added to the graph.
-pub(super) struct Positions {
+pub(super) struct PositionValues {
     ids: String,
     /// Bias of the scores of padding: `[batch, 1, 1, sequence]`.
     padding: String,
@@ -29,7 +29,7 @@ pub(super) struct Positions {
     rotations: Vec<(Rope, [String; 2])>,
 }
 
-impl Positions {
+impl PositionValues {
     pub(super) fn new(graph: &mut GraphBuilder<'_>, ids: &str, mask: &str, max_tokens: usize) -> Self {
         // (1 − mask) · MASK_BIAS, as [batch, 1, 1, sequence]: 0 for a token.
         let float = vec![AttributeProto::int("to", DataType::Float as i64)];

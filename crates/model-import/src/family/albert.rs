@@ -4,20 +4,20 @@ use encoder_spec::{EncoderSpec, LayerNormId, LinearId, NormId, PositionIds, Tens
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::Config,
+    bert::{self, BertKeys},
+    config::ConfigFile,
     norm_of,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let keys = Keys {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let keys = BertKeys {
         vocabulary: ("vocab_size", 30_000),
         hidden: ("hidden_size", 4096),
         heads: ("num_attention_heads", 64),
         intermediate: ("intermediate_size", 16_384),
         activation: ("hidden_act", "gelu_new"),
-        ..Keys::BERT
+        ..BertKeys::BERT
     };
     let mut spec = bert::post_norm(config, &keys)?;
     bert::check_encoder(config)?;

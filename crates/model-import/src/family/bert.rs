@@ -5,11 +5,11 @@ use encoder_spec::{
     NormKind, NormPlacement, NormSpec, PositionIds, PositionTable, ScoreBias, Span, TensorId,
 };
 
-use super::{Location, Network, config::Config, norm_of};
+use super::{Location, Network, config::ConfigFile, norm_of};
 use crate::ImportError;
 
 /// Keys of the settings that BERT and its descendants share, each with the value that applies if it is omitted.
-pub(super) struct Keys {
+pub(super) struct BertKeys {
     pub(super) vocabulary: (&'static str, usize),
     pub(super) hidden: (&'static str, usize),
     pub(super) layers: (&'static str, usize),
@@ -19,7 +19,7 @@ pub(super) struct Keys {
     pub(super) epsilon: (&'static str, f64),
 }
 
-impl Keys {
+impl BertKeys {
     /// Those of transformers' `BertConfig`.
     pub(super) const BERT: Self = Self {
         vocabulary: ("vocab_size", 30_522),
@@ -32,8 +32,8 @@ impl Keys {
     };
 }
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let mut spec = post_norm(config, &Keys::BERT)?;
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let mut spec = post_norm(config, &BertKeys::BERT)?;
     check_encoder(config)?;
     spec.embeddings.positions = Some(positions(config, PositionIds::FromZero)?);
     spec.embeddings.segments = Some(config.size("type_vocab_size", 2)?);
@@ -41,18 +41,18 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
 }
 
 /// Returns an error for settings of BERT and its descendants that change what tokens attend to.
-pub(super) fn check_encoder(config: &Config) -> Result<(), ImportError> {
+pub(super) fn check_encoder(config: &ConfigFile) -> Result<(), ImportError> {
     config.expect("position_embedding_type", "absolute")?;
     config.expect("is_decoder", false)
 }
 
 /// Returns the learned positions.
-pub(super) fn positions(config: &Config, ids: PositionIds) -> Result<PositionTable, ImportError> {
+pub(super) fn positions(config: &ConfigFile, ids: PositionIds) -> Result<PositionTable, ImportError> {
     Ok(PositionTable { rows: config.size("max_position_embeddings", 512)?, ids })
 }
 
 /// Returns BERT's network from the keys that its descendants share, without positions and segments.
-pub(super) fn post_norm(config: &Config, keys: &Keys) -> Result<EncoderSpec, ImportError> {
+pub(super) fn post_norm(config: &ConfigFile, keys: &BertKeys) -> Result<EncoderSpec, ImportError> {
     let size = |(key, default): (&str, usize)| config.size(key, default);
     let (hidden, heads) = (size(keys.hidden)?, size(keys.heads)?);
     let head_dim = config.head_dim(hidden, heads)?;

@@ -10,7 +10,7 @@ use super::check_size;
 use crate::{ImportError, json};
 
 /// The content of a `config.json`.
-pub(super) struct Config {
+pub(super) struct ConfigFile {
     path: PathBuf,
     values: Map<String, Value>,
 }
@@ -47,7 +47,7 @@ pub(super) struct RopeKeys {
     pub(super) by_kind: bool,
 }
 
-impl Config {
+impl ConfigFile {
     /// Reads the file; a missing one is reported with `hint`.
     pub(super) fn read(path: &Path, hint: &str) -> Result<Self, ImportError> {
         Ok(Self { path: path.to_owned(), values: json::read(path, hint)? })
@@ -215,7 +215,10 @@ impl Config {
         });
         let kinds = kinds.filter(|kinds| kinds.len() == layers);
         kinds.map(Some).ok_or_else(|| {
-            self.unsupported(KEY, format!("`full_attention` or `sliding_attention` for each of {layers} layers"))
+            self.unsupported(
+                KEY,
+                format!("`full_attention` or `sliding_attention` for each of {layers} layers"),
+            )
         })
     }
 
@@ -224,107 +227,50 @@ impl Config {
     pub(super) fn rope(&self, keys: &RopeKeys, head_dim: usize) -> Result<Rope, ImportError> {
         self.expect("partial_rotary_factor", 1)?;
         let mut theta = self.number(keys.theta, keys.default_theta)?;
-        let mut scaling = None;
-        if let Some((key, found)) = self.rope_parameters(keys)? {
-            theta = self.nested(&key, found, "rope_theta")?.unwrap_or(theta);
-            scaling = Some((key, found));
+        let mut scaling = self.rope_parameters(keys)?;
+        if let Some(parameters) = &scaling {
+            theta = parameters.number("rope_theta")?.unwrap_or(theta);
         }
-        if keys.scaled
-            && let Some(value) = self.get("rope_scaling")
-        {
-            let found = value.as_object().ok_or_else(|| self.unsupported("rope_scaling", "an object"))?;
-            theta = self.nested("rope_scaling", found, "rope_theta")?.unwrap_or(theta);
-            scaling = Some(("rope_scaling".to_owned(), found));
+        if keys.scaled && self.has("rope_scaling") {
+            let found = self.object("rope_scaling")?;
+            theta = found.number("rope_theta")?.unwrap_or(theta);
+            scaling = Some(found);
         }
-        let rope = match scaling {
-            None => Rope::new(theta),
-            Some((key, found)) => self.scaled_rope(&key, found, keys, theta, head_dim)?,
-        };
-        if rope.theta.is_finite() && rope.theta > 1.0 {
-            return Ok(rope);
+        if !(theta.is_finite() && theta > 1.0) {
+            let setting = format!("a RoPE base ({}) of {theta}", keys.theta);
+            return Err(ImportError::unsupported_setting(&self.path, setting, "a number above 1"));
         }
-        let setting = format!("a RoPE base ({}) of {theta}", keys.theta);
-        Err(ImportError::unsupported_setting(&self.path, setting, "a number above 1"))
+        scaling.map_or(Ok(Rope::new(theta)), |scaling| scaling.rope(keys, theta, head_dim))
     }
 
-    /// Returns the entry of `rope_parameters` for a kind of layers, with its path.
-    fn rope_parameters(&self, keys: &RopeKeys) -> Result<Option<(String, &Map<String, Value>)>, ImportError> {
+    /// Returns the entry of `rope_parameters` for a kind of layers.
+    fn rope_parameters(&self, keys: &RopeKeys) -> Result<Option<ConfigObject<'_>>, ImportError> {
         const KEY: &str = "rope_parameters";
-        let Some(value) = self.get(KEY) else { return Ok(None) };
-        let unsupported = || match keys.by_kind {
-            true => self.unsupported(KEY, "objects named `full_attention` and `sliding_attention`"),
-            false => self.unsupported(KEY, "an object"),
-        };
-        let all = value.as_object().ok_or_else(unsupported)?;
-        let kinds = [AttentionKind::Full, AttentionKind::Sliding].map(AttentionKind::name);
-        if !keys.by_kind {
-            let is_single = !kinds.iter().any(|kind| all.contains_key(*kind));
-            return if is_single { Ok(Some((KEY.to_owned(), all))) } else { Err(unsupported()) };
+        if !self.has(KEY) {
+            return Ok(None);
         }
-        if !all.keys().all(|key| kinds.contains(&key.as_str())) {
-            return Err(unsupported());
+        let all = self.object(KEY)?;
+        let kinds = [AttentionKind::Full, AttentionKind::Sliding].map(AttentionKind::name);
+        let is_kind = |key: &String| kinds.contains(&key.as_str());
+        if !keys.by_kind {
+            let is_single = !all.values.keys().any(is_kind);
+            return if is_single { Ok(Some(all)) } else { Err(self.unsupported(KEY, "one for all layers")) };
+        }
+        if !all.values.keys().all(is_kind) {
+            let expected = "objects named `full_attention` and `sliding_attention`";
+            return Err(self.unsupported(KEY, expected));
         }
         let name = keys.kind.name();
-        let Some(found) = all.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
-        Ok(Some((format!("{KEY}.{name}"), found.as_object().ok_or_else(unsupported)?)))
+        let Some(value) = all.get(name) else { return Ok(None) };
+        let values = value.as_object().ok_or_else(|| all.unsupported(name, "an object"))?;
+        Ok(Some(ConfigObject { config: self, path: format!("{KEY}.{name}"), values }))
     }
 
-    /// Returns a number of a nested object.
-    fn nested(
-        &self,
-        path: &str,
-        object: &Map<String, Value>,
-        key: &str,
-    ) -> Result<Option<f64>, ImportError> {
-        match object.get(key).filter(|value| !value.is_null()) {
-            None => Ok(None),
-            Some(value) => value.as_f64().map(Some).ok_or_else(|| {
-                let setting = format!("{path}.{key} = {value}");
-                ImportError::unsupported_setting(&self.path, setting, "a number")
-            }),
-        }
-    }
-
-    fn scaled_rope(
-        &self,
-        path: &str,
-        scaling: &Map<String, Value>,
-        keys: &RopeKeys,
-        theta: f64,
-        head_dim: usize,
-    ) -> Result<Rope, ImportError> {
-        let unsupported = |key: &str, value: &Value, expected: &str| {
-            let value = value.as_str().map_or_else(|| value.to_string(), |text| format!("`{text}`"));
-            Err(ImportError::unsupported_setting(&self.path, format!("{path}.{key} = {value}"), expected))
-        };
-        if let Some(value) = scaling.get("partial_rotary_factor").filter(|value| !value.is_null())
-            && value.as_f64() != Some(1.0)
-        {
-            return unsupported("partial_rotary_factor", value, "1: all dimensions of a head are rotated");
-        }
-        if let Some(value) = scaling.get("mixed_b").filter(|value| !value.is_null()) {
-            return unsupported("mixed_b", value, "only null");
-        }
-        let (key, value) = ["rope_type", "type"]
-            .into_iter()
-            .find_map(|key| Some((key, scaling.get(key).filter(|value| !value.is_null())?)))
-            .unzip();
-        let factor = || match self.nested(path, scaling, "factor")? {
-            Some(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
-            _ => {
-                let setting = format!("{path} without a positive `factor`");
-                Err(ImportError::unsupported_setting(&self.path, setting, "a number above 0"))
-            }
-        };
-        match value.map(|value| (value, value.as_str())) {
-            None | Some((_, Some("default"))) => Ok(Rope::new(theta)),
-            Some((_, Some("linear"))) => Ok(Rope { theta, divisor: factor()? }),
-            Some((_, Some("ntk"))) if keys.ntk => Ok(Rope::ntk(theta, factor()?, head_dim)),
-            Some((value, _)) => {
-                let expected = if keys.ntk { "default, linear or ntk" } else { "default or linear" };
-                unsupported(key.unwrap_or("rope_type"), value, expected)
-            }
-        }
+    /// Returns the object that a key holds.
+    fn object(&self, key: &str) -> Result<ConfigObject<'_>, ImportError> {
+        let values = self.get(key).and_then(Value::as_object);
+        let values = values.ok_or_else(|| self.unsupported(key, "an object"))?;
+        Ok(ConfigObject { config: self, path: key.to_owned(), values })
     }
 
     /// Returns the specification unchanged if it can be computed.
@@ -332,6 +278,60 @@ impl Config {
         spec.validate().map_err(|invalid| {
             ImportError::unsupported_setting(&self.path, "this network", invalid.to_string())
         })
+    }
+}
+
+/// An object in a `config.json`.
+struct ConfigObject<'c> {
+    config: &'c ConfigFile,
+    /// Its keys from the top level on.
+    path: String,
+    values: &'c Map<String, Value>,
+}
+
+impl<'c> ConfigObject<'c> {
+    /// Returns the value of a key; `None` for null too.
+    fn get(&self, key: &str) -> Option<&'c Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Returns the error for a key whose value is not supported.
+    fn unsupported(&self, key: &str, expected: impl Into<String>) -> ImportError {
+        let path = &self.path;
+        let setting = match self.values.get(key) {
+            None => format!("{path} without `{key}`"),
+            Some(Value::String(text)) => format!("{path}.{key} = `{text}`"),
+            Some(value) => format!("{path}.{key} = {value}"),
+        };
+        ImportError::unsupported_setting(&self.config.path, setting, expected)
+    }
+
+    /// Returns a number; `None` if the object has no such key.
+    fn number(&self, key: &str) -> Result<Option<f64>, ImportError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.unsupported(key, "a number"))
+    }
+
+    /// Returns the rotary position embedding with the scaling that the object describes.
+    fn rope(&self, keys: &RopeKeys, theta: f64, head_dim: usize) -> Result<Rope, ImportError> {
+        if self.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            return Err(self.unsupported("partial_rotary_factor", "1: all dimensions of a head are rotated"));
+        }
+        if self.get("mixed_b").is_some() {
+            return Err(self.unsupported("mixed_b", "only null"));
+        }
+        let factor = || match self.number("factor")? {
+            Some(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
+            _ => Err(self.unsupported("factor", "a number above 0")),
+        };
+        let key = if self.get("rope_type").is_some() { "rope_type" } else { "type" };
+        match self.get(key).map(Value::as_str) {
+            None | Some(Some("default")) => Ok(Rope::new(theta)),
+            Some(Some("linear")) => Ok(Rope { theta, divisor: factor()? }),
+            Some(Some("ntk")) if keys.ntk => Ok(Rope::ntk(theta, factor()?, head_dim)),
+            Some(_) if keys.ntk => Err(self.unsupported(key, "default, linear or ntk")),
+            Some(_) => Err(self.unsupported(key, "default or linear")),
+        }
     }
 }
 

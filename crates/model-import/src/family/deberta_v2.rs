@@ -1,26 +1,24 @@
 //! DeBERTa-v2 and v3: BERT with disentangled attention over content and relative positions.
 
-use encoder_spec::{
-    Disentangled, EncoderSpec, LinearId, NormId, PositionIds, ScoreBias, TensorId,
-};
+use encoder_spec::{Disentangled, EncoderSpec, LinearId, NormId, PositionIds, ScoreBias, TensorId};
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::Config,
+    bert::{self, BertKeys},
+    config::ConfigFile,
     norm_of,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let keys = Keys {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let keys = BertKeys {
         vocabulary: ("vocab_size", 128_100),
         hidden: ("hidden_size", 1536),
         layers: ("num_hidden_layers", 24),
         heads: ("num_attention_heads", 24),
         intermediate: ("intermediate_size", 6144),
         epsilon: ("layer_norm_eps", 1e-7),
-        ..Keys::BERT
+        ..BertKeys::BERT
     };
     let mut spec = bert::post_norm(config, &keys)?;
     // Without relative attention, the scale still counts the terms that are then not added.
@@ -42,7 +40,7 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
 }
 
 /// Returns the settings of relative positions.
-fn disentangled(config: &Config) -> Result<Disentangled, ImportError> {
+fn disentangled(config: &ConfigFile) -> Result<Disentangled, ImportError> {
     let max_distance = match config.integer("max_relative_positions", -1)? {
         ..1 => config.size("max_position_embeddings", 512)?,
         _ => config.size("max_relative_positions", 512)?,

@@ -4,8 +4,8 @@ use encoder_spec::{EncoderSpec, LayerNormId, LinearId, NormId, PositionIds, Tens
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::Config,
+    bert::{self, BertKeys},
+    config::ConfigFile,
     norm_of,
 };
 use crate::ImportError;
@@ -13,14 +13,14 @@ use crate::ImportError;
 /// Fixed in transformers' `modeling_distilbert.py`; not part of the configuration.
 const EPSILON: f32 = 1e-12;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let keys = Keys {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let keys = BertKeys {
         hidden: (config.first(&["dim", "hidden_size"]), 768),
         layers: (config.first(&["n_layers", "num_hidden_layers"]), 6),
         heads: (config.first(&["n_heads", "num_attention_heads"]), 12),
         intermediate: ("hidden_dim", 3072),
         activation: ("activation", "gelu"),
-        ..Keys::BERT
+        ..BertKeys::BERT
     };
     let mut spec = bert::post_norm(config, &keys)?;
     spec.norm.epsilon = EPSILON;

@@ -4,17 +4,17 @@ use encoder_spec::{EncoderSpec, PositionIds, TensorId};
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::Config,
+    bert::{self, BertKeys},
+    config::ConfigFile,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let keys = Keys {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let keys = BertKeys {
         hidden: ("hidden_size", 256),
         heads: ("num_attention_heads", 4),
         intermediate: ("intermediate_size", 1024),
-        ..Keys::BERT
+        ..BertKeys::BERT
     };
     let mut spec = bert::post_norm(config, &keys)?;
     bert::check_encoder(config)?;

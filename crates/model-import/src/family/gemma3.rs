@@ -4,13 +4,13 @@ use encoder_spec::{EncoderSpec, LayerNormId, LayerSpec, NormId, NormKind, NormPl
 
 use super::{
     Location, Network,
-    config::{AttentionKind, Config, RopeKeys},
+    config::{AttentionKind, ConfigFile, RopeKeys},
     norm_of,
-    qwen3::{self, Keys},
+    qwen3::{self, DecoderKeys},
 };
 use crate::ImportError;
 
-const GEMMA3: Keys = Keys {
+const GEMMA3: DecoderKeys = DecoderKeys {
     vocabulary: 262_208,
     hidden: 2304,
     layers: 26,
@@ -22,7 +22,7 @@ const GEMMA3: Keys = Keys {
     max_tokens: 131_072,
 };
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     config.require("use_bidirectional_attention", true)?;
     config.expect("attn_logit_softcapping", serde_json::Value::Null)?;
     let Network { mut spec, max_tokens, .. } = qwen3::network(config, &GEMMA3)?;
@@ -40,7 +40,7 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
 }
 
 /// Returns span and rotary positions of each of `count` layers.
-fn layers(config: &Config, count: usize, head_dim: usize) -> Result<Vec<LayerSpec>, ImportError> {
+fn layers(config: &ConfigFile, count: usize, head_dim: usize) -> Result<Vec<LayerSpec>, ImportError> {
     let keys = |kind, theta, default_theta| RopeKeys {
         kind,
         theta,

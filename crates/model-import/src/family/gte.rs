@@ -5,13 +5,13 @@ use encoder_spec::{EncoderSpec, LayerNormId, LinearId, NormId, TensorId};
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::{AttentionKind, Config, RopeKeys},
+    bert::{self, BertKeys},
+    config::{AttentionKind, ConfigFile, RopeKeys},
     norm_of,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     let is_published = config.model_type()? == "new";
     let (vocabulary, positions, theta) =
         if is_published { (30_528, 2048, 10_000.0) } else { (250_048, 8192, 160_000.0) };
@@ -20,7 +20,8 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
     config.expect("layer_norm_type", "layer_norm")?;
     config.expect("pack_qkv", true)?;
     config.expect("logn_attention_scale", false)?;
-    let mut spec = bert::post_norm(config, &Keys { vocabulary: ("vocab_size", vocabulary), ..Keys::BERT })?;
+    let mut spec =
+        bert::post_norm(config, &BertKeys { vocabulary: ("vocab_size", vocabulary), ..BertKeys::BERT })?;
     config.expect("head_dim", spec.attention.head_dim)?;
     spec.feed_forward.is_gated = true;
     spec.feed_forward.has_up_bias = false;

@@ -18,7 +18,7 @@ mod t5;
 
 use std::{borrow::Cow, path::Path};
 
-use config::Config;
+use config::ConfigFile;
 use encoder_spec::{EncoderSpec, LinearId, MAX_SIZE, NormId, Part, PositionIds, TensorId};
 
 use crate::{ImportError, weights::Weights};
@@ -26,7 +26,7 @@ use crate::{ImportError, weights::Weights};
 /// A family, by the `model_type` in `config.json`.
 struct Family {
     model_type: &'static str,
-    read: fn(&Config) -> Result<Network, ImportError>,
+    read: fn(&ConfigFile) -> Result<Network, ImportError>,
 }
 
 const FAMILIES: &[Family] = &[
@@ -169,7 +169,7 @@ impl Network {
 
 /// Reads a `config.json` and returns its `model_type` and network; a missing file is reported with `hint`.
 pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Network), ImportError> {
-    let config = Config::read(config, hint)?;
+    let config = ConfigFile::read(config, hint)?;
     let model_type = config.model_type()?;
     let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
         let supported = FAMILIES.iter().map(|family| family.model_type).collect::<Vec<_>>().join(", ");

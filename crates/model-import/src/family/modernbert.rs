@@ -7,12 +7,12 @@ use encoder_spec::{
 
 use super::{
     Location, Network,
-    config::{AttentionKind, Config, RopeKeys},
+    config::{AttentionKind, ConfigFile, RopeKeys},
     norm_of,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     let hidden = config.size("hidden_size", 768)?;
     let heads = config.size("num_attention_heads", 12)?;
     let head_dim = config.head_dim(hidden, heads)?;
@@ -60,7 +60,7 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
 }
 
 /// Returns span and rotary positions of each layer.
-fn layers(config: &Config, head_dim: usize) -> Result<Vec<LayerSpec>, ImportError> {
+fn layers(config: &ConfigFile, head_dim: usize) -> Result<Vec<LayerSpec>, ImportError> {
     // The window has this many tokens on both sides together.
     let distance = config.count("local_attention", 128)? / 2;
     config.expect("sliding_window", distance)?;

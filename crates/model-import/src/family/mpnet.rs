@@ -6,8 +6,8 @@ use encoder_spec::{
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::Config,
+    bert::{self, BertKeys},
+    config::ConfigFile,
     norm_of,
 };
 use crate::ImportError;
@@ -19,8 +19,9 @@ const PADDING: u32 = 1;
 const BUCKETS: usize = 32;
 const MAX_DISTANCE: usize = 128;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let mut spec = bert::post_norm(config, &Keys { vocabulary: ("vocab_size", 30_527), ..Keys::BERT })?;
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let mut spec =
+        bert::post_norm(config, &BertKeys { vocabulary: ("vocab_size", 30_527), ..BertKeys::BERT })?;
     let rows = config.size("relative_attention_num_buckets", BUCKETS)?;
     if rows < BUCKETS {
         let expected = format!("at least {BUCKETS}");

@@ -7,15 +7,15 @@ use encoder_spec::{Activation, EncoderSpec, LayerNormId, LinearId, NormId, Rope,
 
 use super::{
     Location, Network,
-    bert::{self, Keys},
-    config::{AttentionKind, Config, RopeKeys},
+    bert::{self, BertKeys},
+    config::{AttentionKind, ConfigFile, RopeKeys},
     norm_of,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     let is_published = config.has("n_embd") && !config.has("hidden_size");
-    let keys = Keys {
+    let keys = BertKeys {
         vocabulary: ("vocab_size", 30_528),
         hidden: (config.first(&["hidden_size", "n_embd"]), 768),
         layers: (config.first(&["num_hidden_layers", "n_layer"]), 12),
@@ -54,7 +54,7 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
 }
 
 /// Checks the settings that only the published code reads. Wherever its default is not supported, they must be stated.
-fn check_published(config: &Config, is_published: bool) -> Result<(), ImportError> {
+fn check_published(config: &ConfigFile, is_published: bool) -> Result<(), ImportError> {
     for key in [
         "causal",
         "parallel_block",
@@ -85,7 +85,7 @@ fn check_published(config: &Config, is_published: bool) -> Result<(), ImportErro
     }
 }
 
-fn rope(config: &Config, is_published: bool, head_dim: usize) -> Result<Rope, ImportError> {
+fn rope(config: &ConfigFile, is_published: bool, head_dim: usize) -> Result<Rope, ImportError> {
     let keys = RopeKeys {
         kind: AttentionKind::Full,
         theta: config.first(&["rope_theta", "rotary_emb_base"]),

@@ -8,13 +8,13 @@ use encoder_spec::{
 
 use super::{
     Location, Network,
-    config::{AttentionKind, Config, RopeKeys},
+    config::{AttentionKind, ConfigFile, RopeKeys},
     norm_of,
 };
 use crate::ImportError;
 
 /// Keys and the values that apply where a `config.json` omits them.
-pub(super) struct Keys {
+pub(super) struct DecoderKeys {
     pub(super) vocabulary: usize,
     pub(super) hidden: usize,
     pub(super) layers: usize,
@@ -26,7 +26,7 @@ pub(super) struct Keys {
     pub(super) max_tokens: usize,
 }
 
-const QWEN3: Keys = Keys {
+const QWEN3: DecoderKeys = DecoderKeys {
     vocabulary: 151_936,
     hidden: 4096,
     layers: 32,
@@ -38,7 +38,7 @@ const QWEN3: Keys = Keys {
     max_tokens: 32_768,
 };
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     config.expect("use_sliding_window", false)?;
     let Network { mut spec, max_tokens, .. } = network(config, &QWEN3)?;
     let count = spec.layers.len();
@@ -59,11 +59,17 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
 }
 
 /// Returns the network from the keys that Gemma 3 shares; the layers attend to all tokens.
-pub(super) fn network(config: &Config, keys: &Keys) -> Result<Network, ImportError> {
+pub(super) fn network(config: &ConfigFile, keys: &DecoderKeys) -> Result<Network, ImportError> {
     let hidden = config.size("hidden_size", keys.hidden)?;
     let heads = config.size("num_attention_heads", keys.heads)?;
     // Null stands for as many as query heads.
-    let kv_heads = if config.is_null("num_key_value_heads") { heads } else { keys.kv_heads };
+    let default = if config.is_null("num_key_value_heads") { heads } else { keys.kv_heads };
+    let kv_heads = config.size("num_key_value_heads", default)?;
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(
+            config.unsupported("num_key_value_heads", format!("a divisor of {heads} attention heads"))
+        );
+    }
     let head_dim = config.size("head_dim", keys.head_dim)?;
     let has_bias = config.flag("attention_bias", false)?;
     let layers = config.size("num_hidden_layers", keys.layers)?;
@@ -80,7 +86,7 @@ pub(super) fn network(config: &Config, keys: &Keys) -> Result<Network, ImportErr
         },
         attention: AttentionSpec {
             heads,
-            kv_heads: config.size("num_key_value_heads", kv_heads)?,
+            kv_heads,
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             has_query_key_norm: true,

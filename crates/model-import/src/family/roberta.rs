@@ -4,13 +4,13 @@ use encoder_spec::PositionIds;
 
 use super::{
     Network,
-    bert::{self, Keys},
-    config::Config,
+    bert::{self, BertKeys},
+    config::ConfigFile,
 };
 use crate::ImportError;
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
-    let mut spec = bert::post_norm(config, &Keys::BERT)?;
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
+    let mut spec = bert::post_norm(config, &BertKeys::BERT)?;
     bert::check_encoder(config)?;
     let padding = u32::try_from(config.integer("pad_token_id", -1)?)
         .map_err(|_| config.unsupported("pad_token_id", "a token id: positions are counted from it"))?;

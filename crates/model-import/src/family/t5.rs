@@ -7,13 +7,13 @@ use encoder_spec::{
 
 use super::{
     Location, Network,
-    config::{Config, known_activations},
+    config::{ConfigFile, known_activations},
     norm_of,
 };
 use crate::ImportError;
 
 /// Sizes that apply where a `config.json` omits them.
-struct Defaults {
+struct T5Defaults {
     vocabulary: usize,
     intermediate: usize,
     layers: usize,
@@ -21,16 +21,16 @@ struct Defaults {
     feed_forward: &'static str,
 }
 
-const T5: Defaults =
-    Defaults { vocabulary: 32_128, intermediate: 2048, layers: 6, heads: 8, feed_forward: "relu" };
-const MT5: Defaults =
-    Defaults { vocabulary: 250_112, intermediate: 1024, layers: 8, heads: 6, feed_forward: "gated-gelu" };
+const T5: T5Defaults =
+    T5Defaults { vocabulary: 32_128, intermediate: 2048, layers: 6, heads: 8, feed_forward: "relu" };
+const MT5: T5Defaults =
+    T5Defaults { vocabulary: 250_112, intermediate: 1024, layers: 8, heads: 6, feed_forward: "gated-gelu" };
 
-pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
+pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     let defaults = if config.model_type()? == "mt5" { MT5 } else { T5 };
     let heads = config.size(config.first(&["num_heads", "num_attention_heads"]), defaults.heads)?;
     let layers = config.size(config.first(&["num_layers", "num_hidden_layers"]), defaults.layers)?;
-    let buckets = config.size("relative_attention_num_buckets", 32)?;
+    let score_bias = ScoreBias::Relative(relative_bias(config)?);
     let (activation, is_gated) = feed_forward(config, defaults.feed_forward)?;
     let hidden = config.size(config.first(&["d_model", "hidden_size"]), 512)?;
     let spec = EncoderSpec {
@@ -52,11 +52,7 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
             has_query_key_norm: false,
             has_qkv_bias: false,
             has_output_bias: false,
-            score_bias: ScoreBias::Relative(RelativeBias {
-                rows: buckets,
-                buckets,
-                max_distance: config.size("relative_attention_max_distance", 128)?,
-            }),
+            score_bias,
         },
         feed_forward: FeedForwardSpec {
             intermediate: config.size("d_ff", defaults.intermediate)?,
@@ -78,8 +74,22 @@ pub(super) fn read(config: &Config) -> Result<Network, ImportError> {
     Ok(Network { default_max_tokens: trained, ..network })
 }
 
+/// Returns the buckets of relative positions.
+fn relative_bias(config: &ConfigFile) -> Result<RelativeBias, ImportError> {
+    let (buckets_key, distance_key) = ("relative_attention_num_buckets", "relative_attention_max_distance");
+    let (buckets, max_distance) = (config.size(buckets_key, 32)?, config.size(distance_key, 128)?);
+    if buckets < 4 || !buckets.is_multiple_of(2) {
+        return Err(config.unsupported(buckets_key, "an even number of at least 4"));
+    }
+    // A quarter of the buckets is for single distances.
+    if max_distance <= buckets / 4 {
+        return Err(config.unsupported(distance_key, format!("more than {}", buckets / 4)));
+    }
+    Ok(RelativeBias { rows: buckets, buckets, max_distance })
+}
+
 /// Parses `feed_forward_proj`: the name of an activation function, for example `relu`, or `gated-` before one.
-fn feed_forward(config: &Config, default: &str) -> Result<(Activation, bool), ImportError> {
+fn feed_forward(config: &ConfigFile, default: &str) -> Result<(Activation, bool), ImportError> {
     const KEY: &str = "feed_forward_proj";
     let text = config.text(KEY, default)?;
     let (name, is_gated) = text.strip_prefix("gated-").map_or((text, false), |name| (name, true));

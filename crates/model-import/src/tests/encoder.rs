@@ -13,7 +13,11 @@ fn every_tensor_of_every_family_is_found() {
         let spec = weights.spec().clone();
         for tensor in spec.tensors() {
             let found = weights.read(tensor).unwrap_or_else(|error| panic!("{name}: {tensor}: {error}"));
-            assert_eq!(found.len(), spec.shape(tensor).unwrap().iter().product::<usize>(), "{name}: {tensor}");
+            assert_eq!(
+                found.len(),
+                spec.shape(tensor).unwrap().iter().product::<usize>(),
+                "{name}: {tensor}"
+            );
         }
         let beyond = TensorId::Linear(spec.layers.len(), LinearId::Up, Part::Weight);
         assert!(weights.read(beyond).is_err(), "{name}: a layer too many");

@@ -2,6 +2,7 @@
 
 mod dynamic_quantization;
 mod encoder;
+mod families;
 mod fixture;
 mod folder;
 mod fuzz;

@@ -136,9 +136,9 @@ fn weights_of_a_supported_family_are_preferred_to_a_ready_made_graph() {
     graph(&folder, "onnx/model.onnx", IDS, &[TOKENS]);
     assert_eq!(folder.import().unwrap().path, folder.file("embedgate.onnx"));
     // For another family, only the graph can be used.
-    folder.set("config.json", "model_type", "modernbert");
+    folder.set("config.json", "model_type", "xlnet");
     let opened = folder.open().unwrap();
-    assert_eq!((opened.family(), opened.max_input_tokens(), opened.hidden()), ("modernbert", 64, 48));
+    assert_eq!((opened.family(), opened.max_input_tokens(), opened.hidden()), ("xlnet", 64, 48));
     assert_eq!(folder.import().unwrap().path, folder.file("onnx/model.onnx"));
 }
 
