@@ -324,7 +324,9 @@ impl TokenizedChunk {
         }
         let first = self.ids.len();
         let prompt_tokens = prompt.map_or(0, Prompt::content_tokens);
-        let unpooled = prompt.map_or(0, Prompt::unpooled_tokens);
+        // sentence-transformers measures a prompt as long as a window by its first window, without the last token.
+        let max_unpooled = max_input_tokens - usize::from(context.config.tokenizer.ends_with_special());
+        let unpooled = prompt.map_or(0, Prompt::unpooled_tokens).min(max_unpooled);
         self.push_window(context, (head, unpooled), head.len().saturating_sub(prompt_tokens), index);
         if truncation == TruncationPolicy::Average {
             let repeated = prompt.map_or(&[][..], |prompt| prompt.repeated_ids(max_content));
@@ -351,7 +353,8 @@ impl TokenizedChunk {
         let first = self.ids.len();
         context.config.tokenizer.add_special_tokens(content, &mut self.ids);
         let tokens = (self.ids.len() - first) as u32;
-        let window = Window { input: index as u32, tokens, weight: weight as u32, prompt_tokens: unpooled as u32 };
+        let window =
+            Window { input: index as u32, tokens, weight: weight as u32, prompt_tokens: unpooled as u32 };
         self.tokens.windows.push(window);
     }
 

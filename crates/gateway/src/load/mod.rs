@@ -306,8 +306,9 @@ fn start(
     let max_input_tokens = max_input_tokens(model, folder);
     let tokenizer = tokenizer?;
     let default_prompt = model.default_prompt.as_deref().or_else(|| folder.default_prompt());
-    let prompts =
-        Prompts::new(folder.prompts(), default_prompt, true, &tokenizer).map_err(ModelLoadError::Settings)?;
+    let include_prompt = folder.head().include_prompt;
+    let prompts = Prompts::new(folder.prompts(), default_prompt, include_prompt, &tokenizer)
+        .map_err(ModelLoadError::Settings)?;
     let config = EngineConfig {
         name: model.id.clone(),
         tokenizer,

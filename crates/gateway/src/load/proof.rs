@@ -300,8 +300,7 @@ mod tests {
         assert_eq!(long_texts(&MINILM, 64), [64]);
         assert_eq!(long_texts(&MINILM, 512), [64, 256, 512]);
         assert_eq!(long_texts(&MINILM, 8192), [64, 256, 1024, 4096, 8192]);
-        let large =
-            PassSizes { layers: 24, weights: 4 * 1024 * 1024 + 2 * 1024 * 4096, query_width: 1024 };
+        let large = PassSizes { layers: 24, weights: 4 * 1024 * 1024 + 2 * 1024 * 4096, query_width: 1024 };
         assert_eq!(long_texts(&large, 512), [64, 256, 512]);
         assert_eq!(long_texts(&large, 8192), [64, 256, 1024]);
     }

@@ -249,6 +249,25 @@ fn prompts_give_the_vectors_and_token_counts_of_sentence_transformers() {
 }
 
 #[test]
+fn a_model_without_include_prompt_leaves_the_prompt_out_of_its_pooling() {
+    const MODEL: &str = "bert-instructor-mean";
+    let reference = Reference::of(MODEL);
+    let app = TestApp::builder().real(MODEL).start();
+    // Equal texts with different prompts share nothing in the cache.
+    for _ in 0..2 {
+        reference.assert_equals(&app, ("m", json!({})), "");
+        reference.assert_equals(&app, ("m", json!({"input_type": "query"})), "_query");
+        reference.assert_equals(&app, ("m", json!({"prompt_name": "document"})), "_document");
+    }
+    // The same ids without a prompt are pooled as a whole.
+    let prompted = post_input(&app, "m", &json!("a"), &json!({"prompt_name": "query"}));
+    let text = "Represent the query for retrieval: a";
+    let plain = post_input(&app, "m", &json!(text), &json!({}));
+    assert_eq!(prompted.json()["usage"], plain.json()["usage"]);
+    assert_ne!(vectors(&prompted.json()), vectors(&plain.json()));
+}
+
+#[test]
 fn an_alias_or_a_setting_with_an_unknown_prompt_is_an_error_at_start() {
     for (builder, expected) in [
         (

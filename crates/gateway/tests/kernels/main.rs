@@ -105,7 +105,9 @@ impl Reference {
         // With a default prompt, the plain `vectors` are those with that prompt.
         let without = match self.rest.contains_key("vectors_without_prompt") {
             true => (None, tokens("without_prompt"), vectors("without_prompt")),
-            false => (None, self.token_ids.iter().map(|ids| ids.len() as u32).collect(), self.vectors.clone()),
+            false => {
+                (None, self.token_ids.iter().map(|ids| ids.len() as u32).collect(), self.vectors.clone())
+            }
         };
         let has_vectors = |name: &str| self.rest.contains_key(&format!("vectors_{name}"));
         let with = self.prompts.iter().filter(|(name, text)| !text.is_empty() && has_vectors(name));

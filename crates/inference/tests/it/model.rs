@@ -9,8 +9,8 @@ use std::{
 
 use encoder_spec::PositionIds;
 use inference::{
-    Embeddings, Engine, EngineConfig, Input, Job, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, Prompt, Provider,
-    Tokenizer, TruncationPolicy, onnx_encoders,
+    Embeddings, Engine, EngineConfig, Input, Job, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, Prompt,
+    Provider, Tokenizer, TruncationPolicy, onnx_encoders,
 };
 use model_import::{GraphInput, ModelFolder, OutputKind};
 use serde::Deserialize;
@@ -201,7 +201,8 @@ pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, prov
             let rows = together.vectors.chunks_exact(together.dimensions);
             for ((row, expected), text) in rows.zip(&vectors).zip(&texts) {
                 let alone = embed_with_prompt(&engine, &[text], prompt.clone()).vectors;
-                worst = [row, &alone].map(|found| difference(found, expected)).into_iter().fold(worst, f64::max);
+                worst =
+                    [row, &alone].map(|found| difference(found, expected)).into_iter().fold(worst, f64::max);
             }
         }
         println!("{name}: differs by {worst:.1e}");
