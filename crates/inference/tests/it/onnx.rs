@@ -6,7 +6,7 @@ use std::{
 };
 
 use inference::{
-    Batch, Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders,
+    Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders,
 };
 
 use crate::model::{
