@@ -163,18 +163,6 @@ fn embed_with_prompt(engine: &Engine, texts: &[&str], prompt: Option<Prompt>) ->
     result.expect("the job has no result").unwrap()
 }
 
-pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-#[track_caller]
-pub(crate) fn assert_close(found: &[f32], expected: &[f32], context: &str) {
-    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert_eq!(found.len(), expected.len(), "{context}");
-    assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: differs by {largest}");
-}
-
 /// Largest difference of a value from its reference, on vectors of length 1. The tanh approximation of GELU instead of
 /// the exact function moves a value by 4e-5.
 const MAX_DIFFERENCE: f64 = 1e-5;

@@ -10,7 +10,7 @@ use inference::{
 };
 
 use crate::model::{
-    Model, Reference, assert_close, copy_folder, cosine, embed, tiny_models_give_the_reference_vectors,
+    Model, Reference, copy_folder, embed, tiny_models_give_the_reference_vectors,
     workspace,
 };
 
@@ -37,6 +37,18 @@ fn runtime() -> &'static OnnxRuntime {
 
 fn engine(model: &Model, max_batch_tokens: usize, threads: usize) -> Engine {
     model.engine(runtime(), model.onnx(threads, Provider::Cpu), max_batch_tokens)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32], context: &str) {
+    let largest = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert_eq!(found.len(), expected.len(), "{context}");
+    assert!(cosine(found, expected) > 0.999_999 && largest < 2e-5, "{context}: differs by {largest}");
 }
 
 #[test]

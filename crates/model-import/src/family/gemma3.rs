@@ -58,7 +58,7 @@ fn layers(config: &ConfigFile, count: usize, head_dim: usize) -> Result<Vec<Laye
         span: Span::Window(config.size("sliding_window", 4096)? / 2),
         rope: Some(config.rope(&keys(AttentionKind::Sliding, "rope_local_base_freq", 10_000.0), head_dim)?),
     };
-    let period = config.size(config.first(&["sliding_window_pattern", "_sliding_window_pattern"]), 6)?;
+    let period = config.size("sliding_window_pattern", 6)?;
     let layer = |is_full| if is_full { full } else { local };
     Ok(match config.layer_types(count)? {
         Some(kinds) => kinds.into_iter().map(|kind| layer(kind == AttentionKind::Full)).collect(),
