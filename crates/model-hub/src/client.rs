@@ -193,17 +193,16 @@ impl Client {
         Err(self.protocol(&url, subject, format!("it redirects more than {MAX_REDIRECTS} times")).into())
     }
 
-    /// Returns the answer if its status is a success or a redirect.
+    /// Returns the answer if its status is a success, a redirect, or 416: only the caller knows the range.
     fn check(&self, answer: Answer, subject: Subject<'_>) -> Result<Answer, Failure> {
         let status = answer.response.status();
-        if status.is_success() || status.is_redirection() {
+        if status.is_success() || status.is_redirection() || status == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(answer);
         }
         let (host, repo) = (host(&answer.url), subject.repo.to_owned());
         let code = answer.header("x-error-code").unwrap_or_default();
         let is_hub = answer.url.origin() == self.endpoint.origin();
-        let is_temporary = status.is_server_error()
-            || [StatusCode::REQUEST_TIMEOUT, StatusCode::RANGE_NOT_SATISFIABLE].contains(&status);
+        let is_temporary = status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT;
         Err(match status.as_u16() {
             429 => self.rate_limited(&answer, host),
             _ if is_temporary => {
@@ -295,6 +294,14 @@ pub(crate) fn sleep(mut wait: Duration, observer: &dyn PullObserver) -> Result<(
         wait -= step;
     }
     Ok(())
+}
+
+/// Checks the address of a hub or a mirror.
+///
+/// # Errors
+/// [`HubError::InvalidAddress`].
+pub fn check_address(address: &str) -> Result<(), HubError> {
+    parse_address(address).map(drop)
 }
 
 /// Reads an HTTP address without user and query.

@@ -168,8 +168,7 @@ impl Hub {
     ) -> Result<(), HubError> {
         let url = parse_address(address)?;
         let name = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default().to_owned();
-        let blob = BlobId::from_etag(sha256).filter(|blob| blob.is_sha256());
-        let blob = blob.ok_or_else(|| HubError::InvalidDigest { text: sha256.to_owned() })?;
+        let blob = sha256_blob(sha256)?;
         let file = RemoteFile { name: name.clone(), blob, bytes: None };
         let subject = Subject { repo: &name, revision: "", file: &name };
         self.fetch(&url, &file, subject, path, &mut Tally::default(), observer)
@@ -320,24 +319,17 @@ impl Hub {
         if file.bytes == Some(have) && have > 0 {
             return Ok(());
         }
-        let answer = self.client.request(&Method::GET, url, Some(have), subject, false);
-        let mut answer = match answer {
-            // The rest does not exist: the file is not what it was. The next attempt starts from its beginning.
-            Err(failure @ Failure::Temporary { .. }) if have > 0 && is_range_refused(&failure) => {
-                restart(&out, incomplete)?;
-                return Err(failure);
-            }
-            other => other?,
-        };
+        let mut answer = self.client.request(&Method::GET, url, Some(have), subject, false)?;
         let status = answer.response.status();
         let starts_there = answer.header("content-range").is_some_and(|range| {
             range.strip_prefix("bytes ").and_then(|range| range.split('-').next())
                 == Some(have.to_string().as_str())
         });
         if have > 0 && !(status == StatusCode::PARTIAL_CONTENT && starts_there) {
-            if status == StatusCode::PARTIAL_CONTENT {
+            if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
+                // The file is not what it was. The next attempt starts from its beginning.
                 restart(&out, incomplete)?;
-                return Err(Failure::temporary("it sent another part of the file than was asked for"));
+                return Err(Failure::temporary("it does not have the rest of the file"));
             }
             // The host ignores ranges and sends all of the file.
             have = restart(&out, incomplete)?;
@@ -389,6 +381,20 @@ impl Hub {
     }
 }
 
+/// Compares a file with its SHA-256.
+///
+/// # Errors
+/// [`HubError::InvalidDigest`], [`HubError::Digest`] or [`HubError::Io`].
+pub fn verify_sha256(path: &Path, sha256: &str) -> Result<(), HubError> {
+    let file = RemoteFile { name: path.display().to_string(), blob: sha256_blob(sha256)?, bytes: None };
+    verify(&file, path, "this machine")?
+}
+
+fn sha256_blob(text: &str) -> Result<BlobId, HubError> {
+    let blob = BlobId::from_etag(text).filter(BlobId::is_sha256);
+    blob.ok_or_else(|| HubError::InvalidDigest { text: text.to_owned() })
+}
+
 /// Returns true if an attempt has received bytes.
 fn tally_progress(start: u64, now: u64) -> bool {
     now > start
@@ -397,10 +403,6 @@ fn tally_progress(start: u64, now: u64) -> bool {
 /// Empties an unfinished file. Returns its length.
 fn restart(out: &File, path: &Path) -> Result<u64, HubError> {
     out.set_len(0).map_err(HubError::io("write", path)).map(|()| 0)
-}
-
-fn is_range_refused(failure: &Failure) -> bool {
-    matches!(failure, Failure::Temporary { reason, .. } if reason.contains("416"))
 }
 
 /// Compares a complete file with its digest. The outer error is one of reading, the inner one a difference.

@@ -36,9 +36,9 @@ mod roots;
 
 pub use archive::{ArchiveLimits, unpack};
 pub use cache::Cache;
-pub use client::PullObserver;
+pub use client::{PullObserver, check_address};
 pub use error::HubError;
-pub use hub::{Hub, HubSettings, PulledModel};
+pub use hub::{Hub, HubSettings, PulledModel, verify_sha256};
 pub use progress::PullProgress;
 pub use repo::RepoRef;
 pub use retry::RetryPolicy;
