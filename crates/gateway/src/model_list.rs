@@ -21,6 +21,7 @@ struct LocalModel {
     path: PathBuf,
     dimensions: Option<usize>,
     max_input_tokens: Option<usize>,
+    is_ready: bool,
     state: String,
 }
 
@@ -38,12 +39,13 @@ pub(crate) fn run(
     }
     let cached = cache.map(|cache| Cache::new(cache).list()).unwrap_or_default();
     local.extend(cached.iter().filter_map(|(id, path)| from_cache(id, path)));
-    let known = catalogue()?;
+    // A named folder is listed alone.
+    let known = if folder.is_none() { catalogue()? } else { Vec::new() };
     if json {
         for model in &local {
             writeln!(out, "{}", to_json(model))?;
         }
-        for entry in known.iter().filter(|entry| !is_installed(entry, &local)) {
+        for entry in known.iter().filter(|entry| !is_ready(entry, &local)) {
             let mut value = serde_json::to_value(entry).unwrap_or_default();
             value["installed"] = false.into();
             writeln!(out, "{value}")?;
@@ -51,7 +53,7 @@ pub(crate) fn run(
         return Ok(Verdict::Pass);
     }
     print_local(&local, folders, out)?;
-    if folder.is_none() {
+    if !known.is_empty() {
         print_known(&known, &local, out)?;
     }
     Ok(Verdict::Pass)
@@ -71,7 +73,8 @@ fn from_folder(entry: ModelEntry) -> LocalModel {
         }
         ModelState::Incomplete(error) => format!("incomplete: {error}"),
     };
-    LocalModel { name: entry.id, path: entry.path, dimensions, max_input_tokens, state }
+    let is_ready = !matches!(entry.state, ModelState::Incomplete(_));
+    LocalModel { name: entry.id, path: entry.path, dimensions, max_input_tokens, is_ready, state }
 }
 
 /// Returns a model of a hub's cache, unless it is no text embedding model: the cache holds models of all kinds.
@@ -82,14 +85,15 @@ fn from_cache(id: &str, path: &Path) -> Option<LocalModel> {
         path: path.to_owned(),
         dimensions: Some(folder.dimensions()),
         max_input_tokens: Some(folder.max_input_tokens()),
+        is_ready: true,
         state: "ready; from the cache of the model hub".to_owned(),
     })
 }
 
-/// Returns true if the model is on this machine: in the cache, or in a folder with its name.
-fn is_installed(entry: &CatalogueEntry, local: &[LocalModel]) -> bool {
+/// Returns true if the model can be served: from the cache, or from a folder with its name.
+fn is_ready(entry: &CatalogueEntry, local: &[LocalModel]) -> bool {
     let short = entry.id.rsplit('/').next().unwrap_or_default();
-    local.iter().any(|model| model.name == entry.id || model.name == short)
+    local.iter().any(|model| model.is_ready && (model.name == entry.id || model.name == short))
 }
 
 fn to_json(model: &LocalModel) -> Value {
@@ -130,7 +134,7 @@ fn print_known(
             entry.languages.clone(),
             entry.license.clone(),
             format!("{}M", (entry.parameters + 500_000) / 1_000_000),
-            match (is_installed(entry, local), entry.gated) {
+            match (is_ready(entry, local), entry.gated) {
                 (true, _) => "ready".to_owned(),
                 (false, true) => "gated".to_owned(),
                 (false, false) => String::new(),

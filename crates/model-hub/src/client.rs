@@ -143,22 +143,31 @@ impl Client {
 
     /// Fetches a small document.
     pub(crate) fn document(&self, url: &Url, subject: Subject<'_>) -> Result<Vec<u8>, Failure> {
-        let mut answer = self.request(&Method::GET, url, None, subject, false)?;
+        let mut answer = self.content(url, 0, subject)?;
         let mut bytes = Vec::new();
         let body = answer.response.body_mut().with_config().limit(MAX_LISTING_BYTES);
         body.reader().read_to_end(&mut bytes).map_err(|error| Failure::temporary(error.to_string()))?;
         Ok(bytes)
     }
 
+    /// Asks for the headers that describe a file: the hub's own, not those of the content network that it redirects to.
+    pub(crate) fn describe(&self, url: &Url, subject: Subject<'_>) -> Result<Answer, Failure> {
+        self.request(&Method::HEAD, url, 0, subject)
+    }
+
+    /// Asks for the content of a file from the byte `start`.
+    pub(crate) fn content(&self, url: &Url, start: u64, subject: Subject<'_>) -> Result<Answer, Failure> {
+        self.request(&Method::GET, url, start, subject)
+    }
+
     /// Sends a request and follows redirects, of which none may lead from HTTPS to HTTP. The token is sent to the hub's
-    /// origin alone. `stops_at_tag` returns the hub's redirect to its content network, whose headers describe the file.
-    pub(crate) fn request(
+    /// origin alone.
+    fn request(
         &self,
         method: &Method,
         url: &Url,
-        from: Option<u64>,
+        start: u64,
         subject: Subject<'_>,
-        stops_at_tag: bool,
     ) -> Result<Answer, Failure> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -168,8 +177,8 @@ impl Client {
             {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
-            if let Some(from) = from.filter(|&from| from > 0) {
-                request = request.header(header::RANGE, format!("bytes={from}-"));
+            if start > 0 {
+                request = request.header(header::RANGE, format!("bytes={start}-"));
             }
             let invalid = |error: &dyn fmt::Display| self.protocol(&url, subject, error.to_string());
             let request = request.body(()).map_err(|error| invalid(&error))?;
@@ -177,7 +186,7 @@ impl Client {
             let answer = Answer { response, url: url.clone() };
             let location = answer.header("location").filter(|_| answer.response.status().is_redirection());
             let Some(location) =
-                location.filter(|_| !(stops_at_tag && answer.header("x-linked-etag").is_some()))
+                location.filter(|_| !(method == Method::HEAD && answer.header("x-linked-etag").is_some()))
             else {
                 return self.check(answer, subject);
             };

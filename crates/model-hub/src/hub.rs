@@ -1,32 +1,27 @@
 //! Downloads of models and archives: resumed, verified, and visible only when complete.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs,
     path::{Path, PathBuf},
 };
 
-use ureq::{
-    Proxy,
-    http::{Method, StatusCode},
-};
+use ureq::Proxy;
 use url::Url;
 
 use crate::{
     Cache, HubError, PullObserver, PullProgress, RepoRef, RetryPolicy,
+    archive::{ArchiveLimits, unpack},
     blob::BlobId,
-    cache::create_parent,
-    client::{Client, Failure, Subject, Token, host, parse_address, sleep},
+    cache::{create_parent, replace},
+    client::{Client, Subject, Token, host, parse_address},
     file_set,
     listing::{ListedFile, Listing},
     place,
+    transfer::{RemoteFile, Tally, Transfer, lock, sha256_blob},
 };
 
 /// Folder of unfinished downloads inside a target folder.
 const UNFINISHED: &str = ".embedgate-pull";
-
-/// Wait between two attempts to lock a file that another process downloads.
-const LOCK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Settings of a [`Hub`].
 #[derive(Debug, Clone)]
@@ -64,21 +59,6 @@ pub struct Hub {
     client: Client,
     cache: Cache,
     is_offline: bool,
-}
-
-/// A file of a model and its content.
-struct RemoteFile {
-    name: String,
-    blob: BlobId,
-    bytes: Option<u64>,
-}
-
-/// Bytes of all files of a download.
-#[derive(Default)]
-struct Tally {
-    done: u64,
-    total: u64,
-    downloaded: u64,
 }
 
 impl Hub {
@@ -131,7 +111,9 @@ impl Hub {
         observer: &mut dyn PullObserver,
     ) -> Result<PulledModel, HubError> {
         if self.is_offline {
-            return Err(self.offline(repo));
+            let cached = self.pull(repo, onnx_file, observer)?;
+            unpack(&cached.folder, target, ArchiveLimits::default())?;
+            return Ok(PulledModel { folder: target.to_owned(), ..cached });
         }
         let store = Cache::new(target.join(UNFINISHED));
         let (commit, files, tally) = self.download_all(repo, onnx_file, &store, observer)?;
@@ -147,7 +129,7 @@ impl Hub {
                 place::rename(&blob, &to)?;
             } else {
                 create_parent(&to)?;
-                crate::cache::replace(&to, |temporary| fs::copy(&blob, temporary).map(drop))?;
+                replace(&to, |temporary| fs::copy(&blob, temporary).map(drop))?;
             }
         }
         // What remains is empty folders and locks.
@@ -171,7 +153,7 @@ impl Hub {
         let blob = sha256_blob(sha256)?;
         let file = RemoteFile { name: name.clone(), blob, bytes: None };
         let subject = Subject { repo: &name, revision: "", file: &name };
-        self.fetch(&url, &file, subject, path, &mut Tally::default(), observer)
+        Transfer::new(&self.client, &url, subject, &file).run(path, &mut Tally::default(), observer)
     }
 
     fn offline(&self, repo: &RepoRef) -> HubError {
@@ -221,7 +203,7 @@ impl Hub {
                 });
             } else {
                 let lock = lock(&store.lock(repo, &file.blob), &file.name, observer)?;
-                self.fetch(&url, &file, subject, &path, &mut tally, observer)?;
+                Transfer::new(&self.client, &url, subject, &file).run(&path, &mut tally, observer)?;
                 drop(lock);
             }
             files.push(file);
@@ -253,7 +235,7 @@ impl Hub {
         (listed, commit): (&ListedFile, &str),
         observer: &mut dyn PullObserver,
     ) -> Result<RemoteFile, HubError> {
-        let request = |_: &mut dyn PullObserver| self.client.request(&Method::HEAD, url, None, subject, true);
+        let request = |_: &mut dyn PullObserver| self.client.describe(url, subject);
         let answer = self.client.with_retries(url, subject, observer, request)?;
         let tag = answer.header("x-linked-etag").or_else(|| answer.header("etag"));
         // A mirror's own tag is no digest, but it may pass on the hub's list.
@@ -264,171 +246,6 @@ impl Hub {
         let bytes = number("x-linked-size").or_else(|| listed.bytes()).or(length);
         Ok(RemoteFile { name: listed.name.clone(), blob, bytes })
     }
-
-    /// Downloads one file to `path`, continuing `path` + `.incomplete` if it is there.
-    fn fetch(
-        &self,
-        url: &Url,
-        file: &RemoteFile,
-        subject: Subject<'_>,
-        path: &Path,
-        tally: &mut Tally,
-        observer: &mut dyn PullObserver,
-    ) -> Result<(), HubError> {
-        if path.is_file() {
-            // Another process has downloaded it in the meantime.
-            tally.done += file.bytes.unwrap_or(0);
-            return Ok(());
-        }
-        create_parent(path)?;
-        let mut incomplete = path.as_os_str().to_owned();
-        incomplete.push(".incomplete");
-        let incomplete = PathBuf::from(incomplete);
-        let before = tally.done;
-        let mut damaged = 0;
-        self.client.with_retries(url, subject, observer, |observer| {
-            self.receive(url, file, subject, &incomplete, (tally, before), observer)?;
-            observer.on_progress(PullProgress::Verifying { file: &file.name });
-            let Err(error) = verify(file, &incomplete, &host(url))? else { return Ok(()) };
-            fs::remove_file(&incomplete).map_err(HubError::io("remove", &incomplete))?;
-            tally.done = before;
-            // Once more, because a proxy or an earlier, interrupted attempt may have damaged it.
-            damaged += 1;
-            Err(if damaged < 2 { Failure::temporary(error.to_string()) } else { error.into() })
-        })?;
-        fs::rename(&incomplete, path).map_err(HubError::io("write", path))
-    }
-
-    /// Receives the rest of a file into `incomplete`. A connection that breaks is a temporary failure.
-    fn receive(
-        &self,
-        url: &Url,
-        file: &RemoteFile,
-        subject: Subject<'_>,
-        incomplete: &Path,
-        (tally, before): (&mut Tally, u64),
-        observer: &mut dyn PullObserver,
-    ) -> Result<(), Failure> {
-        let written = HubError::io("write", incomplete);
-        let mut out = OpenOptions::new().append(true).create(true).open(incomplete).map_err(written)?;
-        let mut have = out.metadata().map_err(HubError::io("read", incomplete))?.len();
-        if file.bytes.is_some_and(|bytes| have > bytes) {
-            have = restart(&out, incomplete)?;
-        }
-        tally.done = before + have;
-        if file.bytes == Some(have) && have > 0 {
-            return Ok(());
-        }
-        let mut answer = self.client.request(&Method::GET, url, Some(have), subject, false)?;
-        let status = answer.response.status();
-        let starts_there = answer.header("content-range").is_some_and(|range| {
-            range.strip_prefix("bytes ").and_then(|range| range.split('-').next())
-                == Some(have.to_string().as_str())
-        });
-        if have > 0 && !(status == StatusCode::PARTIAL_CONTENT && starts_there) {
-            if !status.is_success() || status == StatusCode::PARTIAL_CONTENT {
-                // The file is not what it was. The next attempt starts from its beginning.
-                restart(&out, incomplete)?;
-                return Err(Failure::temporary("it does not have the rest of the file"));
-            }
-            // The host ignores ranges and sends all of the file.
-            have = restart(&out, incomplete)?;
-            tally.done = before;
-        }
-        let body = answer.response.body_mut();
-        let total = file.bytes.or_else(|| body.content_length().map(|rest| have + rest));
-        if file.bytes.is_none() {
-            tally.total = tally.total.max(before + total.unwrap_or(0));
-        }
-        let (mut reader, mut buffer) = (body.with_config().limit(u64::MAX).reader(), vec![0; 1 << 16]);
-        let start = have;
-        loop {
-            if observer.is_cancelled() {
-                return Err(HubError::Cancelled.into());
-            }
-            let failed = |reason: String| {
-                Err(Failure::Temporary { reason, wait: None, has_progressed: tally_progress(start, have) })
-            };
-            let read = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return failed("no byte arrived for too long".to_owned());
-                }
-                Err(error) => return failed(format!("the connection broke ({error})")),
-            };
-            if total.is_some_and(|total| have + read as u64 > total) {
-                restart(&out, incomplete)?;
-                return failed("it sent more bytes than announced".to_owned());
-            }
-            out.write_all(&buffer[..read]).map_err(HubError::io("write", incomplete))?;
-            have += read as u64;
-            tally.done = before + have;
-            tally.downloaded += read as u64;
-            observer.on_progress(PullProgress::Bytes {
-                file: &file.name,
-                done: tally.done,
-                total: tally.total,
-            });
-        }
-        match total.filter(|&total| have < total) {
-            Some(total) => {
-                let reason = format!("the connection ended after {have} of {total} bytes");
-                Err(Failure::Temporary { reason, wait: None, has_progressed: tally_progress(start, have) })
-            }
-            None => out.sync_all().map_err(|error| HubError::io("write", incomplete)(error).into()),
-        }
-    }
-}
-
-/// Compares a file with its SHA-256.
-///
-/// # Errors
-/// [`HubError::InvalidDigest`], [`HubError::Digest`] or [`HubError::Io`].
-pub fn verify_sha256(path: &Path, sha256: &str) -> Result<(), HubError> {
-    let file = RemoteFile { name: path.display().to_string(), blob: sha256_blob(sha256)?, bytes: None };
-    verify(&file, path, "this machine")?
-}
-
-fn sha256_blob(text: &str) -> Result<BlobId, HubError> {
-    let blob = BlobId::from_etag(text).filter(BlobId::is_sha256);
-    blob.ok_or_else(|| HubError::InvalidDigest { text: text.to_owned() })
-}
-
-/// Returns true if an attempt has received bytes.
-fn tally_progress(start: u64, now: u64) -> bool {
-    now > start
-}
-
-/// Empties an unfinished file. Returns its length.
-fn restart(out: &File, path: &Path) -> Result<u64, HubError> {
-    out.set_len(0).map_err(HubError::io("write", path)).map(|()| 0)
-}
-
-/// Compares a complete file with its digest. The outer error is one of reading, the inner one a difference.
-fn verify(file: &RemoteFile, path: &Path, host: &str) -> Result<Result<(), HubError>, HubError> {
-    let expected = &file.blob;
-    let Some(found) = expected.digest_of(path).map_err(HubError::io("read", path))? else {
-        return Ok(Ok(()));
-    };
-    if found == expected.name() {
-        return Ok(Ok(()));
-    }
-    let (host, expected) = (host.to_owned(), expected.name().to_owned());
-    Ok(Err(HubError::Digest { host, file: file.name.clone(), expected, found }))
-}
-
-/// Locks a file of the cache, waiting for another process that has locked it. On a file system without locks, returns
-/// without one: the digest then detects two writers.
-fn lock(path: &Path, file: &str, observer: &mut dyn PullObserver) -> Result<File, HubError> {
-    create_parent(path)?;
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    let lock = lock.map_err(HubError::io("open", path))?;
-    while let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-        observer.on_progress(PullProgress::Waiting { file });
-        sleep(LOCK_INTERVAL, observer)?;
-    }
-    Ok(lock)
 }
 
 fn no_weights(repo: &RepoRef, names: &[&str]) -> HubError {

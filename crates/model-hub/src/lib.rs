@@ -33,13 +33,15 @@ mod progress;
 mod repo;
 mod retry;
 mod roots;
+mod transfer;
 
 pub use archive::{ArchiveLimits, unpack};
 pub use cache::Cache;
 pub use client::{PullObserver, check_address};
 pub use error::HubError;
-pub use hub::{Hub, HubSettings, PulledModel, verify_sha256};
+pub use hub::{Hub, HubSettings, PulledModel};
 pub use progress::PullProgress;
 pub use repo::RepoRef;
 pub use retry::RetryPolicy;
+pub use transfer::verify_sha256;
 pub use ureq::{Proxy, ProxyProtocol};

@@ -33,6 +33,8 @@ pub enum Fault {
     StallAfter(usize),
     /// The first byte of the body differs.
     Damaged,
+    /// The same, but the file is sent from its beginning, although a part was asked for.
+    CutFromStart(usize),
     /// The whole file is sent, although a part was asked for.
     IgnoresRange,
     /// A status with headers, each a line, and no body.
@@ -201,7 +203,9 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, is_stopping: &AtomicBool)
         return Ok(());
     }
     match fault {
-        Some(Fault::CutAfter(bytes)) => stream.write_all(&body[..bytes.min(length)]),
+        Some(Fault::CutAfter(bytes) | Fault::CutFromStart(bytes)) => {
+            stream.write_all(&body[..bytes.min(length)])
+        }
         Some(Fault::StallAfter(bytes)) => {
             stream.write_all(&body[..bytes.min(length)])?;
             let step = Duration::from_millis(20);
@@ -294,7 +298,7 @@ fn content(
         .as_deref()
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     match range {
-        Some(from) if !matches!(fault, Some(Fault::IgnoresRange)) => {
+        Some(from) if !matches!(fault, Some(Fault::IgnoresRange | Fault::CutFromStart(_))) => {
             let total = body.len();
             if from >= total {
                 return ("416 Range Not Satisfiable".to_owned(), Vec::new());

@@ -125,4 +125,11 @@ fn a_model_can_be_pulled_into_a_folder_of_its_own() {
         assert_complete(&target);
     }
     assert!(!setup.cache.path().join("models--acme--tiny").exists(), "the cache is not used");
+
+    setup.pull().unwrap();
+    let mut offline = settings("http://127.0.0.1:1".to_owned(), setup.cache.path());
+    offline.is_offline = true;
+    let copy = setup.cache.path().join("models/copy");
+    Hub::new(offline, None).unwrap().pull_to(&model(), None, &copy, &mut ignore).unwrap();
+    assert_complete(&copy);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use model_hub::HubError;
+use model_hub::{HubError, PullObserver, PullProgress};
 use testkit::hub::{Fault, sha256};
 
 use crate::{Setup, WEIGHTS, assert_complete, files, model};
@@ -37,6 +37,40 @@ fn progress_resets_the_count_of_attempts() {
     let (pulled, reasons) = setup.pull_with_retries();
     assert_complete(&pulled.unwrap().folder);
     assert_eq!(reasons.len(), 6, "{reasons:?}");
+}
+
+#[test]
+fn bytes_that_arrive_again_are_no_progress() {
+    let setup = Setup::new();
+    for _ in 0..5 {
+        setup.remote.fail(CDN, Fault::CutFromStart(10_000));
+    }
+    let error = setup.pull().unwrap_err();
+    assert!(matches!(error, HubError::Transfer { attempts: 3, .. }), "{error}");
+}
+
+#[test]
+fn a_cancelled_download_stops_and_is_resumed_later() {
+    #[derive(Default)]
+    struct Cancels(u64);
+    impl PullObserver for Cancels {
+        fn on_progress(&mut self, progress: PullProgress<'_>) {
+            if let PullProgress::Bytes { done, .. } = progress {
+                self.0 = done;
+            }
+        }
+
+        fn is_cancelled(&self) -> bool {
+            self.0 > 0
+        }
+    }
+    let setup = Setup::new();
+    let mut observer = Cancels::default();
+    let error = setup.hub(None).pull(&model(), None, &mut observer).unwrap_err();
+    assert!(matches!(error, HubError::Cancelled), "{error}");
+    let pulled = setup.pull().unwrap();
+    assert_complete(&pulled.folder);
+    assert_eq!(pulled.downloaded, pulled.bytes - observer.0);
 }
 
 #[test]
