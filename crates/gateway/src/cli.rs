@@ -14,7 +14,9 @@ Examples:
   embedgate                                   serve all-MiniLM-L6-v2 on http://127.0.0.1:8080
   embedgate serve --listen 0.0.0.0:80         serve other machines; set EMBEDGATE_API_KEYS first
   embedgate check-config                      show every setting and its source
-  embedgate model import models/my-model      prepare a sentence-transformers folder
+  embedgate model list                        show the known models
+  embedgate model pull BAAI/bge-m3            download one of them, or any other
+  embedgate serve --model BAAI/bge-m3         serve it
 
 Then, with any OpenAI client:
   OpenAI(base_url=\"http://127.0.0.1:8080/v1\", api_key=\"any\").embeddings.create(
@@ -23,6 +25,7 @@ Then, with any OpenAI client:
 const SERVE_NOTES: &str = "\
 Examples:
   embedgate serve --model models/a --model models/b
+  embedgate serve --model BAAI/bge-m3 --pull
   embedgate serve --provider cuda --log-format json
   EMBEDGATE_API_KEYS=alice=sk-1,bob=sk-2 embedgate serve --listen 0.0.0.0:8080
 
@@ -31,6 +34,13 @@ default. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that 
 name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's library, as
 it does for other programs. --model, --alias, --cors-origins and --matryoshka-dimensions may be repeated.
 DURATION is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
+
+const PULL_NOTES: &str = "\
+Examples:
+  embedgate model pull BAAI/bge-m3
+  embedgate model pull intfloat/e5-base-v2@main --to models/e5-base-v2
+  embedgate model pull --from bge-m3.tar.gz
+  HF_ENDPOINT=https://mirror.example embedgate model pull BAAI/bge-m3";
 
 /// Serves text embeddings over OpenAI's API.
 ///
@@ -63,7 +73,7 @@ pub enum Request {
     /// Takes the flags of `serve` and sends GET /readyz to the address that they say. Exit code 0 when the server is
     /// ready, 1 when it is loading, draining or unreachable.
     Health,
-    /// Import, list or verify model folders
+    /// Download, import, list or verify models
     Model {
         /// The command
         #[command(subcommand)]
@@ -71,9 +81,16 @@ pub enum Request {
     },
 }
 
-/// A command on model folders.
+/// A command on models.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ModelAction {
+    /// Download a model by its name on a hub, or install one from an archive or a folder
+    ///
+    /// Downloads the files that embedgate needs into the cache of Hugging Face's libraries, checks their digests, and
+    /// opens the model. A download that was interrupted is continued. HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE
+    /// mean what they mean to those libraries.
+    #[command(after_help = PULL_NOTES)]
+    Pull(PullOptions),
     /// Write the ONNX graph of a model folder next to its weights
     ///
     /// Reads a sentence-transformers folder, or inspects a ready-made ONNX file in it. Does nothing when the
@@ -83,11 +100,15 @@ pub enum ModelAction {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-    /// List the models of a folder and whether they can be served
+    /// List the models on this machine, and the known ones that can be downloaded
     List {
-        /// The folder of model folders
-        #[arg(value_name = "DIR", default_value = "models")]
-        folder: PathBuf,
+        /// The folder of model folders [default: models, if it exists]
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+
+        /// A JSON object a line, for programs
+        #[arg(long)]
+        json: bool,
     },
     /// Compare a model's vectors on this machine with the golden vectors of its manifest
     ///
@@ -114,6 +135,32 @@ pub enum ModelAction {
         json: bool,
     },
 }
+
+/// Options of `model pull`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PullOptions {
+    /// Its name on the hub; REVISION is a branch, a tag or a commit
+    #[arg(value_name = "ORG/NAME[@REVISION]", required_unless_present = "from", conflicts_with = "from")]
+    pub model: Option<String>,
+
+    /// Archive (.tar, .tar.gz, .zip), its address, or folder to install from instead
+    #[arg(long, value_name = "FILE|URL|DIR")]
+    pub from: Option<String>,
+
+    /// SHA-256 of the archive, in hexadecimal; required for an address
+    #[arg(long, value_name = "DIGEST", requires = "from")]
+    pub sha256: Option<String>,
+
+    /// Folder to put the model into [default: the cache; with --from, models/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+}
+
+/// Keys of the settings that `model pull` has flags for.
+const OF_PULL: [&str; 4] = ["onnx_file", "endpoint", "cache_dir", "offline"];
+
+/// Keys of the settings that `model list` has flags for.
+const OF_LIST: [&str; 1] = ["cache_dir"];
 
 /// Keys of the settings that `model verify` and `model bench` have flags for.
 const OF_ONE_MODEL: [&str; 6] = ["onnxruntime_path", "provider", "precision", "isa", "onnx_file", "threads"];
@@ -176,11 +223,15 @@ pub fn command() -> Command {
         .into_iter()
         .fold(Cli::command(), |cli, name| cli.mut_subcommand(name, |command| command.args(flags(&[]))));
     cli.mut_subcommand("model", |model| {
-        [("import", &OF_IMPORT[..]), ("verify", &OF_ONE_MODEL), ("bench", &OF_ONE_MODEL)]
-            .into_iter()
-            .fold(model, |model, (name, keys)| {
-                model.mut_subcommand(name, |command| command.args(flags(keys)))
-            })
+        [
+            ("pull", &OF_PULL[..]),
+            ("list", &OF_LIST),
+            ("import", &OF_IMPORT),
+            ("verify", &OF_ONE_MODEL),
+            ("bench", &OF_ONE_MODEL),
+        ]
+        .into_iter()
+        .fold(model, |model, (name, keys)| model.mut_subcommand(name, |command| command.args(flags(keys))))
     })
 }
 

@@ -1,82 +1,27 @@
-//! `embedgate model …`: imports, lists, verifies and benchmarks model folders.
+//! `embedgate model …`: downloads, imports, lists, verifies and benchmarks models.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use inference::{GoldenError, GoldenText};
-use model_import::{
-    Golden, ImportError, ImportProgress, ImportStage, ModelFolder, ModelManifest, ModelState,
-};
-use thiserror::Error;
+use model_import::{Golden, ImportProgress, ImportStage, ModelFolder};
 
 use crate::backend::{Selection, SelectionReason};
 use crate::cli::ModelAction;
-use crate::config::{self, CliArgs, Config, ConfigError, ProcessEnv};
+pub use crate::command_error::{CommandError, Verdict};
+use crate::config::{self, CliArgs, Config, DEFAULT_MODEL, ProcessEnv};
 use crate::error_chain::error_chain;
+use crate::hub;
 use crate::load::{
-    CacheFactory, Encoders, LoadContext, ModelLoadError, Prover, Runtime, encoders, fingerprint,
-    max_input_tokens, min_golden_cosine, no_folder, plan_backends, select_backend, tokenizer,
+    CacheFactory, Encoders, LoadContext, Prover, Runtime, encoders, fingerprint, max_input_tokens, min_golden_cosine,
+    no_folder, plan_backends, select_backend, tokenizer,
 };
-use crate::model_bench::{self, BenchError, BenchParams};
+use crate::model_bench::{self, BenchParams};
+use crate::progress_line::ProgressLine;
 use crate::registry::{LoadedModel, PER_TEXT};
-
-/// Result of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The command succeeded, and no check failed.
-    Pass,
-    /// A model does not reproduce the golden vectors of its manifest.
-    Fail,
-}
-
-/// A failure of a command on model folders.
-#[derive(Debug, Error)]
-pub enum CommandError {
-    /// The folder cannot be used.
-    #[error(transparent)]
-    Import(#[from] ImportError),
-    /// There is no such folder.
-    #[error("cannot open the model folder {}: {advice}", folder.display())]
-    NoFolder {
-        /// The path.
-        folder: PathBuf,
-        /// Path to use instead.
-        advice: String,
-    },
-    /// The settings are invalid.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The model cannot be started.
-    #[error("cannot start the model in {}", folder.display())]
-    Model {
-        /// The model's folder.
-        folder: PathBuf,
-        /// The cause.
-        #[source]
-        error: Box<ModelLoadError>,
-    },
-    /// The model has no golden vectors.
-    #[error(
-        "{} has no golden vectors to verify against: its manifest {} is missing or has none",
-        folder.display(),
-        ModelManifest::FILE
-    )]
-    NoGolden {
-        /// The model's folder.
-        folder: PathBuf,
-    },
-    /// The engine rejected a golden text or failed on it.
-    #[error(transparent)]
-    Golden(Box<GoldenError>),
-    /// The benchmark failed.
-    #[error(transparent)]
-    Bench(#[from] BenchError),
-    /// The result cannot be printed.
-    #[error("cannot write the result to standard output")]
-    Print(#[from] io::Error),
-}
+use crate::{model_list, model_pull};
 
 /// Executes `action`. The result goes to `out`, progress to standard error if that is a terminal.
 ///
@@ -89,14 +34,37 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<Verdict, CommandError> {
     match action {
-        ModelAction::Import { folder } => import(folder, config::onnx_file(args, env).as_deref(), out),
-        ModelAction::List { folder } => list(folder, out),
-        ModelAction::Verify { folder } => verify(folder, &Config::resolve_for(folder, args, env)?, out),
+        ModelAction::Pull(options) => {
+            let config = Config::resolve_for(Path::new(DEFAULT_MODEL), args, env)?;
+            model_pull::run(options, &config, config::onnx_file(args, env).as_deref(), out)
+        }
+        ModelAction::Import { folder } => {
+            let onnx_file = config::onnx_file(args, env);
+            if folder.is_dir() {
+                return import(folder, onnx_file.as_deref(), out);
+            }
+            let config = Config::resolve_for(folder, args, env)?;
+            import(&in_cache(folder, &config), onnx_file.as_deref(), out)
+        }
+        ModelAction::List { folder, json } => {
+            let config = Config::resolve_for(Path::new(DEFAULT_MODEL), args, env)?;
+            model_list::run(folder.as_deref(), *json, config.hub.cache_dir.as_deref(), out)
+        }
+        ModelAction::Verify { folder } => {
+            let config = Config::resolve_for(folder, args, env)?;
+            verify(&in_cache(folder, &config), &config, out)
+        }
         ModelAction::Bench { folder, seconds, json } => {
             let time = Duration::from_secs_f64(*seconds);
-            bench(folder, &Config::resolve_for(folder, args, env)?, (time, *json), out)
+            let config = Config::resolve_for(folder, args, env)?;
+            bench(&in_cache(folder, &config), &config, (time, *json), out)
         }
     }
+}
+
+/// Returns the folder of a model of a hub's cache, or `path` if that is a folder or in no cache.
+fn in_cache(path: &Path, config: &Config) -> PathBuf {
+    hub::cached(path, &config.hub).unwrap_or_else(|| path.to_owned())
 }
 
 /// Opens a model's folder, with `onnx_file` as its graph if given.
@@ -109,11 +77,14 @@ fn open(folder: &Path, onnx_file: Option<&Path>) -> Result<ModelFolder, CommandE
 
 fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     let model = open(folder, onnx_file)?;
-    let mut bar = ProgressBar::new();
-    let graph = model_import::import(&model, &mut |progress| bar.show(progress));
-    bar.clear();
+    let (mut line, mut has_written) = (ProgressLine::new(), false);
+    let graph = model_import::import(&model, &mut |progress| {
+        has_written |= progress.stage == ImportStage::Writing;
+        line.show(&describe(progress));
+    });
+    line.clear();
     let graph = graph?;
-    let done = if bar.has_written { "written" } else { "is up to date" };
+    let done = if has_written { "written" } else { "is up to date" };
     writeln!(out, "{} {done}", graph.path.display())?;
     writeln!(
         out,
@@ -130,33 +101,13 @@ fn import(folder: &Path, onnx_file: Option<&Path>, out: &mut dyn Write) -> Resul
     Ok(Verdict::Pass)
 }
 
-fn list(models: &Path, out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let listed = model_import::list_models(models)?;
-    let width = listed.iter().map(|model| model.id.chars().count()).max().unwrap_or(0);
-    for model in &listed {
-        let number =
-            |number: Option<usize>| number.map_or_else(|| "?".to_owned(), |number| number.to_string());
-        let (folder, manifest) = (ModelFolder::open(&model.path).ok(), model.manifest.as_ref());
-        let declared =
-            manifest.map_or((None, None), |manifest| (manifest.dimensions, manifest.max_input_tokens));
-        let (dimensions, max_tokens) =
-            folder.map_or(declared, |folder| (Some(folder.dimensions()), Some(folder.max_input_tokens())));
-        let (dimensions, max_tokens) = (number(dimensions), number(max_tokens));
-        let state = match &model.state {
-            ModelState::Ready { is_per_text: false } => "ready".to_owned(),
-            ModelState::Ready { is_per_text: true } => format!("ready · {PER_TEXT}"),
-            ModelState::NotImported => {
-                format!("ready; for ONNX Runtime run: embedgate model import {}", model.path.display())
-            }
-            ModelState::Incomplete(error) => format!("incomplete: {error}"),
-        };
-        let id = &model.id;
-        writeln!(out, "{id:width$}  {dimensions:>5} dimensions  at most {max_tokens:>5} tokens  {state}")?;
-    }
-    if listed.is_empty() {
-        writeln!(out, "no model folders in {}", models.display())?;
-    }
-    Ok(Verdict::Pass)
+/// Returns the text that is shown while a folder is imported.
+fn describe(progress: ImportProgress) -> String {
+    let activity = match progress.stage {
+        ImportStage::Checking => "checking the files",
+        ImportStage::Writing => "writing the graph",
+    };
+    format!("{activity} … {} %", progress.done.saturating_mul(100) / progress.total.max(1))
 }
 
 /// Starts the model like the server, measures its accuracy again if its precision is below fp32, and compares its golden
@@ -283,41 +234,5 @@ fn compare(model: &LoadedModel, golden: &[Golden], out: &mut dyn Write) -> Resul
     } else {
         writeln!(out, "FAIL: {failed} of {texts} texts, worst cosine {worst:.7}, needed {min_cosine}")?;
         Ok(Verdict::Fail)
-    }
-}
-
-/// Progress on standard error, one line rewritten in place, if it is a terminal.
-struct ProgressBar {
-    is_terminal: bool,
-    /// ImportStage and percentage that were last shown: the line is rewritten once for each percent.
-    shown: Option<(ImportStage, u64)>,
-    has_written: bool,
-}
-
-impl ProgressBar {
-    fn new() -> Self {
-        Self { is_terminal: io::stderr().is_terminal(), shown: None, has_written: false }
-    }
-
-    fn show(&mut self, progress: ImportProgress) {
-        self.has_written |= progress.stage == ImportStage::Writing;
-        let percent = (progress.done.saturating_mul(100)) / progress.total.max(1);
-        let now = Some((progress.stage, percent));
-        if !self.is_terminal || self.shown == now {
-            return;
-        }
-        self.shown = now;
-        let activity = match progress.stage {
-            ImportStage::Checking => "checking the files",
-            ImportStage::Writing => "writing the graph",
-        };
-        // A closed terminal must not stop the import.
-        let _ = write!(io::stderr(), "\r\x1b[K{activity} … {percent} %");
-    }
-
-    fn clear(&self) {
-        if self.shown.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
     }
 }

@@ -64,7 +64,7 @@ fn help_is_a_page() {
       serve         Serve embeddings over HTTP (the default)
       check-config  Show every setting with its source, or what is wrong with them
       health        Ask a running server whether it is ready, for containers
-      model         Import, list or verify model folders
+      model         Download, import, list or verify models
       help          Print this message or the help of the given subcommand(s)
     ");
     assert!(out(&help).contains("Examples:\n  embedgate  "), "{}", out(&help));
@@ -188,7 +188,7 @@ fn an_invalid_address_is_answered_with_the_accepted_forms() {
 #[test]
 fn a_missing_model_is_answered_with_how_to_get_it() {
     let message = fails(1, &["serve", "--listen", "127.0.0.1:0", "--model", "BAAI/bge-small-en-v1.5"]);
-    let command = "`hf download BAAI/bge-small-en-v1.5 --local-dir models/bge-small-en-v1.5`";
+    let command = "`embedgate model pull BAAI/bge-small-en-v1.5`";
     assert!(message.contains(command), "{message}");
 
     let folder = tempfile::tempdir().unwrap();

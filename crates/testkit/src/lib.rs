@@ -6,6 +6,7 @@
 
 pub mod files;
 pub mod http;
+pub mod hub;
 pub mod model;
 pub mod process;
 pub mod process_stats;

@@ -41,6 +41,9 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     if let Some(fault) = config.trace.otlp_endpoint.as_ref().and_then(CollectorUrl::fault) {
         problems.push(format!("`trace.otlp_endpoint` {fault}"));
     }
+    if let Err(error) = model_hub::check_address(&config.hub.endpoint) {
+        problems.push(format!("`hub.endpoint` (HF_ENDPOINT): {error}"));
+    }
     problems.extend(config.models.iter().flat_map(|model| of_model(model, limits)));
     problems
 }

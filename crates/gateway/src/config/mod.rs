@@ -7,6 +7,7 @@
 mod api_key;
 mod checks;
 mod file;
+mod hub_access;
 mod listen_address;
 mod models;
 mod origins;
@@ -28,6 +29,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 pub use api_key::{ApiKey, ApiKeyError};
+pub use hub_access::HubAccess;
+pub(crate) use models::hub_model;
 pub use origins::Origins;
 pub use problem::{ConfigError, Problem};
 pub use process_env::ProcessEnv;
@@ -35,11 +38,11 @@ pub use report::{DisplayValue, Report, ReportEntry, Source};
 pub use resolver::CliArgs;
 pub use setting::{Setting, Table};
 pub use settings::{
-    AuthConfig, CacheConfig, CorsConfig, LimitsConfig, LogConfig, ModelConfig, ServerConfig, TraceConfig,
-    settings,
+    AuthConfig, CacheConfig, CorsConfig, HubConfig, LimitsConfig, LogConfig, ModelConfig, ServerConfig,
+    TraceConfig, settings,
 };
 pub use types::{
-    Alias, Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode,
+    Alias, Bytes, DynamicQuantization, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio, RedisFailureMode,
     TokenIds, UnsupportedParameters,
 };
 pub(crate) use unknown::{known_elsewhere, renamed_flag};
@@ -88,6 +91,10 @@ pub struct Config {
     pub log: LogConfig,
     /// Traces.
     pub trace: TraceConfig,
+    /// The model hub.
+    pub hub: HubConfig,
+    /// Access to it.
+    pub hub_access: HubAccess,
     /// Shared library of ONNX Runtime, if one was named or found.
     pub onnxruntime_path: Option<PathBuf>,
     /// Id of the model that OpenAI's model names stand for: one of `models`.
@@ -218,6 +225,15 @@ fn resolve(
     let cors = CorsConfig::resolve(&mut resolver);
     let log = LogConfig::resolve(&mut resolver);
     let trace = TraceConfig::resolve(&mut resolver);
+    let mut hub = HubConfig::resolve(&mut resolver);
+    hub.cache_dir = hub.cache_dir.or_else(|| {
+        let found = env.hub_cache()?;
+        if let Some(entry) = resolver.report.entry_mut("cache_dir") {
+            (entry.value, entry.source) = (found.to_toml().into(), Source::Found);
+        }
+        Some(found)
+    });
+    let hub_access = HubAccess::read(env, &mut warnings);
     let aliases = models::aliases(&mut resolver, &entries, &default_model, &mut problems, &mut warnings);
     let models = models::models(&mut resolver, entries, &limits);
 
@@ -233,6 +249,8 @@ fn resolve(
         auth,
         log,
         trace,
+        hub,
+        hub_access,
         onnxruntime_path,
         default_model,
         aliases,

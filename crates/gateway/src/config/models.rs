@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::report::{ReportEntry, Source};
+use model_hub::RepoRef;
+
+use super::report::{DisplayValue, ReportEntry, Source};
 use super::resolver::Resolver;
 use super::setting::Table;
 use super::settings::{ALIASES, LimitsConfig, MAX_THREADS, MODEL_ID, MODEL_PATH, ModelConfig};
@@ -85,8 +87,9 @@ pub(super) fn entries(
     let mut ids = BTreeSet::new();
     for (id, path, in_file) in given {
         let id_source = if id.is_some() { resolver.file_source() } else { source.clone() };
+        let on_hub = || Some(hub_model(&path, &resolver.env.working_directory)?.short_name().to_owned());
         let folder = || path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let Some(id) = id.or_else(folder).filter(|id| !id.is_empty()) else {
+        let Some(id) = id.or_else(on_hub).or_else(folder).filter(|id| !id.is_empty()) else {
             problems.push(format!("the model at {} needs an `id`: its path ends in no name", path.display()));
             continue;
         };
@@ -97,6 +100,13 @@ pub(super) fn entries(
         list.push(Entry { id, path, id_source, path_source: source.clone(), in_file });
     }
     ModelEntries { list, replace_file }
+}
+
+/// Returns the name on a model hub that `path` stands for, unless it is a path below `working_directory`.
+pub(crate) fn hub_model(path: &Path, working_directory: &Path) -> Option<RepoRef> {
+    let repo: RepoRef = path.to_str()?.parse().ok()?;
+    // A misspelt folder in `models` is no model of an organization with this name.
+    (!repo.id().starts_with("models/") && !working_directory.join(path).exists()).then_some(repo)
 }
 
 /// Returns the id of the model that OpenAI's names stand for. `given` is what the settings say.

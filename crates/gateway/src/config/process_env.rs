@@ -15,6 +15,35 @@ pub(super) const ORT_VARIABLE: &str = "ORT_DYLIB_PATH";
 /// Variable of other programs, too, that names the collector of traces.
 pub(super) const OTLP_VARIABLE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
+/// Address of a model hub, a variable of Hugging Face's libraries as are the next three.
+pub(super) const HF_ENDPOINT: &str = "HF_ENDPOINT";
+
+/// Cache folder of models.
+pub(super) const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
+
+/// Forbids requests to a hub.
+pub(super) const HF_HUB_OFFLINE: &str = "HF_HUB_OFFLINE";
+
+/// Access token for a hub.
+const HF_TOKEN: &str = "HF_TOKEN";
+
+/// Names of further variables that are read: places of the cache and of the token, and the proxy.
+const OTHERS: [&str; 13] = [
+    HF_TOKEN,
+    "HF_TOKEN_PATH",
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "HOME",
+    "USERPROFILE",
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "NO_PROXY",
+];
+
 /// Everything outside the command line and the settings file that [`Config::resolve`](super::Config::resolve) depends
 /// on.
 #[derive(Clone)]
@@ -25,7 +54,8 @@ pub struct ProcessEnv {
     pub executable: Option<PathBuf>,
     /// CPUs that this process may use, at least 1; a cgroup's quota is honoured.
     pub cpus: usize,
-    /// Variables that begin with `EMBEDGATE_`, except those that Kubernetes sets, and the two of other programs.
+    /// Variables that begin with `EMBEDGATE_`, except those that Kubernetes sets, and those of other programs that are
+    /// used.
     pub variables: BTreeMap<String, OsString>,
 }
 
@@ -38,7 +68,9 @@ impl ProcessEnv {
         let variables = env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
             let is_ours = name.starts_with(PREFIX) && !is_service_link(&name, &value.to_string_lossy());
-            (is_ours || [ORT_VARIABLE, OTLP_VARIABLE].contains(&&*name)).then_some((name, value))
+            let shared = [ORT_VARIABLE, OTLP_VARIABLE, HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE];
+            let is_used = is_ours || shared.contains(&&*name) || OTHERS.contains(&&*name);
+            is_used.then_some((name, value))
         });
         Ok(Self {
             working_directory: env::current_dir()?,
@@ -51,6 +83,47 @@ impl ProcessEnv {
     /// Returns an environment without variables on a machine of `cpus` CPUs.
     pub(super) fn empty(cpus: usize) -> Self {
         Self { working_directory: PathBuf::new(), executable: None, cpus, variables: BTreeMap::new() }
+    }
+
+    /// Returns the text of a variable that is not empty.
+    fn text(&self, name: &str) -> Option<&str> {
+        self.variables.get(name)?.to_str().filter(|text| !text.is_empty())
+    }
+
+    /// Returns the folder of Hugging Face's libraries.
+    fn hf_home(&self) -> Option<PathBuf> {
+        let home = || self.text("HOME").or_else(|| self.text("USERPROFILE")).map(PathBuf::from);
+        if let Some(given) = self.text("HF_HOME") {
+            // As Python's `expanduser` does.
+            let below_home = given.strip_prefix("~/").and_then(|rest| Some(home()?.join(rest)));
+            return Some(below_home.unwrap_or_else(|| PathBuf::from(given)));
+        }
+        let cache =
+            self.text("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".cache")))?;
+        Some(cache.join("huggingface"))
+    }
+
+    /// Returns the cache folder of models, unless `HF_HUB_CACHE` or a setting names another.
+    pub(super) fn hub_cache(&self) -> Option<PathBuf> {
+        Some(self.hf_home()?.join("hub"))
+    }
+
+    /// Returns the access token: `HF_TOKEN`, or the one that `hf auth login` has stored.
+    pub(super) fn hub_token(&self) -> Option<String> {
+        let stored = || {
+            let named = self.text("HF_TOKEN_PATH").map(PathBuf::from);
+            let path = named.or_else(|| Some(self.hf_home()?.join("token")))?;
+            std::fs::read_to_string(path).ok()
+        };
+        let token = self.text(HF_TOKEN).map(str::to_owned).or_else(stored)?;
+        Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+    }
+
+    /// Returns the proxy for requests to a hub, as other programs read it from their environment.
+    pub(super) fn proxy(&self) -> Option<(&str, Option<&str>)> {
+        let names = ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+        let address = names.iter().find_map(|name| self.text(name))?;
+        Some((address, self.text("NO_PROXY")))
     }
 
     /// Looks for ONNX Runtime where an installation has it, and where a checkout does.

@@ -20,12 +20,12 @@ use inference::{Provider, TruncationPolicy};
 use super::api_key::{ApiKey, ApiKeyEntries};
 use super::listen_address::ListenAddress;
 use super::origins::Origins;
-use super::process_env::{ORT_VARIABLE, OTLP_VARIABLE};
+use super::process_env::{HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE, ORT_VARIABLE, OTLP_VARIABLE};
 use super::resolver::Resolver;
 use super::setting::{Section, Setting, Table, settings};
 use super::types::{
-    Aliases, Bytes, DynamicQuantization, LogFormat, MaxIsa, PrecisionSetting, Ratio, RedisFailureMode,
-    TokenIds, UnsupportedParameters,
+    Aliases, Bytes, DynamicQuantization, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio,
+    RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 use super::urls::{CollectorUrl, RedisUrl};
 
@@ -38,6 +38,7 @@ const TLS: Section = Section::table("tls", "TLS").prefix("tls_");
 const CORS: Section = Section::table("cors", "CORS").prefix("cors_");
 const LOG: Section = Section::table("log", "Log").prefix("log_");
 const TRACE: Section = Section::table("trace", "Traces").prefix("trace_");
+const HUB: Section = Section::table("hub", "Model hub").prefix("hub_");
 const MODELS: Section = Section::new(Table::Model(0), "Models (for all that are served)");
 
 /// Largest number of HTTP threads: the listener of actix keeps one bit for each, in four words of 128 bits.
@@ -48,6 +49,9 @@ pub(super) const MAX_THREADS: usize = 1024;
 
 /// Largest number of tokens of one batch: its activations alone take gigabytes.
 const MAX_BATCH_TOKENS: u64 = 1 << 20;
+
+/// Address of the public hub.
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Returns all settings, in the order of the settings file.
 pub fn settings() -> Vec<&'static Setting> {
@@ -63,6 +67,7 @@ pub fn settings() -> Vec<&'static Setting> {
         CorsConfig::SETTINGS,
         LogConfig::SETTINGS,
         TraceConfig::SETTINGS,
+        HubConfig::SETTINGS,
     ];
     [&CONFIG_FILE].into_iter().chain(tables.into_iter().flatten()).chain([&ALIASES]).chain(model).collect()
 }
@@ -108,12 +113,13 @@ pub(super) static MODEL_ID: Setting = Setting::new::<String>(
 pub(super) static MODEL_PATH: Setting = Setting::new::<Vec<String>>(
     Section::new(Table::Model(0), "Main settings"),
     "path",
-    "Folder of a model to serve, under the folder's name; may be repeated (variable: separated by commas). Flag and \
-     variable replace all models of the file.",
+    "Model to serve; may be repeated (variable: separated by commas): a folder, served under its name, or `ORG/NAME` \
+     or `ORG/NAME@REVISION` of a model hub, which `embedgate model pull` or `--pull` downloads. Flag and variable \
+     replace all models of the file.",
 )
 .flag("model")
 .variable("EMBEDGATE_MODELS")
-.placeholder("DIR");
+.placeholder("MODEL");
 
 settings! {
     /// Settings at the top of the file.
@@ -295,6 +301,26 @@ settings! {
 
         /// Share of the requests that are traced, of those whose caller has not decided it by a `traceparent` header.
         sample_ratio: Ratio = Ratio::ALL, advanced;
+    }
+}
+
+settings! {
+    /// The hub from which models are downloaded by name, and the cache of Hugging Face's libraries.
+    pub struct HubConfig in HUB {
+        /// Downloads models `ORG/NAME` that are not in the cache when the server starts. Without it, the server sends
+        /// no request to a hub, and such a model is an error.
+        pull: bool = false, flag("pull");
+
+        /// Address of the hub, or of a mirror. The variable `HF_ENDPOINT` is read, too.
+        endpoint: String = DEFAULT_ENDPOINT.to_owned(), shared_variable(HF_ENDPOINT), advanced, placeholder("URL");
+
+        /// Cache folder of Hugging Face's libraries, in which their models are found, too. Without it, `HF_HUB_CACHE`,
+        /// else `HF_HOME/hub`, else `huggingface/hub` in `XDG_CACHE_HOME` or `~/.cache`.
+        cache_dir: Option<PathBuf> = None, shared_variable(HF_HUB_CACHE), advanced,
+            example("\"/var/cache/huggingface/hub\"");
+
+        /// Sends no request to a hub, even if a model is missing. The variable `HF_HUB_OFFLINE` is read, too.
+        offline: Offline = Offline(false), shared_variable(HF_HUB_OFFLINE), advanced;
     }
 }
 

@@ -190,6 +190,34 @@ impl Value for Aliases {
     }
 }
 
+/// True if no request to a hub may be sent. `HF_HUB_OFFLINE` is usually 1, which is no TOML boolean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offline(pub bool);
+
+impl Value for Offline {
+    const PLACEHOLDER: &'static str = bool::PLACEHOLDER;
+    const IS_SWITCH: bool = true;
+
+    fn expected() -> String {
+        bool::expected()
+    }
+
+    /// Reads the words that Hugging Face's libraries take for true, and their opposites.
+    fn from_text(text: &str) -> Option<Self> {
+        let is_any = |words: [&str; 4]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+        let is_true = is_any(["1", "on", "yes", "true"]);
+        (is_true || is_any(["0", "off", "no", "false"])).then_some(Self(is_true))
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        bool::from_toml(value).map(Self)
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        self.0.to_toml()
+    }
+}
+
 /// A size in bytes, written with a binary unit such as `32MiB`, or as a plain number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub struct Bytes(pub usize);
@@ -302,6 +330,14 @@ mod tests {
         }
         assert_eq!(MaxIsa::from_text("mmx"), None);
         assert!(MaxIsa::expected().ends_with("or \"none\""));
+    }
+
+    #[test]
+    fn offline_takes_the_words_of_hugging_faces_libraries() {
+        for (text, is_offline) in [("1", true), ("ON", true), ("Yes", true), ("true", true), ("0", false)] {
+            assert_eq!(Offline::from_text(text), Some(Offline(is_offline)), "{text}");
+        }
+        assert_eq!(Offline::from_text("2"), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Advice for a missing model folder: path of a similar one, or how to get one.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use crate::config::ProcessEnv;
+use crate::config::{ProcessEnv, hub_model};
 
 /// Returns the reason why `path` is not a folder, and a path to use instead.
 pub(crate) fn advice(path: &Path, env: &ProcessEnv) -> String {
@@ -27,23 +27,12 @@ pub(crate) fn advice(path: &Path, env: &ProcessEnv) -> String {
             folder.display()
         );
     }
-    match hub_name(path) {
-        Some((organisation, name)) => format!(
-            "{nowhere}, and embedgate does not download models: if this is a name at the Hugging Face hub, run \
-             `hf download {organisation}/{name} --local-dir models/{name}` and name models/{name}"
+    match hub_model(path, here) {
+        Some(repo) => format!(
+            "{nowhere}, and no model {repo} in the cache of the model hub: run `embedgate model pull {repo}`, or start \
+             with --pull"
         ),
         None => nowhere,
-    }
-}
-
-/// Organisation and name, if the path could be a model's name at the Hugging Face hub.
-fn hub_name(path: &Path) -> Option<(&str, &str)> {
-    let mut parts = path.components();
-    match (parts.next()?, parts.next()?, parts.next()) {
-        (Component::Normal(organisation), Component::Normal(name), None) if organisation != "models" => {
-            Some((organisation.to_str()?, name.to_str()?))
-        }
-        _ => None,
     }
 }
 
@@ -81,8 +70,8 @@ mod tests {
             (
                 "BAAI/bge-m3",
                 format!(
-                    "{nowhere}, and embedgate does not download models: if this is a name at the Hugging Face hub, \
-                     run `hf download BAAI/bge-m3 --local-dir models/bge-m3` and name models/bge-m3"
+                    "{nowhere}, and no model BAAI/bge-m3 in the cache of the model hub: run `embedgate model pull \
+                     BAAI/bge-m3`, or start with --pull"
                 ),
             ),
             ("models/other", nowhere.clone()),

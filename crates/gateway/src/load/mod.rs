@@ -25,6 +25,7 @@ use inference::{
     CacheConfig, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Observer, RemoteCache,
     StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
+use model_hub::HubError;
 use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
 use thiserror::Error;
 
@@ -33,6 +34,7 @@ pub(crate) use self::{onnx::Runtime, proof::Prover};
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},
     config::{Config, ModelConfig, ProcessEnv},
+    hub::{self, HubModelError},
     metrics::Metrics,
     prompts::Prompts,
     redis_cache::RedisCache,
@@ -95,6 +97,24 @@ pub enum ModelLoadError {
     NoFolder {
         /// Path of a similar folder, or how to get one.
         advice: String,
+    },
+    /// The model cannot be had from a hub.
+    #[error(transparent)]
+    Hub(#[from] HubModelError),
+    /// The cache of the hub lacks files of the model, or holds one that embedgate cannot use.
+    #[error(
+        "the cache of the model hub has it in {}, but not in a usable form; if files are missing, run `embedgate model \
+         pull {repo}`, or start with --pull",
+        folder.display()
+    )]
+    Cached {
+        /// Its name.
+        repo: String,
+        /// Its folder in the cache.
+        folder: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<ImportError>,
     },
     /// The folder cannot be used.
     #[error(transparent)]
@@ -206,13 +226,36 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
         if cancelled.load(Ordering::Acquire) {
             return Err(LoadError::Cancelled);
         }
-        models.push(load_model(model, &context, metrics).map_err(|error| LoadError::Model {
-            id: model.id.clone(),
-            path: model.path.clone(),
-            error: Box::new(error),
+        let loaded = find_and_load(model, config, &context, (metrics, cancelled));
+        models.push(loaded.map_err(|error| match error {
+            ModelLoadError::Hub(HubModelError::Hub(HubError::Cancelled)) => LoadError::Cancelled,
+            error => {
+                LoadError::Model { id: model.id.clone(), path: model.path.clone(), error: Box::new(error) }
+            }
         })?);
     }
     Ok(Registry::from_parts(models, &config.aliases)?)
+}
+
+/// Loads the model that the settings name by its folder, or by its name on a hub.
+fn find_and_load(
+    model: &ModelConfig,
+    config: &Config,
+    context: &LoadContext<'_>,
+    (metrics, cancelled): (&Metrics, &AtomicBool),
+) -> Result<LoadedModel, ModelLoadError> {
+    let access = (&config.hub, &config.hub_access);
+    let found = hub::folder_to_serve(&model.path, model.onnx_file.as_deref(), access, cancelled)?;
+    let path = found.ok_or_else(|| ModelLoadError::NoFolder { advice: no_folder(&model.path) })?;
+    let Some(repo) = hub::repo(&model.path) else { return load_model(model, context, metrics) };
+    let in_cache = ModelConfig { path: path.clone(), ..model.clone() };
+    match load_model(&in_cache, context, metrics) {
+        Ok(loaded) => Ok(LoadedModel { hub_id: Some(repo.id().to_owned()), ..loaded }),
+        Err(ModelLoadError::Folder(source)) => {
+            Err(ModelLoadError::Cached { repo: repo.to_string(), folder: path, source: Box::new(source) })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens, starts and checks one model.
@@ -222,9 +265,6 @@ fn load_model(
     metrics: &Metrics,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
-    if !config.path.is_dir() {
-        return Err(ModelLoadError::NoFolder { advice: no_folder(&config.path) });
-    }
     let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
     let folder = folder.map_err(ModelLoadError::Folder)?;
     let fingerprint = fingerprint(&folder)?;

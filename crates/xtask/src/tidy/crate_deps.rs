@@ -8,13 +8,14 @@ use toml::{Table, Value};
 use super::SourceFile;
 
 /// Crates of the workspace that a crate may depend on.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("acceptance", &["testkit", "xtask"]),
     ("bench", &["testkit", "xtask"]),
     ("bert-cpu", &["encoder-spec"]),
     ("encoder-spec", &[]),
-    ("gateway", &["bert-cpu", "encoder-spec", "inference", "model-import", "openai-schema"]),
+    ("gateway", &["bert-cpu", "encoder-spec", "inference", "model-hub", "model-import", "openai-schema"]),
     ("inference", &["bert-cpu", "encoder-spec"]),
+    ("model-hub", &[]),
     ("model-import", &["encoder-spec"]),
     ("openai-schema", &[]),
     ("stress", &["bench", "testkit", "xtask"]),
@@ -23,7 +24,8 @@ const ALLOWED: [(&str, &[&str]); 11] = [
 ];
 
 /// Dependencies for tests alone: the engine is tested on graphs that the importer wrote.
-const ALLOWED_IN_TESTS: [(&str, &str); 2] = [("gateway", "testkit"), ("inference", "model-import")];
+const ALLOWED_IN_TESTS: [(&str, &str); 3] =
+    [("gateway", "testkit"), ("inference", "model-import"), ("model-hub", "testkit")];
 
 /// The crate with its own lints: only it may contain `unsafe`.
 const OWN_LINTS: &str = "bert-cpu";

@@ -1,34 +1,32 @@
 {{/*
-The init container of model.source `download`: downloads, verifies and unpacks the model. It has the security context of
-the gateway: no capabilities, and only the model's volume is writable.
+The init container of model.source `download`: the gateway's own `embedgate model pull`, from a hub or from an archive. It
+has the security context of the gateway: no capabilities, and only the model's volume is writable.
 */}}
 {{- define "embedgate.download" -}}
 {{- $download := .Values.model.download -}}
 - name: model
-  image: {{ $download.image | quote }}
-  imagePullPolicy: {{ $download.pullPolicy }}
-  {{- if $download.command }}
-  command:
-    {{- toYaml $download.command | nindent 4 }}
-  {{- else }}
-  command:
-    - sh
-    - -ceu
-    - |
-      {{- .Files.Get "files/download.sh" | trim | nindent 6 }}
-  {{- end }}
+  image: {{ include "embedgate.image" . | quote }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  args:
+    - model
+    - pull
+    {{- if $download.repo }}
+    - {{ $download.repo | quote }}
+    {{- else }}
+    - {{ printf "--from=%s" $download.url | quote }}
+    - {{ printf "--sha256=%s" (lower $download.sha256) | quote }}
+    {{- end }}
+    - {{ printf "--to=%s" (include "embedgate.modelDir" .) | quote }}
+  {{- if or $download.endpoint $download.extraEnv }}
   env:
-    - name: MODEL_URL
-      value: {{ $download.url | quote }}
-    - name: MODEL_SHA256
-      value: {{ lower $download.sha256 | quote }}
-    - name: STRIP_COMPONENTS
-      value: {{ int64 $download.stripComponents | quote }}
-    - name: MODEL_DIR
-      value: {{ include "embedgate.modelDir" . | quote }}
+    {{- with $download.endpoint }}
+    - name: HF_ENDPOINT
+      value: {{ . | quote }}
+    {{- end }}
     {{- with $download.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- end }}
   resources:
     {{- toYaml $download.resources | nindent 4 }}
   securityContext:

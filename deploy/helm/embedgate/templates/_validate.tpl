@@ -48,8 +48,13 @@ Rejects combinations of values that cannot work together, and names their keys. 
 {{- if and (eq $v.model.source "pvc") (not $v.model.pvc.existingClaim) -}}
 {{- fail "model.pvc.existingClaim is required by model.source pvc" -}}
 {{- end -}}
-{{- if and (eq $v.model.source "download") (not (and $v.model.download.url $v.model.download.sha256)) -}}
-{{- fail "model.download.url and model.download.sha256 are required by model.source download" -}}
+{{- if eq $v.model.source "download" -}}
+{{- if and $v.model.download.repo $v.model.download.url -}}
+{{- fail "model.download.repo and model.download.url are both set; remove one of them" -}}
+{{- end -}}
+{{- if not (or $v.model.download.repo (and $v.model.download.url $v.model.download.sha256)) -}}
+{{- fail "model.source download requires model.download.repo, or model.download.url and model.download.sha256" -}}
+{{- end -}}
 {{- end -}}
 {{- if and (ne $v.model.source "image") (contains "[[models]]" $v.config) -}}
 {{- fail (printf "config: [[models]] would be overridden by the model of model.source %s; remove one of them" $v.model.source) -}}

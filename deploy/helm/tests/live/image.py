@@ -38,11 +38,6 @@ class Image:
     name: str = ""
 
 
-def system():
-    """An image with this machine's installed programs."""
-    return Image(environment={"PATH": "/usr/bin:/bin"})
-
-
 def python():
     """An image with this Python, which may be in a home folder that other users cannot read."""
     return Image(environment={"PATH": os.path.dirname(sys.executable)}, any_user=False)

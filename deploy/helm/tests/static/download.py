@@ -4,58 +4,57 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import pathlib
 import subprocess
 import tarfile
 import tempfile
 import threading
 
-# Programs that the rendered command calls.
-PROGRAMS = ("sh", "curl", "sha256sum", "tar")
+import cases
 
-_FILES = {"tokenizer.json": b"{}", "1_Pooling/config.json": b"{}"}
-_LIMIT_SECONDS = 30
+# The gateway's program, as `cargo build` leaves it.
+PROGRAM = cases.ROOT / "target/debug/embedgate"
+
+_MODEL = cases.ROOT / "crates/model-import/tests/tiny-models/bert-mean"
+_FILES = {str(path.relative_to(_MODEL)): path.read_bytes() for path in _MODEL.rglob("*.*") if path.is_file()}
+_LIMIT_SECONDS = 60
 
 
 def check(objects):
-    """Complaints unless exactly the archive with the pinned digest and layout is unpacked, without leftovers."""
+    """Complaints unless exactly the archive with the pinned digest is unpacked, without leftovers."""
     (container,) = [
         one
         for one in objects.deployment()["spec"]["template"]["spec"]["initContainers"]
         if one["name"] == "model"
     ]
-    archive = _archive("bge-small/")
+    archive = _archive("bert-mean/")
     right = hashlib.sha256(archive).hexdigest()
     with tempfile.TemporaryDirectory() as folder, _server(archive) as address:
         model = pathlib.Path(folder) / "models" / "model"
         model.parent.mkdir()
-
-        def run(sha256, strip):
-            return _run(container, model, {"MODEL_URL": address, "MODEL_SHA256": sha256, "STRIP_COMPONENTS": strip})
-
-        wrong = run("0" * 64, "1")
+        wrong = _run(container, {"--from": address, "--sha256": "0" * 64, "--to": model})
         if wrong.returncode == 0 or model.exists():
             yield "an archive with another SHA-256 was unpacked"
-        if "no tokenizer.json" not in run(right, "0").stderr:
-            yield "an archive with another layout was accepted"
         for attempt in ("first run", "second run, over existing files"):
-            done = run(right, "1")
+            done = _run(container, {"--from": address, "--sha256": right, "--to": model})
             if done.returncode != 0:
                 yield f"{attempt}: failed: {done.stderr}"
-            found = {str(path.relative_to(model)): path.read_bytes() for path in model.rglob("*") if path.is_file()}
+            visible = [path for path in model.rglob("*") if path.is_file() and not path.name.startswith(".")]
+            found = {str(path.relative_to(model)): path.read_bytes() for path in visible}
             if found != _FILES:
                 yield f"{attempt}: left {sorted(found)}"
             if [path.name for path in model.parent.iterdir()] != [model.name]:
                 yield f"{attempt}: the archive was not deleted"
 
 
-def _run(container, model, settings):
-    environment = {one["name"]: one["value"] for one in container["env"]}
-    environment |= settings | {"MODEL_DIR": str(model), "PATH": os.environ["PATH"], "NO_PROXY": "*"}
+def _run(container, settings):
+    """Runs the container's command with other values of some flags, and nothing in its environment."""
+    flags = {f"{name}={value}" for name, value in settings.items()}
+    names = [flag.partition("=")[0] for flag in flags]
+    arguments = [word for word in container["args"] if word.partition("=")[0] not in names]
     return subprocess.run(
-        container["command"],
-        env=environment,
+        [PROGRAM, *arguments, *flags],
+        env={},
         capture_output=True,
         text=True,
         timeout=_LIMIT_SECONDS,
