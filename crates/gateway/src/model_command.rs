@@ -1,6 +1,6 @@
 //! `embedgate model …`: downloads, imports, lists, verifies and benchmarks models.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

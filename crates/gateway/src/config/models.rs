@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use model_hub::RepoRef;
 
-use super::report::{DisplayValue, ReportEntry, Source};
+use super::report::{ReportEntry, Source};
 use super::resolver::Resolver;
 use super::setting::Table;
 use super::settings::{ALIASES, LimitsConfig, MAX_THREADS, MODEL_ID, MODEL_PATH, ModelConfig};
