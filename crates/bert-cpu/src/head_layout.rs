@@ -6,8 +6,8 @@
 //! ```
 //!
 //! RoPE combines value k with value k + head_dim/2. With its halves padded separately, it needs no masks: vector v of
-//! the first half belongs to vector v of the second. The order of columns does not matter to attention, as long as it is
-//! the same for queries and keys, and for values and the output projection.
+//! the first half belongs to vector v of the second. The order of columns does not matter to attention, as long as it
+//! is the same for queries and keys, and for values and the output projection.
 
 use encoder_spec::EncoderSpec;
 
@@ -22,8 +22,8 @@ pub(crate) struct HeadLayout {
 }
 
 impl HeadLayout {
-    /// The layout for `spec`, with a padded width that is a multiple of `multiple`, which is even. The padded width of a
-    /// half is a multiple of half of it.
+    /// The layout for `spec`, with a padded width that is a multiple of `multiple`, which is even. The padded width of
+    /// a half is a multiple of half of it.
     pub(crate) fn new(spec: &EncoderSpec, multiple: usize) -> Self {
         let head_dim = spec.attention.head_dim;
         let parts = if spec.layers.iter().any(|layer| layer.rope.is_some()) { 2 } else { 1 };

@@ -15,8 +15,8 @@ use crate::config::{self, CliArgs, Config, DEFAULT_MODEL, ProcessEnv};
 use crate::error_chain::error_chain;
 use crate::hub;
 use crate::load::{
-    CacheFactory, Encoders, LoadContext, Prover, Runtime, encoders, fingerprint, max_input_tokens, min_golden_cosine,
-    no_folder, plan_backends, select_backend, tokenizer,
+    CacheFactory, Encoders, LoadContext, Prover, Runtime, encoders, fingerprint, max_input_tokens,
+    min_golden_cosine, no_folder, plan_backends, select_backend, tokenizer,
 };
 use crate::model_bench::{self, BenchParams};
 use crate::progress_line::ProgressLine;
@@ -110,8 +110,8 @@ fn describe(progress: ImportProgress) -> String {
     format!("{activity} … {} %", progress.done.saturating_mul(100) / progress.total.max(1))
 }
 
-/// Starts the model like the server, measures its accuracy again if its precision is below fp32, and compares its golden
-/// vectors one by one.
+/// Starts the model like the server, measures its accuracy again if its precision is below fp32, and compares its
+/// golden vectors one by one.
 fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, CommandError> {
     let no_golden = || CommandError::NoGolden { folder: path.to_owned() };
     let failed = |error| CommandError::Model { folder: path.to_owned(), error: Box::new(error) };

@@ -66,8 +66,8 @@ pub struct Prompts {
 }
 
 impl Prompts {
-    /// Measures the prompts `texts`, by name, with the model's tokenizer. `default` is the name of the one for a request
-    /// that names none, or empty for no prompt; `include_prompt` is the setting of the model's pooling.
+    /// Measures the prompts `texts`, by name, with the model's tokenizer. `default` is the name of the one for a
+    /// request that names none, or empty for no prompt; `include_prompt` is the setting of the model's pooling.
     ///
     /// # Errors
     /// The reason, if the model has no prompt `default` or its tokenizer cannot read a prompt.

@@ -1,5 +1,5 @@
-//! Models by name: `embedgate model pull`, `model list` and `serve --model ORG/NAME`, against a local hub that has a tiny
-//! model.
+//! Models by name: `embedgate model pull`, `model list` and `serve --model ORG/NAME`, against a local hub that has a
+//! tiny model.
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::{

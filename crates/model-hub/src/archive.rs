@@ -43,7 +43,7 @@ pub fn unpack(source: &Path, target: &Path, limits: ArchiveLimits) -> Result<(),
     }
     create_parent(target)?;
     let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Beside the target, so that the files can be renamed.
+    // In the target's folder, so that the files can be renamed.
     let scratch = tempfile::Builder::new().prefix(".embedgate-").tempdir_in(parent);
     let scratch = scratch.map_err(HubError::io("write to", parent))?;
     let mut unpacker = Unpacker { source, root: scratch.path(), limits, files: BTreeSet::new(), bytes: 0 };

@@ -104,7 +104,8 @@ pub enum HubError {
     },
     /// The hub asks for a longer wait than the limit.
     #[error(
-        "{host} limits requests (429) and asks for a wait of {seconds} s: try again then; a token in HF_TOKEN raises the limit"
+        "{host} limits requests (429) and asks for a wait of {seconds} s: try again then; a token in HF_TOKEN raises \
+         the limit"
     )]
     RateLimited {
         /// The hub.
@@ -126,7 +127,8 @@ pub enum HubError {
     },
     /// All attempts failed.
     #[error(
-        "cannot download {file} from {host}: {reason} ({attempts} attempts); what has arrived is kept, run it again to resume"
+        "cannot download {file} from {host}: {reason} ({attempts} attempts); what has arrived is kept, run it again \
+         to resume"
     )]
     Transfer {
         /// The host.

@@ -140,7 +140,7 @@ impl Hub {
     /// Downloads the archive at `address` to `path` and compares it with its SHA-256.
     ///
     /// # Errors
-    /// Any [`HubError`]. What has arrived stays beside `path`, so that the next call continues.
+    /// Any [`HubError`]. What has arrived stays next to `path`, so that the next call continues.
     pub fn fetch_archive(
         &self,
         address: &str,

@@ -19,7 +19,8 @@ use crate::{
 pub(crate) const VOCABULARY: &str = "vocab.txt";
 
 /// The way to a `tokenizer.json`.
-pub(crate) const SAVE_AGAIN: &str = "save the tokenizer again with transformers: `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`";
+pub(crate) const SAVE_AGAIN: &str = "save the tokenizer again with transformers: \
+    `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`";
 
 /// A tokenizer made from a vocabulary.
 pub(crate) struct WordPiece {

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! Queries are transposed for each tile, values once for each head. A tile reads only the keys that one of its queries
-//! attends to; 32 keys are masked only if not all queries attend to all of them. Keys after the last one take no part in
-//! a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped, or left
-//! out if they fill a half of 16.
+//! attends to; 32 keys are masked only if not all queries attend to all of them. Keys after the last one take no part
+//! in a sum, and their powers and values are zero. Lanes of queries after the last one are computed and dropped, or
+//! left out if they fill a half of 16.
 //!
 //! Scores become powers 32 keys at a time, while they are in the L1d cache, without a pass for the maximum (see
 //! `softmax`).
@@ -34,8 +34,8 @@ const B_TILE_LINES: usize = 2 * TILE;
 /// Score of a key that a query does not attend to: its power is the smallest.
 const MASKED: f32 = -1e30;
 
-/// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias include
-/// the factor log₂ e.
+/// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias
+/// include the factor log₂ e.
 pub(super) struct AmxAttention<'a> {
     /// Tokens of each sequence of the batch.
     pub(super) lengths: &'a [usize],

@@ -9,9 +9,9 @@
 //!
 //! Each step writes its result in the layout in which the next product reads it (`layout`), so no step only rearranges
 //! values. A norm leaves the bias of the next product that adds to the residual stream in it, so that the product only
-//! adds. Queries and keys that are normalized or rotated stay in f32 until then. Widths are padded with zeros to multiples of 32, also that of a head; zeros stay zeros through every step.
-//! Rows are padded to whole tiles with unspecified values: a row of a product depends on the same row of A only, so
-//! they affect no result.
+//! adds. Queries and keys that are normalized or rotated stay in f32 until then. Widths are padded with zeros to
+//! multiples of 32, also that of a head; zeros stay zeros through every step. Rows are padded to whole tiles with
+//! unspecified values: a row of a product depends on the same row of A only, so they affect no result.
 //!
 //! No kernel changes MXCSR. Denormal numbers, which would be slow in vector code, are rare: the powers of a softmax end
 //! at 2⁻¹²⁶, and the tile instructions and the rounding to bf16 flush theirs to zero.

@@ -19,8 +19,8 @@ use crate::{
     simd::{Simd, WithSimd},
 };
 
-/// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias include
-/// the factor log₂ e.
+/// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias
+/// include the factor log₂ e.
 pub(super) struct Attention<'s> {
     /// `[tokens, padded head_dim]` each; the width is a multiple of a panel's.
     pub(super) queries: Matrix,

@@ -1,7 +1,7 @@
 //! Loading of models: from the settings to running engines.
 //!
-//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, prove that
-//! a precision below fp32 is accurate enough ([`proof`]), and check that the backend that will serve requests
+//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, prove
+//! that a precision below fp32 is accurate enough ([`proof`]), and check that the backend that will serve requests
 //! reproduces the golden vectors of the manifest. A model that cannot be served is an error before the first request.
 
 mod candidates;

@@ -110,8 +110,8 @@ pub(crate) struct RequestOptions {
 /// Resolves the parameters of a request for the model `requested`. `truncation` is the policy in the request's header.
 ///
 /// # Errors
-/// 400 for `dimensions` that the model does not support, for token ids to an alias with a prompt, and for a parameter of
-/// another vendor that cannot be honoured, unless `unsupported` is to ignore those.
+/// 400 for `dimensions` that the model does not support, for token ids to an alias with a prompt, and for a parameter
+/// of another vendor that cannot be honoured, unless `unsupported` is to ignore those.
 pub(crate) fn resolve(
     request: &EmbeddingRequest,
     requested: &RequestedModel,

@@ -213,8 +213,8 @@ const MODELS: [&str; 24] = [
 /// Models with each kind of tokenizer.
 const TOKENIZERS: [&str; 3] = ["bert-mean", "roberta-mean", "xlm-roberta-mean"];
 
-/// Largest difference of a value from its reference. The tanh approximation of GELU instead of the exact function moves a
-/// value by 4e-5.
+/// Largest difference of a value from its reference. The tanh approximation of GELU instead of the exact function moves
+/// a value by 4e-5.
 const MAX_DIFFERENCE: f32 = 1e-5;
 
 backend_tests! {

@@ -5,14 +5,9 @@ use std::{
     sync::OnceLock,
 };
 
-use inference::{
-    Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders,
-};
+use inference::{Engine, OnnxConfig, OnnxInput, OnnxRuntime, Provider, StartError, Tokenizer, onnx_encoders};
 
-use crate::model::{
-    Model, Reference, copy_folder, embed, tiny_models_give_the_reference_vectors,
-    workspace,
-};
+use crate::model::{Model, Reference, copy_folder, embed, tiny_models_give_the_reference_vectors, workspace};
 
 /// The default model's folder.
 pub(crate) fn real_model() -> PathBuf {

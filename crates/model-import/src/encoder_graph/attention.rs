@@ -79,8 +79,8 @@ impl Exporter<'_, '_> {
         self.linear(layer, &attended, LinearId::AttentionOutput)
     }
 
-    /// Splits `[batch, sequence, heads · head_dim]` into heads, and normalizes and rotates those of queries and keys, for
-    /// which `norm` is given with a factor.
+    /// Splits `[batch, sequence, heads · head_dim]` into heads, and normalizes and rotates those of queries and keys,
+    /// for which `norm` is given with a factor.
     fn by_head(
         &mut self,
         layer: usize,

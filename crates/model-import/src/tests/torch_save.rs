@@ -39,9 +39,9 @@ impl<'a> Tensor<'a> {
 
 /// A pickle under construction.
 #[derive(Clone, Default)]
-pub(super) struct Pickle(Vec<u8>);
+pub(super) struct PickleWriter(Vec<u8>);
 
-impl Pickle {
+impl PickleWriter {
     pub(super) fn new() -> Self {
         Self(vec![0x80, 2])
     }
@@ -90,7 +90,7 @@ impl Pickle {
 
 /// The pickle of a state dict.
 pub(super) fn state_dict(tensors: &[Tensor<'_>]) -> Vec<u8> {
-    let start = Pickle::new().raw("}q\0(");
+    let start = PickleWriter::new().raw("}q\0(");
     tensors.iter().fold(start, |pickle, tensor| pickle.text(tensor.name).tensor(tensor)).raw("u").end()
 }
 
