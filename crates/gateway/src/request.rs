@@ -20,7 +20,7 @@ use crate::{
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
     parameters::{self, RequestOptions, TRUNCATION_HEADER},
-    registry::{LoadedModel, Registry, echo},
+    registry::{LoadedModel, ModelLease, ModelSlot, Registry, echo},
     response::ResponseMemory,
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
 };
@@ -54,7 +54,7 @@ impl RequestLimits {
 /// A request that is valid as far as this is known without the tokenizer.
 pub(crate) struct ValidatedRequest {
     /// The requested model.
-    pub(crate) served: Arc<LoadedModel>,
+    pub(crate) served: ModelLease,
     /// The name by which it was requested.
     pub(crate) model: String,
     /// Encoding of the vectors in the response.
@@ -68,16 +68,16 @@ pub(crate) struct ValidatedRequest {
     job: Job,
 }
 
-/// Parses a body.
+/// Parses a body. Returns its memory, too: the request takes about as much.
 ///
 /// # Errors
 /// 400 for a body that breaks the API's schema.
-pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
+pub(crate) async fn parse(body: Body) -> Result<(EmbeddingRequest, ReservedBytes), ApiError> {
     offload(body.bytes.len() >= OFFLOAD_BYTES, move || {
-        EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)
+        let request = EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)?;
+        Ok((request, body.memory))
     })
     .await?
-    .map_err(Into::into)
 }
 
 /// The policy for long inputs in the request's headers, if there is one.
@@ -99,7 +99,7 @@ pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>
 ///
 /// # Errors
 /// 404 if there is none.
-pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
+pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<Arc<ModelSlot>, ApiError> {
     registry.find(name).map(Arc::clone).ok_or_else(|| {
         let message = format!(
             "The model `{}` does not exist or you do not have access to it. {}",
@@ -117,7 +117,7 @@ impl ValidatedRequest {
     /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot
     /// be honoured, or token ids that the model does not accept.
     pub(crate) async fn new(
-        served: Arc<LoadedModel>,
+        served: ModelLease,
         request: EmbeddingRequest,
         limits: &RequestLimits,
         truncation: Option<TruncationPolicy>,

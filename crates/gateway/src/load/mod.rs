@@ -1,10 +1,12 @@
 //! Loading of models: from the settings to running engines.
 //!
-//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, and check
-//! that the backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be
-//! served is an error before the first request.
+//! For each model: open its folder, describe it ([`description`]), select its backend ([`candidates`]), start the
+//! engine, which warms it up, and check that the backend that will serve requests reproduces the golden vectors of the
+//! manifest. A model that cannot be served is an error before the first request. A model on demand is only described at
+//! startup, and loaded later by the same code.
 
 mod candidates;
+mod description;
 mod missing;
 mod native;
 mod onnx;
@@ -16,7 +18,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Instant, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use bert_cpu::Isa;
@@ -29,14 +31,17 @@ use model_import::{
 };
 use thiserror::Error;
 
-use self::candidates::{BackendQuery, Candidate, select};
 pub(crate) use self::{candidates::BackendPlan, onnx::Runtime};
+use self::{
+    candidates::{BackendQuery, Candidate, select},
+    description::{check_memory_budget, describe},
+};
 use crate::{
     backend::{Backend, Selection},
-    config::{Config, ModelConfig, ProcessEnv},
+    config::{Bytes, Config, LoadTime, ModelConfig, ProcessEnv},
     metrics::Metrics,
     redis_cache::RedisCache,
-    registry::{LoadedModel, Registry, UnknownModel},
+    registry::{LoadedModel, ModelSlot, Registry, UnknownModel},
 };
 
 /// Default of `max_batch_tokens` for ONNX Runtime.
@@ -69,6 +74,22 @@ pub enum LoadError {
     /// An alias stands for a model that is not served.
     #[error(transparent)]
     Alias(#[from] UnknownModel),
+    /// A model does not fit into the memory budget, even after every model that may be unloaded was.
+    #[error(
+        "the model `{id}` does not fit into `loading.memory_budget`: it needs about {needed}, and {free} of {budget} \
+         are left by the models with `load = \"startup\"`; raise the budget, or set `load = \"on-demand\"` for more \
+         models"
+    )]
+    Memory {
+        /// Id of the model.
+        id: String,
+        /// Its estimated memory.
+        needed: Bytes,
+        /// Memory that the models loaded at startup leave.
+        free: Bytes,
+        /// The budget.
+        budget: Bytes,
+    },
     /// The server was told to stop while it was loading.
     #[error("stopped while loading")]
     Cancelled,
@@ -168,48 +189,80 @@ impl CacheFactory {
 }
 
 /// Resources that all models share.
-pub(crate) struct LoadContext<'a> {
-    pub(crate) runtime: Runtime<'a>,
+pub(crate) struct LoadContext {
+    pub(crate) runtime: Runtime,
     pub(crate) cache: CacheFactory,
 }
 
-/// Loads every configured model. Blocks while files are read and engines warm up.
+/// Reads the folder of every configured model, and loads those that are to be loaded at startup. Blocks while files are
+/// read and engines warm up.
 ///
 /// # Errors
-/// The first model that cannot be served; [`LoadError::Cancelled`] if `cancelled` was set before the last model.
+/// The first model that cannot be served; models that do not fit into the memory budget; [`LoadError::Cancelled`] if
+/// `cancelled` was set before the last model.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
     let remote = RedisCache::new(&config.cache, metrics.remote_cache()).map_err(LoadError::RemoteCache)?;
     let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn RemoteCache>);
-    let context = LoadContext {
+    let context = Arc::new(LoadContext {
         runtime: Runtime::new(config.onnxruntime_path.as_deref(), Some(metrics)),
         cache: CacheFactory { memory: config.cache.memory.0, remote },
-    };
-    let mut models = Vec::with_capacity(config.models.len());
+    });
+    let mut opened = Vec::with_capacity(config.models.len());
     for model in &config.models {
-        if cancelled.load(Ordering::Acquire) {
-            return Err(LoadError::Cancelled);
-        }
-        models.push(load_model(model, &context, metrics).map_err(|error| LoadError::Model {
-            id: model.id.clone(),
-            path: model.path.clone(),
-            error: Box::new(error),
-        })?);
+        let folder = OpenFolder::open(model).map_err(failure_of(model))?;
+        let description =
+            describe(model, &folder.folder, config.cache.memory.0).map_err(failure_of(model))?;
+        opened.push((model, folder, description));
     }
-    Ok(Registry::from_parts(models, &config.aliases)?)
+    let descriptions = opened.iter().map(|(.., description)| description);
+    check_memory_budget(descriptions, config.loading.memory_budget)?;
+    let mut slots = Vec::with_capacity(opened.len());
+    for (model, folder, description) in opened {
+        let loaded = match model.load {
+            LoadTime::Startup if cancelled.load(Ordering::Acquire) => return Err(LoadError::Cancelled),
+            LoadTime::Startup => {
+                Some(load_model(model, folder, &context, metrics).map_err(failure_of(model))?)
+            }
+            LoadTime::OnDemand => None,
+        };
+        let (model, context, metrics) = (model.clone(), Arc::clone(&context), metrics.clone());
+        // The folder is read again, so that a later load uses changed files.
+        let loader = move || Ok(load_model(&model, OpenFolder::open(&model)?, &context, &metrics)?);
+        slots.push(ModelSlot::new(description, Box::new(loader), loaded));
+    }
+    Ok(Registry::new(slots, &config.aliases, &config.loading, metrics)?)
 }
 
-/// Opens, starts and checks one model.
+fn failure_of(model: &ModelConfig) -> impl Fn(ModelLoadError) -> LoadError {
+    |error| LoadError::Model { id: model.id.clone(), path: model.path.clone(), error: Box::new(error) }
+}
+
+/// A model's folder, whose configuration has been read.
+struct OpenFolder {
+    folder: ModelFolder,
+    /// Time that this took.
+    elapsed: Duration,
+}
+
+impl OpenFolder {
+    fn open(config: &ModelConfig) -> Result<Self, ModelLoadError> {
+        let started = Instant::now();
+        if !config.path.is_dir() {
+            return Err(ModelLoadError::NoFolder { advice: no_folder(&config.path) });
+        }
+        let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
+        Ok(Self { folder: folder.map_err(ModelLoadError::Folder)?, elapsed: started.elapsed() })
+    }
+}
+
+/// Starts and checks one model.
 fn load_model(
     config: &ModelConfig,
-    context: &LoadContext<'_>,
+    OpenFolder { folder, elapsed }: OpenFolder,
+    context: &LoadContext,
     metrics: &Metrics,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
-    if !config.path.is_dir() {
-        return Err(ModelLoadError::NoFolder { advice: no_folder(&config.path) });
-    }
-    let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
-    let folder = folder.map_err(ModelLoadError::Folder)?;
     let attempt = |selection: Selection| {
         let observer = Arc::new(metrics.model(Some(&config.id)));
         let model = start(config, &folder, selection, context, observer)?;
@@ -232,7 +285,7 @@ fn load_model(
         (selection, attempted) = (fallback, attempt(fallback));
     }
     let mut model = attempted?;
-    model.load_time = started.elapsed();
+    model.load_time = elapsed + started.elapsed();
     Ok(model)
 }
 
@@ -268,7 +321,7 @@ pub(crate) fn start(
     model: &ModelConfig,
     folder: &ModelFolder,
     selection: Selection,
-    context: &LoadContext<'_>,
+    context: &LoadContext,
     observer: Arc<dyn Observer>,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
@@ -370,7 +423,7 @@ pub(crate) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
     backend: Backend,
-    runtime: &Runtime<'_>,
+    runtime: &Runtime,
 ) -> Result<Encoders, ModelLoadError> {
     let Backend::Native(isa) = backend else {
         return onnx::encoders(model, folder, runtime, model.max_batch_tokens.unwrap_or(ONNX_BATCH_TOKENS));

@@ -37,7 +37,7 @@ families! {
             name: "requests_rejected_total",
             help: "Rejected requests for embeddings, by reason: queue_full, body_memory_exhausted, \
                    response_memory_exhausted, too_long, auth, draining, timeout, rate_limit, \
-                   rate_limiter_unavailable.",
+                   rate_limiter_unavailable; load_timeout, load_failed, load_queue_full (its model was not loaded).",
             labels: ["model", "reason"],
         }
         extra_parameters: IntCounterVec {
@@ -55,7 +55,8 @@ families! {
         }
         body_bytes: IntGauge {
             name: "buffered_body_bytes",
-            help: "Memory of request bodies that are being read or parsed, beyond 16 KiB of each.",
+            help: "Memory of request bodies that are being read or parsed, or whose model is being loaded, beyond \
+                   16 KiB of each.",
         }
         body_bytes_limit: IntGauge {
             name: "buffered_body_bytes_limit",
@@ -95,12 +96,28 @@ families! {
         }
         ready: IntGauge {
             name: "ready",
-            help: "1 if requests are accepted (every model is loaded and the server is not draining), otherwise 0.",
+            help: "1 if requests are accepted (every model with `load` = `startup` was loaded and the server is not \
+                   draining), otherwise 0.",
         }
         load_duration: GaugeVec {
             name: "model_load_duration_seconds",
-            help: "Time from opening a model's folder until its golden check passed.",
+            help: "Time from opening a model's folder until its golden check passed, of its last load.",
             labels: ["model"],
+        }
+        loads: IntCounterVec {
+            name: "model_loads_total",
+            help: "Loads of a model, at startup and later, by result: success, failure.",
+            labels: ["model", "result"],
+        }
+        unloads: IntCounterVec {
+            name: "model_unloads_total",
+            help: "Unloads of a model, by reason: idle (for `keep_alive`), budget (to make room for another model in \
+                   `loading.memory_budget`), admin (by an admin route).",
+            labels: ["model", "reason"],
+        }
+        memory_budget: IntGauge {
+            name: "model_memory_budget_bytes",
+            help: "Capacity for loaded models, `loading.memory_budget`; 0 without one.",
         }
         cache_evictions: IntCounterVec {
             name: "cache_evictions_total",
@@ -109,7 +126,7 @@ families! {
         }
         model_info: IntGaugeVec {
             name: "model_info",
-            help: "A model in service; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
+            help: "A loaded model; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
                    instruction set of the native kernels (neon, avx2, avx512, amx); reason for the selection: \
                    configured (by the settings), best (the fastest that this CPU supports), capped (by `isa`), \
                    no_golden (no golden vectors to check a faster precision with), golden_failed (a faster precision \
@@ -171,6 +188,15 @@ families! {
         deduplicated: IntCounter {
             name: "inputs_deduplicated_total",
             help: "Inputs that shared the computation of an equal input in flight, without a cache lookup.",
+        }
+        loaded: IntGauge { name: "model_loaded", help: "1 if the model is loaded, otherwise 0." }
+        memory: IntGauge {
+            name: "model_memory_bytes",
+            help: "Estimated memory of the model, from the size of its files, while it is loaded; otherwise 0.",
+        }
+        waiting_for_load: IntGauge {
+            name: "requests_waiting_for_load",
+            help: "Requests that wait for the model to be loaded.",
         }
     }
 }

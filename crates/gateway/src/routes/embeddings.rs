@@ -57,11 +57,14 @@ async fn embed(
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let received = body.received;
-    let parsed = request::parse(body).await?;
-    let served = request::resolve(&registry, &parsed.model)?;
+    let (parsed, body_memory) = request::parse(body).await?;
+    let model = request::resolve(&registry, &parsed.model)?;
     let context = RequestContext::of(http);
-    context.model.get_or_init(|| Arc::clone(&served.id));
+    context.model.get_or_init(|| Arc::clone(model.id()));
     let truncation = request::truncation(http.headers())?;
+    let served = registry.pool().lease(&model, received + limits.timeout).await?;
+    // Held while the request waits for its model: the memory of waiting requests is bounded, too.
+    drop(body_memory);
     let mut request = ValidatedRequest::new(served, parsed, limits, truncation, received).await?;
     context.inputs.set(request.inputs());
     context.ignored.get_or_init(|| request.ignored.clone());

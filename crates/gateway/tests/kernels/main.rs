@@ -124,7 +124,7 @@ fn embed(registry: &Registry, texts: &[impl AsRef<str>]) -> Result<Embeddings, E
         max_tokens: usize::MAX,
         caller: None,
     };
-    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait()
+    registry.find("tiny").unwrap().loaded().unwrap().engine.submit(job).unwrap().wait()
 }
 
 /// Error of a failed load, with all its sources.
@@ -157,7 +157,7 @@ backend_tests! {
             assert!(reference.texts.iter().any(|text| text.trim() != text), "{name}: no text with white space");
             let tokens: Vec<u32> = reference.token_ids.iter().map(|ids| ids.len() as u32).collect();
             let registry = served(&config_for(folder.path(), backend)).unwrap();
-            assert_eq!(registry.find("tiny").unwrap().selection.backend, backend, "{name}");
+            assert_eq!(registry.find("tiny").unwrap().loaded().unwrap().selection.backend, backend, "{name}");
             let together = embed(&registry, &reference.texts).unwrap();
             assert_eq!(together.tokens, tokens, "{name}");
             // Some vectors are not normalized, so their values reach 3.
@@ -211,7 +211,7 @@ native_tests! {
             (true, true) => SelectionReason::NoGolden,
             (true, false) => SelectionReason::Best,
         };
-        assert_eq!(registry.find("tiny").unwrap().selection.reason, reason);
+        assert_eq!(registry.find("tiny").unwrap().loaded().unwrap().selection.reason, reason);
         assert!(!folder.path().join("embedgate.onnx").exists());
     }
 }
@@ -259,7 +259,7 @@ fn a_dynamically_quantized_graph_gives_an_input_the_same_vector_in_every_batch()
         }
     });
 
-    let model = registry.find("tiny").unwrap();
+    let model = registry.find("tiny").unwrap().loaded().unwrap();
     assert!(model.per_text);
     assert_eq!(model.selection.reason, SelectionReason::OnnxFile);
     let line = model.describe();
@@ -281,7 +281,7 @@ fn a_dynamically_quantized_graph_is_rejected_if_the_settings_say_so() {
     config.models[0].onnx_file = None;
     config.models[0].isa = MaxIsa::None;
     let registry = served(&config).unwrap();
-    assert!(!registry.find("tiny").unwrap().per_text);
+    assert!(!registry.find("tiny").unwrap().loaded().unwrap().per_text);
 }
 
 #[test]

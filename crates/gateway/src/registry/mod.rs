@@ -1,12 +1,31 @@
-//! Registry of the loaded models, their ids and aliases.
+//! Registry of the configured models, their ids and aliases.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod pool;
+mod slot;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use inference::{Engine, Provider, TruncationPolicy};
 use model_import::Precision;
 use thiserror::Error;
 
-use crate::{backend::Selection, config::TokenIds};
+use self::pool::ModelPool;
+pub use self::slot::{ModelDescription, ModelLoader, ModelSlot};
+pub(crate) use self::slot::{ModelLease, ModelStatus};
+use crate::{
+    backend::Selection,
+    background::BackgroundThread,
+    config::{LoadingConfig, TokenIds},
+    metrics::{Metrics, ModelInfo},
+};
+
+/// Time between two checks for models to unload because they are idle.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Note in the startup line and on the command line: a graph runs its inputs one by one.
 pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
@@ -60,6 +79,21 @@ impl LoadedModel {
         format!("`{}` stands for `{id}` here, which", echo(name))
     }
 
+    /// Description for the metrics.
+    pub(crate) fn info(&self) -> ModelInfo<'_> {
+        ModelInfo {
+            model: &self.id,
+            revision: &self.fingerprint,
+            dtype: self.precision.name(),
+            provider: self.provider,
+            selection: self.selection,
+            per_text: self.per_text,
+            dimensions: self.dimensions,
+            max_tokens: self.max_input_tokens,
+            load_time: self.load_time,
+        }
+    }
+
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
         let Self { id, dimensions, provider, precision, per_text, selection, .. } = self;
@@ -76,11 +110,13 @@ pub(crate) fn echo(value: &str) -> String {
     value.chars().take(MAX_ECHO).collect()
 }
 
-/// The loaded models.
+/// The configured models.
 pub struct Registry {
-    models: Vec<Arc<LoadedModel>>,
-    /// Indices into `models`, by names other than ids.
+    pool: Arc<ModelPool>,
+    /// Indices of models, by names other than ids.
     aliases: BTreeMap<String, usize>,
+    /// Unloads idle models.
+    idle_unloader: Mutex<Option<BackgroundThread>>,
 }
 
 /// An alias stands for a model that is not configured.
@@ -96,19 +132,21 @@ pub struct UnknownModel {
 }
 
 impl Registry {
-    /// Creates a registry of loaded models. `aliases` maps names to ids; the hub id of a model becomes an alias too,
-    /// unless another model has that id.
+    /// Creates a registry of models, of which some may be loaded. `aliases` maps names to ids; the hub id of a model
+    /// becomes an alias too, unless another model has that id.
     ///
     /// # Errors
     /// When an alias stands for no model.
-    pub fn from_parts(
-        models: Vec<LoadedModel>,
+    pub fn new(
+        models: Vec<ModelSlot>,
         aliases: &BTreeMap<String, String>,
+        loading: &LoadingConfig,
+        metrics: &Metrics,
     ) -> Result<Self, UnknownModel> {
-        let index = |id: &str| models.iter().position(|model| &*model.id == id);
+        let index = |id: &str| models.iter().position(|model| &**model.id() == id);
         let mut names = BTreeMap::new();
         for (number, model) in models.iter().enumerate() {
-            if let Some(hub_id) = model.hub_id.as_ref().filter(|hub_id| index(hub_id).is_none()) {
+            if let Some(hub_id) = model.description().hub_id.as_ref().filter(|id| index(id).is_none()) {
                 names.insert(hub_id.clone(), number);
             }
         }
@@ -116,22 +154,45 @@ impl Registry {
             let number = index(model).ok_or_else(|| UnknownModel {
                 alias: alias.clone(),
                 model: model.clone(),
-                known: models.iter().map(|model| &*model.id).collect::<Vec<_>>().join(", "),
+                known: models.iter().map(|model| &**model.id()).collect::<Vec<_>>().join(", "),
             })?;
             names.insert(alias.clone(), number);
         }
-        Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
+        let pool = Arc::new(ModelPool::new(models, loading.clone(), metrics.clone()));
+        Ok(Self { pool, aliases: names, idle_unloader: Mutex::default() })
+    }
+
+    /// Starts the thread that unloads idle models, if the settings ask for it.
+    ///
+    /// # Errors
+    /// If the system cannot start a thread.
+    pub(crate) fn start_idle_unloader(&self) -> io::Result<()> {
+        if self.pool.has_idle_timeout() {
+            let pool = Arc::clone(&self.pool);
+            let thread = BackgroundThread::start("idle-models", move |stop| {
+                while stop.wait_timeout(IDLE_POLL_INTERVAL) {
+                    pool.unload_idle();
+                }
+            })?;
+            *self.idle_unloader.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// The models' common memory, and their loads and unloads.
+    pub(crate) fn pool(&self) -> &Arc<ModelPool> {
+        &self.pool
     }
 
     /// Finds the model with the id or alias `name`: an exact match, or else the only match that ignores the case of
     /// ASCII letters. Without a match, tries again without a leading `openai/`, which LiteLLM and other routers put in
     /// front of OpenAI's names.
-    pub fn find(&self, name: &str) -> Option<&Arc<LoadedModel>> {
+    pub fn find(&self, name: &str) -> Option<&Arc<ModelSlot>> {
         let found = self.find_in_any_case(name).or_else(|| {
             let (prefix, rest) = name.split_once('/')?;
             prefix.eq_ignore_ascii_case("openai").then(|| self.find_in_any_case(rest)).flatten()
         });
-        found.map(|number| &self.models[number])
+        found.map(|number| &self.pool.slots()[number])
     }
 
     fn find_in_any_case(&self, name: &str) -> Option<usize> {
@@ -145,7 +206,7 @@ impl Registry {
 
     /// Every name with the index of its model: ids first, then aliases.
     fn indexed_names(&self) -> impl Iterator<Item = (&str, usize)> {
-        let ids = self.models.iter().enumerate().map(|(number, model)| (&*model.id, number));
+        let ids = self.pool.slots().iter().enumerate().map(|(number, model)| (&**model.id(), number));
         ids.chain(self.aliases.iter().map(|(alias, &number)| (alias.as_str(), number)))
     }
 
@@ -162,20 +223,20 @@ impl Registry {
     }
 
     /// The models, in the order of the settings.
-    pub fn models(&self) -> impl Iterator<Item = &LoadedModel> {
-        self.models.iter().map(|model| &**model)
+    pub fn models(&self) -> impl Iterator<Item = &Arc<ModelSlot>> {
+        self.pool.slots().iter()
     }
 
     /// The aliases with their models.
-    pub fn aliases(&self) -> impl Iterator<Item = (&str, &LoadedModel)> {
-        self.aliases.iter().map(|(alias, &number)| (alias.as_str(), &*self.models[number]))
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &Arc<ModelSlot>)> {
+        self.aliases.iter().map(|(alias, &number)| (alias.as_str(), &self.pool.slots()[number]))
     }
 
-    /// Stops every engine and joins its threads. Blocks while a batch runs. There is no grace period: when the server
+    /// Stops every engine and joins its threads. Blocks while a batch runs, and up to `grace` for a model that is being
+    /// loaded or unloaded. Returns true if no thread is left. There is no grace period for requests: when the server
     /// calls this, the listener is closed and every admitted request has been answered.
-    pub(crate) fn stop(&self) {
-        for model in &self.models {
-            model.engine.stop(Duration::ZERO);
-        }
+    pub(crate) fn stop(&self, grace: Duration) -> bool {
+        drop(self.idle_unloader.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.pool.stop(grace)
     }
 }
