@@ -1,10 +1,12 @@
 //! Loading of models: from the settings to running engines.
 //!
-//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, prove that
-//! a precision below fp32 is accurate enough ([`proof`]), and check that the backend that will serve requests
-//! reproduces the golden vectors of the manifest. A model that cannot be served is an error before the first request.
+//! For each model: open its folder, describe it ([`description`]), select its backend ([`candidates`]), start the
+//! engine, which warms it up, prove that a precision below fp32 is accurate enough ([`proof`]), and check that the
+//! backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be served is an
+//! error before the first request. A model on demand is only described at startup, and loaded later by the same code.
 
 mod candidates;
+mod description;
 mod missing;
 mod native;
 mod onnx;
@@ -17,7 +19,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Instant, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use bert_cpu::Isa;
@@ -28,15 +30,18 @@ use inference::{
 use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
 use thiserror::Error;
 
-use self::candidates::{BackendPlan, BackendQuery, Candidate, select};
+use self::{
+    candidates::{BackendPlan, BackendQuery, Candidate, select},
+    description::{check_memory_budget, describe},
+};
 pub(crate) use self::{onnx::Runtime, proof::Prover};
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},
-    config::{Config, ModelConfig, ProcessEnv},
+    config::{Bytes, Config, LoadTime, ModelConfig, ProcessEnv},
     metrics::Metrics,
     prompts::Prompts,
     redis_cache::RedisCache,
-    registry::{AliasError, LoadedModel, Registry},
+    registry::{AliasError, LoadedModel, ModelSlot, Registry},
 };
 
 /// Default of `max_batch_tokens` for ONNX Runtime.
@@ -69,6 +74,22 @@ pub enum LoadError {
     /// An alias cannot be served.
     #[error(transparent)]
     Alias(#[from] AliasError),
+    /// A model does not fit into the memory budget, even after every model that may be unloaded was.
+    #[error(
+        "the model `{id}` does not fit into `loading.memory_budget`: it needs about {needed}, and {free} of {budget} \
+         are left by the models with `load = \"startup\"`; raise the budget, or set `load = \"on-demand\"` for more \
+         models"
+    )]
+    Memory {
+        /// Id of the model.
+        id: String,
+        /// Its estimated memory.
+        needed: Bytes,
+        /// Memory that the models loaded at startup leave.
+        free: Bytes,
+        /// The budget.
+        budget: Bytes,
+    },
     /// The server was told to stop while it was loading.
     #[error("stopped while loading")]
     Cancelled,
@@ -185,48 +206,80 @@ impl CacheFactory {
 }
 
 /// Resources that all models share.
-pub(crate) struct LoadContext<'a> {
-    pub(crate) runtime: Runtime<'a>,
+pub(crate) struct LoadContext {
+    pub(crate) runtime: Runtime,
     pub(crate) cache: CacheFactory,
 }
 
-/// Loads every configured model. Blocks while files are read and engines warm up.
+/// Reads the folder of every configured model, and loads those that are to be loaded at startup. Blocks while files are
+/// read and engines warm up.
 ///
 /// # Errors
-/// The first model that cannot be served; [`LoadError::Cancelled`] if `cancelled` was set before the last model.
+/// The first model that cannot be served; models that do not fit into the memory budget; [`LoadError::Cancelled`] if
+/// `cancelled` was set before the last model.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
     let remote = RedisCache::new(&config.cache, metrics.remote_cache()).map_err(LoadError::RemoteCache)?;
     let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn RemoteCache>);
-    let context = LoadContext {
+    let context = Arc::new(LoadContext {
         runtime: Runtime::new(config.onnxruntime_path.as_deref(), Some(metrics)),
         cache: CacheFactory { memory: config.cache.memory.0, remote },
-    };
-    let mut models = Vec::with_capacity(config.models.len());
+    });
+    let mut opened = Vec::with_capacity(config.models.len());
     for model in &config.models {
-        if cancelled.load(Ordering::Acquire) {
-            return Err(LoadError::Cancelled);
-        }
-        models.push(load_model(model, &context, metrics).map_err(|error| LoadError::Model {
-            id: model.id.clone(),
-            path: model.path.clone(),
-            error: Box::new(error),
-        })?);
+        let folder = OpenFolder::open(model).map_err(failure_of(model))?;
+        let description =
+            describe(model, &folder.folder, config.cache.memory.0).map_err(failure_of(model))?;
+        opened.push((model, folder, description));
     }
-    Ok(Registry::from_parts(models, &config.aliases)?)
+    let descriptions = opened.iter().map(|(.., description)| description);
+    check_memory_budget(descriptions, config.loading.memory_budget)?;
+    let mut slots = Vec::with_capacity(opened.len());
+    for (model, folder, description) in opened {
+        let loaded = match model.load {
+            LoadTime::Startup if cancelled.load(Ordering::Acquire) => return Err(LoadError::Cancelled),
+            LoadTime::Startup => {
+                Some(load_model(model, folder, &context, metrics).map_err(failure_of(model))?)
+            }
+            LoadTime::OnDemand => None,
+        };
+        let (model, context, metrics) = (model.clone(), Arc::clone(&context), metrics.clone());
+        // The folder is read again, so that a later load uses changed files.
+        let loader = move || Ok(load_model(&model, OpenFolder::open(&model)?, &context, &metrics)?);
+        slots.push(ModelSlot::new(description, Box::new(loader), loaded));
+    }
+    Ok(Registry::new(slots, &config.aliases, &config.loading, metrics)?)
 }
 
-/// Opens, starts and checks one model.
+fn failure_of(model: &ModelConfig) -> impl Fn(ModelLoadError) -> LoadError {
+    |error| LoadError::Model { id: model.id.clone(), path: model.path.clone(), error: Box::new(error) }
+}
+
+/// A model's folder, whose configuration has been read.
+struct OpenFolder {
+    folder: ModelFolder,
+    /// Time that this took.
+    elapsed: Duration,
+}
+
+impl OpenFolder {
+    fn open(config: &ModelConfig) -> Result<Self, ModelLoadError> {
+        let started = Instant::now();
+        if !config.path.is_dir() {
+            return Err(ModelLoadError::NoFolder { advice: no_folder(&config.path) });
+        }
+        let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
+        Ok(Self { folder: folder.map_err(ModelLoadError::Folder)?, elapsed: started.elapsed() })
+    }
+}
+
+/// Starts and checks one model.
 fn load_model(
     config: &ModelConfig,
-    context: &LoadContext<'_>,
+    OpenFolder { folder, elapsed }: OpenFolder,
+    context: &LoadContext,
     metrics: &Metrics,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
-    if !config.path.is_dir() {
-        return Err(ModelLoadError::NoFolder { advice: no_folder(&config.path) });
-    }
-    let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
-    let folder = folder.map_err(ModelLoadError::Folder)?;
     let fingerprint = fingerprint(&folder)?;
     let mut prover = Prover::new(config, &folder, &fingerprint);
     let mut model = plan_backends(config, &folder)?.try_each(&config.id, |selection| {
@@ -237,7 +290,7 @@ fn load_model(
         let failed = |source| ModelLoadError::Golden { path: config.path.clone(), source: Box::new(source) };
         checked.map(|()| model).map_err(failed)
     })?;
-    model.load_time = started.elapsed();
+    model.load_time = elapsed + started.elapsed();
     Ok(model)
 }
 
@@ -268,7 +321,7 @@ pub(crate) fn plan_backends(
 pub(crate) fn select_backend(
     config: &ModelConfig,
     folder: &ModelFolder,
-    context: &LoadContext<'_>,
+    context: &LoadContext,
 ) -> Result<Selection, ModelLoadError> {
     let plan = plan_backends(config, folder)?;
     if !plan.needs_proof() {
@@ -290,7 +343,7 @@ fn start(
     folder: &ModelFolder,
     fingerprint: &str,
     selection: Selection,
-    context: &LoadContext<'_>,
+    context: &LoadContext,
     observer: Arc<dyn Observer>,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
@@ -305,9 +358,8 @@ fn start(
     let cache_fingerprint = cache_fingerprint(fingerprint, model, precision, selection.backend, per_text);
     let max_input_tokens = max_input_tokens(model, folder);
     let tokenizer = tokenizer?;
-    let default_prompt = model.default_prompt.as_deref().or_else(|| folder.default_prompt());
     let include_prompt = folder.head().include_prompt;
-    let prompts = Prompts::new(folder.prompts(), default_prompt, include_prompt, &tokenizer)
+    let prompts = Prompts::new(folder.prompts(), default_prompt(model, folder), include_prompt, &tokenizer)
         .map_err(ModelLoadError::Settings)?;
     let config = EngineConfig {
         name: model.id.clone(),
@@ -398,7 +450,7 @@ pub(crate) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
     backend: Backend,
-    runtime: &Runtime<'_>,
+    runtime: &Runtime,
 ) -> Result<Encoders, ModelLoadError> {
     let Backend::Native(isa) = backend else {
         return onnx::encoders(model, folder, runtime, model.max_batch_tokens.unwrap_or(ONNX_BATCH_TOKENS));
@@ -418,6 +470,11 @@ pub(crate) fn encoders(
 /// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
 pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
     model.max_input_tokens.unwrap_or_else(|| folder.max_input_tokens())
+}
+
+/// Name of the prompt for a request that names none: that of the settings, or else the model's.
+fn default_prompt<'a>(model: &'a ModelConfig, folder: &'a ModelFolder) -> Option<&'a str> {
+    model.default_prompt.as_deref().or_else(|| folder.default_prompt())
 }
 
 /// Checks that the settings match the folder.
