@@ -64,7 +64,7 @@ pub(crate) struct Body {
     /// Arrival of its last byte.
     pub(crate) received: Instant,
     /// Its share of the memory, which is released with it.
-    _memory: ReservedBytes,
+    pub(crate) memory: ReservedBytes,
 }
 
 impl FromRequest for Body {
@@ -157,7 +157,7 @@ async fn read(
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(Body { bytes: bytes.into(), received: Instant::now(), _memory: memory })
+    Ok(Body { bytes: bytes.into(), received: Instant::now(), memory })
 }
 
 fn too_large(limit: usize, read: usize) -> ApiError {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use crate::metrics::BufferMetrics;
+use crate::metrics::{BufferMetrics, gauge};
 
 /// A budget of bytes. Clones share it.
 #[derive(Clone)]
@@ -67,10 +67,6 @@ impl Drop for ReservedBytes {
         self.budget.0.reserved.fetch_sub(self.bytes, Ordering::AcqRel);
         self.budget.0.metrics.bytes.sub(gauge(self.bytes));
     }
-}
-
-fn gauge(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub enum Code {
     MethodNotAllowed,
     /// The body did not arrive in time.
     BodyTimeout,
+    /// A model that is loading cannot be unloaded.
+    ModelIsLoading,
     /// The body is larger than allowed.
     BodyTooLarge,
     /// The body is compressed.
@@ -60,6 +62,12 @@ pub enum Code {
     Deadline,
     /// The models are loading.
     Loading,
+    /// The requested model was not loaded in time.
+    LoadTimeout,
+    /// The requested model cannot be loaded.
+    LoadFailed,
+    /// Too many requests wait for the requested model to be loaded.
+    LoadQueueFull,
     /// The server is shutting down.
     Draining,
     /// Redis is unavailable, and the rate limiter's failure mode is to reject.
@@ -98,7 +106,7 @@ pub enum Retry {
 
 impl Code {
     /// Every code, in the order of their statuses.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidRequest,
         Self::MissingParameter,
         Self::TooLong,
@@ -108,6 +116,7 @@ impl Code {
         Self::UnknownUrl,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
+        Self::ModelIsLoading,
         Self::BodyTooLarge,
         Self::UnsupportedEncoding,
         Self::TooManyRequests,
@@ -119,6 +128,9 @@ impl Code {
         Self::ResponseMemoryExhausted,
         Self::Deadline,
         Self::Loading,
+        Self::LoadTimeout,
+        Self::LoadFailed,
+        Self::LoadQueueFull,
         Self::Draining,
         Self::RateLimiterUnavailable,
     ];
@@ -135,6 +147,7 @@ impl Code {
             Self::UnknownUrl => (404, INVALID, None, Retry::ByStatus),
             Self::MethodNotAllowed => (405, INVALID, None, Retry::ByStatus),
             Self::BodyTimeout => (408, INVALID, None, Retry::ByStatus),
+            Self::ModelIsLoading => (409, INVALID, None, Retry::ByStatus),
             Self::BodyTooLarge => (413, "server_error", None, Retry::ByStatus),
             Self::UnsupportedEncoding => (415, INVALID, None, Retry::ByStatus),
             Self::TooManyRequests => (429, "requests", Some("rate_limit_exceeded"), Retry::AfterMillis),
@@ -146,6 +159,9 @@ impl Code {
             | Self::ResponseMemoryExhausted
             | Self::Deadline
             | Self::Loading
+            | Self::LoadTimeout
+            | Self::LoadFailed
+            | Self::LoadQueueFull
             | Self::Draining
             | Self::RateLimiterUnavailable => {
                 (503, "service_unavailable_error", Some("server_is_overloaded"), Retry::After)
@@ -175,6 +191,7 @@ impl Code {
             Self::UnknownUrl => "No route has this path.",
             Self::MethodNotAllowed => "The route has other methods, listed in the `allow` header.",
             Self::BodyTimeout => "The body did not arrive within `server.request_timeout`.",
+            Self::ModelIsLoading => "An admin route was to unload a model that is loading.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
                 "The body is compressed: the header `content-encoding` names a coding other than `identity`."
@@ -195,6 +212,13 @@ impl Code {
                 "The request was not answered within `server.request_timeout`, or could not have been."
             }
             Self::Loading => "The models are loading.",
+            Self::LoadTimeout => {
+                "The requested model was not loaded within `loading.timeout`. The load continues."
+            }
+            Self::LoadFailed => "The requested model cannot be loaded; the log has the cause.",
+            Self::LoadQueueFull => {
+                "More than `loading.max_waiting_requests` requests wait for the requested model to be loaded."
+            }
             Self::Draining => "The server is shutting down.",
             Self::RateLimiterUnavailable => {
                 "The Redis server of the rate limiter is unavailable, and `limits.redis_failure_mode` is `fail-closed`."
@@ -222,6 +246,11 @@ impl ApiError {
     /// A 400 with OpenAI's `invalid_request_error`.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, message)
+    }
+
+    /// A 404 for a path without a route.
+    pub fn unknown_url(method: &str, path: &str) -> Self {
+        Self::new(Code::UnknownUrl, format!("Invalid URL ({method} {path})"))
     }
 
     /// A failure of the server. The client gets a fixed message; `source` is logged.

@@ -14,10 +14,10 @@
 //! engine's job, `rate_limit` debits its tokens, the engine embeds its inputs, and `routes` serializes the response.
 //! Every failure is an [`ApiError`](error::ApiError) in OpenAI's error format.
 //!
-//! The caller of [`run`] provides bound listeners and a stream of requests to stop ([`signals`]). Until every model is
-//! loaded, warmed up and checked, the response to every request is 503. After a request to stop, `/readyz` fails while
-//! requests are still answered for `shutdown_delay`. Then the listener closes, requests in flight finish, and every
-//! thread is joined.
+//! The caller of [`run`] provides bound listeners and a stream of requests to stop ([`signals`]). Until every model of
+//! the startup is loaded, warmed up and checked, the response to every request is 503. A model on demand is loaded by
+//! its first request (`registry`). After a request to stop, `/readyz` fails while requests are still answered for
+//! `shutdown_delay`. Then the listener closes, requests in flight finish, and every thread is joined.
 //!
 //! This crate never computes vectors and never reads model graphs.
 
@@ -69,8 +69,8 @@ pub use backend::{AccuracyProof, Backend, Selection, SelectionReason};
 pub use background::spawn_detached;
 pub use hub::HubModelError;
 pub use load::{LoadError, ModelLoadError, load};
-pub use prompts::{INPUT_KINDS, InputKind, Prompts};
-pub use registry::{AliasError, LoadedModel, Registry};
+pub use prompts::{INPUT_KINDS, InputKind, PromptNames, Prompts};
+pub use registry::{AliasError, LoadedModel, ModelDescription, ModelLoader, ModelSlot, Registry};
 pub use run_error::RunError;
 pub use server::{Listeners, run, run_with};
 pub use tls::TlsError;

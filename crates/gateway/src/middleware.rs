@@ -224,12 +224,16 @@ fn rejection(code: Code) -> Option<Rejection> {
         Code::Deadline => Some(Rejection::Timeout),
         Code::TooManyRequests | Code::TooManyTokens => Some(Rejection::RateLimit),
         Code::RateLimiterUnavailable => Some(Rejection::RateLimiterUnavailable),
+        Code::LoadTimeout => Some(Rejection::LoadTimeout),
+        Code::LoadFailed => Some(Rejection::LoadFailed),
+        Code::LoadQueueFull => Some(Rejection::LoadQueueFull),
         Code::InvalidRequest
         | Code::MissingParameter
         | Code::ModelNotFound
         | Code::UnknownUrl
         | Code::MethodNotAllowed
         | Code::BodyTimeout
+        | Code::ModelIsLoading
         | Code::BodyTooLarge
         | Code::UnsupportedEncoding
         | Code::Loading

@@ -157,7 +157,7 @@ fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, 
 fn print_selection(
     path: &Path,
     model: &LoadedModel,
-    runtime: &Runtime<'_>,
+    runtime: &Runtime,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     let LoadedModel { provider, precision, per_text, selection: Selection { backend, reason }, .. } = model;

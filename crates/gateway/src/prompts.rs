@@ -56,7 +56,41 @@ fn folded(name: &str) -> String {
     name.to_ascii_lowercase().replace(['.', '-', ' '], "_")
 }
 
-/// The prompts of a model.
+/// Names of a model's prompts, which are known before the model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct PromptNames(Vec<String>);
+
+impl PromptNames {
+    /// Creates the names of the prompts `texts`, by name. `default` is the name of the one for a request that names
+    /// none, or empty for no prompt.
+    ///
+    /// # Errors
+    /// The reason, if there is no prompt `default`.
+    pub fn new(texts: &BTreeMap<String, String>, default: Option<&str>) -> Result<Self, String> {
+        let names = Self(texts.keys().cloned().collect());
+        match default.filter(|name| !names.contains(name)) {
+            Some(name) => Err(format!("default_prompt = {name:?}, but the model has {}", names.describe())),
+            None => Ok(names),
+        }
+    }
+
+    /// Returns true if `name` is the name of a prompt, or empty, which stands for no prompt.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        name.is_empty() || self.0.iter().any(|known| known == name)
+    }
+
+    /// Object of a sentence about the model: "no prompts", or "the prompts 'document', 'query'".
+    pub(crate) fn describe(&self) -> String {
+        describe_names(self.0.iter().map(String::as_str))
+    }
+}
+
+fn describe_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|name| format!("'{name}'")).collect();
+    if names.is_empty() { "no prompts".to_owned() } else { format!("the prompts {}", names.join(", ")) }
+}
+
+/// The prompts of a loaded model.
 #[derive(Debug, Default)]
 pub struct Prompts {
     /// In the order of their names.
@@ -77,6 +111,7 @@ impl Prompts {
         include_prompt: bool,
         tokenizer: &Tokenizer,
     ) -> Result<Self, String> {
+        PromptNames::new(texts, default)?;
         let prompt = |(name, text): (&String, &String)| {
             let prompt = (!text.is_empty()).then(|| Prompt::new(text, tokenizer, include_prompt)).transpose();
             let prompt =
@@ -85,11 +120,7 @@ impl Prompts {
         };
         let mut prompts =
             Self { list: texts.iter().map(prompt).collect::<Result<_, String>>()?, default: None };
-        let named = |name| {
-            let missing = || format!("default_prompt = {name:?}, but the model has {}", prompts.describe());
-            prompts.choose(name).ok_or_else(missing)
-        };
-        prompts.default = default.map(named).transpose()?;
+        prompts.default = default.and_then(|name| prompts.choose(name));
         Ok(prompts)
     }
 
@@ -131,10 +162,9 @@ impl Prompts {
         self.list.iter().filter(is_for_search).map(|prompt| &*prompt.name).collect()
     }
 
-    /// Object of a sentence about the model: "no prompts", or "the prompts 'document', 'query'".
+    /// The same as [`PromptNames::describe`].
     pub(crate) fn describe(&self) -> String {
-        let names: Vec<_> = self.list.iter().map(|prompt| format!("'{}'", prompt.name)).collect();
-        if names.is_empty() { "no prompts".to_owned() } else { format!("the prompts {}", names.join(", ")) }
+        describe_names(self.list.iter().map(|prompt| &*prompt.name))
     }
 }
 

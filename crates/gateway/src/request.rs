@@ -20,7 +20,7 @@ use crate::{
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
     parameters::{self, TRUNCATION_HEADER},
-    registry::{LoadedModel, Registry, RequestedModel, echo},
+    registry::{LoadedModel, ModelLease, NamedModel, Registry, RequestedModel, echo},
     response::ResponseMemory,
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
 };
@@ -54,7 +54,7 @@ impl RequestLimits {
 /// A request that is valid as far as this is known without the tokenizer.
 pub(crate) struct ValidatedRequest {
     /// The requested model.
-    pub(crate) served: Arc<LoadedModel>,
+    pub(crate) served: ModelLease,
     /// The name by which it was requested.
     pub(crate) model: String,
     /// Encoding of the vectors in the response.
@@ -72,16 +72,16 @@ pub(crate) struct ValidatedRequest {
     job: Job,
 }
 
-/// Parses a body.
+/// Parses a body. Returns its memory, too: the request takes about as much.
 ///
 /// # Errors
 /// 400 for a body that breaks the API's schema.
-pub(crate) async fn parse(body: Body) -> Result<EmbeddingRequest, ApiError> {
+pub(crate) async fn parse(body: Body) -> Result<(EmbeddingRequest, ReservedBytes), ApiError> {
     offload(body.bytes.len() >= OFFLOAD_BYTES, move || {
-        EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)
+        let request = EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)?;
+        Ok((request, body.memory))
     })
     .await?
-    .map_err(Into::into)
 }
 
 /// The policy for long inputs in the request's headers, if there is one.
@@ -103,7 +103,7 @@ pub(crate) fn truncation(headers: &HeaderMap) -> Result<Option<TruncationPolicy>
 ///
 /// # Errors
 /// 404 if there is none.
-pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<RequestedModel, ApiError> {
+pub(crate) fn resolve(registry: &Registry, name: &str) -> Result<NamedModel, ApiError> {
     registry.resolve(name).ok_or_else(|| {
         let message = format!(
             "The model `{}` does not exist or you do not have access to it. {}",

@@ -139,13 +139,13 @@ where
             return Ok(());
         }
     };
-    match loaded.and_then(|loaded| Ok(loaded?)) {
-        Ok(registry) => services.open(registry, &url, ops_address, started.elapsed()),
-        Err(error) => {
-            handle.stop(false).await;
-            stop_ops(ops).await;
-            return Err(error);
-        }
+    let opened = loaded
+        .and_then(|loaded| Ok(loaded?))
+        .and_then(|registry| services.open(registry, &url, ops_address, started.elapsed()));
+    if let Err(error) = opened {
+        handle.stop(false).await;
+        stop_ops(ops).await;
+        return Err(error);
     }
 
     tokio::select! {
@@ -171,9 +171,16 @@ where
             false
         }
     };
-    let closing = services.close();
+    let (closing, close_started) = (services.close(config.server.drain_timeout), Instant::now());
     let closed = tokio::select! {
-        () = closing => true,
+        has_ended = closing => {
+            if !has_ended {
+                stop_ops(ops).await;
+                let waited = close_started.elapsed();
+                return Err(RunError::StartHangs { step: "loading or unloading a model", waited });
+            }
+            true
+        }
         () = stop_requested(&mut stop) => {
             tracing::warn!("further stop request: batches in the engines are abandoned");
             false

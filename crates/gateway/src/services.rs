@@ -1,19 +1,19 @@
 //! State of the application: built once from the settings, shared by all threads and both listeners.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::web::{Data, ServiceConfig};
 
 use crate::{
-    auth::Keys,
+    auth::{AdminKeys, Keys},
     background::{BackgroundThread, spawn_detached},
     body::BodyLimits,
     budget::ByteBudget,
     config::{Config, Origins},
     lifecycle::Lifecycle,
-    metrics::{Metrics, ModelInfo},
+    metrics::Metrics,
     rate_limit::RateLimiter,
-    registry::{LoadedModel, Registry},
+    registry::{ModelSlot, Registry},
     request::RequestLimits,
     response::ResponseMemory,
     routes::{self, RouteSet},
@@ -25,6 +25,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Services {
     keys: Data<Keys>,
+    admin_keys: Data<AdminKeys>,
     origins: Data<Origins>,
     rate_limiter: Data<RateLimiter>,
     body: Data<BodyLimits>,
@@ -44,6 +45,7 @@ impl Services {
             RateLimiter::start(&config.limits, metrics.rate_limiter()).map_err(RunError::Limits)?;
         let services = Self {
             keys: Data::new(keys),
+            admin_keys: Data::new(AdminKeys::new(&config.auth)),
             origins: Data::new(config.cors.origins.clone()),
             rate_limiter: Data::new(rate_limiter),
             body: Data::new(BodyLimits::new(
@@ -68,6 +70,7 @@ impl Services {
 
     pub(crate) fn configure(&self, app: &mut ServiceConfig, routes: RouteSet) {
         app.app_data(self.keys.clone())
+            .app_data(self.admin_keys.clone())
             .app_data(self.origins.clone())
             .app_data(self.rate_limiter.clone())
             .app_data(self.body.clone())
@@ -79,24 +82,24 @@ impl Services {
     }
 
     /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.
-    pub(crate) fn open(&self, registry: Registry, url: &str, ops: Option<SocketAddr>, elapsed: Duration) {
-        let models: Vec<_> = registry.models().map(LoadedModel::describe).collect();
-        let name = |(alias, served): (&str, &LoadedModel)| format!("{alias} → {}", served.id);
+    ///
+    /// # Errors
+    /// If the system cannot start a thread.
+    pub(crate) fn open(
+        &self,
+        registry: Registry,
+        url: &str,
+        ops: Option<SocketAddr>,
+        elapsed: Duration,
+    ) -> Result<(), RunError> {
+        let describe = |model: &Arc<ModelSlot>| match model.loaded() {
+            Some(loaded) => loaded.describe(),
+            None => format!("{} · loaded on demand", model.id()),
+        };
+        let models: Vec<_> = registry.models().map(describe).collect();
+        let name = |(alias, model): (&str, &Arc<ModelSlot>)| format!("{alias} → {}", model.id());
         let aliases: Vec<_> = registry.aliases().map(name).collect();
-        for served in registry.models() {
-            self.metrics.model_loaded(&ModelInfo {
-                model: &served.id,
-                revision: &served.fingerprint,
-                dtype: served.precision.name(),
-                provider: served.provider,
-                selection: served.selection,
-                proofs: &served.proofs,
-                per_text: served.per_text,
-                dimensions: served.dimensions,
-                max_tokens: served.max_input_tokens,
-                load_time: served.load_time,
-            });
-        }
+        registry.start_idle_unloader().map_err(RunError::Thread)?;
         // Before the line below: a client that waits for it may send a request at once.
         self.lifecycle.open(registry);
         tracing::info!("{}", self.protections(url, ops));
@@ -105,6 +108,7 @@ impl Services {
         if !aliases.is_empty() {
             tracing::info!("aliases: {}", aliases.join(", "));
         }
+        Ok(())
     }
 
     /// Describes in one line which protections are on.
@@ -122,29 +126,32 @@ impl Services {
         format!("API keys: {keys} · limits: {limits} · CORS: {cors} · TLS: {tls} · metrics and probes: {ops}")
     }
 
-    /// Takes the models out of service and joins their threads.
-    pub(crate) fn close(&self) -> impl Future<Output = ()> + use<> {
+    /// Takes the models out of service and joins their threads. Yields false if a model's load or unload did not end
+    /// within `grace`.
+    pub(crate) fn close(&self, grace: Duration) -> impl Future<Output = bool> + use<> {
         let registry = self.lifecycle.close();
         let tracing = self.tracing.clone();
         // Started now, not when the future is polled, and detached: a batch that never ends must not hold up a process
         // that gets a second signal.
         let closing = registry.map(|registry| {
             spawn_detached("close", move || {
-                registry.stop();
+                let has_ended = registry.stop(grace);
                 tracing.shutdown();
+                has_ended
             })
         });
         async move {
             let ended = match closing {
-                None => Ok(()),
+                None => Ok(true),
                 Some(Ok(closing)) => {
                     closing.await.map_err(|_| "stopping the engines or the traces panicked".to_owned())
                 }
                 Some(Err(error)) => Err(format!("cannot start a thread to stop the engines: {error}")),
             };
-            if let Err(error) = ended {
+            ended.unwrap_or_else(|error| {
                 tracing::error!("{error}");
-            }
+                true
+            })
         }
     }
 }

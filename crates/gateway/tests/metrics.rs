@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use gateway::{
     AccuracyProof, Backend, Selection, SelectionReason,
-    metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection},
+    metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection, UnloadReason},
 };
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use model_import::Precision;
@@ -112,7 +112,7 @@ const PROOF: AccuracyProof = AccuracyProof {
 fn complete() -> Metrics {
     let metrics = metrics();
     metrics.runtime_loaded("1.32.0");
-    metrics.model_loaded(&ModelInfo { proofs: &[PROOF], ..INFO });
+    metrics.model_loaded(&ModelInfo { proofs: &[PROOF], ..INFO }, 1000);
     metrics.parameter("truncate", ParameterOutcome::Rejected);
     metrics
 }
@@ -299,10 +299,28 @@ fn build_and_model_are_described_once() {
 fn a_per_text_model_has_its_own_batching_label() {
     let metrics = metrics();
     let selection = Selection { backend: Backend::OnnxRuntime, reason: SelectionReason::OnnxFile };
-    metrics.model_loaded(&ModelInfo { dtype: "int8", selection, per_text: true, ..INFO });
+    metrics.model_loaded(&ModelInfo { dtype: "int8", selection, per_text: true, ..INFO }, 1000);
     let model = "embedgate_model_info{backend=\"onnxruntime\",batching=\"per_text\",dimensions=\"384\",dtype=\"int8\",\
                  isa=\"\",max_tokens=\"256\",model=\"m\",provider=\"cpu\",reason=\"onnx_file\",revision=\"abc\"}";
     assert_eq!(value(&scrape(&metrics), model), 1.0);
+}
+
+#[test]
+fn an_unloaded_model_is_not_described_and_takes_no_memory() {
+    let metrics = complete();
+    let of_model = |name: &str| value(&scrape(&metrics), &format!("embedgate_{name}"));
+    assert_eq!(
+        (of_model("model_loaded{model=\"m\"}"), of_model("model_memory_bytes{model=\"m\"}")),
+        (1.0, 1000.0)
+    );
+    metrics.model_unloaded(&INFO, UnloadReason::Idle);
+    assert_eq!(
+        (of_model("model_loaded{model=\"m\"}"), of_model("model_memory_bytes{model=\"m\"}")),
+        (0.0, 0.0)
+    );
+    assert_eq!(of_model("model_loads_total{model=\"m\",result=\"success\"}"), 1.0);
+    assert_eq!(of_model("model_unloads_total{model=\"m\",reason=\"idle\"}"), 1.0);
+    assert!(!scrape(&metrics).contains("embedgate_model_info{"));
 }
 
 #[cfg(target_os = "linux")]

@@ -254,7 +254,7 @@ fn embed(registry: &Registry, text: &str) -> Vec<f32> {
         max_tokens: usize::MAX,
         caller: None,
     };
-    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
+    registry.find("tiny").unwrap().loaded().unwrap().engine.submit(job).unwrap().wait().unwrap().vectors
 }
 
 /// Needed if there are no native kernels for this CPU.

@@ -39,7 +39,7 @@ const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(2);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Load of an engine and size of its cache at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineStats {
     /// Number of jobs of which no sequence has reached an encoder.
     pub waiting_requests: usize,

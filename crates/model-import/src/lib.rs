@@ -46,6 +46,7 @@ mod json;
 mod list;
 mod manifest;
 mod mapped;
+mod memory;
 mod onnx;
 mod onnx_file;
 mod pickle;

@@ -58,6 +58,12 @@ impl Keys {
         Ok((keys, Some(thread)))
     }
 
+    /// The keys of the admin routes.
+    fn of_admins(config: &AuthConfig) -> Self {
+        let fixed: Arc<[ApiKey]> = config.admin_keys.clone().into();
+        Self { all: Arc::new(RwLock::new(Arc::clone(&fixed))), fixed, has_file: false }
+    }
+
     /// Returns true if requests need a key.
     pub(crate) fn is_required(&self) -> bool {
         self.has_file || !self.fixed.is_empty()
@@ -149,6 +155,37 @@ impl FromRequest for Caller {
     }
 }
 
+/// The keys of the admin routes. If none are configured, there are no such routes.
+pub(crate) struct AdminKeys(Keys);
+
+impl AdminKeys {
+    pub(crate) fn new(config: &AuthConfig) -> Self {
+        Self(Keys::of_admins(config))
+    }
+}
+
+/// Proof that the request has an admin key: a handler that takes it runs only for the operator.
+pub(crate) struct Admin;
+
+impl FromRequest for Admin {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let Some(AdminKeys(keys)) = request.app_data::<web::Data<AdminKeys>>().map(|keys| &***keys) else {
+            return ready(Err(ApiError::internal("the app was built without its admin keys")));
+        };
+        ready(match keys.authenticate(request.headers()) {
+            Ok(Some(Principal { name, .. })) => {
+                RequestContext::of(request).key.get_or_init(|| name);
+                Ok(Self)
+            }
+            Ok(None) => Err(ApiError::unknown_url(request.method().as_str(), request.path())),
+            Err(error) => Err(error),
+        })
+    }
+}
+
 /// The secret in `Authorization: Bearer …` or, as Azure's clients send it, in `api-key`.
 fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
@@ -178,7 +215,8 @@ mod tests {
     #[track_caller]
     fn check(name: &str, value: &str) -> Result<Option<String>, Code> {
         let keys = vec![ApiKey::new("first", "secret-one"), ApiKey::new("second", "secret-two")];
-        let (keys, _) = Keys::open(&AuthConfig { keys, api_keys_file: None }).unwrap();
+        let (keys, _) =
+            Keys::open(&AuthConfig { keys, admin_keys: Vec::new(), api_keys_file: None }).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert(name.parse().unwrap(), value.parse().unwrap());
         keys.authenticate(&headers)

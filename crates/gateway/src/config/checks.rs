@@ -8,8 +8,8 @@ use inference::TruncationPolicy;
 use tracing_subscriber::EnvFilter;
 
 use super::Config;
-use super::settings::{API_KEYS, LimitsConfig, ModelConfig};
-use super::types::{Bytes, MaxIsa};
+use super::settings::{API_KEYS, AuthConfig, LimitsConfig, ModelConfig};
+use super::types::{Bytes, KeepAlive, LoadTime, MaxIsa};
 use super::urls::{CollectorUrl, RedisUrl};
 use super::value::format_duration;
 
@@ -31,6 +31,13 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
         if let Some(fault) = url.as_ref().and_then(RedisUrl::fault) {
             problems.push(format!("`{table}.redis_url` {fault}"));
         }
+    }
+    let AuthConfig { keys, admin_keys, .. } = &config.auth;
+    if let Some(admin) = admin_keys.iter().find(|admin| keys.iter().any(|key| key.sha256 == admin.sha256)) {
+        problems.push(format!(
+            "the key `{}` of `auth.admin_keys` is in `auth.api_keys`, too: clients must not have an admin key",
+            admin.name
+        ));
     }
     problems.extend(config.cors.origins.faults());
     if let Err(error) = EnvFilter::try_new(&config.log.filter) {
@@ -88,6 +95,16 @@ fn of_model(model: &ModelConfig, limits: &LimitsConfig) -> Vec<String> {
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let Config { listen, limits, auth, .. } = config;
     let mut warnings = Vec::new();
+    let unused = |model: &&ModelConfig| {
+        model.load == LoadTime::Startup && matches!(model.keep_alive, KeepAlive::For(_))
+    };
+    if let Some(model) = config.models.iter().find(unused) {
+        warnings.push(format!(
+            "`keep_alive` of model `{}` has no effect, because its `load` is `startup`: only models with \
+             `load = \"on-demand\"` are unloaded",
+            model.id
+        ));
+    }
     let keep_alive = config.server.keep_alive;
     if keep_alive < SAFE_KEEP_ALIVE {
         warnings.push(format!(

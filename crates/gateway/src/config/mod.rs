@@ -38,12 +38,12 @@ pub use report::{DisplayValue, Report, ReportEntry, Source};
 pub use resolver::CliArgs;
 pub use setting::{Setting, Table};
 pub use settings::{
-    AuthConfig, CacheConfig, CorsConfig, HubConfig, LimitsConfig, LogConfig, ModelConfig, ServerConfig,
+    AuthConfig, CacheConfig, CorsConfig, HubConfig, LimitsConfig, LoadingConfig, LogConfig, ModelConfig, ServerConfig,
     TraceConfig, settings,
 };
 pub use types::{
-    Alias, Bytes, DynamicQuantization, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio, RedisFailureMode,
-    TokenIds, UnsupportedParameters,
+    Alias, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio,
+    RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 pub(crate) use unknown::{known_elsewhere, renamed_flag};
 pub use urls::{CollectorUrl, RedisUrl};
@@ -51,7 +51,7 @@ pub use urls::{CollectorUrl, RedisUrl};
 use api_key::ApiKeyEntries;
 use listen_address::ListenAddress;
 use resolver::Resolver;
-use settings::{API_KEYS, CONFIG_FILE, MAX_HTTP_WORKERS, MainConfig, TlsFiles};
+use settings::{ADMIN_KEYS, API_KEYS, CONFIG_FILE, MAX_HTTP_WORKERS, MainConfig, TlsFiles};
 use value::Value;
 
 /// Path of the settings file if no other is named, relative to the working directory.
@@ -83,6 +83,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// Limits of requests and API keys.
     pub limits: LimitsConfig,
+    /// Loading and unloading of models.
+    pub loading: LoadingConfig,
     /// Caches of vectors.
     pub cache: CacheConfig,
     /// API keys.
@@ -207,9 +209,11 @@ fn resolve(
     let mut server = ServerConfig::resolve(&mut resolver);
     server.http_workers = resolver.or_cpu_count("http_workers", server.http_workers, MAX_HTTP_WORKERS);
     let limits = LimitsConfig::resolve(&mut resolver);
+    let loading = LoadingConfig::resolve(&mut resolver);
     let cache = CacheConfig::resolve(&mut resolver);
-    let keys = api_keys(&mut resolver, &mut problems);
-    let auth = AuthConfig::resolve(&mut resolver, keys);
+    let keys = api_keys(&mut resolver, &API_KEYS, &mut problems);
+    let admin_keys = api_keys(&mut resolver, &ADMIN_KEYS, &mut problems);
+    let auth = AuthConfig::resolve(&mut resolver, keys, admin_keys);
     let tls = match TlsFiles::resolve(&mut resolver) {
         TlsFiles { certificate: Some(certificate), key: Some(key) } => Some(TlsConfig { certificate, key }),
         TlsFiles { certificate: None, key: None } => None,
@@ -245,6 +249,7 @@ fn resolve(
         cors,
         server,
         limits,
+        loading,
         cache,
         auth,
         log,
@@ -285,11 +290,19 @@ fn socket_address(
     }
 }
 
-fn api_keys(resolver: &mut Resolver<'_>, problems: &mut Vec<String>) -> Vec<ApiKey> {
-    let given = resolver.lookup(&API_KEYS);
+/// Returns the keys of `setting`, [`API_KEYS`] or [`ADMIN_KEYS`].
+fn api_keys(
+    resolver: &mut Resolver<'_>,
+    setting: &'static Setting,
+    problems: &mut Vec<String>,
+) -> Vec<ApiKey> {
+    let given = resolver.lookup(setting);
     let (ApiKeyEntries(entries), source) = given.unwrap_or((ApiKeyEntries(Vec::new()), Source::Default));
     let keys = ApiKey::read_all(&entries).unwrap_or_else(|error| {
-        problems.push(error.to_string());
+        problems.push(match setting.key {
+            key if key == API_KEYS.key => error.to_string(),
+            key => format!("`auth.{key}`: {error}"),
+        });
         Vec::new()
     });
     let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
@@ -297,7 +310,7 @@ fn api_keys(resolver: &mut Resolver<'_>, problems: &mut Vec<String>) -> Vec<ApiK
         0 => DisplayValue::Toml("[]".to_owned()),
         count => DisplayValue::Secret(format!("{count} ({})", names.join(", "))),
     };
-    resolver.record(&API_KEYS, shown, source);
+    resolver.record(setting, shown, source);
     keys
 }
 

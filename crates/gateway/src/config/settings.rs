@@ -24,7 +24,7 @@ use super::process_env::{HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE, ORT_VARIABLE
 use super::resolver::Resolver;
 use super::setting::{Section, Setting, Table, settings};
 use super::types::{
-    Aliases, Bytes, DynamicQuantization, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio,
+    Aliases, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio,
     RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 use super::urls::{CollectorUrl, RedisUrl};
@@ -32,6 +32,7 @@ use super::urls::{CollectorUrl, RedisUrl};
 const MAIN: Section = Section::new(Table::Top, "Main settings");
 const SERVER: Section = Section::table("server", "Server");
 const LIMITS: Section = Section::table("limits", "Limits");
+const LOADING: Section = Section::table("loading", "Loading of models").prefix("loading_");
 const CACHE: Section = Section::table("cache", "Cache").prefix("cache_");
 const AUTH: Section = Section::table("auth", "Authentication");
 const TLS: Section = Section::table("tls", "TLS").prefix("tls_");
@@ -60,8 +61,10 @@ pub fn settings() -> Vec<&'static Setting> {
         MainConfig::SETTINGS,
         ServerConfig::SETTINGS,
         LimitsConfig::SETTINGS,
+        LoadingConfig::SETTINGS,
         CacheConfig::SETTINGS,
         std::slice::from_ref(&API_KEYS),
+        std::slice::from_ref(&ADMIN_KEYS),
         AuthConfig::SETTINGS,
         TlsFiles::SETTINGS,
         CorsConfig::SETTINGS,
@@ -99,6 +102,17 @@ pub(super) static API_KEYS: Setting = Setting::new::<ApiKeyEntries>(
 )
 .no_flag()
 .variable("EMBEDGATE_API_KEYS")
+.secret();
+
+/// Keys of the admin routes, which have no flag either.
+pub(super) static ADMIN_KEYS: Setting = Setting::new::<ApiKeyEntries>(
+    AUTH,
+    "admin_keys",
+    "Keys for the admin routes (`/admin/models`), which load and unload models, in the form of `api_keys`; none of \
+     them may be an API key. Without any, there are no admin routes.",
+)
+.no_flag()
+.variable("EMBEDGATE_ADMIN_KEYS")
 .secret();
 
 /// The id of a model.
@@ -224,6 +238,23 @@ settings! {
 }
 
 settings! {
+    /// Loading and unloading of models while requests are served.
+    pub struct LoadingConfig in LOADING {
+        /// Memory of all loaded models together, such as `8GiB`: to make room for a model, idle ones with
+        /// `load = "on-demand"` are unloaded, the least recently used first. A model counts with the size of its files
+        /// (docs/models.md). Without it, there is no limit.
+        memory_budget: Option<Bytes> = None, min(1 << 20), example("\"8GiB\"");
+
+        /// Time for which a request may wait for its model to be loaded; it is then rejected (503), while the load
+        /// continues.
+        timeout: Duration = Duration::from_secs(60), min(1), advanced;
+
+        /// Requests that may wait for a model to be loaded, for each model; a further one is rejected (503).
+        max_waiting_requests: usize = 256, min(1), max(1_000_000), advanced;
+    }
+}
+
+settings! {
     /// Caches of vectors.
     pub struct CacheConfig in CACHE {
         // Some 18,000 short texts with vectors of 384 values. It is filled by use single_model, and a third of the
@@ -249,7 +280,9 @@ settings! {
     /// API keys.
     pub struct AuthConfig in AUTH, given(
         /// API keys that are accepted; without any here and without a file, requests need none.
-        keys: Vec<ApiKey>
+        keys: Vec<ApiKey>,
+        /// Keys of the admin routes; without any, there are no admin routes.
+        admin_keys: Vec<ApiKey>
     ) {
         /// File of API keys, one `name=key` or `key` a line, `#` before comments; reloaded when it changes. They are
         /// accepted in addition to `api_keys`.
@@ -355,6 +388,14 @@ settings! {
         /// like): `per-text` runs them one text at a time, so that a text's vector does not depend on its batch,
         /// `reject` is an error at start-up.
         dynamic_quantization: DynamicQuantization = DynamicQuantization::PerText, advanced;
+
+        /// Time of loading: with `startup` before the server is ready, after which the model stays loaded; with
+        /// `on-demand` at the first request for the model, which waits for it.
+        load: LoadTime = LoadTime::Startup;
+
+        /// Time after its last request for which a model with `load = "on-demand"` stays loaded; `0` unloads it at
+        /// once, `forever` only to make room for another model.
+        keep_alive: KeepAlive = KeepAlive::Forever, flag("model_keep_alive");
 
         /// CPUs that the model may use; 0 for all that this process may use.
         threads: usize = 0, max(MAX_THREADS as u64);

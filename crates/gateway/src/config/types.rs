@@ -1,6 +1,7 @@
 //! Types of single settings.
 
 use std::fmt;
+use std::time::Duration;
 
 use bert_cpu::Isa;
 use inference::{Provider, TruncationPolicy};
@@ -53,6 +54,14 @@ choices! {
         Fp32 = "fp32",
         /// bf16, or an error at start-up.
         Bf16 = "bf16",
+    }
+
+    /// Time at which a model is loaded.
+    pub enum LoadTime, "TIME" {
+        /// Before the server is ready.
+        Startup = "startup",
+        /// At the first request for the model.
+        OnDemand = "on-demand",
     }
 
     /// Treatment of an ONNX graph that quantises activations with one scale for a whole batch.
@@ -272,6 +281,58 @@ impl Value for Bytes {
     }
 }
 
+/// Time for which an idle model stays loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// This long after its last request.
+    For(Duration),
+    /// Without limit.
+    Forever,
+}
+
+impl Value for KeepAlive {
+    const PLACEHOLDER: &'static str = "DURATION";
+    const MAX: Option<u64> = <Duration as Value>::MAX;
+
+    fn expected() -> String {
+        format!("{}, or \"forever\"", Duration::expected())
+    }
+
+    /// Reads a duration or `forever`. Ollama writes a negative number for the same.
+    fn from_text(text: &str) -> Option<Self> {
+        let is_negative = || text.parse::<i64>().is_ok_and(|seconds| seconds < 0);
+        if text == "forever" || is_negative() {
+            return Some(Self::Forever);
+        }
+        Duration::from_text(text).map(Self::For)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        match value {
+            DeValue::Integer(integer) => Self::from_text(integer.as_str()),
+            _ => value.as_str().and_then(Self::from_text),
+        }
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        match self {
+            Self::For(duration) => duration.to_toml(),
+            Self::Forever => Some(quote("forever")),
+        }
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        match self {
+            Self::For(duration) => duration.numbers(),
+            Self::Forever => Vec::new(),
+        }
+    }
+
+    fn format_number(number: u64) -> String {
+        Duration::format_number(number)
+    }
+}
+
 /// A fraction from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio(f64);
@@ -338,6 +399,23 @@ mod tests {
             assert_eq!(Offline::from_text(text), Some(Offline(is_offline)), "{text}");
         }
         assert_eq!(Offline::from_text("2"), None);
+    }
+
+    #[test]
+    fn keep_alive_is_a_duration_or_forever() {
+        for (text, read) in [
+            ("forever", KeepAlive::Forever),
+            ("-1", KeepAlive::Forever),
+            ("0", KeepAlive::For(Duration::ZERO)),
+            ("300", KeepAlive::For(Duration::from_secs(300))),
+            ("5m", KeepAlive::For(Duration::from_secs(300))),
+        ] {
+            assert_eq!(KeepAlive::from_text(text), Some(read), "{text}");
+            assert_eq!(KeepAlive::from_text(read.to_toml().unwrap().trim_matches('"')), Some(read), "{text}");
+        }
+        for text in ["", "never", "-1s", "5 days"] {
+            assert_eq!(KeepAlive::from_text(text), None, "{text}");
+        }
     }
 
     #[test]

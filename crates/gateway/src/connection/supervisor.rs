@@ -25,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{Connection, Limits, Phase, Stream, deadline::Deadline, io::Io};
-use crate::metrics::{Metrics, OpenConnection};
+use crate::metrics::{GaugeGuard, Metrics};
 
 /// Maximum time for a client to read its last response and close.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -80,7 +80,7 @@ struct Supervisor {
     peer: Option<SocketAddr>,
     limits: Limits,
     metrics: Metrics,
-    _open: OpenConnection,
+    _open: GaugeGuard,
 }
 
 impl Supervisor {

@@ -1,10 +1,12 @@
 //! Loading of models: from the settings to running engines.
 //!
-//! For each model: open its folder, select its backend ([`candidates`]), start the engine, which warms it up, prove
-//! that a precision below fp32 is accurate enough ([`proof`]), and check that the backend that will serve requests
-//! reproduces the golden vectors of the manifest. A model that cannot be served is an error before the first request.
+//! For each model: open its folder, describe it ([`description`]), select its backend ([`candidates`]), start the
+//! engine, which warms it up, prove that a precision below fp32 is accurate enough ([`proof`]), and check that the
+//! backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be served is an
+//! error before the first request. A model on demand is only described at startup, and loaded later by the same code.
 
 mod candidates;
+mod description;
 mod missing;
 mod native;
 mod onnx;
@@ -17,7 +19,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Instant, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use bert_cpu::Isa;
@@ -25,20 +27,23 @@ use inference::{
     CacheConfig, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Observer, RemoteCache,
     StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
-use model_hub::HubError;
+use model_hub::{HubError, RepoRef};
 use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
 use thiserror::Error;
 
-use self::candidates::{BackendPlan, BackendQuery, Candidate, select};
+use self::{
+    candidates::{BackendPlan, BackendQuery, Candidate, select},
+    description::{check_memory_budget, describe},
+};
 pub(crate) use self::{onnx::Runtime, proof::Prover};
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},
-    config::{Config, ModelConfig, ProcessEnv},
+    config::{Bytes, Config, LoadTime, ModelConfig, ProcessEnv},
     hub::{self, HubModelError},
     metrics::Metrics,
     prompts::Prompts,
     redis_cache::RedisCache,
-    registry::{AliasError, LoadedModel, Registry},
+    registry::{AliasError, LoadedModel, ModelDescription, ModelSlot, Registry},
 };
 
 /// Default of `max_batch_tokens` for ONNX Runtime.
@@ -71,6 +76,22 @@ pub enum LoadError {
     /// An alias cannot be served.
     #[error(transparent)]
     Alias(#[from] AliasError),
+    /// A model does not fit into the memory budget, even after every model that may be unloaded was.
+    #[error(
+        "the model `{id}` does not fit into `loading.memory_budget`: it needs about {needed}, and {free} of {budget} \
+         are left by the models with `load = \"startup\"`; raise the budget, or set `load = \"on-demand\"` for more \
+         models"
+    )]
+    Memory {
+        /// Id of the model.
+        id: String,
+        /// Its estimated memory.
+        needed: Bytes,
+        /// Memory that the models loaded at startup leave.
+        free: Bytes,
+        /// The budget.
+        budget: Bytes,
+    },
     /// The server was told to stop while it was loading.
     #[error("stopped while loading")]
     Cancelled,
@@ -205,68 +226,134 @@ impl CacheFactory {
 }
 
 /// Resources that all models share.
-pub(crate) struct LoadContext<'a> {
-    pub(crate) runtime: Runtime<'a>,
+pub(crate) struct LoadContext {
+    pub(crate) runtime: Runtime,
     pub(crate) cache: CacheFactory,
 }
 
-/// Loads every configured model. Blocks while files are read and engines warm up.
+/// Reads the folder of every configured model, and loads those that are to be loaded at startup. Blocks while files are
+/// read and engines warm up.
 ///
 /// # Errors
-/// The first model that cannot be served; [`LoadError::Cancelled`] if `cancelled` was set before the last model.
+/// The first model that cannot be served; models that do not fit into the memory budget; [`LoadError::Cancelled`] if
+/// `cancelled` was set before the last model.
 pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Result<Registry, LoadError> {
     let remote = RedisCache::new(&config.cache, metrics.remote_cache()).map_err(LoadError::RemoteCache)?;
     let remote = remote.map(|cache| Arc::new(cache) as Arc<dyn RemoteCache>);
-    let context = LoadContext {
+    let context = Arc::new(LoadContext {
         runtime: Runtime::new(config.onnxruntime_path.as_deref(), Some(metrics)),
         cache: CacheFactory { memory: config.cache.memory.0, remote },
-    };
-    let mut models = Vec::with_capacity(config.models.len());
+    });
+    let mut opened = Vec::with_capacity(config.models.len());
     for model in &config.models {
         if cancelled.load(Ordering::Acquire) {
             return Err(LoadError::Cancelled);
         }
-        let loaded = find_and_load(model, config, &context, (metrics, cancelled));
-        models.push(loaded.map_err(|error| match error {
-            ModelLoadError::Hub(HubModelError::Hub(HubError::Cancelled)) => LoadError::Cancelled,
-            error => {
-                LoadError::Model { id: model.id.clone(), path: model.path.clone(), error: Box::new(error) }
+        let found = FoundModel::find(model, config, cancelled).map_err(failure_of(model))?;
+        let folder = found.open().map_err(failure_of(model))?;
+        let described = describe(&found.config, &folder.folder, config.cache.memory.0);
+        let description = described.map_err(|error| failure_of(model)(found.in_cache(error)))?;
+        opened.push((model, folder, found.name(description), found));
+    }
+    let descriptions = opened.iter().map(|(_, _, description, _)| description);
+    check_memory_budget(descriptions, config.loading.memory_budget)?;
+    let mut slots = Vec::with_capacity(opened.len());
+    for (model, folder, description, found) in opened {
+        let loaded = match model.load {
+            LoadTime::Startup if cancelled.load(Ordering::Acquire) => return Err(LoadError::Cancelled),
+            LoadTime::Startup => {
+                Some(found.load(folder, &context, metrics).map_err(failure_of(model))?)
             }
-        })?);
+            LoadTime::OnDemand => None,
+        };
+        let (context, metrics) = (Arc::clone(&context), metrics.clone());
+        // The folder is read again, so that a later load uses changed files.
+        let loader = move || Ok(found.load(found.open()?, &context, &metrics)?);
+        slots.push(ModelSlot::new(description, Box::new(loader), loaded));
     }
-    Ok(Registry::from_parts(models, &config.aliases)?)
+    Ok(Registry::new(slots, &config.aliases, &config.loading, metrics)?)
 }
 
-/// Loads the model that the settings name by its folder, or by its name on a hub.
-fn find_and_load(
-    model: &ModelConfig,
-    config: &Config,
-    context: &LoadContext<'_>,
-    (metrics, cancelled): (&Metrics, &AtomicBool),
-) -> Result<LoadedModel, ModelLoadError> {
-    let access = (&config.hub, &config.hub_access);
-    let found = hub::folder_to_serve(&model.path, model.onnx_file.as_deref(), access, cancelled)?;
-    let path = found.ok_or_else(|| ModelLoadError::NoFolder { advice: no_folder(&model.path) })?;
-    let Some(repo) = hub::repo(&model.path) else { return load_model(model, context, metrics) };
-    let in_cache = ModelConfig { path: path.clone(), ..model.clone() };
-    match load_model(&in_cache, context, metrics) {
-        Ok(loaded) => Ok(LoadedModel { hub_id: Some(repo.id().to_owned()), ..loaded }),
-        Err(ModelLoadError::Folder(source)) => {
-            Err(ModelLoadError::Cached { repo: repo.to_string(), folder: path, source: Box::new(source) })
+fn failure_of(model: &ModelConfig) -> impl Fn(ModelLoadError) -> LoadError {
+    |error| match error {
+        ModelLoadError::Hub(HubModelError::Hub(HubError::Cancelled)) => LoadError::Cancelled,
+        error => LoadError::Model { id: model.id.clone(), path: model.path.clone(), error: Box::new(error) },
+    }
+}
+
+/// A model of the settings whose folder was found.
+struct FoundModel {
+    /// The settings, with the path of the folder, which may be in the cache of a hub.
+    config: ModelConfig,
+    /// The name on the hub, if the settings name it by that.
+    repo: Option<RepoRef>,
+}
+
+impl FoundModel {
+    /// Finds the folder that the settings name by its path, or by its name on a hub.
+    fn find(model: &ModelConfig, config: &Config, cancelled: &AtomicBool) -> Result<Self, ModelLoadError> {
+        let access = (&config.hub, &config.hub_access);
+        let found = hub::folder_to_serve(&model.path, model.onnx_file.as_deref(), access, cancelled)?;
+        let path = found.ok_or_else(|| ModelLoadError::NoFolder { advice: no_folder(&model.path) })?;
+        Ok(Self { config: ModelConfig { path, ..model.clone() }, repo: hub::repo(&model.path) })
+    }
+
+    /// Reads the folder's configuration.
+    fn open(&self) -> Result<OpenFolder, ModelLoadError> {
+        let (started, path) = (Instant::now(), &self.config.path);
+        if !path.is_dir() {
+            return Err(ModelLoadError::NoFolder { advice: no_folder(path) });
         }
-        Err(error) => Err(error),
+        let folder = ModelFolder::open_with_graph(path, self.config.onnx_file.as_deref());
+        let folder = folder.map_err(|error| self.in_cache(ModelLoadError::Folder(error)))?;
+        Ok(OpenFolder { folder, elapsed: started.elapsed() })
+    }
+
+    /// Starts and checks the model.
+    fn load(
+        &self,
+        folder: OpenFolder,
+        context: &LoadContext,
+        metrics: &Metrics,
+    ) -> Result<LoadedModel, ModelLoadError> {
+        load_model(&self.config, folder, context, metrics).map_err(|error| self.in_cache(error))
+    }
+
+    /// Gives the model its name on the hub.
+    fn name(&self, description: ModelDescription) -> ModelDescription {
+        match &self.repo {
+            Some(repo) => ModelDescription { hub_id: Some(repo.id().to_owned()), ..description },
+            None => description,
+        }
+    }
+
+    /// Adds the model's name on the hub to an error of its folder.
+    fn in_cache(&self, error: ModelLoadError) -> ModelLoadError {
+        match (error, &self.repo) {
+            (ModelLoadError::Folder(source), Some(repo)) => {
+                let (repo, folder) = (repo.to_string(), self.config.path.clone());
+                ModelLoadError::Cached { repo, folder, source: Box::new(source) }
+            }
+            (error, _) => error,
+        }
     }
 }
 
-/// Opens, starts and checks one model.
+/// A model's folder, whose configuration has been read.
+struct OpenFolder {
+    folder: ModelFolder,
+    /// Time that this took.
+    elapsed: Duration,
+}
+
+/// Starts and checks one model.
 fn load_model(
     config: &ModelConfig,
-    context: &LoadContext<'_>,
+    OpenFolder { folder, elapsed }: OpenFolder,
+    context: &LoadContext,
     metrics: &Metrics,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
-    let folder = ModelFolder::open_with_graph(&config.path, config.onnx_file.as_deref());
-    let folder = folder.map_err(ModelLoadError::Folder)?;
     let fingerprint = fingerprint(&folder)?;
     let mut prover = Prover::new(config, &folder, &fingerprint);
     let mut model = plan_backends(config, &folder)?.try_each(&config.id, |selection| {
@@ -277,7 +364,7 @@ fn load_model(
         let failed = |source| ModelLoadError::Golden { path: config.path.clone(), source: Box::new(source) };
         checked.map(|()| model).map_err(failed)
     })?;
-    model.load_time = started.elapsed();
+    model.load_time = elapsed + started.elapsed();
     Ok(model)
 }
 
@@ -308,7 +395,7 @@ pub(crate) fn plan_backends(
 pub(crate) fn select_backend(
     config: &ModelConfig,
     folder: &ModelFolder,
-    context: &LoadContext<'_>,
+    context: &LoadContext,
 ) -> Result<Selection, ModelLoadError> {
     let plan = plan_backends(config, folder)?;
     if !plan.needs_proof() {
@@ -330,7 +417,7 @@ fn start(
     folder: &ModelFolder,
     fingerprint: &str,
     selection: Selection,
-    context: &LoadContext<'_>,
+    context: &LoadContext,
     observer: Arc<dyn Observer>,
 ) -> Result<LoadedModel, ModelLoadError> {
     let started = Instant::now();
@@ -345,9 +432,8 @@ fn start(
     let cache_fingerprint = cache_fingerprint(fingerprint, model, precision, selection.backend, per_text);
     let max_input_tokens = max_input_tokens(model, folder);
     let tokenizer = tokenizer?;
-    let default_prompt = model.default_prompt.as_deref().or_else(|| folder.default_prompt());
     let include_prompt = folder.head().include_prompt;
-    let prompts = Prompts::new(folder.prompts(), default_prompt, include_prompt, &tokenizer)
+    let prompts = Prompts::new(folder.prompts(), default_prompt(model, folder), include_prompt, &tokenizer)
         .map_err(ModelLoadError::Settings)?;
     let config = EngineConfig {
         name: model.id.clone(),
@@ -438,7 +524,7 @@ pub(crate) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
     backend: Backend,
-    runtime: &Runtime<'_>,
+    runtime: &Runtime,
 ) -> Result<Encoders, ModelLoadError> {
     let Backend::Native(isa) = backend else {
         return onnx::encoders(model, folder, runtime, model.max_batch_tokens.unwrap_or(ONNX_BATCH_TOKENS));
@@ -458,6 +544,11 @@ pub(crate) fn encoders(
 /// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
 pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
     model.max_input_tokens.unwrap_or_else(|| folder.max_input_tokens())
+}
+
+/// Name of the prompt for a request that names none: that of the settings, or else the model's.
+fn default_prompt<'a>(model: &'a ModelConfig, folder: &'a ModelFolder) -> Option<&'a str> {
+    model.default_prompt.as_deref().or_else(|| folder.default_prompt())
 }
 
 /// Checks that the settings match the folder.

@@ -1,6 +1,9 @@
 //! Graph of a model folder for ONNX Runtime: written if it is missing or stale, and described for the encoders.
 
-use std::{cell::OnceCell, path::Path};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use encoder_spec::PositionIds;
 use inference::{OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, onnx_encoders};
@@ -13,25 +16,25 @@ use crate::{
 };
 
 /// ONNX Runtime, loaded when a first model needs it.
-pub(crate) struct Runtime<'l> {
-    library: Option<&'l Path>,
-    metrics: Option<&'l Metrics>,
-    loaded: OnceCell<OnnxRuntime>,
+pub(crate) struct Runtime {
+    library: Option<PathBuf>,
+    metrics: Option<Metrics>,
+    loaded: OnceLock<OnnxRuntime>,
 }
 
-impl<'l> Runtime<'l> {
+impl Runtime {
     /// Creates a handle for the runtime in `library`, whose version is reported to `metrics`.
-    pub(crate) fn new(library: Option<&'l Path>, metrics: Option<&'l Metrics>) -> Self {
-        Self { library, metrics, loaded: OnceCell::new() }
+    pub(crate) fn new(library: Option<&Path>, metrics: Option<&Metrics>) -> Self {
+        Self { library: library.map(Path::to_owned), metrics: metrics.cloned(), loaded: OnceLock::new() }
     }
 
     fn get(&self) -> Result<&OnnxRuntime, ModelLoadError> {
         if let Some(runtime) = self.loaded.get() {
             return Ok(runtime);
         }
-        let library = self.library.ok_or(ModelLoadError::NoRuntime)?;
+        let library = self.library.as_deref().ok_or(ModelLoadError::NoRuntime)?;
         let runtime = OnnxRuntime::load(library).map_err(ModelLoadError::Runtime)?;
-        if let Some(metrics) = self.metrics {
+        if let Some(metrics) = &self.metrics {
             metrics.runtime_loaded(runtime.version());
         }
         tracing::debug!(version = runtime.version(), library = %library.display(), "ONNX Runtime loaded");
@@ -48,7 +51,7 @@ impl<'l> Runtime<'l> {
 pub(super) fn encoders(
     model: &ModelConfig,
     folder: &ModelFolder,
-    runtime: &Runtime<'_>,
+    runtime: &Runtime,
     batch_tokens: usize,
 ) -> Result<Encoders, ModelLoadError> {
     let runtime = runtime.get()?;

@@ -87,7 +87,7 @@ impl<'a> Prover<'a> {
     pub(crate) fn start(
         &mut self,
         selection: Selection,
-        context: &LoadContext<'_>,
+        context: &LoadContext,
         observer: Arc<dyn Observer>,
     ) -> Result<LoadedModel, ModelLoadError> {
         let (config, folder, fingerprint) = (self.model, self.folder, self.fingerprint);

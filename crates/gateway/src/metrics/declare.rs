@@ -95,6 +95,14 @@ impl ModelSeries for IntCounter {
     }
 }
 
+impl ModelSeries for IntGauge {
+    type Family = IntGaugeVec;
+
+    fn of_model(family: &IntGaugeVec, id: &str) -> Self {
+        family.with_label_values(&[id])
+    }
+}
+
 /// Declares the families under `server` as fields of `Families`, and those under `model`, whose only label is `model`,
 /// as fields of `ModelFamilies` and their series of one model as fields of `EngineMetrics`.
 macro_rules! families {

@@ -37,7 +37,7 @@ families! {
             name: "requests_rejected_total",
             help: "Rejected requests for embeddings, by reason: queue_full, body_memory_exhausted, \
                    response_memory_exhausted, too_long, auth, draining, timeout, rate_limit, \
-                   rate_limiter_unavailable.",
+                   rate_limiter_unavailable; load_timeout, load_failed, load_queue_full (its model was not loaded).",
             labels: ["model", "reason"],
         }
         extra_parameters: IntCounterVec {
@@ -61,7 +61,8 @@ families! {
         }
         body_bytes: IntGauge {
             name: "buffered_body_bytes",
-            help: "Memory of request bodies that are being read or parsed, beyond 16 KiB of each.",
+            help: "Memory of request bodies that are being read or parsed, or whose model is being loaded, beyond \
+                   16 KiB of each.",
         }
         body_bytes_limit: IntGauge {
             name: "buffered_body_bytes_limit",
@@ -101,23 +102,40 @@ families! {
         }
         ready: IntGauge {
             name: "ready",
-            help: "1 if requests are accepted (every model is loaded and the server is not draining), otherwise 0.",
+            help: "1 if requests are accepted (every model with `load` = `startup` was loaded and the server is not \
+                   draining), otherwise 0.",
         }
         load_duration: GaugeVec {
             name: "model_load_duration_seconds",
-            help: "Time from opening a model's folder until its golden check passed.",
+            help: "Time from opening a model's folder until its golden check passed, of its last load.",
             labels: ["model"],
         }
         worst_cosine: GaugeVec {
             name: "model_accuracy_worst_cosine",
-            help: "Accuracy proof of a precision below fp32: smallest cosine between a model's vectors in this \
-                   precision and in fp32, over built-in texts. A precision that failed has a series too.",
+            help: "Accuracy proof of a precision below fp32: smallest cosine between a loaded model's vectors in \
+                   this precision and in fp32, over built-in texts. A precision that failed has a series too.",
             labels: ["model", "precision"],
         }
         proof_duration: GaugeVec {
             name: "model_accuracy_proof_duration_seconds",
-            help: "Time that the accuracy proof took, at this start or at the earlier one that is remembered.",
+            help: "Time that the accuracy proof of a loaded model took, at this load or at the earlier one that is \
+                   remembered.",
             labels: ["model", "precision"],
+        }
+        loads: IntCounterVec {
+            name: "model_loads_total",
+            help: "Loads of a model, at startup and later, by result: success, failure.",
+            labels: ["model", "result"],
+        }
+        unloads: IntCounterVec {
+            name: "model_unloads_total",
+            help: "Unloads of a model, by reason: idle (for `keep_alive`), budget (to make room for another model in \
+                   `loading.memory_budget`), admin (by an admin route).",
+            labels: ["model", "reason"],
+        }
+        memory_budget: IntGauge {
+            name: "model_memory_budget_bytes",
+            help: "Capacity for loaded models, `loading.memory_budget`; 0 without one.",
         }
         cache_evictions: IntCounterVec {
             name: "cache_evictions_total",
@@ -126,7 +144,7 @@ families! {
         }
         model_info: IntGaugeVec {
             name: "model_info",
-            help: "A model in service; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
+            help: "A loaded model; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
                    instruction set of the native kernels (neon, avx2, avx512, amx); reason for the selection: \
                    configured (by the settings), best (the fastest that this CPU supports), capped (by `isa`), \
                    accuracy_failed (a faster precision failed the accuracy proof), golden_failed (a faster precision \
@@ -164,7 +182,7 @@ families! {
         batch_tokens: Histogram {
             name: "batch_tokens",
             help: "Tokens of one batch, including padding.",
-            buckets: (32.0, 12),
+            buckets: (32.0, 9),
         }
         input_length: Histogram {
             name: "input_length_tokens",
@@ -188,6 +206,15 @@ families! {
         deduplicated: IntCounter {
             name: "inputs_deduplicated_total",
             help: "Inputs that shared the computation of an equal input in flight, without a cache lookup.",
+        }
+        loaded: IntGauge { name: "model_loaded", help: "1 if the model is loaded, otherwise 0." }
+        memory: IntGauge {
+            name: "model_memory_bytes",
+            help: "Estimated memory of the model, from the size of its files, while it is loaded; otherwise 0.",
+        }
+        waiting_for_load: IntGauge {
+            name: "requests_waiting_for_load",
+            help: "Requests that wait for the model to be loaded.",
         }
     }
 }

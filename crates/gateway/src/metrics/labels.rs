@@ -61,6 +61,12 @@ label! {
         RateLimit = "rate_limit",
         /// The rate limits of its key cannot be checked.
         RateLimiterUnavailable = "rate_limiter_unavailable",
+        /// Its model was not loaded in time.
+        LoadTimeout = "load_timeout",
+        /// Its model could not be loaded.
+        LoadFailed = "load_failed",
+        /// Too many requests wait for its model to be loaded.
+        LoadQueueFull = "load_queue_full",
     }
 }
 
@@ -77,6 +83,30 @@ impl Rejection {
         Self::RateLimit,
         Self::RateLimiterUnavailable,
     ];
+    /// Rejections of requests whose model is not loaded.
+    pub(super) const OF_LOADS: [Self; 3] = [Self::LoadTimeout, Self::LoadFailed, Self::LoadQueueFull];
+}
+
+label! {
+    /// Result of a load of a model.
+    pub enum LoadOutcome {
+        /// The model is loaded.
+        Success = "success",
+        /// The model cannot be served.
+        Failure = "failure",
+    }
+}
+
+label! {
+    /// Reason for the unload of a model.
+    pub enum UnloadReason {
+        /// It had no request for some time.
+        Idle = "idle",
+        /// Another model needed its memory.
+        Budget = "budget",
+        /// The operator requested it.
+        Admin = "admin",
+    }
 }
 
 label! {

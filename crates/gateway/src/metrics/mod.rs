@@ -20,7 +20,7 @@ use declare::register;
 use families::{EngineGauges, EngineMetrics, Families};
 use labels::CacheResult;
 pub(crate) use labels::ConnectionPhase;
-pub use labels::{Outcome, ParameterOutcome, RedisErrorKind, Rejection};
+pub use labels::{LoadOutcome, Outcome, ParameterOutcome, RedisErrorKind, Rejection, UnloadReason};
 
 /// Commit that this program was built from, if the build sets it.
 pub(crate) const REVISION: &str = match option_env!("EMBEDGATE_REVISION") {
@@ -63,6 +63,25 @@ pub struct ModelInfo<'a> {
     pub max_tokens: usize,
     /// Time from opening its folder until its golden check passed.
     pub load_time: Duration,
+}
+
+impl ModelInfo<'_> {
+    /// Calls `use_labels` with the values of the labels of `model_info`.
+    fn with_labels<R>(&self, use_labels: impl FnOnce(&[&str]) -> R) -> R {
+        let Selection { backend, reason } = self.selection;
+        use_labels(&[
+            self.model,
+            self.revision,
+            self.dtype,
+            &self.provider.to_string(),
+            backend.label(),
+            &backend.isa().map_or_else(String::new, |isa| isa.to_string()),
+            reason.label(),
+            if self.per_text { "per_text" } else { "batched" },
+            &self.dimensions.to_string(),
+            &self.max_tokens.to_string(),
+        ])
+    }
 }
 
 /// All metrics of one server.
@@ -132,10 +151,17 @@ pub struct RemoteCacheMetrics {
     pub dropped: IntCounter,
 }
 
-/// Counts an open connection until it is dropped.
-pub(crate) struct OpenConnection(IntGauge);
+/// Counts an open connection, or a waiting request, until it is dropped.
+pub(crate) struct GaugeGuard(IntGauge);
 
-impl Drop for OpenConnection {
+impl GaugeGuard {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -224,9 +250,8 @@ impl Metrics {
     }
 
     /// Counts a connection as open until the returned value is dropped.
-    pub(crate) fn connection_opened(&self) -> OpenConnection {
-        self.families.connections.inc();
-        OpenConnection(self.families.connections.clone())
+    pub(crate) fn connection_opened(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.families.connections)
     }
 
     /// Counts a connection that the server ended because its client exceeded a limit.
@@ -241,29 +266,64 @@ impl Metrics {
         self.families.build_info.with_label_values(&labels).set(1);
     }
 
-    /// Records that a model is loaded.
-    pub fn model_loaded(&self, info: &ModelInfo<'_>) {
-        let Selection { backend, reason } = info.selection;
-        let (dimensions, max_tokens) = (info.dimensions.to_string(), info.max_tokens.to_string());
-        let labels = [
-            info.model,
-            info.revision,
-            info.dtype,
-            &info.provider.to_string(),
-            backend.label(),
-            &backend.isa().map_or_else(String::new, |isa| isa.to_string()),
-            reason.label(),
-            if info.per_text { "per_text" } else { "batched" },
-            &dimensions,
-            &max_tokens,
-        ];
-        self.families.model_info.with_label_values(&labels).set(1);
+    /// Creates the series of loads and unloads of a model that is loaded on demand, at zero.
+    pub(crate) fn preregister_loads(&self, id: &str) {
+        for outcome in LoadOutcome::ALL {
+            self.families.loads.with_label_values(&[id, outcome.label()]);
+        }
+        for reason in UnloadReason::ALL {
+            self.families.unloads.with_label_values(&[id, reason.label()]);
+        }
+        for reason in Rejection::OF_LOADS {
+            self.families.rejected.with_label_values(&[id, reason.label()]);
+        }
+    }
+
+    /// Sets the capacity for loaded models.
+    pub(crate) fn set_memory_budget(&self, bytes: usize) {
+        self.families.memory_budget.set(gauge(bytes));
+    }
+
+    /// Counts a request that waits for the model `id` to be loaded, until the returned value is dropped.
+    pub(crate) fn waiting_for_load(&self, id: &str) -> Option<GaugeGuard> {
+        Some(GaugeGuard::new(&self.model(Some(id)).engine?.waiting_for_load))
+    }
+
+    /// Counts a load of the model `id`.
+    pub(crate) fn load(&self, id: &str, outcome: LoadOutcome) {
+        self.families.loads.with_label_values(&[id, outcome.label()]).inc();
+    }
+
+    /// Records that a model is loaded, and takes about `memory` bytes.
+    pub fn model_loaded(&self, info: &ModelInfo<'_>, memory: usize) {
+        self.load(info.model, LoadOutcome::Success);
+        info.with_labels(|labels| self.families.model_info.with_label_values(labels).set(1));
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
         for proof in info.proofs {
             let labels = [info.model, proof.precision.name()];
             self.families.worst_cosine.with_label_values(&labels).set(proof.worst_cosine);
             self.families.proof_duration.with_label_values(&labels).set(proof.duration.as_secs_f64());
         }
+        self.set_loaded(info.model, true, memory);
+    }
+
+    /// Records that a model is unloaded.
+    pub fn model_unloaded(&self, info: &ModelInfo<'_>, reason: UnloadReason) {
+        self.families.unloads.with_label_values(&[info.model, reason.label()]).inc();
+        // The next load may use changed files and another precision. An error means that the series does not exist.
+        let _ = info.with_labels(|labels| self.families.model_info.remove_label_values(labels));
+        for proof in info.proofs {
+            let labels = [info.model, proof.precision.name()];
+            let _ = self.families.worst_cosine.remove_label_values(&labels);
+            let _ = self.families.proof_duration.remove_label_values(&labels);
+        }
+        self.set_loaded(info.model, false, 0);
+    }
+
+    fn set_loaded(&self, id: &str, is_loaded: bool, memory: usize) {
+        let Some(engine) = self.model(Some(id)).engine else { return };
+        engine.loaded.set(is_loaded.into());
+        engine.memory.set(gauge(memory));
     }
 
     /// Renders all metrics in Prometheus' text format. The gauges of the engines are set from `stats`, by model id.
@@ -281,6 +341,11 @@ impl Metrics {
     }
 }
 
+/// Value of a gauge.
+pub(crate) fn gauge(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 impl ModelMetrics {
     fn configured(id: &str, families: &Arc<Families>) -> Self {
         for outcome in Outcome::ALL {
@@ -294,6 +359,9 @@ impl ModelMetrics {
         }
         families.cache_evictions.with_label_values(&[id]);
         families.prompts_missing.with_label_values(&[id]);
+        families.loads.with_label_values(&[id, LoadOutcome::Success.label()]);
+        // Only the operator unloads a model that is loaded at startup.
+        families.unloads.with_label_values(&[id, UnloadReason::Admin.label()]);
         let engine = Some(Arc::new(families.models.of_model(id)));
         Self { label: id.into(), families: Arc::clone(families), engine }
     }

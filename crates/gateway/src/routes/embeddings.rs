@@ -59,11 +59,14 @@ async fn embed(
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
     let received = body.received;
-    let parsed = request::parse(body).await?;
-    let requested = request::resolve(&registry, &parsed.model)?;
+    let (parsed, body_memory) = request::parse(body).await?;
+    let named = request::resolve(&registry, &parsed.model)?;
     let context = RequestContext::of(http);
-    context.model.get_or_init(|| Arc::clone(&requested.served.id));
+    context.model.get_or_init(|| Arc::clone(named.slot.id()));
     let truncation = request::truncation(http.headers())?;
+    let requested = registry.lease(named, &parsed.model, received + limits.timeout).await?;
+    // Held while the request waits for its model: the memory of waiting requests is bounded, too.
+    drop(body_memory);
     let mut request = ValidatedRequest::new(requested, parsed, limits, truncation, received).await?;
     context.inputs.set(request.inputs());
     context.ignored.get_or_init(|| request.ignored.clone());

@@ -1,8 +1,15 @@
 //! The page at `/`, for people who open the address in a browser: state, models and examples of use.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
-use crate::{auth::Keys, lifecycle::Lifecycle, registry::Registry, tls::IsTls};
+use crate::{
+    auth::Keys,
+    lifecycle::Lifecycle,
+    registry::{ModelDescription, ModelSlot, Registry},
+    tls::IsTls,
+};
 
 /// Template; each `{{name}}` is replaced once, by escaped text.
 const PAGE: &str = include_str!("home.html");
@@ -29,7 +36,7 @@ pub(super) async fn page(
         ("models", registry.as_deref().map(rows).unwrap_or_default()),
         ("base_url", escape(&base_url)),
         ("api_key", (if keys.is_required() { "YOUR_KEY" } else { "unused" }).to_owned()),
-        ("model", model.map(|served| escape(&served.id)).unwrap_or_default()),
+        ("model", model.map(|model| escape(model.id())).unwrap_or_default()),
     ]
     .iter()
     .fold(PAGE.to_owned(), |page, (name, value)| page.replacen(&format!("{{{{{name}}}}}"), value, 1));
@@ -46,16 +53,14 @@ pub(super) async fn favicon() -> HttpResponse {
 
 /// One HTML table row for each model.
 fn rows(registry: &Registry) -> String {
-    let row = |served: &crate::registry::LoadedModel| {
-        let aliases = registry.aliases().filter(|(_, model)| model.id == served.id);
+    let row = |model: &Arc<ModelSlot>| {
+        let aliases = registry.aliases().filter(|(_, other)| other.id() == model.id());
         let aliases: Vec<_> = aliases.map(|(alias, _)| format!("<code>{}</code>", escape(alias))).collect();
+        let ModelDescription { dimensions, max_input_tokens, provider, .. } = model.description();
         format!(
-            "<tr><td><code>{}</code><td>{}<td>{}<td>{}<td>{}",
-            escape(&served.id),
+            "<tr><td><code>{}</code><td>{}<td>{dimensions}<td>{max_input_tokens}<td>{provider}",
+            escape(model.id()),
             aliases.join(" "),
-            served.dimensions,
-            served.max_input_tokens,
-            served.provider
         )
     };
     registry.models().map(row).collect::<Vec<_>>().join("\n")

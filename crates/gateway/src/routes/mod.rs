@@ -9,6 +9,7 @@ use actix_web::{
 
 use crate::error::{ApiError, Code};
 
+mod admin;
 mod embeddings;
 mod home;
 mod models;
@@ -21,7 +22,7 @@ pub(crate) enum RouteSet {
     All,
     /// Routes for clients.
     Api,
-    /// Probes and metrics.
+    /// Probes, metrics and admin routes.
     Ops,
 }
 
@@ -46,7 +47,7 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 9] = [
+const ROUTES: [Route; 12] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -57,6 +58,9 @@ const ROUTES: [Route; 9] = [
     probe("/readyz", |config, path| get(config, path, ops::readyz)),
     probe("/livez", |config, path| get(config, path, ops::livez)),
     probe("/metrics", |config, path| get(config, path, ops::metrics)),
+    admin("/admin/models", |config, path| get(config, path, admin::list)),
+    admin("/admin/models/{id:.+}/load", |config, path| post(config, path, admin::load)),
+    admin("/admin/models/{id:.+}/unload", |config, path| post(config, path, admin::unload)),
 ];
 
 const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfig, &str)) -> Route {
@@ -65,6 +69,11 @@ const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfi
 
 const fn probe(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
     Route { path, set: RouteSet::Ops, kind: RouteKind::Probe, register }
+}
+
+/// A route that needs an admin key. With two listeners it is on the one that clients do not reach.
+const fn admin(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Ops, kind: RouteKind::Other, register }
 }
 
 impl Route {
@@ -137,6 +146,5 @@ fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpRespons
 }
 
 async fn unknown_url(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let message = format!("Invalid URL ({} {})", request.method(), request.path());
-    Err(ApiError::new(Code::UnknownUrl, message))
+    Err(ApiError::unknown_url(request.method().as_str(), request.path()))
 }

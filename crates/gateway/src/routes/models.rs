@@ -1,5 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`.
 
+use std::sync::Arc;
+
 use actix_web::{HttpResponse, web};
 use openai_schema::{ModelList, ModelObject};
 
@@ -7,14 +9,14 @@ use crate::{
     auth::Caller,
     error::{ApiError, Code},
     lifecycle::Lifecycle,
-    registry::{LoadedModel, echo},
+    registry::{ModelDescription, ModelSlot, Registry, echo},
 };
 
-/// Lists all names that a request may use: first the models, then their aliases.
+/// Lists all names that a request may use: first the models, loaded or not, then their aliases.
 pub(super) async fn list(_: Caller, lifecycle: web::Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
-    let models = registry.models().map(|served| object(&served.id, served));
-    let aliases = registry.aliases().map(|(alias, served)| object(alias, served));
+    let models = registry.models().map(|model| object(model.id(), model.description()));
+    let aliases = registry.aliases().map(|(alias, model)| object(alias, model.description()));
     Ok(HttpResponse::Ok().json(ModelList { data: models.chain(aliases).collect() }))
 }
 
@@ -25,13 +27,21 @@ pub(super) async fn retrieve(
     lifecycle: web::Data<Lifecycle>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
-    let served = registry.find(&id).ok_or_else(|| {
-        let message = format!("The model '{}' does not exist. {}", echo(&id), registry.names());
-        ApiError::new(Code::ModelNotFound, message).about("model")
-    })?;
-    Ok(HttpResponse::Ok().json(object(&id, served)))
+    let model = find(&registry, &id)?;
+    Ok(HttpResponse::Ok().json(object(&id, model.description())))
 }
 
-fn object(id: &str, served: &LoadedModel) -> ModelObject {
-    ModelObject { id: id.to_owned(), created: served.created, owned_by: "embedgate".to_owned() }
+/// The model with this id or alias.
+///
+/// # Errors
+/// 404 if there is none.
+pub(super) fn find<'a>(registry: &'a Registry, id: &str) -> Result<&'a Arc<ModelSlot>, ApiError> {
+    registry.find(id).ok_or_else(|| {
+        let message = format!("The model '{}' does not exist. {}", echo(id), registry.names());
+        ApiError::new(Code::ModelNotFound, message).about("model")
+    })
+}
+
+fn object(id: &str, model: &ModelDescription) -> ModelObject {
+    ModelObject { id: id.to_owned(), created: model.created, owned_by: "embedgate".to_owned() }
 }

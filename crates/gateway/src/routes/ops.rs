@@ -10,7 +10,7 @@ use crate::{error::ApiError, lifecycle::Lifecycle, metrics::Metrics};
 /// on a slow CPU, and a restart fails every request in flight.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// 200 once every model is loaded, warmed up and checked.
+/// 200 once every model that is loaded at startup is loaded, warmed up and checked.
 pub(super) async fn startupz(lifecycle: web::Data<Lifecycle>) -> HttpResponse {
     if lifecycle.is_loaded() { ok() } else { unavailable("loading") }
 }
@@ -32,6 +32,7 @@ pub(super) async fn livez(lifecycle: web::Data<Lifecycle>) -> HttpResponse {
     let stalled = lifecycle.models().and_then(|registry| {
         registry
             .models()
+            .filter_map(|model| model.running())
             .find(|served| served.engine.stalled_for().is_some_and(|time| time > STALL_TIMEOUT))
             .map(|served| format!("the engine of {} is stalled", served.id))
     });
@@ -45,7 +46,7 @@ pub(super) async fn metrics(
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.models();
     let models = registry.iter().flat_map(|registry| registry.models());
-    let stats: Vec<_> = models.map(|served| (&*served.id, served.engine.stats())).collect();
+    let stats: Vec<_> = models.map(|model| (&**model.id(), model.stats())).collect();
     let ready = registry.is_some() && !lifecycle.is_draining();
     let text = metrics.render(ready, &stats).map_err(ApiError::internal)?;
     Ok(HttpResponse::Ok().insert_header((header::CONTENT_TYPE, prometheus::TEXT_FORMAT)).body(text))

@@ -80,6 +80,7 @@ fn the_shipped_file_has_every_key_with_its_default() {
     config.cache.redis_url = None;
     config.limits.redis_url = None;
     config.auth.api_keys_file = None;
+    config.loading.memory_budget = None;
     config.trace.otlp_endpoint = None;
     config.hub.cache_dir = None;
     config.models[0].onnx_file = None;
@@ -107,7 +108,7 @@ fn every_setting_has_a_key_a_flag_and_a_variable() {
         serve.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
     assert_eq!(flags, with_flag);
     let variables: BTreeSet<_> = settings().into_iter().filter_map(Setting::variable_name).collect();
-    assert_eq!(variables.len(), with_flag.len() + 1, "two settings share a variable");
+    assert_eq!(variables.len(), with_flag.len() + 2, "two settings share a variable");
     for arg in serve.get_arguments() {
         let (flag, help) = (arg.get_long().unwrap(), arg.get_help().unwrap().to_string());
         let setting =
@@ -119,7 +120,7 @@ fn every_setting_has_a_key_a_flag_and_a_variable() {
         assert!(list || setting.variable_name() == Some(variable), "{flag}");
     }
     let without_flag = settings().into_iter().filter(|setting| setting.flag_name().is_none());
-    assert_eq!(without_flag.map(|setting| setting.key).collect::<Vec<_>>(), ["api_keys", "id"]);
+    assert_eq!(without_flag.map(|setting| setting.key).collect::<Vec<_>>(), ["api_keys", "admin_keys", "id"]);
     // In the file there is no key for its own path; the aliases are a table.
     let reported: BTreeSet<_> = defaults(1)
         .report
@@ -299,6 +300,9 @@ fn probable_mistakes_are_warnings() {
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("without API keys"));
     assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys = [\"k\"]"), Vec::<String>::new());
     assert_eq!(warnings("listen = \"0.0.0.0:80\"\n[auth]\napi_keys_file = \"k\""), Vec::<String>::new());
+    let on_demand = "[[models]]\npath = \"m\"\nload = \"on-demand\"\nkeep_alive = \"5m\"";
+    assert_eq!(warnings(on_demand), Vec::<String>::new());
+    assert!(warnings(&on_demand.replace("on-demand", "startup"))[0].contains("`keep_alive` of model `m`"));
     let shared = "[limits]\nredis_url = \"redis://a\"";
     assert!(warnings(shared)[0].contains("nothing is limited"));
     assert_eq!(warnings(&format!("{shared}\nkey_tokens_per_minute = 9")), Vec::<String>::new());

@@ -16,8 +16,11 @@ use std::{
 
 use futures_util::stream::poll_fn;
 use gateway::{
-    Backend, Listeners, LoadedModel, Prompts, Registry, RunError, Selection, SelectionReason,
-    config::{Alias, ApiKey, Config, ModelConfig, PrecisionSetting},
+    Backend, Listeners, LoadedModel, ModelDescription, ModelSlot, PromptNames, Prompts, Registry, RunError,
+    Selection, SelectionReason,
+    config::{Alias, ApiKey, Config, LoadTime, ModelConfig, PrecisionSetting},
+    load,
+    metrics::Metrics,
     run_with,
 };
 use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
@@ -27,7 +30,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 pub(crate) use testkit::wait::{TIMEOUT, until as wait_until};
 
 use crate::{
-    fake::{Control, DIMENSIONS, encoders},
+    fake::{Control, DIMENSIONS, InjectedFault, encoders},
     http::{Connection, Reply, ask, request},
 };
 
@@ -40,6 +43,9 @@ pub(crate) const WINDOW: usize = 64;
 /// Number of ids for which its models have embeddings: all ids of its tokenizer.
 pub(crate) const EMBEDDINGS: usize = 600;
 
+/// Memory of each model, as its description states it.
+pub(crate) const MODEL_MEMORY: usize = 1 << 20;
+
 /// Settings of a server to start.
 pub(crate) struct Builder {
     config: Config,
@@ -48,12 +54,14 @@ pub(crate) struct Builder {
     hub_id: Option<String>,
     normalize: bool,
     prompts: BTreeMap<String, String>,
-    /// Serves the model in this folder instead of a fake one.
+    /// The folder of the model of [`Builder::real`], which is removed with the server.
     folder: Option<tempfile::TempDir>,
     /// Loading waits until the other end sends or is dropped.
     gate: Option<mpsc::Receiver<()>>,
     /// The listener for probes and metrics.
     ops: Option<TcpListener>,
+    /// The models of the settings are loaded from their folders.
+    real_models: bool,
 }
 
 /// A running server. Dropping it stops it and asserts a clean shutdown.
@@ -61,6 +69,8 @@ pub(crate) struct TestApp {
     pub(crate) address: SocketAddr,
     /// The encoders of every model.
     pub(crate) control: Arc<Control>,
+    /// The loads of each model after the startup, by id.
+    pub(crate) loads: BTreeMap<String, Arc<Control>>,
     stop: UnboundedSender<()>,
     thread: Option<JoinHandle<Result<(), RunError>>>,
 }
@@ -88,6 +98,7 @@ impl TestApp {
             folder: None,
             gate: None,
             ops: None,
+            real_models: false,
         }
     }
 
@@ -226,6 +237,7 @@ impl Drop for SetOnDrop<'_> {
 impl Drop for TestApp {
     fn drop(&mut self) {
         self.control.release();
+        self.loads.values().for_each(|load| load.release());
         self.begin_shutdown();
         if self.thread.is_some() && !std::thread::panicking() {
             self.join().unwrap();
@@ -293,7 +305,7 @@ impl Builder {
         testkit::model::copy_tiny(name, folder.path()).unwrap();
         let path = folder.path().to_owned();
         self.folder = Some(folder);
-        self.model(|model| {
+        self.real_models().model(|model| {
             model.path = path;
             model.precision = PrecisionSetting::Fp32;
         })
@@ -314,6 +326,12 @@ impl Builder {
         (self, address)
     }
 
+    /// Loads the models from their folders.
+    pub(crate) fn real_models(mut self) -> Self {
+        self.real_models = true;
+        self
+    }
+
     /// Starts the server and waits until it is ready.
     pub(crate) fn start(self) -> TestApp {
         let app = self.launch();
@@ -327,45 +345,86 @@ impl Builder {
         let address = listener.local_addr().unwrap();
         let control = Arc::new(Control::default());
         let (stop, mut stops) = unbounded_channel();
-        let Self { config, tokenizer, dimensions, hub_id, normalize, prompts, folder, gate, ops } = self;
-        let (settings, hand) = (config.clone(), Arc::clone(&control));
+        let Self {
+            config,
+            tokenizer,
+            dimensions,
+            hub_id,
+            normalize,
+            prompts,
+            folder,
+            gate,
+            ops,
+            real_models,
+        } = self;
+        let loads = config.models.iter().map(|model| (model.id.clone(), Arc::default()));
+        let loads: BTreeMap<String, Arc<Control>> = loads.collect();
+        let fake = FakeModel {
+            tokenizer,
+            dimensions,
+            normalize,
+            hub_id,
+            prompts,
+            control: Arc::clone(&control),
+            loads: loads.clone(),
+        };
+        let settings = config.clone();
         let serve = async move {
+            let _folder = folder;
             let stops = poll_fn(move |context| stops.poll_recv(context));
-            let load = move |metrics: &gateway::metrics::Metrics, cancelled: &AtomicBool| {
+            let load = move |metrics: &Metrics, cancelled: &AtomicBool| {
                 // An error means that the test dropped the gate, which opens it, too.
                 gate.map(|gate| gate.recv());
-                if folder.is_some() {
-                    return gateway::load(&settings, metrics, cancelled);
+                if real_models {
+                    return load(&settings, metrics, cancelled);
                 }
-                let fake = FakeModel { tokenizer: &tokenizer, dimensions, normalize, prompts: &prompts };
-                let models = settings.models.iter().map(|model| LoadedModel {
-                    hub_id: hub_id.clone(),
-                    ..served(model, fake, &hand, metrics)
-                });
-                Ok(Registry::from_parts(models.collect(), &settings.aliases)?)
+                let slots = settings.models.iter().map(|model| slot(model, &fake, metrics));
+                Ok(Registry::new(slots.collect(), &settings.aliases, &settings.loading, metrics)?)
             };
             run_with(config, Listeners { main: listener, ops }, stops, load).await
         };
         let thread = std::thread::spawn(move || actix_web::rt::System::new().block_on(serve));
-        TestApp { address, control, stop, thread: Some(thread) }
+        TestApp { address, control, loads, stop, thread: Some(thread) }
     }
 }
 
 /// Properties of the models that a test can set.
-#[derive(Clone, Copy)]
-struct FakeModel<'a> {
-    tokenizer: &'a Path,
+#[derive(Clone)]
+struct FakeModel {
+    tokenizer: PathBuf,
     dimensions: usize,
     normalize: bool,
-    prompts: &'a BTreeMap<String, String>,
+    hub_id: Option<String>,
+    prompts: BTreeMap<String, String>,
+    control: Arc<Control>,
+    loads: BTreeMap<String, Arc<Control>>,
 }
 
-fn served(
-    model: &ModelConfig,
-    FakeModel { tokenizer, dimensions, normalize, prompts }: FakeModel<'_>,
-    control: &Arc<Control>,
-    metrics: &gateway::metrics::Metrics,
-) -> LoadedModel {
+fn slot(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> ModelSlot {
+    let loaded = (model.load == LoadTime::Startup).then(|| served(model, fake, metrics));
+    let description = ModelDescription {
+        id: model.id.as_str().into(),
+        hub_id: fake.hub_id.clone(),
+        dimensions: fake.dimensions,
+        max_input_tokens: WINDOW,
+        prompts: PromptNames::new(&fake.prompts, model.default_prompt.as_deref()).unwrap(),
+        created: 1_700_000_000,
+        provider: model.provider,
+        memory: MODEL_MEMORY,
+        load: model.load,
+        keep_alive: model.keep_alive,
+    };
+    let (model, fake, metrics) = (model.clone(), fake.clone(), metrics.clone());
+    let loader = move || match fake.loads[&model.id].enter() {
+        Some(InjectedFault::Panic) => panic!("injected by the test"),
+        Some(InjectedFault::Fail(error)) => Err(error.into()),
+        Some(InjectedFault::NotFinite) | None => Ok(served(&model, &fake, &metrics)),
+    };
+    ModelSlot::new(description, Box::new(loader), loaded)
+}
+
+fn served(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> LoadedModel {
+    let FakeModel { ref tokenizer, dimensions, normalize, ref prompts, .. } = *fake;
     let options = TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: Some(EMBEDDINGS) };
     let tokenizer = Tokenizer::load_with(tokenizer, options).unwrap();
     let prompts = Prompts::new(prompts, model.default_prompt.as_deref(), true, &tokenizer).unwrap();
@@ -383,10 +442,11 @@ fn served(
         cache: None,
     };
     let observer = Arc::new(metrics.model(Some(&model.id)));
+    let encoders = encoders(&fake.control, dimensions, &fake.loads[&model.id]);
     LoadedModel {
         id: model.id.as_str().into(),
-        hub_id: None,
-        engine: Engine::start(config, &encoders(control, dimensions), observer).unwrap(),
+        hub_id: fake.hub_id.clone(),
+        engine: Engine::start(config, &encoders, observer).unwrap(),
         max_input_tokens: WINDOW,
         dimensions,
         normalized: normalize,

@@ -20,6 +20,8 @@ pub(crate) struct Control {
     state: Mutex<State>,
     changed: Condvar,
     encoded: AtomicUsize,
+    /// Each encoder of the model holds a reference.
+    alive: Arc<()>,
 }
 
 #[derive(Default)]
@@ -69,6 +71,11 @@ impl Control {
         self.state.lock().unwrap().entered
     }
 
+    /// Returns true if an encoder of the model exists.
+    pub(crate) fn has_encoders(&self) -> bool {
+        Arc::strong_count(&self.alive) > 1
+    }
+
     /// Number of encoded sequences.
     pub(crate) fn encoded(&self) -> usize {
         self.encoded.load(Ordering::SeqCst)
@@ -83,13 +90,14 @@ impl Control {
         assert!(!waited.unwrap().1.timed_out(), "no batch reached the encoder");
     }
 
-    fn enter(&self) -> Option<InjectedFault> {
+    /// Counts and holds a batch, or a load of a model. Returns the fault to inject into it.
+    pub(crate) fn enter(&self) -> Option<InjectedFault> {
         let mut state = self.state.lock().unwrap();
         state.entered += 1;
         self.changed.notify_all();
         let limit = Duration::from_secs(30);
         let (mut state, late) = self.changed.wait_timeout_while(state, limit, |state| state.held).unwrap();
-        assert!(!late.timed_out(), "the test never released the encoder");
+        assert!(!late.timed_out(), "the test never released it");
         state.next.pop_front()
     }
 }
@@ -97,6 +105,8 @@ impl Control {
 struct Fake {
     control: Arc<Control>,
     dimensions: usize,
+    /// Lets a test see that the encoder was dropped.
+    _alive: Arc<()>,
 }
 
 impl Encoder for Fake {
@@ -105,6 +115,11 @@ impl Encoder for Fake {
     }
 
     fn needs_padding(&self) -> bool {
+        false
+    }
+
+    /// A test that holds the encoders can load another model.
+    fn needs_warm_up(&self) -> bool {
         false
     }
 
@@ -143,8 +158,10 @@ fn fill(ids: &[u32], row: &mut [f32]) {
     }
 }
 
-/// A factory of encoders under `control`.
-pub(crate) fn encoders(control: &Arc<Control>, dimensions: usize) -> EncoderFactory {
-    let control = Arc::clone(control);
-    Arc::new(move || Ok(Box::new(Fake { control: Arc::clone(&control), dimensions })))
+/// A factory of encoders under `control` for the model whose loads are under `loads`.
+pub(crate) fn encoders(control: &Arc<Control>, dimensions: usize, loads: &Control) -> EncoderFactory {
+    let (control, alive) = (Arc::clone(control), Arc::clone(&loads.alive));
+    Arc::new(move || {
+        Ok(Box::new(Fake { control: Arc::clone(&control), dimensions, _alive: Arc::clone(&alive) }))
+    })
 }

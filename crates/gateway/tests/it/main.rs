@@ -15,6 +15,7 @@ mod fake;
 mod fuzz;
 mod lifecycle;
 mod limits;
+mod loading;
 mod logs;
 mod models;
 mod openapi;

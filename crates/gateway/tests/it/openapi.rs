@@ -4,11 +4,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    time::Duration,
 };
 
+use inference::EncodeError;
 use serde_json::{Value, json};
 
-use crate::{app::TestApp, http::Reply};
+use crate::{
+    app::{TestApp, wait_until},
+    http::Reply,
+    loading::{admin, on_demand},
+};
 
 const METHODS: [&str; 6] = ["get", "post", "put", "delete", "patch", "options"];
 
@@ -207,4 +213,29 @@ fn errors_match_the_openapi_document() {
         assert_documented(&document, operations[path][method], path, &reply);
     }
     drop(gate);
+}
+
+#[test]
+fn admin_responses_match_the_openapi_document() {
+    let document = document();
+    let operations = operations(&document);
+    let app = on_demand(&["a"]).config(|config| config.loading.timeout = Duration::from_secs(1)).start();
+    let check = |method: &str, path: &str, status: u16| {
+        let reply = admin(&app, &method.to_uppercase(), &path.replace("{id}", "a"));
+        assert_eq!(reply.status, status, "{path}: {}", reply.text());
+        let documented = format!("/admin/models{path}");
+        assert_documented(&document, operations[documented.as_str()][method], path, &reply);
+    };
+    check("get", "", 200);
+    app.loads["a"].hold();
+    check("post", "/{id}/load", 202);
+    check("post", "/{id}/unload", 409);
+    app.loads["a"].release();
+    wait_until("the model is loaded", || admin(&app, "POST", "/a/load").status == 200);
+    check("post", "/{id}/load", 200);
+    check("get", "", 200);
+    check("post", "/{id}/unload", 200);
+    app.loads["a"].fail(1, || EncodeError::Shape { expected: vec![1], found: vec![2] });
+    check("post", "/{id}/load", 503);
+    check("get", "", 200);
 }

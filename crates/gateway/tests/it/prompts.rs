@@ -1,7 +1,9 @@
 //! Prompts: chosen by parameter, alias, setting and the model's files; put before each text, and counted.
 
+use gateway::config::LoadTime;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use testkit::model::copy_tiny;
 
 use crate::{
     app::{Builder, TestApp, vectors},
@@ -185,7 +187,7 @@ struct Reference(Value);
 impl Reference {
     fn of(model: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        testkit::model::copy_tiny(model, folder.path()).unwrap();
+        copy_tiny(model, folder.path()).unwrap();
         let text = std::fs::read(folder.path().join("reference.json")).unwrap();
         Self(serde_json::from_slice(&text).unwrap())
     }
@@ -269,26 +271,57 @@ fn a_model_without_include_prompt_leaves_the_prompt_out_of_its_pooling() {
 
 #[test]
 fn an_alias_or_a_setting_with_an_unknown_prompt_is_an_error_at_start() {
-    for (builder, expected) in [
-        (
-            TestApp::builder().real("bert-prompts-mean").prompt_alias("q", "s2p"),
-            "the alias `q` has the prompt `s2p`, but the model `tiny` has the prompts 'document', 'passage', 'query'",
-        ),
-        (
-            TestApp::builder()
-                .real("bert-mean")
-                .model(|model| model.default_prompt = Some("query".to_owned())),
-            "default_prompt = \"query\", but the model has no prompts",
-        ),
-    ] {
-        let mut app = builder.launch();
-        let error = app.join().unwrap_err();
-        let mut message = String::new();
-        let mut source: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = source {
-            message += &format!("{error}\n");
-            source = error.source();
+    for load in [LoadTime::Startup, LoadTime::OnDemand] {
+        for (builder, expected) in [
+            (
+                TestApp::builder().real("bert-prompts-mean").prompt_alias("q", "s2p"),
+                "the alias `q` has the prompt `s2p`, but the model `tiny` has the prompts 'document', 'passage', \
+                 'query'",
+            ),
+            (
+                TestApp::builder()
+                    .real("bert-mean")
+                    .model(|model| model.default_prompt = Some("query".to_owned())),
+                "default_prompt = \"query\", but the model has no prompts",
+            ),
+        ] {
+            let mut app = builder.model(|model| model.load = load).launch();
+            let error = app.join().unwrap_err();
+            let mut message = String::new();
+            let mut source: Option<&dyn std::error::Error> = Some(&error);
+            while let Some(error) = source {
+                message += &format!("{error}\n");
+                source = error.source();
+            }
+            assert!(message.contains(expected), "{load:?}: {message}");
         }
-        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn the_prompt_of_an_alias_applies_to_a_model_loaded_on_demand() {
+    let app =
+        with_prompts().prompt_alias("q", "query").model(|model| model.load = LoadTime::OnDemand).start();
+    assert_eq!(app.loads["tiny"].entered(), 0);
+    assert_queries(&app, &post(&app, "q", &json!({})));
+    assert_eq!(app.loads["tiny"].entered(), 1);
+}
+
+#[test]
+fn an_alias_whose_prompt_is_gone_when_its_model_is_loaded_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_tiny("bert-prompts-mean", folder.path()).unwrap();
+    let path = folder.path().to_owned();
+    let app = TestApp::builder()
+        .real_models()
+        .model(|model| (model.path, model.load) = (path, LoadTime::OnDemand))
+        .prompt_alias("q", "query")
+        .prompt_alias("raw", "")
+        .start();
+    std::fs::write(folder.path().join("config_sentence_transformers.json"), "{}").unwrap();
+    let reply = post(&app, "q", &json!({}));
+    assert_eq!((reply.status, reply.header(PROMPT)), (500, None), "{}", reply.text());
+    for model in ["m", "raw"] {
+        assert_eq!(post(&app, model, &json!({})).status, 200, "{model}");
     }
 }

@@ -162,7 +162,7 @@ fn embed_with_prompt(
         max_tokens: usize::MAX,
         caller: None,
     };
-    registry.find("tiny").unwrap().engine.submit(job).unwrap().wait()
+    registry.find("tiny").unwrap().loaded().unwrap().engine.submit(job).unwrap().wait()
 }
 
 /// Error of a failed load, with all its sources.
@@ -227,7 +227,7 @@ backend_tests! {
             let model = ModelFolder::open(folder.path()).unwrap();
             let tokenizer = Tokenizer::load(model.tokenizer()).unwrap();
             let registry = served(&config_for(folder.path(), backend)).unwrap();
-            assert_eq!(registry.find("tiny").unwrap().selection.backend, backend, "{name}");
+            assert_eq!(registry.find("tiny").unwrap().loaded().unwrap().selection.backend, backend, "{name}");
             for (prompt, tokens, vectors) in reference.cases() {
                 let include_prompt = model.head().include_prompt;
                 let prompt = prompt.map(|text| Prompt::new(text, &tokenizer, include_prompt).unwrap());
@@ -279,7 +279,7 @@ native_tests! {
         let registry = served(&config).unwrap();
         let is_fastest = backend.isa() == Isa::detect().last().copied();
         let reason = if is_fastest { SelectionReason::Best } else { SelectionReason::Capped };
-        assert_eq!(registry.find("tiny").unwrap().selection.reason, reason);
+        assert_eq!(registry.find("tiny").unwrap().loaded().unwrap().selection.reason, reason);
         assert!(!folder.path().join("embedgate.onnx").exists());
     }
 }
@@ -327,7 +327,7 @@ fn a_dynamically_quantized_graph_gives_an_input_the_same_vector_in_every_batch()
         }
     });
 
-    let model = registry.find("tiny").unwrap();
+    let model = registry.find("tiny").unwrap().loaded().unwrap();
     assert!(model.per_text);
     assert_eq!(model.selection.reason, SelectionReason::OnnxFile);
     let line = model.describe();
@@ -349,7 +349,7 @@ fn a_dynamically_quantized_graph_is_rejected_if_the_settings_say_so() {
     config.models[0].onnx_file = None;
     config.models[0].isa = MaxIsa::None;
     let registry = served(&config).unwrap();
-    assert!(!registry.find("tiny").unwrap().per_text);
+    assert!(!registry.find("tiny").unwrap().loaded().unwrap().per_text);
 }
 
 #[test]

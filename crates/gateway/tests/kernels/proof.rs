@@ -1,7 +1,7 @@
 //! The accuracy proof: bf16 serves a model only if its vectors are near those in fp32, and the result is remembered.
 //! None of the models has golden vectors, unless a test adds them.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use bert_cpu::Isa;
 use gateway::{
@@ -19,8 +19,8 @@ fn load(folder: &Path) -> Registry {
     served(&config(folder, MaxIsa::Best)).unwrap()
 }
 
-fn model(registry: &Registry) -> &LoadedModel {
-    registry.find("tiny").unwrap()
+fn model(registry: &Registry) -> Arc<LoadedModel> {
+    registry.find("tiny").unwrap().loaded().unwrap()
 }
 
 /// The only proof of a model.

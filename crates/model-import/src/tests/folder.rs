@@ -145,3 +145,18 @@ fn a_manifest_names_the_source_of_missing_files() {
     folder.write("model.toml", manifest);
     folder.assert_import_error(&["config.json", "is missing", "`o/x` from the Hugging Face hub"]);
 }
+
+#[test]
+fn the_memory_estimate_is_the_size_of_the_files_and_16_bit_weights_count_twice() {
+    let folder = Folder::tiny("bert-mean");
+    let size = |file: &str| folder.bytes(file).len();
+    let estimate = || folder.open().unwrap().estimate_memory().unwrap();
+    let (in_fp32, config) = (estimate(), size("config.json"));
+    assert!(in_fp32 >= size("model.safetensors") + size("tokenizer.json"));
+    assert!(in_fp32 <= folder.content().values().map(Vec::len).sum());
+    for (dtype, torch_dtype) in [(Some("bfloat16"), None), (None, Some("float16"))] {
+        folder.set("config.json", "dtype", dtype);
+        folder.set("config.json", "torch_dtype", torch_dtype);
+        assert_eq!(estimate(), 2 * (in_fp32 - config + size("config.json")), "{dtype:?} {torch_dtype:?}");
+    }
+}

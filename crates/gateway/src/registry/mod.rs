@@ -1,16 +1,33 @@
-//! Registry of the loaded models, their ids and aliases.
+//! Registry of the configured models, their ids and aliases.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod pool;
+mod slot;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use inference::{Engine, Provider, TruncationPolicy};
 use model_import::Precision;
 use thiserror::Error;
 
+use self::pool::ModelPool;
+pub use self::slot::{ModelDescription, ModelLoader, ModelSlot};
+pub(crate) use self::slot::{ModelLease, ModelStatus};
 use crate::{
     backend::{AccuracyProof, Selection},
-    config::{Alias, TokenIds},
+    background::BackgroundThread,
+    config::{Alias, LoadingConfig, TokenIds},
+    error::ApiError,
+    metrics::{Metrics, ModelInfo},
     prompts::{NamedPrompt, Prompts},
 };
+
+/// Time between two checks for models to unload because they are idle.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Note in the startup line and on the command line: a graph runs its inputs one by one.
 pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
@@ -66,6 +83,22 @@ impl LoadedModel {
         format!("`{}` stands for `{id}` here, which", echo(name))
     }
 
+    /// Description for the metrics.
+    pub(crate) fn info(&self) -> ModelInfo<'_> {
+        ModelInfo {
+            model: &self.id,
+            revision: &self.fingerprint,
+            dtype: self.precision.name(),
+            provider: self.provider,
+            selection: self.selection,
+            proofs: &self.proofs,
+            per_text: self.per_text,
+            dimensions: self.dimensions,
+            max_tokens: self.max_input_tokens,
+            load_time: self.load_time,
+        }
+    }
+
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
         let Self { id, dimensions, provider, precision, per_text, selection, prompts, proofs, .. } = self;
@@ -91,11 +124,13 @@ pub(crate) fn echo(value: &str) -> String {
     value.chars().take(MAX_ECHO).collect()
 }
 
-/// The loaded models.
+/// The configured models.
 pub struct Registry {
-    models: Vec<Arc<LoadedModel>>,
+    pool: Arc<ModelPool>,
     /// Names other than ids.
     aliases: BTreeMap<String, Target>,
+    /// Unloads idle models.
+    idle_unloader: Mutex<Option<BackgroundThread>>,
 }
 
 /// The model that a name stands for.
@@ -114,9 +149,16 @@ impl Target {
     }
 }
 
-/// The model that a request named.
+/// The model that a name stands for, loaded or not.
+pub(crate) struct NamedModel {
+    pub(crate) slot: Arc<ModelSlot>,
+    /// Name of the prompt that belongs to the name.
+    prompt: Option<String>,
+}
+
+/// The model that a request named, in use by it.
 pub(crate) struct RequestedModel {
-    pub(crate) served: Arc<LoadedModel>,
+    pub(crate) served: ModelLease,
     /// The prompt that belongs to the name.
     pub(crate) prompt: Option<NamedPrompt>,
 }
@@ -148,20 +190,33 @@ pub enum AliasError {
     },
 }
 
+impl AliasError {
+    fn unknown_prompt(alias: &str, model: &str, prompt: &str, known: String) -> Self {
+        Self::UnknownPrompt {
+            alias: alias.to_owned(),
+            prompt: prompt.to_owned(),
+            model: model.to_owned(),
+            known,
+        }
+    }
+}
+
 impl Registry {
-    /// Creates a registry of loaded models. The hub id of a model becomes an alias too, unless another model has that
-    /// id.
+    /// Creates a registry of models, of which some may be loaded. The hub id of a model becomes an alias too, unless
+    /// another model has that id.
     ///
     /// # Errors
     /// When an alias stands for no model, or for a prompt that its model does not have.
-    pub fn from_parts(
-        models: Vec<LoadedModel>,
+    pub fn new(
+        models: Vec<ModelSlot>,
         aliases: &BTreeMap<String, Alias>,
+        loading: &LoadingConfig,
+        metrics: &Metrics,
     ) -> Result<Self, AliasError> {
-        let index = |id: &str| models.iter().position(|model| &*model.id == id);
+        let index = |id: &str| models.iter().position(|model| &**model.id() == id);
         let mut names = BTreeMap::new();
         for (number, model) in models.iter().enumerate() {
-            if let Some(hub_id) = model.hub_id.as_ref().filter(|hub_id| index(hub_id).is_none()) {
+            if let Some(hub_id) = model.description().hub_id.as_ref().filter(|id| index(id).is_none()) {
                 names.insert(hub_id.clone(), Target::model(number));
             }
         }
@@ -169,35 +224,72 @@ impl Registry {
             let number = index(model).ok_or_else(|| AliasError::UnknownModel {
                 alias: alias.clone(),
                 model: model.clone(),
-                known: models.iter().map(|model| &*model.id).collect::<Vec<_>>().join(", "),
+                known: models.iter().map(|model| &**model.id()).collect::<Vec<_>>().join(", "),
             })?;
-            let prompts = &models[number].prompts;
-            if let Some(prompt) = prompt.as_ref().filter(|prompt| prompts.choose(prompt).is_none()) {
-                return Err(AliasError::UnknownPrompt {
-                    alias: alias.clone(),
-                    prompt: prompt.clone(),
-                    model: model.clone(),
-                    known: prompts.describe(),
-                });
+            let prompts = &models[number].description().prompts;
+            if let Some(prompt) = prompt.as_ref().filter(|prompt| !prompts.contains(prompt)) {
+                return Err(AliasError::unknown_prompt(alias, model, prompt, prompts.describe()));
             }
             names.insert(alias.clone(), Target { index: number, prompt: prompt.clone() });
         }
-        Ok(Self { models: models.into_iter().map(Arc::new).collect(), aliases: names })
+        let pool = Arc::new(ModelPool::new(models, loading.clone(), metrics.clone()));
+        Ok(Self { pool, aliases: names, idle_unloader: Mutex::default() })
+    }
+
+    /// Starts the thread that unloads idle models, if the settings ask for it.
+    ///
+    /// # Errors
+    /// If the system cannot start a thread.
+    pub(crate) fn start_idle_unloader(&self) -> io::Result<()> {
+        if self.pool.has_idle_timeout() {
+            let pool = Arc::clone(&self.pool);
+            let thread = BackgroundThread::start("idle-models", move |stop| {
+                while stop.wait_timeout(IDLE_POLL_INTERVAL) {
+                    pool.unload_idle();
+                }
+            })?;
+            *self.idle_unloader.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        }
+        Ok(())
+    }
+
+    /// The models' common memory, and their loads and unloads.
+    pub(crate) fn pool(&self) -> &Arc<ModelPool> {
+        &self.pool
     }
 
     /// Finds the model with the id or alias `name`: an exact match, or else the only match that ignores the case of
     /// ASCII letters. Without a match, tries again without a leading `openai/`, which LiteLLM and other routers put in
     /// front of OpenAI's names.
-    pub fn find(&self, name: &str) -> Option<&Arc<LoadedModel>> {
-        self.target(name).map(|target| &self.models[target.index])
+    pub fn find(&self, name: &str) -> Option<&Arc<ModelSlot>> {
+        self.target(name).map(|target| &self.pool.slots()[target.index])
     }
 
     /// Finds the model as [`find`](Self::find) does, with the prompt that belongs to the name.
-    pub(crate) fn resolve(&self, name: &str) -> Option<RequestedModel> {
+    pub(crate) fn resolve(&self, name: &str) -> Option<NamedModel> {
         let Target { index, prompt } = self.target(name)?;
-        let served = Arc::clone(&self.models[index]);
-        let prompt = prompt.and_then(|prompt| served.prompts.choose(&prompt));
-        Some(RequestedModel { served, prompt })
+        Some(NamedModel { slot: Arc::clone(&self.pool.slots()[index]), prompt })
+    }
+
+    /// Leases a model for a request that has named it `name`. If it is not loaded, loads it or waits for its load,
+    /// until `deadline` or for the configured time.
+    ///
+    /// # Errors
+    /// Those of [`ModelPool::lease`]; 500 if the loaded model has no longer the prompt that belongs to the name.
+    pub(crate) async fn lease(
+        &self,
+        NamedModel { slot, prompt }: NamedModel,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<RequestedModel, ApiError> {
+        let served = self.pool.lease(&slot, deadline).await?;
+        // Its files may have changed since the start, when the names of prompts were checked.
+        let find = |prompt: String| {
+            let lost = || AliasError::unknown_prompt(name, slot.id(), &prompt, served.prompts.describe());
+            served.prompts.choose(&prompt).ok_or_else(lost)
+        };
+        let prompt = prompt.map(find).transpose().map_err(ApiError::permanent)?;
+        Ok(RequestedModel { served, prompt })
     }
 
     fn target(&self, name: &str) -> Option<Target> {
@@ -218,7 +310,8 @@ impl Registry {
 
     /// Every name with what it stands for: ids first, then aliases.
     fn targets(&self) -> impl Iterator<Item = (&str, Target)> {
-        let ids = self.models.iter().enumerate().map(|(index, model)| (&*model.id, Target::model(index)));
+        let models = self.pool.slots().iter().enumerate();
+        let ids = models.map(|(index, model)| (&**model.id(), Target::model(index)));
         ids.chain(self.aliases.iter().map(|(alias, target)| (alias.as_str(), target.clone())))
     }
 
@@ -235,20 +328,21 @@ impl Registry {
     }
 
     /// The models, in the order of the settings.
-    pub fn models(&self) -> impl Iterator<Item = &LoadedModel> {
-        self.models.iter().map(|model| &**model)
+    pub fn models(&self) -> impl Iterator<Item = &Arc<ModelSlot>> {
+        self.pool.slots().iter()
     }
 
     /// The aliases with their models.
-    pub fn aliases(&self) -> impl Iterator<Item = (&str, &LoadedModel)> {
-        self.aliases.iter().map(|(alias, target)| (alias.as_str(), &*self.models[target.index]))
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &Arc<ModelSlot>)> {
+        let slots = self.pool.slots();
+        self.aliases.iter().map(|(alias, target)| (alias.as_str(), &slots[target.index]))
     }
 
-    /// Stops every engine and joins its threads. Blocks while a batch runs. There is no grace period: when the server
+    /// Stops every engine and joins its threads. Blocks while a batch runs, and up to `grace` for a model that is being
+    /// loaded or unloaded. Returns true if no thread is left. There is no grace period for requests: when the server
     /// calls this, the listener is closed and every admitted request has been answered.
-    pub(crate) fn stop(&self) {
-        for model in &self.models {
-            model.engine.stop(Duration::ZERO);
-        }
+    pub(crate) fn stop(&self, grace: Duration) -> bool {
+        drop(self.idle_unloader.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.pool.stop(grace)
     }
 }
