@@ -38,12 +38,12 @@ pub use report::{DisplayValue, Report, ReportEntry, Source};
 pub use resolver::CliArgs;
 pub use setting::{Setting, Table};
 pub use settings::{
-    AuthConfig, CacheConfig, CorsConfig, HubConfig, LimitsConfig, LoadingConfig, LogConfig, ModelConfig, ServerConfig,
-    TraceConfig, settings,
+    AuthConfig, CacheConfig, CorsConfig, HubConfig, LimitsConfig, LoadingConfig, LogConfig, ModelConfig,
+    ServerConfig, TraceConfig, settings,
 };
 pub use types::{
-    Alias, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio,
-    RedisFailureMode, TokenIds, UnsupportedParameters,
+    Alias, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting,
+    Ratio, RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 pub(crate) use unknown::{known_elsewhere, renamed_flag};
 pub use urls::{CollectorUrl, RedisUrl};

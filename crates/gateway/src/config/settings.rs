@@ -24,8 +24,8 @@ use super::process_env::{HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE, ORT_VARIABLE
 use super::resolver::Resolver;
 use super::setting::{Section, Setting, Table, settings};
 use super::types::{
-    Aliases, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting, Ratio,
-    RedisFailureMode, TokenIds, UnsupportedParameters,
+    Aliases, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting,
+    Ratio, RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 use super::urls::{CollectorUrl, RedisUrl};
 

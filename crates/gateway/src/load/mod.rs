@@ -7,6 +7,7 @@
 
 mod candidates;
 mod description;
+mod found;
 mod missing;
 mod native;
 mod onnx;
@@ -19,7 +20,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Instant, UNIX_EPOCH},
 };
 
 use bert_cpu::Isa;
@@ -27,23 +28,24 @@ use inference::{
     CacheConfig, EncoderFactory, Engine, EngineConfig, GoldenError, GoldenText, Observer, RemoteCache,
     StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
-use model_hub::{HubError, RepoRef};
+use model_hub::HubError;
 use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
 use thiserror::Error;
 
 use self::{
     candidates::{BackendPlan, BackendQuery, Candidate, select},
     description::{check_memory_budget, describe},
+    found::{FoundModel, OpenFolder},
 };
 pub(crate) use self::{onnx::Runtime, proof::Prover};
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},
     config::{Bytes, Config, LoadTime, ModelConfig, ProcessEnv},
-    hub::{self, HubModelError},
+    hub::HubModelError,
     metrics::Metrics,
     prompts::Prompts,
     redis_cache::RedisCache,
-    registry::{AliasError, LoadedModel, ModelDescription, ModelSlot, Registry},
+    registry::{AliasError, LoadedModel, ModelSlot, Registry},
 };
 
 /// Default of `max_batch_tokens` for ONNX Runtime.
@@ -261,9 +263,7 @@ pub fn load(config: &Config, metrics: &Metrics, cancelled: &AtomicBool) -> Resul
     for (model, folder, description, found) in opened {
         let loaded = match model.load {
             LoadTime::Startup if cancelled.load(Ordering::Acquire) => return Err(LoadError::Cancelled),
-            LoadTime::Startup => {
-                Some(found.load(folder, &context, metrics).map_err(failure_of(model))?)
-            }
+            LoadTime::Startup => Some(found.load(folder, &context, metrics).map_err(failure_of(model))?),
             LoadTime::OnDemand => None,
         };
         let (context, metrics) = (Arc::clone(&context), metrics.clone());
@@ -279,71 +279,6 @@ fn failure_of(model: &ModelConfig) -> impl Fn(ModelLoadError) -> LoadError {
         ModelLoadError::Hub(HubModelError::Hub(HubError::Cancelled)) => LoadError::Cancelled,
         error => LoadError::Model { id: model.id.clone(), path: model.path.clone(), error: Box::new(error) },
     }
-}
-
-/// A model of the settings whose folder was found.
-struct FoundModel {
-    /// The settings, with the path of the folder, which may be in the cache of a hub.
-    config: ModelConfig,
-    /// The name on the hub, if the settings name it by that.
-    repo: Option<RepoRef>,
-}
-
-impl FoundModel {
-    /// Finds the folder that the settings name by its path, or by its name on a hub.
-    fn find(model: &ModelConfig, config: &Config, cancelled: &AtomicBool) -> Result<Self, ModelLoadError> {
-        let access = (&config.hub, &config.hub_access);
-        let found = hub::folder_to_serve(&model.path, model.onnx_file.as_deref(), access, cancelled)?;
-        let path = found.ok_or_else(|| ModelLoadError::NoFolder { advice: no_folder(&model.path) })?;
-        Ok(Self { config: ModelConfig { path, ..model.clone() }, repo: hub::repo(&model.path) })
-    }
-
-    /// Reads the folder's configuration.
-    fn open(&self) -> Result<OpenFolder, ModelLoadError> {
-        let (started, path) = (Instant::now(), &self.config.path);
-        if !path.is_dir() {
-            return Err(ModelLoadError::NoFolder { advice: no_folder(path) });
-        }
-        let folder = ModelFolder::open_with_graph(path, self.config.onnx_file.as_deref());
-        let folder = folder.map_err(|error| self.in_cache(ModelLoadError::Folder(error)))?;
-        Ok(OpenFolder { folder, elapsed: started.elapsed() })
-    }
-
-    /// Starts and checks the model.
-    fn load(
-        &self,
-        folder: OpenFolder,
-        context: &LoadContext,
-        metrics: &Metrics,
-    ) -> Result<LoadedModel, ModelLoadError> {
-        load_model(&self.config, folder, context, metrics).map_err(|error| self.in_cache(error))
-    }
-
-    /// Gives the model its name on the hub.
-    fn name(&self, description: ModelDescription) -> ModelDescription {
-        match &self.repo {
-            Some(repo) => ModelDescription { hub_id: Some(repo.id().to_owned()), ..description },
-            None => description,
-        }
-    }
-
-    /// Adds the model's name on the hub to an error of its folder.
-    fn in_cache(&self, error: ModelLoadError) -> ModelLoadError {
-        match (error, &self.repo) {
-            (ModelLoadError::Folder(source), Some(repo)) => {
-                let (repo, folder) = (repo.to_string(), self.config.path.clone());
-                ModelLoadError::Cached { repo, folder, source: Box::new(source) }
-            }
-            (error, _) => error,
-        }
-    }
-}
-
-/// A model's folder, whose configuration has been read.
-struct OpenFolder {
-    folder: ModelFolder,
-    /// Time that this took.
-    elapsed: Duration,
 }
 
 /// Starts and checks one model.
