@@ -183,10 +183,10 @@ pub enum ModelLoadError {
     #[error("it cannot embed a short text: its weights or its configuration are invalid")]
     Probe(#[source] Box<GoldenError>),
     /// The vectors of the selected precision deviate too much from those in fp32.
-    #[error("its accuracy proof failed: {0}; set `precision` to \"fp32\"")]
+    #[error("its accuracy proof failed: {0}")]
     Accuracy(AccuracyProof),
     /// The accuracy of the selected precision cannot be measured.
-    #[error("its accuracy proof cannot be computed; set `precision` to \"fp32\"")]
+    #[error("its accuracy proof cannot be computed")]
     Proof(#[source] Box<GoldenError>),
     /// The engine does not reproduce the golden vectors of the manifest.
     #[error("its golden check failed; for details run `embedgate model verify {}`", path.display())]
