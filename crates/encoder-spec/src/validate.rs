@@ -114,10 +114,14 @@ impl HeadSpec {
     ///
     /// # Errors
     /// [`InvalidSpec`] if there is no pooling mode, if a module takes another number of values than the one before it
-    /// yields, if it yields none, or if it has another number of weights than its sizes require.
+    /// yields, if it yields none or more than [`MAX_SIZE`], or if it has another number of weights than its sizes
+    /// require.
     pub fn dimensions(&self, hidden: usize) -> Result<usize, InvalidSpec> {
         check(!self.poolings.is_empty(), || "no pooling mode, expected at least one".to_owned())?;
-        let mut width = self.poolings.len() * hidden;
+        let mut width = self.poolings.len().saturating_mul(hidden);
+        check((1..=MAX_SIZE).contains(&width), || {
+            format!("pooling yields {width} values, expected 1 to {MAX_SIZE}")
+        })?;
         for (index, module) in self.modules.iter().enumerate() {
             let (name, inputs, outputs) = match module {
                 HeadModule::Dense(layer) => {
@@ -189,5 +193,7 @@ mod tests {
         assert_eq!(dimensions(vec![short]).unwrap_err().to_string(), message);
         let none = HeadSpec { poolings: vec![], ..HeadSpec::from(PoolingMode::Mean) };
         assert!(none.dimensions(3).is_err());
+        let many = HeadSpec { poolings: vec![PoolingMode::Mean; MAX_SIZE / 2], ..none };
+        assert!(many.dimensions(2).is_ok() && many.dimensions(3).is_err() && many.dimensions(0).is_err());
     }
 }
