@@ -191,8 +191,7 @@ impl Client {
                 return self.check(answer, subject);
             };
             let next = url.join(location).map_err(|error| invalid(&error))?;
-            let is_downgrade = url.scheme() == "https" && next.scheme() != "https";
-            if is_downgrade || !["http", "https"].contains(&next.scheme()) {
+            if !may_redirect(&url, &next) {
                 return Err(self
                     .protocol(&url, subject, format!("it redirects to {}:", next.scheme()))
                     .into());
@@ -291,6 +290,11 @@ impl Client {
     }
 }
 
+/// Returns true if the scheme stays the same, or becomes HTTPS.
+fn may_redirect(from: &Url, to: &Url) -> bool {
+    to.scheme() == "https" || (to.scheme() == "http" && from.scheme() == "http")
+}
+
 /// Sleeps in short steps, because the caller can cancel.
 pub(crate) fn sleep(mut wait: Duration, observer: &dyn PullObserver) -> Result<(), HubError> {
     const STEP: Duration = Duration::from_millis(100);
@@ -383,6 +387,20 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
             assert_eq!(retry_after(&headers), seconds.map(Duration::from_secs), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn no_redirect_leads_from_https_to_another_scheme() {
+        for (from, to, is_allowed) in [
+            ("https://hub/a", "https://cdn/a", true),
+            ("http://mirror/a", "http://mirror/b", true),
+            ("http://mirror/a", "https://mirror/a", true),
+            ("https://hub/a", "http://hub/a", false),
+            ("http://hub/a", "file:///etc/passwd", false),
+        ] {
+            let url = |address: &str| Url::parse(address).unwrap();
+            assert_eq!(may_redirect(&url(from), &url(to)), is_allowed, "{from} to {to}");
         }
     }
 
