@@ -1,7 +1,7 @@
 //! Packed weights, in the form that the kernels of all precisions share: query, key and value projections as one linear
 //! layer, heads padded, the scale of the attention scores folded into the queries.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use encoder_spec::{
     EncoderSpec, LayerNormId, LinearId, NormId, NormPlacement, Part, Rope, ScoreBias, TensorId,
@@ -256,7 +256,7 @@ fn position_embeddings(spec: &EncoderSpec, source: &dyn WeightSource) -> Result<
     let Some(segments) = read(source, TensorId::SegmentEmbeddings, spec)? else {
         return Ok(positions.unwrap_or_default().into_owned());
     };
-    let mut table = positions.map_or_else(|| vec![0.0; width], |positions| positions.into_owned());
+    let mut table = positions.map_or_else(|| vec![0.0; width], Cow::into_owned);
     for row in table.chunks_exact_mut(width) {
         row.iter_mut().zip(&segments[..width]).for_each(|(value, segment)| *value += segment);
     }
@@ -408,7 +408,7 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
     ) -> Result<Linear<B>, ModelError> {
         let weight = read(self.source, tensor(Part::Weight), self.spec)?.unwrap_or_default();
         let bias = read(self.source, tensor(Part::Bias), self.spec)?;
-        let bias = bias.map_or_else(|| vec![0.0; outputs], |bias| bias.into_owned());
+        let bias = bias.map_or_else(|| vec![0.0; outputs], Cow::into_owned);
         let weight = (self.pack)(UnpackedB {
             rows,
             columns: outputs.next_multiple_of(WIDTH_MULTIPLE),
@@ -424,7 +424,7 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
         let (width, offset) = (weight.len(), spec.norm.scale_offset());
         let scale = weight.iter().map(|weight| weight + offset).collect();
         let shift = read(self.source, TensorId::Shift(id), spec)?;
-        let shift = shift.map_or_else(|| vec![0.0; width], |shift| shift.into_owned());
+        let shift = shift.map_or_else(|| vec![0.0; width], Cow::into_owned);
         Ok(Some(NormParams { width, scale: pad(scale), shift: pad(shift) }))
     }
 }

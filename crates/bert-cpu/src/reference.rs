@@ -46,6 +46,9 @@ pub fn forward(
     network.norm(NormId::Final, &hidden)
 }
 
+/// Bias of the score of a head, a query and a key.
+type PairBias = Box<dyn Fn(usize, usize, usize) -> f64>;
+
 struct ReferenceNetwork<'s> {
     spec: &'s EncoderSpec,
     source: &'s dyn WeightSource,
@@ -173,13 +176,7 @@ impl ReferenceNetwork<'_> {
         self.linear(layer, LinearId::AttentionOutput, &context)
     }
 
-    /// Bias of the score of a head, a query and a key.
-    fn score_bias(
-        &self,
-        layer: usize,
-        queries: &Rows,
-        keys: &Rows,
-    ) -> Result<Box<dyn Fn(usize, usize, usize) -> f64>, ModelError> {
+    fn score_bias(&self, layer: usize, queries: &Rows, keys: &Rows) -> Result<PairBias, ModelError> {
         let (heads, head_dim) = (self.spec.attention.heads, self.spec.attention.head_dim);
         match self.spec.attention.score_bias {
             ScoreBias::None => Ok(Box::new(|_, _, _| 0.0)),

@@ -72,7 +72,7 @@ pub enum CommandError {
         folder: PathBuf,
         /// The cause.
         #[source]
-        error: ImportError,
+        error: Box<ImportError>,
     },
     /// The command line names no file or folder to read from, or no folder to write to.
     #[error("{0}")]

@@ -60,7 +60,7 @@ fn pull(
     }
     match commit {
         Some(commit) => {
-            writeln!(out, "{repo} · commit {commit} · {} ({} downloaded)", size(bytes), size(downloaded))?
+            writeln!(out, "{repo} · commit {commit} · {} ({} downloaded)", size(bytes), size(downloaded))?;
         }
         None => writeln!(out, "{repo} · from the cache, without network")?,
     }
@@ -129,7 +129,7 @@ fn describe(
     let model = ModelFolder::open_with_graph(folder, onnx_file).map_err(|error| CommandError::Unusable {
         name: name.to_owned(),
         folder: folder.to_owned(),
-        error,
+        error: Box::new(error),
     })?;
     if let Some(manifest) = model.manifest() {
         manifest.verify_files(folder)?;

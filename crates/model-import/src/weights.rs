@@ -152,29 +152,25 @@ impl Weights {
         expected: &[usize],
         rows: Range<usize>,
     ) -> Result<(FloatType, &[u8]), ImportError> {
-        let location = self.find(tensor, expected)?;
-        let row = expected.iter().skip(1).product::<usize>();
-        let size = row * location.float_type.size();
+        let location = self.find(tensor, expected)?.rows(rows, expected.iter().skip(1).product());
         let bytes = &self.shards[location.shard].map[location.bytes.clone()];
-        let bytes = &bytes[rows.start * size..rows.end * size];
-        self.check_finite(tensor, expected, &location, bytes, rows.start * row)?;
+        self.check_finite(tensor, expected, &location, bytes)?;
         Ok((location.float_type, bytes))
     }
 
-    /// Returns an error if `bytes`, which begin at element `first` of the tensor, hold NaN or an infinity.
+    /// Returns an error if the elements with these `bytes` hold NaN or an infinity.
     fn check_finite(
         &self,
         tensor: &str,
         shape: &[usize],
         location: &TensorLocation,
         bytes: &[u8],
-        first: usize,
     ) -> Result<(), ImportError> {
         let Some(index) = location.float_type.first_not_finite(bytes) else { return Ok(()) };
         Err(ImportError::NotFinite {
             path: self.shards[location.shard].path.clone(),
             tensor: self.stored_name(tensor).to_owned(),
-            index: coordinates(shape, first + index),
+            index: coordinates(shape, location.first + index),
             value: location.float_type.value(bytes, index),
         })
     }
@@ -194,7 +190,7 @@ impl Weights {
             let source = io::ErrorKind::UnexpectedEof.into();
             return Err(ImportError::Read { path: path.clone(), source });
         };
-        self.check_finite(tensor, expected, &location, bytes, 0)?;
+        self.check_finite(tensor, expected, &location, bytes)?;
         Ok(location)
     }
 
@@ -217,7 +213,7 @@ impl Weights {
         }
         match &stored.float_type {
             Ok(float_type) => {
-                Ok(TensorLocation { shard, bytes: stored.bytes.clone(), float_type: *float_type })
+                Ok(TensorLocation { shard, bytes: stored.bytes.clone(), first: 0, float_type: *float_type })
             }
             Err(found) => Err(ImportError::TensorType { path, tensor, found: found.clone() }),
         }
@@ -278,7 +274,18 @@ impl Weights {
 pub(crate) struct TensorLocation {
     shard: usize,
     bytes: Range<usize>,
+    /// Index of the first element in the tensor.
+    first: usize,
     float_type: FloatType,
+}
+
+impl TensorLocation {
+    /// Returns the location of some rows, each of `width` elements.
+    fn rows(self, rows: Range<usize>, width: usize) -> Self {
+        let (start, size) = (self.bytes.start, width * self.float_type.size());
+        let bytes = start + rows.start * size..start + rows.end * size;
+        Self { bytes, first: rows.start * width, ..self }
+    }
 }
 
 fn is_index(path: &Path) -> bool {

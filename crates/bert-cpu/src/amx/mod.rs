@@ -94,6 +94,13 @@ struct AmxViews<'b> {
     query_key: Option<Matrix>,
 }
 
+impl AmxViews<'_> {
+    /// The matrix that the output of attention and of the feed-forward network is added to.
+    fn sum(&self) -> Matrix {
+        self.branch.unwrap_or(self.hidden)
+    }
+}
+
 /// Index of [`AmxViews::hidden`] in the buffers of the activations.
 const HIDDEN: usize = 0;
 /// Index of [`AmxViews::ffn_hidden`], which also holds factorized embeddings.
@@ -273,9 +280,8 @@ impl AmxBf16Network {
     fn attention(
         &self,
         tiles: &Tiles,
-        layer: usize,
         views: &AmxViews<'_>,
-        heads: Range<usize>,
+        (layer, heads): (usize, Range<usize>),
         scratch: &mut ScratchBuffer,
     ) {
         let (spec, attention) = (self.weights.spec(), &self.weights.spec().attention);
@@ -310,7 +316,6 @@ impl AmxBf16Network {
             AmxGemm { a, rows, b, k, panels }
         };
         let weights = &self.weights;
-        let sum = views.branch.unwrap_or(views.hidden);
         // The tasks of a step divide panels, heads or rows among them and write only to their own; they read what
         // earlier steps wrote.
         match task.step {
@@ -357,12 +362,12 @@ impl AmxBf16Network {
             }
             Step::Attention(layer) => {
                 let heads = task.range_of(weights.spec().attention.heads);
-                self.attention(&tiles(), layer, &views, heads, attention);
+                self.attention(&tiles(), &views, (layer, heads), attention);
             }
             Step::AttentionOutput(layer) => {
                 let gemm = gemm(views.context, &weights.layers[layer].attention_output.weight);
                 // SAFETY: this step only reads `context`; the panels' columns of the sum are this task's.
-                unsafe { gemm.accumulate(&tiles(), sum) };
+                unsafe { gemm.accumulate(&tiles(), views.sum()) };
             }
             Step::AttentionNorm(layer) => {
                 let bias = &weights.layers[layer].ffn_down.bias;
@@ -371,7 +376,7 @@ impl AmxBf16Network {
             // The plan splits both steps into the same number of tasks.
             // SAFETY: both steps are this task's alone.
             Step::FfnUp(layer) if task.count == 1 => unsafe {
-                self.feed_forward(&tiles(), &views, layer, sum, partial_sums);
+                self.feed_forward(&tiles(), &views, layer, partial_sums);
             },
             Step::FfnDown(_) if task.count == 1 => {}
             Step::FfnUp(layer) => {
@@ -386,7 +391,7 @@ impl AmxBf16Network {
             Step::FfnDown(layer) => {
                 let gemm = gemm(views.ffn_hidden, &weights.layers[layer].ffn_down.weight);
                 // SAFETY: this step only reads `ffn_hidden`; the panels' columns of the sum are this task's.
-                unsafe { gemm.accumulate(&tiles(), sum) };
+                unsafe { gemm.accumulate(&tiles(), views.sum()) };
             }
             Step::FfnNorm(layer) => {
                 let bias = self.attention_output_bias(layer + 1);
@@ -412,7 +417,6 @@ impl AmxBf16Network {
         tiles: &Tiles,
         views: &AmxViews<'_>,
         layer: usize,
-        sum: Matrix,
         scratch: &mut ScratchBuffer,
     ) {
         let PaddedDims { rows: all, hidden: hidden_blocks, intermediate, .. } = views.dims;
@@ -420,7 +424,7 @@ impl AmxBf16Network {
         for first in (0..all).step_by(MC * TILE) {
             let rows = (MC * TILE).min(all - first);
             let a = views.normed.rows_from(first, rows);
-            let sum = sum.rows_from(first, rows);
+            let sum = views.sum().rows_from(first, rows);
             for k in split_evenly(0..intermediate, KC) {
                 let ffn_hidden = views.ffn_hidden.reshape(rows, k.len());
                 let panels = k.start * self.panels_per_block()..k.end * self.panels_per_block();

@@ -176,11 +176,10 @@ impl<S: Simd> Fp32Network<S> {
 
     fn attention(
         &self,
-        layer: usize,
         batch: &RaggedBatch,
         views: &Views,
         activations: &Activations,
-        heads: Range<usize>,
+        (layer, heads): (usize, Range<usize>),
     ) {
         let (spec, head_dim) = (self.weights.spec(), self.weights.head_layout.padded());
         let attention = &spec.attention;
@@ -254,7 +253,7 @@ impl<S: Simd> Network for Fp32Network<S> {
             Step::QueryKey(layer) => self.normalize_and_rotate(layer, batch, qkv, task.range_of(rows)),
             Step::Attention(layer) => {
                 let heads = task.range_of(weights.spec().attention.heads);
-                self.attention(layer, batch, &views, activations, heads);
+                self.attention(batch, &views, activations, (layer, heads));
             }
             Step::AttentionOutput(layer) => {
                 let norms = weights.norms_after_attention(layer);

@@ -349,8 +349,7 @@ pub(crate) fn fingerprint(folder: &ModelFolder) -> Result<String, ModelLoadError
 /// Starts the engine of a model with this fingerprint, without checking its vectors.
 fn start(
     model: &ModelConfig,
-    folder: &ModelFolder,
-    fingerprint: &str,
+    (folder, fingerprint): (&ModelFolder, &str),
     selection: Selection,
     context: &LoadContext,
     observer: Arc<dyn Observer>,

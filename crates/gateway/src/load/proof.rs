@@ -91,7 +91,7 @@ impl<'a> Prover<'a> {
         observer: Arc<dyn Observer>,
     ) -> Result<LoadedModel, ModelLoadError> {
         let (config, folder, fingerprint) = (self.model, self.folder, self.fingerprint);
-        let start = || start(config, folder, fingerprint, selection, context, observer);
+        let start = || start(config, (folder, fingerprint), selection, context, observer);
         let mut model = self.start_proven(selection.backend, start)?;
         model.proofs.clone_from(&self.proofs);
         Ok(model)
@@ -170,7 +170,8 @@ impl<'a> Prover<'a> {
         let selection = Selection { backend: Backend::Native(fp32), reason: SelectionReason::Configured };
         // Native kernels need no runtime.
         let context = LoadContext { runtime: Runtime::new(None, None), cache: CacheFactory::default() };
-        let model = start(self.model, self.folder, self.fingerprint, selection, &context, Arc::new(()))?;
+        let folder = (self.folder, self.fingerprint);
+        let model = start(self.model, folder, selection, &context, Arc::new(()))?;
         let weights = self.folder.encoder().map_err(ModelLoadError::Folder)?;
         let weights = weights.ok_or(ModelLoadError::UnsupportedNetwork(fp32))?;
         let passages = passages(&long_texts(&PassSizes::of(weights.spec()), model.max_input_tokens));

@@ -89,13 +89,16 @@ struct Reference {
     rest: BTreeMap<String, serde_json::Value>,
 }
 
+/// Text of a prompt, or `None` for no prompt, with token counts and vectors of all texts.
+type ReferenceCase<'r> = (Option<&'r str>, Vec<u32>, Vec<Vec<f32>>);
+
 impl Reference {
     fn of(folder: &Path) -> Self {
         serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap()
     }
 
     /// Returns the prompts of the vectors, `None` for no prompt, each with token counts and vectors.
-    fn cases(&self) -> Vec<(Option<&str>, Vec<u32>, Vec<Vec<f32>>)> {
+    fn cases(&self) -> Vec<ReferenceCase<'_>> {
         let tokens = |suffix: &str| -> Vec<u32> {
             serde_json::from_value(self.rest[&format!("token_counts_{suffix}")].clone()).unwrap()
         };

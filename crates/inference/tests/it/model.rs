@@ -29,13 +29,16 @@ pub(crate) struct Reference {
     rest: BTreeMap<String, serde_json::Value>,
 }
 
+/// Text of a prompt, or `None` for no prompt, with token counts and vectors of all texts.
+type ReferenceCase = (Option<String>, Vec<u32>, Vec<Vec<f32>>);
+
 impl Reference {
     pub(crate) fn of(folder: &Path) -> Self {
         serde_json::from_slice(&std::fs::read(folder.join("reference.json")).unwrap()).unwrap()
     }
 
     /// Returns the prompts of the vectors, `None` for no prompt, each with token counts and vectors.
-    fn cases(&self) -> Vec<(Option<String>, Vec<u32>, Vec<Vec<f32>>)> {
+    fn cases(&self) -> Vec<ReferenceCase> {
         let get = |name: &str| self.rest.get(name).cloned().map(serde_json::from_value);
         let vectors = |suffix: &str| get(&format!("vectors_{suffix}")).map(Result::unwrap);
         let tokens = |suffix: &str| -> Vec<u32> {
@@ -193,7 +196,6 @@ pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, prov
                     [row, &alone].map(|found| difference(found, expected)).into_iter().fold(worst, f64::max);
             }
         }
-        println!("{name}: differs by {worst:.1e}");
         if worst > MAX_DIFFERENCE {
             failures.push(format!("{name} by {worst:.1e}"));
         }

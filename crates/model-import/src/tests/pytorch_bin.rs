@@ -6,7 +6,7 @@ use safetensors::SafeTensors;
 
 use super::{
     fixture::{Folder, assert_contains, message},
-    torch_save::{Pickle, Tensor, archive, f32_bytes, file, state_dict},
+    torch_save::{PickleWriter, Tensor, archive, f32_bytes, file, state_dict},
 };
 use crate::{ImportError, pickle::MAX_INSTRUCTIONS, weights::Weights};
 
@@ -31,8 +31,8 @@ fn assert_rejected(content: impl AsRef<[u8]>, parts: &[&str]) {
 }
 
 /// A file whose dictionary holds the value that `value` pushes under the name `a`.
-fn with_value(value: impl FnOnce(Pickle) -> Pickle) -> Vec<u8> {
-    file(&value(Pickle::new().raw("}").text("a")).raw("s").end(), &[("0", &f32_bytes(&VALUES))])
+fn with_value(value: impl FnOnce(PickleWriter) -> PickleWriter) -> Vec<u8> {
+    file(&value(PickleWriter::new().raw("}").text("a")).raw("s").end(), &[("0", &f32_bytes(&VALUES))])
 }
 
 #[test]
@@ -74,11 +74,11 @@ fn tensors_are_views_of_a_storage_that_they_may_share() {
 #[test]
 fn a_state_dict_may_hold_parameters_attributes_and_other_values() {
     let tensor = Tensor::new("a", "FloatStorage", "0", &[2, 3]);
-    let parameter = |pickle: Pickle| {
+    let parameter = |pickle: PickleWriter| {
         let pickle = pickle.global("torch._utils", "_rebuild_parameter").raw("(").tensor(&tensor);
         pickle.raw([0x88]).ordered_dict().raw("tR")
     };
-    let pickle = Pickle::new().ordered_dict().raw("(").text("a");
+    let pickle = PickleWriter::new().ordered_dict().raw("(").text("a");
     let pickle = parameter(pickle).text("b").raw("N").text("c").raw("G").raw(1f64.to_be_bytes());
     // As `Module.state_dict` has them: the versions of its modules.
     let pickle =
@@ -162,7 +162,7 @@ fn a_function_that_makes_no_tensor_is_refused_by_name() {
     assert_rejected(with_value(|pickle| pickle.global("o\x1b[2J", "s")), &["`o\\u{1b}[2J.s`"]);
     // The constructor is allowed only without arguments.
     let with_arguments =
-        |pickle: Pickle| pickle.global("collections", "OrderedDict").raw("(").text("x").raw("tR");
+        |pickle: PickleWriter| pickle.global("collections", "OrderedDict").raw("(").text("x").raw("tR");
     assert_rejected(with_value(with_arguments), &["collections.OrderedDict with arguments"]);
 }
 
@@ -175,10 +175,10 @@ fn other_instructions_and_contents_are_refused_by_name() {
         assert_rejected(with_value(|pickle| pickle.raw([instruction])), &parts);
     }
     assert_rejected(file(&[0x80, 4, b'}', b'.'], &[]), &["protocol 4, expected 2"]);
-    assert_rejected(file(&Pickle::new().raw("].").end(), &[]), &["a dictionary from names to tensors"]);
-    let nested = Pickle::new().raw("}(").text("epoch").int(3).text("state_dict").raw("}u").end();
+    assert_rejected(file(&PickleWriter::new().raw("].").end(), &[]), &["a dictionary from names to tensors"]);
+    let nested = PickleWriter::new().raw("}(").text("epoch").int(3).text("state_dict").raw("}u").end();
     assert_rejected(file(&nested, &[]), &["none of its entries is a tensor; it holds `epoch`, `state_dict`"]);
-    let dict = Pickle::new().raw("}").end();
+    let dict = PickleWriter::new().raw("}").end();
     assert_rejected(archive(&[("m/data.pkl", &dict), ("m/byteorder", b"big")]), &["byte order is `big`"]);
     assert_rejected(archive(&[("code/model.py", b"")]), &["zip archive without `data.pkl`"]);
     let mut compressed = file(&dict, &[]);
@@ -250,21 +250,25 @@ fn a_pickle_that_would_exhaust_memory_or_the_stack_is_an_error() {
     // A value, a list in a list, a mark, or a slot of the memo with each instruction.
     for (unit, limit) in [(&b"N"[..], true), (b"]", true), (b"(", true), (b"N\x85", true), (b"q\x00", true)] {
         let run = unit.repeat(MAX_INSTRUCTIONS);
-        let pickle = Pickle::new().raw("N").raw(run).end();
+        let pickle = PickleWriter::new().raw("N").raw(run).end();
         let part = format!("more than {MAX_INSTRUCTIONS} instructions");
         assert_eq!(message(&open_file(file(&pickle, &[])).err().unwrap()).contains(&part), limit, "{unit:?}");
     }
-    let far =
-        Pickle::new().raw("}").raw("r").raw(u32::MAX.to_le_bytes()).raw("j").raw(u32::MAX.to_le_bytes());
+    let far = PickleWriter::new()
+        .raw("}")
+        .raw("r")
+        .raw(u32::MAX.to_le_bytes())
+        .raw("j")
+        .raw(u32::MAX.to_le_bytes());
     open_file(file(&far.end(), &[])).unwrap();
-    let nested = Pickle::new().raw(b"]".repeat(1_000_000)).raw(b"a".repeat(999_999)).end();
+    let nested = PickleWriter::new().raw(b"]".repeat(1_000_000)).raw(b"a".repeat(999_999)).end();
     assert_rejected(file(&nested, &[]), &["a dictionary from names to tensors"]);
-    let long = Pickle::new().raw("}").text(&"a".repeat(100_000)).raw("Ns").end();
+    let long = PickleWriter::new().raw("}").text(&"a".repeat(100_000)).raw("Ns").end();
     assert_rejected(file(&long, &[]), &["a text of more than"]);
-    let claimed = Pickle::new().raw("}X").raw(u32::MAX.to_le_bytes()).end();
+    let claimed = PickleWriter::new().raw("}X").raw(u32::MAX.to_le_bytes()).end();
     assert_rejected(file(&claimed, &[]), &["a text of more than"]);
     // The archive claims more entries than it has.
-    let mut many = file(&Pickle::new().raw("}").end(), &[]);
+    let mut many = file(&PickleWriter::new().raw("}").end(), &[]);
     let end = many.windows(4).rposition(|bytes| bytes == b"PK\x05\x06").unwrap();
     many[end + 8..end + 12].fill(0xfe);
     assert_rejected(many, &["expected a zip archive"]);
