@@ -182,7 +182,7 @@ families! {
         batch_tokens: Histogram {
             name: "batch_tokens",
             help: "Tokens of one batch, including padding.",
-            buckets: (32.0, 9),
+            buckets: (32.0, 8),
         }
         input_length: Histogram {
             name: "input_length_tokens",
