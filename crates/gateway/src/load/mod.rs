@@ -385,7 +385,6 @@ fn start(
     let engine = Engine::start(config, &factory, observer)?;
     Ok(LoadedModel {
         id: model.id.as_str().into(),
-        hub_id: folder.manifest().and_then(|manifest| manifest.hub_id.clone()),
         engine,
         max_input_tokens,
         dimensions: folder.dimensions(),

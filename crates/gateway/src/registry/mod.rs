@@ -36,8 +36,6 @@ pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynami
 pub struct LoadedModel {
     /// Its id, from the settings.
     pub id: Arc<str>,
-    /// Its name at the hub where it was published, if known; an alias.
-    pub hub_id: Option<String>,
     /// Engine that computes its vectors.
     pub engine: Engine,
     /// Maximum number of tokens of one input, including special tokens.

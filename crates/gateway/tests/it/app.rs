@@ -445,7 +445,6 @@ fn served(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> LoadedMod
     let encoders = encoders(&fake.control, dimensions, &fake.loads[&model.id]);
     LoadedModel {
         id: model.id.as_str().into(),
-        hub_id: fake.hub_id.clone(),
         engine: Engine::start(config, &encoders, observer).unwrap(),
         max_input_tokens: WINDOW,
         dimensions,
