@@ -30,15 +30,17 @@ pub(crate) struct EngineArgs {
     no_build: bool,
 }
 
-struct LoadShape {
-    id: &'static str,
-    title: &'static str,
+/// A shape of the load. The identifiers are those of `embedgate model bench`.
+pub(crate) struct LoadShape {
+    pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
     kind: TextKind,
     batch: Option<usize>,
-    single: bool,
+    /// One text at a time, whose latency is measured.
+    pub(crate) single: bool,
 }
 
-const SHAPES: [LoadShape; 4] = [
+pub(crate) const SHAPES: [LoadShape; 4] = [
     LoadShape {
         id: "32x32",
         title: "32 × 32 tokens, tokens/s",

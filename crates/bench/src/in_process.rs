@@ -72,6 +72,8 @@ pub(crate) struct LibraryResults {
     pub(crate) peak_megabytes: Option<f64>,
     /// Measurement and CPU time by job.
     pub(crate) jobs: Vec<(String, Measured, f64)>,
+    /// Vectors of the texts of mixed lengths, if the program prints them.
+    pub(crate) vectors: Vec<Vec<f32>>,
 }
 
 /// A line of the script's output.
@@ -91,6 +93,8 @@ enum Line {
         milliseconds: Vec<f64>,
         #[serde(default)]
         cpu_seconds: f64,
+        #[serde(default)]
+        vectors: Vec<Vec<f32>>,
     },
     End {
         peak_megabytes: f64,
@@ -147,7 +151,10 @@ pub(crate) fn follow(mut command: Command, longest: f64, log: &Path) -> Result<L
                 done.cold_milliseconds = started.elapsed().as_secs_f64() * 1e3;
                 done.idle_megabytes = resource_usage::of(child.0.id()).map(|usage| usage.resident_megabytes);
             }
-            Line::Measured { id, texts, tokens, seconds, milliseconds, cpu_seconds } => {
+            Line::Measured { id, texts, tokens, seconds, milliseconds, cpu_seconds, vectors } => {
+                if !vectors.is_empty() {
+                    done.vectors = vectors;
+                }
                 let measured = Measured { texts, tokens, seconds, milliseconds, warm_tokens: 0 };
                 done.jobs.push((id, measured, cpu_seconds));
             }

@@ -18,7 +18,9 @@ mod report;
 mod resource_usage;
 mod results;
 mod running;
+mod sizes;
 pub mod stats;
+mod synthetic;
 mod sysinfo;
 pub mod texts;
 
@@ -49,6 +51,7 @@ Examples:
   cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
   cargo xtask bench --competitors embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
+  cargo xtask bench sizes --models bge-base,qwen3-0.6b  beside ONNX Runtime on larger models
 
 Competitors are installed into .runtime/bench when they are first run: torch brings about 3 GB of packages. The
 record is kept in .runtime/bench/results.json; `--from` prints and writes it again without measuring.";
@@ -67,6 +70,8 @@ struct Cli {
 enum Mode {
     /// The encoders alone, without server or tokenizer: tokens a second by shape
     Engine(engine::EngineArgs),
+    /// Our kernels and ONNX Runtime on models of many sizes with random weights, from bge-base to Qwen3
+    Sizes(sizes::SizesArgs),
 }
 
 #[derive(Args)]
@@ -111,8 +116,10 @@ pub fn main() -> Result<()> {
 }
 
 fn run(workspace: &Workspace, options: &Cli) -> Result<()> {
-    if let Some(Mode::Engine(options)) = &options.mode {
-        return engine::run(workspace, options);
+    match &options.mode {
+        Some(Mode::Engine(options)) => return engine::run(workspace, options),
+        Some(Mode::Sizes(options)) => return sizes::run(workspace, options),
+        None => (),
     }
     let options = &options.compare;
     let record = workspace.runtime().join("bench/results.json");

@@ -62,6 +62,10 @@ struct Measurement {
     seconds: f64,
     /// Latency of each input; empty for a throughput workload.
     milliseconds: Vec<f64>,
+    /// Vectors of the workload's inputs, longest first; empty for a workload of equal lengths. They show whether two
+    /// backends compute the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vectors: Vec<Vec<f32>>,
 }
 
 /// Runs every workload and prints a line for each, as text or as JSON. `title` describes the model and its backend.
@@ -152,7 +156,8 @@ fn latency(
         }
     }
     let (texts, seconds) = (milliseconds.len(), start.elapsed().as_secs_f64());
-    Ok(Measurement { id: "one", texts, tokens: texts * batch.tokens(), seconds, milliseconds })
+    let tokens = texts * batch.tokens();
+    Ok(Measurement { id: "one", texts, tokens, seconds, milliseconds, vectors: Vec::new() })
 }
 
 /// Measures the throughput of all workers on inputs of these lengths, repeated for the whole duration.
@@ -164,6 +169,8 @@ fn throughput(
 ) -> Result<Measurement, BenchError> {
     let pads = built.first().is_some_and(|encoder| encoder.needs_padding());
     let batches = batches(ids, lengths, params.batch_tokens, pads);
+    let is_mixed = lengths.iter().any(|&length| length != lengths[0]);
+    let vectors = if is_mixed { vectors(built, &batches)? } else { Vec::new() };
     let (next, texts, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let failed = Mutex::new(None);
     let start = Instant::now();
@@ -191,9 +198,22 @@ fn throughput(
         Some(error) => Err(error.into()),
         None => {
             let (texts, tokens) = (texts.into_inner(), tokens.into_inner());
-            Ok(Measurement { id, texts, tokens, seconds, milliseconds: Vec::new() })
+            Ok(Measurement { id, texts, tokens, seconds, milliseconds: Vec::new(), vectors })
         }
     }
+}
+
+/// Computes the vectors of all inputs, in the order of the batches.
+fn vectors(built: &mut [Box<dyn Encoder>], batches: &[Batch]) -> Result<Vec<Vec<f32>>, EncodeError> {
+    let Some(encoder) = built.first_mut() else { return Ok(Vec::new()) };
+    let dimensions = encoder.dimensions();
+    let mut vectors = Vec::new();
+    for batch in batches {
+        let mut out = vec![0.0; batch.len() * dimensions];
+        encoder.encode(batch, &mut || 0, &mut out)?;
+        vectors.extend(out.chunks_exact(dimensions).map(<[f32]>::to_vec));
+    }
+    Ok(vectors)
 }
 
 /// Packs inputs of these lengths into batches of at most `budget` tokens, similar lengths together.

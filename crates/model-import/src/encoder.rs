@@ -1,12 +1,12 @@
 //! Specification and tensors of an encoder, for kernels that compute it without a graph.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, path::Path, sync::Arc};
 
 use encoder_spec::{EncoderSpec, TensorId};
 
 use crate::{
     ImportError, ModelFolder,
-    family::Network,
+    family::{self, Location, Network},
     folder::ModelSource,
     weights::{TensorLocation, Weights},
 };
@@ -66,6 +66,34 @@ impl std::fmt::Debug for EncoderWeights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("EncoderWeights").field("network", &self.network).finish_non_exhaustive()
     }
+}
+
+/// A tensor of a model's weight file.
+#[derive(Debug, Clone)]
+pub struct WeightEntry {
+    /// Its name in the file.
+    pub name: String,
+    /// Its shape in the file.
+    pub shape: Vec<usize>,
+    /// The tensor that it holds, or the first of those whose rows it packs.
+    pub tensor: TensorId,
+}
+
+/// Returns the tensors that the weights of the network in `config`, a `config.json`, consist of.
+///
+/// # Errors
+/// If the file cannot be read, or describes no supported network.
+pub fn weight_entries(config: &Path) -> Result<Vec<WeightEntry>, ImportError> {
+    let (_, network) = family::read(config, "it describes the network")?;
+    let mut names = BTreeSet::new();
+    let entry = |tensor| {
+        let (Location { name, rows }, mut shape) = (network.locate(tensor), network.spec.shape(tensor)?);
+        if let Some((_, total)) = rows {
+            shape[0] = total;
+        }
+        names.insert(name.clone()).then_some(WeightEntry { name, shape, tensor })
+    };
+    Ok(network.spec.tensors().into_iter().filter_map(entry).collect())
 }
 
 /// The token embedding table in a mapped file. Cheap to clone.

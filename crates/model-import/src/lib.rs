@@ -62,7 +62,7 @@ mod weights;
 mod wordpiece;
 
 pub use accuracy::AccuracyRecord;
-pub use encoder::{EncoderWeights, TokenEmbeddings};
+pub use encoder::{EncoderWeights, TokenEmbeddings, WeightEntry, weight_entries};
 pub use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
 pub use error::ImportError;
 pub use fingerprint::fingerprint;
