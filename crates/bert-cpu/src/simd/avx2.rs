@@ -47,7 +47,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, from: *const f32) {
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(from.cast());
+            _mm_prefetch::<_MM_HINT_T1>(from.cast());
         }
     }
 

@@ -47,8 +47,8 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch(self, from: *const f32) {
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(from.cast());
-            _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(Self::WIDTH).cast());
+            _mm_prefetch::<_MM_HINT_T1>(from.cast());
+            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(Self::WIDTH).cast());
         }
     }
 

@@ -56,7 +56,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// `from` must be valid for reading `WIDTH` values.
     unsafe fn load(self, from: *const f32) -> Self::Vector;
 
-    /// Prefetches two vectors, if the instruction set can; the address need not be valid.
+    /// Prefetches two vectors to the L2 cache, if the instruction set can; the address need not be valid.
     fn prefetch(self, from: *const f32);
 
     /// # Safety
