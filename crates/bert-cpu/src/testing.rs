@@ -14,7 +14,7 @@ use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::{
-    Encoder, EncoderConfig, Isa, Model, ThreadPool, TokenEmbeddings, WeightSource, reference,
+    Encoder, EncoderConfig, Isa, Model, ModelInputs, ThreadPool, TokenEmbeddings, WeightSource, reference,
     simd::{Simd, WithSimd},
 };
 
@@ -276,10 +276,19 @@ pub(crate) fn config(spec: &EncoderSpec) -> EncoderConfig {
     EncoderConfig::new(spec.clone(), spec.max_tokens().unwrap_or(MAX_TOKENS)).unwrap()
 }
 
+/// Inputs of a model in f32.
+pub(crate) fn inputs<'s>(
+    spec: &EncoderSpec,
+    source: &'s dyn WeightSource,
+    token_embeddings: TokenEmbeddings,
+) -> ModelInputs<'s> {
+    ModelInputs { config: config(spec), source, token_embeddings, activation_maxima: None, threads: 2 }
+}
+
 /// An encoder with synthetic weights and `helpers` helper threads.
 pub(crate) fn encoder(spec: &EncoderSpec, isa: Isa, helpers: usize) -> Encoder {
     let weights = SyntheticWeights(spec.clone());
-    let model = Model::new(config(spec), &weights, weights.token_embeddings(), isa, 2).unwrap();
+    let model = Model::new(isa, inputs(spec, &weights, weights.token_embeddings())).unwrap();
     Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(helpers).unwrap()))
 }
 

@@ -6,10 +6,8 @@
 
 use std::ops::Range;
 
-use encoder_spec::Activation;
-
 use super::{
-    math,
+    output::Output,
     pack::PackedB,
     tiles::{self, RowTileKernel},
 };
@@ -25,7 +23,7 @@ const KC: usize = 384;
 /// Prefetch distance in a panel: one page of 4 KiB, since the hardware prefetcher stops at page boundaries. On a Xeon
 /// this lowers the latency of a single short text by 10 % (AVX-512) to 33 % (AVX2); 1 KiB gives half of that, 8 KiB no
 /// more (`embedgate model bench --threads 1`).
-const PREFETCH_BYTES: usize = 4096;
+pub(crate) const PREFETCH_BYTES: usize = 4096;
 
 /// `c = epilogue(a · b + bias)`.
 pub(super) struct Gemm<'p> {
@@ -35,37 +33,18 @@ pub(super) struct Gemm<'p> {
     pub(super) b: &'p PackedB,
     /// Panels of `b` to compute.
     pub(super) panels: Range<usize>,
-    /// A value for each column of `b`.
-    pub(super) bias: &'p [f32],
-    pub(super) c: Matrix,
-    pub(super) epilogue: Epilogue,
-}
-
-/// Last step of a GEMM on its result.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Epilogue {
-    /// Overwrites `c`.
-    Store,
-    /// Adds to `c`.
-    Add,
-    /// Overwrites `c` with the activation of the result.
-    Activate(Activation),
-    /// Writes the activation of each panel's first half, times its second half, to this matrix, which has half as many
-    /// columns; `c` holds the sums between two blocks of K.
-    Gate(Activation, Matrix),
+    pub(super) output: Output<'p>,
 }
 
 impl WithSimd for Gemm<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { a, b, panels, bias, c, .. } = &self;
+        let Self { a, b, panels, output } = &self;
         assert_eq!(b.panel_width(), 2 * S::WIDTH, "B is packed for another instruction set");
-        assert!(a.columns() >= b.k() && bias.len() >= b.columns());
-        assert!(c.rows() == a.rows() && c.columns() >= b.columns());
+        assert!(a.columns() >= b.k());
+        assert!(output.c.rows() == a.rows() && output.c.columns() >= b.columns());
         assert!(panels.end * b.panel_width() <= b.columns());
-        if let Epilogue::Gate(_, values) = self.epilogue {
-            assert!(values.rows() == c.rows() && 2 * values.columns() >= b.columns());
-        }
+        output.assert_fits(a.rows(), b.columns());
         for start in (0..b.k()).step_by(KC) {
             let k = start..b.k().min(start + KC);
             for panel in panels.clone() {
@@ -84,53 +63,30 @@ struct PanelKernel<'p> {
     k: Range<usize>,
 }
 
-impl RowTileKernel for PanelKernel<'_> {
+impl<S: Simd> RowTileKernel<S> for PanelKernel<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize>(&self, simd: S, first: usize) {
-        let Self { gemm, panel, k } = self;
+    unsafe fn run<const R: usize>(&self, simd: S, first: usize) {
+        let Self { gemm: Gemm { a, b, output, .. }, panel, k } = self;
         let column = panel * 2 * S::WIDTH;
-        let c = gemm.c.row(first).wrapping_add(column);
-        let stride = gemm.c.stride();
-        let mut sums = [[simd.splat(0.0); 2]; R];
         // SAFETY: by the caller's contract all reads and writes here lie within their matrices.
         unsafe {
-            if k.start == 0 {
-                let bias = gemm.bias.as_ptr().add(column);
-                let bias = [simd.load(bias), simd.load(bias.add(S::WIDTH))];
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    *sums = bias;
-                    if matches!(gemm.epilogue, Epilogue::Add) {
-                        let c = c.add(row * stride);
-                        sums[0] = simd.add(sums[0], simd.load(c));
-                        sums[1] = simd.add(sums[1], simd.load(c.add(S::WIDTH)));
-                    }
-                }
-            } else {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let c = c.add(row * stride);
-                    *sums = [simd.load(c), simd.load(c.add(S::WIDTH))];
-                }
+            let mut sums = [[simd.splat(0.0); 2]; R];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = if k.start == 0 {
+                    output.addend(simd, (first + row, column))
+                } else {
+                    output.load(simd, (first + row, column))
+                };
             }
-            let a = gemm.a.row(first).add(k.start);
-            let b = gemm.b.row(*panel, k.start);
-            microkernel(simd, (a, gemm.a.stride()), (b, 2 * S::WIDTH), k.len(), &mut sums);
-            let is_last_block = k.end == gemm.b.k();
-            for (row, [mut low, mut high]) in sums.into_iter().enumerate() {
-                match gemm.epilogue {
-                    Epilogue::Activate(activation) if is_last_block => {
-                        low = math::activate(simd, activation, low);
-                        high = math::activate(simd, activation, high);
-                    }
-                    Epilogue::Gate(activation, out) if is_last_block => {
-                        let product = simd.mul(math::activate(simd, activation, low), high);
-                        simd.store(out.row(first + row).add(column / 2), product);
-                        continue;
-                    }
-                    Epilogue::Store | Epilogue::Add | Epilogue::Activate(_) | Epilogue::Gate(..) => {}
+            let (rows, panel) = (a.row(first).add(k.start), b.row(*panel, k.start));
+            microkernel(simd, (rows, a.stride()), (panel, 2 * S::WIDTH), k.len(), &mut sums);
+            let is_last_block = k.end == b.k();
+            for (row, sums) in sums.into_iter().enumerate() {
+                if is_last_block {
+                    output.finish(simd, (first + row, column), sums);
+                } else {
+                    output.store(simd, (first + row, column), sums);
                 }
-                let c = c.add(row * stride);
-                simd.store(c, low);
-                simd.store(c.add(S::WIDTH), high);
             }
         }
     }

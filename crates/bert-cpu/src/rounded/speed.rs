@@ -1,0 +1,1 @@
+//! Measurement of bf16 against f32 on this CPU.
