@@ -24,8 +24,8 @@ impl WeightFormat for Bf16 {
         vec![1.0; weights.len()]
     }
 
-    fn round_column(column: &[f32], rounded: &mut [Self]) -> (f32, i32) {
-        rounded.iter_mut().zip(column).for_each(|(out, value)| *out = Self::round(*value));
+    fn round_column(column: &[f32], factor: f32, rounded: &mut [Self]) -> (f32, i32) {
+        rounded.iter_mut().zip(column).for_each(|(out, value)| *out = Self::round(*value * factor));
         (1.0, 0)
     }
 

@@ -37,7 +37,7 @@ impl WeightFormat for i8 {
         maxima.iter().zip(weights).map(factor).collect()
     }
 
-    fn round_column(column: &[f32], rounded: &mut [i8]) -> (f32, i32) {
+    fn round_column(column: &[f32], factor: f32, rounded: &mut [i8]) -> (f32, i32) {
         assert!(column.len() <= MAX_K, "a sum of {} products", column.len());
         if !column.iter().all(|value| value.is_finite()) {
             return (f32::NAN, 0);
@@ -50,7 +50,7 @@ impl WeightFormat for i8 {
         for (out, value) in rounded.iter_mut().zip(column) {
             *out = (value / scale).round_ties_even() as i8;
         }
-        (scale, rounded.iter().copied().map(i32::from).sum())
+        (scale * factor, rounded.iter().copied().map(i32::from).sum())
     }
 
     #[inline(always)]

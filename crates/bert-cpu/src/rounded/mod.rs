@@ -164,4 +164,6 @@ impl<D: GroupDot> WithGroupDot<D> for RoundRows<'_, D::Weight> {
 }
 
 #[cfg(test)]
+mod scalar_model;
+#[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@ pub(crate) trait WeightFormat: Copy + Send + Sync + 'static {
     /// if known; `weights` those of B's rows.
     fn input_factors(maxima: Option<&[f32]>, weights: &[f32]) -> Vec<f32>;
 
-    /// Rounds a column of B into `rounded`, and returns its scale and the sum of the rounded values.
-    fn round_column(column: &[f32], rounded: &mut [Self]) -> (f32, i32);
+    /// Rounds a column of B, times `factor`, into `rounded`, and returns its scale and the sum of the rounded values.
+    fn round_column(column: &[f32], factor: f32, rounded: &mut [Self]) -> (f32, i32);
 
     /// Rounds `factors.len()` values at `from`, times `factors`, to a row of A with its header.
     ///
@@ -44,7 +44,6 @@ impl<W: WeightFormat> RoundedB<W> {
     ) -> Self {
         assert!(columns.is_multiple_of(panel_width), "{columns} columns in panels of {panel_width}");
         let groups = rows.len().div_ceil(group);
-        // A head's factor on the scores of attention is no property of its inputs.
         let mut weight_maxima = vec![0.0f32; rows.len()];
         for (values, _) in (0..columns).filter_map(column) {
             for (max, source) in weight_maxima.iter_mut().zip(rows) {
@@ -71,11 +70,12 @@ impl<W: WeightFormat> RoundedB<W> {
         for index in 0..columns {
             let Some((values, factor)) = column(index) else { continue };
             for ((out, source), input_factor) in values_of_column.iter_mut().zip(rows).zip(&input_factors) {
-                *out = source.map_or(0.0, |source| values[source] * factor / input_factor);
+                *out = source.map_or(0.0, |source| values[source] / input_factor);
             }
             rounded.clear();
             rounded.resize(rows.len(), packed.weights()[0]);
-            (column_scales[index], column_sums[index]) = W::round_column(&values_of_column, &mut rounded);
+            (column_scales[index], column_sums[index]) =
+                W::round_column(&values_of_column, factor, &mut rounded);
             let (panel, lane) = (index / panel_width, index % panel_width);
             let weights = packed.weights_mut();
             for (k, value) in rounded.iter().enumerate() {
