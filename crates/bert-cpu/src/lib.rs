@@ -61,7 +61,7 @@ pub use error::{EncodeError, ModelError};
 pub use isa::{Isa, Precision};
 pub use layer::ModelInputs;
 pub use maxima::ActivationMaxima;
-pub use model::{Model, unsupported};
+pub use model::{Model, is_bf16_faster, unsupported};
 pub use network::HiddenStates;
 pub use thread_pool::ThreadPool;
 pub use weights::{TokenEmbeddings, WeightSource};

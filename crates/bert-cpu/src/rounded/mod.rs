@@ -164,6 +164,8 @@ impl<D: GroupDot> WithGroupDot<D> for RoundRows<'_, D::Weight> {
 }
 
 #[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
 mod scalar_model;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,6 @@
-//! The int8 scheme in scalar code: the reference network with rounded operands and exact sums of products.
+//! The int8 scheme in scalar code, for tests: the reference network with rounded operands and exact sums of products.
+
+#![allow(clippy::unwrap_used)]
 
 use encoder_spec::{EncoderSpec, LinearId, Part, TensorId};
 
@@ -14,7 +16,7 @@ pub(super) fn forward(
     let product = |tensor: TensorId, row: &[f64], weight: &[f64], bias: &[f64]| {
         let (input, sharing) = sharing_input(spec, tensor);
         let sharing: Vec<_> = sharing.into_iter().map(|tensor| source.read(tensor).unwrap()).collect();
-        let maxima = maxima.of(input).unwrap();
+        let maxima = maxima.of(input.with_layer(|layer| source.source_layer(layer))).unwrap();
         let width = row.len();
         let active = maxima.iter().filter(|max| **max > 0.0).count().max(1) as f32;
         let min = maxima.iter().sum::<f32>() / active / 8.0;
@@ -55,7 +57,7 @@ pub(super) fn round_row(row: &[f32]) -> (f32, i64, Vec<i64>) {
 }
 
 /// The input of a weight, and all weights with the same input.
-fn sharing_input(spec: &EncoderSpec, tensor: TensorId) -> (LinearInput, Vec<TensorId>) {
+pub(super) fn sharing_input(spec: &EncoderSpec, tensor: TensorId) -> (LinearInput, Vec<TensorId>) {
     let TensorId::Linear(layer, id, _) = tensor else {
         return (LinearInput::EmbeddingProjection, vec![tensor]);
     };
