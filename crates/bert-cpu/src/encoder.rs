@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    EncodeError, HiddenStates, Model, ThreadPool, batch::RaggedBatch, network::Activations,
-    pass::ForwardPass, plan::TaskPlan,
+    ActivationMaxima, EncodeError, HiddenStates, Isa, Model, ThreadPool, batch::RaggedBatch,
+    maxima::MaximaRecorder, network::Activations, pass::ForwardPass, plan::TaskPlan,
 };
 
 /// Runs batches of whole sequences through a model. Owned by one thread; holds activations for the largest batch
@@ -42,22 +42,60 @@ impl Encoder {
         lengths: &[usize],
         on_yield: &mut dyn FnMut() -> usize,
     ) -> Result<HiddenStates<'_>, EncodeError> {
-        let (network, config) = (self.model.network(), self.model.config());
-        let (spec, layers) = (config.spec(), config.spec().layers.len());
-        let batch = Arc::new(RaggedBatch::new(config, ids, lengths)?);
+        let network = self.model.network();
+        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths)?);
         let rows = batch.rows();
         let activations = match self.activations.take() {
             Some(activations) if activations.rows() >= rows => activations,
             _ => Arc::new(network.allocate(rows)),
         };
+        let activations = Arc::clone(self.activations.insert(activations));
+        self.run_layers(&batch, &activations, on_yield)?;
         let activations = self.activations.insert(activations);
+        // SAFETY: no pass runs, and the result borrows `self`.
+        Ok(unsafe { self.model.network().hidden_states(rows, activations) })
+    }
+
+    /// Records the maxima of activations while it computes a batch as [`encode`](Self::encode) does. The calibration of
+    /// int8 kernels is the maxima in f32 over some dozens of texts like those that the model will encode.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); and [`EncodeError::NoMaxima`] with kernels for AMX.
+    pub fn activation_maxima(
+        &mut self,
+        ids: &[u32],
+        lengths: &[usize],
+        on_yield: &mut dyn FnMut() -> usize,
+    ) -> Result<ActivationMaxima, EncodeError> {
+        if self.model.isa() == Isa::AmxBf16 {
+            return Err(EncodeError::NoMaxima);
+        }
+        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths)?);
+        let mut activations = self.model.network().allocate(batch.rows());
+        activations.recorder = Some(MaximaRecorder::default());
+        let activations = Arc::new(activations);
+        self.run_layers(&batch, &activations, on_yield)?;
+        Ok(activations.recorder.as_ref().map(MaximaRecorder::maxima).unwrap_or_default())
+    }
+
+    /// Runs a batch through all layers. No other pass may use the activations.
+    fn run_layers(
+        &mut self,
+        batch: &Arc<RaggedBatch>,
+        activations: &Arc<Activations>,
+        on_yield: &mut dyn FnMut() -> usize,
+    ) -> Result<(), EncodeError> {
+        let network = self.model.network();
+        let spec = self.model.config().spec();
+        let (rows, layers) = (batch.rows(), spec.layers.len());
+        let has_rounding = network.rounds_inputs() || activations.recorder.is_some();
         let mut layer = 0;
         while layer < layers {
             let helpers = on_yield().min(self.pool.helpers());
             // Without helpers, one layer a pass: a worker that becomes idle can help from the next layer on.
             let end = if helpers > 0 { layers } else { layer + 1 };
-            let plan = TaskPlan::new(spec, rows, layer..end, helpers + 1);
-            let (network, batch) = (Arc::clone(network), Arc::clone(&batch));
+            let plan = TaskPlan::new(spec, rows, layer..end, helpers + 1, has_rounding);
+            let (network, batch) = (Arc::clone(network), Arc::clone(batch));
             // SAFETY: the activations are this encoder's own, and `ThreadPool::run` returns after all threads have
             // left the pass.
             let pass = unsafe { ForwardPass::new(network, batch, Arc::clone(activations), plan) };
@@ -66,8 +104,7 @@ impl Encoder {
             pass.result()?;
             layer = end;
         }
-        // SAFETY: no pass runs, and the result borrows `self`.
-        Ok(unsafe { network.hidden_states(rows, activations) })
+        Ok(())
     }
 }
 

@@ -31,6 +31,14 @@ pub enum ModelError {
     /// This CPU lacks the instruction set.
     #[error("this CPU has no {0}")]
     Isa(Isa),
+    /// Kernels in int8 without the maxima of activations.
+    #[error(
+        "the kernels for {0} need the maxima of activations: record them with `Encoder::activation_maxima`"
+    )]
+    NoMaxima(Isa),
+    /// The maxima of activations are of another network.
+    #[error("the maxima of activations are of another network")]
+    OtherMaxima,
     /// A thread could not be started.
     #[error("cannot start a helper thread: lower `threads`, or raise the system's limit of tasks")]
     Thread(#[source] std::io::Error),
@@ -64,6 +72,9 @@ pub enum EncodeError {
         /// Number of ids.
         ids: usize,
     },
+    /// The kernels do not record maxima of activations.
+    #[error("the kernels for amx do not record maxima of activations: use a model in f32")]
+    NoMaxima,
     /// A task panicked: a defect of this crate. The encoder must not be used again.
     #[error("a task of the encoder panicked")]
     Panicked,

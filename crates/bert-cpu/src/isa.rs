@@ -4,40 +4,64 @@
 
 use std::{fmt, str::FromStr};
 
-/// Precision of a network's matrix products. Sums are always f32.
+/// Precision of the operands of a network's products with weights. Sums are f32, or exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// IEEE single precision.
     Fp32,
     /// bfloat16: the upper half of single precision.
     Bf16,
+    /// Integers of 8 bits: a scale and a zero point for each token, a scale for each output of a linear layer. Products
+    /// in attention are f32.
+    Int8,
 }
 
-/// An instruction set with kernels, ordered by speed. On x86-64 each includes those before it; 64-bit Arm has one.
+/// An instruction set with kernels, in one precision. As a cap of a user, one allows itself and those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Isa {
     /// NEON: vectors of 4 f32.
     Neon,
+    /// AVX2 without an instruction for int8: products of 16 bits.
+    Avx2Int8,
     /// AVX2 and FMA: vectors of 8 f32.
     Avx2,
+    /// AVX-VNNI: products of int8 in vectors of 256 bits.
+    AvxVnni,
     /// AVX-512 F: vectors of 16 f32.
     Avx512,
+    /// AVX-512 VNNI: products of int8 in vectors of 512 bits.
+    Avx512Vnni,
+    /// AVX-512 BF16: products of bf16 in vectors. Some CPUs have it slower than f32 (`is_bf16_faster`).
+    Avx512Bf16,
     /// AMX tiles of bf16, and AVX-512 with its bf16 extension. The first detection asks the operating system for
     /// permission to use tiles, for the whole process.
     AmxBf16,
 }
 
 impl Isa {
-    /// Every instruction set, slowest first.
-    pub const ALL: [Self; 4] = [Self::Neon, Self::Avx2, Self::Avx512, Self::AmxBf16];
+    /// Every instruction set, in the order of caps. Of those of one precision, the slowest comes first.
+    pub const ALL: [Self; 8] = [
+        Self::Neon,
+        Self::Avx2Int8,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::AmxBf16,
+    ];
 
     /// Name in settings, logs and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Neon => "neon",
+            Self::Avx2Int8 => "avx2-int8",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512Bf16 => "avx512-bf16",
             Self::AmxBf16 => "amx",
         }
     }
@@ -46,7 +70,8 @@ impl Isa {
     pub const fn precision(self) -> Precision {
         match self {
             Self::Neon | Self::Avx2 | Self::Avx512 => Precision::Fp32,
-            Self::AmxBf16 => Precision::Bf16,
+            Self::Avx512Bf16 | Self::AmxBf16 => Precision::Bf16,
+            Self::Avx2Int8 | Self::AvxVnni | Self::Avx512Vnni => Precision::Int8,
         }
     }
 
@@ -54,7 +79,7 @@ impl Isa {
     pub const fn is_of_this_architecture(self) -> bool {
         match self {
             Self::Neon => cfg!(target_arch = "aarch64"),
-            Self::Avx2 | Self::Avx512 | Self::AmxBf16 => cfg!(target_arch = "x86_64"),
+            _ => cfg!(target_arch = "x86_64"),
         }
     }
 
@@ -64,9 +89,21 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx2 | Self::Avx2Int8 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                Self::Avx512.is_available()
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512bf16")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::AmxBf16 => amx::is_available(),
             _ => false,
@@ -78,7 +115,7 @@ impl Isa {
         max.is_none_or(|max| self <= max)
     }
 
-    /// Instruction sets available on this CPU, slowest first. A cap does not change the result.
+    /// Instruction sets available on this CPU, in the order of [`ALL`](Self::ALL). A cap does not change the result.
     pub fn detect() -> Vec<Self> {
         Self::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
@@ -177,7 +214,7 @@ mod tests {
 
     #[test]
     fn best_is_the_fastest_available_instruction_set_within_the_cap() {
-        for precision in [Precision::Fp32, Precision::Bf16] {
+        for precision in [Precision::Fp32, Precision::Bf16, Precision::Int8] {
             let fits = |isa: &Isa| isa.precision() == precision;
             let available = Isa::detect();
             assert_eq!(Isa::best(precision, None), available.iter().copied().rfind(fits));
@@ -198,7 +235,8 @@ mod tests {
         for isa in Isa::ALL {
             assert_eq!(isa.to_string().parse(), Ok(isa));
         }
-        let error = "unknown instruction set `sse9`: expected one of `neon`, `avx2`, `avx512`, `amx`";
+        let error = "unknown instruction set `sse9`: expected one of `neon`, `avx2-int8`, `avx2`, `avx-vnni`, \
+            `avx512`, `avx512-vnni`, `avx512-bf16`, `amx`";
         assert_eq!("sse9".parse::<Isa>(), Err(error.to_owned()));
     }
 
@@ -207,8 +245,12 @@ mod tests {
     fn the_build_script_detected_this_cpu() {
         let detected = [
             (Isa::Neon, cfg!(cpu_has = "neon")),
+            (Isa::Avx2Int8, cfg!(cpu_has = "avx2-int8")),
             (Isa::Avx2, cfg!(cpu_has = "avx2")),
+            (Isa::AvxVnni, cfg!(cpu_has = "avx-vnni")),
             (Isa::Avx512, cfg!(cpu_has = "avx512")),
+            (Isa::Avx512Vnni, cfg!(cpu_has = "avx512-vnni")),
+            (Isa::Avx512Bf16, cfg!(cpu_has = "avx512-bf16")),
             (Isa::AmxBf16, cfg!(cpu_has = "amx")),
         ];
         assert_eq!(detected.map(|(isa, _)| isa), Isa::ALL);

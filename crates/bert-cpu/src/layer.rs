@@ -8,7 +8,7 @@ use encoder_spec::{
 };
 
 use crate::{
-    EncoderConfig, ModelError, TokenEmbeddings, WeightSource,
+    ActivationMaxima, EncoderConfig, ModelError, TokenEmbeddings, WeightSource,
     head_layout::HeadLayout,
     positions::{BiasAxis, PositionBias, RopeTable},
     weights::read,
@@ -17,13 +17,62 @@ use crate::{
 /// Widths of activations are padded to multiples of this: the columns of the widest panel.
 pub(crate) const WIDTH_MULTIPLE: usize = 32;
 
-/// Inputs of [`PackedWeights::read`].
-pub(crate) struct WeightInputs<'s> {
-    pub(crate) config: EncoderConfig,
-    pub(crate) source: &'s dyn WeightSource,
-    pub(crate) token_embeddings: TokenEmbeddings,
-    /// Maximum number of threads.
-    pub(crate) threads: usize,
+/// Inputs of a [`Model`](crate::Model).
+pub struct ModelInputs<'s> {
+    /// Network and maximum length of a sequence.
+    pub config: EncoderConfig,
+    /// Weights, read while the model is made.
+    pub source: &'s dyn WeightSource,
+    /// Token embeddings, read by every batch.
+    pub token_embeddings: TokenEmbeddings,
+    /// Calibration, required for kernels in int8 and ignored by others.
+    pub activation_maxima: Option<&'s ActivationMaxima>,
+    /// Maximum number of threads that read and pack weights.
+    pub threads: usize,
+}
+
+/// The input of a linear layer; the number is the layer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LinearInput {
+    /// Factorized embeddings.
+    EmbeddingProjection,
+    /// Of queries, keys and values.
+    Qkv(usize),
+    /// The result of attention.
+    AttentionOutput(usize),
+    FfnUp(usize),
+    FfnDown(usize),
+}
+
+impl LinearInput {
+    /// Inputs of all linear layers.
+    pub(crate) fn all(spec: &EncoderSpec) -> Vec<Self> {
+        let projection = spec.embeddings.has_projection.then_some(Self::EmbeddingProjection);
+        let of_layer =
+            |layer| [Self::Qkv, Self::AttentionOutput, Self::FfnUp, Self::FfnDown].map(|of| of(layer));
+        projection.into_iter().chain((0..spec.layers.len()).flat_map(of_layer)).collect()
+    }
+
+    /// Number of values, without padding.
+    pub(crate) fn width(self, spec: &EncoderSpec) -> usize {
+        match self {
+            Self::EmbeddingProjection => spec.embeddings.width,
+            Self::Qkv(_) | Self::FfnUp(_) => spec.hidden,
+            Self::AttentionOutput(_) => spec.attention.query_width(),
+            Self::FfnDown(_) => spec.feed_forward.intermediate,
+        }
+    }
+
+    /// The same input of another layer.
+    pub(crate) fn with_layer(self, layer: impl Fn(usize) -> usize) -> Self {
+        match self {
+            Self::EmbeddingProjection => self,
+            Self::Qkv(of) => Self::Qkv(layer(of)),
+            Self::AttentionOutput(of) => Self::AttentionOutput(layer(of)),
+            Self::FfnUp(of) => Self::FfnUp(layer(of)),
+            Self::FfnDown(of) => Self::FfnDown(layer(of)),
+        }
+    }
 }
 
 /// A model's weights, its weight matrices packed into `B`.
@@ -87,6 +136,8 @@ pub(crate) struct NormSequence<'w> {
 
 /// A matrix B of a GEMM, `[k, columns]`, before packing.
 pub(crate) struct UnpackedB<'w> {
+    /// The matrix A that it is multiplied with; the layer is the one whose weights are read.
+    pub(crate) input: LinearInput,
     /// For each k, its index in the column slices, or `None` for a row of zeros.
     pub(crate) rows: &'w [Option<usize>],
     /// A multiple of [`WIDTH_MULTIPLE`].
@@ -111,7 +162,7 @@ impl<B: Send + Sync> PackedWeights<B> {
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
     pub(crate) fn read(
-        WeightInputs { config, source, token_embeddings, threads }: WeightInputs<'_>,
+        ModelInputs { config, source, token_embeddings, threads, .. }: ModelInputs<'_>,
         panel: usize,
         bias_axis: BiasAxis,
         pack: impl Fn(UnpackedB<'_>) -> B + Sync,
@@ -189,6 +240,26 @@ impl<B> PackedWeights<B> {
         if !self.position_embeddings.is_empty() {
             let position = &self.position_embeddings[position_id.unwrap_or(0) * row.len()..];
             row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
+        }
+    }
+
+    /// The linear layer with this input, if the network has it.
+    pub(crate) fn linear(&self, input: LinearInput) -> Option<&Linear<B>> {
+        let layer = |layer: usize| self.layers.get(layer);
+        match input {
+            LinearInput::EmbeddingProjection => self.embeddings_projection.as_ref(),
+            LinearInput::Qkv(of) => layer(of).map(|layer| &layer.qkv),
+            LinearInput::AttentionOutput(of) => layer(of).map(|layer| &layer.attention_output),
+            LinearInput::FfnUp(of) => layer(of).map(|layer| &layer.ffn_up),
+            LinearInput::FfnDown(of) => layer(of).map(|layer| &layer.ffn_down),
+        }
+    }
+
+    /// Index of the value in a column of a padded input, or `None` for padding.
+    pub(crate) fn channel(&self, input: LinearInput, column: usize) -> Option<usize> {
+        match input {
+            LinearInput::AttentionOutput(_) => self.head_layout.value_of_heads(column),
+            _ => (column < input.width(self.spec())).then_some(column),
         }
     }
 
@@ -281,19 +352,20 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
         let hidden_rows: Vec<_> = (0..spec.hidden).map(Some).collect();
         let intermediate_rows: Vec<_> = (0..spec.feed_forward.intermediate).map(Some).collect();
         let norm = |norm| self.norm(NormId::Layer(layer, norm));
-        let linear = |id, rows: &[Option<usize>]| {
-            self.linear(|part| TensorId::Linear(layer, id, part), rows, spec.linear_shape(id))
+        let linear = |id, input, rows: &[Option<usize>]| {
+            self.linear(|part| TensorId::Linear(layer, id, part), (input, rows), spec.linear_shape(id))
         };
+        let context = LinearInput::AttentionOutput(layer);
         Ok(Layer {
             qkv: self.qkv(layer, &hidden_rows)?,
             query_key_norm: self.query_key_norm(layer)?,
-            attention_output: linear(LinearId::AttentionOutput, &context_rows)?,
+            attention_output: linear(LinearId::AttentionOutput, context, &context_rows)?,
             ffn_up: if spec.feed_forward.is_gated {
                 self.gated_up(layer, &hidden_rows)?
             } else {
-                linear(LinearId::Up, &hidden_rows)?
+                linear(LinearId::Up, LinearInput::FfnUp(layer), &hidden_rows)?
             },
-            ffn_down: linear(LinearId::Down, &intermediate_rows)?,
+            ffn_down: linear(LinearId::Down, LinearInput::FfnDown(layer), &intermediate_rows)?,
             attention_input_norm: norm(LayerNormId::AttentionInput)?,
             attention_output_norm: norm(LayerNormId::AttentionOutput)?,
             ffn_input_norm: norm(LayerNormId::FeedForwardInput)?,
@@ -327,6 +399,7 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
             }));
         }
         let weight = (self.pack)(UnpackedB {
+            input: LinearInput::Qkv(layer),
             rows,
             columns: bias.len(),
             column: &|mut column| {
@@ -363,6 +436,7 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
         };
         let bias = (0..columns).map(bias).collect();
         let weight = (self.pack)(UnpackedB {
+            input: LinearInput::FfnUp(layer),
             rows,
             columns,
             column: &|column| {
@@ -396,20 +470,22 @@ impl<B, P: Fn(UnpackedB<'_>) -> B> LayerReader<'_, P> {
             return Ok(None);
         }
         let rows: Vec<_> = (0..width).map(Some).collect();
-        self.linear(TensorId::EmbeddingProjection, &rows, [hidden, width]).map(Some)
+        let input = (LinearInput::EmbeddingProjection, rows.as_slice());
+        self.linear(TensorId::EmbeddingProjection, input, [hidden, width]).map(Some)
     }
 
     /// Reads a linear layer of `[outputs, inputs]`.
     fn linear(
         &self,
         tensor: impl Fn(Part) -> TensorId,
-        rows: &[Option<usize>],
+        (input, rows): (LinearInput, &[Option<usize>]),
         [outputs, inputs]: [usize; 2],
     ) -> Result<Linear<B>, ModelError> {
         let weight = read(self.source, tensor(Part::Weight), self.spec)?.unwrap_or_default();
         let bias = read(self.source, tensor(Part::Bias), self.spec)?;
         let bias = bias.map_or_else(|| vec![0.0; outputs], Cow::into_owned);
         let weight = (self.pack)(UnpackedB {
+            input,
             rows,
             columns: outputs.next_multiple_of(WIDTH_MULTIPLE),
             column: &|column| (column < outputs).then(|| (&weight[column * inputs..][..inputs], 1.0)),

@@ -40,12 +40,15 @@ mod head_layout;
 mod isa;
 mod layer;
 mod matrix;
+mod maxima;
 mod model;
 mod network;
 mod pass;
 mod plan;
 mod positions;
 pub mod reference;
+#[cfg(target_arch = "x86_64")]
+mod rounded;
 mod simd;
 #[cfg(test)]
 mod testing;
@@ -56,7 +59,9 @@ pub use config::EncoderConfig;
 pub use encoder::Encoder;
 pub use error::{EncodeError, ModelError};
 pub use isa::{Isa, Precision};
-pub use model::{Model, unsupported};
+pub use layer::ModelInputs;
+pub use maxima::ActivationMaxima;
+pub use model::{Model, is_bf16_faster, unsupported};
 pub use network::HiddenStates;
 pub use thread_pool::ThreadPool;
 pub use weights::{TokenEmbeddings, WeightSource};

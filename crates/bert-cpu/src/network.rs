@@ -6,6 +6,7 @@ use crate::{
     EncoderConfig,
     batch::RaggedBatch,
     buffer::{Buffer, ScratchBuffer},
+    maxima::MaximaRecorder,
     plan::Task,
 };
 
@@ -15,6 +16,11 @@ pub(crate) trait Network: Send + Sync {
 
     /// Allocates activations for batches of up to `rows` tokens.
     fn allocate(&self, rows: usize) -> Activations;
+
+    /// Returns true if its plans need the steps that round the inputs of products.
+    fn rounds_inputs(&self) -> bool {
+        false
+    }
 
     /// Runs one task of a forward pass.
     ///
@@ -36,6 +42,8 @@ pub(crate) struct Activations {
     buffers: Vec<Buffer>,
     /// One for each thread that ran a task at the same time as others.
     scratch: Mutex<Vec<ThreadScratch>>,
+    /// Records the inputs of linear layers, where a plan rounds them.
+    pub(crate) recorder: Option<MaximaRecorder>,
 }
 
 /// Memory of one thread during a task.
@@ -45,7 +53,7 @@ impl Activations {
     /// Buffers of zeros of these lengths, for batches of up to `rows` tokens.
     pub(crate) fn zeroed(rows: usize, lengths: &[usize]) -> Self {
         let buffers = lengths.iter().copied().map(Buffer::zeroed).collect();
-        Self { rows, buffers, scratch: Mutex::default() }
+        Self { rows, buffers, scratch: Mutex::default(), recorder: None }
     }
 
     /// Maximum number of tokens in a batch.

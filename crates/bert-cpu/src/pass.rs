@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn helpers_never_exceed_the_limit() {
-        let tasks = TaskCounter::new(TaskPlan::new(&bert(|_| ()), 40, 0..1, 3));
+        let tasks = TaskCounter::new(TaskPlan::new(&bert(|_| ()), 40, 0..1, 3, false));
         assert!(!tasks.try_enter());
         assert!(tasks.set_limit(2));
         assert_eq!([(); 3].map(|()| tasks.try_enter()), [true, true, false]);

@@ -27,12 +27,16 @@ pub(crate) enum Step {
     QueryKey(usize),
     /// Scaled dot-product attention, head by head.
     Attention(usize),
+    /// Rounding of the result of attention to the format of the next product, if the format is not f32.
+    RoundContext(usize),
     /// Output projection of attention, added to the residual stream or stored for a norm.
     AttentionOutput(usize),
     /// The norms between attention and the feed-forward network.
     AttentionNorm(usize),
     /// First layer of the feed-forward network, the gate, and the activation.
     FfnUp(usize),
+    /// Rounding of the activations of the feed-forward network, as in [`Step::RoundContext`].
+    RoundFfnHidden(usize),
     /// Second layer of the feed-forward network, added to the residual stream or stored for a norm.
     FfnDown(usize),
     /// The norms between the feed-forward network and the next layer.
@@ -45,7 +49,7 @@ pub(crate) fn has_input_norm(spec: &EncoderSpec) -> bool {
 }
 
 /// Steps of some layers, in order. Layer 0 includes the steps before the layers.
-fn steps(spec: &EncoderSpec, layers: Range<usize>) -> Vec<Step> {
+fn steps(spec: &EncoderSpec, layers: Range<usize>, has_rounding: bool) -> Vec<Step> {
     let mut steps = Vec::new();
     if layers.start == 0 {
         steps.push(Step::Embed);
@@ -61,15 +65,15 @@ fn steps(spec: &EncoderSpec, layers: Range<usize>) -> Vec<Step> {
         if spec.attention.has_query_key_norm || spec.layers[layer].rope.is_some() {
             steps.push(Step::QueryKey(layer));
         }
-        let rest = [
-            Step::Attention,
-            Step::AttentionOutput,
-            Step::AttentionNorm,
-            Step::FfnUp,
-            Step::FfnDown,
-            Step::FfnNorm,
-        ];
-        steps.extend(rest.map(|step| step(layer)));
+        steps.push(Step::Attention(layer));
+        if has_rounding {
+            steps.push(Step::RoundContext(layer));
+        }
+        steps.extend([Step::AttentionOutput(layer), Step::AttentionNorm(layer), Step::FfnUp(layer)]);
+        if has_rounding {
+            steps.push(Step::RoundFfnHidden(layer));
+        }
+        steps.extend([Step::FfnDown(layer), Step::FfnNorm(layer)]);
     }
     steps
 }
@@ -100,14 +104,23 @@ pub(crate) struct TaskPlan {
 }
 
 impl TaskPlan {
-    /// Plans these layers for a batch of `rows` tokens on `threads` threads.
-    pub(crate) fn new(spec: &EncoderSpec, rows: usize, layers: Range<usize>, threads: usize) -> Self {
+    /// Plans these layers for a batch of `rows` tokens on `threads` threads. With `has_rounding`, the inputs of
+    /// products are rounded in steps of their own where no norm comes before.
+    pub(crate) fn new(
+        spec: &EncoderSpec,
+        rows: usize,
+        layers: Range<usize>,
+        threads: usize,
+        has_rounding: bool,
+    ) -> Self {
         let count = |step: &Step| {
             let max = if threads > 1 { threads * TASKS_PER_THREAD } else { 1 };
             match step {
                 Step::Embed
                 | Step::InputNorm
                 | Step::QueryKey(_)
+                | Step::RoundContext(_)
+                | Step::RoundFfnHidden(_)
                 | Step::AttentionNorm(_)
                 | Step::FfnNorm(_) => rows.div_ceil(MIN_ROWS_PER_TASK).clamp(1, threads.max(1)),
                 Step::Attention(_) => max.min(spec.attention.heads),
@@ -118,7 +131,7 @@ impl TaskPlan {
                 | Step::FfnDown(_) => max,
             }
         };
-        let steps = steps(spec, layers);
+        let steps = steps(spec, layers, has_rounding);
         let mut starts = vec![0];
         let mut next = 0;
         for step in &steps {
@@ -160,7 +173,7 @@ mod tests {
     #[test]
     fn one_thread_runs_one_task_a_step_in_order() {
         let steps = |spec: &EncoderSpec, layers| -> Vec<_> {
-            let plan = TaskPlan::new(spec, 100, layers, 1);
+            let plan = TaskPlan::new(spec, 100, layers, 1, false);
             (0..).map_while(|number| plan.task(number)).map(|task| task.step).collect()
         };
         let spec = spec(4, 3);
@@ -180,21 +193,28 @@ mod tests {
         assert_eq!(steps(&spec, 1..3), [layer(1), layer(2)].concat());
         let first = [Step::Embed, Step::InputNorm, Step::Qkv(0), Step::QueryKey(0), Step::Attention(0)];
         assert_eq!(steps(&gemma(), 0..1)[..5], first);
+
+        let rounded = TaskPlan::new(&spec, 100, 2..3, 1, true);
+        let rounded: Vec<_> = (0..).map_while(|number| rounded.task(number)).map(|task| task.step).collect();
+        let mut expected = layer(2).to_vec();
+        expected.insert(2, Step::RoundContext(2));
+        expected.insert(6, Step::RoundFfnHidden(2));
+        assert_eq!(rounded, expected);
     }
 
     proptest! {
         #[test]
         fn tasks_cover_every_step_once_and_in_order(
             heads in 1usize..20, start in 0usize..3, layers in 1usize..5, rows in 1usize..700, threads in 1usize..70,
-            len in 1usize..3000,
+            len in 1usize..3000, has_rounding: bool,
         ) {
             let end = start + layers;
             let spec = spec(heads, end);
-            let plan = TaskPlan::new(&spec, rows, start..end, threads);
+            let plan = TaskPlan::new(&spec, rows, start..end, threads, has_rounding);
             let tasks: Vec<_> = (0..plan.tasks()).map(|number| plan.task(number).unwrap()).collect();
             prop_assert!(plan.task(plan.tasks()).is_none());
             let mut number = 0;
-            for step in steps(&spec, start..end) {
+            for step in steps(&spec, start..end, has_rounding) {
                 let ready_after = number;
                 let mut covered = 0;
                 for index in 0..tasks[number].count {

@@ -25,7 +25,21 @@ pub fn forward(
     token_embeddings: &TokenEmbeddings,
     ids: &[u32],
 ) -> Result<Vec<Vec<f64>>, ModelError> {
-    let network = ReferenceNetwork { spec, source };
+    let product: Product<'_> = &|_, row, weight, bias| linear(row, weight, bias);
+    forward_with(spec, source, token_embeddings, (ids, product))
+}
+
+/// Computes the product of a row and a weight, `[outputs, inputs]`, plus a bias.
+pub(crate) type Product<'p> = &'p dyn Fn(TensorId, &[f64], &[f64], &[f64]) -> Vec<f64>;
+
+/// As [`forward`], with the products of linear layers by another function.
+pub(crate) fn forward_with(
+    spec: &EncoderSpec,
+    source: &dyn WeightSource,
+    token_embeddings: &TokenEmbeddings,
+    (ids, product): (&[u32], Product<'_>),
+) -> Result<Vec<Vec<f64>>, ModelError> {
+    let network = ReferenceNetwork { spec, source, product };
     let mut hidden = network.embed(token_embeddings, ids)?;
     for layer in 0..spec.layers.len() {
         let attention = |input: &Rows| network.attention(layer, input);
@@ -52,6 +66,7 @@ type PairBias = Box<dyn Fn(usize, usize, usize) -> f64>;
 struct ReferenceNetwork<'s> {
     spec: &'s EncoderSpec,
     source: &'s dyn WeightSource,
+    product: Product<'s>,
 }
 
 impl ReferenceNetwork<'_> {
@@ -66,10 +81,11 @@ impl ReferenceNetwork<'_> {
     }
 
     fn linear(&self, layer: usize, id: LinearId, rows: &Rows) -> Result<Rows, ModelError> {
-        let weight = self.required(TensorId::Linear(layer, id, Part::Weight))?;
+        let tensor = TensorId::Linear(layer, id, Part::Weight);
+        let weight = self.required(tensor)?;
         let bias = self.tensor(TensorId::Linear(layer, id, Part::Bias))?;
         let bias = bias.unwrap_or_else(|| vec![0.0; self.spec.linear_shape(id)[0]]);
-        Ok(rows.iter().map(|row| linear(row, &weight, &bias)).collect())
+        Ok(rows.iter().map(|row| (self.product)(tensor, row, &weight, &bias)).collect())
     }
 
     /// Normalizes rows; without such a norm, returns them unchanged.
@@ -119,9 +135,10 @@ impl ReferenceNetwork<'_> {
             rows.push(row);
         }
         let rows = self.norm(NormId::Embeddings, &rows)?;
-        let Some(weight) = self.tensor(TensorId::EmbeddingProjection(Part::Weight))? else { return Ok(rows) };
+        let tensor = TensorId::EmbeddingProjection(Part::Weight);
+        let Some(weight) = self.tensor(tensor)? else { return Ok(rows) };
         let bias = self.required(TensorId::EmbeddingProjection(Part::Bias))?;
-        Ok(rows.iter().map(|row| linear(row, &weight, &bias)).collect())
+        Ok(rows.iter().map(|row| (self.product)(tensor, row, &weight, &bias)).collect())
     }
 
     /// softmax(scale · queries · keysᵀ + bias) · values in each head, and its output projection.

@@ -14,7 +14,8 @@ use crate::simd::Neon;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
 use crate::{
-    Encoder, EncoderConfig, Isa, Model, ThreadPool, TokenEmbeddings, WeightSource, reference,
+    ActivationMaxima, Encoder, EncoderConfig, Isa, Model, ModelInputs, Precision, ThreadPool,
+    TokenEmbeddings, WeightSource, reference,
     simd::{Simd, WithSimd},
 };
 
@@ -49,6 +50,43 @@ macro_rules! fp32_tests {
     )+};
 }
 pub(crate) use fp32_tests;
+
+/// Defines one test for each instruction set in int8 or bf16 of this architecture, as [`fp32_tests`].
+#[cfg(target_arch = "x86_64")]
+macro_rules! rounded_tests {
+    ($($(#[$meta:meta])* fn $name:ident($isa:ident: Isa) $body:block)+) => {$(
+        $(#[$meta])*
+        fn $name($isa: $crate::Isa) $body
+
+        mod $name {
+            #[test]
+            #[cfg_attr(not(cpu_has = "avx2-int8"), ignore = "this CPU has no AVX2")]
+            fn avx2_int8() {
+                super::$name($crate::Isa::Avx2Int8);
+            }
+
+            #[test]
+            #[cfg_attr(not(cpu_has = "avx-vnni"), ignore = "this CPU has no AVX-VNNI")]
+            fn avx_vnni() {
+                super::$name($crate::Isa::AvxVnni);
+            }
+
+            #[test]
+            #[cfg_attr(not(cpu_has = "avx512-vnni"), ignore = "this CPU has no AVX-512 VNNI")]
+            fn avx512_vnni() {
+                super::$name($crate::Isa::Avx512Vnni);
+            }
+
+            #[test]
+            #[cfg_attr(not(cpu_has = "avx512-bf16"), ignore = "this CPU has no AVX-512 BF16")]
+            fn avx512_bf16() {
+                super::$name($crate::Isa::Avx512Bf16);
+            }
+        }
+    )+};
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use rounded_tests;
 
 /// Runs `op` compiled for `isa`.
 ///
@@ -276,10 +314,45 @@ pub(crate) fn config(spec: &EncoderSpec) -> EncoderConfig {
     EncoderConfig::new(spec.clone(), spec.max_tokens().unwrap_or(MAX_TOKENS)).unwrap()
 }
 
+/// Inputs of a model in f32.
+pub(crate) fn inputs<'s>(
+    spec: &EncoderSpec,
+    source: &'s dyn WeightSource,
+    token_embeddings: TokenEmbeddings,
+) -> ModelInputs<'s> {
+    ModelInputs { config: config(spec), source, token_embeddings, activation_maxima: None, threads: 2 }
+}
+
+/// Maxima of activations in f32, over two synthetic texts.
+pub(crate) fn maxima(
+    spec: &EncoderSpec,
+    source: &dyn WeightSource,
+    token_embeddings: TokenEmbeddings,
+) -> ActivationMaxima {
+    let isa = Isa::best(Precision::Fp32, None).unwrap();
+    let model = Model::new(isa, inputs(spec, source, token_embeddings)).unwrap();
+    let mut encoder = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
+    let sequences = sequences(spec, &[30, 7]);
+    encoder.activation_maxima(&sequences.concat(), &[30, 7], &mut || 0).unwrap()
+}
+
+/// A model with some weights, calibrated if it is in int8.
+pub(crate) fn model(
+    spec: &EncoderSpec,
+    source: &dyn WeightSource,
+    token_embeddings: TokenEmbeddings,
+    isa: Isa,
+) -> Model {
+    let is_int8 = isa.precision() == Precision::Int8;
+    let maxima = is_int8.then(|| maxima(spec, source, Arc::clone(&token_embeddings)));
+    let inputs = inputs(spec, source, token_embeddings);
+    Model::new(isa, ModelInputs { activation_maxima: maxima.as_ref(), ..inputs }).unwrap()
+}
+
 /// An encoder with synthetic weights and `helpers` helper threads.
 pub(crate) fn encoder(spec: &EncoderSpec, isa: Isa, helpers: usize) -> Encoder {
     let weights = SyntheticWeights(spec.clone());
-    let model = Model::new(config(spec), &weights, weights.token_embeddings(), isa, 2).unwrap();
+    let model = model(spec, &weights, weights.token_embeddings(), isa);
     Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(helpers).unwrap()))
 }
 

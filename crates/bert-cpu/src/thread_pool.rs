@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn plan(helpers: usize) -> TaskPlan {
-        TaskPlan::new(test_config().spec(), ROWS, 0..LAYERS, helpers + 1)
+        TaskPlan::new(test_config().spec(), ROWS, 0..LAYERS, helpers + 1, false)
     }
 
     fn pass(network: &Arc<Recorder>, helpers: usize) -> Arc<ForwardPass> {

@@ -5,7 +5,12 @@ use encoder_spec::{NormKind, NormSpec, Span};
 use proptest::prelude::*;
 
 use super::{layout::LineSpan, pack::bf16, vector::store, *};
-use crate::{buffer::Buffer, layer::UnpackedB, reference, testing::SyntheticWeights};
+use crate::{
+    buffer::Buffer,
+    layer::{LinearInput, UnpackedB},
+    reference,
+    testing::SyntheticWeights,
+};
 
 /// Proof token for AMX.
 ///
@@ -56,7 +61,8 @@ fn packed(columns: &[Vec<u16>]) -> AmxPackedB {
         .collect();
     let rows: Vec<_> = (0..columns[0].len()).map(Some).collect();
     let column = |column: usize| Some((weights[column].as_slice(), 1.0));
-    AmxPackedB::pack(UnpackedB { rows: &rows, columns: columns.len(), column: &column })
+    let input = LinearInput::EmbeddingProjection;
+    AmxPackedB::pack(UnpackedB { input, rows: &rows, columns: columns.len(), column: &column })
 }
 
 /// Checks `with_epilogue` and `accumulate` against sums in f64. Only `computed_panels` may have results.

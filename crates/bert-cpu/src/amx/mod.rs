@@ -42,7 +42,7 @@ use crate::{
     batch::RaggedBatch,
     buffer::ScratchBuffer,
     fp32::query_key::QueryKey,
-    layer::{Linear, NormParams, NormSequence, PackedWeights, WeightInputs},
+    layer::{Linear, ModelInputs, NormParams, NormSequence, PackedWeights},
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task, has_input_norm},
@@ -114,7 +114,7 @@ fn has_query_key_step(spec: &EncoderSpec) -> bool {
 impl AmxBf16Network {
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
-    pub(crate) fn new(amx: Amx, avx512: Avx512, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
+    pub(crate) fn new(amx: Amx, avx512: Avx512, inputs: ModelInputs<'_>) -> Result<Self, ModelError> {
         let no_bias = vec![0.0; inputs.config.spec().hidden.next_multiple_of(K_BLOCK)];
         let weights = PackedWeights::read(inputs, NR, BiasAxis::Queries, AmxPackedB::pack)?;
         Ok(Self { amx, avx512, weights, no_bias })
@@ -364,6 +364,8 @@ impl AmxBf16Network {
                 let heads = task.range_of(weights.spec().attention.heads);
                 self.attention(&tiles(), &views, (layer, heads), attention);
             }
+            // Every step of this network rounds what it writes.
+            Step::RoundContext(_) | Step::RoundFfnHidden(_) => {}
             Step::AttentionOutput(layer) => {
                 let gemm = gemm(views.context, &weights.layers[layer].attention_output.weight);
                 // SAFETY: this step only reads `context`; the panels' columns of the sum are this task's.

@@ -8,8 +8,9 @@ use std::ops::Range;
 use encoder_spec::Span;
 
 use super::{
-    gemm::{Prefetch, microkernel},
+    gemm::microkernel,
     math,
+    prefetch::Prefetch,
     tiles::{self, MR_MAX, RowTileKernel},
 };
 use crate::{
@@ -93,9 +94,9 @@ struct HeadKernel<'s> {
     bias: Option<(&'s PositionBias, usize)>,
 }
 
-impl RowTileKernel for HeadKernel<'_> {
+impl<S: Simd> RowTileKernel<S> for HeadKernel<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize>(&self, simd: S, row: usize) {
+    unsafe fn run<const R: usize>(&self, simd: S, row: usize) {
         let (tokens, width, padded) = (self.queries.rows(), self.queries.columns(), self.scores.columns());
         let panel = 2 * S::WIDTH;
         // The spans of consecutive queries move forward, so the tile's keys end with those of its last query.

@@ -6,11 +6,10 @@
 
 use std::ops::Range;
 
-use encoder_spec::Activation;
-
 use super::{
-    math,
+    output::Output,
     pack::PackedB,
+    prefetch::Prefetch,
     tiles::{self, RowTileKernel},
 };
 use crate::{
@@ -22,9 +21,6 @@ use crate::{
 /// CPUs with each, and 12 KiB with NEON.
 const KC: usize = 384;
 
-/// K between two rounds of prefetches.
-const PREFETCH_STEP: usize = 16;
-
 /// `c = epilogue(a · b + bias)`.
 pub(super) struct Gemm<'p> {
     /// `[rows, K]`: activations.
@@ -33,37 +29,18 @@ pub(super) struct Gemm<'p> {
     pub(super) b: &'p PackedB,
     /// Panels of `b` to compute.
     pub(super) panels: Range<usize>,
-    /// A value for each column of `b`.
-    pub(super) bias: &'p [f32],
-    pub(super) c: Matrix,
-    pub(super) epilogue: Epilogue,
-}
-
-/// Last step of a GEMM on its result.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Epilogue {
-    /// Overwrites `c`.
-    Store,
-    /// Adds to `c`.
-    Add,
-    /// Overwrites `c` with the activation of the result.
-    Activate(Activation),
-    /// Writes the activation of each panel's first half, times its second half, to this matrix, which has half as many
-    /// columns; `c` holds the sums between two blocks of K.
-    Gate(Activation, Matrix),
+    pub(super) output: Output<'p>,
 }
 
 impl WithSimd for Gemm<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { a, b, panels, bias, c, .. } = &self;
+        let Self { a, b, panels, output } = &self;
         assert_eq!(b.panel_width(), 2 * S::WIDTH, "B is packed for another instruction set");
-        assert!(a.columns() >= b.k() && bias.len() >= b.columns());
-        assert!(c.rows() == a.rows() && c.columns() >= b.columns());
+        assert!(a.columns() >= b.k());
+        assert!(output.c.rows() == a.rows() && output.c.columns() >= b.columns());
         assert!(panels.end * b.panel_width() <= b.columns());
-        if let Epilogue::Gate(_, values) = self.epilogue {
-            assert!(values.rows() == c.rows() && 2 * values.columns() >= b.columns());
-        }
+        output.assert_fits(a.rows(), b.columns());
         for start in (0..b.k()).step_by(KC) {
             let k = start..b.k().min(start + KC);
             for panel in panels.clone() {
@@ -82,79 +59,34 @@ struct PanelKernel<'p> {
     k: Range<usize>,
 }
 
-impl RowTileKernel for PanelKernel<'_> {
+impl<S: Simd> RowTileKernel<S> for PanelKernel<'_> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize>(&self, simd: S, first: usize) {
-        let Self { gemm, panel, k } = self;
+    unsafe fn run<const R: usize>(&self, simd: S, first: usize) {
+        let Self { gemm: Gemm { a, b, output, .. }, panel, k } = self;
         let column = panel * 2 * S::WIDTH;
-        let c = gemm.c.row(first).wrapping_add(column);
-        let stride = gemm.c.stride();
-        let mut sums = [[simd.splat(0.0); 2]; R];
         // SAFETY: by the caller's contract all reads and writes here lie within their matrices.
         unsafe {
-            if k.start == 0 {
-                let bias = gemm.bias.as_ptr().add(column);
-                let bias = [simd.load(bias), simd.load(bias.add(S::WIDTH))];
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    *sums = bias;
-                    if matches!(gemm.epilogue, Epilogue::Add) {
-                        let c = c.add(row * stride);
-                        sums[0] = simd.add(sums[0], simd.load(c));
-                        sums[1] = simd.add(sums[1], simd.load(c.add(S::WIDTH)));
-                    }
-                }
-            } else {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let c = c.add(row * stride);
-                    *sums = [simd.load(c), simd.load(c.add(S::WIDTH))];
-                }
+            let mut sums = [[simd.splat(0.0); 2]; R];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                *sums = if k.start == 0 {
+                    output.addend(simd, (first + row, column))
+                } else {
+                    output.load(simd, (first + row, column))
+                };
             }
-            let a = gemm.a.row(first).add(k.start);
-            let b = gemm.b.row(*panel, k.start);
-            let prefetch = Prefetch::next_panel(gemm, b, first..first + R, k.len());
-            microkernel(simd, (a, gemm.a.stride()), (b, 2 * S::WIDTH), k.len(), prefetch, &mut sums);
-            let is_last_block = k.end == gemm.b.k();
-            for (row, [mut low, mut high]) in sums.into_iter().enumerate() {
-                match gemm.epilogue {
-                    Epilogue::Activate(activation) if is_last_block => {
-                        low = math::activate(simd, activation, low);
-                        high = math::activate(simd, activation, high);
-                    }
-                    Epilogue::Gate(activation, out) if is_last_block => {
-                        let product = simd.mul(math::activate(simd, activation, low), high);
-                        simd.store(out.row(first + row).add(column / 2), product);
-                        continue;
-                    }
-                    Epilogue::Store | Epilogue::Add | Epilogue::Activate(_) | Epilogue::Gate(..) => {}
+            let (rows, panel) = (a.row(first).add(k.start), b.row(*panel, k.start));
+            let next = panel.wrapping_add(b.k() * b.panel_width());
+            let prefetch = Prefetch::share::<S>(next, k.len(), first..first + R, a.rows());
+            microkernel(simd, (rows, a.stride()), (panel, 2 * S::WIDTH), k.len(), prefetch, &mut sums);
+            let is_last_block = k.end == b.k();
+            for (row, sums) in sums.into_iter().enumerate() {
+                if is_last_block {
+                    output.finish(simd, (first + row, column), sums);
+                } else {
+                    output.store(simd, (first + row, column), sums);
                 }
-                let c = c.add(row * stride);
-                simd.store(c, low);
-                simd.store(c.add(S::WIDTH), high);
             }
         }
-    }
-}
-
-/// Rows of B that a tile prefetches while it computes.
-#[derive(Clone, Copy)]
-pub(super) struct Prefetch {
-    from: *const f32,
-    /// Rows in each [`PREFETCH_STEP`].
-    rows: usize,
-}
-
-impl Prefetch {
-    /// B is in the L1d cache.
-    pub(super) const NONE: Self = Self { from: std::ptr::null(), rows: 0 };
-
-    /// The share of a tile with these rows of A in the `depth` rows of the panel after `panel`. All tiles together
-    /// prefetch it evenly, while they compute with the panel before. On a Zen 3 this lowers the latency of a single
-    /// short text by 30 % where the weights exceed the L3 cache, against prefetches 4 KiB ahead in the same panel.
-    #[inline(always)]
-    fn next_panel(gemm: &Gemm<'_>, panel: *const f32, tile: Range<usize>, depth: usize) -> Self {
-        let [start, end] = [tile.start, tile.end].map(|row| row * depth / gemm.a.rows());
-        let from = panel.wrapping_add((gemm.b.k() + start) * gemm.b.panel_width());
-        Self { from, rows: ((end - start) * PREFETCH_STEP).div_ceil(depth) }
     }
 }
 
@@ -168,18 +100,14 @@ pub(super) unsafe fn microkernel<S: Simd, const R: usize>(
     (a, a_stride): (*const f32, usize),
     (b, b_stride): (*const f32, usize),
     depth: usize,
-    prefetch: Prefetch,
+    mut prefetch: Prefetch,
     sums: &mut [[S::Vector; 2]; R],
 ) {
-    let whole = depth / PREFETCH_STEP * PREFETCH_STEP;
-    let mut next = prefetch.from;
-    for start in (0..whole).step_by(PREFETCH_STEP) {
-        for _ in 0..prefetch.rows {
-            simd.prefetch(next);
-            next = next.wrapping_add(b_stride);
-        }
+    let whole = depth / Prefetch::STEP * Prefetch::STEP;
+    for start in (0..whole).step_by(Prefetch::STEP) {
+        prefetch.step(simd);
         // SAFETY: by the caller's contract.
-        unsafe { multiply(simd, (a, a_stride), (b, b_stride), start..start + PREFETCH_STEP, sums) };
+        unsafe { multiply(simd, (a, a_stride), (b, b_stride), start..start + Prefetch::STEP, sums) };
     }
     // SAFETY: by the caller's contract.
     unsafe { multiply(simd, (a, a_stride), (b, b_stride), whole..depth, sums) };

@@ -1,40 +1,53 @@
-//! The network in f32, for every instruction set of `simd`.
+//! The network for every instruction set of `simd`: all steps in f32, but for products of linear layers in another
+//! [`Format`].
+//!
+//! ```text
+//!  hidden ──norms──▶ branch or hidden ──qkv──▶ qkv ──attention──▶ context ──attention output──▶ hidden +=
+//!            └─round─▶ rounded                                      └─round─▶ rounded
+//! ```
+//!
+//! A format other than f32 rounds the rows of a product's input before it, at the end of the step of the norms or in a
+//! step of its own: tasks of a product divide columns among them, so each needs all rows. One buffer of rounded rows
+//! serves all inputs, since none is read after the next product.
 //!
 //! Widths are padded with zeros: a head to whole panels of two vectors, other activations to [`WIDTH_MULTIPLE`]. Zeros
 //! stay zeros through every step, so no kernel needs a mask for columns.
 
 mod attention;
-mod gemm;
+pub(crate) mod format;
+pub(crate) mod gemm;
 mod math;
 mod norm;
+pub(crate) mod output;
 mod pack;
+pub(crate) mod prefetch;
 pub(crate) mod query_key;
-mod tiles;
+pub(crate) mod tiles;
 
 use std::ops::Range;
 
 use attention::Attention;
 use encoder_spec::NormPlacement;
-use gemm::{Epilogue, Gemm};
+use format::{Format, Operand};
 use norm::Norm;
-use pack::PackedB;
+use output::{Epilogue, Output};
 use query_key::QueryKey;
 
 use crate::{
-    EncoderConfig, HiddenStates, ModelError,
+    ActivationMaxima, EncoderConfig, HiddenStates, ModelError,
     batch::RaggedBatch,
-    layer::{Linear, NormParams, NormSequence, PackedWeights, UnpackedB, WIDTH_MULTIPLE, WeightInputs},
+    layer::{LinearInput, ModelInputs, NormParams, NormSequence, PackedWeights, UnpackedB, WIDTH_MULTIPLE},
     matrix::Matrix,
     network::{Activations, Network},
-    plan::{Step, Task},
+    plan::{Step, Task, has_input_norm},
     positions::BiasAxis,
     simd::Simd,
 };
 
-/// A model's weights, packed for the instruction set `S`.
-pub(crate) struct Fp32Network<S> {
-    simd: S,
-    weights: PackedWeights<PackedB>,
+/// A model's weights, packed in the format `F`.
+pub(crate) struct VectorNetwork<F: Format> {
+    format: F,
+    weights: PackedWeights<F::B>,
     widths: BufferWidths,
 }
 
@@ -49,10 +62,11 @@ struct BufferWidths {
     context: usize,
     ffn_hidden: usize,
     gated_sums: usize,
+    rounded: usize,
 }
 
 impl BufferWidths {
-    fn of(weights: &PackedWeights<PackedB>) -> Self {
+    fn of<F: Format>(weights: &PackedWeights<F::B>) -> Self {
         let spec = weights.spec();
         let [hidden, embeddings, intermediate] =
             [spec.hidden, spec.embeddings.width, spec.feed_forward.intermediate]
@@ -60,18 +74,22 @@ impl BufferWidths {
         let (heads, kv_heads) = (spec.attention.heads, spec.attention.kv_heads);
         let uses_branch = spec.norm_placement != NormPlacement::Post;
         let branch = if uses_branch { hidden } else { 0 };
+        let context = heads * weights.head_layout.padded();
+        let widest = [hidden, embeddings, intermediate, context].into_iter().max();
         Self {
             hidden,
             branch: if spec.embeddings.has_projection { branch.max(embeddings) } else { branch },
             qkv: (heads + 2 * kv_heads) * weights.head_layout.padded(),
-            context: heads * weights.head_layout.padded(),
+            context,
             ffn_hidden: intermediate,
             gated_sums: if spec.feed_forward.is_gated { 2 * intermediate } else { 0 },
+            rounded: widest.map_or(0, F::rounded_width),
         }
     }
 
-    fn all(&self) -> [usize; 6] {
-        [self.hidden, self.branch, self.qkv, self.context, self.ffn_hidden, self.gated_sums]
+    fn all(&self) -> [usize; 7] {
+        let Self { hidden, branch, qkv, context, ffn_hidden, gated_sums, rounded } = *self;
+        [hidden, branch, qkv, context, ffn_hidden, gated_sums, rounded]
     }
 }
 
@@ -89,6 +107,8 @@ struct Views {
     ffn_hidden: Matrix,
     /// `[rows, 2 · intermediate]`: sums of a gated layer between two blocks of K.
     gated_sums: Matrix,
+    /// `[rows, rounded]`: the input of the next product in its format.
+    rounded: Matrix,
 }
 
 /// Index of [`Views::hidden`] in the buffers of the activations.
@@ -96,17 +116,30 @@ const HIDDEN: usize = 0;
 /// Index of [`Views::branch`].
 const BRANCH: usize = 1;
 
-impl<S: Simd> Fp32Network<S> {
+impl<F: Format> VectorNetwork<F> {
+    /// The network, with the maxima of activations if the format needs them.
+    ///
     /// # Errors
     /// The first weight that cannot be read or has the wrong size.
-    pub(crate) fn new(simd: S, inputs: WeightInputs<'_>) -> Result<Self, ModelError> {
-        let pack = |unpacked: UnpackedB<'_>| PackedB::pack(2 * S::WIDTH, unpacked);
-        let weights = PackedWeights::read(inputs, 2 * S::WIDTH, BiasAxis::Keys, pack)?;
-        Ok(Self { simd, widths: BufferWidths::of(&weights), weights })
+    pub(crate) fn new(
+        format: F,
+        inputs: ModelInputs<'_>,
+        maxima: Option<&ActivationMaxima>,
+    ) -> Result<Self, ModelError> {
+        let pack = |unpacked: UnpackedB<'_>| {
+            let maxima = maxima.and_then(|maxima| maxima.of(unpacked.input));
+            format.pack(unpacked, maxima)
+        };
+        let weights = PackedWeights::read(inputs, 2 * F::Simd::WIDTH, BiasAxis::Keys, pack)?;
+        Ok(Self { format, widths: BufferWidths::of::<F>(&weights), weights })
+    }
+
+    fn simd(&self) -> F::Simd {
+        self.format.simd()
     }
 
     fn views(&self, rows: usize, activations: &Activations) -> Views {
-        let BufferWidths { hidden, branch, qkv, context, ffn_hidden, gated_sums } = self.widths;
+        let BufferWidths { hidden, branch, qkv, context, ffn_hidden, gated_sums, rounded } = self.widths;
         let view = |index, width| Matrix::of(activations.buffer(index), 0, [rows, width], width);
         Views {
             hidden: view(HIDDEN, hidden),
@@ -115,6 +148,7 @@ impl<S: Simd> Fp32Network<S> {
             context: view(3, context),
             ffn_hidden: view(4, ffn_hidden),
             gated_sums: view(5, gated_sums),
+            rounded: view(6, rounded),
         }
     }
 
@@ -141,7 +175,7 @@ impl<S: Simd> Fp32Network<S> {
     }
 
     fn norm(&self, input: Matrix, output: Matrix, is_added: bool, params: &NormParams) {
-        self.simd.run(Norm { input, output, is_added, params, spec: self.weights.spec().norm });
+        self.simd().run(Norm { input, output, is_added, params, spec: self.weights.spec().norm });
     }
 
     fn norms(&self, views: &Views, rows: Range<usize>, norms: NormSequence<'_>) {
@@ -158,13 +192,42 @@ impl<S: Simd> Fp32Network<S> {
         }
     }
 
+    /// Rounds rows of the input of a linear layer, and records them for a calibration.
+    fn round(
+        &self,
+        activations: &Activations,
+        views: &Views,
+        (input, from): (LinearInput, Matrix),
+        rows: Range<usize>,
+    ) {
+        let Some(linear) = self.weights.linear(input) else { return };
+        let own = |matrix: Matrix| matrix.rows_from(rows.start, rows.len());
+        let from = own(from);
+        if let Some(recorder) = &activations.recorder {
+            let mut magnitudes = vec![0.0f32; input.width(self.weights.spec())];
+            for row in 0..from.rows() {
+                // SAFETY: no other task accesses these rows.
+                let row = unsafe { from.row_mut(row) };
+                for (column, value) in row.iter().enumerate() {
+                    if let Some(channel) = self.weights.channel(input, column) {
+                        magnitudes[channel] = magnitudes[channel].max(value.abs());
+                    }
+                }
+            }
+            recorder.include(input, &magnitudes);
+        }
+        if views.rounded.columns() > 0 {
+            self.format.round(from, own(views.rounded), &linear.weight);
+        }
+    }
+
     fn normalize_and_rotate(&self, layer: usize, batch: &RaggedBatch, qkv: Matrix, rows: Range<usize>) {
         let (spec, rope) = (self.weights.spec(), self.weights.rope(layer));
         let layer = &self.weights.layers[layer];
         let (heads, padded) = (spec.attention.heads, self.weights.head_layout.padded());
         let width = (heads + spec.attention.kv_heads) * padded;
         let norm = layer.query_key_norm.as_ref().map(|[query, key]| ([query, key], spec.norm.epsilon));
-        self.simd.run(QueryKey {
+        self.simd().run(QueryKey {
             rows: qkv.rows_from(rows.start, rows.len()).columns_from(0, width),
             positions: &batch.positions()[rows],
             heads,
@@ -193,7 +256,7 @@ impl<S: Simd> Fp32Network<S> {
             for head in heads.clone() {
                 let kv_head = attention.kv_head(head);
                 let qkv = |head: usize| rows(views.qkv).columns_from(head * head_dim, head_dim);
-                self.simd.run(Attention {
+                self.simd().run(Attention {
                     queries: qkv(head),
                     keys: qkv(attention.heads + kv_head),
                     values: qkv(attention.heads + attention.kv_heads + kv_head),
@@ -211,9 +274,13 @@ impl<S: Simd> Fp32Network<S> {
     }
 }
 
-impl<S: Simd> Network for Fp32Network<S> {
+impl<F: Format> Network for VectorNetwork<F> {
     fn config(&self) -> &EncoderConfig {
         &self.weights.config
+    }
+
+    fn rounds_inputs(&self) -> bool {
+        self.widths.rounded > 0
     }
 
     fn allocate(&self, rows: usize) -> Activations {
@@ -223,59 +290,77 @@ impl<S: Simd> Network for Fp32Network<S> {
     unsafe fn run(&self, task: Task, batch: &RaggedBatch, activations: &Activations) {
         let rows = batch.rows();
         let views = self.views(rows, activations);
-        let Views { hidden, branch, qkv, context, ffn_hidden, gated_sums } = views;
+        let Views { hidden, branch, qkv, context, ffn_hidden, gated_sums, rounded } = views;
         let weights = &self.weights;
         // This task's panels of `c`.
-        let gemm = |a, Linear { weight: b, bias }: &Linear<PackedB>, c, epilogue| {
-            let panels = task.range_of(b.columns() / b.panel_width());
-            self.simd.run(Gemm { a, b, panels, bias, c, epilogue });
+        let gemm = |values, input, c, epilogue| {
+            let Some(linear) = weights.linear(input) else { return };
+            let panels = task.range_of(F::columns(&linear.weight) / (2 * F::Simd::WIDTH));
+            let output = Output { bias: &linear.bias, c, epilogue };
+            self.format.multiply(Operand { values, rounded }, &linear.weight, panels, output);
         };
-        let input = |is_normalized: bool| if is_normalized { branch } else { hidden };
+        let normed = |is_normalized: bool| if is_normalized { branch } else { hidden };
+        let qkv_input = |layer| (LinearInput::Qkv(layer), normed(weights.has_attention_input_norm(layer)));
+        let ffn_input = |layer| (LinearInput::FfnUp(layer), normed(weights.has_ffn_input_norm(layer)));
         // Adds to the residual stream, unless a norm must be applied before.
-        let add = |a, linear, norms: NormSequence<'_>| match norms.branch {
-            Some(_) => gemm(a, linear, branch, Epilogue::Store),
-            None => gemm(a, linear, hidden, Epilogue::Add),
+        let add = |a, input, norms: NormSequence<'_>| match norms.branch {
+            Some(_) => gemm(a, input, branch, Epilogue::Store),
+            None => gemm(a, input, hidden, Epilogue::Add),
         };
+        let round = |input| self.round(activations, &views, input, task.range_of(rows));
         match task.step {
             Step::Embed => {
-                self.embed(batch, self.embeddings(rows, &views, activations), task.range_of(rows));
-            }
-            Step::ProjectEmbeddings => {
-                if let Some(projection) = &weights.embeddings_projection {
-                    gemm(self.embeddings(rows, &views, activations), projection, hidden, Epilogue::Store);
+                let embeddings = self.embeddings(rows, &views, activations);
+                self.embed(batch, embeddings, task.range_of(rows));
+                if weights.embeddings_projection.is_some() {
+                    round((LinearInput::EmbeddingProjection, embeddings));
+                } else if !has_input_norm(weights.spec()) {
+                    round(qkv_input(0));
                 }
             }
-            Step::InputNorm => self.norms(&views, task.range_of(rows), weights.norms_before_layers()),
+            Step::ProjectEmbeddings => {
+                let embeddings = self.embeddings(rows, &views, activations);
+                gemm(embeddings, LinearInput::EmbeddingProjection, hidden, Epilogue::Store);
+            }
+            Step::InputNorm => {
+                self.norms(&views, task.range_of(rows), weights.norms_before_layers());
+                round(qkv_input(0));
+            }
             Step::Qkv(layer) => {
-                let input = input(weights.has_attention_input_norm(layer));
-                gemm(input, &weights.layers[layer].qkv, qkv, Epilogue::Store);
+                let (input, a) = qkv_input(layer);
+                gemm(a, input, qkv, Epilogue::Store);
             }
             Step::QueryKey(layer) => self.normalize_and_rotate(layer, batch, qkv, task.range_of(rows)),
             Step::Attention(layer) => {
                 let heads = task.range_of(weights.spec().attention.heads);
                 self.attention(batch, &views, activations, (layer, heads));
             }
+            Step::RoundContext(layer) => round((LinearInput::AttentionOutput(layer), context)),
             Step::AttentionOutput(layer) => {
-                let norms = weights.norms_after_attention(layer);
-                add(context, &weights.layers[layer].attention_output, norms);
+                add(context, LinearInput::AttentionOutput(layer), weights.norms_after_attention(layer));
             }
             Step::AttentionNorm(layer) => {
                 self.norms(&views, task.range_of(rows), weights.norms_after_attention(layer));
+                round(ffn_input(layer));
             }
             Step::FfnUp(layer) => {
                 let feed_forward = weights.spec().feed_forward;
-                let (input, up) = (input(weights.has_ffn_input_norm(layer)), &weights.layers[layer].ffn_up);
+                let (input, a) = ffn_input(layer);
                 if feed_forward.is_gated {
-                    gemm(input, up, gated_sums, Epilogue::Gate(feed_forward.activation, ffn_hidden));
+                    gemm(a, input, gated_sums, Epilogue::Gate(feed_forward.activation, ffn_hidden));
                 } else {
-                    gemm(input, up, ffn_hidden, Epilogue::Activate(feed_forward.activation));
+                    gemm(a, input, ffn_hidden, Epilogue::Activate(feed_forward.activation));
                 }
             }
+            Step::RoundFfnHidden(layer) => round((LinearInput::FfnDown(layer), ffn_hidden)),
             Step::FfnDown(layer) => {
-                add(ffn_hidden, &weights.layers[layer].ffn_down, weights.norms_after_ffn(layer));
+                add(ffn_hidden, LinearInput::FfnDown(layer), weights.norms_after_ffn(layer));
             }
             Step::FfnNorm(layer) => {
                 self.norms(&views, task.range_of(rows), weights.norms_after_ffn(layer));
+                if layer + 1 < weights.layers.len() {
+                    round(qkv_input(layer + 1));
+                }
             }
         }
     }

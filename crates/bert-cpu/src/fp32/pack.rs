@@ -3,7 +3,7 @@
 use crate::{buffer::Buffer, layer::UnpackedB};
 
 /// `[K, columns]` in panels of `panel_width` columns, each row-major and contiguous.
-pub(super) struct PackedB {
+pub(crate) struct PackedB {
     data: Buffer,
     k: usize,
     columns: usize,
@@ -11,7 +11,7 @@ pub(super) struct PackedB {
 }
 
 impl PackedB {
-    pub(super) fn pack(panel_width: usize, UnpackedB { rows, columns, column }: UnpackedB<'_>) -> Self {
+    pub(super) fn pack(panel_width: usize, UnpackedB { rows, columns, column, .. }: UnpackedB<'_>) -> Self {
         assert!(columns.is_multiple_of(panel_width), "{columns} columns in panels of {panel_width}");
         let mut data = Buffer::zeroed(rows.len() * columns);
         let panel = rows.len() * panel_width;
@@ -52,13 +52,19 @@ impl PackedB {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::LinearInput;
 
     #[test]
     fn panels_are_row_major_and_padding_is_zero() {
         // The second row and the last column are padding; the factor is 2.
         let weight = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]];
         let column = |index: usize| weight.get(index).map(|row| (row.as_slice(), 2.0));
-        let unpacked = UnpackedB { rows: &[Some(1), None], columns: 4, column: &column };
+        let unpacked = UnpackedB {
+            input: LinearInput::EmbeddingProjection,
+            rows: &[Some(1), None],
+            columns: 4,
+            column: &column,
+        };
         let mut packed = PackedB::pack(2, unpacked);
         assert_eq!(packed.data.as_mut_slice(), [4.0, 8.0, 0.0, 0.0, 12.0, 0.0, 0.0, 0.0]);
         assert_eq!((packed.k(), packed.columns(), packed.panel_width()), (2, 4, 2));

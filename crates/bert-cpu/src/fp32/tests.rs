@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::{
     EncodeError, Encoder, EncoderConfig, Isa, Model, ModelError, ThreadPool, TokenEmbeddings, reference,
     testing::{
-        SharedLayers, SyntheticWeights, bert, check_independence_of_batch, config, encoder, expected,
-        fp32_tests, gemma, hidden_states, networks, sequences,
+        SharedLayers, SyntheticWeights, bert, check_independence_of_batch, encoder, expected, fp32_tests,
+        gemma, hidden_states, inputs, networks, sequences,
     },
 };
 
@@ -64,7 +64,7 @@ fp32_tests! {
         let weights = SharedLayers(SyntheticWeights(spec.clone()));
         let tokens = weights.0.token_embeddings();
         let expected = reference::forward(&spec, &weights, &tokens, &[3, 4, 5]).unwrap().concat();
-        let model = Model::new(config(&spec), &weights, tokens, isa, 2).unwrap();
+        let model = Model::new(isa, inputs(&spec, &weights, tokens)).unwrap();
         let mut encoder = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
         let found = hidden_states(&mut encoder, &[vec![3, 4, 5]], 0);
         for (found, expected) in found[0].iter().zip(expected) {
@@ -149,7 +149,7 @@ fp32_tests! {
         }
         let model = |spec: &EncoderSpec, weights: EncoderSpec| {
             let weights = SyntheticWeights(weights);
-            Model::new(config(spec), &weights, weights.token_embeddings(), isa, 1).map(|_| ())
+            Model::new(isa, inputs(spec, &weights, weights.token_embeddings())).map(|_| ())
         };
         let small = bert(|_| ());
         let found = model(&small, bert(|shape| shape.intermediate = 95));
@@ -183,7 +183,7 @@ fp32_tests! {
             let with_nan: TokenEmbeddings = Arc::new(move |id, out: &mut [f32]| {
                 if id == last { out.fill(f32::NAN) } else { token_embeddings(id, out) }
             });
-            let model = Model::new(config(&spec), &weights, with_nan, isa, 2).unwrap();
+            let model = Model::new(isa, inputs(&spec, &weights, with_nan)).unwrap();
             let mut used = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
             let nan = hidden_states(&mut used, &[vec![last; 20]], 0);
             assert!(nan[0].iter().all(|value| value.is_nan()), "{name}");

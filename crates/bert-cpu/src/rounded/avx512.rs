@@ -1,0 +1,159 @@
+//! int8 by AVX-512 VNNI, and bf16 by its bf16 extension.
+
+use std::arch::x86_64::*;
+
+use super::{GroupDot, WithGroupDot, bf16::Bf16};
+use crate::{
+    Isa,
+    simd::{Avx512, Simd},
+};
+
+/// Proof that this CPU has AVX-512 VNNI.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512Vnni(Avx512);
+
+impl Avx512Vnni {
+    /// Returns the proof if this CPU has it.
+    pub(crate) fn detect() -> Option<Self> {
+        if Isa::Avx512Vnni.is_available() { Avx512::detect().map(Self) } else { None }
+    }
+}
+
+/// Proof that this CPU has AVX-512 BF16.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Avx512Bf16(Avx512);
+
+impl Avx512Bf16 {
+    /// Returns the proof if this CPU has it.
+    pub(crate) fn detect() -> Option<Self> {
+        if Isa::Avx512Bf16.is_available() { Avx512::detect().map(Self) } else { None }
+    }
+}
+
+// SAFETY of every block below: a value of these types exists only if `detect` found the instructions.
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl GroupDot for Avx512Vnni {
+    type Simd = Avx512;
+
+    type Weight = i8;
+
+    type Groups = __m512i;
+
+    type Sums = __m512i;
+
+    const GROUP: usize = 4;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+
+    #[inline]
+    fn run(self, op: impl WithGroupDot<Self>) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512vnni")]
+        fn vectorized(dot: Avx512Vnni, op: impl WithGroupDot<Avx512Vnni>) {
+            op.with_dot(dot);
+        }
+        unsafe { vectorized(self, op) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(self, from: *const f32) -> __m512i {
+        unsafe { _mm512_set1_epi32((*from).to_bits() as i32) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const i8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sums, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn initial(self, zero_point: i32, column_sums: *const i32) -> __m512i {
+        unsafe { _mm512_mullo_epi32(_mm512_set1_epi32(-zero_point), _mm512_loadu_si512(column_sums.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, sums: __m512i, scale: f32, column_scales: *const f32, addend: __m512) -> __m512 {
+        unsafe {
+            let scale = _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(column_scales));
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, addend)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, to: *mut f32, values: [__m512; 2], zero_point: i32) {
+        unsafe {
+            let zero_point = _mm512_set1_epi32(zero_point);
+            for (index, values) in values.into_iter().enumerate() {
+                let integers = _mm512_add_epi32(_mm512_cvtps_epi32(values), zero_point);
+                let groups = to.add(index * Avx512::WIDTH / Self::GROUP);
+                _mm_storeu_si128(groups.cast(), _mm512_cvtepi32_epi8(integers));
+            }
+        }
+    }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl GroupDot for Avx512Bf16 {
+    type Simd = Avx512;
+
+    type Weight = Bf16;
+
+    type Groups = __m512bh;
+
+    type Sums = __m512;
+
+    const GROUP: usize = 2;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+
+    #[inline]
+    fn run(self, op: impl WithGroupDot<Self>) {
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512bf16")]
+        fn vectorized(dot: Avx512Bf16, op: impl WithGroupDot<Avx512Bf16>) {
+            op.with_dot(dot);
+        }
+        unsafe { vectorized(self, op) }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(self, from: *const f32) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_set1_epi32((*from).to_bits() as i32)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const Bf16) -> __m512bh {
+        unsafe { std::mem::transmute(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sums: __m512, a: __m512bh, b: __m512bh) -> __m512 {
+        unsafe { _mm512_dpbf16_ps(sums, a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn initial(self, _: i32, _: *const i32) -> __m512 {
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(self, sums: __m512, _: f32, _: *const f32, addend: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(sums, addend) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_rounded(self, to: *mut f32, [low, high]: [__m512; 2], _: i32) {
+        unsafe {
+            let groups: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(to.cast(), groups);
+        }
+    }
+}
