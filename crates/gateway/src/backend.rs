@@ -114,6 +114,8 @@ pub struct AccuracyProof {
     pub precision: Precision,
     /// Smallest cosine between a vector in this precision and the one in fp32.
     pub worst_cosine: f64,
+    /// Mean of the cosines.
+    pub mean_cosine: f64,
     /// Smallest cosine with which the proof passes.
     pub min_cosine: f64,
     /// Number of texts.
@@ -135,9 +137,9 @@ impl AccuracyProof {
 
 impl fmt::Display for AccuracyProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { worst_cosine, min_cosine, texts, max_tokens, .. } = self;
+        let Self { worst_cosine, mean_cosine, min_cosine, texts, max_tokens, .. } = self;
         let (precision, seconds) = (self.precision.name(), self.duration.as_secs_f64());
-        write!(f, "{precision}: worst cosine {worst_cosine:.7} to fp32")?;
+        write!(f, "{precision}: worst cosine {worst_cosine:.7} to fp32, mean {mean_cosine:.7}")?;
         if !self.is_passed() {
             write!(f, ", needed {min_cosine}")?;
         }

@@ -23,8 +23,8 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("7200");
 /// Headers that a page may read. `*` would be enough without credentials, but not all browsers support it.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "openai-processing-ms, openai-version, retry-after, retry-after-ms, server-timing, \
-     x-embedgate-ignored, x-embedgate-model, x-embedgate-prompt, x-embedgate-prompt-missing, x-embedgate-truncated, \
-     x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, \
+     x-embedgate-ignored, x-embedgate-model, x-embedgate-precision, x-embedgate-prompt, x-embedgate-prompt-missing, \
+     x-embedgate-truncated, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, \
      x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, x-request-id, x-should-retry",
 );
 

@@ -138,7 +138,8 @@ fn verify(path: &Path, config: &Config, out: &mut dyn Write) -> Result<Verdict, 
                     writeln!(out, "{} has no golden vectors to compare with", path.display())?;
                     return Ok(Verdict::Pass);
                 }
-                if compare(&loaded, golden, out)? == Verdict::Pass {
+                let min_cosine = min_golden_cosine(model, &loaded);
+                if compare(&loaded, (golden, min_cosine), out)? == Verdict::Pass {
                     return Ok(Verdict::Pass);
                 }
                 SelectionReason::GoldenFailed
@@ -204,8 +205,11 @@ fn batching_note(per_text: bool) -> String {
     if per_text { format!(" · {PER_TEXT}") } else { String::new() }
 }
 
-fn compare(model: &LoadedModel, golden: &[Golden], out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let min_cosine = min_golden_cosine(model.precision);
+fn compare(
+    model: &LoadedModel,
+    (golden, min_cosine): (&[Golden], f64),
+    out: &mut dyn Write,
+) -> Result<Verdict, CommandError> {
     let mut worst: f64 = 1.0;
     let mut failed = 0;
     writeln!(out, "tokens     cosine  text")?;

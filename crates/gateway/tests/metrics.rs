@@ -101,6 +101,7 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 const PROOF: AccuracyProof = AccuracyProof {
     precision: Precision::Bf16,
     worst_cosine: 0.999875,
+    mean_cosine: 0.999975,
     min_cosine: 0.9999,
     texts: 29,
     max_tokens: 256,
@@ -292,6 +293,7 @@ fn build_and_model_are_described_once() {
     assert_eq!(value(&text, "embedgate_model_load_duration_seconds{model=\"m\"}"), 0.25);
     let labels = "{model=\"m\",precision=\"bf16\"}";
     assert_eq!(value(&text, &format!("embedgate_model_accuracy_worst_cosine{labels}")), 0.999875);
+    assert_eq!(value(&text, &format!("embedgate_model_accuracy_mean_cosine{labels}")), 0.999975);
     assert_eq!(value(&text, &format!("embedgate_model_accuracy_proof_duration_seconds{labels}")), 0.5);
 }
 

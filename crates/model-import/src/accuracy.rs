@@ -20,6 +20,8 @@ pub struct AccuracyRecord {
     pub conditions: String,
     /// Smallest cosine between a vector and the one in fp32.
     pub worst_cosine: f64,
+    /// Mean of the cosines.
+    pub mean_cosine: f64,
     /// Number of texts.
     pub texts: usize,
     /// Number of tokens of the longest text.
@@ -51,7 +53,9 @@ impl AccuracyRecord {
 
     fn is_valid(&self) -> bool {
         // Rounding can lift the cosine of equal vectors above 1.
-        (-1.001..=1.001).contains(&self.worst_cosine) && self.seconds.is_finite() && self.seconds >= 0.0
+        [self.worst_cosine, self.mean_cosine].iter().all(|cosine| (-1.001..=1.001).contains(cosine))
+            && self.seconds.is_finite()
+            && self.seconds >= 0.0
     }
 }
 

@@ -371,8 +371,16 @@ settings! {
 
         /// Number format to compute in: `auto` is bf16 if the CPU has fast instructions for it and the model's vectors
         /// are nearly those in fp32, which is measured at start-up, otherwise fp32. `bf16` is bf16, or an error at
-        /// start-up.
+        /// start-up. `int8` is faster and less accurate: integers of 8 bits, or an error at start-up.
         precision: PrecisionSetting = PrecisionSetting::Auto;
+
+        /// Smallest cosine between vectors in int8 and in fp32, over built-in texts, with which `precision = "int8"`
+        /// is used. A model below it does not start.
+        int8_min_cosine: Ratio = Ratio::INT8_MIN_COSINE, advanced;
+
+        /// Smallest cosine to the vectors in fp32, over built-in texts, with which `precision = "auto"` accepts a
+        /// faster precision. Only with this setting it also tries int8. Without it, 0.9999, and bf16 alone is tried.
+        auto_min_cosine: Option<Ratio> = None, advanced, example("0.99");
 
         /// Highest instruction set that embedgate's native kernels may use: {values}. `auto` is the best one of the
         /// CPU; one of another architecture is an error. With `none` ONNX Runtime computes every model, as it does
@@ -428,7 +436,7 @@ settings! {
 
         /// Tokens of one batch, padding included; a longer text runs alone. Another request waits for at most one batch
         /// of each request ahead, so that a larger batch trades its latency for a little throughput. Without it, 48 for
-        /// the native kernels (in bf16 256) and 1024 for ONNX Runtime.
+        /// the native kernels in fp32, up to 256 for those in bf16 and int8, and 1024 for ONNX Runtime.
         max_batch_tokens: Option<usize> = None, min(1), max(MAX_BATCH_TOKENS), advanced, example("1024");
 
         /// Inputs of one batch.

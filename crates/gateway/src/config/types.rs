@@ -54,6 +54,8 @@ choices! {
         Fp32 = "fp32",
         /// bf16, or an error at start-up.
         Bf16 = "bf16",
+        /// int8, or an error at start-up.
+        Int8 = "int8",
     }
 
     /// Time at which a model is loaded.
@@ -341,6 +343,14 @@ impl Ratio {
     /// The whole.
     pub const ALL: Self = Self(1.0);
 
+    /// The smallest cosine that vectors in int8 may have to those in fp32.
+    pub const INT8_MIN_COSINE: Self = Self(0.99);
+
+    /// The ratio of a number from 0 to 1; `None` for any other.
+    pub fn new(number: f64) -> Option<Self> {
+        (0.0..=1.0).contains(&number).then_some(Self(number))
+    }
+
     /// Returns the number, from 0 to 1.
     pub fn get(self) -> f64 {
         self.0
@@ -355,7 +365,7 @@ impl Value for Ratio {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).map(Self)
+        text.trim().parse().ok().and_then(Self::new)
     }
 
     fn from_toml(value: &DeValue<'_>) -> Option<Self> {

@@ -9,7 +9,7 @@ use model_import::Precision;
 use super::ModelLoadError;
 use crate::{
     backend::{Backend, Selection, SelectionReason},
-    config::{MaxIsa, PrecisionSetting},
+    config::{MaxIsa, ModelConfig, PrecisionSetting, Ratio},
     error_chain::error_chain,
 };
 
@@ -20,20 +20,35 @@ pub(super) struct Candidate {
     /// Default size of a batch of whole sequences, which one core takes through all layers. A request waits for the
     /// batches before it, so the size trades throughput for latency: in fp32 larger batches gain a few percent (measure
     /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`); in bf16 they must be larger to amortise reading
-    /// the weights.
+    /// the weights. In int8 a batch of this size takes about as long as the smaller one in fp32.
     pub(super) batch_tokens: usize,
-    /// Smallest cosine to the vectors in fp32 with which `precision = "auto"` accepts the candidate. In fp32 itself
-    /// there is nothing to prove.
-    pub(super) min_cosine: Option<f64>,
 }
 
 /// All native candidates, fastest first. The first one that meets every condition is selected.
-pub(super) const CANDIDATES: [Candidate; 4] = [
-    Candidate { isa: Isa::AmxBf16, precision: Precision::Bf16, batch_tokens: 256, min_cosine: Some(0.9999) },
-    Candidate { isa: Isa::Avx512, precision: Precision::Fp32, batch_tokens: 48, min_cosine: None },
-    Candidate { isa: Isa::Avx2, precision: Precision::Fp32, batch_tokens: 48, min_cosine: None },
-    Candidate { isa: Isa::Neon, precision: Precision::Fp32, batch_tokens: 48, min_cosine: None },
+pub(super) const CANDIDATES: [Candidate; 8] = [
+    Candidate { isa: Isa::AmxBf16, precision: Precision::Bf16, batch_tokens: 256 },
+    Candidate { isa: Isa::Avx512Vnni, precision: Precision::Int8, batch_tokens: 128 },
+    Candidate { isa: Isa::Avx512Bf16, precision: Precision::Bf16, batch_tokens: 96 },
+    Candidate { isa: Isa::AvxVnni, precision: Precision::Int8, batch_tokens: 96 },
+    Candidate { isa: Isa::Avx512, precision: Precision::Fp32, batch_tokens: 48 },
+    Candidate { isa: Isa::Avx2Int8, precision: Precision::Int8, batch_tokens: 64 },
+    Candidate { isa: Isa::Avx2, precision: Precision::Fp32, batch_tokens: 48 },
+    Candidate { isa: Isa::Neon, precision: Precision::Fp32, batch_tokens: 48 },
 ];
+
+/// Smallest cosine to the vectors in fp32 with which `precision = "auto"` accepts a precision, unless the settings
+/// state another.
+const AUTO_MIN_COSINE: f64 = 0.9999;
+
+/// Smallest cosine to the vectors in fp32 with which a model is served in `precision`; `None` for fp32 itself, where
+/// there is nothing to prove.
+pub(super) fn min_cosine(model: &ModelConfig, precision: Precision) -> Option<f64> {
+    match (precision, model.precision) {
+        (Precision::Fp32, _) => None,
+        (Precision::Int8, PrecisionSetting::Int8) => Some(model.int8_min_cosine.get()),
+        _ => Some(model.auto_min_cosine.map_or(AUTO_MIN_COSINE, Ratio::get)),
+    }
+}
 
 impl Candidate {
     /// The candidate with the kernels for `isa`.
@@ -48,7 +63,7 @@ impl Candidate {
 
     /// Returns true if the precision rounds more than the weights' own.
     fn is_lossy(&self) -> bool {
-        self.min_cosine.is_some()
+        self.precision != Precision::Fp32
     }
 
     /// First condition that the candidate does not meet. The cap comes last, so that [`SelectionReason::Capped`] means
@@ -77,6 +92,8 @@ pub(super) struct BackendQuery {
     pub(super) provider: Provider,
     /// Configured precision.
     pub(super) precision: PrecisionSetting,
+    /// `precision = "auto"` may select int8.
+    pub(super) accepts_int8: bool,
     /// Configured maximum instruction set.
     pub(super) isa: MaxIsa,
     /// The settings name a graph.
@@ -91,6 +108,14 @@ impl BackendQuery {
             PrecisionSetting::Auto => None,
             PrecisionSetting::Fp32 => Some(Precision::Fp32),
             PrecisionSetting::Bf16 => Some(Precision::Bf16),
+            PrecisionSetting::Int8 => Some(Precision::Int8),
+        }
+    }
+
+    fn accepts(&self, precision: Precision) -> bool {
+        match self.requested_precision() {
+            Some(requested) => precision == requested,
+            None => precision != Precision::Int8 || self.accepts_int8,
         }
     }
 }
@@ -138,10 +163,14 @@ pub(super) fn select(
     is_supported: impl Fn(Isa) -> bool,
 ) -> Result<BackendPlan, String> {
     let requested = query.requested_precision();
-    let in_precision = |candidate: &&Candidate| requested.is_none_or(|wanted| candidate.precision == wanted);
     let mut plan: Option<BackendPlan> = None;
     let mut passed_over = None;
-    for candidate in CANDIDATES.iter().filter(in_precision) {
+    let mut planned = Vec::new();
+    for candidate in CANDIDATES.iter().filter(|candidate| query.accepts(candidate.precision)) {
+        // Other kernels in the same precision would fail as well.
+        if planned.contains(&candidate.precision) {
+            continue;
+        }
         let backend = Backend::Native(candidate.isa);
         match (candidate.unmet_condition(query, &is_supported), &mut plan) {
             (Some(SelectionReason::UnsupportedCpu), _) | (Some(_), Some(_)) => continue,
@@ -160,6 +189,7 @@ pub(super) fn select(
         if !candidate.is_lossy() {
             break;
         }
+        planned.push(candidate.precision);
     }
     match (plan, requested) {
         (Some(plan), _) => Ok(plan),
@@ -191,16 +221,20 @@ mod tests {
     const QUERY: BackendQuery = BackendQuery {
         provider: Provider::Cpu,
         precision: PrecisionSetting::Auto,
+        accepts_int8: false,
         isa: MaxIsa::Best,
         has_onnx_file: false,
         has_native_kernels: true,
     };
 
-    const X86: [&[Isa]; 4] =
-        [&[], &[Isa::Avx2], &[Isa::Avx2, Isa::Avx512], &[Isa::Avx2, Isa::Avx512, Isa::AmxBf16]];
-    const AVX2: &[Isa] = X86[1];
-    const AVX512: &[Isa] = X86[2];
-    const AMX: &[Isa] = X86[3];
+    const AVX2: &[Isa] = &[Isa::Avx2, Isa::Avx2Int8];
+    const AVX512: &[Isa] = &[Isa::Avx2, Isa::Avx2Int8, Isa::Avx512];
+    const VNNI: &[Isa] = &[Isa::Avx2, Isa::Avx2Int8, Isa::Avx512, Isa::Avx512Vnni];
+    /// With a fast `vdpbf16ps`.
+    const ZEN: &[Isa] =
+        &[Isa::Avx2, Isa::Avx2Int8, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16];
+    const AMX: &[Isa] = &[Isa::Avx2, Isa::Avx2Int8, Isa::Avx512, Isa::Avx512Vnni, Isa::AmxBf16];
+    const X86: [&[Isa]; 6] = [&[], AVX2, AVX512, VNNI, ZEN, AMX];
 
     fn select_on(query: &BackendQuery, supported: &[Isa]) -> Result<BackendPlan, String> {
         select(query, |isa| supported.contains(&isa))
@@ -232,6 +266,7 @@ mod tests {
             let expected = match isa.precision() {
                 bert_cpu::Precision::Fp32 => Precision::Fp32,
                 bert_cpu::Precision::Bf16 => Precision::Bf16,
+                bert_cpu::Precision::Int8 => Precision::Int8,
             };
             assert_eq!(candidate.precision, expected, "{isa}");
             assert_eq!(candidate.is_lossy(), expected != Precision::Fp32, "{isa}");
@@ -244,6 +279,47 @@ mod tests {
         check_plan(QUERY, AMX, (bf16, SelectionReason::Best), &[fp32]);
         check(QUERY, AVX2, (Backend::Native(Isa::Avx2), SelectionReason::Best));
         check(QUERY, &[], (Backend::OnnxRuntime, SelectionReason::UnsupportedCpu));
+    }
+
+    #[test]
+    fn bf16_in_vectors_is_selected_where_it_is_fast() {
+        let (bf16, fp32) = (Backend::Native(Isa::Avx512Bf16), Backend::Native(Isa::Avx512));
+        check_plan(QUERY, ZEN, (bf16, SelectionReason::Best), &[fp32]);
+        check(QUERY, VNNI, (fp32, SelectionReason::Best));
+    }
+
+    #[test]
+    fn int8_is_selected_only_if_the_settings_ask_for_it() {
+        let native = Backend::Native;
+        let int8 = BackendQuery { precision: PrecisionSetting::Int8, ..QUERY };
+        for (cpu, isa) in [(AVX2, Isa::Avx2Int8), (VNNI, Isa::Avx512Vnni), (AMX, Isa::Avx512Vnni)] {
+            check(int8, cpu, (native(isa), SelectionReason::Configured));
+        }
+        let capped = BackendQuery { isa: MaxIsa::At(Isa::Avx512), ..int8 };
+        check(capped, VNNI, (native(Isa::Avx2Int8), SelectionReason::Capped));
+        let error = select_on(&int8, &[]).unwrap_err();
+        assert!(error.contains("this CPU has no int8 instructions"), "{error}");
+
+        let accepting = BackendQuery { accepts_int8: true, ..QUERY };
+        let best = |isa| (native(isa), SelectionReason::Best);
+        check_plan(accepting, VNNI, best(Isa::Avx512Vnni), &[native(Isa::Avx512)]);
+        let then = [native(Isa::Avx512Bf16), native(Isa::Avx512)];
+        check_plan(accepting, ZEN, best(Isa::Avx512Vnni), &then);
+        let then = [native(Isa::Avx512Vnni), native(Isa::Avx512)];
+        check_plan(accepting, AMX, best(Isa::AmxBf16), &then);
+    }
+
+    #[test]
+    fn the_minimum_cosine_is_that_of_the_settings() {
+        let auto = ModelConfig::builtin("a".to_owned(), "a".into(), 1);
+        let of = |model: &ModelConfig| {
+            [Precision::Fp32, Precision::Bf16, Precision::Int8].map(|precision| min_cosine(model, precision))
+        };
+        assert_eq!(of(&auto), [None, Some(0.9999), Some(0.9999)]);
+        let int8 = ModelConfig { precision: PrecisionSetting::Int8, ..auto.clone() };
+        assert_eq!(of(&int8)[2], Some(0.99));
+        let lenient = ModelConfig { auto_min_cosine: Some(Ratio::INT8_MIN_COSINE), ..auto };
+        assert_eq!(of(&lenient), [None, Some(0.99), Some(0.99)]);
     }
 
     #[test]
@@ -307,8 +383,15 @@ mod tests {
         let caps = [MaxIsa::Best, MaxIsa::None].into_iter().chain(Isa::ALL.map(MaxIsa::At));
         let cpus = X86.into_iter().chain([&[Isa::Neon][..]]);
         for (isa, supported) in caps.flat_map(|isa| cpus.clone().map(move |supported| (isa, supported))) {
-            for precision in [PrecisionSetting::Auto, PrecisionSetting::Fp32, PrecisionSetting::Bf16] {
-                let query = BackendQuery { precision, isa, ..QUERY };
+            let precisions = [
+                (PrecisionSetting::Auto, false),
+                (PrecisionSetting::Auto, true),
+                (PrecisionSetting::Fp32, false),
+                (PrecisionSetting::Bf16, false),
+                (PrecisionSetting::Int8, false),
+            ];
+            for (precision, accepts_int8) in precisions {
+                let query = BackendQuery { precision, accepts_int8, isa, ..QUERY };
                 let Ok(BackendPlan { preferred, fallbacks }) = select_on(&query, supported) else { continue };
                 let without_cap = || {
                     let query = BackendQuery { isa: MaxIsa::Best, ..query };

@@ -5,6 +5,8 @@
 //! backend that will serve requests reproduces the golden vectors of the manifest. A model that cannot be served is an
 //! error before the first request. A model on demand is only described at startup, and loaded later by the same code.
 
+mod builtin_texts;
+mod calibration;
 mod candidates;
 mod description;
 mod found;
@@ -53,8 +55,13 @@ const ONNX_BATCH_TOKENS: usize = 1024;
 
 /// Minimum cosine between a golden vector of the manifest and the computed one. Rounding alone stays above it; a wrong
 /// pooling, tokenizer or provider does not.
-pub(crate) fn min_golden_cosine(precision: Precision) -> f64 {
-    if precision == Precision::Fp32 { 0.999_99 } else { 0.9999 }
+pub(crate) fn min_golden_cosine(config: &ModelConfig, model: &LoadedModel) -> f64 {
+    let by_proof = match model.selection.backend {
+        Backend::Native(_) => min_cosine(config, model.precision),
+        Backend::OnnxRuntime => None,
+    };
+    let by_precision = if model.precision == Precision::Fp32 { 0.999_99 } else { 0.9999 };
+    by_proof.map_or(by_precision, |min_cosine| min_cosine.min(by_precision))
 }
 
 /// A failure to load the configured models.
@@ -185,6 +192,14 @@ pub enum ModelLoadError {
     /// The vectors of the selected precision deviate too much from those in fp32.
     #[error("its accuracy proof failed: {0}")]
     Accuracy(AccuracyProof),
+    /// The vectors in int8 deviate too much from those in fp32.
+    #[error(
+        "its accuracy in int8 is too low: {0}: set `precision` to \"auto\" or \"fp32\", or `int8_min_cosine` lower"
+    )]
+    Int8Accuracy(AccuracyProof),
+    /// The texts that calibrate int8 kernels cannot be computed.
+    #[error("its activations cannot be measured, as int8 needs it")]
+    Calibration(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The accuracy of the selected precision cannot be measured.
     #[error("its accuracy proof cannot be computed")]
     Proof(#[source] Box<GoldenError>),
@@ -295,7 +310,7 @@ fn load_model(
         let observer = Arc::new(metrics.model(Some(&config.id)));
         let model = prover.start(selection, context, observer)?;
         model.engine.probe().map_err(|source| ModelLoadError::Probe(Box::new(source)))?;
-        let checked = folder.manifest().map_or(Ok(()), |manifest| check_golden(&model, manifest));
+        let checked = folder.manifest().map_or(Ok(()), |manifest| check_golden(config, &model, manifest));
         let failed = |source| ModelLoadError::Golden { path: config.path.clone(), source: Box::new(source) };
         checked.map(|()| model).map_err(failed)
     })?;
@@ -319,11 +334,15 @@ pub(crate) fn plan_backends(
     let query = BackendQuery {
         provider: config.provider,
         precision: config.precision,
+        accepts_int8: config.auto_min_cosine.is_some(),
         isa: config.isa,
         has_onnx_file: config.onnx_file.is_some(),
         has_native_kernels: native::is_supported(folder)?,
     };
-    select(&query, Isa::is_available).map_err(ModelLoadError::Settings)
+    let is_chosen = config.precision == PrecisionSetting::Bf16;
+    let is_supported =
+        |isa: Isa| isa.is_available() && (isa != Isa::Avx512Bf16 || is_chosen || bert_cpu::is_bf16_faster());
+    select(&query, is_supported).map_err(ModelLoadError::Settings)
 }
 
 /// Selects the backend that would serve a model, by its accuracy proof too but not by its golden vectors.
@@ -464,7 +483,12 @@ pub(crate) fn encoders(
     };
     let candidate = Candidate::of(isa).ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
     let workers = model.threads;
-    let packed = native::model(folder, isa, workers)?.ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
+    let maxima = match candidate.precision {
+        Precision::Int8 => Some(calibration::activation_maxima(model, folder)?),
+        _ => None,
+    };
+    let packed = native::model(folder, isa, workers, maxima.as_ref())?;
+    let packed = packed.ok_or(ModelLoadError::UnsupportedNetwork(isa))?;
     Ok(Encoders {
         factory: native_encoders(packed, folder.head().clone(), folder.dimensions(), workers)?,
         precision: candidate.precision,
@@ -505,7 +529,11 @@ fn checkable(manifest: &ModelManifest, max_tokens: usize) -> impl Iterator<Item 
     manifest.golden.iter().filter(move |golden| golden.tokens <= max_tokens)
 }
 
-fn check_golden(model: &LoadedModel, manifest: &ModelManifest) -> Result<(), GoldenError> {
+fn check_golden(
+    config: &ModelConfig,
+    model: &LoadedModel,
+    manifest: &ModelManifest,
+) -> Result<(), GoldenError> {
     let texts: Vec<_> = checkable(manifest, model.max_input_tokens)
         .map(|golden| GoldenText { text: &golden.text, tokens: golden.tokens, vector: &golden.vector })
         .collect();
@@ -516,7 +544,7 @@ fn check_golden(model: &LoadedModel, manifest: &ModelManifest) -> Result<(), Gol
             "every golden text is longer than max_input_tokens: the vectors are not checked"
         );
     }
-    let report = model.engine.check_golden(&texts, min_golden_cosine(model.precision))?;
+    let report = model.engine.check_golden(&texts, min_golden_cosine(config, model))?;
     tracing::debug!(texts = texts.len(), worst_cosine = report.worst_cosine, "golden check passed");
     Ok(())
 }

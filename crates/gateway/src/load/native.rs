@@ -3,18 +3,19 @@
 
 use std::{borrow::Cow, error::Error, sync::Arc};
 
-use bert_cpu::{EncoderConfig, Isa, Model, WeightSource};
+use bert_cpu::{ActivationMaxima, EncoderConfig, Isa, Model, ModelInputs, WeightSource};
 use encoder_spec::TensorId;
 use model_import::{EncoderWeights, ModelFolder};
 
 use super::ModelLoadError;
 
 /// Reads and packs the weights of `folder` for `isa`, on up to `threads` threads. `None` if there are no kernels for
-/// its network.
+/// its network. Kernels in int8 need the `maxima` of its activations.
 pub(super) fn model(
     folder: &ModelFolder,
     isa: Isa,
     threads: usize,
+    maxima: Option<&ActivationMaxima>,
 ) -> Result<Option<Arc<Model>>, ModelLoadError> {
     let Some(weights) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
     let Some(config) = encoder_config(folder, &weights) else { return Ok(None) };
@@ -23,7 +24,14 @@ pub(super) fn model(
     let Some(tokens) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
     let tokens = tokens.into_token_embeddings().map_err(ModelLoadError::Folder)?;
     let tokens = Arc::new(move |id: u32, out: &mut [f32]| tokens.read_row(id, out));
-    let model = Model::new(config, &WeightAdapter(&weights), tokens, isa, threads);
+    let inputs = ModelInputs {
+        config,
+        source: &WeightAdapter(&weights),
+        token_embeddings: tokens,
+        activation_maxima: maxima,
+        threads,
+    };
+    let model = Model::new(isa, inputs);
     model.map(|model| Some(Arc::new(model))).map_err(|error| ModelLoadError::NativeWeights(Box::new(error)))
 }
 

@@ -116,6 +116,12 @@ families! {
                    this precision and in fp32, over built-in texts. A precision that failed has a series too.",
             labels: ["model", "precision"],
         }
+        mean_cosine: GaugeVec {
+            name: "model_accuracy_mean_cosine",
+            help: "Accuracy proof of a precision below fp32: mean cosine between a loaded model's vectors in this \
+                   precision and in fp32, over built-in texts.",
+            labels: ["model", "precision"],
+        }
         proof_duration: GaugeVec {
             name: "model_accuracy_proof_duration_seconds",
             help: "Time that the accuracy proof of a loaded model took, at this load or at the earlier one that is \
@@ -145,7 +151,7 @@ families! {
         model_info: IntGaugeVec {
             name: "model_info",
             help: "A loaded model; always 1. backend: native (embedgate's kernels) or onnxruntime; isa: \
-                   instruction set of the native kernels (neon, avx2, avx512, amx); reason for the selection: \
+                   instruction set of the native kernels, as in the setting `isa`; reason for the selection: \
                    configured (by the settings), best (the fastest that this CPU supports), capped (by `isa`), \
                    accuracy_failed (a faster precision failed the accuracy proof), golden_failed (a faster precision \
                    failed the golden check), onnx_file (the setting names a graph), unsupported_network (no native \

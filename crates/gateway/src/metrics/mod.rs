@@ -302,6 +302,7 @@ impl Metrics {
         for proof in info.proofs {
             let labels = [info.model, proof.precision.name()];
             self.families.worst_cosine.with_label_values(&labels).set(proof.worst_cosine);
+            self.families.mean_cosine.with_label_values(&labels).set(proof.mean_cosine);
             self.families.proof_duration.with_label_values(&labels).set(proof.duration.as_secs_f64());
         }
         self.set_loaded(info.model, true, memory);
@@ -315,6 +316,7 @@ impl Metrics {
         for proof in info.proofs {
             let labels = [info.model, proof.precision.name()];
             let _ = self.families.worst_cosine.remove_label_values(&labels);
+            let _ = self.families.mean_cosine.remove_label_values(&labels);
             let _ = self.families.proof_duration.remove_label_values(&labels);
         }
         self.set_loaded(info.model, false, 0);

@@ -97,6 +97,17 @@ impl LoadedModel {
         }
     }
 
+    /// Precision of its vectors, with the cosines of their accuracy proof if there is one: a header of responses.
+    pub(crate) fn precision_note(&self) -> String {
+        let name = self.precision.name();
+        match self.proofs.iter().find(|proof| proof.precision == self.precision) {
+            Some(AccuracyProof { worst_cosine, mean_cosine, .. }) => {
+                format!("{name}; worst-cosine={worst_cosine:.6}; mean-cosine={mean_cosine:.6}")
+            }
+            None => name.to_owned(),
+        }
+    }
+
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
         let Self { id, dimensions, provider, precision, per_text, selection, prompts, proofs, .. } = self;

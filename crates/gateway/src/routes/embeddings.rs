@@ -32,6 +32,7 @@ use crate::{
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const IGNORED: HeaderName = HeaderName::from_static("x-embedgate-ignored");
 const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
+const PRECISION: HeaderName = HeaderName::from_static("x-embedgate-precision");
 const PROMPT: HeaderName = HeaderName::from_static("x-embedgate-prompt");
 const PROMPT_MISSING: HeaderName = HeaderName::from_static("x-embedgate-prompt-missing");
 const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
@@ -107,6 +108,7 @@ fn respond(
     let missing = (!request.missing_prompts.is_empty()).then(|| request.missing_prompts.join(", "));
     for (name, value) in [
         (MODEL, Some(&*request.served.id)),
+        (PRECISION, Some(&*request.served.precision_note())),
         (PROMPT, request.prompt.as_deref()),
         (PROMPT_MISSING, missing.as_deref()),
     ] {

@@ -1,12 +1,12 @@
-//! The accuracy proof: bf16 serves a model only if its vectors are near those in fp32, and the result is remembered.
-//! None of the models has golden vectors, unless a test adds them.
+//! The accuracy proof: a precision below fp32 serves a model only if its vectors are near those in fp32, and the result
+//! is remembered. None of the models has golden vectors, unless a test adds them.
 
 use std::{fs, path::Path, sync::Arc};
 
 use bert_cpu::Isa;
 use gateway::{
     AccuracyProof, Backend, LoadedModel, Registry, SelectionReason,
-    config::{Config, MaxIsa, PrecisionSetting},
+    config::{Config, MaxIsa, PrecisionSetting, Ratio},
 };
 use model_import::Precision;
 use serde_json::json;
@@ -43,6 +43,13 @@ fn sharpen_attention(folder: &Path) {
 fn bf16(folder: &Path) -> Config {
     let mut config = config(folder, MaxIsa::Best);
     config.models[0].precision = PrecisionSetting::Bf16;
+    config
+}
+
+fn int8(folder: &Path, min_cosine: f64) -> Config {
+    let mut config = config(folder, MaxIsa::Best);
+    config.models[0].precision = PrecisionSetting::Int8;
+    config.models[0].int8_min_cosine = Ratio::new(min_cosine).unwrap();
     config
 }
 
@@ -195,4 +202,61 @@ fn fp32_needs_no_proof() {
     config.models[0].precision = PrecisionSetting::Fp32;
     assert!(model(&served(&config).unwrap()).proofs.is_empty());
     assert!(!folder.path().join(RECORDS).exists());
+}
+
+/// The instruction set for int8 of this CPU.
+fn int8_isa() -> Option<Isa> {
+    Isa::best(bert_cpu::Precision::Int8, None)
+}
+
+#[test]
+#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "avx512")), ignore = "this CPU has no kernels for int8")]
+fn int8_is_served_with_its_measured_accuracy() {
+    for name in crate::MODELS {
+        let folder = tiny(name);
+        for is_remembered in [false, true] {
+            // Vectors of random weights are more sensitive to rounding than those of trained ones.
+            let registry = served(&int8(folder.path(), 0.9)).unwrap();
+            let (served, proof) = (model(&registry), proof(&registry));
+            assert_eq!(served.selection.backend.isa(), int8_isa(), "{name}");
+            assert_eq!((served.precision, proof.precision), (Precision::Int8, Precision::Int8), "{name}");
+            assert_eq!((proof.min_cosine, proof.is_remembered), (0.9, is_remembered), "{name}");
+            assert!(proof.worst_cosine < proof.mean_cosine && proof.mean_cosine < 1.0, "{name}: {proof}");
+            assert!(served.describe().contains(&format!(" · {proof}")), "{name}: {}", served.describe());
+
+            let texts = &Reference::of(folder.path()).texts;
+            let together = embed(&registry, texts).unwrap();
+            for (text, expected) in texts.iter().zip(together.vectors.chunks(together.dimensions)) {
+                assert!(embed(&registry, &[text]).unwrap().vectors == expected, "{name}: {text:?} alone");
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "avx512")), ignore = "this CPU has no kernels for int8")]
+fn a_model_that_is_not_accurate_enough_in_int8_does_not_start() {
+    let folder = tiny("bert-mean");
+    for _ in ["measured", "remembered"] {
+        let message = load_error(&int8(folder.path(), 1.0));
+        for part in
+            ["its accuracy in int8 is too low: int8: worst cosine 0.9", "needed 1", "`int8_min_cosine`"]
+        {
+            assert!(message.contains(part), "{part:?} is not in {message}");
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "avx512")), ignore = "this CPU has no kernels for int8")]
+fn auto_selects_int8_only_with_a_minimum_cosine() {
+    let folder = tiny("bert-mean");
+    let mut config = config(folder.path(), MaxIsa::Best);
+    assert_ne!(model(&served(&config).unwrap()).precision, Precision::Int8);
+    config.models[0].auto_min_cosine = Ratio::new(0.9);
+    let lenient = model(&served(&config).unwrap());
+    let faster = Isa::best(bert_cpu::Precision::Bf16, None).map_or(Precision::Int8, |_| Precision::Bf16);
+    assert_eq!(lenient.precision, faster);
+    config.models[0].auto_min_cosine = Ratio::new(1.0);
+    assert_eq!(model(&served(&config).unwrap()).precision, Precision::Fp32);
 }

@@ -17,6 +17,7 @@ mod spearman;
 use std::process::ExitCode;
 use std::{env, fs};
 
+use bert_cpu::{Isa, Precision};
 use libtest_mimic::{Arguments, Completion, Trial};
 use testkit::http;
 
@@ -63,17 +64,31 @@ fn stsb_spearman_over_http(text: &str) {
     assert_eq!(pairs.len(), 1379);
 
     let (served, exact) = (vectors(&[], &pairs), vectors(&["--precision", "fp32"], &pairs));
-    let worst = served.iter().zip(&exact).map(|(served, exact)| cosine(served, exact)).fold(1.0, f64::min);
     let scores: Vec<_> = pairs.iter().map(|pair| pair.score).collect();
-    let [found, in_fp32] = [served, exact].map(|vectors| {
+    let spearman_of = |vectors: &[Vec<f64>]| {
         let cosines: Vec<_> = vectors.chunks(2).map(|pair| cosine(&pair[0], &pair[1])).collect();
         100.0 * spearman(&cosines, &scores)
-    });
+    };
+    let (found, in_fp32) = (spearman_of(&served), spearman_of(&exact));
+    let (worst, _) = worst_and_mean(&served, &exact);
     println!("STS-B: Spearman {found:.4}, in fp32 {in_fp32:.4}; worst cosine to fp32 {worst:.7}");
     for found in [found, in_fp32] {
         assert!((found - PUBLISHED).abs() <= TOLERANCE, "Spearman {found:.4}, published {PUBLISHED}");
     }
     assert!(worst >= min_cosine(), "worst cosine to fp32 {worst}");
+    if Isa::best(Precision::Int8, None).is_some() {
+        let int8 = vectors(&["--precision", "int8"], &pairs);
+        let (found, (worst, mean)) = (spearman_of(&int8), worst_and_mean(&int8, &exact));
+        println!("STS-B in int8: Spearman {found:.4}; cosine to fp32: worst {worst:.7}, mean {mean:.7}");
+        assert!(found >= 81.98 && worst >= 0.996 && mean >= 0.9993, "{found:.4}, {worst:.7}, {mean:.7}");
+    }
+}
+
+/// The smallest and the mean cosine between vectors of the same texts.
+fn worst_and_mean(some: &[Vec<f64>], others: &[Vec<f64>]) -> (f64, f64) {
+    let cosines: Vec<_> = some.iter().zip(others).map(|(a, b)| cosine(a, b)).collect();
+    let worst = cosines.iter().copied().fold(1.0, f64::min);
+    (worst, cosines.iter().sum::<f64>() / cosines.len() as f64)
 }
 
 /// The vectors of all sentences from a server with these flags.
