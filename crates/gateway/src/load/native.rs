@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, error::Error, sync::Arc};
 
-use bert_cpu::{EncoderConfig, Isa, Model, WeightSource};
+use bert_cpu::{EncoderConfig, Isa, Model, ModelInputs, WeightSource};
 use encoder_spec::TensorId;
 use model_import::{EncoderWeights, ModelFolder};
 
@@ -23,7 +23,14 @@ pub(super) fn model(
     let Some(tokens) = folder.encoder().map_err(ModelLoadError::Folder)? else { return Ok(None) };
     let tokens = tokens.into_token_embeddings().map_err(ModelLoadError::Folder)?;
     let tokens = Arc::new(move |id: u32, out: &mut [f32]| tokens.read_row(id, out));
-    let model = Model::new(config, &WeightAdapter(&weights), tokens, isa, threads);
+    let inputs = ModelInputs {
+        config,
+        source: &WeightAdapter(&weights),
+        token_embeddings: tokens,
+        activation_maxima: None,
+        threads,
+    };
+    let model = Model::new(isa, inputs);
     model.map(|model| Some(Arc::new(model))).map_err(|error| ModelLoadError::NativeWeights(Box::new(error)))
 }
 
