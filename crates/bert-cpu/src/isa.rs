@@ -79,7 +79,13 @@ impl Isa {
     pub const fn is_of_this_architecture(self) -> bool {
         match self {
             Self::Neon => cfg!(target_arch = "aarch64"),
-            _ => cfg!(target_arch = "x86_64"),
+            Self::Avx2Int8
+            | Self::Avx2
+            | Self::AvxVnni
+            | Self::Avx512
+            | Self::Avx512Vnni
+            | Self::Avx512Bf16
+            | Self::AmxBf16 => cfg!(target_arch = "x86_64"),
         }
     }
 

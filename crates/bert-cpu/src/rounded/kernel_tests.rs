@@ -5,8 +5,9 @@ use encoder_spec::Activation;
 use proptest::prelude::*;
 
 use super::{
-    Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni, GroupDot, HEADER, Rounded, int8::MAX_K,
-    scalar_model::round_row,
+    Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni, GroupDot, HEADER, Rounded,
+    int8::MAX_K,
+    scalar_model::{RoundedRow, round_row},
 };
 use crate::{
     Isa,
@@ -71,7 +72,7 @@ impl Product {
     }
 
     /// The rows as rounded by the kernels: scale, zero point and integers of each.
-    fn round<D: GroupDot<Weight = i8>>(&self, dot: D) -> (Buffer, usize, Vec<(f32, i64, Vec<i64>)>) {
+    fn round<D: GroupDot<Weight = i8>>(&self, dot: D) -> (Buffer, usize, Vec<RoundedRow>) {
         let (rows, k) = (self.rows.len(), self.rows[0].len());
         let padded = k.next_multiple_of(32);
         let width = HEADER + padded / D::GROUP;
@@ -110,7 +111,7 @@ impl Int8Check for Product {
         }
         let b = self.pack(Rounded(dot));
         let columns = self.columns.len().next_multiple_of(32);
-        let expected = |(scale, zero_point, integers): &(f32, i64, Vec<i64>), column: usize, addend: f32| {
+        let expected = |(scale, zero_point, integers): &RoundedRow, column: usize, addend: f32| {
             let Some(column) = self.columns.get(column) else { return addend };
             let max = column.iter().fold(0.0f32, |max, value| max.max(value.abs()));
             let column_scale = max / 127.0;

@@ -46,7 +46,10 @@ pub(super) fn forward(
 }
 
 /// Scale, zero point and integers of a row.
-pub(super) fn round_row(row: &[f32]) -> (f32, i64, Vec<i64>) {
+pub(super) type RoundedRow = (f32, i64, Vec<i64>);
+
+/// Rounds a row as the kernels do.
+pub(super) fn round_row(row: &[f32]) -> RoundedRow {
     let min = row.iter().copied().fold(0.0, f32::min);
     let max = row.iter().copied().fold(0.0, f32::max);
     let range = (max - min).max(1e-30);
