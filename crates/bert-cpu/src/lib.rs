@@ -13,7 +13,8 @@
 //!
 //! * An [`EncoderSpec`](encoder_spec::EncoderSpec) describes the network: norms, positions, attention, feed-forward.
 //! * [`mod@reference`] computes the same in scalar f64 code; every kernel is tested against it.
-//! * `fp32` has the f32 kernels, written once over `simd` and compiled for AVX2, AVX-512 and NEON.
+//! * `fp32` has the f32 kernels, written once over `simd` and compiled for AVX2, AVX-512 and NEON, and the network.
+//! * `rounded` has that network's products of linear layers in int8 and bf16; `maxima` has the calibration of int8.
 //! * `amx` has the bf16 kernels for AMX, with their own memory layout.
 //! * `network` is the interface that both implement; `model` chooses the implementation.
 //!
@@ -39,6 +40,7 @@ mod fp32;
 mod head_layout;
 mod isa;
 mod layer;
+mod linear_input;
 mod matrix;
 mod maxima;
 mod model;

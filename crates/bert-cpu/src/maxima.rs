@@ -7,7 +7,7 @@ use std::{
 
 use encoder_spec::EncoderSpec;
 
-use crate::layer::LinearInput;
+use crate::linear_input::LinearInput;
 
 /// The largest magnitude of each channel of each linear layer's input, over some texts. The same for every instruction
 /// set, up to the rounding of its kernels, and for any number of threads.

@@ -6,10 +6,7 @@ use proptest::prelude::*;
 
 use super::{layout::LineSpan, pack::bf16, vector::store, *};
 use crate::{
-    buffer::Buffer,
-    layer::{LinearInput, UnpackedB},
-    reference,
-    testing::SyntheticWeights,
+    buffer::Buffer, layer::UnpackedB, linear_input::LinearInput, reference, testing::SyntheticWeights,
 };
 
 /// Proof token for AMX.

@@ -80,7 +80,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layer::LinearInput;
+    use crate::linear_input::LinearInput;
 
     #[test]
     fn rounding_is_to_nearest_and_ties_go_to_even() {
@@ -110,7 +110,8 @@ mod tests {
                 (0..columns).map(|column| (0..inputs).map(|k| (column * 64 + k) as f32).collect()).collect();
             let rows: Vec<_> = (0..inputs).map(|k| (k % 5 != 3).then_some(k)).collect();
             let column = |column: usize| (column % 7 != 2).then(|| (weight[column].as_slice(), 0.5));
-            let mut packed = AmxPackedB::pack(UnpackedB { input: LinearInput::EmbeddingProjection, rows: &rows, columns, column: &column });
+            let input = LinearInput::EmbeddingProjection;
+            let mut packed = AmxPackedB::pack(UnpackedB { input, rows: &rows, columns, column: &column });
             prop_assert_eq!((packed.k_blocks(), packed.panels()), (inputs.div_ceil(K_BLOCK), panels));
             let (k_blocks, start) = (packed.k_blocks(), packed.data.pointer().addr());
             prop_assert_eq!(packed.block(panels - 1, k_blocks).addr() - start, columns * k_blocks * K_BLOCK * 2);

@@ -36,7 +36,8 @@ use query_key::QueryKey;
 use crate::{
     ActivationMaxima, EncoderConfig, HiddenStates, ModelError,
     batch::RaggedBatch,
-    layer::{LinearInput, ModelInputs, NormParams, NormSequence, PackedWeights, UnpackedB, WIDTH_MULTIPLE},
+    layer::{ModelInputs, NormParams, NormSequence, PackedWeights, UnpackedB, WIDTH_MULTIPLE},
+    linear_input::LinearInput,
     matrix::Matrix,
     network::{Activations, Network},
     plan::{Step, Task, has_input_norm},

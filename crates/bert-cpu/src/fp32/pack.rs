@@ -52,7 +52,7 @@ impl PackedB {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::LinearInput;
+    use crate::linear_input::LinearInput;
 
     #[test]
     fn panels_are_row_major_and_padding_is_zero() {

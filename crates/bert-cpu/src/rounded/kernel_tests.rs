@@ -16,7 +16,8 @@ use crate::{
         format::{Format, Operand},
         output::{Epilogue, Output},
     },
-    layer::{LinearInput, UnpackedB},
+    layer::UnpackedB,
+    linear_input::LinearInput,
     matrix::Matrix,
     simd::Simd,
     testing::{SyntheticWeights, rounded_tests},
@@ -39,7 +40,7 @@ fn run(isa: Isa, check: &impl Int8Check) {
 
 /// A product of given rows and columns of weights.
 #[derive(Debug)]
-struct Product {
+struct TestProduct {
     /// `[rows, K]`
     rows: Vec<Vec<f32>>,
     /// `[columns, K]`
@@ -47,7 +48,7 @@ struct Product {
     bias: f32,
 }
 
-impl Product {
+impl TestProduct {
     /// Synthetic values. Every second row is shifted to one side of zero.
     fn synthetic(rows: usize, k: usize, columns: usize) -> Self {
         let values = |salt: usize| (0..k).map(|index| SyntheticWeights::value(salt as u64, index)).collect();
@@ -101,7 +102,7 @@ impl Product {
     }
 }
 
-impl Int8Check for Product {
+impl Int8Check for TestProduct {
     /// Rounds the rows and compares each integer, then multiplies and compares each bit with every epilogue.
     fn run<D: GroupDot<Weight = i8>>(&self, dot: D) {
         let (rounded, width, rows) = self.round(dot);
@@ -170,7 +171,7 @@ impl Int8Check for LargestSums {
         for (k, byte, zero_point, sign) in
             [(MAX_K, 255, 0, -1.0), (MAX_K, 255, 0, 1.0), (MAX_K, 0, 255, -1.0), (7, 255, 1, 1.0)]
         {
-            let product = Product { rows: vec![], columns: vec![vec![sign; k]; 32], bias: 0.0 };
+            let product = TestProduct { rows: vec![], columns: vec![vec![sign; k]; 32], bias: 0.0 };
             let b = product.pack(Rounded(dot));
             let width = HEADER + k.next_multiple_of(32) / D::GROUP;
             let mut a = Buffer::zeroed(width);
@@ -194,9 +195,9 @@ impl Int8Check for LargestSums {
 rounded_tests! {
     fn integers_and_sums_are_exact(isa: Isa) {
         proptest!(ProptestConfig::with_cases(64), |(rows in 1usize..40, k in 1usize..300, columns in 1usize..70)| {
-            run(isa, &Product::synthetic(rows, k, columns));
+            run(isa, &TestProduct::synthetic(rows, k, columns));
         });
-        run(isa, &Product::synthetic(3, 1536, 40));
+        run(isa, &TestProduct::synthetic(3, 1536, 40));
     }
 
     fn unusual_rows_and_columns_are_rounded_as_in_scalar_code(isa: Isa) {
@@ -206,7 +207,7 @@ rounded_tests! {
             row[index] = value;
             row
         };
-        let mut product = Product::synthetic(4, k, 5);
+        let mut product = TestProduct::synthetic(4, k, 5);
         product.rows.extend([
             row(0.0),
             row(-0.0),
@@ -237,7 +238,7 @@ rounded_tests! {
             fn run<D: GroupDot<Weight = i8>>(&self, dot: D) {
                 for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                     for index in [0, 20, 36] {
-                        let mut product = Product::synthetic(2, 37, 1);
+                        let mut product = TestProduct::synthetic(2, 37, 1);
                         product.rows[1][index] = value;
                         let (_, _, rows) = product.round(dot);
                         assert!(rows[0].0.is_finite() && rows[1].0.is_nan(), "{value} at {index}");
@@ -254,7 +255,7 @@ rounded_tests! {
         }
         let format = Rounded(Avx512Bf16::detect().unwrap());
         for (count, k, columns) in [(1, 1, 1), (3, 37, 5), (30, 384, 64)] {
-            let product = Product::synthetic(count, k, columns);
+            let product = TestProduct::synthetic(count, k, columns);
             let padded = k.next_multiple_of(32);
             let (rows, width) = (product.rows.len(), HEADER + padded / 2);
             let mut values = Buffer::zeroed(rows * padded);

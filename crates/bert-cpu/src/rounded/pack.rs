@@ -5,8 +5,8 @@ use crate::{buffer::Buffer, layer::UnpackedB};
 
 /// Format of the values of B and of the rows of A.
 pub(crate) trait WeightFormat: Copy + Send + Sync + 'static {
-    /// The factor of each row of A before it is rounded; rows of B are divided by it. `maxima` are those of A's columns,
-    /// if known; `weights` those of B's rows.
+    /// The factor of each column of A before it is rounded; rows of B are divided by it. `maxima` are those of A's
+    /// columns, if known; `weights` those of B's rows.
     fn input_factors(maxima: Option<&[f32]>, weights: &[f32]) -> Vec<f32>;
 
     /// Rounds a column of B, times `factor`, into `rounded`, and returns its scale and the sum of the rounded values.

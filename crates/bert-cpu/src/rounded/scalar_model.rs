@@ -4,7 +4,7 @@
 
 use encoder_spec::{EncoderSpec, LinearId, Part, TensorId};
 
-use crate::{ActivationMaxima, TokenEmbeddings, WeightSource, layer::LinearInput, reference};
+use crate::{ActivationMaxima, TokenEmbeddings, WeightSource, linear_input::LinearInput, reference};
 
 /// Hidden states of a sequence, each product with operands rounded as in `int8`.
 pub(super) fn forward(

@@ -13,7 +13,8 @@ use crate::{
         format::{Format, Fp32, Operand},
         output::{Epilogue, Output},
     },
-    layer::{LinearInput, UnpackedB},
+    layer::UnpackedB,
+    linear_input::LinearInput,
     matrix::Matrix,
     simd::{Avx512, Simd},
 };

@@ -10,7 +10,7 @@ use super::scalar_model;
 use crate::{
     ActivationMaxima, Encoder, Isa, Model, ModelError, ModelInputs, Precision, ThreadPool, TokenEmbeddings,
     WeightSource,
-    layer::LinearInput,
+    linear_input::LinearInput,
     maxima::MaximaRecorder,
     reference,
     testing::{
