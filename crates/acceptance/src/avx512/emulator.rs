@@ -84,9 +84,10 @@ impl Emulator {
             let line = line.context("cannot read the emulated machine's output")?;
             let line = String::from_utf8_lossy(&line);
             let line = line.trim_end();
-            match line.strip_prefix(STATUS) {
-                Some(number) => status = number.parse().ok(),
-                None => on_line(line),
+            if let Some(number) = line.strip_prefix(STATUS) {
+                status = number.parse().ok();
+            } else if status.is_none() {
+                on_line(line); // Later lines are the kernel's and the emulator's farewells.
             }
         }
         // Its own status is that of a crash: the machine stops by a triple fault.

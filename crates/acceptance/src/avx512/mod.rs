@@ -1,7 +1,7 @@
 //! `cargo xtask avx512`: tests of kernels for instruction sets that this machine may lack, in an emulated machine.
 //!
 //! It is not a part of `cargo xtask test`: it fetches about 100 MB, builds the kernels once more, and the emulator is
-//! several hundred times slower than a CPU.
+//! hundreds of times slower than a CPU.
 
 mod emulator;
 mod initramfs;
