@@ -10,19 +10,25 @@ use std::{env, path::Path};
 
 use isa::Isa;
 
-fn main() {
+/// Names the instruction sets of the tests' CPU, with commas, if this CPU builds for another of its architecture.
+const TEST_ISAS: &str = "BERT_CPU_TEST_ISAS";
+
+fn main() -> Result<(), String> {
     let names = Isa::ALL.map(|isa| format!("{:?}", isa.name())).join(", ");
     println!("cargo::rustc-check-cfg=cfg(cpu_has, values({names}))");
     println!("cargo::rustc-check-cfg=cfg(cross_build)");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/isa.rs");
+    println!("cargo::rerun-if-env-changed={TEST_ISAS}");
     // Written at the start of a container or virtual machine: after a move of the target folder, detect again.
     let hostname = "/etc/hostname";
     if Path::new(hostname).exists() {
         println!("cargo::rerun-if-changed={hostname}");
     }
 
-    let isas = if env::var("HOST") == env::var("TARGET") {
+    let isas = if let Ok(names) = env::var(TEST_ISAS) {
+        names.split(',').map(str::parse).collect::<Result<_, _>>()?
+    } else if env::var("HOST") == env::var("TARGET") {
         Isa::detect()
     } else {
         println!("cargo::rustc-cfg=cross_build");
@@ -33,4 +39,5 @@ fn main() {
     for isa in isas {
         println!("cargo::rustc-cfg=cpu_has={:?}", isa.name());
     }
+    Ok(())
 }

@@ -1,19 +1,21 @@
 //! The program behind the groups of `cargo xtask test` that check the release: clients, chart, image, archive,
-//! monitoring; and behind `cargo xtask arm64`.
+//! monitoring; and behind `cargo xtask arm64` and `avx512`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks to its terminal")]
 
 mod arm64;
+mod avx512;
 mod chart;
 mod clients;
 mod image;
 mod monitoring;
+mod packages;
 mod tap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand};
 use testkit::process;
 use testkit::report::Report;
 use testkit::workspace::Workspace;
@@ -22,14 +24,14 @@ use testkit::{Server, embedgate};
 #[derive(Parser)]
 #[command(about = "Checks the release binary as users and operators meet it; run by `cargo xtask test`")]
 struct Options {
-    #[arg(value_enum)]
+    #[command(subcommand)]
     group: Group,
     /// Write the report to this file, as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Subcommand)]
 enum Group {
     /// OpenAI's and other SDKs
     Clients,
@@ -41,6 +43,19 @@ enum Group {
     Monitoring,
     /// Build for arm64 and test in an emulator; on Debian for amd64
     Arm64,
+    /// Test kernels for AVX-512 in an emulated machine; on Debian for amd64
+    Avx512 {
+        /// Names of tests or parts of them; by default those of AVX-512
+        tests: Vec<String>,
+    },
+    /// Run a test binary in the emulated machine: Cargo's runner for `avx512`
+    #[command(hide = true)]
+    Boot {
+        /// Names of tests or parts of them
+        #[arg(long, value_delimiter = ',')]
+        tests: Vec<String>,
+        binary: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -50,12 +65,14 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<bool> {
     let workspace = Workspace::locate()?;
     let mut report = Report::default();
-    let result = match options.group {
+    let result = match &options.group {
         Group::Clients => clients::run(&workspace, &mut report),
         Group::Chart => chart::run(&workspace, &mut report),
         Group::Image => image::run(&workspace, &mut report),
         Group::Monitoring => monitoring::run(&workspace, &mut report),
         Group::Arm64 => arm64::run(&workspace, &mut report),
+        Group::Avx512 { tests } => avx512::run(&workspace, tests, &mut report),
+        Group::Boot { tests, binary } => return avx512::boot(&workspace, binary, tests),
     };
     report.run("acceptance", |_| result);
     report.publish(options.report.as_deref())

@@ -95,3 +95,8 @@ pub fn command_line(command: &Command) -> String {
     }
     line
 }
+
+/// A word of a shell's command line that stands for `text`.
+pub fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}

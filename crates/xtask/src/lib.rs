@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask serve` and `cargo xtask test` are the two that a newcomer needs; both run the setup first. The crate
 //! depends on no shipped crate, so that it builds before them. `bench`, `stress` and `acceptance` are separate programs
-//! that use this library; `cargo xtask bench`, `stress`, `test` and `arm64` run them.
+//! that use this library; `cargo xtask bench`, `stress`, `test`, `arm64` and `avx512` run them.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
@@ -61,6 +61,11 @@ enum Command {
     },
     /// Build embedgate for arm64 and test it in an emulator; on Debian for amd64
     Arm64,
+    /// Test kernels for AVX-512 on any machine, in an emulator; on Debian for amd64
+    Avx512 {
+        /// Names of tests or parts of them; by default those of AVX-512
+        tests: Vec<String>,
+    },
     /// List the contents of the binary as a CycloneDX document
     Sbom(sbom::SbomArgs),
     /// Check the project's rules: crate dependencies, file names, links, language
@@ -104,6 +109,9 @@ fn run(command: Command) -> Result<ExitCode> {
             forward(&workspace, "stress", &[&[scenario.name()], &args[..]].concat())
         }
         Command::Arm64 => forward(&workspace, "acceptance", &["arm64".to_owned()]),
+        Command::Avx512 { tests } => {
+            forward(&workspace, "acceptance", &[&["avx512".to_owned()], &tests[..]].concat())
+        }
         Command::Sbom(options) => sbom::run(&workspace, &options),
         Command::Tidy => return tidy::run(&workspace),
     };

@@ -3,7 +3,6 @@
 //! It is not a part of `cargo xtask test`: it fetches about 400 MB, builds everything for a second platform, and the
 //! emulator is about twenty times slower than a CPU.
 
-mod packages;
 mod served;
 mod toolchain;
 

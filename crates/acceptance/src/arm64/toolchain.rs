@@ -10,9 +10,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::packages::Packages;
 use testkit::workspace::Workspace;
 use testkit::{files, process};
+
+use crate::packages::Packages;
 
 /// Target triple.
 pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -52,7 +53,7 @@ impl Toolchain {
     /// Writes the programs that Cargo calls. They set the library path for themselves only: the compiler also starts
     /// programs of this machine.
     fn write_programs(&self, rust: &Path, cross: &Path) -> Result<()> {
-        let (rust, cross) = (quoted(rust), quoted(cross));
+        let [rust, cross] = [rust, cross].map(|path| process::shell_word(&path.to_string_lossy()));
         let gnu = |tool: &str| {
             format!(
                 "LD_LIBRARY_PATH={cross}/usr/lib/x86_64-linux-gnu exec {cross}/usr/bin/aarch64-linux-gnu-{tool}"
@@ -129,9 +130,4 @@ fn write_program(path: &Path, text: &str) -> Result<()> {
     files::write(path, text)?;
     fs::set_permissions(path, PermissionsExt::from_mode(0o755))
         .with_context(|| format!("cannot make {} executable", path.display()))
-}
-
-/// A path as a quoted word for the shell.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"))
 }

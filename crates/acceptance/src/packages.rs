@@ -15,20 +15,20 @@ use testkit::process::capture;
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Packages that are unpacked into one folder.
-pub(super) struct Packages {
+pub(crate) struct Packages {
     /// For messages.
-    pub(super) what: &'static str,
+    pub(crate) what: &'static str,
     /// Releases to use; the last one wins.
-    pub(super) suites: &'static [&'static str],
+    pub(crate) suites: &'static [&'static str],
     /// Packages for amd64, fetched with their dependencies.
-    pub(super) with_dependencies: &'static [&'static str],
+    pub(crate) with_dependencies: &'static [&'static str],
     /// Packages fetched without dependencies, as `apt-get download` names them.
-    pub(super) without_dependencies: &'static [&'static str],
+    pub(crate) without_dependencies: &'static [&'static str],
 }
 
 impl Packages {
     /// Unpacks them below `folder` unless they are there; returns their root folder.
-    pub(super) fn unpack(&self, folder: &Path) -> Result<PathBuf> {
+    pub(crate) fn unpack(&self, folder: &Path) -> Result<PathBuf> {
         let (root, stamp) = (folder.join("root"), folder.join("packages.txt"));
         let wanted =
             format!("{:?} {:?} {:?}\n", self.suites, self.with_dependencies, self.without_dependencies);
@@ -117,7 +117,7 @@ impl Apt {
 
 /// URL of this machine's Debian archive.
 fn archive() -> Result<String> {
-    const NEEDED: &str = "cross-building needs Debian for amd64, whose compilers and libraries it takes";
+    const NEEDED: &str = "this command needs Debian for amd64, whose packages it takes";
     let machine = capture(Command::new("dpkg").arg("--print-architecture")).context(NEEDED)?;
     ensure!(machine.trim() == "amd64", "{NEEDED}; this machine is {}", machine.trim());
     let format = "$(LABEL)\t$(REPO_URI)";
