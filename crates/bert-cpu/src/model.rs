@@ -15,7 +15,8 @@ use crate::{
 #[cfg(target_arch = "x86_64")]
 use crate::{
     amx::{Amx, AmxBf16Network},
-    rounded::{Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni, GroupDot, Rounded},
+    linear_input::LinearInput,
+    rounded::{Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni, GroupDot, Rounded, int8::MAX_K},
     simd::{Avx2, Avx512},
 };
 
@@ -113,6 +114,10 @@ fn int8(dot: impl GroupDot, isa: Isa, inputs: ModelInputs<'_>) -> Result<Arc<dyn
     let maxima = inputs.activation_maxima.ok_or(ModelError::NoMaxima(isa))?;
     if !maxima.fit(inputs.config.spec()) {
         return Err(ModelError::OtherMaxima);
+    }
+    let spec = inputs.config.spec();
+    if LinearInput::all(spec).iter().any(|input| input.width(spec) > MAX_K) {
+        return Err(ModelError::Unsupported("linear layers so wide that sums of int8 overflow"));
     }
     let maxima = maxima.of_shared_weights(|layer| inputs.source.source_layer(layer));
     Ok(Arc::new(VectorNetwork::new(Rounded(dot), inputs, Some(&maxima))?))

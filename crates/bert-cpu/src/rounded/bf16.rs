@@ -20,6 +20,8 @@ impl Bf16 {
 }
 
 impl WeightFormat for Bf16 {
+    const ZERO: Self = Self(0);
+
     fn input_factors(_: Option<&[f32]>, weights: &[f32]) -> Vec<f32> {
         vec![1.0; weights.len()]
     }

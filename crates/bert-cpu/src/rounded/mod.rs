@@ -13,7 +13,7 @@ mod avx2;
 mod avx512;
 mod bf16;
 mod gemm;
-mod int8;
+pub(crate) mod int8;
 mod pack;
 pub(crate) mod speed;
 

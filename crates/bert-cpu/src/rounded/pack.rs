@@ -5,6 +5,8 @@ use crate::{buffer::Buffer, layer::UnpackedB};
 
 /// Format of the values of B and of the rows of A.
 pub(crate) trait WeightFormat: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+
     /// The factor of each column of A before it is rounded; rows of B are divided by it. `maxima` are those of A's
     /// columns, if known; `weights` those of B's rows.
     fn input_factors(maxima: Option<&[f32]>, weights: &[f32]) -> Vec<f32>;
@@ -73,7 +75,7 @@ impl<W: WeightFormat> RoundedB<W> {
                 *out = source.map_or(0.0, |source| values[source] / input_factor);
             }
             rounded.clear();
-            rounded.resize(rows.len(), packed.weights()[0]);
+            rounded.resize(rows.len(), W::ZERO);
             (column_scales[index], column_sums[index]) =
                 W::round_column(&values_of_column, factor, &mut rounded);
             let (panel, lane) = (index / panel_width, index % panel_width);
@@ -86,18 +88,10 @@ impl<W: WeightFormat> RoundedB<W> {
         Self { column_scales, column_sums, input_factors, ..packed }
     }
 
-    fn len(&self) -> usize {
-        self.groups * self.group * self.columns
-    }
-
     fn weights_mut(&mut self) -> &mut [W] {
+        let len = self.groups * self.group * self.columns;
         // SAFETY: the buffer has that many values, all bits of which are valid, and is aligned to a cache line.
-        unsafe { std::slice::from_raw_parts_mut(self.data.pointer().cast(), self.len()) }
-    }
-
-    fn weights(&self) -> &[W] {
-        // SAFETY: as above; after packing there is no writer.
-        unsafe { std::slice::from_raw_parts(self.data.pointer().cast(), self.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.data.pointer().cast(), len) }
     }
 
     /// Groups of a column.
