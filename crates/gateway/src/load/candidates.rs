@@ -232,6 +232,7 @@ mod tests {
             let expected = match isa.precision() {
                 bert_cpu::Precision::Fp32 => Precision::Fp32,
                 bert_cpu::Precision::Bf16 => Precision::Bf16,
+                bert_cpu::Precision::Int8 => Precision::Int8,
             };
             assert_eq!(candidate.precision, expected, "{isa}");
             assert_eq!(candidate.is_lossy(), expected != Precision::Fp32, "{isa}");
