@@ -163,7 +163,16 @@ const OF_PULL: [&str; 4] = ["onnx_file", "endpoint", "cache_dir", "offline"];
 const OF_LIST: [&str; 1] = ["cache_dir"];
 
 /// Keys of the settings that `model verify` and `model bench` have flags for.
-const OF_ONE_MODEL: [&str; 6] = ["onnxruntime_path", "provider", "precision", "isa", "onnx_file", "threads"];
+const OF_ONE_MODEL: [&str; 8] = [
+    "onnxruntime_path",
+    "provider",
+    "precision",
+    "int8_min_cosine",
+    "auto_min_cosine",
+    "isa",
+    "onnx_file",
+    "threads",
+];
 
 /// Keys of the settings that `model import` has flags for.
 const OF_IMPORT: [&str; 1] = ["onnx_file"];
