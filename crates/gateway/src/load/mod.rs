@@ -35,14 +35,14 @@ use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
 use thiserror::Error;
 
 use self::{
-    candidates::{BackendPlan, BackendQuery, Candidate, select},
+    candidates::{BackendPlan, BackendQuery, Candidate, min_cosine, select},
     description::{check_memory_budget, describe},
     found::{FoundModel, OpenFolder},
 };
 pub(crate) use self::{onnx::Runtime, proof::Prover};
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},
-    config::{Bytes, Config, LoadTime, ModelConfig, ProcessEnv},
+    config::{Bytes, Config, LoadTime, ModelConfig, PrecisionSetting, ProcessEnv},
     hub::HubModelError,
     metrics::Metrics,
     prompts::Prompts,

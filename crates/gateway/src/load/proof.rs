@@ -16,8 +16,8 @@ use model_import::{AccuracyRecord, ModelFolder};
 use super::{
     CacheFactory, LoadContext, ModelLoadError, Runtime,
     builtin_texts::{Passage, passages_for},
-    candidates::Candidate,
-    max_input_tokens, min_cosine, start,
+    candidates::{Candidate, min_cosine},
+    max_input_tokens, start,
 };
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},

@@ -94,6 +94,7 @@ fn an_accuracy_record_is_found_for_its_model_and_conditions_only() {
         fingerprint: fingerprint.to_owned(),
         conditions: conditions.to_owned(),
         worst_cosine,
+        mean_cosine: worst_cosine,
         texts: 29,
         max_tokens: 64,
         seconds: 0.5,
