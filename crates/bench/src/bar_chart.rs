@@ -13,7 +13,7 @@ const THEIRS: &str = "#8b949e";
 const WIDTH: usize = 760;
 /// Width of the names to the left of the bars, and of the values to the right of the longest.
 const NAMES: usize = 230;
-const VALUES: usize = 110;
+const VALUES: usize = 150;
 const TOP: usize = 46;
 const STEP: usize = 28;
 const BAR: usize = 18;
