@@ -129,7 +129,7 @@ mod tests {
             assert!(svg.contains(shown), "{shown}");
         }
         // The longest bar fills its room; the other can still be seen.
-        assert!(svg.contains("width=\"420.0\"") && svg.contains("width=\"1.0\""));
+        assert!(svg.contains("width=\"380.0\"") && svg.contains("width=\"1.0\""));
     }
 
     #[test]

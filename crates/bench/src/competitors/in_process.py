@@ -19,7 +19,10 @@ import time
 MAX_TOKENS = 256  # The model's max_seq_length.
 CHUNK = 4096  # Tokens of the texts that are sorted by length together.
 BATCHES = (8, 16, 32)
-# Texts that static quantization to int8 is calibrated with. The accuracy is measured on others.
+# Texts that embedgate's int8 is calibrated with.
+BUILTIN_TEXTS = os.path.join(os.path.dirname(__file__), "../../../gateway/src/load/builtin_texts.txt")
+# Static quantization to int8 is calibrated with these texts and embedgate's: with these alone, its worst cosine to fp32
+# was 0.689 instead of 0.914. The accuracy is measured on others.
 CALIBRATION = [
     f"{subject} {verb} {place} {time}."
     for subject in ("A tall man in a red coat", "The committee on public works", "Her youngest daughter", "Every second engine")
@@ -133,9 +136,11 @@ class OpenVinoInt8(OpenVino):
         with contextlib.redirect_stdout(sys.stderr):
             import nncf
 
-            dataset = nncf.Dataset(CALIBRATION, inputs)
+            with open(BUILTIN_TEXTS, encoding="utf-8") as file:
+                texts = CALIBRATION + file.read().splitlines()
+            dataset = nncf.Dataset(texts, inputs)
             model_type = nncf.ModelType.TRANSFORMER
-            return nncf.quantize(model, dataset, model_type=model_type, subset_size=len(CALIBRATION))
+            return nncf.quantize(model, dataset, model_type=model_type, subset_size=len(texts))
 
 
 class OpenVinoInt8Weights(OpenVino):
