@@ -13,7 +13,7 @@ const THEIRS: &str = "#8b949e";
 const WIDTH: usize = 760;
 /// Width of the names to the left of the bars, and of the values to the right of the longest.
 const NAMES: usize = 230;
-const VALUES: usize = 110;
+const VALUES: usize = 150;
 const TOP: usize = 46;
 const STEP: usize = 28;
 const BAR: usize = 18;
@@ -129,7 +129,7 @@ mod tests {
             assert!(svg.contains(shown), "{shown}");
         }
         // The longest bar fills its room; the other can still be seen.
-        assert!(svg.contains("width=\"420.0\"") && svg.contains("width=\"1.0\""));
+        assert!(svg.contains("width=\"380.0\"") && svg.contains("width=\"1.0\""));
     }
 
     #[test]

@@ -90,7 +90,17 @@ pub fn request(texts: &[Text]) -> Vec<u8> {
         [one] => one.clone(),
         many => format!("[{}]", many.join(",")),
     };
-    let body = format!(r#"{{"input":{input},"model":"all-MiniLM-L6-v2","encoding_format":"base64"}}"#);
+    post(&input, "base64")
+}
+
+/// The bytes of a request of any texts as a list, with numbers requested.
+pub(crate) fn floats_request(texts: &[&str]) -> Vec<u8> {
+    post(&serde_json::json!(texts).to_string(), "float")
+}
+
+/// The bytes of a request with `input` as JSON.
+fn post(input: &str, encoding: &str) -> Vec<u8> {
+    let body = format!(r#"{{"input":{input},"model":"all-MiniLM-L6-v2","encoding_format":"{encoding}"}}"#);
     format!(
         "POST /v1/embeddings HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\n\
          content-type: application/json\r\nauthorization: Bearer none\r\ncontent-length: {}\r\n\r\n{body}",

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{
+    accuracy::{self, Cosines},
     competitors::{self, Binaries, Name, Ready},
     in_process::{self, Job, LibraryResults},
     number::shown,
@@ -81,7 +82,7 @@ pub(crate) fn run(workspace: &Workspace, options: &EngineArgs) -> Result<()> {
         serve::build_and_import(workspace)?;
     }
     super::check_texts(workspace)?;
-    let jobs: Vec<Job> = SHAPES
+    let mut jobs: Vec<Job> = SHAPES
         .iter()
         .zip(20..)
         .map(|(shape, series)| {
@@ -91,20 +92,26 @@ pub(crate) fn run(workspace: &Workspace, options: &EngineArgs) -> Result<()> {
                 .encoder_alone()
         })
         .collect();
+    jobs.push(Job::vectors(&accuracy::texts()));
+    let reference = accuracy::reference(workspace)?;
 
     let mut table = String::from("| encoder alone |");
     for shape in &SHAPES {
         table += &format!(" {} |", shape.title);
     }
-    table += &format!("\n|---|{}\n", "---:|".repeat(SHAPES.len()));
+    table += &format!(" worst cosine to fp32 |\n|---|{}---:|\n", "---:|".repeat(SHAPES.len()));
     for (name, command) in engines(workspace, options) {
         eprintln!("{name} …");
         let log = log_of(&workspace.runtime(), &format!("engine-{}", name.replace([' ', ','], "-")));
         let done = command.and_then(|engine| match engine {
-            Engine::Own(command) => in_process::follow(command, options.seconds, &log),
+            Engine::Own(command, isa) => {
+                let done = in_process::follow(command, options.seconds, &log)?;
+                let flags: Vec<&str> = isa.iter().flat_map(|isa| ["--isa", isa.as_str()]).collect();
+                Ok(LibraryResults { vectors: accuracy::of_embedgate(workspace, &flags)?, ..done })
+            }
             Engine::Python(command) => in_process::run(command, &jobs, &log),
         });
-        table += &row(&name, &done);
+        table += &row(&name, &done, &reference);
     }
     let results = super::results::Results {
         machine: sysinfo::Machine::read(workspace),
@@ -118,8 +125,8 @@ pub(crate) fn run(workspace: &Workspace, options: &EngineArgs) -> Result<()> {
 
 /// Command of an engine.
 enum Engine {
-    /// embedgate's command, which contains the load shapes.
-    Own(Command),
+    /// embedgate's command, which contains the load shapes, and its setting `isa`.
+    Own(Command, Option<String>),
     /// The script, which reads them.
     Python(Command),
 }
@@ -131,7 +138,7 @@ fn engines(workspace: &Workspace, options: &EngineArgs) -> Vec<(String, Result<E
     let mut engines = Vec::new();
     for isa in isas {
         let name = isa.map_or_else(|| "embedgate".to_owned(), |isa| format!("embedgate, {isa}"));
-        engines.push((name, Ok(Engine::Own(own(workspace, options.seconds, isa)))));
+        engines.push((name, Ok(Engine::Own(own(workspace, options.seconds, isa), isa.cloned()))));
     }
     for name in [Name::Onnxruntime, Name::Openvino] {
         let competitor = competitors::prepare(workspace, name, &Binaries::default(), &[]);
@@ -159,7 +166,7 @@ fn own(workspace: &Workspace, seconds: f64, isa: Option<&String>) -> Command {
     command
 }
 
-fn row(name: &str, done: &Result<LibraryResults>) -> String {
+fn row(name: &str, done: &Result<LibraryResults>, reference: &[Vec<f32>]) -> String {
     let mut row = match done {
         Ok(done) => format!("| {name}, {} |", done.note),
         Err(error) => format!("| {name} | not run: {error:#} |"),
@@ -171,6 +178,9 @@ fn row(name: &str, done: &Result<LibraryResults>) -> String {
         let value =
             figure.and_then(|figure| if shape.single { figure.p50 } else { Some(figure.tokens_per_second) });
         row += &format!(" {} |", shown(value));
+    }
+    if let Ok(done) = done {
+        row += &format!(" {:.5} |", Cosines::between(&done.vectors, reference).worst);
     }
     row + "\n"
 }
@@ -194,9 +204,11 @@ mod tests {
             ("one".to_owned(), measured(28), 1.0),
             ("mixed".to_owned(), measured(500), 1.0),
         ];
-        let done = LibraryResults { note: "fp32".into(), jobs, ..LibraryResults::default() };
-        assert_eq!(row("x", &Ok(done)), "| x, fp32 | 1,000 | – | 250 | 3.00 |\n");
+        let vectors = vec![vec![4.0, 3.0]];
+        let done = LibraryResults { note: "fp32".into(), jobs, vectors, ..LibraryResults::default() };
+        let reference = [vec![3.0, 4.0]];
+        assert_eq!(row("x", &Ok(done), &reference), "| x, fp32 | 1,000 | – | 250 | 3.00 | 0.96000 |\n");
         let failed = Err(anyhow::anyhow!("no"));
-        assert_eq!(row("x", &failed), "| x | not run: no |\n");
+        assert_eq!(row("x", &failed, &reference), "| x | not run: no |\n");
     }
 }

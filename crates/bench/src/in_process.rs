@@ -25,7 +25,7 @@ use super::{
 const EXTRA_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One measurement, as the script reads it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Job {
     id: String,
     texts: Vec<String>,
@@ -37,6 +37,8 @@ pub(crate) struct Job {
     batch: Option<usize>,
     /// Without the time for tokenizing.
     encoder: bool,
+    /// Nothing is measured: each text alone, then all in batches, for their vectors.
+    vectors: bool,
 }
 
 impl Job {
@@ -44,7 +46,13 @@ impl Job {
     pub(crate) fn new(id: &str, kind: TextKind, series: u32, count: u32, seconds: f64) -> Self {
         let (texts, tokens) =
             (0..count).map(|index| text(kind, series, index)).map(|text| (text.text, text.tokens)).unzip();
-        Self { id: id.into(), texts, tokens, seconds, single: false, batch: None, encoder: false }
+        Self { id: id.into(), texts, tokens, seconds, ..Self::default() }
+    }
+
+    /// The vectors of `texts`.
+    pub(crate) fn vectors(texts: &[&str]) -> Self {
+        let texts = texts.iter().map(|&text| text.to_owned()).collect();
+        Self { id: "vectors".into(), texts, vectors: true, ..Self::default() }
     }
 
     pub(crate) fn single(self, single: bool) -> Self {
@@ -72,7 +80,7 @@ pub(crate) struct LibraryResults {
     pub(crate) peak_megabytes: Option<f64>,
     /// Measurement and CPU time by job.
     pub(crate) jobs: Vec<(String, Measured, f64)>,
-    /// Vectors of the texts of mixed lengths, if the program prints them.
+    /// Vectors of the job that asks for them, or of embedgate's workload of mixed lengths.
     pub(crate) vectors: Vec<Vec<f32>>,
 }
 

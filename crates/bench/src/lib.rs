@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
+mod accuracy;
 mod bar_chart;
 pub mod client;
 mod competitors;
@@ -48,6 +49,8 @@ Examples:
   cargo xtask bench --competitors embedgate,infinity    two of them
   cargo xtask bench --competitors embedgate --profiles one,together
   cargo xtask bench --quick --competitors embedgate     check that it runs
+  cargo xtask bench --competitors embedgate-int8,onnxruntime-int8,openvino-int8,openvino-int8-weights
+                                                        int8 against int8, with the cosines to fp32
   cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
   cargo xtask bench --competitors embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
@@ -134,7 +137,9 @@ fn run(workspace: &Workspace, options: &Cli) -> Result<()> {
     };
     println!("{}{}", report::machine(&results), report::tables(&results));
     if let Some(folder) = &options.write {
-        let mut ours = results.competitors.iter().filter(|competitor| competitor.name.is_ours());
+        // int8 needs AVX2; the page is complete without it.
+        let needed = |entry: &&Entry| entry.name.is_ours() && entry.name != Name::EmbedgateInt8;
+        let mut ours = results.competitors.iter().filter(needed);
         if let Some(reason) = ours.find_map(|competitor| competitor.not_run.as_deref()) {
             bail!("the page is not written, because embedgate itself did not finish: {reason}");
         }
@@ -167,7 +172,9 @@ fn compare(workspace: &Workspace, options: &Compare) -> Result<Results> {
         })
         .collect();
     let machine = Machine::read(workspace);
-    let plan = Plan { workspace, seconds, profiles: &options.profiles };
+    let reference =
+        accuracy::reference(workspace).inspect_err(|error| eprintln!("no cosines to fp32: {error:#}")).ok();
+    let plan = Plan { workspace, seconds, profiles: &options.profiles, reference };
     for round in 1..=rounds {
         for (competitor, entry) in
             competitors.iter().zip(&mut entries).filter(|(competitor, _)| competitor.ready.is_ok())

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::Result;
 
 use super::{
+    accuracy::{self, Cosines},
     competitors::{self, Competitor, Ready, launch::Launch},
     in_process::{self, Job},
     load,
@@ -25,6 +26,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) seconds: f64,
     /// Profiles' ids; empty for all.
     pub(crate) profiles: &'a [String],
+    /// Vectors in fp32 of the texts that show the accuracy.
+    pub(crate) reference: Option<Vec<Vec<f32>>>,
 }
 
 impl Plan<'_> {
@@ -39,11 +42,8 @@ impl Plan<'_> {
         if entry.not_run.is_some() {
             return;
         }
-        let first = entry.rounds.is_empty();
         let round = match ready {
-            Ready::Server { launch, cached } => {
-                self.server(competitor, (launch, cached.as_ref()), &mut entry.note, first)
-            }
+            Ready::Server { launch, cached } => self.server(competitor, (launch, cached.as_ref()), entry),
             Ready::InProcess { python, library } => self.in_process(python, library, entry),
         };
         match round {
@@ -65,17 +65,18 @@ impl Plan<'_> {
         &self,
         competitor: &Competitor,
         (launch, cached): (&Launch, Option<&Launch>),
-        note: &mut String,
-        first: bool,
+        entry: &mut Entry,
     ) -> Result<Round> {
-        if first {
+        if entry.rounds.is_empty() {
             // Brings the files into the page cache, compiles Python's.
-            self.start(competitor, launch)?.stop();
+            let running = self.start(competitor, launch)?;
+            entry.cosines = self.cosines(accuracy::ask(running.address));
+            running.stop();
         }
         let (load, busy_cores) = (sysinfo::load(), sysinfo::busy_cores());
         let running = self.start(competitor, launch)?;
         let log = log_of(&self.workspace.runtime(), competitor.name.label());
-        *note = fs::read_to_string(log).ok().as_deref().and_then(precision).unwrap_or_default();
+        entry.note = fs::read_to_string(log).ok().as_deref().and_then(precision).unwrap_or_default();
         let idle = running.usage();
         let mut figures = BTreeMap::new();
         for (series, profile) in (0..).zip(&PROFILES) {
@@ -107,6 +108,14 @@ impl Plan<'_> {
             peak_megabytes: after.map(|usage| usage.peak_megabytes),
             figures,
         })
+    }
+
+    /// Cosines of a competitor's vectors to those in fp32; `None` if one of them is missing.
+    fn cosines(&self, vectors: Result<Vec<Vec<f32>>>) -> Option<Cosines> {
+        let vectors = vectors.inspect_err(|error| eprintln!("  no cosine to fp32: {error:#}")).ok()?;
+        let cosines = Cosines::between(&vectors, self.reference.as_deref()?);
+        eprintln!("  cosine to fp32, worst / mean: {cosines}");
+        Some(cosines)
     }
 
     fn profile(&self, running: &Running, profile: &Profile, series: u32) -> Outcome {
@@ -147,7 +156,8 @@ impl Plan<'_> {
         let script = competitors::sources(self.workspace).join("in_process.py");
         let command = || in_process::python(python, &script, library, &competitors::model(self.workspace));
         if entry.rounds.is_empty() {
-            in_process::run(command(), &[], &log)?;
+            let done = in_process::run(command(), &[Job::vectors(&accuracy::texts())], &log)?;
+            entry.cosines = self.cosines(Ok(done.vectors));
         }
         let (load, busy_cores) = (sysinfo::load(), sysinfo::busy_cores());
         let done = in_process::run(command(), &jobs, &log)?;

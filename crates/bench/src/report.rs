@@ -11,6 +11,9 @@ use super::{
     stats::{ratio, spread},
 };
 
+/// Title of the competitors' cosines: no speed is shown without them.
+const COSINE: &str = "cosine to fp32: worst / mean";
+
 /// A file of the page: its path below `docs`, and its text.
 pub(crate) type File = (String, String);
 
@@ -114,7 +117,22 @@ fn http_table(results: &Results, text: &mut String) {
         }
         text.push('\n');
     }
+    cosine_row(&servers, text);
     text.push('\n');
+}
+
+/// The last row of a table with a column for each server.
+fn cosine_row(servers: &[&Entry], text: &mut String) {
+    let _ = write!(text, "| {COSINE} |");
+    for server in servers {
+        let _ = write!(text, " {} |", cosines(server));
+    }
+    text.push('\n');
+}
+
+/// `worst / mean`; a dash if they are unknown.
+fn cosines(competitor: &Entry) -> String {
+    competitor.cosines.map_or("–".into(), |cosines| cosines.to_string())
 }
 
 fn cell(server: &Entry, profile: &Profile) -> String {
@@ -160,6 +178,7 @@ fn ratio_table(results: &Results, text: &mut String) {
         }
         text.push('\n');
     }
+    cosine_row(&others, text);
     text.push('\n');
     let idle = ours.rounds_of("one", |figure| figure.p50);
     let with_bulk = ours.rounds_of("together", |figure| figure.p50);
@@ -199,7 +218,7 @@ fn in_process_table(results: &Results, text: &mut String) {
         let unit = if job.single { "p50, ms" } else { "texts/s (tokens/s)" };
         let _ = write!(text, " {}, {unit} |", job.title);
     }
-    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(LIBRARY_PROFILES.len()));
+    let _ = writeln!(text, " {COSINE} |\n|---|{}---:|", "---:|".repeat(LIBRARY_PROFILES.len()));
     let ours = results
         .competitors
         .iter()
@@ -220,28 +239,31 @@ fn in_process_table(results: &Results, text: &mut String) {
             };
             let _ = write!(text, " {cell} |");
         }
-        text.push('\n');
+        let _ = writeln!(text, " {} |", cosines(competitor));
     }
     text.push('\n');
 }
 
 fn cost_table(results: &Results, text: &mut String) {
-    text.push_str(
+    let _ = writeln!(
+        text,
         "| what it costs | first answer, ms | idle, MB | afterwards, MB | peak, MB | CPU s per million tokens, \
-         mixed | on disk, MB | without CUDA, MB |\n|---|---:|---:|---:|---:|---:|---:|---:|\n",
+         mixed | {COSINE} | on disk, MB | without CUDA, MB |\n|---|{}",
+        "---:|".repeat(8)
     );
     for competitor in &results.competitors {
         let round = |figure: &dyn Fn(&Round) -> Option<f64>| shown(competitor.median_round(figure));
         let disk = competitor.megabytes.map(|(all, cuda)| (all, all - cuda));
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             competitor.name.label(),
             round(&|round| round.cold_milliseconds),
             round(&|round| round.idle_megabytes),
             round(&|round| round.after_megabytes),
             round(&|round| round.peak_megabytes),
             shown(competitor.median_of("mixed", |figure| figure.cpu_per_million)),
+            cosines(competitor),
             shown(disk.map(|(all, _)| all)),
             shown(disk.map(|(_, rest)| rest)),
         );
@@ -311,8 +333,10 @@ fn closing(results: &Results) -> String {
 
 fn profile_chart(results: &Results, profile: &Profile) -> String {
     let (note, unit) = match profile.metric {
-        Metric::Throughput => ("texts a second; longer is better", ""),
-        Metric::Latency => ("median latency in milliseconds; shorter is better", " ms"),
+        Metric::Throughput => ("texts a second; longer is better; in parentheses: worst cosine to fp32", ""),
+        Metric::Latency => {
+            ("median latency in milliseconds; shorter is better; in parentheses: worst cosine to fp32", " ms")
+        }
     };
     let bars: Vec<Bar> = results
         .competitors
@@ -321,7 +345,11 @@ fn profile_chart(results: &Results, profile: &Profile) -> String {
         .map(|competitor| {
             let value = competitor.median_of(profile.id, |figure| figure.value_of(profile.metric));
             let label = match value {
-                Some(_) => format!("{}{unit}", shown(value)),
+                Some(_) => {
+                    let worst =
+                        competitor.cosines.map_or("–".into(), |cosines| format!("{:.4}", cosines.worst));
+                    format!("{}{unit} ({worst})", shown(value))
+                }
                 None => cell(competitor, profile),
             };
             Bar { name: competitor.name.label().into(), value, label, ours: competitor.name.is_ours() }
@@ -332,11 +360,15 @@ fn profile_chart(results: &Results, profile: &Profile) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::{Outcome, tests::entry};
+    use super::super::{
+        accuracy::Cosines,
+        results::{Outcome, tests::entry},
+    };
     use super::*;
 
     fn results() -> Results {
-        let ours = entry(Name::Embedgate, &[(3000.0, 2.0), (2000.0, 2.5), (2500.0, 2.25)]);
+        let mut ours = entry(Name::Embedgate, &[(3000.0, 2.0), (2000.0, 2.5), (2500.0, 2.25)]);
+        ours.cosines = Some(Cosines { worst: 0.98, mean: 0.999_995_9 });
         let mut theirs = entry(Name::Infinity, &[(300.0, 20.0), (200.0, 25.0), (250.0, 22.5)]);
         for round in &mut theirs.rounds {
             round.figures.insert("long".into(), Outcome::Failed("status 500: a | b\nc".into()));
@@ -345,6 +377,7 @@ mod tests {
         absent.not_run = Some("no binary was named with --tei".into());
         let mut library = entry(Name::Openvino, &[(700.0, 3.0)]);
         library.note = "bf16".into();
+        library.cosines = Some(Cosines { worst: f64::NAN, mean: f64::NAN });
         let figure = library.rounds[0].figures["one"].clone();
         library.rounds[0].figures = ["single", "short"].map(|id| (id.to_owned(), figure.clone())).into();
         Results {
@@ -365,7 +398,11 @@ mod tests {
             "| 16 × 256 tokens, 2 clients, texts/s | – | failed | not run |",
             "| 1 short text, 32 clients | 10.0× |",
             "| 16 × 256 tokens, 2 clients | – |",
-            "| OpenVINO, bf16 | 3.00 | 700 (9,800) | – | – |",
+            "| OpenVINO, bf16 | 3.00 | 700 (9,800) | – | – | NaN / NaN |",
+            "| embedgate, over HTTP | 2.25 | – | – | – | 0.98000 / 1.00000 |",
+            "| cosine to fp32: worst / mean | 0.98000 / 1.00000 | – | – |",
+            "| cosine to fp32: worst / mean | – |",
+            "| embedgate | 400 | 100 | – | – | – | 0.98000 / 1.00000 | 50.0 | 40.0 |",
             "* text-embeddings-inference: not run: no binary was named with --tei",
             "* infinity (optimum), long: failed: status 500: a / b c",
             "* Rounds differ by up to 40 % ((largest − smallest) / median):",
@@ -399,6 +436,8 @@ mod tests {
         for profile in &PROFILES {
             assert!(page.contains(&format!("`cargo xtask bench --profiles {}`", profile.id)));
         }
-        assert!(files[1].1.contains("2.25 ms") && files[1].1.contains("not run"));
+        for label in [">2.25 ms (0.9800)<", ">22.5 ms (–)<", ">not run<"] {
+            assert!(files[1].1.contains(label), "{label}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    accuracy::Cosines,
     competitors::Name,
     load::Measured,
     profile::Metric,
@@ -32,6 +33,9 @@ pub(crate) struct Entry {
     pub(crate) versions: String,
     /// Precision, in the competitor's own words.
     pub(crate) note: String,
+    /// Of its vectors to those in fp32; `None` if it has not answered with vectors.
+    #[serde(default)]
+    pub(crate) cosines: Option<Cosines>,
     pub(crate) not_run: Option<String>,
     /// Megabytes on disk without the model, and those of CUDA among them.
     pub(crate) megabytes: Option<(f64, f64)>,
@@ -109,7 +113,15 @@ impl Figure {
 impl Entry {
     pub(crate) fn new(name: Name, versions: String, size: Option<Size>) -> Self {
         let megabytes = size.map(|size| (size.megabytes, size.cuda_megabytes));
-        Self { name, versions, note: String::new(), not_run: None, megabytes, rounds: Vec::new() }
+        Self {
+            name,
+            versions,
+            note: String::new(),
+            cosines: None,
+            not_run: None,
+            megabytes,
+            rounds: Vec::new(),
+        }
     }
 
     /// A figure of `profile` in every round; `None` where the round failed.
@@ -220,11 +232,20 @@ pub(crate) mod tests {
     #[test]
     fn the_record_can_be_read_again() {
         let mut failed = entry(Name::Llama, &[(1.0, 1.0)]);
+        failed.cosines = Some(Cosines { worst: 0.5, mean: 0.75 });
         failed.rounds[0].figures.insert("long".into(), Outcome::Failed("status 500".into()));
         let results = Results { competitors: vec![failed], ..Results::default() };
         let again: Results = serde_json::from_str(&serde_json::to_string(&results).unwrap()).unwrap();
         assert_eq!(again.competitors[0].failure("long"), Some("status 500"));
         assert_eq!(again.competitors[0].failure("one"), None);
         assert_eq!(again.competitors[0].rounds[0].figures, results.competitors[0].rounds[0].figures);
+        assert_eq!(again.competitors[0].cosines, results.competitors[0].cosines);
+    }
+
+    #[test]
+    fn a_record_without_cosines_can_be_read() {
+        let mut record = serde_json::to_value(entry(Name::Llama, &[(1.0, 1.0)])).unwrap();
+        record.as_object_mut().unwrap().remove("cosines").unwrap();
+        assert_eq!(serde_json::from_value::<Entry>(record).unwrap().cosines, None);
     }
 }

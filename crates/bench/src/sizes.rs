@@ -9,6 +9,7 @@ use testkit::{process, workspace::Workspace};
 use xtask::{serve, setup};
 
 use super::{
+    accuracy::Cosines,
     engine::SHAPES,
     in_process::{self, LibraryResults},
     number::shown,
@@ -141,7 +142,10 @@ fn rows(model: &str, variants: &[Variant], rounds: &[Vec<LibraryResults>]) -> St
             let known: Vec<f64> = own.into_iter().flatten().collect();
             _ = write!(rows, " {} ({}×) |", shown(Some(median(&known))), shown(factor));
         }
-        let cosine = results.first().zip(baseline.first()).map(|(own, baseline)| worst_cosine(own, baseline));
+        let cosine = results
+            .first()
+            .zip(baseline.first())
+            .map(|(own, baseline)| Cosines::between(&own.vectors, &baseline.vectors).worst);
         _ = writeln!(rows, " {} |", cosine.map_or_else(|| "–".into(), |cosine| format!("{cosine:.7}")));
     }
     rows
@@ -151,26 +155,6 @@ fn figure(done: &LibraryResults, id: &str, single: bool) -> Option<f64> {
     let (_, measured, cpu) = done.jobs.iter().find(|(job, ..)| job == id)?;
     let figure = Figure::new(measured, Some(*cpu));
     if single { figure.p50 } else { Some(figure.tokens_per_second) }
-}
-
-/// Smallest cosine between two runs' vectors of the same texts; NaN if they differ in number or size.
-fn worst_cosine(own: &LibraryResults, baseline: &LibraryResults) -> f64 {
-    if own.vectors.len() != baseline.vectors.len() || own.vectors.is_empty() {
-        return f64::NAN;
-    }
-    let cosines = own.vectors.iter().zip(&baseline.vectors).map(|(a, b)| cosine(a, b));
-    // `f64::min` would hide NaN.
-    cosines
-        .fold(f64::INFINITY, |worst, cosine| if cosine < worst || cosine.is_nan() { cosine } else { worst })
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    if a.len() != b.len() {
-        return f64::NAN;
-    }
-    let dot =
-        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 #[cfg(test)]
@@ -196,6 +180,5 @@ mod tests {
         let expected = "| m | embedgate: fp32 | 1,500 (1.50×) | – (–×) | – (–×) | 3,000 (0.67×) | 0.9600000 |\n\
                         | m | ONNX Runtime: fp32 | 1,000 (1.00×) | – (–×) | – (–×) | 2,000 (1.00×) | 1.0000000 |\n";
         assert_eq!(rows("m", &variants, &rounds), expected);
-        assert!(worst_cosine(&results(1, &[1.0]), &LibraryResults::default()).is_nan());
     }
 }

@@ -120,9 +120,9 @@ pub(crate) fn cache_off(help: &str) -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
-/// The flags for fp32; `None` if embedgate has no other precision.
-pub(crate) fn in_fp32(help: &str) -> Option<Vec<String>> {
-    has_flag(help, PRECISION).then(|| vec![PRECISION.into(), "fp32".into()])
+/// The flags for `precision`; `None` if embedgate has only fp32.
+pub(crate) fn in_precision(help: &str, precision: &str) -> Option<[String; 2]> {
+    has_flag(help, PRECISION).then(|| [PRECISION.into(), precision.into()])
 }
 
 fn has_flag(help: &str, flag: &str) -> bool {
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(cache_off("  --onnx-sessions <N>").unwrap(), Vec::<String>::new());
         assert_eq!(cache_off("  --cache-memory <SIZE>  Size").unwrap(), ["--cache-memory", "0"]);
         assert!(cache_off("  --cache-size <BYTES>").unwrap_err().to_string().contains("launch.rs"));
-        assert_eq!(in_fp32("  --precision <P>").unwrap(), ["--precision", "fp32"]);
-        assert_eq!(in_fp32("  --precision-of <P>"), None);
+        assert_eq!(in_precision("  --precision <P>", "int8").unwrap(), ["--precision", "int8"]);
+        assert_eq!(in_precision("  --precision-of <P>", "int8"), None);
     }
 }

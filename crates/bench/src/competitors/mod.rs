@@ -29,6 +29,8 @@ pub(crate) enum Name {
     Embedgate,
     /// The same in fp32
     EmbedgateFp32,
+    /// The same in int8
+    EmbedgateInt8,
     /// The server infinity-emb with its engine optimum (ONNX Runtime, fp32)
     Infinity,
     /// A minimal FastAPI server around sentence-transformers
@@ -45,6 +47,8 @@ pub(crate) enum Name {
     Openvino,
     /// OpenVINO in a Python process, after static quantization to int8
     OpenvinoInt8,
+    /// OpenVINO in a Python process, with weights compressed to int8
+    OpenvinoInt8Weights,
     /// sentence-transformers in a Python process
     SentenceTransformers,
 }
@@ -55,6 +59,7 @@ impl Name {
         match self {
             Self::Embedgate => "embedgate",
             Self::EmbedgateFp32 => "embedgate, fp32",
+            Self::EmbedgateInt8 => "embedgate, int8",
             Self::Infinity => "infinity (optimum)",
             Self::Fastapi => "FastAPI + sentence-transformers",
             Self::Tei => "text-embeddings-inference",
@@ -63,6 +68,7 @@ impl Name {
             Self::OnnxruntimeInt8 => "onnxruntime, int8",
             Self::Openvino => "OpenVINO",
             Self::OpenvinoInt8 => "OpenVINO, int8",
+            Self::OpenvinoInt8Weights => "OpenVINO, int8 weights",
             Self::SentenceTransformers => "sentence-transformers",
         }
     }
@@ -74,12 +80,13 @@ impl Name {
                 | Self::OnnxruntimeInt8
                 | Self::Openvino
                 | Self::OpenvinoInt8
+                | Self::OpenvinoInt8Weights
                 | Self::SentenceTransformers
         )
     }
 
     pub(crate) fn is_ours(self) -> bool {
-        matches!(self, Self::Embedgate | Self::EmbedgateFp32)
+        matches!(self, Self::Embedgate | Self::EmbedgateFp32 | Self::EmbedgateInt8)
     }
 }
 
@@ -190,7 +197,9 @@ fn find(
 ) -> Result<Ready> {
     let server = |launch| Ready::Server { launch, cached: None };
     match competitor.name {
-        Name::Embedgate | Name::EmbedgateFp32 => embedgate(workspace, competitor, serve_flags),
+        Name::Embedgate => embedgate(workspace, competitor, serve_flags, None),
+        Name::EmbedgateFp32 => embedgate(workspace, competitor, serve_flags, Some("fp32")),
+        Name::EmbedgateInt8 => embedgate(workspace, competitor, serve_flags, Some("int8")),
         Name::Infinity => {
             let bin = packaged(workspace, competitor, &INFINITY)?;
             Ok(server(Launch::Infinity { program: bin.join("infinity_emb") }))
@@ -216,15 +225,25 @@ fn find(
             competitor.versions += &format!(", model file {}", file_name(&gguf));
             Ok(server(Launch::Llama { program, gguf, cores }))
         }
-        Name::Onnxruntime => in_process(workspace, competitor, &ONNXRUNTIME),
-        Name::OnnxruntimeInt8 => in_process(workspace, competitor, &ONNXRUNTIME_INT8),
-        Name::Openvino => in_process(workspace, competitor, &OPENVINO),
-        Name::OpenvinoInt8 => in_process(workspace, competitor, &OPENVINO_INT8),
-        Name::SentenceTransformers => in_process(workspace, competitor, &SENTENCE_TRANSFORMERS),
+        Name::Onnxruntime => in_process(workspace, competitor, &ONNXRUNTIME, "onnxruntime"),
+        Name::OnnxruntimeInt8 => in_process(workspace, competitor, &ONNXRUNTIME_INT8, "onnxruntime-int8"),
+        Name::Openvino => in_process(workspace, competitor, &OPENVINO, "openvino"),
+        Name::OpenvinoInt8 => in_process(workspace, competitor, &OPENVINO_INT8, "openvino-int8"),
+        Name::OpenvinoInt8Weights => {
+            in_process(workspace, competitor, &OPENVINO_INT8, "openvino-int8-weights")
+        }
+        Name::SentenceTransformers => {
+            in_process(workspace, competitor, &SENTENCE_TRANSFORMERS, "sentence-transformers")
+        }
     }
 }
 
-fn embedgate(workspace: &Workspace, competitor: &mut Competitor, serve_flags: &[String]) -> Result<Ready> {
+fn embedgate(
+    workspace: &Workspace,
+    competitor: &mut Competitor,
+    serve_flags: &[String],
+    precision: Option<&str>,
+) -> Result<Ready> {
     let program = binary(competitor, &workspace.release_binary())?;
     let mut library = Size::default();
     library.add(&workspace.runtime().join("onnxruntime"));
@@ -233,8 +252,9 @@ fn embedgate(workspace: &Workspace, competitor: &mut Competitor, serve_flags: &[
     }
     let help = capture(Command::new(&program).args(["serve", "--help"]))?;
     let mut flags = serve_flags.to_vec();
-    if competitor.name == Name::EmbedgateFp32 {
-        flags.extend(launch::in_fp32(&help).context("this build computes in fp32 anyway: see embedgate")?);
+    if let Some(precision) = precision {
+        let set = launch::in_precision(&help, precision);
+        flags.extend(set.context("this build computes in fp32 anyway: see embedgate")?);
     }
     let off = launch::cache_off(&help)?;
     let cached =
@@ -246,10 +266,11 @@ fn embedgate(workspace: &Workspace, competitor: &mut Competitor, serve_flags: &[
 fn in_process(
     workspace: &Workspace,
     competitor: &mut Competitor,
-    packages: &'static Packages,
+    packages: &Packages,
+    library: &'static str,
 ) -> Result<Ready> {
     let bin = packaged(workspace, competitor, packages)?;
-    Ok(Ready::InProcess { python: bin.join("python"), library: packages.name })
+    Ok(Ready::InProcess { python: bin.join("python"), library })
 }
 
 /// Installs `packages` and returns the folder of their programs.
