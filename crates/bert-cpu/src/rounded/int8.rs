@@ -22,8 +22,8 @@ const MAX_WEIGHT: f32 = 127.0;
 pub(crate) const MAX_K: usize = i32::MAX as usize / (255 * 127);
 
 /// A maximum of A below this part of the mean over all columns counts as that: a column that is quiet in the
-/// calibration must not dominate a row if it is not quiet later.
-const MIN_MAXIMUM: f32 = 1.0 / 8.0;
+/// calibration must not dominate a row if it is not quiet later. ½ gave the best mean cosine (docs/adr/0026).
+const MIN_MAXIMUM: f32 = 1.0 / 2.0;
 
 impl WeightFormat for i8 {
     const ZERO: Self = 0;

@@ -19,7 +19,7 @@ pub(super) fn forward(
         let maxima = maxima.of(input.with_layer(|layer| source.source_layer(layer))).unwrap();
         let width = row.len();
         let active = maxima.iter().filter(|max| **max > 0.0).count().max(1) as f32;
-        let min = maxima.iter().sum::<f32>() / active / 8.0;
+        let min = maxima.iter().sum::<f32>() / active / 2.0;
         let factors = (0..width).map(|channel| {
             let rows = sharing.iter().flat_map(|weight| weight.chunks_exact(width));
             let weight = rows.map(|weight| weight[channel].abs()).fold(0.0, f32::max);

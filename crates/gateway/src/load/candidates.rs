@@ -165,7 +165,7 @@ pub(super) fn select(
     let requested = query.requested_precision();
     let mut plan: Option<BackendPlan> = None;
     let mut passed_over = None;
-    let mut planned = Vec::new();
+    let (mut planned, mut has_exact) = (Vec::new(), false);
     for candidate in CANDIDATES.iter().filter(|candidate| query.accepts(candidate.precision)) {
         // Other kernels in the same precision would fail as well.
         if planned.contains(&candidate.precision) {
@@ -187,11 +187,16 @@ pub(super) fn select(
             }
         }
         if !candidate.is_lossy() {
+            has_exact = true;
             break;
         }
         planned.push(candidate.precision);
     }
     match (plan, requested) {
+        (Some(mut plan), None) if !has_exact => {
+            plan.fallbacks.push(Backend::OnnxRuntime);
+            Ok(plan)
+        }
         (Some(plan), _) => Ok(plan),
         // ONNX Runtime computes in the precision of its graph.
         (None, Some(precision)) if precision != Precision::Fp32 => Err(unavailable(precision, passed_over)),
