@@ -109,8 +109,8 @@ impl<S: Simd> RowTileKernel<S> for HeadKernel<'_> {
             let queries = (self.queries.row(row).cast_const(), self.queries.stride());
             for index in panels {
                 let mut sums = [[simd.splat(0.0); 2]; R];
-                let keys = (self.keys.row(index * width).cast_const(), panel);
-                microkernel(simd, queries, keys, width, Prefetch::NONE, &mut sums);
+                let keys = (self.keys.row(index * width).cast_const(), panel, width);
+                microkernel(simd, queries, keys, Prefetch::NONE, &mut sums);
                 for (row, [low, high]) in sums.into_iter().enumerate() {
                     let out = self.scores.row(row).add(index * panel);
                     simd.store(out, low);
@@ -135,8 +135,9 @@ impl<S: Simd> RowTileKernel<S> for HeadKernel<'_> {
             let scores = (self.scores.row(0).add(keys.start).cast_const(), padded);
             for column in (0..width).step_by(panel) {
                 let mut sums = [[simd.splat(0.0); 2]; R];
-                let values = (self.values.row(keys.start).add(column).cast_const(), self.values.stride());
-                microkernel(simd, scores, values, depth, Prefetch::NONE, &mut sums);
+                let values = self.values.row(keys.start).add(column).cast_const();
+                let values = (values, self.values.stride(), depth);
+                microkernel(simd, scores, values, Prefetch::NONE, &mut sums);
                 for (index, [low, high]) in sums.into_iter().enumerate() {
                     let out = self.out.row(row + index).add(column);
                     let scale = simd.splat(scale[index]);

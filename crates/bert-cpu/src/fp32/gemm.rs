@@ -77,7 +77,8 @@ impl<S: Simd> RowTileKernel<S> for PanelKernel<'_> {
             let (rows, panel) = (a.row(first).add(k.start), b.row(*panel, k.start));
             let next = panel.wrapping_add(b.k() * b.panel_width());
             let prefetch = Prefetch::share::<S>(next, k.len(), first..first + R, a.rows());
-            microkernel(simd, (rows, a.stride()), (panel, 2 * S::WIDTH), k.len(), prefetch, &mut sums);
+            let panel = (panel, 2 * S::WIDTH, k.len());
+            microkernel(simd, (rows, a.stride()), panel, prefetch, &mut sums);
             let is_last_block = k.end == b.k();
             for (row, sums) in sums.into_iter().enumerate() {
                 if is_last_block {
@@ -90,7 +91,8 @@ impl<S: Simd> RowTileKernel<S> for PanelKernel<'_> {
     }
 }
 
-/// `sums[r][v] += Σ a[r, k] · b[k, v]` over k, in the order of k. Each operand is its address and its stride in values.
+/// `sums[r][v] += Σ a[r, k] · b[k, v]` over k, in the order of k. Each operand is its address and its stride in values;
+/// that of B also has its rows, `depth`.
 ///
 /// # Safety
 /// `a` must be valid for `R` rows of `depth` values, `b` for `depth` rows of two vectors.
@@ -98,8 +100,7 @@ impl<S: Simd> RowTileKernel<S> for PanelKernel<'_> {
 pub(super) unsafe fn microkernel<S: Simd, const R: usize>(
     simd: S,
     (a, a_stride): (*const f32, usize),
-    (b, b_stride): (*const f32, usize),
-    depth: usize,
+    (b, b_stride, depth): (*const f32, usize, usize),
     mut prefetch: Prefetch,
     sums: &mut [[S::Vector; 2]; R],
 ) {

@@ -150,10 +150,12 @@ impl GroupDot for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn store_rounded(self, to: *mut f32, [low, high]: [__m512; 2], _: i32) {
+    unsafe fn store_rounded(self, to: *mut f32, values: [__m512; 2], _: i32) {
         unsafe {
-            let groups: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_storeu_si512(to.cast(), groups);
+            for (index, values) in values.into_iter().enumerate() {
+                let groups: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(values));
+                _mm256_storeu_si256(to.add(index * Avx512::WIDTH / Self::GROUP).cast(), groups);
+            }
         }
     }
 }
