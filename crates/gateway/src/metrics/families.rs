@@ -188,7 +188,7 @@ families! {
         batch_tokens: Histogram {
             name: "batch_tokens",
             help: "Tokens of one batch, including padding.",
-            buckets: (32.0, 8),
+            buckets: (32.0, 7),
         }
         input_length: Histogram {
             name: "input_length_tokens",
