@@ -54,7 +54,7 @@ Examples:
   cargo xtask bench --tei text-embeddings-router --llama llama-server --gguf model.gguf
   cargo xtask bench --competitors embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
-  cargo xtask bench sizes --models bge-base,qwen3-0.6b  beside ONNX Runtime on larger models
+  cargo xtask bench sizes --models bge-base,qwen3-0.6b  our kernels and ONNX Runtime on larger models
 
 Competitors are installed into .runtime/bench when they are first run: torch brings about 3 GB of packages. The
 record is kept in .runtime/bench/results.json; `--from` prints and writes it again without measuring.";

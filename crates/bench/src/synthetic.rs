@@ -13,6 +13,8 @@ use model_import::{WeightEntry, weight_entries};
 use serde_json::{Map, Value, json};
 use testkit::files;
 
+use super::texts::SplitMix;
+
 /// Token ids. The embeddings' rows are read one by one, so their number does not change the speed.
 const VOCABULARY: usize = 2_000;
 
@@ -167,11 +169,11 @@ fn write_weights(entries: &[WeightEntry], path: &Path) -> Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
-    let mut random = Random(1);
+    let mut random = SplitMix(1);
     for WeightEntry { shape, tensor, .. } in entries {
         let (center, deviation) = distribution(*tensor, shape);
         for _ in 0..shape.iter().product() {
-            let value = center + deviation * random.next();
+            let value = center + deviation * uniform(&mut random);
             file.write_all(&bf16(value).to_le_bytes())?;
         }
     }
@@ -193,18 +195,9 @@ fn bf16(value: f32) -> u16 {
     (value.to_bits() >> 16) as u16
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
-
-impl Random {
-    /// From −1 to 1.
-    fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
+/// From −1 to 1.
+fn uniform(random: &mut SplitMix) -> f32 {
+    (random.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
 }
 
 #[cfg(test)]

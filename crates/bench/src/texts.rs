@@ -78,10 +78,10 @@ pub(crate) fn check(tokenizer: &[u8]) -> Result<()> {
 }
 
 /// Steele, Lea and Flood's generator (2014): one addition and a finalizer, the same everywhere.
-struct SplitMix(u64);
+pub(crate) struct SplitMix(pub(crate) u64);
 
 impl SplitMix {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
