@@ -395,3 +395,14 @@ pub(crate) fn check_independence_of_batch(spec: &EncoderSpec, isa: Isa, lengths:
         assert!(alone[0] == *together, "not bit-identical");
     }
 }
+
+/// Changes sizes of a network; queries stay grouped if they were, `group` to a key head.
+pub(crate) fn resize(spec: &mut EncoderSpec, [kv_heads, group, head_dim, intermediate, layers]: [usize; 5]) {
+    let is_grouped = spec.attention.kv_heads < spec.attention.heads;
+    spec.attention.kv_heads = kv_heads;
+    spec.attention.heads = if is_grouped { kv_heads * group } else { kv_heads };
+    spec.attention.head_dim = head_dim.next_multiple_of(2);
+    spec.attention.scale = 1.0 / (spec.attention.head_dim as f32).sqrt();
+    spec.feed_forward.intermediate = intermediate;
+    spec.layers = spec.layers.iter().copied().cycle().take(layers).collect();
+}

@@ -15,7 +15,7 @@ use crate::{
     reference,
     testing::{
         SharedLayers, SyntheticWeights, bert, check_independence_of_batch, encoder, gemma, hidden_states,
-        inputs, maxima, model, networks, rounded_tests, sequences,
+        inputs, maxima, model, networks, resize, rounded_tests, sequences,
     },
 };
 
@@ -125,14 +125,7 @@ rounded_tests! {
             intermediate in 8usize..130, layers in 1usize..4, lengths in prop::collection::vec(1usize..50, 1..6),
         )| {
             let (name, mut spec) = networks[network].clone();
-            let is_grouped = spec.attention.kv_heads < spec.attention.heads;
-            spec.attention.kv_heads = kv_heads;
-            spec.attention.heads = if is_grouped { kv_heads * group } else { kv_heads };
-            spec.attention.head_dim = head_dim.next_multiple_of(2);
-            spec.attention.scale = 1.0 / (spec.attention.head_dim as f32).sqrt();
-            spec.feed_forward.intermediate = intermediate;
-            let cycle: Vec<_> = spec.layers.iter().copied().cycle().take(layers).collect();
-            spec.layers = cycle;
+            resize(&mut spec, [kv_heads, group, head_dim, intermediate, layers]);
             check(isa, name, &spec, &lengths);
         });
     }
