@@ -2,10 +2,8 @@
 
 use std::{
     io::{self, Write},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    panic::resume_unwind,
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -171,36 +169,32 @@ fn throughput(
     let batches = batches(ids, lengths, params.batch_tokens, pads);
     let is_mixed = lengths.iter().any(|&length| length != lengths[0]);
     let vectors = if is_mixed { vectors(built, &batches)? } else { Vec::new() };
-    let (next, texts, tokens) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-    let failed = Mutex::new(None);
-    let start = Instant::now();
-    thread::scope(|scope| {
-        for encoder in built {
-            let (batches, next, texts, tokens, failed) = (&batches, &next, &texts, &tokens, &failed);
-            scope.spawn(move || {
-                let max_inputs = batches.iter().map(Batch::len).max().unwrap_or(0);
-                let mut out = vec![0.0; max_inputs * encoder.dimensions()];
-                while start.elapsed() < params.duration {
-                    let batch = &batches[next.fetch_add(1, Ordering::Relaxed) % batches.len()];
-                    let values = batch.len() * encoder.dimensions();
-                    if let Err(error) = encoder.encode(batch, &mut || 0, &mut out[..values]) {
-                        *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                        return;
-                    }
-                    texts.fetch_add(batch.len(), Ordering::Relaxed);
-                    tokens.fetch_add(batch.tokens(), Ordering::Relaxed);
-                }
-            });
+    let next = AtomicUsize::new(0);
+    let run = |encoder: &mut Box<dyn Encoder>| {
+        let max_inputs = batches.iter().map(Batch::len).max().unwrap_or(0);
+        let mut out = vec![0.0; max_inputs * encoder.dimensions()];
+        let (start, mut texts, mut tokens) = (Instant::now(), 0, 0);
+        while start.elapsed() < params.duration {
+            let batch = &batches[next.fetch_add(1, Ordering::Relaxed) % batches.len()];
+            let values = batch.len() * encoder.dimensions();
+            encoder.encode(batch, &mut || 0, &mut out[..values])?;
+            texts += batch.len();
+            tokens += batch.tokens();
         }
-    });
-    let seconds = start.elapsed().as_secs_f64();
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error.into()),
-        None => {
-            let (texts, tokens) = (texts.into_inner(), tokens.into_inner());
-            Ok(Measurement { id, texts, tokens, seconds, milliseconds: Vec::new(), vectors })
-        }
-    }
+        Ok((texts, tokens, start.elapsed().as_secs_f64()))
+    };
+    let workers: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = built.iter_mut().map(|encoder| scope.spawn(|| run(encoder))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect::<Result<_, EncodeError>>()
+    })?;
+    let (texts, tokens) = workers.iter().fold((0, 0), |sums, worker| (sums.0 + worker.0, sums.1 + worker.1));
+    // The workers' rates are added: the one that ends first must not count as idle, which for a large model would be
+    // seconds.
+    let rate: f64 = workers.iter().map(|&(_, tokens, seconds)| tokens as f64 / seconds).sum();
+    Ok(Measurement { id, texts, tokens, seconds: tokens as f64 / rate, milliseconds: Vec::new(), vectors })
 }
 
 /// Computes the vectors of all inputs, in the order of the batches.

@@ -1,8 +1,8 @@
 //! The GEMM: nearly all of the run time.
 //!
 //! A register tile of the result, up to MR rows of two vectors, is accumulated over K by the micro-kernel. A panel of
-//! packed B stays in the L1d cache while all rows of A pass over it, and KC columns of A stay in the L2 cache while all
-//! panels do. A value of the result is always the same sum in the same order, whatever the other rows.
+//! packed B stays in the L1d or L2 cache while all rows of A pass over it, and [`Simd::KC`] columns of A stay in the L2
+//! cache while all panels do. A value of the result is always the same sum in the same order, whatever the other rows.
 
 use std::ops::Range;
 
@@ -16,10 +16,6 @@ use crate::{
     matrix::Matrix,
     simd::{Simd, WithSimd},
 };
-
-/// K of one block. A panel of KC rows and two vectors takes 24 KiB (AVX2) or 48 KiB (AVX-512), about the L1d cache of
-/// CPUs with each, and 12 KiB with NEON.
-const KC: usize = 384;
 
 /// `c = epilogue(a · b + bias)`.
 pub(super) struct Gemm<'p> {
@@ -41,8 +37,8 @@ impl WithSimd for Gemm<'_> {
         assert!(output.c.rows() == a.rows() && output.c.columns() >= b.columns());
         assert!(panels.end * b.panel_width() <= b.columns());
         output.assert_fits(a.rows(), b.columns());
-        for start in (0..b.k()).step_by(KC) {
-            let k = start..b.k().min(start + KC);
+        for start in (0..b.k()).step_by(S::KC) {
+            let k = start..b.k().min(start + S::KC);
             for panel in panels.clone() {
                 let kernel = PanelKernel { gemm: &self, panel, k: k.clone() };
                 // SAFETY: the assertions above check rows, columns and K; no other thread accesses these panels of `c`.

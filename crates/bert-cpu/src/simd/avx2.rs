@@ -25,6 +25,9 @@ impl Simd for Avx2 {
 
     const MR: usize = 6;
 
+    // A panel takes 24 KiB of the L1d cache.
+    const KC: usize = 384;
+
     #[inline]
     fn run(self, op: impl WithSimd) {
         #[target_feature(enable = "avx2,fma")]

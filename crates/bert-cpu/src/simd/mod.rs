@@ -46,6 +46,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// two vectors of B and one of A.
     const MR: usize;
 
+    /// K of one block of a GEMM: as many rows has a panel of B that all rows of A pass over. It changes no bits.
+    const KC: usize;
+
     /// Runs a kernel with the instruction set enabled.
     fn run(self, op: impl WithSimd);
 

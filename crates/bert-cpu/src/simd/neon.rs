@@ -27,6 +27,9 @@ impl Simd for Neon {
     // 24 of the 32 registers hold the accumulators.
     const MR: usize = 12;
 
+    // A panel takes 12 KiB of the L1d cache.
+    const KC: usize = 384;
+
     #[inline]
     fn run(self, op: impl WithSimd) {
         #[target_feature(enable = "neon")]
