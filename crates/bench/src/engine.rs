@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::Result;
+use bert_cpu::{Isa, Precision};
 use clap::Args;
 
 use super::{
@@ -22,7 +23,7 @@ use xtask::{serve, setup};
 pub(crate) struct EngineArgs {
     /// Instruction sets of embedgate's encoder, one after the other; by default the CPU's best
     #[arg(long, value_name = "ISA", value_delimiter = ',')]
-    isa: Vec<String>,
+    isa: Vec<Isa>,
     /// Seconds of each shape
     #[arg(long, default_value_t = 5.0, value_parser = super::positive)]
     seconds: f64,
@@ -104,9 +105,9 @@ pub(crate) fn run(workspace: &Workspace, options: &EngineArgs) -> Result<()> {
         eprintln!("{name} …");
         let log = log_of(&workspace.runtime(), &format!("engine-{}", name.replace([' ', ','], "-")));
         let done = command.and_then(|engine| match engine {
-            Engine::Own(command, isa) => {
+            Engine::Own(command, flags) => {
                 let done = in_process::follow(command, options.seconds, &log)?;
-                let flags: Vec<&str> = isa.iter().flat_map(|isa| ["--isa", isa.as_str()]).collect();
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
                 Ok(LibraryResults { vectors: accuracy::of_embedgate(workspace, &flags)?, ..done })
             }
             Engine::Python(command) => in_process::run(command, &jobs, &log),
@@ -125,20 +126,21 @@ pub(crate) fn run(workspace: &Workspace, options: &EngineArgs) -> Result<()> {
 
 /// Command of an engine.
 enum Engine {
-    /// embedgate's command, which contains the load shapes, and its setting `isa`.
-    Own(Command, Option<String>),
+    /// embedgate's command, which contains the load shapes, and the settings in it.
+    Own(Command, Vec<String>),
     /// The script, which reads them.
     Python(Command),
 }
 
 /// Every engine with its command, or the reason why there is none.
 fn engines(workspace: &Workspace, options: &EngineArgs) -> Vec<(String, Result<Engine>)> {
-    let isas: Vec<Option<&String>> =
-        if options.isa.is_empty() { vec![None] } else { options.isa.iter().map(Some).collect() };
+    let isas: Vec<Option<Isa>> =
+        if options.isa.is_empty() { vec![None] } else { options.isa.iter().copied().map(Some).collect() };
     let mut engines = Vec::new();
     for isa in isas {
         let name = isa.map_or_else(|| "embedgate".to_owned(), |isa| format!("embedgate, {isa}"));
-        engines.push((name, Ok(Engine::Own(own(workspace, options.seconds, isa), isa.cloned()))));
+        let flags = isa.map_or_else(Vec::new, flags);
+        engines.push((name, Ok(Engine::Own(own(workspace, options.seconds, &flags), flags))));
     }
     for name in [Name::Onnxruntime, Name::Openvino] {
         let competitor = competitors::prepare(workspace, name, &Binaries::default(), &[]);
@@ -157,11 +159,17 @@ fn engines(workspace: &Workspace, options: &EngineArgs) -> Vec<(String, Result<E
     engines
 }
 
+/// Settings by which embedgate computes with an instruction set. It never selects int8 by itself.
+fn flags(isa: Isa) -> Vec<String> {
+    let precision = if isa.precision() == Precision::Int8 { "int8" } else { "auto" };
+    vec![format!("--isa={isa}"), format!("--precision={precision}")]
+}
+
 /// `embedgate model bench` with JSON lines.
-fn own(workspace: &Workspace, seconds: f64, isa: Option<&String>) -> Command {
+fn own(workspace: &Workspace, seconds: f64, flags: &[String]) -> Command {
     let mut command = Command::new(workspace.release_binary());
     command.args(["model", "bench", "--json"]).arg(format!("--seconds={seconds}"));
-    command.args(isa.map(|isa| format!("--isa={isa}"))).arg(competitors::model(workspace));
+    command.args(flags).arg(competitors::model(workspace));
     command.current_dir(workspace.root());
     command
 }

@@ -10,7 +10,7 @@ use super::SourceFile;
 /// Crates of the workspace that a crate may depend on.
 const ALLOWED: [(&str, &[&str]); 12] = [
     ("acceptance", &["testkit", "xtask"]),
-    ("bench", &["encoder-spec", "model-import", "testkit", "xtask"]),
+    ("bench", &["bert-cpu", "encoder-spec", "model-import", "testkit", "xtask"]),
     ("bert-cpu", &["encoder-spec"]),
     ("encoder-spec", &[]),
     ("gateway", &["bert-cpu", "encoder-spec", "inference", "model-hub", "model-import", "openai-schema"]),
