@@ -235,11 +235,9 @@ pub fn command() -> Command {
         let wanted = settings.filter(|setting| keys.is_empty() || keys.contains(&setting.key));
         wanted.filter_map(|setting| flag(setting, &defaults)).collect::<Vec<_>>()
     };
-    let cli = ["serve", "check-config", "health"]
-        .into_iter()
-        .fold(Cli::command(), |cli, name| {
-            cli.mut_subcommand(name, |command| command.args(parts_of_listen()).args(flags(&[])))
-        });
+    let cli = ["serve", "check-config", "health"].into_iter().fold(Cli::command(), |cli, name| {
+        cli.mut_subcommand(name, |command| command.args(parts_of_listen()).args(flags(&[])))
+    });
     cli.mut_subcommand("model", |model| {
         [
             ("pull", &OF_PULL[..]),

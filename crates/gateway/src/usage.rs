@@ -317,9 +317,13 @@ mod tests {
     #[test]
     fn usage_is_grouped_and_filtered_by_key_and_model() {
         let ledger = UsageLedger::new(DAY);
-        for (key, model, tokens) in
-            [(Some("b"), "m", 1), (Some("a"), "n", 2), (Some("a"), "m", 4), (None, "m", 8), (Some("a"), "m", 16)]
-        {
+        for (key, model, tokens) in [
+            (Some("b"), "m", 1),
+            (Some("a"), "n", 2),
+            (Some("a"), "m", 4),
+            (None, "m", 8),
+            (Some("a"), "m", 16),
+        ] {
             ledger.record(DAY, key, model, tokens);
         }
         let groups = |change: fn(&mut UsageQuery)| {

@@ -167,7 +167,10 @@ fn a_host_or_a_port_that_cannot_be_used_is_answered_with_an_example() {
     for (arguments, parts) in [
         (["--port", "http"], ["`--port` is \"http\"", "such as \"9000\""]),
         (["--port", ":9000"], ["`--port` is \":9000\"", "such as \"9000\""]),
-        (["--host", "0.0.0.0:80"], ["`--host` is \"0.0.0.0:80\"", "\"0.0.0.0\" or \"::\" for every interface"]),
+        (
+            ["--host", "0.0.0.0:80"],
+            ["`--host` is \"0.0.0.0:80\"", "\"0.0.0.0\" or \"::\" for every interface"],
+        ),
         (["--host", "*"], ["`--host` is \"*\"", "\"0.0.0.0\" or \"::\" for every interface"]),
     ] {
         let message = fails(2, &[&["check-config"][..], &arguments].concat());

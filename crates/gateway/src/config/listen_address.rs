@@ -51,7 +51,9 @@ impl ListenAddress {
     pub(super) fn with_port(&self, port: &str) -> Result<Self, String> {
         let expected = || {
             let found = quote(port.trim());
-            format!("{found}; expected a number up to 65535 such as \"9000\", or \"0\" to let the system choose")
+            format!(
+                "{found}; expected a number up to 65535 such as \"9000\", or \"0\" to let the system choose"
+            )
         };
         let port = port.trim().parse().map_err(|_| expected())?;
         Ok(match self {

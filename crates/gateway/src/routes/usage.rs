@@ -55,7 +55,10 @@ pub(super) async fn embeddings(
     let query = parse(request.query_string())?;
     let page = ledger.page(unix_time(), &query).map_err(|dropped| {
         let (width, since) = (query.width.name(), dropped.complete_since);
-        invalid("start_time", format!("buckets of {width} are kept since {since}: begin there, or use a wider `bucket_width`"))
+        invalid(
+            "start_time",
+            format!("buckets of {width} are kept since {since}: begin there, or use a wider `bucket_width`"),
+        )
     })?;
     let page = UsagePageObject {
         object: "page",
@@ -117,7 +120,10 @@ fn parse(text: &str) -> Result<UsageQuery, ApiError> {
                         "project_id" | "user_id" => {}
                         other => {
                             let supported = "api_key_id, model, project_id, user_id";
-                            return Err(invalid("group_by", format!("`{}` is none of {supported}", echo(other))));
+                            return Err(invalid(
+                                "group_by",
+                                format!("`{}` is none of {supported}", echo(other)),
+                            ));
                         }
                     }
                 }
@@ -140,9 +146,11 @@ fn parse(text: &str) -> Result<UsageQuery, ApiError> {
     let max = width.max_limit();
     query.limit = match limit {
         None => width.default_limit(),
-        Some(limit) => usize::try_from(limit).ok().filter(|limit| (1..=max).contains(limit)).ok_or_else(|| {
-            invalid("limit", format!("with a `bucket_width` of {} it is from 1 to {max}", width.name()))
-        })?,
+        Some(limit) => {
+            usize::try_from(limit).ok().filter(|limit| (1..=max).contains(limit)).ok_or_else(|| {
+                invalid("limit", format!("with a `bucket_width` of {} it is from 1 to {max}", width.name()))
+            })?
+        }
     };
     Ok(UsageQuery { width, start: cursor.unwrap_or(start).max(start), ..query })
 }

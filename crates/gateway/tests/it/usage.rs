@@ -81,7 +81,10 @@ fn answered_requests_are_counted_by_key_and_model() {
     let by_key = [("\"team\" null", 2, team), ("\"batch\" null", 1, batch)];
     assert_eq!(sums(&app, "group_by=api_key_id"), of(&by_key));
     assert_eq!(sums(&app, "group_by=model"), of(&[("null \"tiny\"", 3, team + batch)]));
-    assert_eq!(sums(&app, "group_by[]=api_key_id&group_by[]=model&api_key_ids[]=team"), of(&[("\"team\" \"tiny\"", 2, team)]));
+    assert_eq!(
+        sums(&app, "group_by[]=api_key_id&group_by[]=model&api_key_ids[]=team"),
+        of(&[("\"team\" \"tiny\"", 2, team)])
+    );
     assert_eq!(sums(&app, "models=tiny"), of(&[("null null", 3, team + batch)]));
     assert_eq!(sums(&app, "api_key_ids=operator"), of(&[]));
     for line in [
@@ -141,7 +144,11 @@ fn usage_needs_an_admin_key() {
     let start = format!("{PATH}?start_time={}", now());
     let app = TestApp::builder().key("team", "sk-team").start();
     let team = ("authorization", "Bearer sk-team");
-    assert_eq!(app.send("GET", &start, &[team], b"").status, 404, "without admin keys there is no such route");
+    assert_eq!(
+        app.send("GET", &start, &[team], b"").status,
+        404,
+        "without admin keys there is no such route"
+    );
     let (builder, ops) = with_keys().ops();
     let app = builder.start();
     assert_eq!(app.send("GET", &start, &[ADMIN], b"").status, 404, "it is on the address for operators");
@@ -159,6 +166,11 @@ fn a_query_that_cannot_be_answered_is_a_400_that_names_the_parameter() {
         ("start_time=1&unknown=1", json!(null)),
     ] {
         let reply = app.send("GET", &format!("{PATH}?{query}"), &[ADMIN], b"");
-        assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &param), "{query}: {}", reply.text());
+        assert_eq!(
+            (reply.status, &reply.json()["error"]["param"]),
+            (400, &param),
+            "{query}: {}",
+            reply.text()
+        );
     }
 }
