@@ -12,6 +12,7 @@ use crate::config::{self, CliArgs, Report, Setting};
 const EXAMPLES: &str = "\
 Examples:
   embedgate                                   serve all-MiniLM-L6-v2 on http://127.0.0.1:8080
+  embedgate serve --port 9000                 the same on another port
   embedgate serve --listen 0.0.0.0:80         serve other machines; set EMBEDGATE_API_KEYS first
   embedgate check-config                      show every setting and its source
   embedgate model list                        show the known models
@@ -156,6 +157,12 @@ pub struct PullOptions {
     pub to: Option<PathBuf>,
 }
 
+/// Flag for the host of the listening address.
+const HOST: &str = "host";
+
+/// Flag for its port.
+const PORT: &str = "port";
+
 /// Keys of the settings that `model pull` has flags for.
 const OF_PULL: [&str; 4] = ["onnx_file", "endpoint", "cache_dir", "offline"];
 
@@ -228,9 +235,9 @@ pub fn command() -> Command {
         let wanted = settings.filter(|setting| keys.is_empty() || keys.contains(&setting.key));
         wanted.filter_map(|setting| flag(setting, &defaults)).collect::<Vec<_>>()
     };
-    let cli = ["serve", "check-config", "health"]
-        .into_iter()
-        .fold(Cli::command(), |cli, name| cli.mut_subcommand(name, |command| command.args(flags(&[]))));
+    let cli = ["serve", "check-config", "health"].into_iter().fold(Cli::command(), |cli, name| {
+        cli.mut_subcommand(name, |command| command.args(parts_of_listen()).args(flags(&[])))
+    });
     cli.mut_subcommand("model", |model| {
         [
             ("pull", &OF_PULL[..]),
@@ -241,6 +248,24 @@ pub fn command() -> Command {
         ]
         .into_iter()
         .fold(model, |model, (name, keys)| model.mut_subcommand(name, |command| command.args(flags(keys))))
+    })
+}
+
+/// Returns the flags for parts of the address of `--listen`, by the names that other servers have for them. They have
+/// no variables: Kubernetes sets `EMBEDGATE_PORT` for a Service that is called `embedgate`.
+fn parts_of_listen() -> [Arg; 2] {
+    [
+        (HOST, "HOST", "Host of the listening address, such as 0.0.0.0; its port stays [default: 127.0.0.1]"),
+        (PORT, "PORT", "Port of the listening address, such as 9000; its host stays [default: 8080]"),
+    ]
+    .map(|(name, placeholder, help)| {
+        Arg::new(name)
+            .long(name)
+            .help(help)
+            .help_heading("Main settings")
+            .value_name(placeholder)
+            .value_parser(OsStringValueParser::new())
+            .conflicts_with("listen")
     })
 }
 
@@ -279,5 +304,6 @@ fn flags(mut matches: &ArgMatches) -> CliArgs {
         let texts: Vec<_> = matches.try_get_many::<OsString>(&name).ok()??.map(OsString::as_os_str).collect();
         Some((name, texts.join(OsStr::new(","))))
     });
-    CliArgs { flags: given.collect() }
+    let part = |name| matches.try_get_one::<OsString>(name).ok().flatten().cloned();
+    CliArgs { flags: given.collect(), host: part(HOST), port: part(PORT) }
 }

@@ -179,7 +179,7 @@ impl Code {
                 "The body, a header or a parameter breaks a rule of the API, or the model cannot embed an input, \
                  which the message names."
             }
-            Self::MissingParameter => "`input` is absent.",
+            Self::MissingParameter => "`input` is absent, or `start_time` of a query for usage.",
             Self::TooLong => {
                 "The request has more tokens than `limits.max_request_tokens` or \
                  `limits.key_tokens_per_minute`, or an input is longer than the model's maximum and the \

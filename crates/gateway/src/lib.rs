@@ -63,6 +63,7 @@ pub mod telemetry;
 mod tiktoken;
 mod tls;
 mod trace;
+mod usage;
 
 pub use auth::KeysFileError;
 pub use backend::{AccuracyProof, Backend, Selection, SelectionReason};

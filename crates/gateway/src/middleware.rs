@@ -32,13 +32,14 @@ use crate::{
     request_context::RequestContext,
     routes::{self, RouteKind},
     trace::{Trace, Tracing},
+    usage::{UsageLedger, unix_time},
 };
 
 /// Observes one request from its arrival to its response.
 pub(crate) async fn observe(
     metrics: web::Data<Metrics>,
     lifecycle: web::Data<Lifecycle>,
-    tracing: web::Data<Tracing>,
+    (tracing, usage): (web::Data<Tracing>, web::Data<UsageLedger>),
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
@@ -56,6 +57,7 @@ pub(crate) async fn observe(
         context,
         trace,
         metrics,
+        usage,
         has_response: false,
     };
     // A client that offers to upgrade (Java's offers h2c) gets a response in HTTP/1.1. The framework then closes the
@@ -82,6 +84,7 @@ struct RequestGuard {
     context: Rc<RequestContext>,
     trace: Rc<Trace>,
     metrics: web::Data<Metrics>,
+    usage: web::Data<UsageLedger>,
     has_response: bool,
 }
 
@@ -100,6 +103,9 @@ impl RequestGuard {
         self.metrics.http(route.unwrap_or("unmatched"), self.method.as_str(), status);
         if self.is_embedding() {
             self.count(outcome(status), code, elapsed);
+            if outcome(status) == Outcome::Success {
+                self.count_usage();
+            }
             for name in self.context.ignored.get().into_iter().flatten() {
                 self.metrics.parameter(name, ParameterOutcome::Ignored);
             }
@@ -124,6 +130,15 @@ impl RequestGuard {
         }
         if let Some(reason) = code.and_then(rejection) {
             model.rejected(reason);
+        }
+    }
+
+    /// Counts what a request used that is answered with vectors.
+    fn count_usage(&self) {
+        let (context, Some(model)) = (&self.context, self.context.model()) else { return };
+        let (key, tokens) = (context.key.get().map(String::as_str), context.tokens.get());
+        if let Some(key) = self.usage.record(unix_time(), key, model, tokens) {
+            self.metrics.key_usage(&key, tokens, context.truncated.get());
         }
     }
 

@@ -19,6 +19,7 @@ use crate::{
     routes::{self, RouteSet},
     run_error::RunError,
     trace::Tracing,
+    usage::{UsageLedger, unix_time},
 };
 
 /// Shared state; a clone is another handle to the same.
@@ -33,6 +34,7 @@ pub(crate) struct Services {
     pub(crate) lifecycle: Data<Lifecycle>,
     pub(crate) metrics: Data<Metrics>,
     tracing: Data<Tracing>,
+    usage: Data<UsageLedger>,
 }
 
 impl Services {
@@ -64,6 +66,7 @@ impl Services {
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
+            usage: Data::new(UsageLedger::new(unix_time())),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }
@@ -77,7 +80,8 @@ impl Services {
             .app_data(self.requests.clone())
             .app_data(self.lifecycle.clone())
             .app_data(self.metrics.clone())
-            .app_data(self.tracing.clone());
+            .app_data(self.tracing.clone())
+            .app_data(self.usage.clone());
         routes::configure(app, routes);
     }
 

@@ -155,11 +155,31 @@ fn an_unknown_variable_is_code_2_and_its_value_is_not_shown() {
 
 #[test]
 fn a_flag_of_other_servers_is_answered_with_the_one_here() {
-    for arguments in [["--port", "9000"], ["--host", "0.0.0.0"], ["--port=9000", "--host=::"]] {
+    for arguments in [["--bind", "0.0.0.0"], ["--hostname", "0.0.0.0"], ["--address=::", "--port=9000"]] {
         let message = fails(2, &arguments);
         let tip = "tip: --listen takes address and port in one, such as --listen 127.0.0.1:8080";
         assert!(message.contains(tip), "{message}");
     }
+}
+
+#[test]
+fn a_host_or_a_port_that_cannot_be_used_is_answered_with_an_example() {
+    for (arguments, parts) in [
+        (["--port", "http"], ["`--port` is \"http\"", "such as \"9000\""]),
+        (["--port", ":9000"], ["`--port` is \":9000\"", "such as \"9000\""]),
+        (
+            ["--host", "0.0.0.0:80"],
+            ["`--host` is \"0.0.0.0:80\"", "\"0.0.0.0\" or \"::\" for every interface"],
+        ),
+        (["--host", "*"], ["`--host` is \"*\"", "\"0.0.0.0\" or \"::\" for every interface"]),
+    ] {
+        let message = fails(2, &[&["check-config"][..], &arguments].concat());
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let message = fails(2, &["--listen", ":80", "--port", "9000"]);
+    assert!(message.contains("cannot be used with"), "{message}");
+    let warned = err(&run(&["check-config", "--host", "0.0.0.0", "--port", "9000"]));
+    assert!(warned.starts_with("warning: listening on 0.0.0.0:9000 without API keys"), "{warned}");
 }
 
 #[test]

@@ -109,12 +109,19 @@ const PROOF: AccuracyProof = AccuracyProof {
     is_remembered: false,
 };
 
-/// Metrics in which every family has a series.
-fn complete() -> Metrics {
+/// Metrics of a server without API keys.
+fn without_keys() -> Metrics {
     let metrics = metrics();
     metrics.runtime_loaded("1.32.0");
     metrics.model_loaded(&ModelInfo { proofs: &[PROOF], ..INFO }, 1000);
     metrics.parameter("truncate", ParameterOutcome::Rejected);
+    metrics
+}
+
+/// Metrics in which every family has a series.
+fn complete() -> Metrics {
+    let metrics = without_keys();
+    metrics.key_usage("team", 5, 1);
     metrics
 }
 
@@ -137,9 +144,26 @@ fn the_exposition_follows_prometheus_conventions() {
 }
 
 #[test]
-fn there_are_fewer_than_300_series_with_one_model() {
-    let series: usize = families(&scrape(&complete())).values().map(|family| family.series).sum();
-    assert!(series < 300, "{series} series");
+fn there_are_fewer_than_300_series_with_one_model_and_three_more_for_each_key_in_use() {
+    let series = |metrics: &Metrics| -> usize {
+        families(&scrape(metrics)).values().map(|family| family.series).sum()
+    };
+    let without_keys = series(&without_keys());
+    assert!(without_keys < 300, "{without_keys} series");
+    assert_eq!(series(&complete()), without_keys + 3);
+}
+
+#[test]
+fn usage_is_counted_by_the_name_of_the_key() {
+    let metrics = complete();
+    metrics.key_usage("team", 7, 2);
+    metrics.key_usage("other", 11, 0);
+    let text = scrape(&metrics);
+    let of = |name: &str, key: &str| value(&text, &format!("embedgate_api_key_{name}{{api_key=\"{key}\"}}"));
+    for (key, counts) in [("team", [2.0, 12.0, 3.0]), ("other", [1.0, 11.0, 0.0])] {
+        let names = ["requests_total", "input_tokens_total", "inputs_truncated_total"];
+        assert_eq!(names.map(|name| of(name, key)), counts, "{key}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{start_server, tap};
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Name in the report, environment, script.
-const SUITES: [(&str, Kind, &str); 10] = [
+const SUITES: [(&str, Kind, &str); 13] = [
     ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
     ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
     ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
@@ -27,8 +27,11 @@ const SUITES: [(&str, Kind, &str); 10] = [
     ("llama-index 0.6.0, openai-like 0.4.0", Kind::Python("frameworks"), "check_llama_index.py"),
     ("litellm 1.106.2", Kind::Python("frameworks"), "check_litellm.py"),
     ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
+    ("pydantic-ai 2.68.0", Kind::Python("pydantic-ai"), "check_pydantic_ai.py"),
     ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
     ("@langchain/openai (npm) 1.6.0", Kind::Node, "check_langchain.mjs"),
+    ("ai (npm) 7.0.173", Kind::Node, "check_ai.mjs"),
+    ("docs/semantic-search.md, pgvector 0.8.5", Kind::Python("search"), "check_semantic_search.py"),
     ("schemathesis 4.32.5, docs/openapi.yaml", Kind::Python("schemathesis"), "check_openapi.py"),
 ];
 

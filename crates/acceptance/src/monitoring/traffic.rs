@@ -9,9 +9,11 @@ use anyhow::{Context, Result, anyhow};
 
 use testkit::http;
 
-/// Settings with which little traffic fills the queue of the default model.
-pub(super) const SETTINGS: &str = "[limits]\nmax_body_bytes = 65536\nmax_request_tokens = 2048\n[[models]]\n\
-    path = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nmax_queue_tokens = 2048\n";
+/// Settings with which little traffic fills the queue of the default model. The API key is that of [`AUTHORIZATION`].
+pub(super) const SETTINGS: &str = "[limits]\nmax_body_bytes = 65536\nmax_request_tokens = 2048\n\
+    [auth]\napi_keys = [\"team=sk-team\"]\n[[models]]\npath = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nmax_queue_tokens = 2048\n";
+/// Header with the API key.
+const AUTHORIZATION: (&str, &str) = ("authorization", "Bearer sk-team");
 /// Concurrent clients that fill the queue.
 const CLIENTS: usize = 12;
 /// Requests of each client.
@@ -33,14 +35,14 @@ pub(super) fn send(server: SocketAddr, round: usize) -> Result<Answers> {
     // Longer than max_input_tokens.
     count(embed(server, &[words(600, &format!("{round} long"))])?);
     // Invalid JSON, an unknown model, a body that is too large.
-    count(http::post(server, "/v1/embeddings", "application/json", "{")?.status);
+    count(post(server, "{")?);
     let unknown = r#"{"input":"a","model":"no-such-model"}"#;
-    count(http::post(server, "/v1/embeddings", "application/json", unknown)?.status);
+    count(post(server, unknown)?);
     count(embed(server, &[words(20_000, "large")])?);
     // An ignored parameter of another vendor.
     let ignored = r#"{"input":"a","model":"all-MiniLM-L6-v2","input_type":"query"}"#;
-    count(http::post(server, "/v1/embeddings", "application/json", ignored)?.status);
-    count(http::get(server, "/v1/models")?.status);
+    count(post(server, ignored)?);
+    count(http::ask(server, &http::request("GET", "/v1/models", &[AUTHORIZATION], b""))?.status);
 
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
@@ -61,8 +63,12 @@ pub(super) fn send(server: SocketAddr, round: usize) -> Result<Answers> {
 }
 
 fn embed(server: SocketAddr, texts: &[String]) -> Result<u16> {
-    let body = serde_json::json!({"input": texts, "model": "all-MiniLM-L6-v2"}).to_string();
-    Ok(http::post(server, "/v1/embeddings", "application/json", &body).context("cannot embed")?.status)
+    post(server, &serde_json::json!({"input": texts, "model": "all-MiniLM-L6-v2"}).to_string())
+}
+
+fn post(server: SocketAddr, body: &str) -> Result<u16> {
+    let request = http::request("POST", "/v1/embeddings", &[AUTHORIZATION], body.as_bytes());
+    Ok(http::ask(server, &request).context("cannot embed")?.status)
 }
 
 /// `count` short words after `prefix`, which makes the text unique.

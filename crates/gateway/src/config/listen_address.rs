@@ -20,6 +20,48 @@ impl ListenAddress {
     /// Port 8080 of this machine alone.
     pub(super) const LOCAL_8080: Self = Self::Ip(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080));
 
+    /// Returns the address with another host, as `--host` writes it: without brackets around an IPv6 address, too.
+    ///
+    /// # Errors
+    /// A text that is not a host, with what to write.
+    pub(super) fn with_host(&self, host: &str) -> Result<Self, String> {
+        let port = match self {
+            Self::Ip(address) => address.port(),
+            Self::Name(_, port) => *port,
+        };
+        let host = host.trim();
+        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse() {
+            return Ok(Self::Ip(SocketAddr::new(ip, port)));
+        }
+        // A text without a host would mean every interface.
+        let named = Some(host).filter(|host| !host.is_empty() && !host.contains(':'));
+        named.and_then(|host| Self::from_text(&format!("{host}:{port}"))).ok_or_else(|| {
+            format!(
+                "{}; expected a host without a port, such as \"127.0.0.1\" or \"localhost\" for this machine alone, \
+                 \"0.0.0.0\" or \"::\" for every interface",
+                quote(host)
+            )
+        })
+    }
+
+    /// Returns the address with another port, as `--port` writes it.
+    ///
+    /// # Errors
+    /// A text that is not a port, with what to write.
+    pub(super) fn with_port(&self, port: &str) -> Result<Self, String> {
+        let expected = || {
+            let found = quote(port.trim());
+            format!(
+                "{found}; expected a number up to 65535 such as \"9000\", or \"0\" to let the system choose"
+            )
+        };
+        let port = port.trim().parse().map_err(|_| expected())?;
+        Ok(match self {
+            Self::Ip(address) => Self::Ip(SocketAddr::new(address.ip(), port)),
+            Self::Name(host, _) => Self::Name(host.clone(), port),
+        })
+    }
+
     /// Returns the socket address; for a name, the first one that it resolves to.
     ///
     /// # Errors
@@ -106,6 +148,29 @@ mod tests {
             ("gateway.example:80", "gateway.example:80"),
         ] {
             assert_eq!(ListenAddress::from_text(text).unwrap().to_string(), meant, "{text}");
+        }
+    }
+
+    #[test]
+    fn host_and_port_replace_their_part_of_an_address() {
+        let listen = ListenAddress::from_text("0.0.0.0:8080").unwrap();
+        for (host, port, meant) in [
+            ("localhost", "9000", "127.0.0.1:9000"),
+            ("::", " 0 ", "[::]:0"),
+            ("[::1]", "80", "[::1]:80"),
+            ("gateway.example", "65535", "gateway.example:65535"),
+        ] {
+            let moved = listen.with_port(port).unwrap().with_host(host).unwrap();
+            assert_eq!(moved.to_string(), meant);
+            assert_eq!(listen.with_host(host).unwrap().with_port(port).unwrap(), moved);
+        }
+        for host in ["", "localhost:80", "0.0.0.0:80", "http://localhost", "a b", "*"] {
+            let error = listen.with_host(host).unwrap_err();
+            assert!(error.contains("\"0.0.0.0\" or \"::\" for every interface"), "{host}: {error}");
+        }
+        for port in ["", "http", "65536", "-1", ":80"] {
+            let error = listen.with_port(port).unwrap_err();
+            assert!(error.contains("expected a number up to 65535"), "{port}: {error}");
         }
     }
 

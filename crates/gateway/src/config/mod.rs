@@ -195,7 +195,8 @@ fn resolve(
 
     let entries = models::entries(&mut resolver, single_model, &mut problems);
     let main = MainConfig::resolve(&mut resolver, entries.first_id());
-    let listen = socket_address(&mut resolver, "listen", &main.listen, &mut problems);
+    let listen = with_host_and_port(&mut resolver, main.listen, &mut problems);
+    let listen = socket_address(&mut resolver, "listen", &listen, &mut problems);
     let ops_listen = main.ops_listen.as_ref();
     let ops_listen = ops_listen.map(|ops| socket_address(&mut resolver, "ops_listen", ops, &mut problems));
     let default_model = models::default_model(&mut resolver, &entries, main.default_model, &mut problems);
@@ -267,6 +268,31 @@ fn resolve(
     }
     warnings.extend(checks::warnings(&config));
     Ok(Resolved { config, report, warnings })
+}
+
+/// Returns `listen` with the host of `--host` and the port of `--port`, whatever its source. The report shows it.
+fn with_host_and_port(
+    resolver: &mut Resolver<'_>,
+    mut listen: ListenAddress,
+    problems: &mut Vec<String>,
+) -> ListenAddress {
+    type Replace = fn(&ListenAddress, &str) -> Result<ListenAddress, String>;
+    let args = resolver.args;
+    let parts: [(&str, &Option<OsString>, Replace); 2] = [
+        ("--host", &args.host, ListenAddress::with_host),
+        ("--port", &args.port, ListenAddress::with_port),
+    ];
+    for (flag, text, replace) in parts {
+        let Some(text) = text else { continue };
+        match replace(&listen, &text.to_string_lossy()) {
+            Ok(replaced) => listen = replaced,
+            Err(fault) => problems.push(format!("`{flag}` is {fault}")),
+        }
+        if let Some(entry) = resolver.report.entry_mut("listen") {
+            (entry.value, entry.source) = (listen.to_toml().into(), Source::Flag);
+        }
+    }
+    listen
 }
 
 /// Returns the address to listen on. The report shows what a host name stands for.

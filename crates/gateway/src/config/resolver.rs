@@ -19,6 +19,10 @@ pub struct CliArgs {
     /// The texts of the flags that were given, by their names without dashes; those of a repeated flag are joined by
     /// commas.
     pub flags: BTreeMap<String, OsString>,
+    /// Text of `--host`, which replaces the host of `listen`.
+    pub host: Option<OsString>,
+    /// Text of `--port`, which replaces the port of `listen`.
+    pub port: Option<OsString>,
 }
 
 impl CliArgs {
@@ -30,7 +34,7 @@ impl CliArgs {
 
 /// Chooses each value, and collects where it came from and what is wrong with it.
 pub(super) struct Resolver<'a> {
-    args: &'a CliArgs,
+    pub(super) args: &'a CliArgs,
     pub(super) env: &'a ProcessEnv,
     settings: &'a [&'static Setting],
     pub(super) file: SettingsFile<'a>,

@@ -24,7 +24,7 @@ const RENAMED: [(&str, &str, &str); 17] = [
     ("models.window", "window", "models.max_input_tokens"),
 ];
 
-/// Names that other servers have for parts of `listen`.
+/// Names that other servers have for `listen` or a part of it. `--host` and `--port` are flags here, too.
 const LISTEN_ELSEWHERE: [&str; 5] = ["port", "host", "hostname", "bind", "address"];
 
 /// Likeness below which a known name is not suggested.

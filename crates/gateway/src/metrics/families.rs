@@ -47,6 +47,23 @@ families! {
                    parameters are not counted.",
             labels: ["parameter", "outcome"],
         }
+        key_requests: IntCounterVec {
+            name: "api_key_requests_total",
+            help: "Requests for embeddings that were answered with vectors, by the name of their API key; `other` for \
+                   all keys after the first 50 that sent one. A key has no series before its first request.",
+            labels: ["api_key"],
+        }
+        key_tokens: IntCounterVec {
+            name: "api_key_input_tokens_total",
+            help: "Tokens of the requests in `embedgate_api_key_requests_total`, as `usage` of their responses counts \
+                   them.",
+            labels: ["api_key"],
+        }
+        key_truncated: IntCounterVec {
+            name: "api_key_inputs_truncated_total",
+            help: "Truncated inputs of the requests in `embedgate_api_key_requests_total`.",
+            labels: ["api_key"],
+        }
         prompts_missing: IntCounterVec {
             name: "prompts_missing_total",
             help: "Requests for embeddings whose inputs got no prompt, although the model expects one: the request \

@@ -249,6 +249,15 @@ impl Metrics {
         self.families.extra_parameters.with_label_values(&[name, outcome.label()]).inc();
     }
 
+    /// Counts a request that was answered with vectors, by the name of its API key. The caller bounds the number of
+    /// names. The series appear with the first request of a key.
+    pub fn key_usage(&self, key: &str, tokens: u64, truncated: usize) {
+        let families = &self.families;
+        families.key_requests.with_label_values(&[key]).inc();
+        families.key_tokens.with_label_values(&[key]).inc_by(tokens);
+        families.key_truncated.with_label_values(&[key]).inc_by(truncated as u64);
+    }
+
     /// Counts a connection as open until the returned value is dropped.
     pub(crate) fn connection_opened(&self) -> GaugeGuard {
         GaugeGuard::new(&self.families.connections)

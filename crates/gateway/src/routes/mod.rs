@@ -15,6 +15,7 @@ mod home;
 mod models;
 mod ops;
 mod rate_limit_response;
+mod usage;
 
 /// Routes of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 12] = [
+const ROUTES: [Route; 13] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -61,6 +62,7 @@ const ROUTES: [Route; 12] = [
     admin("/admin/models", |config, path| get(config, path, admin::list)),
     admin("/admin/models/{id:.+}/load", |config, path| post(config, path, admin::load)),
     admin("/admin/models/{id:.+}/unload", |config, path| post(config, path, admin::unload)),
+    admin("/v1/organization/usage/embeddings", |config, path| get(config, path, usage::embeddings)),
 ];
 
 const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfig, &str)) -> Route {

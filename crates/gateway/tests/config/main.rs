@@ -107,10 +107,12 @@ fn every_setting_has_a_key_a_flag_and_a_variable() {
     let with_flag: BTreeSet<_> = settings().into_iter().filter_map(Setting::flag_name).collect();
     let flags: BTreeSet<_> =
         serve.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
-    assert_eq!(flags, with_flag);
+    // Parts of `listen`, which other servers have flags for.
+    let parts: BTreeSet<_> = ["host", "port"].map(str::to_owned).into();
+    assert_eq!(flags, &with_flag | &parts);
     let variables: BTreeSet<_> = settings().into_iter().filter_map(Setting::variable_name).collect();
     assert_eq!(variables.len(), with_flag.len() + 2, "two settings share a variable");
-    for arg in serve.get_arguments() {
+    for arg in serve.get_arguments().filter(|arg| !parts.contains(arg.get_long().unwrap())) {
         let (flag, help) = (arg.get_long().unwrap(), arg.get_help().unwrap().to_string());
         let setting =
             settings().into_iter().find(|setting| setting.flag_name().as_deref() == Some(flag)).unwrap();
@@ -172,6 +174,24 @@ fn listen_takes_the_forms_of_other_servers() {
         assert_eq!(ops.unwrap().to_string(), listen, "{file}");
     }
     assert!(resolve("listen = \":8081\"").unwrap().warnings[0].contains("without API keys"));
+}
+
+#[test]
+fn host_and_port_replace_their_part_of_listen_from_any_source() {
+    let variable = with_variable("EMBEDGATE_LISTEN", "0.0.0.0:8081");
+    let file = folder("listen = \"[::1]:8082\"");
+    for (env, arguments, listen) in [
+        (environment(Path::new("nowhere")), &["--port", "9000"][..], "127.0.0.1:9000"),
+        (environment(Path::new("nowhere")), &["--host", "localhost", "--port=0"], "127.0.0.1:0"),
+        (variable.clone(), &["--port", "9000"], "0.0.0.0:9000"),
+        (variable, &["--host", "::"], "[::]:8081"),
+        (environment(file.path()), &["--port", "9000"], "[::1]:9000"),
+    ] {
+        let resolved = Config::resolve(&args(arguments), &env).unwrap();
+        assert_eq!(resolved.config.listen.to_string(), listen, "{arguments:?}");
+        let entry = resolved.report.entries.iter().find(|entry| entry.key == "listen").unwrap();
+        assert_eq!((&entry.value, &entry.source), (&DisplayValue::Toml(format!("{listen:?}")), &Source::Flag));
+    }
 }
 
 #[test]

@@ -61,8 +61,12 @@ fn wait_for_waiting(app: &TestApp, model: &str, count: usize) {
 }
 
 pub(crate) fn admin(app: &TestApp, method: &str, path: &str) -> Reply {
-    let bearer = format!("Bearer {ADMIN_KEY}");
-    app.send(method, &format!("/admin/models{path}"), &[("authorization", &bearer)], b"")
+    app.send(method, &format!("/admin/models{path}"), &[("authorization", &admin_bearer())], b"")
+}
+
+/// Value of the header `authorization` for the admin key of [`on_demand`].
+pub(crate) fn admin_bearer() -> String {
+    format!("Bearer {ADMIN_KEY}")
 }
 
 /// The state of a model by the admin routes.

@@ -33,5 +33,6 @@ mod slow_clients;
 #[cfg(unix)]
 mod tls;
 mod tokens;
+mod usage;
 
 use testkit::http;

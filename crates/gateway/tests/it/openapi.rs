@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     app::{TestApp, wait_until},
     http::Reply,
-    loading::{admin, on_demand},
+    loading::{admin, admin_bearer, on_demand},
 };
 
 const METHODS: [&str; 6] = ["get", "post", "put", "delete", "patch", "options"];
@@ -213,6 +213,21 @@ fn errors_match_the_openapi_document() {
         assert_documented(&document, operations[path][method], path, &reply);
     }
     drop(gate);
+}
+
+#[test]
+fn usage_matches_the_openapi_document() {
+    let document = document();
+    let operation = operations(&document)["/v1/organization/usage/embeddings"]["get"];
+    let app = on_demand(&["a"]).key("team", "sk-team").start();
+    let body = json!({"model": "m", "input": "a"}).to_string();
+    assert_eq!(app.send("POST", "/embeddings", &[("api-key", "sk-team")], body.as_bytes()).status, 200);
+    for (query, status) in [("start_time=0&group_by=model&group_by=api_key_id", 200), ("", 400)] {
+        let path = format!("/v1/organization/usage/embeddings?{query}");
+        let reply = app.send("GET", &path, &[("authorization", &admin_bearer())], b"");
+        assert_eq!(reply.status, status, "{}", reply.text());
+        assert_documented(&document, operation, query, &reply);
+    }
 }
 
 #[test]

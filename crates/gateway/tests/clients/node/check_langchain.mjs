@@ -2,7 +2,7 @@
 
 import { OpenAIEmbeddings } from "@langchain/openai";
 
-import { alias, apiKey, baseURL, check, hubId, run, sameVector, sameVectors, texts } from "./checks.mjs";
+import { alias, apiKey, baseURL, check, checkGuide, hubId, run, sameVector, sameVectors, texts } from "./checks.mjs";
 
 const embeddings = (options = {}) =>
   new OpenAIEmbeddings({ model: alias, apiKey, configuration: { baseURL }, ...options });
@@ -27,5 +27,7 @@ check("1,200 documents in three batches at once", async () => {
   const many = Array.from({ length: 1200 }, (_, index) => texts[index % 5]);
   sameVectors(await embeddings().embedDocuments(many), many);
 });
+
+checkGuide("@langchain/openai (Node)");
 
 await run();

@@ -6,7 +6,7 @@ import OpenAI7 from "openai";
 import OpenAI4 from "openai-4";
 
 import {
-  alias, apiKey, baseURL, check, dimensions, hubId, model, run, sameVector, sameVectors, texts, tokens,
+  alias, apiKey, baseURL, check, checkGuide, dimensions, hubId, model, run, sameVector, sameVectors, texts, tokens,
 } from "./checks.mjs";
 
 // cl100k_base ids, as tiktoken yields them.
@@ -90,5 +90,7 @@ for (const [version, OpenAI] of [["4.104.0", OpenAI4], ["7.57.0", OpenAI7]]) {
     await refused({ model, input: cold, dimensions: 7 }, OpenAI.BadRequestError, null);
   });
 }
+
+checkGuide("openai (Node)");
 
 await run();

@@ -4,7 +4,7 @@
 // `run()`. Each check prints one line; the exit status says whether all passed.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 
 const [, script, baseURL, referencePath, leastCosine] = process.argv;
 if (!leastCosine) {
@@ -32,6 +32,27 @@ const checks = [];
 /** Registers an async function as the check called `name`. */
 export function check(name, body) {
   checks.push([name, body]);
+}
+
+// The address in documentation, in the place of the server's.
+const address = "http://127.0.0.1:8080/v1";
+
+/** Registers a check that runs the block for `client` in docs/clients.md, whose `vectors` must be right. */
+export function checkGuide(client) {
+  check(`the lines of docs/clients.md: ${client}`, async () => {
+    const page = readFileSync("docs/clients.md", "utf8");
+    const section = page.split(`\n### ${client}\n`)[1] ?? "";
+    const block = (section.split("```js\n")[1] ?? "").split("```\n")[0];
+    assert.ok(block.includes(address), `there is no block with ${address} for ${client}`);
+    // Next to the packages, where Node looks for them.
+    const file = new URL(`guide-${process.pid}-${checks.length}.mjs`, import.meta.url);
+    writeFileSync(file, `${block.replaceAll(address, baseURL)}\nexport { vectors };\n`);
+    try {
+      sameVectors((await import(file)).vectors, ["I am so cold", "I feel extremely chilly"]);
+    } finally {
+      rmSync(file);
+    }
+  });
 }
 
 /** Runs every check in order and exits. */

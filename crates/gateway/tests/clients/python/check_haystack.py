@@ -4,7 +4,20 @@ import os
 
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
-from checks import ALIAS, API_KEY, BASE_URL, MODEL, TEXTS, check, equal, run, same_vector, same_vectors, tokens  # noqa: E402
+from checks import (  # noqa: E402
+    ALIAS,
+    API_KEY,
+    BASE_URL,
+    MODEL,
+    TEXTS,
+    check,
+    check_guide,
+    equal,
+    run,
+    same_vector,
+    same_vectors,
+    tokens,
+)
 from haystack import Document  # noqa: E402
 from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder  # noqa: E402
 from haystack.utils import Secret  # noqa: E402
@@ -36,5 +49,7 @@ def _():
     same_vectors([document.embedding for document in answer["documents"]], TEXTS)
     equal(answer["meta"]["usage"]["prompt_tokens"], tokens(TEXTS))
 
+
+check_guide("haystack-ai (Python)")
 
 run()

@@ -9,7 +9,20 @@ import importlib.util
 import os
 from pathlib import Path
 
-from checks import ALIAS, API_KEY, BASE_URL, HUB_ID, MODEL, TEXTS, check, equal, run, same_vector, same_vectors
+from checks import (
+    ALIAS,
+    API_KEY,
+    BASE_URL,
+    HUB_ID,
+    MODEL,
+    TEXTS,
+    check,
+    check_guide,
+    equal,
+    run,
+    same_vector,
+    same_vectors,
+)
 
 _litellm = Path(importlib.util.find_spec("litellm").origin).parent
 _cache = _litellm / "litellm_core_utils" / "tokenizers"
@@ -71,5 +84,7 @@ def _():
     texts = [TEXTS[number % 5] for number in range(1500)]
     same_vectors(embeddings().embed_documents(texts), texts)
 
+
+check_guide("langchain-openai (Python)")
 
 run()

@@ -6,7 +6,19 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm  # noqa: E402  after the setting that it reads
-from checks import ALIAS, API_KEY, BASE_URL, HUB_ID, TEXTS, check, equal, run, same_vectors, tokens  # noqa: E402
+from checks import (  # noqa: E402
+    ALIAS,
+    API_KEY,
+    BASE_URL,
+    HUB_ID,
+    TEXTS,
+    check,
+    check_guide,
+    equal,
+    run,
+    same_vectors,
+    tokens,
+)
 
 litellm.suppress_debug_info = True
 
@@ -55,5 +67,7 @@ def _():
     else:
         raise AssertionError("nothing was raised")
 
+
+check_guide("litellm (Python)")
 
 run()

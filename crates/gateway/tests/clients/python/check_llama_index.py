@@ -1,6 +1,6 @@
 """LlamaIndex's two OpenAI embedding classes: its own, with OpenAI's model names, and the one for compatible servers."""
 
-from checks import API_KEY, BASE_URL, HUB_ID, MODEL, TEXTS, check, run, same_vector, same_vectors
+from checks import API_KEY, BASE_URL, HUB_ID, MODEL, TEXTS, check, check_guide, run, same_vector, same_vectors
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.embeddings.openai_like import OpenAILikeEmbedding
 
@@ -39,5 +39,8 @@ def _():
 def _():
     same_vectors(like.get_text_embedding_batch(TEXTS), TEXTS)
 
+
+check_guide("llama-index-embeddings-openai (Python)")
+check_guide("llama-index-embeddings-openai-like (Python)")
 
 run()

@@ -15,6 +15,7 @@ from checks import (
     MODEL,
     TEXTS,
     check,
+    check_guide,
     equal,
     run,
     same_vector,
@@ -215,5 +216,7 @@ def _():
     answer = client.embeddings.create(model=MODEL, input=texts)
     same_vectors([item.embedding for item in answer.data], texts)
 
+
+check_guide("openai (Python)")
 
 run()

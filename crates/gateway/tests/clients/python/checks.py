@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import traceback
+from pathlib import Path
 
 if len(sys.argv) != 4:
     sys.exit(f"usage: {sys.argv[0]} BASE_URL REFERENCE LEAST_COSINE")
@@ -32,6 +33,9 @@ _TOKENS = dict(zip(_reference["texts"], _reference["token_counts"]))
 # "" may stand alone but not in a list: OpenAI answers 400 there.
 TEXTS = [text for text in _reference["texts"] if text]
 
+# The address in documentation, in the place of the server's.
+_ADDRESS = "http://127.0.0.1:8080/v1"
+
 _checks = []
 
 
@@ -43,6 +47,22 @@ def check(name):
         return function
 
     return register
+
+
+def check_guide(client):
+    """Registers a check that runs the block for `client` in docs/clients.md, whose `vectors` must be right."""
+    page = Path(__file__).resolve().parents[5] / "docs/clients.md"
+
+    @check(f"the lines of docs/clients.md: {client}")
+    def _():
+        _, _, section = page.read_text(encoding="utf-8").partition(f"\n### {client}\n")
+        _, _, block = section.partition("```python\n")
+        block, _, _ = block.partition("```\n")
+        if _ADDRESS not in block:
+            raise AssertionError(f"{page} has no block with {_ADDRESS} for {client}")
+        names = {}
+        exec(compile(block.replace(_ADDRESS, BASE_URL), str(page), "exec"), names)
+        same_vectors(names["vectors"], ["I am so cold", "I feel extremely chilly"])
 
 
 def run():
