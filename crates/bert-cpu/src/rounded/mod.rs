@@ -74,7 +74,7 @@ pub(crate) trait GroupDot: Copy + Send + Sync + 'static {
     /// Runs a kernel with the instructions enabled.
     fn run(self, op: impl WithGroupDot<Self>);
 
-    /// The group at `from` in every lane.
+    /// The group at `from`, for every lane of [`dot`](Self::dot).
     ///
     /// # Safety
     /// `from` must be valid for reading 32 bits.

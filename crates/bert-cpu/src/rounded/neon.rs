@@ -47,9 +47,10 @@ impl GroupDot for NeonDotprod {
         unsafe { vectorized(self, op) }
     }
 
+    /// The group at `from` in the first lane: [`dot`](Self::dot) takes it for all lanes.
     #[inline(always)]
     unsafe fn broadcast(self, from: *const f32) -> int8x16_t {
-        unsafe { vreinterpretq_s8_f32(vld1q_dup_f32(from)) }
+        unsafe { vreinterpretq_s8_f32(vsetq_lane_f32::<0>(*from, vdupq_n_f32(0.0))) }
     }
 
     #[inline(always)]
@@ -59,12 +60,13 @@ impl GroupDot for NeonDotprod {
 
     #[inline(always)]
     fn dot(self, mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-        // The intrinsic `vdotq_s32` is unstable. The directive is for builds without inlining, where this function is
-        // compiled by itself, without the target feature of `run`.
+        // By element: a `dup` for each group would take a slot of the units that `sdot` needs. The intrinsic
+        // `vdotq_laneq_s32` is unstable. The directive is for builds without inlining, where this function is compiled
+        // by itself, without the target feature of `run`.
         unsafe {
             asm!(
                 ".arch_extension dotprod",
-                "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+                "sdot {sums:v}.4s, {b:v}.16b, {a:v}.4b[0]",
                 sums = inout(vreg) sums,
                 a = in(vreg) a,
                 b = in(vreg) b,
