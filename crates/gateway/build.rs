@@ -5,13 +5,16 @@
 use std::{env, fs};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(cpu_has, values(\"neon\", \"avx2\", \"avx512\", \"amx\"))");
+    println!(
+        "cargo::rustc-check-cfg=cfg(cpu_has, values(\"neon\", \"neon-dotprod\", \"avx2\", \"avx512\", \"amx\"))"
+    );
     println!("cargo::rerun-if-changed=build.rs");
     let is_native = env::var("HOST") == env::var("TARGET");
     let is_arm64 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "aarch64");
     // In a cross build the CPU of the tests is unknown. Every 64-bit Arm CPU has NEON.
     for (name, is_present) in [
         ("neon", is_arm64),
+        ("neon-dotprod", is_native && has_dotprod()),
         ("avx2", is_native && has_avx2()),
         ("avx512", is_native && has_avx512()),
         ("amx", is_native && has_amx()),
@@ -20,6 +23,16 @@ fn main() {
             println!("cargo::rustc-cfg=cpu_has=\"{name}\"");
         }
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn has_dotprod() -> bool {
+    false
 }
 
 #[cfg(target_arch = "x86_64")]

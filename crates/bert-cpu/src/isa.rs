@@ -22,6 +22,8 @@ pub enum Precision {
 pub enum Isa {
     /// NEON: vectors of 4 f32.
     Neon,
+    /// NEON with FEAT_DotProd: products of int8 in vectors of 128 bits.
+    NeonDotprod,
     /// AVX2 without an instruction for int8: products of 16 bits.
     Avx2Int8,
     /// AVX2 and FMA: vectors of 8 f32.
@@ -41,8 +43,9 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, in the order of caps. Of those of one precision, the slowest comes first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Neon,
+        Self::NeonDotprod,
         Self::Avx2Int8,
         Self::Avx2,
         Self::AvxVnni,
@@ -56,6 +59,7 @@ impl Isa {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
             Self::Avx2Int8 => "avx2-int8",
             Self::Avx2 => "avx2",
             Self::AvxVnni => "avx-vnni",
@@ -71,14 +75,14 @@ impl Isa {
         match self {
             Self::Neon | Self::Avx2 | Self::Avx512 => Precision::Fp32,
             Self::Avx512Bf16 | Self::AmxBf16 => Precision::Bf16,
-            Self::Avx2Int8 | Self::AvxVnni | Self::Avx512Vnni => Precision::Int8,
+            Self::NeonDotprod | Self::Avx2Int8 | Self::AvxVnni | Self::Avx512Vnni => Precision::Int8,
         }
     }
 
     /// Returns true if the architecture that this program was compiled for has CPUs with this instruction set.
     pub const fn is_of_this_architecture(self) -> bool {
         match self {
-            Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Neon | Self::NeonDotprod => cfg!(target_arch = "aarch64"),
             Self::Avx2Int8
             | Self::Avx2
             | Self::AvxVnni
@@ -94,6 +98,10 @@ impl Isa {
         match self {
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => {
+                Self::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::Avx2Int8 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
@@ -241,8 +249,8 @@ mod tests {
         for isa in Isa::ALL {
             assert_eq!(isa.to_string().parse(), Ok(isa));
         }
-        let error = "unknown instruction set `sse9`: expected one of `neon`, `avx2-int8`, `avx2`, `avx-vnni`, \
-            `avx512`, `avx512-vnni`, `avx512-bf16`, `amx`";
+        let error = "unknown instruction set `sse9`: expected one of `neon`, `neon-dotprod`, `avx2-int8`, \
+            `avx2`, `avx-vnni`, `avx512`, `avx512-vnni`, `avx512-bf16`, `amx`";
         assert_eq!("sse9".parse::<Isa>(), Err(error.to_owned()));
     }
 
@@ -251,6 +259,7 @@ mod tests {
     fn the_build_script_detected_this_cpu() {
         let detected = [
             (Isa::Neon, cfg!(cpu_has = "neon")),
+            (Isa::NeonDotprod, cfg!(cpu_has = "neon-dotprod")),
             (Isa::Avx2Int8, cfg!(cpu_has = "avx2-int8")),
             (Isa::Avx2, cfg!(cpu_has = "avx2")),
             (Isa::AvxVnni, cfg!(cpu_has = "avx-vnni")),

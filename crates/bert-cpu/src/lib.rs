@@ -49,7 +49,6 @@ mod pass;
 mod plan;
 mod positions;
 pub mod reference;
-#[cfg(target_arch = "x86_64")]
 mod rounded;
 mod simd;
 #[cfg(test)]

@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use encoder_spec::{EncoderSpec, NormKind, ScoreBias};
 
-#[cfg(target_arch = "aarch64")]
-use crate::simd::Neon;
-use crate::simd::Simd;
 use crate::{
     EncoderConfig, Isa, ModelError, ModelInputs,
     fp32::{VectorNetwork, format::Fp32},
+    linear_input::LinearInput,
     network::Network,
+    rounded::{GroupDot, Rounded, int8::MAX_K},
+    simd::Simd,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::{
     amx::{Amx, AmxBf16Network},
-    linear_input::LinearInput,
-    rounded::{Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni, GroupDot, Rounded, int8::MAX_K},
+    rounded::{Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni},
     simd::{Avx2, Avx512},
 };
+#[cfg(target_arch = "aarch64")]
+use crate::{rounded::NeonDotprod, simd::Neon};
 
 /// Returns the first mechanism of a network for which there are no kernels; `None` if all have kernels.
 pub fn unsupported(spec: &EncoderSpec) -> Option<&'static str> {
@@ -81,6 +82,8 @@ fn network(isa: Isa, inputs: ModelInputs<'_>) -> Result<Arc<dyn Network>, ModelE
     Ok(match isa {
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => fp32(Neon::detect().ok_or(missing)?, inputs)?,
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => int8(NeonDotprod::detect().ok_or(missing)?, isa, inputs)?,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => fp32(Avx2::detect().ok_or(missing)?, inputs)?,
         #[cfg(target_arch = "x86_64")]
@@ -109,7 +112,6 @@ fn fp32(simd: impl Simd, inputs: ModelInputs<'_>) -> Result<Arc<dyn Network>, Mo
     Ok(Arc::new(VectorNetwork::new(Fp32(simd), inputs, None)?))
 }
 
-#[cfg(target_arch = "x86_64")]
 fn int8(dot: impl GroupDot, isa: Isa, inputs: ModelInputs<'_>) -> Result<Arc<dyn Network>, ModelError> {
     let maxima = inputs.activation_maxima.ok_or(ModelError::NoMaxima(isa))?;
     if !maxima.fit(inputs.config.spec()) {

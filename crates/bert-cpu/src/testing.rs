@@ -52,40 +52,49 @@ macro_rules! fp32_tests {
 pub(crate) use fp32_tests;
 
 /// Defines one test for each instruction set in int8 or bf16 of this architecture, as [`fp32_tests`].
-#[cfg(target_arch = "x86_64")]
 macro_rules! rounded_tests {
     ($($(#[$meta:meta])* fn $name:ident($isa:ident: Isa) $body:block)+) => {$(
         $(#[$meta])*
         fn $name($isa: $crate::Isa) $body
 
         mod $name {
+            #[cfg(target_arch = "x86_64")]
             #[test]
             #[cfg_attr(not(cpu_has = "avx2-int8"), ignore = "this CPU has no AVX2")]
             fn avx2_int8() {
                 super::$name($crate::Isa::Avx2Int8);
             }
 
+            #[cfg(target_arch = "x86_64")]
             #[test]
             #[cfg_attr(not(cpu_has = "avx-vnni"), ignore = "this CPU has no AVX-VNNI")]
             fn avx_vnni() {
                 super::$name($crate::Isa::AvxVnni);
             }
 
+            #[cfg(target_arch = "x86_64")]
             #[test]
             #[cfg_attr(not(cpu_has = "avx512-vnni"), ignore = "this CPU has no AVX-512 VNNI")]
             fn avx512_vnni() {
                 super::$name($crate::Isa::Avx512Vnni);
             }
 
+            #[cfg(target_arch = "x86_64")]
             #[test]
             #[cfg_attr(not(cpu_has = "avx512-bf16"), ignore = "this CPU has no AVX-512 BF16")]
             fn avx512_bf16() {
                 super::$name($crate::Isa::Avx512Bf16);
             }
+
+            #[cfg(target_arch = "aarch64")]
+            #[test]
+            #[cfg_attr(not(cpu_has = "neon-dotprod"), ignore = "this CPU has no FEAT_DotProd")]
+            fn neon_dotprod() {
+                super::$name($crate::Isa::NeonDotprod);
+            }
         }
     )+};
 }
-#[cfg(target_arch = "x86_64")]
 pub(crate) use rounded_tests;
 
 /// Runs `op` compiled for `isa`.

@@ -17,6 +17,9 @@ use crate::packages::Packages;
 
 /// Target triple.
 pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
+/// Instruction sets of the emulated CPU, in the names of `bert-cpu`, whose build script reads them. A test of `bert-cpu`
+/// fails if the emulator has others.
+const ISAS: &str = "neon,neon-dotprod";
 
 /// The compiler of Debian 13's backports, which keep up with Rust's releases, and an emulator that is one static file.
 const RUST: Packages = Packages {
@@ -88,7 +91,7 @@ impl Toolchain {
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", self.program("cc"));
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", self.program("run"));
         cargo.env("CC_aarch64_unknown_linux_gnu", self.program("cc"));
-        cargo.env("AR_aarch64_unknown_linux_gnu", self.program("ar"));
+        cargo.env("AR_aarch64_unknown_linux_gnu", self.program("ar")).env("BERT_CPU_TEST_ISAS", ISAS);
         cargo
     }
 

@@ -1,4 +1,4 @@
-//! int8: rows of A as unsigned integers with a scale and a zero point for each row, columns of B as signed integers
+//! int8: rows of A as integers from 0 to 255 with a scale and a zero point for each row, columns of B as signed integers
 //! with a scale for each column.
 //!
 //! A column of A with large values would leave the others few steps. Before both are rounded, its values are divided
@@ -71,7 +71,7 @@ impl WeightFormat for i8 {
             let negated_min = simd.reduce_max(negated_min);
             let range = (simd.reduce_max(max) + negated_min).max(MIN_RANGE);
             let inverse = STEPS / range;
-            let zero_point = (negated_min * inverse).round_ties_even() as i32;
+            let zero_point = (negated_min * inverse).round_ties_even() as i32 + D::OFFSET;
             *to = range / STEPS + simd.reduce_sum(check);
             *to.add(1) = f32::from_bits(zero_point as u32);
             let to = to.add(HEADER);

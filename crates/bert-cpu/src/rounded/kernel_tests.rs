@@ -4,8 +4,12 @@
 use encoder_spec::Activation;
 use proptest::prelude::*;
 
+#[cfg(target_arch = "aarch64")]
+use super::NeonDotprod;
+#[cfg(target_arch = "x86_64")]
+use super::{Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni};
 use super::{
-    Avx2Int8, Avx512Bf16, Avx512Vnni, AvxVnni, GroupDot, HEADER, Rounded,
+    GroupDot, HEADER, Rounded,
     int8::MAX_K,
     scalar_model::{RoundedRow, round_row},
 };
@@ -31,9 +35,14 @@ trait Int8Check {
 /// Runs a check; bf16 has none.
 fn run(isa: Isa, check: &impl Int8Check) {
     match isa {
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2Int8 => check.run(Avx2Int8::detect().unwrap()),
+        #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni => check.run(AvxVnni::detect().unwrap()),
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => check.run(Avx512Vnni::detect().unwrap()),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDotprod => check.run(NeonDotprod::detect().unwrap()),
         _ => {}
     }
 }
@@ -72,7 +81,7 @@ impl TestProduct {
         format.pack(UnpackedB { input, rows: &sources, columns, column: &column }, None)
     }
 
-    /// The rows as rounded by the kernels: scale, zero point and integers of each.
+    /// The rows as rounded by the kernels: scale, zero point and integers of each, without the kernels' offset.
     fn round<D: GroupDot<Weight = i8>>(&self, dot: D) -> (Buffer, usize, Vec<RoundedRow>) {
         let (rows, k) = (self.rows.len(), self.rows[0].len());
         let padded = k.next_multiple_of(32);
@@ -92,10 +101,10 @@ impl TestProduct {
             let bytes: Vec<u8> = words[HEADER..].iter().flat_map(|word| word.to_le_bytes()).collect();
             let value = |bytes: &[u8]| {
                 assert!(bytes[1..].iter().all(|byte| *byte == 0));
-                i64::from(bytes[0])
+                i64::from(bytes[0].wrapping_sub(D::OFFSET as u8))
             };
             let integers = bytes.chunks_exact(bytes_of_value).map(value).take(k).collect();
-            (words[0], i64::from(words[1].to_bits() as i32), integers)
+            (words[0], i64::from(words[1].to_bits() as i32 - D::OFFSET), integers)
         };
         let rows = words.chunks_exact(width).map(row).collect();
         (rounded, width, rows)
@@ -175,16 +184,18 @@ impl Int8Check for LargestSums {
             let b = product.pack(Rounded(dot));
             let width = HEADER + k.next_multiple_of(32) / D::GROUP;
             let mut a = Buffer::zeroed(width);
-            let word = if D::GROUP == 4 { byte * 0x0101_0101 } else { byte * 0x0001_0001 };
+            let stored = u32::from((byte as u8).wrapping_add(D::OFFSET as u8));
+            let word = if D::GROUP == 4 { stored * 0x0101_0101 } else { stored * 0x0001_0001 };
             a.as_mut_slice()[HEADER..].fill(f32::from_bits(word));
-            (a.as_mut_slice()[0], a.as_mut_slice()[1]) = (1.0, f32::from_bits(zero_point));
+            (a.as_mut_slice()[0], a.as_mut_slice()[1]) =
+                (1.0, f32::from_bits((zero_point + D::OFFSET) as u32));
             let a = Matrix::of(&a, 0, [1, width], width);
             let mut sums = Buffer::zeroed(32);
             let c = Matrix::of(&sums, 0, [1, 32], 32);
             let output = Output { bias: &[0.0; 32], c, epilogue: Epilogue::Store };
             let panels = 0..32 / (2 * D::Simd::WIDTH);
             Rounded(dot).multiply(Operand { values: a, rounded: a }, &b, panels, output);
-            let sum = k as i64 * (i64::from(byte) - i64::from(zero_point)) * 127 * sign as i64;
+            let sum = k as i64 * i64::from(byte - zero_point) * 127 * sign as i64;
             assert!(i32::try_from(sum).is_ok());
             let expected = (sum as f32) * (1.0 / 127.0);
             assert_eq!(sums.as_mut_slice(), [expected; 32], "K {k}, {byte} − {zero_point}, sign {sign}");
@@ -248,44 +259,43 @@ rounded_tests! {
         }
         run(isa, &NotFinite);
     }
+}
 
-    fn bf16_products_match_f64_over_rounded_operands(isa: Isa) {
-        if isa != Isa::Avx512Bf16 {
-            return;
+#[cfg(target_arch = "x86_64")]
+#[test]
+#[cfg_attr(not(cpu_has = "avx512-bf16"), ignore = "this CPU has no AVX-512 BF16")]
+fn avx512_bf16_products_match_f64_over_rounded_operands() {
+    let format = Rounded(Avx512Bf16::detect().unwrap());
+    for (count, k, columns) in [(1, 1, 1), (3, 37, 5), (30, 384, 64)] {
+        let product = TestProduct::synthetic(count, k, columns);
+        let padded = k.next_multiple_of(32);
+        let (rows, width) = (product.rows.len(), HEADER + padded / 2);
+        let mut values = Buffer::zeroed(rows * padded);
+        for (row, out) in product.rows.iter().zip(values.as_mut_slice().chunks_exact_mut(padded)) {
+            out[..k].copy_from_slice(row);
         }
-        let format = Rounded(Avx512Bf16::detect().unwrap());
-        for (count, k, columns) in [(1, 1, 1), (3, 37, 5), (30, 384, 64)] {
-            let product = TestProduct::synthetic(count, k, columns);
-            let padded = k.next_multiple_of(32);
-            let (rows, width) = (product.rows.len(), HEADER + padded / 2);
-            let mut values = Buffer::zeroed(rows * padded);
-            for (row, out) in product.rows.iter().zip(values.as_mut_slice().chunks_exact_mut(padded)) {
-                out[..k].copy_from_slice(row);
-            }
-            let rounded = Buffer::zeroed(rows * width);
-            let b = product.pack(format);
-            let from = Matrix::of(&values, 0, [rows, padded], padded);
-            let to = Matrix::of(&rounded, 0, [rows, width], width);
-            format.round(from, to, &b);
-            let all = columns.next_multiple_of(32);
-            let mut sums = Buffer::zeroed(rows * all);
-            let c = Matrix::of(&sums, 0, [rows, all], all);
-            let bias = vec![product.bias; all];
-            let output = Output { bias: &bias, c, epilogue: Epilogue::Store };
-            format.multiply(Operand { values: from, rounded: to }, &b, 0..all / 32, output);
-            // To 8 bits, ties to even.
-            let round = |value: &f32| {
-                let bits = value.to_bits();
-                f64::from(f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000))
-            };
-            for (index, found) in sums.as_mut_slice().iter().enumerate() {
-                let (row, column) = (&product.rows[index / all], product.columns.get(index % all));
-                let sum: f64 = column.map_or(0.0, |column| {
-                    row.iter().zip(column).map(|(a, b)| round(a) * round(b)).sum()
-                });
-                let expected = sum + f64::from(product.bias);
-                assert!((f64::from(*found) - expected).abs() < 1e-4, "{found}, expected {expected}");
-            }
+        let rounded = Buffer::zeroed(rows * width);
+        let b = product.pack(format);
+        let from = Matrix::of(&values, 0, [rows, padded], padded);
+        let to = Matrix::of(&rounded, 0, [rows, width], width);
+        format.round(from, to, &b);
+        let all = columns.next_multiple_of(32);
+        let mut sums = Buffer::zeroed(rows * all);
+        let c = Matrix::of(&sums, 0, [rows, all], all);
+        let bias = vec![product.bias; all];
+        let output = Output { bias: &bias, c, epilogue: Epilogue::Store };
+        format.multiply(Operand { values: from, rounded: to }, &b, 0..all / 32, output);
+        // To 8 bits, ties to even.
+        let round = |value: &f32| {
+            let bits = value.to_bits();
+            f64::from(f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000))
+        };
+        for (index, found) in sums.as_mut_slice().iter().enumerate() {
+            let (row, column) = (&product.rows[index / all], product.columns.get(index % all));
+            let sum: f64 =
+                column.map_or(0.0, |column| row.iter().zip(column).map(|(a, b)| round(a) * round(b)).sum());
+            let expected = sum + f64::from(product.bias);
+            assert!((f64::from(*found) - expected).abs() < 1e-4, "{found}, expected {expected}");
         }
     }
 }

@@ -9,19 +9,29 @@
 //!
 //! In int8 (`int8`) sums are exact, so their bits do not depend on the instruction set; in bf16 (`bf16`) they are f32.
 
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
 mod bf16;
 mod gemm;
 pub(crate) mod int8;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod speed;
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::{Avx2Int8, AvxVnni};
+#[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512Bf16, Avx512Vnni};
 use gemm::RoundedGemm;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::NeonDotprod;
 use pack::{RoundedB, WeightFormat};
 
 use crate::{
@@ -34,7 +44,8 @@ use crate::{
     simd::Simd,
 };
 
-/// Words before the groups of a row of A: its scale, and its zero point as the bits of an i32.
+/// Words before the groups of a row of A: its scale, and its zero point, with [`GroupDot::OFFSET`], as the bits of an
+/// i32.
 const HEADER: usize = 2;
 
 /// Instructions that multiply and add groups, as a proof token like [`Simd`].
@@ -54,12 +65,16 @@ pub(crate) trait GroupDot: Copy + Send + Sync + 'static {
     /// Values in a group.
     const GROUP: usize;
 
+    /// Added to the integers of A and their zero point, which are from 0 to 255, so that the instruction can multiply
+    /// them: −128 if it multiplies only signed values.
+    const OFFSET: i32 = 0;
+
     fn simd(self) -> Self::Simd;
 
     /// Runs a kernel with the instructions enabled.
     fn run(self, op: impl WithGroupDot<Self>);
 
-    /// The group at `from` in every lane.
+    /// The group at `from`, for every lane of [`dot`](Self::dot).
     ///
     /// # Safety
     /// `from` must be valid for reading 32 bits.

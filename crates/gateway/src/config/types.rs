@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn max_isa_and_sizes_survive_a_round_trip() {
-        for text in ["auto", "neon", "avx2", "avx512", "amx", "none"] {
+        for text in ["auto", "neon", "neon-dotprod", "avx2", "avx512", "amx", "none"] {
             assert_eq!(MaxIsa::from_text(text).map(MaxIsa::name), Some(text));
         }
         for (text, size) in

@@ -26,7 +26,7 @@ pub(super) struct Candidate {
 }
 
 /// All native candidates, fastest first. The first one that meets every condition is selected.
-pub(super) const CANDIDATES: [Candidate; 8] = [
+pub(super) const CANDIDATES: [Candidate; 9] = [
     Candidate { isa: Isa::AmxBf16, precision: Precision::Bf16, batch_tokens: 256 },
     Candidate { isa: Isa::Avx512Vnni, precision: Precision::Int8, batch_tokens: 128 },
     Candidate { isa: Isa::Avx512Bf16, precision: Precision::Bf16, batch_tokens: 96 },
@@ -34,6 +34,7 @@ pub(super) const CANDIDATES: [Candidate; 8] = [
     Candidate { isa: Isa::Avx512, precision: Precision::Fp32, batch_tokens: 98 },
     Candidate { isa: Isa::Avx2Int8, precision: Precision::Int8, batch_tokens: 64 },
     Candidate { isa: Isa::Avx2, precision: Precision::Fp32, batch_tokens: 48 },
+    Candidate { isa: Isa::NeonDotprod, precision: Precision::Int8, batch_tokens: 96 },
     Candidate { isa: Isa::Neon, precision: Precision::Fp32, batch_tokens: 48 },
 ];
 
@@ -241,6 +242,8 @@ mod tests {
         &[Isa::Avx2, Isa::Avx2Int8, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16];
     const AMX: &[Isa] = &[Isa::Avx2, Isa::Avx2Int8, Isa::Avx512, Isa::Avx512Vnni, Isa::AmxBf16];
     const X86: [&[Isa]; 6] = [&[], AVX2, AVX512, VNNI, ZEN, AMX];
+    const DOTPROD: &[Isa] = &[Isa::Neon, Isa::NeonDotprod];
+    const ARM64: [&[Isa]; 2] = [&[Isa::Neon], DOTPROD];
 
     fn select_on(query: &BackendQuery, supported: &[Isa]) -> Result<BackendPlan, String> {
         select(query, |isa| supported.contains(&isa))
@@ -298,16 +301,28 @@ mod tests {
     fn int8_is_selected_only_if_the_settings_ask_for_it() {
         let native = Backend::Native;
         let int8 = BackendQuery { precision: PrecisionSetting::Int8, ..QUERY };
-        for (cpu, isa) in [(AVX2, Isa::Avx2Int8), (VNNI, Isa::Avx512Vnni), (AMX, Isa::Avx512Vnni)] {
+        for (cpu, isa) in [
+            (AVX2, Isa::Avx2Int8),
+            (VNNI, Isa::Avx512Vnni),
+            (AMX, Isa::Avx512Vnni),
+            (DOTPROD, Isa::NeonDotprod),
+        ] {
             check(int8, cpu, (native(isa), SelectionReason::Configured));
         }
         let capped = BackendQuery { isa: MaxIsa::At(Isa::Avx512), ..int8 };
         check(capped, VNNI, (native(Isa::Avx2Int8), SelectionReason::Capped));
-        let error = select_on(&int8, &[]).unwrap_err();
-        assert!(error.contains("this CPU has no int8 instructions"), "{error}");
+        for cpu in [&[], &[Isa::Neon][..]] {
+            let error = select_on(&int8, cpu).unwrap_err();
+            assert!(error.contains("this CPU has no int8 instructions"), "{error}");
+        }
+        let capped = BackendQuery { isa: MaxIsa::At(Isa::Neon), ..int8 };
+        let error = select_on(&capped, DOTPROD).unwrap_err();
+        assert!(error.contains("the setting `isa` does not allow it"), "{error}");
 
         let accepting = BackendQuery { accepts_int8: true, ..QUERY };
         let best = |isa| (native(isa), SelectionReason::Best);
+        check(QUERY, DOTPROD, best(Isa::Neon));
+        check_plan(accepting, DOTPROD, best(Isa::NeonDotprod), &[native(Isa::Neon)]);
         check_plan(accepting, VNNI, best(Isa::Avx512Vnni), &[native(Isa::Avx512)]);
         let then = [native(Isa::Avx512Bf16), native(Isa::Avx512)];
         check_plan(accepting, ZEN, best(Isa::Avx512Vnni), &then);
@@ -387,7 +402,7 @@ mod tests {
     #[test]
     fn every_reason_is_true_of_its_cpu() {
         let caps = [MaxIsa::Best, MaxIsa::None].into_iter().chain(Isa::ALL.map(MaxIsa::At));
-        let cpus = X86.into_iter().chain([&[Isa::Neon][..]]);
+        let cpus = X86.into_iter().chain(ARM64);
         for (isa, supported) in caps.flat_map(|isa| cpus.clone().map(move |supported| (isa, supported))) {
             let precisions = [
                 (PrecisionSetting::Auto, false),

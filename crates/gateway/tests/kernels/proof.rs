@@ -210,7 +210,7 @@ fn int8_isa() -> Option<Isa> {
 }
 
 #[test]
-#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "avx512")), ignore = "this CPU has no kernels for int8")]
+#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "neon-dotprod")), ignore = "this CPU has no kernels for int8")]
 fn int8_is_served_with_its_measured_accuracy() {
     for name in crate::MODELS {
         let folder = tiny(name);
@@ -234,7 +234,7 @@ fn int8_is_served_with_its_measured_accuracy() {
 }
 
 #[test]
-#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "avx512")), ignore = "this CPU has no kernels for int8")]
+#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "neon-dotprod")), ignore = "this CPU has no kernels for int8")]
 fn a_model_that_is_not_accurate_enough_in_int8_does_not_start() {
     let folder = tiny("bert-mean");
     for _ in ["measured", "remembered"] {
@@ -248,7 +248,7 @@ fn a_model_that_is_not_accurate_enough_in_int8_does_not_start() {
 }
 
 #[test]
-#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "avx512")), ignore = "this CPU has no kernels for int8")]
+#[cfg_attr(not(any(cpu_has = "avx2", cpu_has = "neon-dotprod")), ignore = "this CPU has no kernels for int8")]
 fn auto_selects_int8_only_with_a_minimum_cosine() {
     let folder = tiny("bert-mean");
     let mut config = config(folder.path(), MaxIsa::Best);
