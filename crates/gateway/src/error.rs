@@ -11,6 +11,7 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use openai_schema::{ErrorBody, RequestError};
+use serde_json::json;
 
 /// Message of every 500, OpenAI's own. The cause is only logged.
 const INTERNAL_MESSAGE: &str = "The server had an error while processing your request";
@@ -104,6 +105,19 @@ pub enum Retry {
     Never,
 }
 
+/// JSON in which the clients of a route expect errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// `{"error": {"message", "type", "param", "code"}}`.
+    OpenAi,
+    /// `{"message"}`.
+    Cohere,
+    /// `{"error"}`.
+    Ollama,
+    /// `{"error", "error_type"}`.
+    Tei,
+}
+
 impl Code {
     /// Every code, in the order of their statuses.
     pub const ALL: [Self; 26] = [
@@ -170,6 +184,16 @@ impl Code {
         // Every number above is a valid status, so the default is never used.
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         ErrorSpec { status, kind, code, retry }
+    }
+
+    /// The `error_type` of text-embeddings-inference for this code.
+    fn tei_type(self) -> &'static str {
+        match (self, self.spec().status.as_u16()) {
+            (Self::Loading | Self::Draining, _) => "unhealthy",
+            (_, 429 | 503) => "overloaded",
+            (_, 400..500) => "validation",
+            _ => "backend",
+        }
     }
 
     /// Condition of this code, in one sentence for the documentation.
@@ -287,6 +311,18 @@ impl ApiError {
     /// Reason of the failure.
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// The body of this error for the clients of `shape`; `None` for OpenAI's, which it has by itself.
+    pub(crate) fn reshaped(&self, shape: ErrorShape) -> Option<String> {
+        let message = &self.message;
+        let body = match shape {
+            ErrorShape::OpenAi => return None,
+            ErrorShape::Cohere => json!({ "message": message }),
+            ErrorShape::Ollama => json!({ "error": message }),
+            ErrorShape::Tei => json!({ "error": message, "error_type": self.code.tei_type() }),
+        };
+        Some(body.to_string())
     }
 
     /// Seconds for the `retry-after` header.

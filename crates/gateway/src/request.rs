@@ -15,7 +15,6 @@ use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
 use tokio::time::timeout_at;
 
 use crate::{
-    body::Body,
     budget::ReservedBytes,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
@@ -27,7 +26,7 @@ use crate::{
 
 /// Minimum size of a body that is parsed on another thread. 256 KiB take about 0.5 ms: a larger body would delay the
 /// other connections of the HTTP thread, and for a smaller one the handover costs more.
-const OFFLOAD_BYTES: usize = 256 * 1024;
+pub(crate) const OFFLOAD_BYTES: usize = 256 * 1024;
 
 /// Limits of every request.
 pub(crate) struct RequestLimits {
@@ -70,18 +69,6 @@ pub(crate) struct ValidatedRequest {
     /// True if `input` is one input and not an array of them.
     is_single: bool,
     job: Job,
-}
-
-/// Parses a body. Returns its memory, too: the request takes about as much.
-///
-/// # Errors
-/// 400 for a body that breaks the API's schema.
-pub(crate) async fn parse(body: Body) -> Result<(EmbeddingRequest, ReservedBytes), ApiError> {
-    offload(body.bytes.len() >= OFFLOAD_BYTES, move || {
-        let request = EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)?;
-        Ok((request, body.memory))
-    })
-    .await?
 }
 
 /// The policy for long inputs in the request's headers, if there is one.
@@ -291,7 +278,7 @@ impl ValidatedRequest {
 ///
 /// # Errors
 /// 500 if the blocking thread panicked.
-async fn offload<T, F>(is_large: bool, work: F) -> Result<T, ApiError>
+pub(crate) async fn offload<T, F>(is_large: bool, work: F) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,

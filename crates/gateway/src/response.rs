@@ -70,10 +70,30 @@ impl ResponseMemory {
     }
 }
 
+/// JSON that can be written in parts, each of which begins at a vector.
+pub(crate) trait PartialJson: Unpin + 'static {
+    /// Appends the part that starts at vector `from`: whole vectors, until at least `bytes` bytes have been appended.
+    /// Returns the first vector of the next part, or `None` after the last part.
+    fn write_part(&self, from: usize, bytes: usize, out: &mut Vec<u8>) -> Option<usize>;
+
+    /// The length of all parts in bytes, if it is known without writing them.
+    fn json_len(&self) -> Option<u64>;
+}
+
+impl PartialJson for EmbeddingResponse {
+    fn write_part(&self, from: usize, bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
+        self.write_part(from, bytes, out)
+    }
+
+    fn json_len(&self) -> Option<u64> {
+        self.json_len()
+    }
+}
+
 /// Body of a large response. It holds the vectors and serializes a part once the connection has sent the previous one,
 /// so that a client that does not read holds only the memory of the vectors and two parts.
-pub(crate) struct JsonParts {
-    response: EmbeddingResponse,
+pub(crate) struct JsonParts<T> {
+    response: T,
     len: Option<u64>,
     /// Index of the first vector of the next part.
     next: Option<usize>,
@@ -82,14 +102,14 @@ pub(crate) struct JsonParts {
     _memory: ReservedBytes,
 }
 
-impl JsonParts {
+impl<T: PartialJson> JsonParts<T> {
     /// The body of `response`, which releases `memory` when it is sent or dropped.
-    pub(crate) fn new(response: EmbeddingResponse, memory: ReservedBytes) -> Self {
+    pub(crate) fn new(response: T, memory: ReservedBytes) -> Self {
         Self { len: response.json_len(), response, next: Some(0), yielding: None, _memory: memory }
     }
 }
 
-impl MessageBody for JsonParts {
+impl<T: PartialJson> MessageBody for JsonParts<T> {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {

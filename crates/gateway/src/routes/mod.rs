@@ -1,20 +1,22 @@
 //! The route table, and the responses for unknown paths and methods.
 
 use actix_web::{
-    Handler, HttpRequest, HttpResponse, Responder, ResponseError,
+    Handler, HttpRequest, HttpResponse, Responder,
     guard::{self, Guard},
     http::header,
     web::{self, ServiceConfig},
 };
 
-use crate::error::{ApiError, Code};
+use crate::error::{ApiError, Code, ErrorShape};
 
 mod admin;
 mod embeddings;
 mod home;
+mod inference_call;
 mod models;
 mod ops;
-mod rate_limit_response;
+pub(crate) mod rate_limit_response;
+mod response_head;
 
 /// Routes of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ struct Route {
     path: &'static str,
     set: RouteSet,
     kind: RouteKind,
+    /// Shape of every error that a client of this route can see.
+    errors: ErrorShape,
     register: fn(&mut ServiceConfig, &str),
 }
 
@@ -64,16 +68,16 @@ const ROUTES: [Route; 12] = [
 ];
 
 const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfig, &str)) -> Route {
-    Route { path, set: RouteSet::Api, kind, register }
+    Route { path, set: RouteSet::Api, kind, errors: ErrorShape::OpenAi, register }
 }
 
 const fn probe(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
-    Route { path, set: RouteSet::Ops, kind: RouteKind::Probe, register }
+    Route { path, set: RouteSet::Ops, kind: RouteKind::Probe, errors: ErrorShape::OpenAi, register }
 }
 
 /// A route that needs an admin key. With two listeners it is on the one that clients do not reach.
 const fn admin(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
-    Route { path, set: RouteSet::Ops, kind: RouteKind::Other, register }
+    Route { path, set: RouteSet::Ops, kind: RouteKind::Other, errors: ErrorShape::OpenAi, register }
 }
 
 impl Route {
@@ -83,10 +87,11 @@ impl Route {
     }
 }
 
-/// The kind of the route with this pattern.
-pub(crate) fn kind(pattern: &str) -> RouteKind {
-    let route = ROUTES.iter().find(|route| route.patterns().any(|known| known == pattern));
-    route.map_or(RouteKind::Other, |route| route.kind)
+/// The kind of the route with this pattern, and the shape of its errors. A path without a route has OpenAI's errors.
+pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) {
+    let is = |route: &&Route| route.patterns().any(|known| Some(known) == pattern);
+    let route = ROUTES.iter().find(is);
+    route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
 /// Registers the routes of a set.
@@ -140,7 +145,7 @@ fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpRespons
         request.method(),
         request.path()
     );
-    let mut response = ApiError::new(Code::MethodNotAllowed, message).error_response();
+    let mut response = HttpResponse::from_error(ApiError::new(Code::MethodNotAllowed, message));
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
     response
 }
