@@ -13,6 +13,7 @@ use actix_web::{
     web::Bytes,
 };
 use openai_schema::EmbeddingResponse;
+use serde::Serialize;
 use tokio::task::yield_now;
 
 use crate::{
@@ -87,6 +88,30 @@ impl PartialJson for EmbeddingResponse {
 
     fn json_len(&self) -> Option<u64> {
         self.json_len()
+    }
+}
+
+/// JSON that is serialized as a whole.
+pub(crate) struct SerializedJson(Vec<u8>);
+
+impl SerializedJson {
+    /// Serializes `value`.
+    ///
+    /// # Errors
+    /// 500 for a value that JSON cannot express.
+    pub(crate) fn new(value: &impl Serialize) -> Result<Self, ApiError> {
+        serde_json::to_vec(value).map(Self).map_err(ApiError::permanent)
+    }
+}
+
+impl PartialJson for SerializedJson {
+    fn write_part(&self, _: usize, _: usize, out: &mut Vec<u8>) -> Option<usize> {
+        out.extend_from_slice(&self.0);
+        None
+    }
+
+    fn json_len(&self) -> Option<u64> {
+        Some(self.0.len() as u64)
     }
 }
 

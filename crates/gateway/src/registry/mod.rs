@@ -11,7 +11,7 @@ use std::{
 };
 
 use inference::{Engine, Provider, TruncationPolicy};
-use model_import::Precision;
+use model_import::{DenseActivation, Precision, Task};
 use thiserror::Error;
 
 use self::pool::ModelPool;
@@ -36,6 +36,10 @@ pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynami
 pub struct LoadedModel {
     /// Its id, from the settings.
     pub id: Arc<str>,
+    /// Kind of result that it computes.
+    pub task: Task,
+    /// Activation that maps the output of a reranker to a score.
+    pub score_activation: DenseActivation,
     /// Engine that computes its vectors.
     pub engine: Engine,
     /// Maximum number of tokens of one input, including special tokens.
@@ -110,7 +114,7 @@ impl LoadedModel {
 
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
-        let Self { id, dimensions, provider, precision, per_text, selection, prompts, proofs, .. } = self;
+        let Self { id, provider, precision, per_text, selection, prompts, proofs, .. } = self;
         let (precision, Selection { backend, reason }) = (precision.name(), selection);
         let batching = if *per_text { format!(" · {PER_TEXT}") } else { String::new() };
         let prompt = match prompts.default() {
@@ -120,9 +124,12 @@ impl LoadedModel {
             None => format!(" · {}, none by default", prompts.describe()),
         };
         let proofs: String = proofs.iter().map(|proof| format!(" · {proof}")).collect();
-        format!(
-            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{proofs}{prompt}"
-        )
+        let result = match self.task {
+            Task::Embed => format!("{} dimensions", self.dimensions),
+            Task::Rerank => "reranks".to_owned(),
+            Task::EmbedSparse => format!("sparse, {} dimensions", self.dimensions),
+        };
+        format!("{id} · {result} · {provider} {precision} {backend} ({reason}){batching}{proofs}{prompt}")
     }
 }
 
@@ -322,6 +329,11 @@ impl Registry {
         let models = self.pool.slots().iter().enumerate();
         let ids = models.map(|(index, model)| (&**model.id(), Target::model(index)));
         ids.chain(self.aliases.iter().map(|(alias, target)| (alias.as_str(), target.clone())))
+    }
+
+    /// The first model of the settings with a task, for a request that names no model.
+    pub(crate) fn first_of(&self, task: Task) -> Option<&Arc<ModelSlot>> {
+        self.models().find(|model| model.description().task == task)
     }
 
     /// Sentence that lists the first ten names, for a client that named an unknown model.

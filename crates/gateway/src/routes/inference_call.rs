@@ -14,6 +14,7 @@ use std::{
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderMap, web};
 use inference::{CallerId, Embeddings, Timings};
+use model_import::{DenseActivation, Task};
 use openai_schema::{EmbeddingRequest, EncodingFormat, Vectors};
 
 use super::{rate_limit_response, response_head::ResponseHead};
@@ -25,7 +26,7 @@ use crate::{
     lifecycle::Lifecycle,
     rate_limit::{RateLimitPermit, RateLimiter},
     registry::{NamedModel, Registry, RequestedModel},
-    request::{self, RequestLimits, ValidatedRequest},
+    request::{self, RequestLimits, RerankInputs, ValidatedRequest},
     request_context::RequestContext,
     trace::Trace,
 };
@@ -144,6 +145,27 @@ impl InferenceCall {
         Ok(named)
     }
 
+    /// Path of the request.
+    pub(super) fn path(&self) -> &str {
+        self.http.path()
+    }
+
+    /// The name of the model for a request that names `model`, or else of the first model for `task`.
+    ///
+    /// # Errors
+    /// 400 if no model is for the task; 503 while the models are not served.
+    pub(super) fn model_or_first(&self, model: Option<&str>, task: Task) -> Result<String, ApiError> {
+        if let Some(model) = model {
+            return Ok(model.to_owned());
+        }
+        let registry = self.registry()?;
+        let first = registry.first_of(task).map(|slot| slot.id().to_string());
+        first.ok_or_else(|| {
+            let message = format!("No model here {}. {}", task.verb(), registry.names());
+            ApiError::invalid(message).about("model")
+        })
+    }
+
     /// Leases a model that the client named `name`; loads it first if necessary. Releases the memory of the body: the
     /// memory of requests that wait for their model is bounded, too.
     ///
@@ -184,11 +206,51 @@ impl InferenceCall {
         request: EmbeddingRequest,
         arrival: Arrival,
     ) -> Result<Embedded, ApiError> {
-        let (context, limits, received) = (&self.context, &self.limits, arrival.received);
+        self.embed_by(Task::Embed, request, arrival).await
+    }
+
+    /// Embeds the inputs of `request` by a model for `task`.
+    ///
+    /// # Errors
+    /// Those of [`embed`](Self::embed).
+    pub(super) async fn embed_by(
+        &self,
+        task: Task,
+        request: EmbeddingRequest,
+        arrival: Arrival,
+    ) -> Result<Embedded, ApiError> {
+        let received = arrival.received;
         let named = self.resolve(&request.model)?;
+        request::check_task(&*self.registry()?, &named, task)?;
         let truncation = request::truncation(self.headers())?;
         let requested = self.lease(named, &request.model, arrival).await?;
-        let mut request = ValidatedRequest::new(requested, request, limits, truncation, received).await?;
+        let request = ValidatedRequest::new(requested, request, &self.limits, truncation, received).await?;
+        self.compute(request).await
+    }
+
+    /// Scores the documents of `request` by a reranker: one vector of one value for each, before its activation.
+    ///
+    /// # Errors
+    /// Those of [`embed`](Self::embed).
+    pub(super) async fn rerank(
+        &self,
+        mut request: RerankInputs,
+        arrival: Arrival,
+    ) -> Result<(Embedded, DenseActivation), ApiError> {
+        let received = arrival.received;
+        let named = self.resolve(&request.model)?;
+        request::check_task(&*self.registry()?, &named, Task::Rerank)?;
+        request.truncation = request.truncation.or(request::truncation(self.headers())?);
+        let model = request.model.clone();
+        let requested = self.lease(named, &model, arrival).await?;
+        let activation = requested.served.score_activation;
+        let request = ValidatedRequest::rerank(requested, request, &self.limits, received)?;
+        Ok((self.compute(request).await?, activation))
+    }
+
+    /// Computes a valid request, within the limits.
+    async fn compute(&self, mut request: ValidatedRequest) -> Result<Embedded, ApiError> {
+        let (context, limits) = (&self.context, &self.limits);
         context.inputs.set(request.inputs());
         context.ignored.get_or_init(|| request.ignored.clone());
         context.misses_prompt.set(!request.missing_prompts.is_empty());

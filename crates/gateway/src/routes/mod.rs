@@ -16,7 +16,10 @@ mod inference_call;
 mod models;
 mod ops;
 pub(crate) mod rate_limit_response;
+mod rerank;
 mod response_head;
+mod tei_rerank;
+mod tei_sparse;
 
 /// Routes of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +54,24 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 12] = [
+const ROUTES: [Route; 16] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
+    Route {
+        errors: ErrorShape::Cohere,
+        ..api("/v1/rerank", RouteKind::Embeddings, |config, path| post(config, path, rerank::create))
+    },
+    Route {
+        errors: ErrorShape::Cohere,
+        ..api("/v2/rerank", RouteKind::Embeddings, |config, path| post(config, path, rerank::create))
+    },
+    Route {
+        errors: ErrorShape::Tei,
+        ..api("/rerank", RouteKind::Embeddings, |config, path| post(config, path, tei_rerank::create))
+    },
+    Route {
+        errors: ErrorShape::Tei,
+        ..api("/embed_sparse", RouteKind::Embeddings, |config, path| post(config, path, tei_sparse::create))
+    },
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
     api("/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
@@ -83,7 +102,10 @@ const fn admin(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Ro
 impl Route {
     /// The patterns under which the route is served.
     fn patterns(&self) -> impl Iterator<Item = &'static str> + use<> {
-        [Some(self.path), self.path.strip_prefix(API_PREFIX)].into_iter().flatten()
+        // A path of a route of its own belongs to that route.
+        let short = self.path.strip_prefix(API_PREFIX);
+        let short = short.filter(|short| !ROUTES.iter().any(|route| route.path == *short));
+        [Some(self.path), short].into_iter().flatten()
     }
 }
 

@@ -22,6 +22,7 @@ use actix_web::{
     http::{Method, Version, header::HOST, uri::Authority},
 };
 use inference::Embeddings;
+use model_import::Task;
 use openai_schema::EncodingFormat;
 use opentelemetry::{
     Array, Context, KeyValue, Value,
@@ -84,13 +85,15 @@ impl Trace {
     pub(crate) fn embeddings(&self, validated: &ValidatedRequest) -> EmbeddingsSpan {
         let request = self.request.borrow();
         EmbeddingsSpan(request.as_ref().map(|request| {
-            let mut active = request.child(format!("embeddings {}", validated.model), request.clock.now());
+            // The conventions have no operation for reranking.
+            let operation = if validated.served.task == Task::Rerank { "rerank" } else { "embeddings" };
+            let mut active = request.child(format!("{operation} {}", validated.model), request.clock.now());
             let format = match validated.format {
                 EncodingFormat::Float => "float",
                 EncodingFormat::Base64 => "base64",
             };
             active.span.set_attributes([
-                KeyValue::new("gen_ai.operation.name", "embeddings"),
+                KeyValue::new("gen_ai.operation.name", operation),
                 KeyValue::new("gen_ai.provider.name", "embedgate"),
                 KeyValue::new("gen_ai.request.model", validated.model.clone()),
                 KeyValue::new("gen_ai.response.model", validated.served.id.to_string()),

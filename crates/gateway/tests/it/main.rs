@@ -25,6 +25,7 @@ mod parameters;
 mod prompts;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
+mod rerank;
 mod responses;
 mod schema;
 mod shared_limits;
