@@ -33,9 +33,14 @@ pub(crate) struct RequestLimits {
     pub(crate) limits: LimitsConfig,
     /// Maximum time from the last byte of the body to the response.
     pub(crate) timeout: Duration,
+    /// Compresses numbers in text for clients that accept it.
+    pub(crate) compress: bool,
     /// Memory of large responses.
     pub(crate) responses: ResponseMemory,
 }
+
+/// Id of the model for requests that cannot name one.
+pub(crate) struct DefaultModel(pub(crate) String);
 
 impl RequestLimits {
     /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per
@@ -66,7 +71,9 @@ pub(crate) struct ValidatedRequest {
     pub(crate) missing_prompts: Vec<String>,
     /// Length to which vectors are truncated and then normalized.
     output_dimensions: Option<usize>,
-    /// True if `input` is one input and not an array of them.
+    /// Name of the field with the inputs.
+    input_name: &'static str,
+    /// True if it holds one input and not an array of them.
     is_single: bool,
     job: Job,
 }
@@ -116,8 +123,9 @@ impl ValidatedRequest {
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
         if request.input.len() > maximum {
+            let name = request.input_name;
             return Err(ApiError::invalid(format!(
-                "Invalid 'input': array length must be {maximum} or less."
+                "Invalid '{name}': array length must be {maximum} or less."
             )));
         }
         let unsupported = limits.limits.unsupported_parameters;
@@ -143,6 +151,7 @@ impl ValidatedRequest {
             prompt: name.filter(|_| job.prompt.is_some()),
             missing_prompts: options.missing_prompts,
             output_dimensions: options.output_dimensions,
+            input_name: request.input_name,
             is_single,
             job,
         })
@@ -211,17 +220,16 @@ impl ValidatedRequest {
 
     /// Path of the input at `index` in the request's JSON.
     fn path(&self, index: usize) -> String {
-        if self.is_single { "input".to_owned() } else { format!("input[{index}]") }
+        let name = self.input_name;
+        if self.is_single { name.to_owned() } else { format!("{name}[{index}]") }
     }
 
     fn embed_error(&self, error: EmbedError) -> ApiError {
         match error {
             EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
-                let reason = if self.is_single {
-                    format!("Invalid 'input': maximum context length is {window} tokens.")
-                } else {
-                    format!("Invalid 'input[{index}]': maximum input length is {window} tokens.")
-                };
+                let path = self.path(index);
+                let length = if self.is_single { "context" } else { "input" };
+                let reason = format!("Invalid '{path}': maximum {length} length is {window} tokens.");
                 let subject = self.served.subject(&self.model);
                 let message = format!(
                     "{reason} {subject} accepts {window} tokens per input: send shorter inputs, or choose how longer \

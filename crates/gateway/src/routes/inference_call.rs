@@ -16,7 +16,10 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderMap,
 use inference::{CallerId, Embeddings, Timings};
 use openai_schema::{EmbeddingRequest, EncodingFormat, Vectors};
 
-use super::{rate_limit_response, response_head::ResponseHead};
+use super::{
+    rate_limit_response,
+    response_head::{ResponseHead, accepts_gzip},
+};
 use crate::{
     auth::Caller,
     body::Body,
@@ -24,7 +27,7 @@ use crate::{
     error::ApiError,
     lifecycle::Lifecycle,
     rate_limit::{RateLimitPermit, RateLimiter},
-    registry::{NamedModel, Registry, RequestedModel},
+    registry::{LoadedModel, NamedModel, Registry, RequestedModel},
     request::{self, RequestLimits, ValidatedRequest},
     request_context::RequestContext,
     trace::Trace,
@@ -107,6 +110,12 @@ impl InferenceCall {
         Trace::of(&self.http)
     }
 
+    /// The head of a response to this request, with the memory that is reserved for its body if it is large.
+    pub(super) fn response_head(&self, memory: Option<ReservedBytes>) -> ResponseHead {
+        let compression = self.limits.compress.then(|| accepts_gzip(self.headers()));
+        ResponseHead::new(self.http.version(), memory, compression)
+    }
+
     /// The models.
     ///
     /// # Errors
@@ -184,10 +193,24 @@ impl InferenceCall {
         request: EmbeddingRequest,
         arrival: Arrival,
     ) -> Result<Embedded, ApiError> {
+        self.embed_with(request, arrival, |_, _| {}).await
+    }
+
+    /// Embeds the inputs of `request`, which `adjust` may change once its model is known.
+    ///
+    /// # Errors
+    /// Every error of a request: 400, 404, 429, 500 and 503.
+    pub(super) async fn embed_with(
+        &self,
+        mut request: EmbeddingRequest,
+        arrival: Arrival,
+        adjust: impl FnOnce(&LoadedModel, &mut EmbeddingRequest),
+    ) -> Result<Embedded, ApiError> {
         let (context, limits, received) = (&self.context, &self.limits, arrival.received);
         let named = self.resolve(&request.model)?;
         let truncation = request::truncation(self.headers())?;
         let requested = self.lease(named, &request.model, arrival).await?;
+        adjust(&requested.served, &mut request);
         let mut request = ValidatedRequest::new(requested, request, limits, truncation, received).await?;
         context.inputs.set(request.inputs());
         context.ignored.get_or_init(|| request.ignored.clone());
@@ -204,7 +227,7 @@ impl InferenceCall {
         let tokens = embeddings.total_tokens();
         context.tokens.set(tokens);
         context.truncated.set(embeddings.truncated);
-        let head = ResponseHead::new(self.http.version(), memory).embedded(&request, &embeddings);
+        let head = self.response_head(memory).embedded(&request, &embeddings);
         let Embeddings { vectors, dimensions, timings, .. } = embeddings;
         Ok(Embedded {
             model: request.model,

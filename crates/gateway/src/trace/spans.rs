@@ -22,7 +22,6 @@ use actix_web::{
     http::{Method, Version, header::HOST, uri::Authority},
 };
 use inference::Embeddings;
-use openai_schema::EncodingFormat;
 use opentelemetry::{
     Array, Context, KeyValue, Value,
     trace::{Span as _, SpanKind, Status, TraceContextExt, TraceId, Tracer},
@@ -85,10 +84,7 @@ impl Trace {
         let request = self.request.borrow();
         EmbeddingsSpan(request.as_ref().map(|request| {
             let mut active = request.child(format!("embeddings {}", validated.model), request.clock.now());
-            let format = match validated.format {
-                EncodingFormat::Float => "float",
-                EncodingFormat::Base64 => "base64",
-            };
+            let format = validated.format.name();
             active.span.set_attributes([
                 KeyValue::new("gen_ai.operation.name", "embeddings"),
                 KeyValue::new("gen_ai.provider.name", "embedgate"),
