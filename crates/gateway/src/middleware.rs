@@ -23,6 +23,7 @@ use actix_web::{
 use tracing::{Instrument, Span, field::display};
 
 use crate::{
+    config::PathPrefix,
     connection::Exchange,
     error::{ApiError, Code},
     error_chain::error_chain,
@@ -38,12 +39,12 @@ use crate::{
 pub(crate) async fn observe(
     metrics: web::Data<Metrics>,
     lifecycle: web::Data<Lifecycle>,
-    tracing: web::Data<Tracing>,
+    (tracing, prefix): (web::Data<Tracing>, web::Data<PathPrefix>),
     mut request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let exchange = Exchange::begin(&mut request);
-    let route = request.match_pattern();
+    let route = request.match_pattern().map(|pattern| routes::without_prefix(&pattern, &prefix).to_owned());
     let (kind, errors) = routes::kind_and_errors(route.as_deref());
     let context = RequestContext::attach(&request);
     let trace = tracing.attach(&request, kind != RouteKind::Probe);

@@ -34,9 +34,14 @@ pub(crate) struct RequestLimits {
     pub(crate) limits: LimitsConfig,
     /// Maximum time from the last byte of the body to the response.
     pub(crate) timeout: Duration,
+    /// Compresses numbers in text for clients that accept it.
+    pub(crate) compress: bool,
     /// Memory of large responses.
     pub(crate) responses: ResponseMemory,
 }
+
+/// Id of the model for requests that cannot name one.
+pub(crate) struct DefaultModel(pub(crate) String);
 
 impl RequestLimits {
     /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per
@@ -67,9 +72,9 @@ pub(crate) struct ValidatedRequest {
     pub(crate) missing_prompts: Vec<String>,
     /// Length to which vectors are truncated and then normalized.
     output_dimensions: Option<usize>,
-    /// Name of the inputs in the request's JSON.
+    /// Name of the field with the inputs.
     input_name: &'static str,
-    /// True if `input` is one input and not an array of them.
+    /// True if it holds one input and not an array of them.
     is_single: bool,
     job: Job,
 }
@@ -157,8 +162,9 @@ impl ValidatedRequest {
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
         if request.input.len() > maximum {
+            let name = request.input_name;
             return Err(ApiError::invalid(format!(
-                "Invalid 'input': array length must be {maximum} or less."
+                "Invalid '{name}': array length must be {maximum} or less."
             )));
         }
         let unsupported = limits.limits.unsupported_parameters;
@@ -184,7 +190,7 @@ impl ValidatedRequest {
             prompt: name.filter(|_| job.prompt.is_some()),
             missing_prompts: options.missing_prompts,
             output_dimensions: options.output_dimensions,
-            input_name: "input",
+            input_name: request.input_name,
             is_single,
             job,
         })
@@ -313,8 +319,9 @@ impl ValidatedRequest {
     fn embed_error(&self, error: EmbedError) -> ApiError {
         match error {
             EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
-                let (path, kind) = (self.path(index), if self.is_single { "context" } else { "input" });
-                let reason = format!("Invalid '{path}': maximum {kind} length is {window} tokens.");
+                let path = self.path(index);
+                let length = if self.is_single { "context" } else { "input" };
+                let reason = format!("Invalid '{path}': maximum {length} length is {window} tokens.");
                 let subject = self.served.subject(&self.model);
                 let policies =
                     if self.served.task == Task::Rerank { "truncate" } else { "truncate, average" };

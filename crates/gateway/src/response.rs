@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    io::Write as _,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -12,6 +13,7 @@ use actix_web::{
     body::{BodySize, MessageBody},
     web::Bytes,
 };
+use flate2::{Compression, write::GzEncoder};
 use openai_schema::EmbeddingResponse;
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -35,6 +37,20 @@ const PARTS_IN_MEMORY: usize = 2 * PART_BYTES;
 
 /// `retry-after` when other responses hold the memory.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+const IN_MEMORY: &str = "writing to memory cannot fail";
+
+fn gzip_encoder() -> GzEncoder<Vec<u8>> {
+    // Higher levels take several times as long for a tenth of the bytes: the digits of numbers hardly repeat.
+    GzEncoder::new(Vec::new(), Compression::fast())
+}
+
+/// Compresses a whole body.
+pub(crate) fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut encoder = gzip_encoder();
+    encoder.write_all(body).expect(IN_MEMORY);
+    encoder.finish().expect(IN_MEMORY)
+}
 
 /// Memory of all large responses together.
 pub(crate) struct ResponseMemory(ByteBudget);
@@ -122,15 +138,19 @@ pub(crate) struct JsonParts<T> {
     len: Option<u64>,
     /// Index of the first vector of the next part.
     next: Option<usize>,
+    /// Compresses the parts.
+    gzip: Option<GzEncoder<Vec<u8>>>,
     /// Yields to the other connections of the thread before each part but the first.
     yielding: Option<Pin<Box<dyn Future<Output = ()>>>>,
     _memory: ReservedBytes,
 }
 
 impl<T: PartialJson> JsonParts<T> {
-    /// The body of `response`, which releases `memory` when it is sent or dropped.
-    pub(crate) fn new(response: T, memory: ReservedBytes) -> Self {
-        Self { len: response.json_len(), response, next: Some(0), yielding: None, _memory: memory }
+    /// The body of `response`, compressed if `compress`, which releases `memory` when it is sent or dropped.
+    pub(crate) fn new(response: T, memory: ReservedBytes, compress: bool) -> Self {
+        let gzip = compress.then(gzip_encoder);
+        let len = if compress { None } else { response.json_len() };
+        Self { len, response, next: Some(0), gzip, yielding: None, _memory: memory }
     }
 }
 
@@ -154,6 +174,18 @@ impl<T: PartialJson> MessageBody for JsonParts<T> {
         let mut part = Vec::with_capacity(PART_BYTES + PART_BYTES / 4);
         self.next = self.response.write_part(from, PART_BYTES, &mut part);
         self.yielding = self.next.is_some().then(|| Box::pin(yield_now()) as _);
+        if let Some(mut gzip) = self.gzip.take() {
+            gzip.write_all(&part).expect(IN_MEMORY);
+            part = if self.next.is_some() {
+                // An empty chunk would end the response.
+                gzip.flush().expect(IN_MEMORY);
+                let compressed = std::mem::take(gzip.get_mut());
+                self.gzip = Some(gzip);
+                compressed
+            } else {
+                gzip.finish().expect(IN_MEMORY)
+            };
+        }
         Poll::Ready(Some(Ok(part.into())))
     }
 }

@@ -9,12 +9,12 @@ use crate::{
     background::{BackgroundThread, spawn_detached},
     body::BodyLimits,
     budget::ByteBudget,
-    config::{Config, Origins},
+    config::{Config, Origins, PathPrefix},
     lifecycle::Lifecycle,
     metrics::Metrics,
     rate_limit::RateLimiter,
     registry::{ModelSlot, Registry},
-    request::RequestLimits,
+    request::{DefaultModel, RequestLimits},
     response::ResponseMemory,
     routes::{self, RouteSet},
     run_error::RunError,
@@ -33,6 +33,8 @@ pub(crate) struct Services {
     pub(crate) lifecycle: Data<Lifecycle>,
     pub(crate) metrics: Data<Metrics>,
     tracing: Data<Tracing>,
+    path_prefix: Data<PathPrefix>,
+    default_model: Data<DefaultModel>,
 }
 
 impl Services {
@@ -56,6 +58,7 @@ impl Services {
             requests: Data::new(RequestLimits {
                 limits: config.limits.clone(),
                 timeout: time,
+                compress: config.server.compress_responses,
                 responses: ResponseMemory::new(
                     config.limits.max_buffered_response_bytes.0,
                     metrics.responses(),
@@ -64,6 +67,8 @@ impl Services {
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
+            path_prefix: Data::new(config.server.path_prefix.clone()),
+            default_model: Data::new(DefaultModel(config.default_model.clone())),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }
@@ -77,8 +82,10 @@ impl Services {
             .app_data(self.requests.clone())
             .app_data(self.lifecycle.clone())
             .app_data(self.metrics.clone())
-            .app_data(self.tracing.clone());
-        routes::configure(app, routes);
+            .app_data(self.tracing.clone())
+            .app_data(self.path_prefix.clone())
+            .app_data(self.default_model.clone());
+        routes::configure(app, routes, &self.path_prefix);
     }
 
     /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.

@@ -156,12 +156,14 @@ struct Target {
     index: usize,
     /// Name of the prompt for a request that names none, in place of the model's default; empty for no prompt.
     prompt: Option<String>,
+    /// Value of `dimensions` that means the model's own length.
+    native_dimensions: Option<usize>,
 }
 
 impl Target {
     /// The model itself.
     fn model(index: usize) -> Self {
-        Self { index, prompt: None }
+        Self { index, prompt: None, native_dimensions: None }
     }
 }
 
@@ -170,6 +172,8 @@ pub(crate) struct NamedModel {
     pub(crate) slot: Arc<ModelSlot>,
     /// Name of the prompt that belongs to the name.
     prompt: Option<String>,
+    /// Value of `dimensions` that means the model's own length.
+    native_dimensions: Option<usize>,
 }
 
 /// The model that a request named, in use by it.
@@ -177,6 +181,8 @@ pub(crate) struct RequestedModel {
     pub(crate) served: ModelLease,
     /// The prompt that belongs to the name.
     pub(crate) prompt: Option<NamedPrompt>,
+    /// Value of `dimensions` that means the model's own length.
+    pub(crate) native_dimensions: Option<usize>,
 }
 
 /// An alias that cannot be served.
@@ -236,7 +242,7 @@ impl Registry {
                 names.insert(hub_id.clone(), Target::model(number));
             }
         }
-        for (alias, Alias { model, prompt }) in aliases {
+        for (alias, Alias { model, prompt, native_dimensions }) in aliases {
             let number = index(model).ok_or_else(|| AliasError::UnknownModel {
                 alias: alias.clone(),
                 model: model.clone(),
@@ -246,7 +252,8 @@ impl Registry {
             if let Some(prompt) = prompt.as_ref().filter(|prompt| !prompts.contains(prompt)) {
                 return Err(AliasError::unknown_prompt(alias, model, prompt, prompts.describe()));
             }
-            names.insert(alias.clone(), Target { index: number, prompt: prompt.clone() });
+            let (prompt, native_dimensions) = (prompt.clone(), *native_dimensions);
+            names.insert(alias.clone(), Target { index: number, prompt, native_dimensions });
         }
         let pool = Arc::new(ModelPool::new(models, loading.clone(), metrics.clone()));
         Ok(Self { pool, aliases: names, idle_unloader: Mutex::default() })
@@ -283,8 +290,8 @@ impl Registry {
 
     /// Finds the model as [`find`](Self::find) does, with the prompt that belongs to the name.
     pub(crate) fn resolve(&self, name: &str) -> Option<NamedModel> {
-        let Target { index, prompt } = self.target(name)?;
-        Some(NamedModel { slot: Arc::clone(&self.pool.slots()[index]), prompt })
+        let Target { index, prompt, native_dimensions } = self.target(name)?;
+        Some(NamedModel { slot: Arc::clone(&self.pool.slots()[index]), prompt, native_dimensions })
     }
 
     /// Leases a model for a request that has named it `name`. If it is not loaded, loads it or waits for its load,
@@ -294,7 +301,7 @@ impl Registry {
     /// Those of [`ModelPool::lease`]; 500 if the loaded model has no longer the prompt that belongs to the name.
     pub(crate) async fn lease(
         &self,
-        NamedModel { slot, prompt }: NamedModel,
+        NamedModel { slot, prompt, native_dimensions }: NamedModel,
         name: &str,
         deadline: Instant,
     ) -> Result<RequestedModel, ApiError> {
@@ -305,7 +312,7 @@ impl Registry {
             served.prompts.choose(&prompt).ok_or_else(lost)
         };
         let prompt = prompt.map(find).transpose().map_err(ApiError::permanent)?;
-        Ok(RequestedModel { served, prompt })
+        Ok(RequestedModel { served, prompt, native_dimensions })
     }
 
     fn target(&self, name: &str) -> Option<Target> {

@@ -17,7 +17,10 @@ use inference::{CallerId, Embeddings, Timings};
 use model_import::{DenseActivation, Task};
 use openai_schema::{EmbeddingRequest, EncodingFormat, Vectors};
 
-use super::{rate_limit_response, response_head::ResponseHead};
+use super::{
+    rate_limit_response,
+    response_head::{ResponseHead, accepts_gzip},
+};
 use crate::{
     auth::Caller,
     body::Body,
@@ -25,7 +28,7 @@ use crate::{
     error::ApiError,
     lifecycle::Lifecycle,
     rate_limit::{RateLimitPermit, RateLimiter},
-    registry::{NamedModel, Registry, RequestedModel},
+    registry::{LoadedModel, NamedModel, Registry, RequestedModel},
     request::{self, RequestLimits, RerankInputs, ValidatedRequest},
     request_context::RequestContext,
     trace::Trace,
@@ -108,6 +111,12 @@ impl InferenceCall {
         Trace::of(&self.http)
     }
 
+    /// The head of a response to this request, with the memory that is reserved for its body if it is large.
+    pub(super) fn response_head(&self, memory: Option<ReservedBytes>) -> ResponseHead {
+        let compression = self.limits.compress.then(|| accepts_gzip(self.headers()));
+        ResponseHead::new(self.http.version(), memory, compression)
+    }
+
     /// The models.
     ///
     /// # Errors
@@ -150,14 +159,11 @@ impl InferenceCall {
         self.http.path()
     }
 
-    /// The name of the model for a request that names `model`, or else of the first model for `task`.
+    /// The id of the first model for `task`, for a request that names none.
     ///
     /// # Errors
     /// 400 if no model is for the task; 503 while the models are not served.
-    pub(super) fn model_or_first(&self, model: Option<&str>, task: Task) -> Result<String, ApiError> {
-        if let Some(model) = model {
-            return Ok(model.to_owned());
-        }
+    pub(super) fn first_model(&self, task: Task) -> Result<String, ApiError> {
         let registry = self.registry()?;
         let first = registry.first_of(task).map(|slot| slot.id().to_string());
         first.ok_or_else(|| {
@@ -206,24 +212,26 @@ impl InferenceCall {
         request: EmbeddingRequest,
         arrival: Arrival,
     ) -> Result<Embedded, ApiError> {
-        self.embed_by(Task::Embed, request, arrival).await
+        self.embed_with(Task::Embed, request, arrival, |_, _| {}).await
     }
 
-    /// Embeds the inputs of `request` by a model for `task`.
+    /// Embeds the inputs of `request` by a model for `task`. Once the model is known, `adjust` may change the request.
     ///
     /// # Errors
-    /// Those of [`embed`](Self::embed).
-    pub(super) async fn embed_by(
+    /// Every error of a request: 400, 404, 429, 500 and 503.
+    pub(super) async fn embed_with(
         &self,
         task: Task,
-        request: EmbeddingRequest,
+        mut request: EmbeddingRequest,
         arrival: Arrival,
+        adjust: impl FnOnce(&LoadedModel, &mut EmbeddingRequest),
     ) -> Result<Embedded, ApiError> {
         let received = arrival.received;
         let named = self.resolve(&request.model)?;
         request::check_task(&*self.registry()?, &named, task)?;
         let truncation = request::truncation(self.headers())?;
         let requested = self.lease(named, &request.model, arrival).await?;
+        adjust(&requested.served, &mut request);
         let request = ValidatedRequest::new(requested, request, &self.limits, truncation, received).await?;
         self.compute(request).await
     }
@@ -266,7 +274,7 @@ impl InferenceCall {
         let tokens = embeddings.total_tokens();
         context.tokens.set(tokens);
         context.truncated.set(embeddings.truncated);
-        let head = ResponseHead::new(self.http.version(), memory).embedded(&request, &embeddings);
+        let head = self.response_head(memory).embedded(&request, &embeddings);
         let Embeddings { vectors, dimensions, timings, .. } = embeddings;
         Ok(Embedded {
             model: request.model,

@@ -7,19 +7,26 @@ use actix_web::{
     web::{self, ServiceConfig},
 };
 
-use crate::error::{ApiError, Code, ErrorShape};
+use crate::{
+    config::PathPrefix,
+    error::{ApiError, Code, ErrorShape},
+};
 
 mod admin;
+mod cohere;
 mod embeddings;
 mod home;
 mod inference_call;
 mod models;
+mod ollama;
 mod ops;
 pub(crate) mod rate_limit_response;
 mod rerank;
 mod response_head;
+mod tei;
 mod tei_rerank;
 mod tei_sparse;
+mod vector_lists;
 
 /// Routes of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,31 +61,40 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 16] = [
+const ROUTES: [Route; 31] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
-    Route {
-        errors: ErrorShape::Cohere,
-        ..api("/v1/rerank", RouteKind::Embeddings, |config, path| post(config, path, rerank::create))
-    },
-    Route {
-        errors: ErrorShape::Cohere,
-        ..api("/v2/rerank", RouteKind::Embeddings, |config, path| post(config, path, rerank::create))
-    },
-    Route {
-        errors: ErrorShape::Tei,
-        ..api("/rerank", RouteKind::Embeddings, |config, path| post(config, path, tei_rerank::create))
-    },
-    Route {
-        errors: ErrorShape::Tei,
-        ..api("/embed_sparse", RouteKind::Embeddings, |config, path| post(config, path, tei_sparse::create))
-    },
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
     api("/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
+    // Azure's form of the same API: the deployment is the model.
+    api("/openai/deployments/{deployment:.+}/embeddings", RouteKind::Embeddings, |config, path| {
+        post(config, path, embeddings::create_for_deployment);
+    }),
+    api("/openai/v1/embeddings", RouteKind::Embeddings, |config, path| {
+        post(config, path, embeddings::create)
+    }),
+    api("/openai/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
+    api("/openai/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
+    door("/v1/embed", ErrorShape::Cohere, |config, path| post(config, path, cohere::embed_v1)),
+    door("/v2/embed", ErrorShape::Cohere, |config, path| post(config, path, cohere::embed_v2)),
+    door("/api/embed", ErrorShape::Ollama, |config, path| post(config, path, ollama::embed)),
+    door("/api/embeddings", ErrorShape::Ollama, |config, path| post(config, path, ollama::embed_one)),
+    info("/api/tags", ErrorShape::Ollama, |config, path| get(config, path, ollama::tags)),
+    info("/api/show", ErrorShape::Ollama, |config, path| post(config, path, ollama::show)),
+    info("/api/version", ErrorShape::Ollama, |config, path| get(config, path, ollama::version)),
+    door("/embed", ErrorShape::Tei, |config, path| post(config, path, tei::embed)),
+    door("/v1/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
+    door("/v2/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
+    door("/rerank", ErrorShape::Tei, |config, path| post(config, path, tei_rerank::create)),
+    door("/embed_sparse", ErrorShape::Tei, |config, path| post(config, path, tei_sparse::create)),
+    info("/info", ErrorShape::Tei, |config, path| get(config, path, tei::info)),
     api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
     api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
     probe("/startupz", |config, path| get(config, path, ops::startupz)),
     probe("/readyz", |config, path| get(config, path, ops::readyz)),
+    // Names of `/readyz` in other servers.
+    probe("/health", |config, path| get(config, path, ops::readyz)),
+    probe("/ping", |config, path| get(config, path, ops::readyz)),
     probe("/livez", |config, path| get(config, path, ops::livez)),
     probe("/metrics", |config, path| get(config, path, ops::metrics)),
     admin("/admin/models", |config, path| get(config, path, admin::list)),
@@ -88,6 +104,16 @@ const ROUTES: [Route; 16] = [
 
 const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfig, &str)) -> Route {
     Route { path, set: RouteSet::Api, kind, errors: ErrorShape::OpenAi, register }
+}
+
+/// A route that embeds or reranks, in the format of another vendor.
+const fn door(path: &'static str, errors: ErrorShape, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Api, kind: RouteKind::Embeddings, errors, register }
+}
+
+/// A route that describes models or the server, in the format of another vendor.
+const fn info(path: &'static str, errors: ErrorShape, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Api, kind: RouteKind::Other, errors, register }
 }
 
 const fn probe(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
@@ -100,12 +126,20 @@ const fn admin(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Ro
 }
 
 impl Route {
-    /// The patterns under which the route is served.
+    /// The patterns under which the route is served, without the prefix of the settings.
     fn patterns(&self) -> impl Iterator<Item = &'static str> + use<> {
-        // A path of a route of its own belongs to that route.
-        let short = self.path.strip_prefix(API_PREFIX);
-        let short = short.filter(|short| !ROUTES.iter().any(|route| route.path == *short));
+        let is_openai = self.errors == ErrorShape::OpenAi;
+        let short = is_openai.then(|| self.path.strip_prefix(API_PREFIX)).flatten();
         [Some(self.path), short].into_iter().flatten()
+    }
+}
+
+/// The pattern of a matched route without the prefix of the settings.
+pub(crate) fn without_prefix<'a>(pattern: &'a str, prefix: &PathPrefix) -> &'a str {
+    match pattern.strip_prefix(prefix.as_str()) {
+        Some("") => "/",
+        Some(rest) => rest,
+        None => pattern,
     }
 }
 
@@ -116,11 +150,17 @@ pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) 
     route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
-/// Registers the routes of a set.
-pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet) {
+/// Registers the routes of a set, under `prefix`.
+pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix) {
     for route in ROUTES.iter().filter(|route| set == RouteSet::All || set == route.set) {
         for pattern in route.patterns() {
-            (route.register)(config, pattern);
+            let path = match (prefix.as_str(), pattern) {
+                ("", _) => pattern.to_owned(),
+                // Requests have no slash at their end here.
+                (prefix, "/") => prefix.to_owned(),
+                (prefix, _) => format!("{prefix}{pattern}"),
+            };
+            (route.register)(config, &path);
         }
     }
     config.default_service(web::to(unknown_url));

@@ -109,7 +109,7 @@ pub(super) async fn rank(
     request: RerankBody,
     arrival: Arrival,
 ) -> Result<HttpResponse, ApiError> {
-    let model = call.model_or_first(request.model.as_deref(), Task::Rerank)?;
+    let model = request.model.clone().map_or_else(|| call.first_model(Task::Rerank), Ok)?;
     check_parameters(&request, call.resolve(&model)?.slot.description().max_input_tokens)?;
     let RerankBody { query, documents, top_n, return_documents, rank_fields, .. } = request;
     let field = rank_fields.as_ref().and_then(|fields| fields.first()).map_or("text", String::as_str);
@@ -127,7 +127,7 @@ pub(super) async fn rank(
     let Embedded { model, vectors, tokens, head, .. } = scored;
     let scores = rank_scores(vectors.rows().map(|score| activate(activation, score[0])), top_n);
     let meta = json!({
-        "api_version": { "version": if call.path().starts_with("/v2/") { "2" } else { "1" } },
+        "api_version": { "version": if call.path().ends_with("/v2/rerank") { "2" } else { "1" } },
         "billed_units": { "search_units": 1 },
         "tokens": { "input_tokens": tokens, "output_tokens": 0 },
     });

@@ -15,7 +15,7 @@ use crate::{body::Body, error::ApiError, request::RerankInputs, response::Serial
 /// The body of a request.
 #[derive(Deserialize)]
 struct TeiRerankBody {
-    /// An extension: text-embeddings-inference serves one model.
+    /// An extension: text-embeddings-inference serves one model. Without it, the first reranker of the settings answers.
     model: Option<String>,
     query: String,
     texts: Vec<String>,
@@ -67,7 +67,7 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
     };
     let TeiRerankBody { model, query, texts, raw_scores, return_text, .. } = request;
     let truncation = truncation(request.truncate, request.truncation_direction.as_deref())?;
-    let model = call.model_or_first(model.as_deref(), Task::Rerank)?;
+    let model = model.map_or_else(|| call.first_model(Task::Rerank), Ok)?;
     let bytes: usize = if return_text { texts.iter().map(String::len).sum() } else { 0 };
     let _memory = call.limits.responses.reserve(bytes, bytes.div_ceil(size_of::<f32>()), 1)?;
     let returned = if return_text { texts.clone() } else { Vec::new() };
@@ -88,7 +88,7 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
 ///
 /// # Errors
 /// 400 for a truncation at the start.
-pub(super) fn truncation(
+fn truncation(
     truncate: Option<bool>,
     direction: Option<&str>,
 ) -> Result<Option<TruncationPolicy>, ApiError> {

@@ -1,35 +1,13 @@
-//! `POST /embed_sparse` in the format of text-embeddings-inference: the weights of vocabulary entries (SPLADE).
+//! `POST /embed_sparse` of text-embeddings-inference's API: the weights of vocabulary entries (SPLADE). Requests name no
+//! model: the first one of the settings that computes sparse embeddings answers.
 
 use actix_web::HttpResponse;
 use model_import::Task;
-use openai_schema::{EmbeddingInput, EmbeddingRequest, ExtraValue};
-use serde::{Deserialize, Serialize};
+use openai_schema::{EmbeddingRequest, ModelSource, RequestFormat, Vectors};
+use serde::Serialize;
 
-use super::{
-    inference_call::{Embedded, InferenceCall},
-    rerank::parse,
-    tei_rerank::truncation,
-};
-use crate::{body::Body, error::ApiError, response::SerializedJson};
-
-/// The body of a request.
-#[derive(Deserialize)]
-struct SparseBody {
-    /// An extension: text-embeddings-inference serves one model.
-    model: Option<String>,
-    inputs: SparseInputs,
-    truncate: Option<bool>,
-    truncation_direction: Option<String>,
-    prompt_name: Option<String>,
-}
-
-/// One text or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SparseInputs {
-    One(String),
-    Several(Vec<String>),
-}
+use super::inference_call::{Embedded, InferenceCall};
+use crate::{body::Body, error::ApiError, response::PartialJson};
 
 /// A vocabulary entry with a weight other than 0.
 #[derive(Serialize)]
@@ -38,30 +16,45 @@ struct TokenWeight {
     value: f32,
 }
 
+/// A response: for each input, the list of its entries.
+struct SparseVectors(Vectors);
+
 /// Embeds the inputs of one request.
 pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpResponse, ApiError> {
-    let (request, arrival) = call.parse(body, parse::<SparseBody>).await?;
-    let SparseBody { model, inputs, truncate, truncation_direction, prompt_name } = request;
-    truncation(None, truncation_direction.as_deref())?;
-    let mut extra = Vec::new();
-    extra.extend(truncate.map(|truncate| ("truncate", ExtraValue::Bool(truncate))));
-    extra.extend(prompt_name.map(|name| ("prompt_name", ExtraValue::Text(name))));
-    let input = match inputs {
-        SparseInputs::One(text) => EmbeddingInput::Texts(vec![text]),
-        SparseInputs::Several(texts) => EmbeddingInput::Texts(texts),
+    const KEPT: [&str; 3] = ["truncate", "truncation_direction", "prompt_name"];
+    let format = RequestFormat {
+        input: "inputs",
+        model: ModelSource::Given(call.first_model(Task::EmbedSparse)?),
+        extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
-    let request = EmbeddingRequest {
-        model: call.model_or_first(model.as_deref(), Task::EmbedSparse)?,
-        input,
-        encoding_format: None,
-        dimensions: None,
-        extra,
-    };
-    let Embedded { vectors, head, .. } = call.embed_by(Task::EmbedSparse, request, arrival).await?;
-    let weights = |vector: &[f32]| -> Vec<TokenWeight> {
-        let entries = vector.iter().enumerate().filter(|(_, value)| **value != 0.0);
-        entries.map(|(index, &value)| TokenWeight { index, value }).collect()
-    };
-    let results: Vec<_> = vectors.rows().map(weights).collect();
-    Ok(head.send(SerializedJson::new(&results)?))
+    let (mut request, arrival) =
+        call.parse(body, move |body| EmbeddingRequest::from_json_in(body, format)).await?;
+    request.encoding_format = None;
+    request.dimensions = None;
+    let Embedded { vectors, head, .. } =
+        call.embed_with(Task::EmbedSparse, request, arrival, |_, _| {}).await?;
+    Ok(head.send(SparseVectors(vectors)))
+}
+
+impl PartialJson for SparseVectors {
+    fn write_part(&self, from: usize, bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
+        let start = out.len();
+        for index in from..self.0.len() {
+            if index > from && out.len() - start >= bytes {
+                return Some(index);
+            }
+            out.push(if index == 0 { b'[' } else { b',' });
+            let entries = self.0.row(index).iter().enumerate().filter(|(_, value)| **value != 0.0);
+            let entries = entries.map(|(index, &value)| TokenWeight { index, value });
+            let entries: Vec<_> = entries.collect();
+            // Numbers in memory can always be written.
+            out.extend(serde_json::to_vec(&entries).unwrap_or_default());
+        }
+        out.push(b']');
+        None
+    }
+
+    fn json_len(&self) -> Option<u64> {
+        None
+    }
 }

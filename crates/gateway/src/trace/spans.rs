@@ -23,7 +23,6 @@ use actix_web::{
 };
 use inference::Embeddings;
 use model_import::Task;
-use openai_schema::EncodingFormat;
 use opentelemetry::{
     Array, Context, KeyValue, Value,
     trace::{Span as _, SpanKind, Status, TraceContextExt, TraceId, Tracer},
@@ -88,10 +87,7 @@ impl Trace {
             // The conventions have no operation for reranking.
             let operation = if validated.served.task == Task::Rerank { "rerank" } else { "embeddings" };
             let mut active = request.child(format!("{operation} {}", validated.model), request.clock.now());
-            let format = match validated.format {
-                EncodingFormat::Float => "float",
-                EncodingFormat::Base64 => "base64",
-            };
+            let format = validated.format.name();
             active.span.set_attributes([
                 KeyValue::new("gen_ai.operation.name", operation),
                 KeyValue::new("gen_ai.provider.name", "embedgate"),
