@@ -37,7 +37,8 @@ fn the_v1_routes_of_azure_are_those_of_openai() {
     let app = TestApp::builder().key("team", "secret").start();
     let key = [("api-key", "secret")];
     let body = json!({"model": "m", "input": "a"}).to_string();
-    let send = |method, path| app.send(method, path, &key, if method == "POST" { body.as_bytes() } else { b"" });
+    let send =
+        |method, path| app.send(method, path, &key, if method == "POST" { body.as_bytes() } else { b"" });
     for (method, path) in [
         ("POST", "/openai/v1/embeddings"),
         ("POST", "/openai/deployments/m/embeddings?api-version=1"),

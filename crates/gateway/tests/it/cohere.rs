@@ -51,7 +51,10 @@ fn without_types_v1_has_a_plain_list_and_v2_floats() {
     let expected = app.embed(&json!(["a"]));
     let body = json!({"model": "m", "texts": ["a"], "input_type": "search_query"});
     let v1 = post(&app, "/v1/embed", &body).json();
-    assert_eq!((&v1["response_type"], rows(&v1["embeddings"])), (&json!("embeddings_floats"), expected.clone()));
+    assert_eq!(
+        (&v1["response_type"], rows(&v1["embeddings"])),
+        (&json!("embeddings_floats"), expected.clone())
+    );
     let v2 = post(&app, "/v2/embed", &body).json();
     assert_eq!(numbers(&v2["embeddings"]["float"][0]), expected[0]);
 }
@@ -61,7 +64,11 @@ fn parameters_are_honored_or_rejected() {
     let app = TestApp::builder().prompt("query", "query: ").start();
     let long = "a ".repeat(2 * WINDOW);
     for (fields, status, message) in [
-        (json!({"texts": [long], "truncate": "NONE"}), 400, "Invalid 'texts[0]': maximum input length is 64 tokens."),
+        (
+            json!({"texts": [long], "truncate": "NONE"}),
+            400,
+            "Invalid 'texts[0]': maximum input length is 64 tokens.",
+        ),
         (json!({"texts": [long], "truncate": "END"}), 200, ""),
         (json!({"truncate": "START"}), 400, "Supported values"),
         (json!({"embedding_types": ["float16"]}), 400, "Supported values: float, int8"),

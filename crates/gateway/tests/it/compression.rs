@@ -75,7 +75,11 @@ fn a_bomb_ends_at_the_limit_of_a_body() {
         assert!(bomb.len() < 100_000, "{coding}");
         let reply = send(&app, coding, &bomb);
         assert_eq!(reply.status, 413, "{coding}: {}", reply.text());
-        assert!(reply.message().starts_with("Maximum content size limit (100000) exceeded"), "{}", reply.text());
+        assert!(
+            reply.message().starts_with("Maximum content size limit (100000) exceeded"),
+            "{}",
+            reply.text()
+        );
     }
     assert!(app.get("/metrics").text().contains("embedgate_buffered_body_bytes 0\n"));
 }
@@ -84,9 +88,13 @@ fn a_bomb_ends_at_the_limit_of_a_body() {
 fn bodies_that_cannot_be_decoded_are_rejected() {
     let app = TestApp::start();
     let cut = gzip(BODY);
-    for (coding, body) in
-        [("gzip", BODY), ("gzip", &cut[..cut.len() - 4]), ("deflate", b"\xff\xff"), ("br", b"\xff"), ("zstd", BODY)]
-    {
+    for (coding, body) in [
+        ("gzip", BODY),
+        ("gzip", &cut[..cut.len() - 4]),
+        ("deflate", b"\xff\xff"),
+        ("br", b"\xff"),
+        ("zstd", BODY),
+    ] {
         let reply = send(&app, coding, body);
         assert_eq!(reply.status, 400, "{coding}: {}", reply.text());
         assert!(reply.message().contains(&format!("could not be decoded as {coding}")), "{}", reply.text());
@@ -105,7 +113,8 @@ fn a_zstd_window_above_8_mib_is_rejected() {
 
 #[test]
 fn numbers_are_compressed_on_request_if_the_setting_allows_it() {
-    let app = TestApp::builder().dimensions(64).config(|config| config.server.compress_responses = true).start();
+    let app =
+        TestApp::builder().dimensions(64).config(|config| config.server.compress_responses = true).start();
     let post = |coding: &str, format: &str, inputs: usize| {
         let body = json!({"model": "m", "input": vec!["a"; inputs], "encoding_format": format}).to_string();
         app.send("POST", "/v1/embeddings", &[("accept-encoding", coding)], body.as_bytes())

@@ -10,11 +10,11 @@ use crate::{
 #[test]
 fn embed_answers_one_text_and_many() {
     let app = TestApp::start();
-    for (input, expected) in [
-        (json!("a"), app.embed(&json!(["a"]))),
-        (json!(["a", "b"]), app.embed(&json!(["a", "b"]))),
-    ] {
-        let body = json!({"model": "m:latest", "input": input, "options": {"num_ctx": 64}, "keep_alive": "5m"});
+    for (input, expected) in
+        [(json!("a"), app.embed(&json!(["a"]))), (json!(["a", "b"]), app.embed(&json!(["a", "b"])))]
+    {
+        let body =
+            json!({"model": "m:latest", "input": input, "options": {"num_ctx": 64}, "keep_alive": "5m"});
         let reply = post(&app, "/api/embed", &body);
         assert_eq!(reply.status, 200, "{}", reply.text());
         let response = reply.json();

@@ -14,7 +14,8 @@ fn post(app: &TestApp, fields: &Value) -> Reply {
 #[track_caller]
 fn vectors(reply: &Reply) -> Vec<Vec<f64>> {
     assert_eq!(reply.status, 200, "{}", reply.text());
-    let list = reply.json()["data"].as_array().unwrap().iter().map(|item| item["embedding"].clone()).collect();
+    let list =
+        reply.json()["data"].as_array().unwrap().iter().map(|item| item["embedding"].clone()).collect();
     rows(&list)
 }
 

@@ -12,7 +12,8 @@ use crate::{
 #[test]
 fn all_routes_are_under_the_prefix() {
     let (builder, ops) = TestApp::builder().ops();
-    let app = builder.config(|config| config.server.path_prefix = PathPrefix::new("/ai/vectors").unwrap()).launch();
+    let app =
+        builder.config(|config| config.server.path_prefix = PathPrefix::new("/ai/vectors").unwrap()).launch();
     let get = |path: &str| http::get(ops, path).unwrap().status;
     wait_until("the server is ready", || get("/ai/vectors/readyz") == 200);
     for (path, body) in [
@@ -36,7 +37,9 @@ fn all_routes_are_under_the_prefix() {
     assert_eq!(app.get("/").status, 404);
     // Routes keep their names in metrics, and their error shapes.
     let metrics = http::get(ops, "/ai/vectors/metrics").unwrap();
-    assert!(metrics.text().contains(r#"http_requests_total{code="200",method="POST",route="/v1/embeddings"} 1"#));
+    assert!(
+        metrics.text().contains(r#"http_requests_total{code="200",method="POST",route="/v1/embeddings"} 1"#)
+    );
     assert!(post(&app, "/ai/vectors/api/embed", &json!({})).json()["error"].is_string());
 }
 

@@ -10,15 +10,17 @@ use crate::{
 #[test]
 fn embed_answers_with_the_bare_vectors_of_the_default_model() {
     let app = TestApp::builder().prompt("query", "query: ").start();
-    for (inputs, expected) in [
-        (json!("a"), app.embed(&json!(["a"]))),
-        (json!(["a", "b c"]), app.embed(&json!(["a", "b c"]))),
-    ] {
+    for (inputs, expected) in
+        [(json!("a"), app.embed(&json!(["a"]))), (json!(["a", "b c"]), app.embed(&json!(["a", "b c"])))]
+    {
         let body = json!({"inputs": inputs, "truncate": true, "truncation_direction": "Right"});
         let reply = post(&app, "/embed", &body);
         assert_eq!(reply.status, 200, "{}", reply.text());
         assert_eq!(rows(&reply.json()), expected);
-        assert_eq!((reply.header("x-embedgate-model"), reply.header("x-embedgate-ignored")), (Some("tiny"), None));
+        assert_eq!(
+            (reply.header("x-embedgate-model"), reply.header("x-embedgate-ignored")),
+            (Some("tiny"), None)
+        );
     }
     let reply = post(&app, "/embed", &json!({"inputs": "a", "prompt_name": "query"}));
     assert_eq!(reply.header("x-embedgate-prompt"), Some("query"));
