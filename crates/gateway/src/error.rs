@@ -19,6 +19,9 @@ const INTERNAL_MESSAGE: &str = "The server had an error while processing your re
 /// Message of every 503, OpenAI's own.
 const OVERLOADED_MESSAGE: &str = "The engine is currently overloaded, please try again later";
 
+/// Value of `accept-encoding` in a 415: all supported codings (RFC 9110, 12.5.3).
+const SUPPORTED_CODINGS: &str = "gzip, deflate, br, zstd, identity";
+
 /// Maximum `retry-after`: openai-python fails for more than 120 s, and openai-node ignores more than 60 s.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 
@@ -47,7 +50,7 @@ pub enum Code {
     ModelIsLoading,
     /// The body is larger than allowed.
     BodyTooLarge,
-    /// The body is compressed.
+    /// The body is compressed in an unsupported coding.
     UnsupportedEncoding,
     /// The caller exceeds its requests per minute.
     TooManyRequests,
@@ -218,7 +221,8 @@ impl Code {
             Self::ModelIsLoading => "An admin route was to unload a model that is loading.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
-                "The body is compressed: the header `content-encoding` names a coding other than `identity`."
+                "The header `content-encoding` names a coding other than `gzip`, `deflate`, `br`, `zstd` and `identity`, or \
+                 several."
             }
             Self::TooManyRequests => "The key exceeds `limits.key_requests_per_minute`.",
             Self::TooManyTokens => "The key exceeds `limits.key_tokens_per_minute`.",
@@ -372,7 +376,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if spec.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            response.insert_header((header::ACCEPT_ENCODING, "identity"));
+            response.insert_header((header::ACCEPT_ENCODING, SUPPORTED_CODINGS));
         }
         match spec.retry {
             Retry::ByStatus => {}

@@ -41,7 +41,9 @@ pub(crate) struct RequestLimits {
 }
 
 /// Id of the model for requests that cannot name one.
-pub(crate) struct DefaultModel(pub(crate) String);
+pub(crate) struct DefaultModel {
+    pub(crate) id: String,
+}
 
 impl RequestLimits {
     /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per

@@ -68,7 +68,7 @@ impl Services {
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
             path_prefix: Data::new(config.server.path_prefix.clone()),
-            default_model: Data::new(DefaultModel(config.default_model.clone())),
+            default_model: Data::new(DefaultModel { id: config.default_model.clone() }),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }

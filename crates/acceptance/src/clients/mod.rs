@@ -19,7 +19,7 @@ use crate::{start_server, tap};
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Name in the report, environment, script.
-const SUITES: [(&str, Kind, &str); 10] = [
+const SUITES: [(&str, Kind, &str); 13] = [
     ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
     ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
     ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
@@ -27,7 +27,10 @@ const SUITES: [(&str, Kind, &str); 10] = [
     ("llama-index 0.6.0, openai-like 0.4.0", Kind::Python("frameworks"), "check_llama_index.py"),
     ("litellm 1.106.2", Kind::Python("frameworks"), "check_litellm.py"),
     ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
+    ("Azure: openai, langchain-openai, llama-index, litellm", Kind::Python("frameworks"), "check_azure.py"),
+    ("cohere 7.3.1, ollama 0.6.3, voyageai 0.5.0", Kind::Python("vendors"), "check_vendors.py"),
     ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
+    ("Azure: openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_azure.mjs"),
     ("@langchain/openai (npm) 1.6.0", Kind::Node, "check_langchain.mjs"),
     ("schemathesis 4.32.5, docs/openapi.yaml", Kind::Python("schemathesis"), "check_openapi.py"),
 ];

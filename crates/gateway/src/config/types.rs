@@ -300,6 +300,18 @@ impl Value for Bytes {
 pub struct PathPrefix(String);
 
 impl PathPrefix {
+    /// The path `text`, with or without a slash at its end; `None` if it has other characters than letters, digits and
+    /// `-._~`.
+    pub fn new(text: &str) -> Option<Self> {
+        let path = text.strip_suffix('/').unwrap_or(text);
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        // A client removes the segments `.` and `..` of an address before it sends the request.
+        let is_segment = |text: &str| !["", ".", ".."].contains(&text) && text.bytes().all(is_plain);
+        let is_valid = path.is_empty()
+            || path.strip_prefix('/').is_some_and(|segments| segments.split('/').all(is_segment));
+        is_valid.then(|| Self(path.to_owned()))
+    }
+
     /// Returns the path, without a slash at its end.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -314,13 +326,7 @@ impl Value for PathPrefix {
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let path = text.strip_suffix('/').unwrap_or(text);
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        // A client removes the segments `.` and `..` of an address before it sends the request.
-        let is_segment = |text: &str| !["", ".", ".."].contains(&text) && text.bytes().all(is_plain);
-        let is_valid = path.is_empty()
-            || path.strip_prefix('/').is_some_and(|segments| segments.split('/').all(is_segment));
-        is_valid.then(|| Self(path.to_owned()))
+        Self::new(text)
     }
 
     fn to_toml(&self) -> Option<String> {

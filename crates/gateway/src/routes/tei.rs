@@ -32,7 +32,7 @@ pub(super) async fn embed(
     const KEPT: [&str; 4] = [NORMALIZE, "truncate", "truncation_direction", "prompt_name"];
     let format = RequestFormat {
         input: "inputs",
-        model: ModelSource::Given(model.0.clone()),
+        model: ModelSource::Given(model.id.clone()),
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
     let (mut request, arrival) =
@@ -56,7 +56,7 @@ pub(super) async fn info(
     lifecycle: web::Data<Lifecycle>,
 ) -> Result<HttpResponse, ApiError> {
     let registry = lifecycle.registry()?;
-    let slot = find(&registry, &model.0)?;
+    let slot = find(&registry, &model.id)?;
     let (description, loaded) = (slot.description(), slot.loaded());
     let truncates = loaded.as_ref().map(|loaded| loaded.truncation == TruncationPolicy::Truncate);
     Ok(HttpResponse::Ok().json(json!({
