@@ -49,6 +49,7 @@ pub fn forward_pair(
 pub(crate) type Product<'p> = &'p dyn Fn(TensorId, &[f64], &[f64], &[f64]) -> Vec<f64>;
 
 /// As [`forward`], with the products of linear layers by another function.
+#[cfg(test)]
 pub(crate) fn forward_with(
     spec: &EncoderSpec,
     source: &dyn WeightSource,

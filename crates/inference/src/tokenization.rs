@@ -197,16 +197,17 @@ thread_local! {
 }
 
 impl Scratch {
-    /// Tokenizes `text` with its prompt.
+    /// Tokenizes `text` of the input at `index`, with its prompt.
     ///
     /// # Errors
-    /// The tokenizer library's message.
+    /// [`EmbedError::Tokenizer`], and [`EmbedError::NoEmbedding`] for a token without an embedding.
     fn encode(
         &mut self,
         tokenizer: &Tokenizer,
         prompt: Option<&Prompt>,
         text: &str,
-    ) -> Result<&[u32], String> {
+        index: usize,
+    ) -> Result<&[u32], EmbedError> {
         let text = match prompt {
             None => text,
             Some(prompt) => {
@@ -216,8 +217,13 @@ impl Scratch {
                 &self.text
             }
         };
-        tokenizer.encode_into(text, &mut self.ids)?;
-        Ok(PipelineToken::cast_slice(&self.ids))
+        let encoded = tokenizer.encode_into(text, &mut self.ids);
+        encoded.map_err(|reason| EmbedError::Tokenizer { index, reason })?;
+        let ids = PipelineToken::cast_slice(&self.ids);
+        match tokenizer.first_without_embedding(ids) {
+            Some((id, token)) => Err(EmbedError::NoEmbedding { index, id, token: token.to_owned() }),
+            None => Ok(ids),
+        }
     }
 
     /// Releases the memory that an unusually long text took.
@@ -274,25 +280,17 @@ fn tokenize(
         if job.state.is_finished() {
             break;
         }
-        let mut encode = |prompt, text| {
-            let failed = |reason| EmbedError::Tokenizer { index, reason };
-            let ids = scratch.encode(tokenizer, prompt, text).map_err(failed)?;
-            match tokenizer.first_without_embedding(ids) {
-                Some((id, token)) => Err(EmbedError::NoEmbedding { index, id, token: token.to_owned() }),
-                None => Ok(ids),
-            }
-        };
         let (content, prompt) = match &job.request.inputs[index] {
             Input::Text(text) => {
                 let prompt = job.request.prompt.as_ref();
-                (encode(prompt, text)?, prompt)
+                (scratch.encode(tokenizer, prompt, text, index)?, prompt)
             }
             Input::Pair { query, document } => {
                 let first = match tokenized_query.take() {
                     Some((known, ids)) if Arc::ptr_eq(known, query) => ids,
-                    _ => encode(None, query)?.to_vec(),
+                    _ => scratch.encode(tokenizer, None, query, index)?.to_vec(),
                 };
-                let second = encode(None, document)?;
+                let second = scratch.encode(tokenizer, None, document, index)?;
                 tokenized.push_pair(context, (&first, second), &job.request, index)?;
                 tokenized_query = Some((query, first));
                 continue;

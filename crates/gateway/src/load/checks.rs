@@ -54,15 +54,14 @@ fn unsupported_for_task(model: &ModelConfig, folder: &ModelFolder) -> Option<&'s
 /// # Errors
 /// A precision whose accuracy cannot be proved: the proof takes cosines of dense vectors.
 pub(super) fn precision(model: &ModelConfig, task: Task) -> Result<PrecisionSetting, ModelLoadError> {
-    match (task, model.precision) {
-        (Task::Embed, precision) => Ok(precision),
-        (_, PrecisionSetting::Auto | PrecisionSetting::Fp32) => Ok(PrecisionSetting::Fp32),
-        (_, precision @ (PrecisionSetting::Bf16 | PrecisionSetting::Int8)) => {
-            Err(ModelLoadError::Settings(format!(
-                "precision = \"{precision}\" is for models that compute embeddings, but this model {}: set \"auto\" or \
-                 \"fp32\"",
-                task.verb()
-            )))
-        }
-    }
+    let name = match model.precision {
+        precision if task == Task::Embed => return Ok(precision),
+        PrecisionSetting::Auto | PrecisionSetting::Fp32 => return Ok(PrecisionSetting::Fp32),
+        PrecisionSetting::Bf16 => "bf16",
+        PrecisionSetting::Int8 => "int8",
+    };
+    let verb = task.verb();
+    Err(ModelLoadError::Settings(format!(
+        "precision = \"{name}\" is for models that compute embeddings, but this model {verb}: set \"auto\" or \"fp32\""
+    )))
 }

@@ -303,7 +303,8 @@ fn requests_to_rerank_are_counted_and_limited_like_others() {
     assert_eq!(first.header("x-ratelimit-remaining-requests"), Some("1"));
     assert_eq!(served.app.post_to("/v1/rerank", &body).status, 200);
     assert_eq!(served.app.post_to("/v1/rerank", &body).status, 429);
-    let metrics = served.app.get("/metrics").text();
+    let metrics = served.app.get("/metrics");
+    let metrics = metrics.text();
     let line = format!("{{model=\"{RERANKER}\",outcome=\"success\"}} 2");
     assert!(metrics.contains(&line), "{metrics}");
 }

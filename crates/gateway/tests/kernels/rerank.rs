@@ -128,11 +128,11 @@ backend_tests! {
 #[test]
 fn a_cross_encoder_has_no_precision_that_is_proved_by_cosines() {
     let folder = tiny("ce-bert");
-    for precision in [PrecisionSetting::Bf16, PrecisionSetting::Int8] {
+    for (precision, name) in [(PrecisionSetting::Bf16, "bf16"), (PrecisionSetting::Int8, "int8")] {
         let mut config = config(folder.path(), MaxIsa::Best);
         config.models[0].precision = precision;
         let error = load_error(&config);
-        let expected = format!("precision = \"{precision}\" is for models that compute embeddings");
+        let expected = format!("precision = \"{name}\" is for models that compute embeddings");
         assert!(error.contains(&expected) && error.contains("this model reranks"), "{error}");
     }
     let registry = served(&config(folder.path(), MaxIsa::Best)).unwrap();
