@@ -41,7 +41,7 @@ pub(crate) async fn observe(
     lifecycle: web::Data<Lifecycle>,
     (tracing, prefix): (web::Data<Tracing>, web::Data<PathPrefix>),
     mut request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let exchange = Exchange::begin(&mut request);
     let route = request.match_pattern().map(|pattern| routes::without_prefix(&pattern, &prefix).to_owned());
