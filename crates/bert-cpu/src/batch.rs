@@ -34,9 +34,8 @@ impl RaggedBatch {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(EncodeError::UnknownToken { id, vocabulary });
         }
-        let fits = |(&length, &second): (&usize, &usize)| {
-            second <= length && (second == 0 || config.segments() > 1)
-        };
+        let fits =
+            |(&length, &second): (&usize, &usize)| second <= length && (second == 0 || config.segments() > 1);
         let is_complete = second_segments.is_empty() || second_segments.len() == lengths.len();
         if !is_complete || !lengths.iter().zip(second_segments).all(fits) {
             return Err(EncodeError::Segments { max: config.segments() });

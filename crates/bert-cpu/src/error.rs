@@ -73,7 +73,9 @@ pub enum EncodeError {
         ids: usize,
     },
     /// A sequence has more segments than the model was built for, or a segment is longer than its sequence.
-    #[error("the segments of a sequence do not fit: the model was built for sequences of up to {max} segments")]
+    #[error(
+        "the segments of a sequence do not fit: the model was built for sequences of up to {max} segments"
+    )]
     Segments {
         /// Maximum number of segments.
         max: usize,

@@ -221,8 +221,8 @@ impl Code {
             Self::ModelIsLoading => "An admin route was to unload a model that is loading.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
-                "The header `content-encoding` names a coding other than `gzip`, `deflate`, `br`, `zstd` and `identity`, or \
-                 several."
+                "The header `content-encoding` names a coding other than `gzip`, `deflate`, `br`, `zstd` and \
+                 `identity`, or several."
             }
             Self::TooManyRequests => "The key exceeds `limits.key_requests_per_minute`.",
             Self::TooManyTokens => "The key exceeds `limits.key_tokens_per_minute`.",

@@ -15,8 +15,8 @@ use crate::config::{self, CliArgs, Config, DEFAULT_MODEL, ProcessEnv};
 use crate::error_chain::error_chain;
 use crate::hub;
 use crate::load::{
-    CacheFactory, Encoders, LoadContext, ModelLoadError, Prover, Runtime, encoders, fingerprint, max_input_tokens,
-    min_golden_cosine, no_folder, plan_backends, select_backend, tokenizer,
+    CacheFactory, Encoders, LoadContext, ModelLoadError, Prover, Runtime, encoders, fingerprint,
+    max_input_tokens, min_golden_cosine, no_folder, plan_backends, select_backend, tokenizer,
 };
 use crate::model_bench::{self, BenchParams};
 use crate::progress_line::ProgressLine;

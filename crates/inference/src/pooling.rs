@@ -25,7 +25,10 @@ pub(crate) fn apply_head(
 ) {
     let prompt_tokens = if head.include_prompt { 0 } else { prompt_tokens };
     if !head.token_modules.is_empty() {
-        let mut vector = pool_token_modules(&head.token_modules, tokens.slice(s![prompt_tokens.min(tokens.nrows()).., ..]));
+        let mut vector = pool_token_modules(
+            &head.token_modules,
+            tokens.slice(s![prompt_tokens.min(tokens.nrows()).., ..]),
+        );
         apply_modules(&head.modules, &mut vector);
         return out.copy_from_slice(&vector);
     }

@@ -63,7 +63,8 @@ fn read_layers(
             }
             LayerPlan::LayerNorm { weight, bias, epsilon } => {
                 let weight = weights.tensor(weight, &[width])?;
-                let bias = bias.map_or_else(|| Ok(vec![0.0; width]), |bias| weights.tensor(bias, &[width]))?;
+                let bias =
+                    bias.map_or_else(|| Ok(vec![0.0; width]), |bias| weights.tensor(bias, &[width]))?;
                 HeadModule::LayerNorm(HeadLayerNorm { weight, bias, epsilon })
             }
         });

@@ -145,8 +145,8 @@ impl Value for Alias {
     const PLACEHOLDER: &'static str = "ID";
 
     fn expected() -> String {
-        "the id of a model in quotes, or { model = \"ID\", prompt = \"NAME\", native_dimensions = 1536 } with one or \
-         both of the latter"
+        "the id of a model in quotes, or { model = \"ID\", prompt = \"NAME\" }; `native_dimensions = 1536` may stand \
+         there, too"
             .to_owned()
     }
 

@@ -43,8 +43,8 @@ families! {
         extra_parameters: IntCounterVec {
             name: "extra_parameters_total",
             help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, and `dimensions` that \
-                   only means the model's own length, by outcome: ignored (no effect, or `limits.unsupported_parameters` is `ignore`), rejected (with 400). Honoured \
-                   parameters are not counted.",
+                   means the model's own, by outcome: ignored (no effect, or `limits.unsupported_parameters` is \
+                   `ignore`), rejected (with 400). Honoured parameters are not counted.",
             labels: ["parameter", "outcome"],
         }
         prompts_missing: IntCounterVec {

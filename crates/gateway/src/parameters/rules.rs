@@ -234,8 +234,8 @@ impl<'a> OptionsBuilder<'a> {
         {
             let (subject, format) = (self.served.subject(self.model), format.name());
             return Err(ApiError::invalid(format!(
-                "Invalid value for '{name}' = {format}. {subject} has vectors without norm 1, for whose numbers there is \
-                 no fixed range: send 'normalize': true, or 'binary' or 'ubinary'."
+                "Invalid value for '{name}' = {format}. {subject} has vectors without norm 1, for whose numbers there \
+                 is no fixed range: send 'normalize': true, or 'binary' or 'ubinary'."
             ))
             .about(name));
         }

@@ -46,7 +46,8 @@ async fn embed(call: InferenceCall, body: Body, version: ApiVersion) -> Result<H
     let format = RequestFormat { input: "texts", model: ModelSource::Field, extra_name };
     let ((request, types), arrival) = call.parse(body, move |body| parse(body, format)).await?;
     let Embedded { vectors, tokens, head, .. } = call.embed(request, arrival).await?;
-    let meta = |version: &str| json!({ "api_version": { "version": version }, "billed_units": { "input_tokens": tokens } });
+    let units = json!({ "input_tokens": tokens });
+    let meta = |version: &str| json!({ "api_version": { "version": version }, "billed_units": units });
     let id = &call.context.id;
     let response = match types {
         None if version == ApiVersion::V1 => VectorLists::floats(

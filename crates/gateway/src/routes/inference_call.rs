@@ -13,7 +13,7 @@ use std::{
 };
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderMap, web};
-use inference::{CallerId, Embeddings, Timings};
+use inference::Embeddings;
 use model_import::{DenseActivation, Task};
 use openai_schema::{EmbeddingRequest, EncodingFormat, Vectors};
 
@@ -61,8 +61,6 @@ pub(super) struct Embedded {
     pub(super) format: EncodingFormat,
     /// Tokens of all inputs.
     pub(super) tokens: u64,
-    /// Time of each stage of the engine.
-    pub(super) timings: Timings,
     /// Status and headers of the response.
     pub(super) head: ResponseHead,
 }
@@ -99,11 +97,6 @@ impl InferenceCall {
     /// Headers of the request.
     pub(super) fn headers(&self) -> &HeaderMap {
         self.http.headers()
-    }
-
-    /// The key of the caller; `None` if no key is required.
-    pub(super) fn caller(&self) -> Option<CallerId> {
-        self.caller.id
     }
 
     /// The trace of the request.
@@ -275,13 +268,12 @@ impl InferenceCall {
         context.tokens.set(tokens);
         context.truncated.set(embeddings.truncated);
         let head = self.response_head(memory).embedded(&request, &embeddings);
-        let Embeddings { vectors, dimensions, timings, .. } = embeddings;
+        let Embeddings { vectors, dimensions, .. } = embeddings;
         Ok(Embedded {
             model: request.model,
             vectors: Vectors::new(vectors, dimensions).map_err(ApiError::permanent)?,
             format: request.format,
             tokens,
-            timings,
             head,
         })
     }

@@ -8,11 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::inference_call::{Arrival, Embedded, InferenceCall};
 use crate::{
-    body::Body,
-    budget::ReservedBytes,
-    error::ApiError,
-    registry::echo,
-    request::RerankInputs,
+    body::Body, budget::ReservedBytes, error::ApiError, registry::echo, request::RerankInputs,
     response::PartialJson,
 };
 
@@ -175,7 +171,8 @@ impl Document {
             Self::Object(object) => object,
         };
         object.get(field).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-            let message = format!("Invalid 'documents[{index}]': an object needs the text in `{}`.", echo(field));
+            let message =
+                format!("Invalid 'documents[{index}]': an object needs the text in `{}`.", echo(field));
             ApiError::invalid(message).about("documents")
         })
     }

@@ -88,10 +88,7 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
 ///
 /// # Errors
 /// 400 for a truncation at the start.
-fn truncation(
-    truncate: Option<bool>,
-    direction: Option<&str>,
-) -> Result<Option<TruncationPolicy>, ApiError> {
+fn truncation(truncate: Option<bool>, direction: Option<&str>) -> Result<Option<TruncationPolicy>, ApiError> {
     if direction.is_some_and(|direction| !direction.eq_ignore_ascii_case("right")) {
         let message = "Invalid 'truncation_direction': only `right` is supported.";
         return Err(ApiError::invalid(message).about("truncation_direction"));

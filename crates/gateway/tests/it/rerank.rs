@@ -55,9 +55,7 @@ impl Served {
         let pairs = self.reranker["pairs"].as_array().unwrap();
         let values = self.reranker[key].as_array().unwrap();
         let of_query = pairs.iter().zip(values).filter(|(pair, _)| pair[0] == QUERY);
-        of_query
-            .map(|(pair, value)| (pair[1].as_str().unwrap().to_owned(), value.as_f64().unwrap()))
-            .unzip()
+        of_query.map(|(pair, value)| (pair[1].as_str().unwrap().to_owned(), value.as_f64().unwrap())).unzip()
     }
 
     fn tokens(&self) -> u64 {
@@ -142,12 +140,8 @@ fn a_response_of_many_parts_is_the_same_json() {
     let served = served();
     let (documents, expected) = served.documents("scores");
     let filler = "x".repeat(1000);
-    let many: Vec<Value> = documents
-        .iter()
-        .cycle()
-        .take(1500)
-        .map(|text| json!({"text": text, "filler": filler}))
-        .collect();
+    let many: Vec<Value> =
+        documents.iter().cycle().take(1500).map(|text| json!({"text": text, "filler": filler})).collect();
     let body = json!({"model": RERANKER, "query": QUERY, "documents": many, "return_documents": true});
     let reply = served.app.post_to("/v1/rerank", &body);
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -272,7 +266,10 @@ fn invalid_requests_are_rejected_in_the_shape_of_the_route() {
         (json!({"model": RERANKER, "query": "a", "documents": ["a"], "top_n": 0}), "at least 1"),
         (json!({"model": RERANKER, "query": "a", "documents": ["a"], "max_tokens_per_doc": 5}), "omit it"),
         (json!({"model": RERANKER, "query": "a", "documents": ["a"], "max_chunks_per_doc": 3}), "omit it"),
-        (json!({"model": RERANKER, "query": "a", "documents": ["a"], "rank_fields": ["a", "b"]}), "one field"),
+        (
+            json!({"model": RERANKER, "query": "a", "documents": ["a"], "rank_fields": ["a", "b"]}),
+            "one field",
+        ),
         (json!({"model": "no-such", "query": "a", "documents": ["a"]}), "does not exist"),
     ] {
         let reply = served.app.post_to("/v1/rerank", &body);
@@ -313,6 +310,7 @@ fn requests_to_rerank_are_counted_and_limited_like_others() {
 fn models_tell_their_task() {
     let served = served();
     let models = served.app.get("/v1/models").json();
-    let tasks: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| model["task"].clone()).collect();
+    let tasks: Vec<_> =
+        models["data"].as_array().unwrap().iter().map(|model| model["task"].clone()).collect();
     assert_eq!(tasks, ["embed", "rerank", "embed-sparse"]);
 }

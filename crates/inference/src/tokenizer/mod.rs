@@ -97,7 +97,9 @@ impl Tokenizer {
             }
         };
         let pair_ids = pair.iter().flat_map(PairTemplate::special_ids);
-        if let Some(id) = prefix.iter().chain(&suffix).chain(pair_ids).find(|id| without_embedding.contains_key(id)) {
+        if let Some(id) =
+            prefix.iter().chain(&suffix).chain(pair_ids).find(|id| without_embedding.contains_key(id))
+        {
             return Err(error(format!(
                 "it adds token id {id} to every text, but the model has no embedding for this id: tokenizer and \
                  weights belong to different models"

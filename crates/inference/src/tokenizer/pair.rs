@@ -21,10 +21,10 @@ impl PairTemplate {
         let has_type = |tokens: &[(_, u8)], kind| tokens.iter().all(|&(_, token_type)| token_type == kind);
         let is_known = !has_token_types
             || template.a_type_id == 0
-            && second <= 1
-            && has_type(prefix, 0)
-            && has_type(infix, 0)
-            && has_type(suffix, second);
+                && second <= 1
+                && has_type(prefix, 0)
+                && has_type(infix, 0)
+                && has_type(suffix, second);
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
         is_known.then(|| Self {
             prefix: ids(prefix),

@@ -1,8 +1,9 @@
 //! BERT, and the settings and tensor names that its descendants share.
 
 use encoder_spec::{
-    AttentionSpec, DenseActivation, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec, LinearId, NormId,
-    NormKind, NormPlacement, NormSpec, PoolingMode, PositionIds, PositionTable, ScoreBias, Span, TensorId,
+    AttentionSpec, DenseActivation, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec,
+    LinearId, NormId, NormKind, NormPlacement, NormSpec, PoolingMode, PositionIds, PositionTable, ScoreBias,
+    Span, TensorId,
 };
 
 use super::{Location, Network, config::ConfigFile, norm_of};

@@ -212,7 +212,8 @@ fn read_head(config: &Path, heads: &[(&str, ReadHead)], kind: &str) -> Result<He
         None => {
             let families = heads.iter().map(|(family, _)| *family).collect::<Vec<_>>().join(", ");
             let found = format!("{kind} of model_type `{model_type}` from its weights");
-            let expected = format!("the families {families}; a cross-encoder of another one needs an ONNX graph");
+            let expected =
+                format!("the families {families}; a cross-encoder of another one needs an ONNX graph");
             Err(ImportError::unsupported_setting(config.path(), found, expected))
         }
     }

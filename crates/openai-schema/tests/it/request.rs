@@ -33,6 +33,7 @@ fn all_fields_are_parsed() {
     assert_eq!(
         request,
         Ok(EmbeddingRequest {
+            input_name: "input",
             model: "org/m".to_owned(),
             input: texts(["a", "b"]),
             encoding_format: Some(EncodingFormat::Base64),
