@@ -20,7 +20,7 @@ pub(super) enum Kind {
 }
 
 const NODE: &str = "node";
-const PYTHON: [&str; 5] = ["openai-1", "openai-3", "frameworks", "vendors", SCHEMATHESIS];
+const PYTHON: [&str; 6] = ["openai-1", "openai-3", "frameworks", "vendors", "rerank", SCHEMATHESIS];
 /// Its requirements have a hash for every file.
 const SCHEMATHESIS: &str = "schemathesis";
 

@@ -8,6 +8,7 @@ mod https;
 use std::time::Duration;
 
 use anyhow::Result;
+use testkit::model::copy_tiny;
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
 use testkit::{Server, files};
@@ -55,7 +56,20 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     suite.check("the server ends with code 0", || server.stop());
     report.suites.push(suite);
     report.suites.push(https::run(&clients)?);
+    report.suites.push(rerank(&clients)?);
     Ok(())
+}
+
+/// Clients of rerankers, with a tiny cross-encoder whose scores are known.
+fn rerank(clients: &Clients<'_>) -> Result<Suite> {
+    const MODEL: &str = "ce-xlm-roberta";
+    let folder = clients.workspace.runtime().join("clients").join(MODEL);
+    copy_tiny(MODEL, &folder)?;
+    let server = start_server(clients.workspace, &[&format!("--model={}", folder.display())])?;
+    let name = "cohere 5.21.1, langchain-cohere, llama-index, litellm 1.110.2: rerank";
+    let mut suite = clients.run(name, (Kind::Python("rerank"), "check_rerank.py"), &server, &[])?;
+    suite.check("the server ends with code 0", || server.stop());
+    Ok(suite)
 }
 
 struct Clients<'a> {
