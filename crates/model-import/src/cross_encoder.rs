@@ -1,7 +1,7 @@
-//! Settings of cross-encoders outside the network: whether a folder holds one, its labels, the activation of its scores,
-//! and the token types of its tokenizer.
+//! Settings of cross-encoders outside the network: whether a folder holds one, its labels, the activation of its
+//! scores, and the token types of its tokenizer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use encoder_spec::DenseActivation;
 use serde::Deserialize;
@@ -89,7 +89,7 @@ impl ClassifierConfig {
     }
 }
 
-fn unknown_activation(path: &PathBuf, name: &str) -> ImportError {
+fn unknown_activation(path: &Path, name: &str) -> ImportError {
     let names: Vec<_> = DenseActivation::NAMES.iter().map(|(name, _)| *name).collect();
     let expected = format!("one of PyTorch's modules {}", names.join(", "));
     ImportError::unsupported_setting(path, format!("activation function `{name}`"), expected)

@@ -49,14 +49,14 @@ fn unsupported_for_task(model: &ModelConfig, folder: &ModelFolder) -> Option<&'s
     }
 }
 
-/// The precision to select a backend for.
+/// Checks that the accuracy of the configured precision can be proved, by cosines of dense vectors.
 ///
 /// # Errors
-/// A precision whose accuracy cannot be proved: the proof takes cosines of dense vectors.
-pub(super) fn precision(model: &ModelConfig, task: Task) -> Result<PrecisionSetting, ModelLoadError> {
+/// bf16 or int8 for another task.
+pub(super) fn check_precision(model: &ModelConfig, task: Task) -> Result<(), ModelLoadError> {
     let name = match model.precision {
-        precision if task == Task::Embed => return Ok(precision),
-        PrecisionSetting::Auto | PrecisionSetting::Fp32 => return Ok(PrecisionSetting::Fp32),
+        _ if task == Task::Embed => return Ok(()),
+        PrecisionSetting::Auto | PrecisionSetting::Fp32 => return Ok(()),
         PrecisionSetting::Bf16 => "bf16",
         PrecisionSetting::Int8 => "int8",
     };

@@ -333,11 +333,12 @@ pub(crate) fn plan_backends(
     config: &ModelConfig,
     folder: &ModelFolder,
 ) -> Result<BackendPlan, ModelLoadError> {
-    let precision = checks::precision(config, folder.task())?;
+    checks::check_precision(config, folder.task())?;
     let query = BackendQuery {
         provider: config.provider,
-        precision,
+        precision: config.precision,
         accepts_int8: config.auto_min_cosine.is_some(),
+        needs_fp32: folder.task() != Task::Embed,
         isa: config.isa,
         has_onnx_file: config.onnx_file.is_some(),
         has_native_kernels: native::is_supported(folder)?,

@@ -15,7 +15,8 @@ use crate::{body::Body, error::ApiError, request::RerankInputs, response::Serial
 /// The body of a request.
 #[derive(Deserialize)]
 struct TeiRerankBody {
-    /// An extension: text-embeddings-inference serves one model. Without it, the first reranker of the settings answers.
+    /// An extension: text-embeddings-inference serves one model. Without it, the first reranker of the settings
+    /// answers.
     model: Option<String>,
     query: String,
     texts: Vec<String>,

@@ -1,5 +1,5 @@
-//! `POST /embed_sparse` of text-embeddings-inference's API: the weights of vocabulary entries (SPLADE). Requests name no
-//! model: the first one of the settings that computes sparse embeddings answers.
+//! `POST /embed_sparse` of text-embeddings-inference's API: the weights of vocabulary entries (SPLADE). Requests name
+//! no model: the first one of the settings that computes sparse embeddings answers.
 
 use actix_web::HttpResponse;
 use model_import::Task;

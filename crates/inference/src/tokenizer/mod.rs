@@ -156,8 +156,8 @@ impl Tokenizer {
         self.pair.as_ref().map_or(0, |pair| pair.special_ids().count())
     }
 
-    /// Appends the tokens of a pair of texts to `out`, with the special tokens of pairs. Returns the number of tokens at
-    /// the end that are in segment 1, or `None` if the model reads no pairs.
+    /// Appends the tokens of a pair of texts to `out`, with the special tokens of pairs. Returns the number of tokens
+    /// at the end that are in segment 1, or `None` if the model reads no pairs.
     pub(crate) fn join_pair(&self, first: &[u32], second: &[u32], out: &mut Vec<u32>) -> Option<usize> {
         self.pair.as_ref().map(|pair| pair.join(first, second, out))
     }

@@ -13,8 +13,8 @@ pub(super) struct PairTemplate {
 }
 
 impl PairTemplate {
-    /// Reads the tokenizer's template, whose token types count if `has_token_types`. Returns `None` if they are not 0 up
-    /// to the second text, and 0 or 1 from there on.
+    /// Reads the tokenizer's template, whose token types count if `has_token_types`. Returns `None` if they are not 0
+    /// up to the second text, and 0 or 1 from there on.
     pub(super) fn new(template: &Template, has_token_types: bool) -> Option<Self> {
         let [prefix, infix, suffix] = [&template.prefix, &template.infix, &template.suffix];
         let second = template.b_type_id.unwrap_or(0);
