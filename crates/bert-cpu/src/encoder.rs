@@ -26,24 +26,40 @@ impl Encoder {
         &self.model
     }
 
-    /// Computes the hidden states of a batch after the last layer, from the ids of all sequences, one after the
-    /// other, and each sequence's length in tokens.
-    ///
-    /// `on_yield` is called on this thread, before each step, and before each task of a step that helpers share. It
-    /// may run for long, and returns how many of the pool's helpers may take part from then on. They take part if no
-    /// other encoder uses the pool, and leave when the number falls.
+    /// Computes the hidden states of a batch of single texts, all in segment 0, as
+    /// [`encode_pairs`](Self::encode_pairs) does.
     ///
     /// # Errors
-    /// [`EncodeError`]: an unknown id, a sequence that is too long, or lengths that do not add up, all checked before
-    /// any computation; or a task that panicked.
+    /// As [`encode_pairs`](Self::encode_pairs).
     pub fn encode(
         &mut self,
         ids: &[u32],
         lengths: &[usize],
         on_yield: &mut dyn FnMut() -> usize,
     ) -> Result<HiddenStates<'_>, EncodeError> {
+        self.encode_pairs(ids, lengths, &[], on_yield)
+    }
+
+    /// Computes the hidden states of a batch after the last layer, from the ids of all sequences, one after the
+    /// other, each sequence's length in tokens, and the number of tokens in segment 1 at the end of each sequence. An
+    /// empty slice of these means that all tokens are in segment 0.
+    ///
+    /// `on_yield` is called on this thread, before each step, and before each task of a step that helpers share. It
+    /// may run for long, and returns how many of the pool's helpers may take part from then on. They take part if no
+    /// other encoder uses the pool, and leave when the number falls.
+    ///
+    /// # Errors
+    /// [`EncodeError`]: an unknown id, a sequence that is too long, lengths that do not add up, or segments that the
+    /// model was not built for, all checked before any computation; or a task that panicked.
+    pub fn encode_pairs(
+        &mut self,
+        ids: &[u32],
+        lengths: &[usize],
+        second_segments: &[usize],
+        on_yield: &mut dyn FnMut() -> usize,
+    ) -> Result<HiddenStates<'_>, EncodeError> {
         let network = self.model.network();
-        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths)?);
+        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths, second_segments)?);
         let rows = batch.rows();
         let activations = match self.activations.take() {
             Some(activations) if activations.rows() >= rows => activations,
@@ -70,7 +86,7 @@ impl Encoder {
         if self.model.isa() == Isa::AmxBf16 {
             return Err(EncodeError::NoMaxima);
         }
-        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths)?);
+        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths, &[])?);
         let mut activations = self.model.network().allocate(batch.rows());
         activations.recorder = Some(MaximaRecorder::default());
         let activations = Arc::new(activations);

@@ -72,6 +72,14 @@ pub enum EncodeError {
         /// Number of ids.
         ids: usize,
     },
+    /// A sequence has more segments than the model was built for, or a segment is longer than its sequence.
+    #[error(
+        "the segments of a sequence do not fit: the model was built for sequences of up to {max} segments"
+    )]
+    Segments {
+        /// Maximum number of segments.
+        max: usize,
+    },
     /// The kernels do not record maxima of activations.
     #[error("the kernels for amx do not record maxima of activations: use a model in f32")]
     NoMaxima,

@@ -37,7 +37,8 @@ pub(crate) struct PackedWeights<B> {
     pub(crate) config: EncoderConfig,
     pub(crate) head_layout: HeadLayout,
     token_embeddings: TokenEmbeddings,
-    /// Position embeddings with the row of segment 0 added; without positions that row alone, or nothing.
+    /// Position embeddings with the row of segment 0 added, then the same with that of each further segment; without
+    /// positions the rows of the segments alone, or nothing.
     position_embeddings: Vec<f32>,
     pub(crate) embeddings_norm: Option<NormParams>,
     pub(crate) embeddings_projection: Option<Linear<B>>,
@@ -166,7 +167,7 @@ impl<B: Send + Sync> PackedWeights<B> {
         Ok(Self {
             head_layout,
             token_embeddings,
-            position_embeddings: position_embeddings(spec, source)?,
+            position_embeddings: position_embeddings(&config, source)?,
             embeddings_norm: reader.norm(NormId::Embeddings)?,
             embeddings_projection: reader.embeddings_projection()?,
             position_bias,
@@ -185,7 +186,7 @@ impl<B> PackedWeights<B> {
 
     /// Writes the sum of the embeddings of a token, and zeros into the padding of the row.
     #[inline]
-    pub(crate) fn embed(&self, id: u32, position_id: Option<usize>, row: &mut [f32]) {
+    pub(crate) fn embed(&self, id: u32, table_row: Option<usize>, row: &mut [f32]) {
         let embeddings = &self.spec().embeddings;
         let (row, padding) = row.split_at_mut(embeddings.width);
         (self.token_embeddings)(id, row);
@@ -195,7 +196,7 @@ impl<B> PackedWeights<B> {
             row.iter_mut().for_each(|value| *value *= embeddings.scale);
         }
         if !self.position_embeddings.is_empty() {
-            let position = &self.position_embeddings[position_id.unwrap_or(0) * row.len()..];
+            let position = &self.position_embeddings[table_row.unwrap_or(0) * row.len()..];
             row.iter_mut().zip(position).for_each(|(value, position)| *value += position);
         }
     }
@@ -277,16 +278,20 @@ fn rope_table(tables: &[(Rope, Arc<RopeTable>)], rope: Option<Rope>) -> Option<A
     Some(Arc::clone(table))
 }
 
-/// Position embeddings, with the row of segment 0 added to each: all tokens are in segment 0.
-fn position_embeddings(spec: &EncoderSpec, source: &dyn WeightSource) -> Result<Vec<f32>, ModelError> {
+/// Position embeddings with the row of a segment added to each, for each segment of the sequences.
+fn position_embeddings(config: &EncoderConfig, source: &dyn WeightSource) -> Result<Vec<f32>, ModelError> {
+    let spec = config.spec();
     let width = spec.embeddings.width;
     let positions = read(source, TensorId::PositionEmbeddings, spec)?;
     let Some(segments) = read(source, TensorId::SegmentEmbeddings, spec)? else {
         return Ok(positions.unwrap_or_default().into_owned());
     };
-    let mut table = positions.map_or_else(|| vec![0.0; width], Cow::into_owned);
-    for row in table.chunks_exact_mut(width) {
-        row.iter_mut().zip(&segments[..width]).for_each(|(value, segment)| *value += segment);
+    let positions = positions.map_or_else(|| vec![0.0; width], Cow::into_owned);
+    let mut table = positions.repeat(config.segments());
+    for (rows, segment) in table.chunks_exact_mut(positions.len()).zip(segments.chunks_exact(width)) {
+        for row in rows.chunks_exact_mut(width) {
+            row.iter_mut().zip(segment).for_each(|(value, segment)| *value += segment);
+        }
     }
     Ok(table)
 }

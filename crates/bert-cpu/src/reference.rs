@@ -25,22 +25,48 @@ pub fn forward(
     token_embeddings: &TokenEmbeddings,
     ids: &[u32],
 ) -> Result<Vec<Vec<f64>>, ModelError> {
+    forward_pair(spec, source, token_embeddings, (ids, 0))
+}
+
+/// As [`forward`], with the last tokens, as many as the second number, in segment 1.
+///
+/// # Errors
+/// As [`forward`].
+///
+/// # Panics
+/// If an id, a position or a segment has no embedding.
+pub fn forward_pair(
+    spec: &EncoderSpec,
+    source: &dyn WeightSource,
+    token_embeddings: &TokenEmbeddings,
+    sequence: (&[u32], usize),
+) -> Result<Vec<Vec<f64>>, ModelError> {
     let product: Product<'_> = &|_, row, weight, bias| linear(row, weight, bias);
-    forward_with(spec, source, token_embeddings, (ids, product))
+    forward_by(spec, source, token_embeddings, (sequence, product))
 }
 
 /// Computes the product of a row and a weight, `[outputs, inputs]`, plus a bias.
 pub(crate) type Product<'p> = &'p dyn Fn(TensorId, &[f64], &[f64], &[f64]) -> Vec<f64>;
 
 /// As [`forward`], with the products of linear layers by another function.
+#[cfg(test)]
 pub(crate) fn forward_with(
     spec: &EncoderSpec,
     source: &dyn WeightSource,
     token_embeddings: &TokenEmbeddings,
     (ids, product): (&[u32], Product<'_>),
 ) -> Result<Vec<Vec<f64>>, ModelError> {
+    forward_by(spec, source, token_embeddings, ((ids, 0), product))
+}
+
+fn forward_by(
+    spec: &EncoderSpec,
+    source: &dyn WeightSource,
+    token_embeddings: &TokenEmbeddings,
+    (sequence, product): ((&[u32], usize), Product<'_>),
+) -> Result<Vec<Vec<f64>>, ModelError> {
     let network = ReferenceNetwork { spec, source, product };
-    let mut hidden = network.embed(token_embeddings, ids)?;
+    let mut hidden = network.embed(token_embeddings, sequence)?;
     for layer in 0..spec.layers.len() {
         let attention = |input: &Rows| network.attention(layer, input);
         let feed_forward = |input: &Rows| network.feed_forward(layer, input);
@@ -113,7 +139,11 @@ impl ReferenceNetwork<'_> {
         }
     }
 
-    fn embed(&self, token_embeddings: &TokenEmbeddings, ids: &[u32]) -> Result<Rows, ModelError> {
+    fn embed(
+        &self,
+        token_embeddings: &TokenEmbeddings,
+        (ids, second_segment): (&[u32], usize),
+    ) -> Result<Rows, ModelError> {
         let embeddings = &self.spec.embeddings;
         let width = embeddings.width;
         let positions = self.tensor(TensorId::PositionEmbeddings)?;
@@ -130,7 +160,8 @@ impl ReferenceNetwork<'_> {
                 add(&mut row, &positions[position_ids[index] * width..][..width]);
             }
             if let Some(segments) = &segments {
-                add(&mut row, &segments[..width]);
+                let segment = usize::from(index >= ids.len() - second_segment);
+                add(&mut row, &segments[segment * width..][..width]);
             }
             rows.push(row);
         }

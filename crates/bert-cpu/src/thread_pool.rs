@@ -216,7 +216,7 @@ mod tests {
 
     fn pass(network: &Arc<Recorder>, helpers: usize) -> Arc<ForwardPass> {
         let network = Arc::clone(network);
-        let batch = RaggedBatch::new(&network.config, &[1; ROWS], &[ROWS]).unwrap();
+        let batch = RaggedBatch::new(&network.config, &[1; ROWS], &[ROWS], &[]).unwrap();
         let activations = Arc::new(network.allocate(ROWS));
         // SAFETY: the activations are this pass's own.
         Arc::new(unsafe { ForwardPass::new(network, Arc::new(batch), activations, plan(helpers)) })

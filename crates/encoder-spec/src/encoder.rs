@@ -43,7 +43,7 @@ pub struct EmbeddingSpec {
     /// Learned absolute position embeddings.
     pub positions: Option<PositionTable>,
     /// Rows of the segment embeddings (token types). All tokens of a single text are in segment 0, so its row is added
-    /// to every token.
+    /// to every token; the tokens of the second text of a pair may be in segment 1.
     pub segments: Option<usize>,
     /// The sum is normalized.
     pub has_norm: bool,

@@ -1,4 +1,4 @@
-//! The head: the modules that reduce hidden states to one vector, by the definitions of sentence-transformers.
+//! The head: the modules that reduce hidden states to one vector or score, by the definitions of sentence-transformers.
 
 use std::{fmt, str::FromStr};
 
@@ -8,6 +8,9 @@ use std::{fmt, str::FromStr};
 /// A normalization at the end is not part of it: it is done with the vectors' final length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadSpec {
+    /// Modules that are applied to the hidden state of each token, in order, before pooling. If there are any, the only
+    /// pooling mode is [`PoolingMode::Max`].
+    pub token_modules: Vec<HeadModule>,
     /// Pooling modes, at least one. The pooled vector is the concatenation of their results.
     pub poolings: Vec<PoolingMode>,
     /// Tokens of the prompt before a text are pooled like those of the text. Without, pooling leaves them out.
@@ -19,7 +22,7 @@ pub struct HeadSpec {
 impl From<PoolingMode> for HeadSpec {
     /// A head that only pools.
     fn from(pooling: PoolingMode) -> Self {
-        Self { poolings: vec![pooling], include_prompt: true, modules: vec![] }
+        Self { token_modules: vec![], poolings: vec![pooling], include_prompt: true, modules: vec![] }
     }
 }
 
@@ -32,6 +35,9 @@ pub enum HeadModule {
     LayerNorm(HeadLayerNorm),
     /// Division by the Euclidean norm.
     Normalize,
+    /// ln(1 + max(x, 0)) of each value, with which SPLADE bounds the weights of terms (Formal et al. 2021, arXiv
+    /// 2107.05720).
+    Log1pRelu,
 }
 
 /// A dense layer: `activation(weight · x + bias)`.
@@ -56,11 +62,13 @@ pub struct HeadLayerNorm {
     pub weight: Vec<f32>,
     /// Shift of each dimension, as many as `weight`.
     pub bias: Vec<f32>,
+    /// ε.
+    pub epsilon: f64,
 }
 
 impl HeadLayerNorm {
-    /// ε, PyTorch's default, which sentence-transformers does not change.
-    pub const EPSILON: f64 = 1e-5;
+    /// PyTorch's default ε, which the module of sentence-transformers does not change.
+    pub const DEFAULT_EPSILON: f64 = 1e-5;
 }
 
 /// Reduction of the hidden states of a sequence to one vector.
@@ -144,6 +152,22 @@ impl DenseActivation {
         ("Tanh", Self::Tanh),
     ];
 
+    /// Names in transformers' `ACT2FN`, each with its function.
+    const TRANSFORMERS_NAMES: &[(&str, Self)] = &[
+        ("gelu", Self::Gelu),
+        ("gelu_python", Self::Gelu),
+        ("relu", Self::Relu),
+        ("sigmoid", Self::Sigmoid),
+        ("silu", Self::Silu),
+        ("swish", Self::Silu),
+        ("tanh", Self::Tanh),
+    ];
+
+    /// Returns the function that transformers calls `name`; `None` if it is unknown or not supported.
+    pub fn from_transformers(name: &str) -> Option<Self> {
+        Self::TRANSFORMERS_NAMES.iter().find(|(known, _)| *known == name).map(|&(_, activation)| activation)
+    }
+
     /// Returns the function of the PyTorch class at `path`, such as `torch.nn.modules.activation.Tanh`; `None` if it is
     /// unknown or not supported.
     pub fn from_torch(path: &str) -> Option<Self> {
@@ -163,6 +187,14 @@ mod tests {
         }
         let error = "median".parse::<PoolingMode>().unwrap_err();
         assert!(error.contains("`mean`, `cls`, `max`, `last-token`"), "{error}");
+    }
+
+    #[test]
+    fn activations_are_found_by_their_name_in_transformers() {
+        assert_eq!(DenseActivation::from_transformers("gelu"), Some(DenseActivation::Gelu));
+        assert_eq!(DenseActivation::from_transformers("swish"), Some(DenseActivation::Silu));
+        // The tanh approximation is another function.
+        assert_eq!(DenseActivation::from_transformers("gelu_new"), None);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod attention;
 mod encoder;
 mod head;
 mod norm;
+mod task;
 mod tensor;
 mod validate;
 
@@ -26,5 +27,6 @@ pub use attention::{AttentionSpec, Disentangled, RelativeBias, Rope, ScoreBias, 
 pub use encoder::{EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerSpec, PositionIds, PositionTable};
 pub use head::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
 pub use norm::{NormKind, NormPlacement, NormSpec};
+pub use task::Task;
 pub use tensor::{LayerNormId, LinearId, NormId, Part, TensorId};
 pub use validate::{InvalidSpec, MAX_SIZE};

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use crate::{EncoderSpec, HeadModule, HeadSpec, ScoreBias};
+use crate::{EncoderSpec, HeadModule, HeadSpec, PoolingMode, ScoreBias};
 
 /// Upper bound of every size: far above any known encoder, and low enough that no product of two sizes overflows.
 pub const MAX_SIZE: usize = 1 << 20;
@@ -113,46 +113,55 @@ impl HeadSpec {
     /// Returns the length of the vectors for hidden states of width `hidden`.
     ///
     /// # Errors
-    /// [`InvalidSpec`] if there is no pooling mode, if a module takes another number of values than the one before it
-    /// yields, if it yields none or more than [`MAX_SIZE`], or if it has another number of weights than its sizes
-    /// require.
+    /// [`InvalidSpec`] if there is no pooling mode, or another one than [`PoolingMode::Max`] after modules for tokens;
+    /// if a module takes another number of values than the one before it yields, if it yields none or more than
+    /// [`MAX_SIZE`], or if it has another number of weights than its sizes require.
     pub fn dimensions(&self, hidden: usize) -> Result<usize, InvalidSpec> {
         check(!self.poolings.is_empty(), || "no pooling mode, expected at least one".to_owned())?;
-        let mut width = self.poolings.len().saturating_mul(hidden);
+        check(self.token_modules.is_empty() || self.poolings == [PoolingMode::Max], || {
+            format!("modules for tokens before the poolings {:?}, expected only `max`", self.poolings)
+        })?;
+        let width = output_width(&self.token_modules, hidden)?;
+        let width = self.poolings.len().saturating_mul(width);
         check((1..=MAX_SIZE).contains(&width), || {
             format!("pooling yields {width} values, expected 1 to {MAX_SIZE}")
         })?;
-        for (index, module) in self.modules.iter().enumerate() {
-            let (name, inputs, outputs) = match module {
-                HeadModule::Dense(layer) => {
-                    let (weights, biases) = (layer.weight.len(), layer.bias.as_ref().map(Vec::len));
-                    let fits = layer.inputs.checked_mul(layer.outputs) == Some(weights)
-                        && biases.is_none_or(|biases| biases == layer.outputs);
-                    check(fits, || {
-                        let (shape, biases) = ([layer.outputs, layer.inputs], biases.unwrap_or(0));
-                        format!("Dense {index} of shape {shape:?} has {weights} weights and {biases} biases")
-                    })?;
-                    ("Dense", layer.inputs, layer.outputs)
-                }
-                HeadModule::LayerNorm(norm) => {
-                    let (weights, biases) = (norm.weight.len(), norm.bias.len());
-                    check(weights == biases, || {
-                        format!("LayerNorm {index} has {weights} weights and {biases} biases")
-                    })?;
-                    ("LayerNorm", weights, weights)
-                }
-                HeadModule::Normalize => continue,
-            };
-            check(inputs == width, || {
-                format!("{name} {index} takes {inputs} values, but the module before it yields {width}")
-            })?;
-            check((1..=MAX_SIZE).contains(&outputs), || {
-                format!("{name} {index} yields {outputs} values, expected 1 to {MAX_SIZE}")
-            })?;
-            width = outputs;
-        }
-        Ok(width)
+        output_width(&self.modules, width)
     }
+}
+
+/// Returns the number of values that successive modules yield for `width` values.
+fn output_width(modules: &[HeadModule], mut width: usize) -> Result<usize, InvalidSpec> {
+    for (index, module) in modules.iter().enumerate() {
+        let (name, inputs, outputs) = match module {
+            HeadModule::Dense(layer) => {
+                let (weights, biases) = (layer.weight.len(), layer.bias.as_ref().map(Vec::len));
+                let fits = layer.inputs.checked_mul(layer.outputs) == Some(weights)
+                    && biases.is_none_or(|biases| biases == layer.outputs);
+                check(fits, || {
+                    let (shape, biases) = ([layer.outputs, layer.inputs], biases.unwrap_or(0));
+                    format!("Dense {index} of shape {shape:?} has {weights} weights and {biases} biases")
+                })?;
+                ("Dense", layer.inputs, layer.outputs)
+            }
+            HeadModule::LayerNorm(norm) => {
+                let (weights, biases) = (norm.weight.len(), norm.bias.len());
+                check(weights == biases, || {
+                    format!("LayerNorm {index} has {weights} weights and {biases} biases")
+                })?;
+                ("LayerNorm", weights, weights)
+            }
+            HeadModule::Normalize | HeadModule::Log1pRelu => continue,
+        };
+        check(inputs == width, || {
+            format!("{name} {index} takes {inputs} values, but the module before it yields {width}")
+        })?;
+        check((1..=MAX_SIZE).contains(&outputs), || {
+            format!("{name} {index} yields {outputs} values, expected 1 to {MAX_SIZE}")
+        })?;
+        width = outputs;
+    }
+    Ok(width)
 }
 
 fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), InvalidSpec> {
@@ -162,7 +171,7 @@ fn check(holds: bool, reason: impl FnOnce() -> String) -> Result<(), InvalidSpec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DenseActivation, DenseLayer, HeadLayerNorm, PoolingMode};
+    use crate::{DenseActivation, DenseLayer, HeadLayerNorm};
 
     #[test]
     fn the_modules_of_a_head_must_take_what_the_module_before_them_yields() {
@@ -171,11 +180,13 @@ mod tests {
             let activation = DenseActivation::Identity;
             HeadModule::Dense(DenseLayer { inputs, outputs, weight, bias, activation })
         };
-        let norm =
-            |width| HeadModule::LayerNorm(HeadLayerNorm { weight: vec![0.0; width], bias: vec![0.0; width] });
+        let norm = |width| {
+            let (weight, bias) = (vec![0.0; width], vec![0.0; width]);
+            HeadModule::LayerNorm(HeadLayerNorm { weight, bias, epsilon: HeadLayerNorm::DEFAULT_EPSILON })
+        };
         let dimensions = |modules| {
             let poolings = vec![PoolingMode::Cls, PoolingMode::Mean];
-            HeadSpec { poolings, include_prompt: true, modules }.dimensions(3)
+            HeadSpec { poolings, modules, ..HeadSpec::from(PoolingMode::Cls) }.dimensions(3)
         };
         assert_eq!(dimensions(vec![]), Ok(6));
         assert_eq!(dimensions(vec![norm(6), dense(6, 2), HeadModule::Normalize, dense(2, 5)]), Ok(5));
@@ -191,6 +202,10 @@ mod tests {
         }
         let message = "Dense 0 of shape [2, 6] has 12 weights and 1 biases";
         assert_eq!(dimensions(vec![short]).unwrap_err().to_string(), message);
+        let token_modules = vec![dense(3, 7), norm(7), HeadModule::Log1pRelu];
+        let sparse = HeadSpec { token_modules, ..HeadSpec::from(PoolingMode::Max) };
+        assert_eq!((sparse.dimensions(3), sparse.dimensions(4).is_err()), (Ok(7), true));
+        assert!(HeadSpec { poolings: vec![PoolingMode::Mean], ..sparse }.dimensions(3).is_err());
         let none = HeadSpec { poolings: vec![], ..HeadSpec::from(PoolingMode::Mean) };
         assert!(none.dimensions(3).is_err());
         let many = HeadSpec { poolings: vec![PoolingMode::Mean; MAX_SIZE / 2], ..none };

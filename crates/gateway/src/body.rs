@@ -6,6 +6,7 @@
 
 use std::{
     future::Future,
+    io::{self, Read as _},
     pin::Pin,
     task::Poll,
     time::{Duration, Instant},
@@ -15,17 +16,17 @@ use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
     error::PayloadError,
-    http::header::{self, HeaderMap},
+    http::header,
     web::{self, Bytes},
 };
 use futures_util::{StreamExt, stream};
 use tokio::time::timeout;
 
 use crate::{
+    body_coding::ContentCoding,
     budget::{ByteBudget, ReservedBytes},
     connection::Connection,
     error::{ApiError, Code},
-    registry::echo,
 };
 
 /// Bytes of each body that are not counted, so that large bodies cannot starve ordinary ones.
@@ -78,11 +79,11 @@ impl FromRequest for Body {
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok())
             .and_then(|length| length.parse().ok());
-        let encoding = check_encoding(request.headers());
+        let coding = ContentCoding::of(request.headers());
         let connection = Connection::of(request);
         let payload = payload.take();
         Box::pin(async move {
-            encoding?;
+            let coding = coding?;
             let limits = limits.ok_or_else(|| ApiError::internal("the app was built without body limits"))?;
             let slow = |_| {
                 let seconds = limits.timeout.as_secs();
@@ -90,33 +91,66 @@ impl FromRequest for Body {
                     format!("Timed out reading the request: the body took more than {seconds} seconds.");
                 ApiError::new(Code::BodyTimeout, message)
             };
-            timeout(limits.timeout, read(payload, announced, &limits, &connection)).await.map_err(slow)?
+            let body = timeout(limits.timeout, read(payload, announced, &limits, &connection)).await;
+            let body = body.map_err(slow)??;
+            match coding {
+                None => Ok(body),
+                // On another thread, because a few bytes can stand for as many as the limit allows.
+                Some(coding) => {
+                    let decoded = web::block(move || decode(&body, coding, &limits)).await;
+                    decoded.map_err(ApiError::internal)?
+                }
+            }
         })
     }
 }
 
-/// Checks that the body is not compressed.
-///
-/// # Errors
-/// 415 if it is.
-fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
-    // Some clients send the charset here, which is not a compression.
-    const PLAIN: [&str; 4] = ["", "identity", "utf-8", "utf8"];
-    for value in headers.get_all(header::CONTENT_ENCODING) {
-        let value = String::from_utf8_lossy(value.as_bytes());
-        let is_plain = |coding: &str| PLAIN.iter().any(|plain| coding.trim().eq_ignore_ascii_case(plain));
-        if !value.split(',').all(is_plain) {
-            return Err(ApiError::new(
-                Code::UnsupportedEncoding,
-                format!(
-                    "The header 'content-encoding: {}' is not supported: send the body uncompressed, without this \
-                     header.",
-                    echo(&value)
-                ),
-            ));
+/// The bytes of a body and their memory, as they arrive.
+struct Buffer<'a> {
+    limits: &'a BodyLimits,
+    bytes: Vec<u8>,
+    memory: ReservedBytes,
+    /// Capacity of the first allocation.
+    initial: usize,
+    /// Maximum capacity, unless more bytes arrive.
+    largest: usize,
+}
+
+impl<'a> Buffer<'a> {
+    /// A buffer for a body of `announced` bytes, if this is known.
+    fn new(limits: &'a BodyLimits, announced: Option<usize>) -> Self {
+        Self {
+            limits,
+            bytes: Vec::new(),
+            memory: limits.memory.empty_reservation(),
+            initial: announced.unwrap_or(0).min(MAX_INITIAL_CAPACITY),
+            largest: announced.unwrap_or(limits.bytes),
         }
     }
-    Ok(())
+
+    /// Appends a chunk.
+    ///
+    /// # Errors
+    /// 413 if the body is then larger than allowed; 503 if other bodies hold the memory.
+    fn push(&mut self, chunk: &[u8]) -> Result<(), ApiError> {
+        let Self { limits, bytes, memory, initial, largest } = self;
+        let length = bytes.len() + chunk.len();
+        if length > limits.bytes {
+            return Err(too_large(limits.bytes, length));
+        }
+        if length > bytes.capacity() {
+            // Doubling keeps the copying linear; the announced length bounds it.
+            let doubled = (2 * bytes.capacity()).max(*initial);
+            let capacity = doubled.min(*largest).max(length);
+            // Waiting instead could deadlock: each of several bodies may hold what another needs.
+            if !memory.grow_to(capacity.saturating_sub(UNMETERED_BYTES)) {
+                return Err(ApiError::unavailable(Code::BodyMemoryExhausted, RETRY_AFTER));
+            }
+            bytes.reserve_exact(capacity - bytes.len());
+        }
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    }
 }
 
 async fn read(
@@ -129,10 +163,7 @@ async fn read(
     if let Some(length) = announced.filter(|&length| length > limit) {
         return Err(too_large(limit, length));
     }
-    let mut bytes = Vec::new();
-    let mut memory = limits.memory.empty_reservation();
-    let largest = announced.unwrap_or(limit);
-    let reserve = announced.unwrap_or(0).min(MAX_INITIAL_CAPACITY);
+    let mut buffer = Buffer::new(limits, announced);
     // The limit of the body's length does not count chunk sizes, extensions and trailers; this one does.
     let max_on_wire = (limit as u64).saturating_mul(2).saturating_add(READ_AHEAD);
     let mut chunks = stream::poll_fn(|context| match connection.body_wire_bytes() {
@@ -140,24 +171,33 @@ async fn read(
         _ => payload.poll_next_unpin(context).map(|chunk| chunk.map(|chunk| chunk.map_err(broken))),
     });
     while let Some(chunk) = chunks.next().await {
-        let chunk = chunk?;
-        let length = bytes.len() + chunk.len();
-        if length > limit {
-            return Err(too_large(limit, length));
-        }
-        if length > bytes.capacity() {
-            // Doubling keeps the copying linear; the announced length bounds it.
-            let doubled = (2 * bytes.capacity()).max(reserve);
-            let capacity = doubled.min(largest).max(length);
-            // Waiting instead could deadlock: each of several bodies may hold what another needs.
-            if !memory.grow_to(capacity.saturating_sub(UNMETERED_BYTES)) {
-                return Err(ApiError::unavailable(Code::BodyMemoryExhausted, RETRY_AFTER));
-            }
-            bytes.reserve_exact(capacity - bytes.len());
-        }
-        bytes.extend_from_slice(&chunk);
+        buffer.push(&chunk?)?;
     }
+    let Buffer { bytes, memory, .. } = buffer;
     Ok(Body { bytes: bytes.into(), received: Instant::now(), memory })
+}
+
+/// Decodes a compressed body piece by piece. The limits of a body hold for the decoded one, which ends there.
+///
+/// # Errors
+/// 400 if it cannot be decoded; 413 if the decoded body is larger than allowed; 503 if other bodies hold the memory.
+fn decode(body: &Body, coding: ContentCoding, limits: &BodyLimits) -> Result<Body, ApiError> {
+    let invalid = |error: io::Error| {
+        let name = coding.name();
+        ApiError::invalid(format!("The body of your request could not be decoded as {name}: {error}."))
+    };
+    let mut decoder = coding.decoder(&body.bytes).map_err(invalid)?;
+    let (mut buffer, mut piece) = (Buffer::new(limits, None), vec![0; UNMETERED_BYTES]);
+    loop {
+        match decoder.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => buffer.push(&piece[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(invalid(error)),
+        }
+    }
+    let Buffer { bytes, memory, .. } = buffer;
+    Ok(Body { bytes: bytes.into(), received: body.received, memory })
 }
 
 fn too_large(limit: usize, read: usize) -> ApiError {

@@ -11,12 +11,16 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use openai_schema::{ErrorBody, RequestError};
+use serde_json::json;
 
 /// Message of every 500, OpenAI's own. The cause is only logged.
 const INTERNAL_MESSAGE: &str = "The server had an error while processing your request";
 
 /// Message of every 503, OpenAI's own.
 const OVERLOADED_MESSAGE: &str = "The engine is currently overloaded, please try again later";
+
+/// Value of `accept-encoding` in a 415: all supported codings (RFC 9110, 12.5.3).
+const SUPPORTED_CODINGS: &str = "gzip, deflate, br, zstd, identity";
 
 /// Maximum `retry-after`: openai-python fails for more than 120 s, and openai-node ignores more than 60 s.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
@@ -46,7 +50,7 @@ pub enum Code {
     ModelIsLoading,
     /// The body is larger than allowed.
     BodyTooLarge,
-    /// The body is compressed.
+    /// The body is compressed in an unsupported coding.
     UnsupportedEncoding,
     /// The caller exceeds its requests per minute.
     TooManyRequests,
@@ -102,6 +106,19 @@ pub enum Retry {
     AfterMillis,
     /// `x-should-retry: false`, which stops the official SDKs from retrying a 5xx.
     Never,
+}
+
+/// JSON in which the clients of a route expect errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// `{"error": {"message", "type", "param", "code"}}`.
+    OpenAi,
+    /// `{"message"}`.
+    Cohere,
+    /// `{"error"}`.
+    Ollama,
+    /// `{"error", "error_type"}`.
+    Tei,
 }
 
 impl Code {
@@ -172,6 +189,16 @@ impl Code {
         ErrorSpec { status, kind, code, retry }
     }
 
+    /// The `error_type` of text-embeddings-inference for this code.
+    fn tei_type(self) -> &'static str {
+        match (self, self.spec().status.as_u16()) {
+            (Self::Loading | Self::Draining, _) => "unhealthy",
+            (_, 429 | 503) => "overloaded",
+            (_, 400..500) => "validation",
+            _ => "backend",
+        }
+    }
+
     /// Condition of this code, in one sentence for the documentation.
     pub fn meaning(self) -> &'static str {
         match self {
@@ -194,7 +221,8 @@ impl Code {
             Self::ModelIsLoading => "An admin route was to unload a model that is loading.",
             Self::BodyTooLarge => "The body is larger than `limits.max_body_bytes`.",
             Self::UnsupportedEncoding => {
-                "The body is compressed: the header `content-encoding` names a coding other than `identity`."
+                "The header `content-encoding` names a coding other than `gzip`, `deflate`, `br`, `zstd` and \
+                 `identity`, or several."
             }
             Self::TooManyRequests => "The key exceeds `limits.key_requests_per_minute`.",
             Self::TooManyTokens => "The key exceeds `limits.key_tokens_per_minute`.",
@@ -289,6 +317,18 @@ impl ApiError {
         self.code
     }
 
+    /// The body of this error for the clients of `shape`; `None` for OpenAI's, which it has by itself.
+    pub(crate) fn reshaped(&self, shape: ErrorShape) -> Option<String> {
+        let message = &self.message;
+        let body = match shape {
+            ErrorShape::OpenAi => return None,
+            ErrorShape::Cohere => json!({ "message": message }),
+            ErrorShape::Ollama => json!({ "error": message }),
+            ErrorShape::Tei => json!({ "error": message, "error_type": self.code.tei_type() }),
+        };
+        Some(body.to_string())
+    }
+
     /// Seconds for the `retry-after` header.
     fn retry_seconds(&self) -> u64 {
         let rounded_up = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
@@ -336,7 +376,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if spec.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            response.insert_header((header::ACCEPT_ENCODING, "identity"));
+            response.insert_header((header::ACCEPT_ENCODING, SUPPORTED_CODINGS));
         }
         match spec.retry {
             Retry::ByStatus => {}

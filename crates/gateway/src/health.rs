@@ -65,7 +65,8 @@ pub fn check(config: &Config) -> Result<(), HealthError> {
         return Err(HealthError::Tls);
     }
     let address = reachable(config.ops_listen.unwrap_or(config.listen)).ok_or(HealthError::NoPort)?;
-    let (status, body) = get_readyz(address).map_err(|error| {
+    let prefix = config.server.path_prefix.as_str();
+    let (status, body) = get_readyz(address, prefix).map_err(|error| {
         let source = Box::new(error);
         match *source {
             ureq::Error::Protocol(_) => HealthError::NotHttp { address, source },
@@ -89,15 +90,16 @@ fn reachable(listen: SocketAddr) -> Option<SocketAddr> {
     (listen.port() != 0).then(|| SocketAddr::new(ip, listen.port()))
 }
 
-/// Status and body of `GET /readyz`.
-fn get_readyz(address: SocketAddr) -> Result<(u16, String), ureq::Error> {
+/// Status and body of `GET /readyz` under `prefix`.
+fn get_readyz(address: SocketAddr, prefix: &str) -> Result<(u16, String), ureq::Error> {
     let config = Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
         .http_status_as_error(false)
         .max_redirects(0)
         // Only the settings decide which server is checked, not the environment's proxy.
         .proxy(None);
-    let mut response = Agent::from(config.build()).get(format!("http://{address}/readyz")).call()?;
+    let url = format!("http://{address}{prefix}/readyz");
+    let mut response = Agent::from(config.build()).get(url).call()?;
     let status = response.status().as_u16();
     let body = response.body_mut().with_config().limit(MAX_BODY_BYTES).lossy_utf8(true).read_to_string()?;
     Ok((status, body))

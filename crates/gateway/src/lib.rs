@@ -25,6 +25,7 @@ mod auth;
 mod backend;
 mod background;
 mod body;
+mod body_coding;
 mod budget;
 mod catalogue;
 pub mod cli;

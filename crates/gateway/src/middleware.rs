@@ -11,7 +11,7 @@ use std::{
 
 use actix_web::{
     Error,
-    body::MessageBody,
+    body::{EitherBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
         ConnectionType, Method,
@@ -23,6 +23,7 @@ use actix_web::{
 use tracing::{Instrument, Span, field::display};
 
 use crate::{
+    config::PathPrefix,
     connection::Exchange,
     error::{ApiError, Code},
     error_chain::error_chain,
@@ -30,7 +31,7 @@ use crate::{
     metrics::{Metrics, Outcome, ParameterOutcome, Rejection},
     parameters,
     request_context::RequestContext,
-    routes::{self, RouteKind},
+    routes::{self, RouteKind, rate_limit_response},
     trace::{Trace, Tracing},
     usage::{UsageLedger, unix_time},
 };
@@ -39,13 +40,13 @@ use crate::{
 pub(crate) async fn observe(
     metrics: web::Data<Metrics>,
     lifecycle: web::Data<Lifecycle>,
-    (tracing, usage): (web::Data<Tracing>, web::Data<UsageLedger>),
+    (tracing, usage, prefix): (web::Data<Tracing>, web::Data<UsageLedger>, web::Data<PathPrefix>),
     mut request: ServiceRequest,
-    next: Next<impl MessageBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let exchange = Exchange::begin(&mut request);
-    let route = request.match_pattern();
-    let kind = route.as_deref().map_or(RouteKind::Other, routes::kind);
+    let route = request.match_pattern().map(|pattern| routes::without_prefix(&pattern, &prefix).to_owned());
+    let (kind, errors) = routes::kind_and_errors(route.as_deref());
     let context = RequestContext::attach(&request);
     let trace = tracing.attach(&request, kind != RouteKind::Probe);
     let guard = RequestGuard {
@@ -65,11 +66,17 @@ pub(crate) async fn observe(
     let is_upgrade = request.head().connection_type() == ConnectionType::Upgrade;
     let mut response = next.call(request).instrument(guard.span.clone()).await?;
     guard.finish(&mut response);
+    let reshaped = api_error(&response).and_then(|error| error.reshaped(errors));
     // While draining, the client's next request must go to another server.
     if exchange.decide() || is_upgrade || lifecycle.is_draining() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| exchange.ending_with(body)))
+    Ok(response.map_body(|_, body| {
+        exchange.ending_with(match reshaped {
+            Some(error) => EitherBody::right(error),
+            None => EitherBody::left(body),
+        })
+    }))
 }
 
 /// Reports a request exactly once: with its response, or when it is dropped without one.
@@ -94,7 +101,7 @@ impl RequestGuard {
         let _entered = std::mem::replace(&mut self.span, Span::none()).entered();
         let elapsed = self.started.elapsed();
         let status = response.status().as_u16();
-        let error = response.response().error().and_then(|error| error.as_error::<ApiError>());
+        let error = api_error(response);
         if let Some(source) = error.and_then(StdError::source) {
             tracing::error!(error = error_chain(source), "request failed");
         }
@@ -178,7 +185,15 @@ impl RequestGuard {
         let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         headers.insert(HeaderName::from_static("openai-processing-ms"), ms.into());
         headers.insert(HeaderName::from_static("openai-version"), HeaderValue::from_static("2020-10-01"));
+        if let Some(status) = self.context.rate_limit.get() {
+            rate_limit_response::write_headers(&status, headers);
+        }
     }
+}
+
+/// The error that a response tells, if it is one.
+fn api_error(response: &ServiceResponse<impl MessageBody>) -> Option<&ApiError> {
+    response.response().error().and_then(|error| error.as_error::<ApiError>())
 }
 
 impl Drop for RequestGuard {

@@ -11,11 +11,11 @@ use inference::{
     CallerId, EmbedError, Embeddings, EncodeError, Input, Job, SubmitError, TruncationPolicy,
     truncate_dimensions,
 };
+use model_import::Task;
 use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
 use tokio::time::timeout_at;
 
 use crate::{
-    body::Body,
     budget::ReservedBytes,
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
@@ -27,15 +27,22 @@ use crate::{
 
 /// Minimum size of a body that is parsed on another thread. 256 KiB take about 0.5 ms: a larger body would delay the
 /// other connections of the HTTP thread, and for a smaller one the handover costs more.
-const OFFLOAD_BYTES: usize = 256 * 1024;
+pub(crate) const OFFLOAD_BYTES: usize = 256 * 1024;
 
 /// Limits of every request.
 pub(crate) struct RequestLimits {
     pub(crate) limits: LimitsConfig,
     /// Maximum time from the last byte of the body to the response.
     pub(crate) timeout: Duration,
+    /// Compresses numbers in text for clients that accept it.
+    pub(crate) compress: bool,
     /// Memory of large responses.
     pub(crate) responses: ResponseMemory,
+}
+
+/// Id of the model for requests that cannot name one.
+pub(crate) struct DefaultModel {
+    pub(crate) id: String,
 }
 
 impl RequestLimits {
@@ -67,21 +74,49 @@ pub(crate) struct ValidatedRequest {
     pub(crate) missing_prompts: Vec<String>,
     /// Length to which vectors are truncated and then normalized.
     output_dimensions: Option<usize>,
-    /// True if `input` is one input and not an array of them.
+    /// Name of the field with the inputs.
+    input_name: &'static str,
+    /// True if it holds one input and not an array of them.
     is_single: bool,
     job: Job,
 }
 
-/// Parses a body. Returns its memory, too: the request takes about as much.
+/// A query and the documents to score, as a route has parsed them.
+pub(crate) struct RerankInputs {
+    /// The model's name as in the request.
+    pub(crate) model: String,
+    pub(crate) query: String,
+    pub(crate) documents: Vec<String>,
+    /// Name of the documents in the request's JSON.
+    pub(crate) input_name: &'static str,
+    /// Policy for pairs that are longer than the model's maximum; `None` for the model's.
+    pub(crate) truncation: Option<TruncationPolicy>,
+}
+
+/// Checks that a model computes what a route serves.
 ///
 /// # Errors
-/// 400 for a body that breaks the API's schema.
-pub(crate) async fn parse(body: Body) -> Result<(EmbeddingRequest, ReservedBytes), ApiError> {
-    offload(body.bytes.len() >= OFFLOAD_BYTES, move || {
-        let request = EmbeddingRequest::from_json_keeping(&body.bytes, parameters::known)?;
-        Ok((request, body.memory))
-    })
-    .await?
+/// 400 with the route for this model, and the models for this route.
+pub(crate) fn check_task(registry: &Registry, named: &NamedModel, task: Task) -> Result<(), ApiError> {
+    const MAX_NAMES: usize = 10;
+    let found = named.slot.description().task;
+    if found == task {
+        return Ok(());
+    }
+    let route = match found {
+        Task::Embed => "POST /v1/embeddings",
+        Task::Rerank => "POST /v1/rerank",
+        Task::EmbedSparse => "POST /embed_sparse",
+    };
+    let suited = registry.models().filter(|model| model.description().task == task);
+    let names: Vec<_> = suited.take(MAX_NAMES).map(|model| format!("`{}`", model.id())).collect();
+    let (id, verb, needed) = (named.slot.id(), found.verb(), task.verb());
+    let way_out = match names.is_empty() {
+        true => format!("no model here {needed}"),
+        false => format!("here {needed}: {}", names.join(", ")),
+    };
+    let message = format!("The model `{id}` {verb}: use it with {route}; {way_out}.");
+    Err(ApiError::invalid(message).about("model"))
 }
 
 /// The policy for long inputs in the request's headers, if there is one.
@@ -129,8 +164,9 @@ impl ValidatedRequest {
     ) -> Result<Self, ApiError> {
         let maximum = limits.limits.max_inputs;
         if request.input.len() > maximum {
+            let name = request.input_name;
             return Err(ApiError::invalid(format!(
-                "Invalid 'input': array length must be {maximum} or less."
+                "Invalid '{name}': array length must be {maximum} or less."
             )));
         }
         let unsupported = limits.limits.unsupported_parameters;
@@ -156,7 +192,60 @@ impl ValidatedRequest {
             prompt: name.filter(|_| job.prompt.is_some()),
             missing_prompts: options.missing_prompts,
             output_dimensions: options.output_dimensions,
+            input_name: request.input_name,
             is_single,
+            job,
+        })
+    }
+
+    /// Validates a request to rerank documents against its model and the limits. Its deadline counts from `received`.
+    ///
+    /// # Errors
+    /// 400 for no documents, too many of them, or a policy for long ones that rerankers do not have.
+    pub(crate) fn rerank(
+        requested: RequestedModel,
+        request: RerankInputs,
+        limits: &RequestLimits,
+        received: Instant,
+    ) -> Result<Self, ApiError> {
+        let RerankInputs { model, query, documents, input_name, truncation } = request;
+        let maximum = limits.limits.max_inputs;
+        if documents.is_empty() || documents.len() > maximum {
+            return Err(ApiError::invalid(format!(
+                "Invalid '{input_name}': array length must be from 1 to {maximum}."
+            ))
+            .about(input_name));
+        }
+        let served = requested.served;
+        let truncation = truncation.unwrap_or(served.truncation);
+        if truncation == TruncationPolicy::Average {
+            return Err(ApiError::invalid(format!(
+                "Invalid value for header '{TRUNCATION_HEADER}' = average. {} reranks, and scores are not averaged. \
+                 Supported values: ['truncate', 'error'].",
+                served.subject(&model)
+            )));
+        }
+        let query: Arc<str> = query.into();
+        let pair = |document| Input::Pair { query: Arc::clone(&query), document };
+        let job = Job {
+            inputs: documents.into_iter().map(pair).collect(),
+            prompt: None,
+            truncation,
+            max_input_tokens: None,
+            deadline: received + limits.timeout,
+            max_tokens: limits.max_tokens(),
+            caller: None,
+        };
+        Ok(Self {
+            served,
+            model,
+            format: EncodingFormat::Float,
+            ignored: Vec::new(),
+            prompt: None,
+            missing_prompts: Vec::new(),
+            output_dimensions: None,
+            input_name,
+            is_single: false,
             job,
         })
     }
@@ -173,6 +262,7 @@ impl ValidatedRequest {
             let content = match input {
                 Input::Text(text) => (prompt + text.len()).div_ceil(4),
                 Input::Tokens(ids) => ids.len(),
+                Input::Pair { query, document } => (query.len() + document.len()).div_ceil(4),
             };
             let max = if self.job.truncation == TruncationPolicy::Average { usize::MAX } else { window };
             (content + 2).min(max)
@@ -224,25 +314,28 @@ impl ValidatedRequest {
 
     /// Path of the input at `index` in the request's JSON.
     fn path(&self, index: usize) -> String {
-        if self.is_single { "input".to_owned() } else { format!("input[{index}]") }
+        let name = self.input_name;
+        if self.is_single { name.to_owned() } else { format!("{name}[{index}]") }
     }
 
     fn embed_error(&self, error: EmbedError) -> ApiError {
         match error {
             EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
-                let reason = if self.is_single {
-                    format!("Invalid 'input': maximum context length is {window} tokens.")
-                } else {
-                    format!("Invalid 'input[{index}]': maximum input length is {window} tokens.")
-                };
+                let path = self.path(index);
+                let length = if self.is_single { "context" } else { "input" };
+                let reason = format!("Invalid '{path}': maximum {length} length is {window} tokens.");
                 let subject = self.served.subject(&self.model);
+                let policies =
+                    if self.served.task == Task::Rerank { "truncate" } else { "truncate, average" };
                 let message = format!(
                     "{reason} {subject} accepts {window} tokens per input: send shorter inputs, or choose how longer \
-                     ones are handled with the header '{TRUNCATION_HEADER}' (truncate, average)."
+                     ones are handled with the header '{TRUNCATION_HEADER}' ({policies})."
                 );
                 ApiError::new(Code::TooLong, message)
             }
             EmbedError::Rejected(error) => submit_error(error),
+            // Routes reject a model of another task first.
+            EmbedError::UnsupportedInput { .. } => ApiError::permanent(error),
             EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
             EmbedError::UnknownToken { index, id } => {
                 let path = self.path(index);
@@ -291,7 +384,7 @@ impl ValidatedRequest {
 ///
 /// # Errors
 /// 500 if the blocking thread panicked.
-async fn offload<T, F>(is_large: bool, work: F) -> Result<T, ApiError>
+pub(crate) async fn offload<T, F>(is_large: bool, work: F) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,

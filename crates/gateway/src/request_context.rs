@@ -9,6 +9,8 @@ use std::{
 use actix_web::{HttpMessage, HttpRequest, dev::ServiceRequest, http::header::HeaderMap};
 use uuid::Uuid;
 
+use crate::rate_limit::RateLimitStatus;
+
 /// The facts about one request.
 pub(crate) struct RequestContext {
     /// The id in `x-request-id`, in the log and in the trace.
@@ -27,6 +29,8 @@ pub(crate) struct RequestContext {
     pub(crate) misses_prompt: Cell<bool>,
     /// Parameters of other vendors that were ignored.
     pub(crate) ignored: OnceCell<Vec<&'static str>>,
+    /// State of the caller's rate limit, which every response tells after the debit, also an error.
+    pub(crate) rate_limit: Cell<Option<RateLimitStatus>>,
 }
 
 impl RequestContext {
@@ -54,6 +58,7 @@ impl RequestContext {
             truncated: Cell::new(0),
             misses_prompt: Cell::new(false),
             ignored: OnceCell::new(),
+            rate_limit: Cell::new(None),
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    io::Write as _,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -12,7 +13,9 @@ use actix_web::{
     body::{BodySize, MessageBody},
     web::Bytes,
 };
+use flate2::{Compression, write::GzEncoder};
 use openai_schema::EmbeddingResponse;
+use serde::Serialize;
 use tokio::task::yield_now;
 
 use crate::{
@@ -34,6 +37,20 @@ const PARTS_IN_MEMORY: usize = 2 * PART_BYTES;
 
 /// `retry-after` when other responses hold the memory.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+const IN_MEMORY: &str = "writing to memory cannot fail";
+
+fn gzip_encoder() -> GzEncoder<Vec<u8>> {
+    // Higher levels take several times as long for a tenth of the bytes: the digits of numbers hardly repeat.
+    GzEncoder::new(Vec::new(), Compression::fast())
+}
+
+/// Compresses a whole body.
+pub(crate) fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut encoder = gzip_encoder();
+    encoder.write_all(body).expect(IN_MEMORY);
+    encoder.finish().expect(IN_MEMORY)
+}
 
 /// Memory of all large responses together.
 pub(crate) struct ResponseMemory(ByteBudget);
@@ -70,26 +87,74 @@ impl ResponseMemory {
     }
 }
 
+/// JSON that can be written in parts, each of which begins at a vector.
+pub(crate) trait PartialJson: Unpin + 'static {
+    /// Appends the part that starts at vector `from`: whole vectors, until at least `bytes` bytes have been appended.
+    /// Returns the first vector of the next part, or `None` after the last part.
+    fn write_part(&self, from: usize, bytes: usize, out: &mut Vec<u8>) -> Option<usize>;
+
+    /// The length of all parts in bytes, if it is known without writing them.
+    fn json_len(&self) -> Option<u64>;
+}
+
+impl PartialJson for EmbeddingResponse {
+    fn write_part(&self, from: usize, bytes: usize, out: &mut Vec<u8>) -> Option<usize> {
+        self.write_part(from, bytes, out)
+    }
+
+    fn json_len(&self) -> Option<u64> {
+        self.json_len()
+    }
+}
+
+/// JSON that is serialized as a whole.
+pub(crate) struct SerializedJson(Vec<u8>);
+
+impl SerializedJson {
+    /// Serializes `value`.
+    ///
+    /// # Errors
+    /// 500 for a value that JSON cannot express.
+    pub(crate) fn new(value: &impl Serialize) -> Result<Self, ApiError> {
+        serde_json::to_vec(value).map(Self).map_err(ApiError::permanent)
+    }
+}
+
+impl PartialJson for SerializedJson {
+    fn write_part(&self, _: usize, _: usize, out: &mut Vec<u8>) -> Option<usize> {
+        out.extend_from_slice(&self.0);
+        None
+    }
+
+    fn json_len(&self) -> Option<u64> {
+        Some(self.0.len() as u64)
+    }
+}
+
 /// Body of a large response. It holds the vectors and serializes a part once the connection has sent the previous one,
 /// so that a client that does not read holds only the memory of the vectors and two parts.
-pub(crate) struct JsonParts {
-    response: EmbeddingResponse,
+pub(crate) struct JsonParts<T> {
+    response: T,
     len: Option<u64>,
     /// Index of the first vector of the next part.
     next: Option<usize>,
+    /// Compresses the parts.
+    gzip: Option<GzEncoder<Vec<u8>>>,
     /// Yields to the other connections of the thread before each part but the first.
     yielding: Option<Pin<Box<dyn Future<Output = ()>>>>,
     _memory: ReservedBytes,
 }
 
-impl JsonParts {
-    /// The body of `response`, which releases `memory` when it is sent or dropped.
-    pub(crate) fn new(response: EmbeddingResponse, memory: ReservedBytes) -> Self {
-        Self { len: response.json_len(), response, next: Some(0), yielding: None, _memory: memory }
+impl<T: PartialJson> JsonParts<T> {
+    /// The body of `response`, compressed if `compress`, which releases `memory` when it is sent or dropped.
+    pub(crate) fn new(response: T, memory: ReservedBytes, compress: bool) -> Self {
+        let gzip = compress.then(gzip_encoder);
+        let len = if compress { None } else { response.json_len() };
+        Self { len, response, next: Some(0), gzip, yielding: None, _memory: memory }
     }
 }
 
-impl MessageBody for JsonParts {
+impl<T: PartialJson> MessageBody for JsonParts<T> {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
@@ -109,6 +174,18 @@ impl MessageBody for JsonParts {
         let mut part = Vec::with_capacity(PART_BYTES + PART_BYTES / 4);
         self.next = self.response.write_part(from, PART_BYTES, &mut part);
         self.yielding = self.next.is_some().then(|| Box::pin(yield_now()) as _);
+        if let Some(mut gzip) = self.gzip.take() {
+            gzip.write_all(&part).expect(IN_MEMORY);
+            part = if self.next.is_some() {
+                // An empty chunk would end the response.
+                gzip.flush().expect(IN_MEMORY);
+                let compressed = std::mem::take(gzip.get_mut());
+                self.gzip = Some(gzip);
+                compressed
+            } else {
+                gzip.finish().expect(IN_MEMORY)
+            };
+        }
         Poll::Ready(Some(Ok(part.into())))
     }
 }

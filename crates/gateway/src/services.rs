@@ -9,12 +9,12 @@ use crate::{
     background::{BackgroundThread, spawn_detached},
     body::BodyLimits,
     budget::ByteBudget,
-    config::{Config, Origins},
+    config::{Config, Origins, PathPrefix},
     lifecycle::Lifecycle,
     metrics::Metrics,
     rate_limit::RateLimiter,
     registry::{ModelSlot, Registry},
-    request::RequestLimits,
+    request::{DefaultModel, RequestLimits},
     response::ResponseMemory,
     routes::{self, RouteSet},
     run_error::RunError,
@@ -35,6 +35,8 @@ pub(crate) struct Services {
     pub(crate) metrics: Data<Metrics>,
     tracing: Data<Tracing>,
     usage: Data<UsageLedger>,
+    path_prefix: Data<PathPrefix>,
+    default_model: Data<DefaultModel>,
 }
 
 impl Services {
@@ -58,6 +60,7 @@ impl Services {
             requests: Data::new(RequestLimits {
                 limits: config.limits.clone(),
                 timeout: time,
+                compress: config.server.compress_responses,
                 responses: ResponseMemory::new(
                     config.limits.max_buffered_response_bytes.0,
                     metrics.responses(),
@@ -67,6 +70,8 @@ impl Services {
             metrics: Data::new(metrics),
             tracing: Data::new(Tracing::new(&config.trace).map_err(RunError::Trace)?),
             usage: Data::new(UsageLedger::new(unix_time())),
+            path_prefix: Data::new(config.server.path_prefix.clone()),
+            default_model: Data::new(DefaultModel { id: config.default_model.clone() }),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }
@@ -81,8 +86,10 @@ impl Services {
             .app_data(self.lifecycle.clone())
             .app_data(self.metrics.clone())
             .app_data(self.tracing.clone())
-            .app_data(self.usage.clone());
-        routes::configure(app, routes);
+            .app_data(self.usage.clone())
+            .app_data(self.path_prefix.clone())
+            .app_data(self.default_model.clone());
+        routes::configure(app, routes, &self.path_prefix);
     }
 
     /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use encoder_spec::Task;
+
 use crate::{
     admission::Admission,
     cache::{
@@ -28,6 +30,8 @@ use crate::{
 pub struct EngineConfig {
     /// Name of the model, for the log.
     pub name: String,
+    /// The kind of result that the model computes.
+    pub task: Task,
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
     /// Maximum number of tokens that the model reads at once, special tokens included.
@@ -55,6 +59,14 @@ impl EngineConfig {
         VectorSpec { dimensions: self.dimensions, normalized: self.normalize }
     }
 
+    /// Number of special tokens that are added to each input.
+    pub(crate) fn num_special_tokens(&self) -> usize {
+        match self.task {
+            Task::Rerank => self.tokenizer.num_special_tokens_of_pair(),
+            Task::Embed | Task::EmbedSparse => self.tokenizer.num_special_tokens(),
+        }
+    }
+
     /// Checks that the settings are possible.
     ///
     /// # Errors
@@ -71,7 +83,7 @@ impl EngineConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(StartError::Config(format!("model {}: {name} must be at least 1", self.name)));
         }
-        let special_tokens = self.tokenizer.num_special_tokens();
+        let special_tokens = self.num_special_tokens();
         if self.max_input_tokens <= special_tokens {
             return Err(StartError::Config(format!(
                 "model {}: max_input_tokens = {} leaves no room for text next to {special_tokens} special tokens",

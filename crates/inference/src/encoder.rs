@@ -59,6 +59,7 @@ pub struct Batch {
     ids: Vec<u32>,
     lengths: Vec<usize>,
     prompt_tokens: Vec<usize>,
+    second_segments: Vec<usize>,
 }
 
 impl Batch {
@@ -74,9 +75,19 @@ impl Batch {
 
     /// Appends a sequence whose first `prompt_tokens` ids are the prompt's, with the special tokens before it.
     pub fn push_with_prompt(&mut self, ids: &[u32], prompt_tokens: usize) {
+        self.push_sequence(ids, prompt_tokens, 0);
+    }
+
+    /// Appends the sequence of a pair, whose last `second_segment` ids are in segment 1.
+    pub fn push_pair(&mut self, ids: &[u32], second_segment: usize) {
+        self.push_sequence(ids, 0, second_segment);
+    }
+
+    pub(crate) fn push_sequence(&mut self, ids: &[u32], prompt_tokens: usize, second_segment: usize) {
         self.ids.extend_from_slice(ids);
         self.lengths.push(ids.len());
         self.prompt_tokens.push(prompt_tokens);
+        self.second_segments.push(second_segment);
     }
 
     /// Removes all sequences and keeps the allocations.
@@ -84,6 +95,7 @@ impl Batch {
         self.ids.clear();
         self.lengths.clear();
         self.prompt_tokens.clear();
+        self.second_segments.clear();
     }
 
     /// All ids, one sequence after the other.
@@ -99,6 +111,12 @@ impl Batch {
     /// Number of tokens at the start of each sequence that a head without `include_prompt` leaves out of pooling.
     pub fn prompt_tokens(&self) -> &[usize] {
         &self.prompt_tokens
+    }
+
+    /// Number of tokens at the end of each sequence that are in segment 1: those of the second text of a pair, if the
+    /// model distinguishes them by token types.
+    pub fn second_segments(&self) -> &[usize] {
+        &self.second_segments
     }
 
     /// Number of sequences.
@@ -146,8 +164,10 @@ mod tests {
         assert_eq!(batch.sequences().collect::<Vec<_>>(), sequences);
         assert_eq!(batch.prompt_tokens(), [0, 1, 2, 3]);
         assert_eq!((batch.len(), batch.tokens(), batch.max_length()), (4, 6, 3));
+        batch.push_pair(&[7, 8, 9], 2);
+        assert_eq!(batch.second_segments(), [0, 0, 0, 0, 2]);
         batch.clear();
-        assert!(batch.is_empty());
+        assert!(batch.is_empty() && batch.second_segments().is_empty());
         assert_eq!(batch.sequences().count(), 0);
     }
 }

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use encoder_spec::Task;
+
 use crate::{
     admission::{Admission, Capacity, CostEstimate},
     cache::{
@@ -191,7 +193,7 @@ impl Engine {
 
     /// Number of special tokens that the model adds to each input.
     pub fn num_special_tokens(&self) -> usize {
-        self.context.config.tokenizer.num_special_tokens()
+        self.context.config.num_special_tokens()
     }
 
     /// Maximum number of tokens of an input of `job`: the model's, or a smaller one that the job sets, with room for
@@ -219,12 +221,13 @@ impl Engine {
                     prompt.map_or(0, |prompt| prompt.repeated_ids(max_content).len()),
                 ),
                 Input::Tokens(ids) => (ids.len(), 0),
+                Input::Pair { query, document } => (query.len() + document.len(), 0),
             };
             let later_windows = match job.truncation {
-                TruncationPolicy::Average => {
+                TruncationPolicy::Average if !matches!(input, Input::Pair { .. }) => {
                     content.saturating_sub(max_content).div_ceil(max_content - repeated)
                 }
-                TruncationPolicy::Truncate | TruncationPolicy::Error => 0,
+                _ => 0,
             };
             let windows = 1 + later_windows;
             let tokens = content + later_windows * repeated + windows * special_tokens;
@@ -287,8 +290,9 @@ impl Engine {
         golden::compare(golden, &self.embed_uncached(&texts, None)?, min_cosine)
     }
 
-    /// Embeds `texts` through the whole engine, without the caches. Each is truncated to the model's maximum number of
-    /// tokens, or to a smaller `max_input_tokens`. Blocks, so it must not be called on an async thread.
+    /// Embeds `texts` through the whole engine, without the caches; a reranker reads each as query and document. Each is
+    /// truncated to the model's maximum number of tokens, or to a smaller `max_input_tokens`. Blocks, so it must not be
+    /// called on an async thread.
     ///
     /// # Errors
     /// [`GoldenError::Submit`] and [`GoldenError::Embed`].
@@ -297,8 +301,12 @@ impl Engine {
         texts: &[&str],
         max_input_tokens: Option<usize>,
     ) -> Result<Embeddings, GoldenError> {
+        let input = |text: &str| match self.context.config.task {
+            Task::Rerank => Input::Pair { query: text.into(), document: text.to_owned() },
+            Task::Embed | Task::EmbedSparse => Input::Text(text.to_owned()),
+        };
         let job = Job {
-            inputs: texts.iter().map(|&text| Input::Text(text.to_owned())).collect(),
+            inputs: texts.iter().map(|&text| input(text)).collect(),
             prompt: None,
             truncation: TruncationPolicy::Truncate,
             max_input_tokens,

@@ -144,6 +144,12 @@ pub enum EmbedError {
         /// [`Job::max_tokens`](crate::Job::max_tokens).
         limit: usize,
     },
+    /// An input is a pair of texts, but the model reads single texts.
+    #[error("input {index} is a pair of texts, but the model reads single texts")]
+    UnsupportedInput {
+        /// Position of the input in the job.
+        index: usize,
+    },
     /// A token id is not in the model's vocabulary, or has no embedding.
     #[error("input {index} holds token id {id}, which is not in the model's vocabulary or has no embedding")]
     UnknownToken {

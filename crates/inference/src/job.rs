@@ -50,6 +50,14 @@ pub enum Input {
     Text(String),
     /// Token ids of the model's vocabulary, without special tokens, which the engine adds.
     Tokens(Vec<u32>),
+    /// A query and a document, which a cross-encoder reads together. Documents of one query share it. The job's prompt
+    /// does not apply to pairs.
+    Pair {
+        /// The first text.
+        query: Arc<str>,
+        /// The second text.
+        document: String,
+    },
 }
 
 impl Input {
@@ -58,6 +66,7 @@ impl Input {
         match self {
             Self::Text(text) => text.len() + prompt.map_or(0, |prompt| prompt.text().len()),
             Self::Tokens(_) => 0,
+            Self::Pair { query, document } => query.len() + document.len(),
         }
     }
 }
@@ -65,10 +74,10 @@ impl Input {
 /// Policy for an input longer than the model reads at once (its window).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TruncationPolicy {
-    /// Embeds the first window, as sentence-transformers does.
+    /// Embeds the first window, as sentence-transformers does. Of a pair, the end of the longer text is cut first.
     #[default]
     Truncate,
-    /// Embeds all windows, each with the prompt, and averages their vectors by token count.
+    /// Embeds all windows, each with the prompt, and averages their vectors by token count. A pair is truncated.
     Average,
     /// Fails the job with [`EmbedError::InputTooLong`].
     Error,
@@ -187,6 +196,8 @@ pub(crate) struct Window {
     pub(crate) weight: u32,
     /// Number of its leading tokens that pooling leaves out ([`TokenSequence::prompt_tokens`]).
     pub(crate) prompt_tokens: u32,
+    /// Number of its tokens in segment 1 ([`TokenSequence::second_segment`]).
+    pub(crate) second_segment: u32,
 }
 
 /// Form of the vectors of a model.
@@ -424,6 +435,7 @@ mod tests {
     fn windows_are_averaged_by_weight() {
         let rows = [1.0, 0.0, /* second input: */ 1.0, 0.0, 0.0, 1.0];
         let windows = [(0, 5), (1, 3), (1, 1)].map(|(input, weight)| Window {
+            second_segment: 0,
             input,
             tokens: weight + 2,
             weight,

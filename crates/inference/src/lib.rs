@@ -56,7 +56,7 @@ pub use error::{EmbedError, EncodeError, StartError, SubmitError};
 pub use golden::{GoldenError, GoldenReport, GoldenText};
 pub use job::{Embeddings, Input, Job, Ticket, Timings, TruncationPolicy};
 pub use observer::{BatchReport, CacheReport, Observer};
-pub use pooling::{cosine, truncate_dimensions};
+pub use pooling::{activate, cosine, truncate_dimensions};
 pub use prompt::Prompt;
 pub use provider::Provider;
 pub use tokenizer::{Tokenizer, TokenizerOptions};

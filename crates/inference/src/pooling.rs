@@ -1,13 +1,16 @@
-//! Computation of the head: from token embeddings to one sentence vector.
+//! Computation of the head: from token embeddings to one sentence vector, or to the score of a pair.
 //!
 //! The definitions are those of sentence-transformers (its modules `Pooling`, `Dense`, `LayerNorm` and `Normalize`) for
 //! a sequence without padding. Sums over tokens are computed in f64: in f32, the mean of 8,192 tokens is off by 1e-6 to
 //! 6e-6, and the cost is negligible next to the network's.
 
 use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
-use ndarray::{Array1, ArrayView2, ArrayViewMut1, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis, Zip, linalg::general_mat_mul, s};
 
 use crate::error::StartError;
+
+/// Number of tokens whose modules before pooling are computed together, so that their weights are read once for all.
+const TOKEN_BLOCK: usize = 32;
 
 /// Computes the sentence vector of `tokens` (`[length, hidden]`) and writes it to `out` (`[dimensions]`). The first
 /// `prompt_tokens` tokens are left out of pooling, unless the head includes the prompt.
@@ -21,6 +24,14 @@ pub(crate) fn apply_head(
     out: &mut [f32],
 ) {
     let prompt_tokens = if head.include_prompt { 0 } else { prompt_tokens };
+    if !head.token_modules.is_empty() {
+        let mut vector = pool_token_modules(
+            &head.token_modules,
+            tokens.slice(s![prompt_tokens.min(tokens.nrows()).., ..]),
+        );
+        apply_modules(&head.modules, &mut vector);
+        return out.copy_from_slice(&vector);
+    }
     let pool_all = |out: &mut [f32]| {
         for (&mode, out) in head.poolings.iter().zip(out.chunks_exact_mut(tokens.ncols())) {
             pool(mode, tokens, prompt_tokens, out);
@@ -31,14 +42,75 @@ pub(crate) fn apply_head(
     }
     let mut vector = vec![0.0; head.poolings.len() * tokens.ncols()];
     pool_all(&mut vector);
-    for module in &head.modules {
+    apply_modules(&head.modules, &mut vector);
+    out.copy_from_slice(&vector);
+}
+
+fn apply_modules(modules: &[HeadModule], vector: &mut Vec<f32>) {
+    for module in modules {
         match module {
-            HeadModule::Dense(layer) => vector = dense(layer, &vector),
-            HeadModule::LayerNorm(norm) => layer_norm(norm, &mut vector),
-            HeadModule::Normalize => normalize(&mut vector),
+            HeadModule::Dense(layer) => *vector = dense(layer, vector),
+            HeadModule::LayerNorm(norm) => layer_norm(norm, vector),
+            HeadModule::Normalize => normalize(vector),
+            HeadModule::Log1pRelu => log1p_relu(vector),
         }
     }
-    out.copy_from_slice(&vector);
+}
+
+/// Applies modules to each of `tokens` (`[length, hidden]`), and returns the maximum of the results for each dimension;
+/// zeros without tokens.
+fn pool_token_modules(modules: &[HeadModule], tokens: ArrayView2<'_, f32>) -> Vec<f32> {
+    let outputs = modules.iter().rev().find_map(|module| match module {
+        HeadModule::Dense(layer) => Some(layer.outputs),
+        HeadModule::LayerNorm(_) | HeadModule::Normalize | HeadModule::Log1pRelu => None,
+    });
+    let mut maxima: Option<Array1<f32>> = None;
+    for block in tokens.axis_chunks_iter(Axis(0), TOKEN_BLOCK) {
+        let mut rows = block.to_owned();
+        for module in modules {
+            match module {
+                HeadModule::Dense(layer) => rows = dense_rows(layer, &rows),
+                HeadModule::LayerNorm(norm) => each_row(&mut rows, |row| layer_norm(norm, row)),
+                HeadModule::Normalize => each_row(&mut rows, normalize),
+                HeadModule::Log1pRelu => each_row(&mut rows, log1p_relu),
+            }
+        }
+        for row in rows.rows() {
+            match &mut maxima {
+                Some(maxima) => maxima.zip_mut_with(&row, |maximum, &value| *maximum = maximum.max(value)),
+                None => maxima = Some(row.to_owned()),
+            }
+        }
+    }
+    maxima.map_or_else(|| vec![0.0; outputs.unwrap_or(tokens.ncols())], |maxima| maxima.to_vec())
+}
+
+/// Applies a dense layer to each row, as one matrix product.
+fn dense_rows(layer: &DenseLayer, rows: &Array2<f32>) -> Array2<f32> {
+    let mut outputs = Array2::zeros((rows.nrows(), layer.outputs));
+    if let Ok(weight) = ArrayView2::from_shape((layer.outputs, layer.inputs), &layer.weight) {
+        general_mat_mul(1.0, rows, &weight.t(), 0.0, &mut outputs);
+    }
+    for mut row in outputs.rows_mut() {
+        if let Some(bias) = &layer.bias {
+            row += &ArrayView1::from(bias);
+        }
+        row.mapv_inplace(|value| activate(layer.activation, value));
+    }
+    outputs
+}
+
+fn each_row(rows: &mut Array2<f32>, mut apply: impl FnMut(&mut [f32])) {
+    for mut row in rows.rows_mut() {
+        // Rows of an owned matrix are contiguous.
+        if let Some(row) = row.as_slice_mut() {
+            apply(row);
+        }
+    }
+}
+
+fn log1p_relu(vector: &mut [f32]) {
+    vector.iter_mut().for_each(|value| *value = value.max(0.0).ln_1p());
 }
 
 /// Checks that the head maps `hidden` values to `dimensions` values.
@@ -88,12 +160,13 @@ fn pool(mode: PoolingMode, tokens: ArrayView2<'_, f32>, start: usize, out: &mut 
 
 fn dense(layer: &DenseLayer, input: &[f32]) -> Vec<f32> {
     let rows = layer.weight.chunks_exact(layer.inputs);
-    let dot = |row: &[f32]| ndarray::ArrayView1::from(row).dot(&ndarray::ArrayView1::from(input));
+    let dot = |row: &[f32]| ArrayView1::from(row).dot(&ArrayView1::from(input));
     let biases = layer.bias.iter().flatten().copied().chain(std::iter::repeat(0.0));
     rows.zip(biases).map(|(row, bias)| activate(layer.activation, dot(row) + bias)).collect()
 }
 
-fn activate(activation: DenseActivation, x: f32) -> f32 {
+/// Applies the activation function of a dense layer, or of a score.
+pub fn activate(activation: DenseActivation, x: f32) -> f32 {
     let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
     match activation {
         DenseActivation::Gelu => {
@@ -111,7 +184,7 @@ fn layer_norm(norm: &HeadLayerNorm, vector: &mut [f32]) {
     let length = vector.len() as f64;
     let mean = vector.iter().map(|&value| f64::from(value)).sum::<f64>() / length;
     let variance = vector.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / length;
-    let scale = 1.0 / (variance + HeadLayerNorm::EPSILON).sqrt();
+    let scale = 1.0 / (variance + norm.epsilon).sqrt();
     for ((value, &weight), &bias) in vector.iter_mut().zip(&norm.weight).zip(&norm.bias) {
         let normalized = (f64::from(*value) - mean) * scale;
         *value = (normalized * f64::from(weight) + f64::from(bias)) as f32;
@@ -156,7 +229,7 @@ pub fn truncate_dimensions(vectors: &mut Vec<f32>, dimensions: usize, to: usize)
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array2, array};
+    use ndarray::array;
     use proptest::prelude::*;
 
     use super::*;
@@ -276,7 +349,11 @@ mod tests {
 
     #[test]
     fn layer_norm_matches_its_formula() {
-        let norm = HeadLayerNorm { weight: vec![1.0, 2.0, -1.0], bias: vec![0.0, 1.0, 0.5] };
+        let norm = HeadLayerNorm {
+            weight: vec![1.0, 2.0, -1.0],
+            bias: vec![0.0, 1.0, 0.5],
+            epsilon: HeadLayerNorm::DEFAULT_EPSILON,
+        };
         // Mean 2, variance 2/3.
         let mut vector = [1.0, 2.0, 3.0];
         layer_norm(&norm, &mut vector);
@@ -297,7 +374,7 @@ mod tests {
         let mut head = HeadSpec {
             poolings: vec![PoolingMode::Cls, PoolingMode::Max],
             include_prompt: false,
-            modules: vec![],
+            ..HeadSpec::from(PoolingMode::Cls)
         };
         let mut out = [0.0; 4];
         apply_head(&head, tokens.view(), 1, &mut out);
@@ -312,6 +389,34 @@ mod tests {
         let included = HeadSpec { include_prompt: true, modules: vec![], ..head };
         apply_head(&included, tokens.view(), 1, &mut out);
         assert_eq!(out, [9.0; 4]);
+    }
+
+    /// By hand: the layer maps the tokens to (1, −2) and (3, 0.5); ln(1 + 3) and ln(1.5), and without the second ln 2.
+    #[test]
+    fn modules_of_tokens_come_before_the_maximum() {
+        let layer = dense_layer(2, &[1.0, 0.0, 0.0, -1.0], Some(&[0.0, 0.5]), DenseActivation::Identity);
+        let head = HeadSpec {
+            token_modules: vec![HeadModule::Dense(layer)],
+            modules: vec![HeadModule::Log1pRelu],
+            include_prompt: false,
+            ..HeadSpec::from(PoolingMode::Max)
+        };
+        check_head(&head, 2, 2).unwrap();
+        let tokens = array![[3.0, 0.0], [1.0, 2.5]];
+        let mut out = [0.0; 2];
+        apply_head(&head, tokens.view(), 0, &mut out);
+        assert_eq!(out, [4f32.ln(), 1.5f32.ln()]);
+        apply_head(&head, tokens.view(), 1, &mut out);
+        assert_eq!(out, [2f32.ln(), 0.0]);
+        apply_head(&head, tokens.view(), 2, &mut out);
+        assert_eq!(out, [0.0, 0.0]);
+        // More tokens than a block: equal to the same tokens in another order.
+        let many = Array2::from_shape_fn((70, 2), |(row, column)| ((row * 7 + column * 3) % 23) as f32);
+        let mut reversed = [0.0; 2];
+        apply_head(&head, many.view(), 0, &mut out);
+        apply_head(&head, many.slice(s![..;-1, ..]), 0, &mut reversed);
+        assert_eq!(out, reversed);
+        assert_eq!(out[0], 23f32.ln());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     job::{Input, JobState, TokenizedJob, TruncationPolicy, Window},
     observer::CacheReport,
     prompt::Prompt,
-    tokenizer::Tokenizer,
+    tokenizer::{Tokenizer, truncate_pair},
 };
 
 /// Number of inputs in a chunk: enough to outweigh waking a thread, few enough to spread 2,048 inputs over many cores.
@@ -77,7 +77,7 @@ impl TokenizeRequest {
     /// Returns true if tokenizing takes less time than waking a tokenizer thread.
     fn is_small(&self) -> bool {
         let bytes = |input: &Input| match input {
-            Input::Text(_) => input.text_bytes(self.prompt.as_ref()),
+            Input::Text(_) | Input::Pair { .. } => input.text_bytes(self.prompt.as_ref()),
             Input::Tokens(ids) => size_of_val(ids.as_slice()),
         };
         self.inputs.len() <= CHUNK_INPUTS
@@ -197,16 +197,17 @@ thread_local! {
 }
 
 impl Scratch {
-    /// Tokenizes `text` with its prompt.
+    /// Tokenizes `text` of the input at `index`, with its prompt.
     ///
     /// # Errors
-    /// The tokenizer library's message.
+    /// [`EmbedError::Tokenizer`], and [`EmbedError::NoEmbedding`] for a token without an embedding.
     fn encode(
         &mut self,
         tokenizer: &Tokenizer,
         prompt: Option<&Prompt>,
         text: &str,
-    ) -> Result<&[u32], String> {
+        index: usize,
+    ) -> Result<&[u32], EmbedError> {
         let text = match prompt {
             None => text,
             Some(prompt) => {
@@ -216,8 +217,13 @@ impl Scratch {
                 &self.text
             }
         };
-        tokenizer.encode_into(text, &mut self.ids)?;
-        Ok(PipelineToken::cast_slice(&self.ids))
+        let encoded = tokenizer.encode_into(text, &mut self.ids);
+        encoded.map_err(|reason| EmbedError::Tokenizer { index, reason })?;
+        let ids = PipelineToken::cast_slice(&self.ids);
+        match tokenizer.first_without_embedding(ids) {
+            Some((id, token)) => Err(EmbedError::NoEmbedding { index, id, token: token.to_owned() }),
+            None => Ok(ids),
+        }
     }
 
     /// Releases the memory that an unusually long text took.
@@ -267,6 +273,8 @@ fn tokenize(
 ) -> Result<TokenizedChunk, EmbedError> {
     let mut tokenized = TokenizedChunk::default();
     let tokenizer = &context.config.tokenizer;
+    // The query of the last pair: the documents of a request usually have the same one.
+    let mut tokenized_query: Option<(&Arc<str>, Vec<u32>)> = None;
     for index in range {
         *at = index;
         if job.state.is_finished() {
@@ -274,13 +282,18 @@ fn tokenize(
         }
         let (content, prompt) = match &job.request.inputs[index] {
             Input::Text(text) => {
-                let failed = |reason| EmbedError::Tokenizer { index, reason };
                 let prompt = job.request.prompt.as_ref();
-                let ids = scratch.encode(tokenizer, prompt, text).map_err(failed)?;
-                if let Some((id, token)) = tokenizer.first_without_embedding(ids) {
-                    return Err(EmbedError::NoEmbedding { index, id, token: token.to_owned() });
-                }
-                (ids, prompt)
+                (scratch.encode(tokenizer, prompt, text, index)?, prompt)
+            }
+            Input::Pair { query, document } => {
+                let first = match tokenized_query.take() {
+                    Some((known, ids)) if Arc::ptr_eq(known, query) => ids,
+                    _ => scratch.encode(tokenizer, None, query, index)?.to_vec(),
+                };
+                let second = scratch.encode(tokenizer, None, document, index)?;
+                tokenized.push_pair(context, (&first, second), &job.request, index)?;
+                tokenized_query = Some((query, first));
+                continue;
             }
             Input::Tokens(ids) => {
                 if let Some(&id) = ids.iter().find(|&&id| !tokenizer.is_valid_id(id)) {
@@ -342,6 +355,34 @@ impl TokenizedChunk {
         Ok(())
     }
 
+    /// Joins the tokens of a query and a document, which are truncated by the policy.
+    fn push_pair(
+        &mut self,
+        context: &EngineContext,
+        (query, document): (&[u32], &[u32]),
+        &TokenizeRequest { truncation, max_input_tokens, .. }: &TokenizeRequest,
+        index: usize,
+    ) -> Result<(), EmbedError> {
+        let tokenizer = &context.config.tokenizer;
+        let special_tokens = tokenizer.num_special_tokens_of_pair();
+        let tokens = query.len() + document.len() + special_tokens;
+        let is_truncated = tokens > max_input_tokens;
+        if is_truncated && truncation == TruncationPolicy::Error {
+            return Err(EmbedError::InputTooLong { index, tokens, max_input_tokens });
+        }
+        let max_content = max_input_tokens.saturating_sub(special_tokens);
+        let (first, second) = truncate_pair(query.len(), document.len(), max_content);
+        let start = self.ids.len();
+        let joined = tokenizer.join_pair(&query[..first], &document[..second], &mut self.ids);
+        let second_segment = joined.ok_or(EmbedError::UnsupportedInput { index })? as u32;
+        let tokens = (self.ids.len() - start) as u32;
+        let (input, weight) = (index as u32, tokens);
+        self.tokens.windows.push(Window { input, tokens, weight, prompt_tokens: 0, second_segment });
+        self.tokens.truncated += usize::from(is_truncated);
+        self.tokens.lengths.push(tokens);
+        Ok(())
+    }
+
     /// Adds a window of `content`, of which pooling leaves out the first `unpooled` tokens.
     fn push_window(
         &mut self,
@@ -353,9 +394,13 @@ impl TokenizedChunk {
         let first = self.ids.len();
         context.config.tokenizer.add_special_tokens(content, &mut self.ids);
         let tokens = (self.ids.len() - first) as u32;
-        let window =
-            Window { input: index as u32, tokens, weight: weight as u32, prompt_tokens: unpooled as u32 };
-        self.tokens.windows.push(window);
+        self.tokens.windows.push(Window {
+            input: index as u32,
+            tokens,
+            weight: weight as u32,
+            prompt_tokens: unpooled as u32,
+            second_segment: 0,
+        });
     }
 
     /// Appends the chunk that follows this one.
@@ -397,10 +442,10 @@ fn finish_tokenizing(context: &EngineContext, tokenizing: &TokenizingJob) {
     let windows = tokens.windows.clone();
     job.set_tokens(tokens, context.config.vector_spec());
     let mut rest = ids.as_slice();
-    let sequences = windows.into_iter().map(|Window { tokens, prompt_tokens, .. }| {
+    let sequences = windows.into_iter().map(|Window { tokens, prompt_tokens, second_segment, .. }| {
         let (ids, tail) = rest.split_at(tokens as usize);
         rest = tail;
-        TokenSequence { ids: ids.into(), prompt_tokens }
+        TokenSequence { ids: ids.into(), prompt_tokens, second_segment }
     });
     // `set_tokens` has completed windows without tokens.
     let sequences = sequences.enumerate().filter(|(_, sequence)| !sequence.ids.is_empty());

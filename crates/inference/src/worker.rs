@@ -166,8 +166,8 @@ impl<'c> EncoderSlot<'c> {
         batch.clear();
         let now = Instant::now();
         for sequence in sequences {
-            let TokenSequence { ids, prompt_tokens } = sequence.key();
-            batch.push_with_prompt(ids, *prompt_tokens as usize);
+            let TokenSequence { ids, prompt_tokens, second_segment } = sequence.key();
+            batch.push_sequence(ids, *prompt_tokens as usize, *second_segment as usize);
             sequence.record_start(now, |waited| {
                 if !sequence.bypass_cache {
                     context.observer.queue_wait(waited);

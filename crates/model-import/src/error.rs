@@ -153,7 +153,7 @@ pub enum ImportError {
     /// A module of the pipeline is unknown, or at an unsupported position.
     #[error(
         "`{}`: module {position} is `{module}`; supported are Transformer, Pooling, and after these any Dense, \
-         LayerNorm and Normalize",
+         LayerNorm and Normalize; the Transformer of a cross-encoder alone; or Transformer and SpladePooling",
         path.display()
     )]
     UnsupportedModule {
@@ -163,6 +163,16 @@ pub enum ImportError {
         position: usize,
         /// Its type.
         module: String,
+    },
+    /// The model computes a vector for each token.
+    #[error(
+        "`{}` describes a late-interaction model (ColBERT), which computes a vector for each token; embedgate does not \
+         serve such models: use a cross-encoder to rerank documents, or a model with one vector for each text",
+        path.display()
+    )]
+    LateInteraction {
+        /// The file that says so.
+        path: PathBuf,
     },
     /// A weights file is truncated, or its header contradicts its content.
     #[error("`{}` is not a complete safetensors file", path.display())]

@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use encoder_spec::{HeadSpec, MAX_SIZE, PositionIds};
+use encoder_spec::{DenseActivation, HeadSpec, MAX_SIZE, PositionIds, Task};
 use serde::Deserialize;
 
 use crate::{
     DownloadSource, ImportError, ModelManifest,
+    cross_encoder::{self, ClassifierConfig, LIBRARY_CONFIG},
     family::{self, Network},
     file::{self, MAX_TOKENIZER_BYTES},
     json, onnx_file,
@@ -47,6 +48,8 @@ pub struct ModelFolder {
     dimensions: usize,
     vocab_size: Option<usize>,
     pipeline: Pipeline,
+    score_activation: DenseActivation,
+    has_token_types: bool,
     prompts: BTreeMap<String, String>,
     default_prompt: Option<String>,
     /// Every file that decides a vector, weights included.
@@ -110,18 +113,19 @@ struct SentenceConfig {
 }
 
 impl SentenceConfig {
-    /// Checks that the last layer's embedding of each token is pooled, which old releases do not state.
-    fn check(&self, path: &Path) -> Result<(), ImportError> {
+    /// Checks that the output of the transformer is the one that the task needs, which old releases do not state.
+    fn check(&self, path: &Path, task: Task) -> Result<(), ImportError> {
+        let [transformer_task, output, module_output] = match task {
+            Task::Embed => ["feature-extraction", "last_hidden_state", "token_embeddings"],
+            Task::Rerank => ["sequence-classification", "logits", "scores"],
+            Task::EmbedSparse => ["fill-mask", "logits", "token_embeddings"],
+        };
         let of_texts = |key| self.modality_config.as_ref()?.pointer(key)?.as_str();
         for (key, found, expected) in [
-            ("transformer_task", self.transformer_task.as_deref(), "feature-extraction"),
+            ("transformer_task", self.transformer_task.as_deref(), transformer_task),
             ("modality_config.text.method", of_texts("/text/method"), "forward"),
-            (
-                "modality_config.text.method_output_name",
-                of_texts("/text/method_output_name"),
-                "last_hidden_state",
-            ),
-            ("module_output_name", self.module_output_name.as_deref(), "token_embeddings"),
+            ("modality_config.text.method_output_name", of_texts("/text/method_output_name"), output),
+            ("module_output_name", self.module_output_name.as_deref(), module_output),
         ] {
             if let Some(found) = found.filter(|&found| found != expected) {
                 return Err(ImportError::unsupported_setting(
@@ -205,8 +209,8 @@ impl ModelFolder {
         }
         let manifest_path = root.join(ModelManifest::FILE);
         let manifest = if manifest_path.exists() { Some(ModelManifest::load(&manifest_path)?) } else { None };
-        let pipeline = Pipeline::read(root, manifest.as_ref())?;
-        let folder = &pipeline.transformer;
+        let mut pipeline = Pipeline::read(root, manifest.as_ref())?;
+        let folder = &pipeline.transformer.clone();
         let config = folder.join("config.json");
         let mut files = pipeline.files.clone();
         files.push(config.clone());
@@ -269,9 +273,32 @@ impl ModelFolder {
             let found = format!("an embedding of {hidden} values before a pooling of {pooled}");
             return Err(ImportError::unsupported_setting(&config, found, "equal sizes"));
         }
-        let dimensions = pipeline.head.dimensions(hidden);
-        let dimensions =
-            dimensions.map_err(|source| ImportError::ModuleSizes { path: root.join(MODULES), source })?;
+        let is_graph = match &source {
+            ModelSource::Weights { network, .. } => {
+                pipeline.read_head(&config, network)?;
+                false
+            }
+            ModelSource::Onnx(_) => true,
+        };
+        let score_activation = match pipeline.task {
+            Task::Rerank => {
+                let classifier = ClassifierConfig::read(folder)?;
+                classifier.check_labels(folder)?;
+                classifier.score_activation(root, folder)?
+            }
+            Task::EmbedSparse if is_graph => {
+                let found = "a sparse encoder (SPLADE) as an ONNX graph";
+                return Err(ImportError::unsupported_setting(&config, found, "its weights"));
+            }
+            Task::Embed | Task::EmbedSparse => DenseActivation::Identity,
+        };
+        let dimensions = if is_graph && pipeline.task == Task::Rerank {
+            // The head is part of the graph, and yields one score.
+            1
+        } else {
+            let dimensions = pipeline.head.dimensions(hidden);
+            dimensions.map_err(|source| ImportError::ModuleSizes { path: root.join(MODULES), source })?
+        };
 
         let (tokenizer, tokenizer_json, tokenizer_files) = read_tokenizer(folder, &model_type)?;
         let tokenizer_file: TokenizerFile = serde_json::from_slice(&tokenizer_json)
@@ -279,7 +306,7 @@ impl ModelFolder {
         files.extend(tokenizer_files);
         let (prompts, default_prompt) = read_prompts(root)?;
         let (sentence_path, sentence) = read_sentence_config(folder)?;
-        sentence.check(&sentence_path)?;
+        sentence.check(&sentence_path, pipeline.task)?;
         if sentence.do_lower_case
             && !tokenizer_file.normalizer.is_some_and(|normalizer| normalizer.lowercases())
         {
@@ -305,7 +332,9 @@ impl ModelFolder {
             hidden,
             dimensions,
             vocab_size,
+            has_token_types: pipeline.task == Task::Rerank && cross_encoder::has_token_types(folder)?,
             pipeline,
+            score_activation,
             prompts,
             default_prompt,
             files,
@@ -318,6 +347,10 @@ impl ModelFolder {
 
     /// Compares a manifest's values with those of the folder's other files.
     fn check_manifest(&self, manifest: &ModelManifest, path: &Path) -> Result<(), ImportError> {
+        if self.task() == Task::Rerank && !manifest.golden.is_empty() {
+            let reason = "it has golden vectors, but the model reranks pairs of texts".to_owned();
+            return Err(ImportError::ManifestMismatch { path: path.to_owned(), reason });
+        }
         let text = |value: &dyn fmt::Display| value.to_string();
         for (key, stated, found) in [
             (
@@ -382,7 +415,28 @@ impl ModelFolder {
         self.vocab_size
     }
 
-    /// Length of a vector, after all modules.
+    /// The kind of result that the model computes.
+    pub fn task(&self) -> Task {
+        self.pipeline.task
+    }
+
+    /// Activation that maps the output of a cross-encoder's head to a score.
+    pub fn score_activation(&self) -> DenseActivation {
+        self.score_activation
+    }
+
+    /// Number of segments in the sequences of the model: 2 if it distinguishes the texts of a pair by token types.
+    pub fn segments(&self) -> usize {
+        let has_segments = match &self.source {
+            ModelSource::Weights { network, .. } => {
+                network.spec.embeddings.segments.is_some_and(|rows| rows > 1)
+            }
+            ModelSource::Onnx(_) => true,
+        };
+        if self.has_token_types && has_segments { 2 } else { 1 }
+    }
+
+    /// Length of a vector, after all modules; 1 for the score of a cross-encoder.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
@@ -470,7 +524,7 @@ fn read_sentence_config(folder: &Path) -> Result<(PathBuf, SentenceConfig), Impo
 
 /// Reads the prompts by name, and the name of the default one.
 fn read_prompts(root: &Path) -> Result<(BTreeMap<String, String>, Option<String>), ImportError> {
-    let path = root.join("config_sentence_transformers.json");
+    let path = root.join(LIBRARY_CONFIG);
     let Some(config) = json::read_optional::<LibraryConfig>(&path)? else {
         return Ok((BTreeMap::new(), None));
     };

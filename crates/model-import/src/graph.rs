@@ -29,7 +29,7 @@ pub enum GraphInput {
     InputIds,
     /// `attention_mask`: 1 for a token, 0 for padding.
     AttentionMask,
-    /// `token_type_ids`: all 0, because every input is a single text.
+    /// `token_type_ids`: 1 for a token of the second text of a pair, otherwise 0.
     TokenTypeIds,
     /// `position_ids`: each token's row in the position table.
     PositionIds(PositionIds),
@@ -49,7 +49,7 @@ pub struct GraphOutput {
 pub enum OutputKind {
     /// `[batch, sequence, hidden]`; pooling and dense layers are still to be applied.
     TokenEmbeddings,
-    /// `[batch, dimensions]`; pooling and dense layers are part of the graph.
+    /// `[batch, dimensions]`; pooling and dense layers are part of the graph. For a cross-encoder, `[batch, 1]`.
     SentenceEmbedding,
 }
 

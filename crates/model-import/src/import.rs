@@ -10,7 +10,8 @@ use prost::Message;
 
 use crate::{
     Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ImportStage, ModelFolder, OutputKind,
-    Precision, atomic_write, encoder_graph,
+    Precision, atomic_write,
+    encoder_graph::{self, SequenceLimits},
     family::Network,
     fingerprint,
     folder::ModelSource,
@@ -56,7 +57,7 @@ pub fn import(folder: &ModelFolder, progress: &mut dyn FnMut(ImportProgress)) ->
                 StringStringEntryProto::new(STAMP_KEY, stamp),
             ];
             export(folder, weights, network, metadata, progress)?;
-            Ok(exported_graph(folder.root(), fingerprint))
+            Ok(exported_graph(folder, fingerprint))
         }
     }
 }
@@ -90,15 +91,19 @@ fn up_to_date_export(
     let Some(known) = find(FINGERPRINT_KEY) else { return Ok(None) };
     let stamp = fingerprint::stamp(folder)?;
     if find(STAMP_KEY) == Some(&stamp) || fingerprint::compute(folder, progress)? == known {
-        return Ok(Some((exported_graph(folder.root(), known.to_owned()), model)));
+        return Ok(Some((exported_graph(folder, known.to_owned()), model)));
     }
     Ok(None)
 }
 
-fn exported_graph(root: &Path, fingerprint: String) -> Graph {
+fn exported_graph(folder: &ModelFolder, fingerprint: String) -> Graph {
+    let mut inputs = vec![GraphInput::InputIds, GraphInput::AttentionMask];
+    if folder.segments() > 1 {
+        inputs.push(GraphInput::TokenTypeIds);
+    }
     Graph {
-        path: root.join(EXPORTED_GRAPH),
-        inputs: vec![GraphInput::InputIds, GraphInput::AttentionMask],
+        path: folder.root().join(EXPORTED_GRAPH),
+        inputs,
         output: GraphOutput { name: "last_hidden_state".to_owned(), kind: OutputKind::TokenEmbeddings },
         precision: Precision::Fp32,
         dynamic_quantization: Vec::new(),
@@ -123,7 +128,8 @@ fn export(
     let mut report =
         |done: u64| progress(ImportProgress { stage: ImportStage::Writing, done: done.min(total), total });
     let mut builder = GraphBuilder::new(data.as_file_mut(), &data_path, &mut report);
-    encoder_graph::export(network, folder.max_input_tokens(), &weights, &mut builder)?;
+    let sequences = SequenceLimits { max_tokens: folder.max_input_tokens(), segments: folder.segments() };
+    encoder_graph::export(network, sequences, &weights, &mut builder)?;
     let model: ModelProto = builder.finish(metadata)?;
     let mut graph = atomic_write::temporary(root).map_err(ImportError::write(&graph_path))?;
     graph.write_all(&model.encode_to_vec()).map_err(ImportError::write(&graph_path))?;

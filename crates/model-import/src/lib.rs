@@ -29,6 +29,7 @@
 
 mod accuracy;
 mod atomic_write;
+mod cross_encoder;
 mod digest;
 mod dynamic_quantization;
 mod encoder;
@@ -41,6 +42,7 @@ mod float_type;
 mod folder;
 mod graph;
 mod graph_builder;
+mod head;
 mod import;
 mod json;
 mod list;
@@ -63,7 +65,7 @@ mod wordpiece;
 
 pub use accuracy::AccuracyRecord;
 pub use encoder::{EncoderWeights, TokenEmbeddings, WeightEntry, weight_entries};
-pub use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
+pub use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode, Task};
 pub use error::ImportError;
 pub use fingerprint::fingerprint;
 pub use folder::ModelFolder;

@@ -1,15 +1,23 @@
-//! The modules after the transformer, as `modules.json` lists them: pooling, dense layers and norms.
+//! The modules after the transformer, as `modules.json` lists them: pooling, dense layers and norms; or the task of a
+//! model whose head lies next to its network.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode};
+use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode, Task};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{ImportError, family::check_size, json, manifest::ModelManifest, weights::Weights};
+use crate::{
+    ImportError,
+    cross_encoder::ClassifierConfig,
+    family::{self, Network, check_size},
+    json,
+    manifest::ModelManifest,
+    weights::Weights,
+};
 
 /// The list of a folder's modules.
 pub(crate) const MODULES: &str = "modules.json";
@@ -29,6 +37,8 @@ const POOLINGS: [(&str, &str, PoolingMode); 6] = [
 pub(crate) struct Pipeline {
     /// The folder with `config.json` and the weights.
     pub(crate) transformer: PathBuf,
+    pub(crate) task: Task,
+    /// The modules after the transformer. A head whose tensors lie next to the network's is added when these are read.
     pub(crate) head: HeadSpec,
     /// Width of a token's embedding, if a file states it.
     pub(crate) hidden: Option<usize>,
@@ -93,6 +103,23 @@ struct LayerNormConfig {
     dimension: usize,
 }
 
+/// `1_SpladePooling/config.json`.
+#[derive(Deserialize)]
+struct SpladePoolingConfig {
+    #[serde(default = "max")]
+    pooling_strategy: String,
+    #[serde(default = "relu")]
+    activation_function: String,
+}
+
+fn max() -> String {
+    "max".to_owned()
+}
+
+fn relu() -> String {
+    "relu".to_owned()
+}
+
 /// The names of a module's input and output. Old releases supported only one vector per text and state neither.
 #[derive(Deserialize)]
 struct ModuleEndpoints {
@@ -122,9 +149,17 @@ impl Pipeline {
         if let Some(modules) = json::read_optional::<Vec<Module>>(&list)? {
             return Self::from_modules(root, &list, &modules);
         }
+        let transformer = root.to_owned();
         let Some((pooling, normalize)) =
             manifest.and_then(|manifest| Some((manifest.pooling?, manifest.normalize?)))
         else {
+            let config = ClassifierConfig::read(root)?;
+            if config.is_late_interaction() {
+                return Err(ImportError::LateInteraction { path: root.join("config.json") });
+            }
+            if config.is_classifier() {
+                return Ok(Self::cross_encoder(transformer, vec![]));
+            }
             return Err(ImportError::Missing {
                 path: list,
                 hint: "it lists how token embeddings become a vector; a folder without it needs a `model.toml` that \
@@ -132,13 +167,26 @@ impl Pipeline {
                     .to_owned(),
             });
         };
-        let (transformer, files) = (root.to_owned(), vec![]);
-        Ok(Self { transformer, head: pooling.into(), hidden: None, normalize, files })
+        let (task, head, files) = (Task::Embed, pooling.into(), vec![]);
+        Ok(Self { transformer, task, head, hidden: None, normalize, files })
+    }
+
+    /// A cross-encoder, whose head lies next to its network.
+    fn cross_encoder(transformer: PathBuf, files: Vec<PathBuf>) -> Self {
+        let head = HeadSpec { poolings: vec![], ..HeadSpec::from(PoolingMode::Cls) };
+        Self { transformer, task: Task::Rerank, head, hidden: None, normalize: false, files }
     }
 
     fn from_modules(root: &Path, list: &Path, modules: &[Module]) -> Result<Self, ImportError> {
         let mut files = vec![list.to_owned()];
         let mut transformer = None;
+        let is_late = |module: &Module| {
+            let class = &module.r#type;
+            class.starts_with("pylate.") || class.contains(".multi_vector")
+        };
+        if modules.iter().any(is_late) {
+            return Err(ImportError::LateInteraction { path: list.to_owned() });
+        }
         let mut pooling: Option<(HeadSpec, usize)> = None;
         for (position, module) in modules.iter().enumerate() {
             // A trailing slash would give one file two names.
@@ -153,7 +201,13 @@ impl Pipeline {
                 .strip_prefix("sentence_transformers.")
                 .and_then(|class| class.rsplit('.').next());
             match (class, &mut pooling) {
-                (Some("Transformer"), None) if position == 0 => transformer = Some(folder),
+                (Some("Transformer" | "MLMTransformer"), None) if position == 0 => transformer = Some(folder),
+                (Some("SpladePooling"), None) if position == 1 && modules.len() == 2 => {
+                    files.push(config.clone());
+                    let (task, head) = (Task::EmbedSparse, read_splade_pooling(&config)?);
+                    let Some(transformer) = transformer else { break };
+                    return Ok(Self { transformer, task, head, hidden: None, normalize: false, files });
+                }
                 (Some("Pooling"), None) if position == 1 => {
                     pooling = Some(read_pooling(&config)?);
                     files.push(config);
@@ -182,6 +236,11 @@ impl Pipeline {
                 }
             }
         }
+        if let (Some(folder), [_]) = (&transformer, modules)
+            && ClassifierConfig::read(folder)?.is_classifier()
+        {
+            return Ok(Self::cross_encoder(folder.clone(), files));
+        }
         let (Some(transformer), Some((mut head, hidden))) = (transformer, pooling) else {
             let (path, module) = (list.to_owned(), "missing".to_owned());
             return Err(ImportError::UnsupportedModule { path, position: modules.len(), module });
@@ -191,7 +250,24 @@ impl Pipeline {
             head.modules.pop();
             normalize = true;
         }
-        Ok(Self { transformer, head, hidden: Some(hidden), normalize, files })
+        Ok(Self { transformer, task: Task::Embed, head, hidden: Some(hidden), normalize, files })
+    }
+}
+
+impl Pipeline {
+    /// Adds the head whose tensors lie next to those of `network`, described by `config`, if the task has such a head.
+    pub(crate) fn read_head(&mut self, config: &Path, network: &Network) -> Result<(), ImportError> {
+        let plan = match self.task {
+            Task::Embed => return Ok(()),
+            Task::Rerank => family::classifier(config)?,
+            Task::EmbedSparse => family::masked_lm_head(config)?,
+        };
+        let weights = Weights::open(&self.transformer, network.prefixes)?;
+        let HeadSpec { token_modules, poolings, mut modules, .. } =
+            plan.read(&weights, network.spec.hidden)?;
+        modules.append(&mut self.head.modules);
+        self.head = HeadSpec { token_modules, poolings, modules, ..self.head.clone() };
+        Ok(())
     }
 }
 
@@ -228,8 +304,28 @@ fn read_pooling(path: &Path) -> Result<(HeadSpec, usize), ImportError> {
             if on.is_empty() { vec![PoolingMode::Mean] } else { on }
         }
     };
-    let head = HeadSpec { poolings, include_prompt: config.include_prompt, modules: vec![] };
+    let head =
+        HeadSpec { poolings, include_prompt: config.include_prompt, ..HeadSpec::from(PoolingMode::Mean) };
     Ok((head, config.embedding_dimension))
+}
+
+/// Reads the pooling of SPLADE. The layers before it lie next to the network.
+fn read_splade_pooling(path: &Path) -> Result<HeadSpec, ImportError> {
+    let config: SpladePoolingConfig = json::read(path, "it states the pooling of a sparse encoder")?;
+    let unsupported = |key: &str, found: &str, expected: &str| {
+        Err(ImportError::unsupported_setting(path, format!("{key} `{found}`"), expected))
+    };
+    if config.pooling_strategy != "max" {
+        return unsupported("pooling_strategy", &config.pooling_strategy, "only `max`");
+    }
+    // Both activations grow with the logit, so they are applied once, to the maximum.
+    let activations = match config.activation_function.as_str() {
+        "relu" => 1,
+        "log1p_relu" => 2,
+        other => return unsupported("activation_function", other, "`relu` or `log1p_relu`"),
+    };
+    let modules = vec![HeadModule::Log1pRelu; activations];
+    Ok(HeadSpec { modules, ..HeadSpec::from(PoolingMode::Max) })
 }
 
 fn read_dense(folder: &Path, path: &Path) -> Result<DenseLayer, ImportError> {
@@ -260,5 +356,5 @@ fn read_layer_norm(folder: &Path, path: &Path) -> Result<HeadLayerNorm, ImportEr
     let weights = Weights::open(folder, &[])?;
     let weight = weights.tensor("norm.weight", &[dimension])?;
     let bias = weights.tensor("norm.bias", &[dimension])?;
-    Ok(HeadLayerNorm { weight, bias })
+    Ok(HeadLayerNorm { weight, bias, epsilon: HeadLayerNorm::DEFAULT_EPSILON })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use encoder_spec::PositionIds;
+use encoder_spec::{PositionIds, Task};
 
 use crate::{
     Graph, GraphInput, GraphOutput, ImportError, ImportProgress, ModelFolder, OutputKind, Precision,
@@ -19,6 +19,9 @@ const OUTPUTS: &[(&str, OutputKind)] = &[
     ("token_embeddings", OutputKind::TokenEmbeddings),
     ("last_hidden_state", OutputKind::TokenEmbeddings),
 ];
+
+/// The output of a cross-encoder, whose head is part of the graph.
+const RERANK_OUTPUTS: &[(&str, OutputKind)] = &[("logits", OutputKind::SentenceEmbedding)];
 
 /// Describes `model`, the decoded file of `ready_made`, for its folder.
 pub(crate) fn inspect(
@@ -46,7 +49,8 @@ pub(crate) fn inspect(
     let find = |name: &str| graph.output.iter().find(|value| value.name == name);
     // A graph that pools does not know which tokens are the prompt's.
     let include_prompt = folder.head().include_prompt;
-    let usable = OUTPUTS.iter().filter(|(_, kind)| include_prompt || *kind == OutputKind::TokenEmbeddings);
+    let outputs = if folder.task() == Task::Rerank { RERANK_OUTPUTS } else { OUTPUTS };
+    let usable = outputs.iter().filter(|(_, kind)| include_prompt || *kind == OutputKind::TokenEmbeddings);
     let Some((value, kind)) = usable.clone().find_map(|(name, kind)| Some((find(name)?, *kind))) else {
         let found = quoted(graph.output.iter().map(|value| value.name.as_str()));
         let known = quoted(usable.map(|(name, _)| *name));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     ImportError,
@@ -277,6 +277,13 @@ impl WordPiece {
         let (start, start_id) = required(&special.cls_token, "cls_token")?;
         let (end, end_id) = required(&special.sep_token, "sep_token")?;
         let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
+        let first = [piece(start), json!({"Sequence": {"id": "A", "type_id": 0}}), piece(end)];
+        // MPNet has RoBERTa's special tokens and no token types.
+        let has_types = start == "[CLS]";
+        let second = json!({"Sequence": {"id": "B", "type_id": u8::from(has_types)}});
+        let last = json!({"SpecialToken": {"id": end, "type_id": u8::from(has_types)}});
+        let between = (!has_types).then(|| piece(end));
+        let pair: Vec<Value> = first.into_iter().chain(between).chain([second, last]).collect();
         let tokenizer = json!({
             "version": "1.0",
             "truncation": null,
@@ -293,8 +300,7 @@ impl WordPiece {
             "post_processor": {
                 "type": "TemplateProcessing",
                 "single": [piece(start), {"Sequence": {"id": "A", "type_id": 0}}, piece(end)],
-                // Pairs of texts are not embedded, but the key is required.
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "pair": pair,
                 "special_tokens": {
                     start: {"id": start, "ids": [start_id], "tokens": [start]},
                     end: {"id": end, "ids": [end_id], "tokens": [end]},

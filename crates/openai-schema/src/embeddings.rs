@@ -12,6 +12,7 @@ use crate::{
     extra::ExtraValue,
     input::EmbeddingInput,
     lenient::{Lenient, skip_array},
+    quantization::{quantize_binary, quantize_int8, quantize_ubinary, quantize_uint8},
     surrogates::replace_lone_surrogates,
     vector::{self, Vectors},
 };
@@ -25,6 +26,14 @@ pub enum EncodingFormat {
     /// `"base64"`: JSON strings with the base64 of little-endian f32, which OpenAI's SDKs request. 5.3 characters per
     /// component, where numbers take about 12.
     Base64,
+    /// JSON arrays of integers from -128 to 127. Not in OpenAI's API, as the formats below.
+    Int8,
+    /// JSON arrays of integers from 0 to 255.
+    Uint8,
+    /// JSON arrays of integers from -128 to 127, each of eight signs of components.
+    Binary,
+    /// JSON arrays of integers from 0 to 255, each of eight signs of components.
+    Ubinary,
 }
 
 /// A request with valid fields.
@@ -36,6 +45,8 @@ pub struct EmbeddingRequest {
     pub model: String,
     /// The texts or token ids to embed.
     pub input: EmbeddingInput,
+    /// The name of the field that held them.
+    pub input_name: &'static str,
     /// The format of the vectors; absent means [`EncodingFormat::Float`].
     pub encoding_format: Option<EncodingFormat>,
     /// The requested length of the vectors, at least 1.
@@ -54,31 +65,32 @@ impl EmbeddingRequest {
     /// The first error in this order: syntax, `model`, `input`, `encoding_format`, `dimensions`. A number out of the
     /// range of `f64` is a syntax error, except in an ignored field.
     pub fn from_json(body: &[u8]) -> Result<Self, RequestError> {
-        Self::from_json_keeping(body, |_| None)
+        Self::from_json_in(body, RequestFormat::openai(|_| None))
     }
 
-    /// Parses the body of a request as [`from_json`](Self::from_json) does, and keeps the values of those unknown
-    /// fields for which `extra_name` returns a name.
+    /// Parses the body of a request as [`from_json`](Self::from_json) does, in another `format`.
     ///
     /// # Errors
     /// Those of [`from_json`](Self::from_json).
-    pub fn from_json_keeping(
-        body: &[u8],
-        extra_name: fn(&str) -> Option<&'static str>,
-    ) -> Result<Self, RequestError> {
+    pub fn from_json_in(body: &[u8], format: RequestFormat) -> Result<Self, RequestError> {
         // The encoders of .NET and PowerShell write a byte order mark by default.
         let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let json = str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
-        let fields = read(&replace_lone_surrogates(json), FieldsSeed { extra_name })
+        let RequestFormat { input: input_name, model: model_source, extra_name } = format;
+        let fields = read(&replace_lone_surrogates(json), FieldsSeed { input_name, extra_name })
             .map_err(|error| malformed(&error))?;
         let Fields { model, input, encoding_format, dimensions, extra } =
             fields.ok_or(RequestError::NotAnObject)?;
 
-        let model = require_type(model, "model")?
-            .filter(|model| !model.is_empty())
-            .ok_or(RequestError::MissingModel)?;
-        let input = require_type(input, "input")?.ok_or(RequestError::MissingInput)?;
-        input.check_not_empty()?;
+        let model = match model_source {
+            ModelSource::Given(model) => model,
+            ModelSource::Field => require_type(model, "model")?
+                .filter(|model| !model.is_empty())
+                .ok_or(RequestError::MissingModel)?,
+        };
+        let input =
+            require_type(input, input_name)?.ok_or(RequestError::MissingInput { name: input_name })?;
+        input.check_not_empty(input_name)?;
         let encoding_format = require_type(encoding_format, "encoding_format")?
             .map(|name| match name.as_str() {
                 "float" => Ok(EncodingFormat::Float),
@@ -92,7 +104,34 @@ impl EmbeddingRequest {
                 _ => Err(RequestError::BadDimensions { value }),
             })
             .transpose()?;
-        Ok(Self { model, input, encoding_format, dimensions, extra })
+        Ok(Self { model, input, input_name, encoding_format, dimensions, extra })
+    }
+}
+
+/// The format of a request: OpenAI's, or that of an API with other names for the same fields.
+#[derive(Debug, Clone)]
+pub struct RequestFormat {
+    /// The name of the field with the inputs.
+    pub input: &'static str,
+    /// The source of the model's name.
+    pub model: ModelSource,
+    /// Returns the name under which the value of a further field is kept, or `None` to ignore the field.
+    pub extra_name: fn(&str) -> Option<&'static str>,
+}
+
+/// The source of the model's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The field `model`, which is required.
+    Field,
+    /// This name; a field `model` is ignored.
+    Given(String),
+}
+
+impl RequestFormat {
+    /// OpenAI's format, with the further fields for which `extra_name` returns a name.
+    pub fn openai(extra_name: fn(&str) -> Option<&'static str>) -> Self {
+        Self { input: "input", model: ModelSource::Field, extra_name }
     }
 }
 
@@ -117,6 +156,7 @@ struct Fields {
 /// Deserializes a body to [`Fields`], or to `None` if it is JSON but not an object.
 #[derive(Clone, Copy)]
 struct FieldsSeed {
+    input_name: &'static str,
     extra_name: fn(&str) -> Option<&'static str>,
 }
 
@@ -211,8 +251,8 @@ impl Visitor<'_> for KeySeed {
 
     fn visit_str<E>(self, key: &str) -> Result<Key, E> {
         Ok(match key {
+            key if key == self.0.input_name => Key::Input,
             "model" => Key::Model,
-            "input" => Key::Input,
             "encoding_format" => Key::EncodingFormat,
             "dimensions" => Key::Dimensions,
             key => (self.0.extra_name)(key).map_or(Key::Ignored, Key::Extra),
@@ -295,10 +335,7 @@ impl EmbeddingResponse {
                 out.push(b',');
             }
             write!(out, r#"{{"object":"embedding","index":{index},"embedding":"#).expect(IN_MEMORY);
-            match self.format {
-                EncodingFormat::Float => vector::write_floats(vector, out),
-                EncodingFormat::Base64 => vector::write_base64(vector, out),
-            }
+            self.format.write(vector, out);
             out.push(b'}');
         }
         out.extend_from_slice(br#"],"model":"#);
@@ -314,7 +351,6 @@ impl EmbeddingResponse {
     pub fn json_len(&self) -> Option<u64> {
         const ITEM_BYTES: usize = r#"{"object":"embedding","index":,"embedding":""}"#.len();
         match self.format {
-            EncodingFormat::Float => None,
             EncodingFormat::Base64 => {
                 let mut envelope = Vec::new();
                 let empty = Self { model: self.model.clone(), vectors: Vectors::default(), ..*self };
@@ -325,11 +361,45 @@ impl EmbeddingResponse {
                 let vectors = count * (ITEM_BYTES + vector::base64_len(self.vectors.dimensions()));
                 Some((envelope.len() + vectors + digits + count.saturating_sub(1)) as u64)
             }
+            _ => None,
         }
     }
 }
 
+fn write_integers<T: Serialize>(integers: Vec<T>, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, &integers).expect(IN_MEMORY);
+}
+
 impl EncodingFormat {
+    /// Appends `vector` to `out` as JSON. The integers are those of [`quantize_int8`](crate::quantize_int8) and its like.
+    pub fn write(self, vector: &[f32], out: &mut Vec<u8>) {
+        match self {
+            Self::Float => vector::write_floats(vector, out),
+            Self::Base64 => vector::write_base64(vector, out),
+            Self::Int8 => write_integers(quantize_int8(vector), out),
+            Self::Uint8 => write_integers(quantize_uint8(vector), out),
+            Self::Binary => write_integers(quantize_binary(vector), out),
+            Self::Ubinary => write_integers(quantize_ubinary(vector), out),
+        }
+    }
+
+    /// Returns true for integers, which are made of a vector's components.
+    pub fn is_quantized(self) -> bool {
+        !matches!(self, Self::Float | Self::Base64)
+    }
+
+    /// Returns the name of the format in parameters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Base64 => "base64",
+            Self::Int8 => "int8",
+            Self::Uint8 => "uint8",
+            Self::Binary => "binary",
+            Self::Ubinary => "ubinary",
+        }
+    }
+
     /// Estimates the length in bytes of a response with `vectors` vectors, without the model's name. For base64 it is
     /// an upper bound, unless the name consists of escapes; for numbers a little above the mean, so that a buffer
     /// rarely grows.
@@ -340,10 +410,14 @@ impl EncodingFormat {
         const ITEM_BYTES: usize = 64;
         /// A component, comma included. The mean for unit vectors of 384 dimensions is 12.3.
         const NUMBER_BYTES: usize = 13;
+        /// An integer of 8 bits, sign and comma included: the longest.
+        const INTEGER_BYTES: usize = 5;
 
         let vector = match self {
             Self::Float => dimensions * NUMBER_BYTES,
             Self::Base64 => vector::base64_len(dimensions),
+            Self::Int8 | Self::Uint8 => dimensions * INTEGER_BYTES,
+            Self::Binary | Self::Ubinary => dimensions.div_ceil(8) * INTEGER_BYTES,
         };
         ENVELOPE_BYTES + vectors * (ITEM_BYTES + vector)
     }

@@ -35,9 +35,12 @@ pub enum RequestError {
     /// `model` is absent, `null` or empty.
     #[error("you must provide a model parameter")]
     MissingModel,
-    /// `input` is absent or `null`.
-    #[error("Missing required parameter: 'input'.")]
-    MissingInput,
+    /// The field with the inputs is absent or `null`.
+    #[error("Missing required parameter: '{name}'.")]
+    MissingInput {
+        /// The name of the field.
+        name: &'static str,
+    },
     /// A field, or an element of it, has a type that the field does not accept.
     #[error(
         "'$.{param}' is invalid. \
@@ -47,12 +50,17 @@ pub enum RequestError {
         /// The name of the field.
         param: &'static str,
     },
-    /// `input` is `[]`.
-    #[error("Invalid 'input': input cannot be an empty array.")]
-    EmptyArray,
-    /// An element of `input` is `""` or `[]`.
-    #[error("Invalid 'input[{index}]': input cannot be an empty string.")]
+    /// The field with the inputs is `[]`.
+    #[error("Invalid '{name}': input cannot be an empty array.")]
+    EmptyArray {
+        /// The name of the field.
+        name: &'static str,
+    },
+    /// An element of the inputs is `""` or `[]`.
+    #[error("Invalid '{name}[{index}]': input cannot be an empty string.")]
     EmptyInput {
+        /// The name of the field.
+        name: &'static str,
         /// The position of the element, from 0.
         index: usize,
     },
@@ -76,12 +84,15 @@ pub enum RequestError {
 impl RequestError {
     /// Returns the `param` of the error envelope. OpenAI sets it only for a missing `input`.
     pub fn param(&self) -> Option<&'static str> {
-        matches!(self, Self::MissingInput).then_some("input")
+        match self {
+            Self::MissingInput { name } => Some(name),
+            _ => None,
+        }
     }
 
     /// Returns the `code` of the error envelope. OpenAI sets it only for a missing `input`.
     pub fn code(&self) -> Option<&'static str> {
-        matches!(self, Self::MissingInput).then_some("missing_required_parameter")
+        matches!(self, Self::MissingInput { .. }).then_some("missing_required_parameter")
     }
 }
 

@@ -63,7 +63,7 @@ impl EmbeddingInput {
     }
 
     /// Returns an error for an empty array, or for an empty text or token array in an array.
-    pub(crate) fn check_not_empty(&self) -> Result<(), RequestError> {
+    pub(crate) fn check_not_empty(&self, name: &'static str) -> Result<(), RequestError> {
         let (len, empty) = match self {
             Self::Text(_) => return Ok(()),
             Self::Tokens(ids) => (ids.len(), None),
@@ -71,8 +71,8 @@ impl EmbeddingInput {
             Self::TokenArrays(arrays) => (arrays.len(), arrays.iter().position(Vec::is_empty)),
         };
         match empty {
-            _ if len == 0 => Err(RequestError::EmptyArray),
-            Some(index) => Err(RequestError::EmptyInput { index }),
+            _ if len == 0 => Err(RequestError::EmptyArray { name }),
+            Some(index) => Err(RequestError::EmptyInput { name, index }),
             None => Ok(()),
         }
     }

@@ -42,12 +42,18 @@ mod extra;
 mod input;
 mod lenient;
 mod models;
+mod quantization;
 mod surrogates;
 mod vector;
 
-pub use embeddings::{EmbeddingRequest, EmbeddingResponse, EncodingFormat, Usage};
+pub use embeddings::{
+    EmbeddingRequest, EmbeddingResponse, EncodingFormat, ModelSource, RequestFormat, Usage,
+};
 pub use error::{ErrorBody, ErrorDetail, RequestError};
 pub use extra::ExtraValue;
 pub use input::{EmbeddingInput, MAX_INPUTS, MAX_TOKENS};
 pub use models::{ModelList, ModelObject};
+pub use quantization::{
+    quantization_range, quantize_binary, quantize_int8, quantize_ubinary, quantize_uint8,
+};
 pub use vector::{Vectors, VectorsError};

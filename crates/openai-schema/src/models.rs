@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// One model: `{"object": "model", "id", "created", "owned_by"}`.
+/// One model: `{"object": "model", "id", "created", "owned_by", "task"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "object", rename = "model")]
 pub struct ModelObject {
@@ -12,6 +12,8 @@ pub struct ModelObject {
     pub created: u32,
     /// The organisation that the model comes from.
     pub owned_by: String,
+    /// An extension: the kind of result that the model computes.
+    pub task: &'static str,
 }
 
 /// All models: `{"object": "list", "data": [...]}`.

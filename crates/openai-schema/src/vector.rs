@@ -72,6 +72,19 @@ impl Vectors {
         self.dimensions
     }
 
+    /// Returns the vectors in the order of the inputs.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dimensions)
+    }
+
+    /// Returns the vector at `index`.
+    ///
+    /// # Panics
+    /// If there are fewer vectors.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.dimensions..][..self.dimensions]
+    }
+
     /// Returns the vectors from index `from` on, with their indices.
     pub(crate) fn rows_from(&self, from: usize) -> impl Iterator<Item = (usize, &[f32])> {
         let rows = self.values[from * self.dimensions..].chunks_exact(self.dimensions);

@@ -20,7 +20,8 @@ pub(super) enum Kind {
 }
 
 const NODE: &str = "node";
-const PYTHON: [&str; 6] = ["openai-1", "openai-3", "frameworks", "pydantic-ai", "search", SCHEMATHESIS];
+const PYTHON: [&str; 8] =
+    ["openai-1", "openai-3", "frameworks", "pydantic-ai", "vendors", "rerank", "search", SCHEMATHESIS];
 /// Its requirements have a hash for every file.
 const SCHEMATHESIS: &str = "schemathesis";
 

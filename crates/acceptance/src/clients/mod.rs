@@ -8,6 +8,7 @@ mod https;
 use std::time::Duration;
 
 use anyhow::Result;
+use testkit::model::copy_tiny;
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
 use testkit::{Server, files};
@@ -19,7 +20,7 @@ use crate::{start_server, tap};
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Name in the report, environment, script.
-const SUITES: [(&str, Kind, &str); 13] = [
+const SUITES: [(&str, Kind, &str); 16] = [
     ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
     ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
     ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
@@ -28,7 +29,10 @@ const SUITES: [(&str, Kind, &str); 13] = [
     ("litellm 1.106.2", Kind::Python("frameworks"), "check_litellm.py"),
     ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
     ("pydantic-ai 2.68.0", Kind::Python("pydantic-ai"), "check_pydantic_ai.py"),
+    ("Azure: openai, langchain-openai, llama-index, litellm", Kind::Python("frameworks"), "check_azure.py"),
+    ("cohere 7.3.1, ollama 0.6.3, voyageai 0.5.0", Kind::Python("vendors"), "check_vendors.py"),
     ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
+    ("Azure: openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_azure.mjs"),
     ("@langchain/openai (npm) 1.6.0", Kind::Node, "check_langchain.mjs"),
     ("ai (npm) 7.0.173", Kind::Node, "check_ai.mjs"),
     ("docs/semantic-search.md, pgvector 0.8.5", Kind::Python("search"), "check_semantic_search.py"),
@@ -55,7 +59,20 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     suite.check("the server ends with code 0", || server.stop());
     report.suites.push(suite);
     report.suites.push(https::run(&clients)?);
+    report.suites.push(rerank(&clients)?);
     Ok(())
+}
+
+/// Clients of rerankers, with a tiny cross-encoder whose scores are known.
+fn rerank(clients: &Clients<'_>) -> Result<Suite> {
+    const MODEL: &str = "ce-xlm-roberta";
+    let folder = clients.workspace.runtime().join("clients").join(MODEL);
+    copy_tiny(MODEL, &folder)?;
+    let server = start_server(clients.workspace, &[&format!("--model={}", folder.display())])?;
+    let name = "cohere 5.21.1, langchain-cohere, llama-index, litellm 1.110.2: rerank";
+    let mut suite = clients.run(name, (Kind::Python("rerank"), "check_rerank.py"), &server, &[])?;
+    suite.check("the server ends with code 0", || server.stop());
+    Ok(suite)
 }
 
 struct Clients<'a> {

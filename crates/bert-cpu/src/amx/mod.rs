@@ -175,7 +175,7 @@ impl AmxBf16Network {
     ) {
         let batch = views.batch;
         let embed = |token: usize, row: &mut [f32]| {
-            self.weights.embed(batch.ids()[token], batch.position_id(token), row);
+            self.weights.embed(batch.ids()[token], batch.table_row(token), row);
         };
         let norm = self.weights.embeddings_norm.as_ref();
         if let Some(projection) = &self.weights.embeddings_projection {

@@ -176,7 +176,7 @@ impl<F: Format> VectorNetwork<F> {
         for (index, token) in rows.enumerate() {
             // SAFETY: these rows are this task's.
             let row = unsafe { own.row_mut(index) };
-            self.weights.embed(batch.ids()[token], batch.position_id(token), row);
+            self.weights.embed(batch.ids()[token], batch.table_row(token), row);
         }
         if let Some(params) = &self.weights.embeddings_norm {
             self.norm(own, own, false, params);

@@ -7,10 +7,11 @@ use encoder_spec::{Activation, Disentangled, EncoderSpec, NormKind, PositionIds,
 use proptest::prelude::*;
 
 use crate::{
-    EncodeError, Encoder, EncoderConfig, Isa, Model, ModelError, ThreadPool, TokenEmbeddings, reference,
+    EncodeError, Encoder, EncoderConfig, Isa, Model, ModelError, ModelInputs, ThreadPool, TokenEmbeddings,
+    reference,
     testing::{
-        SharedLayers, SyntheticWeights, bert, check_independence_of_batch, encoder, expected, fp32_tests,
-        gemma, hidden_states, inputs, networks, resize, sequences,
+        SharedLayers, SyntheticWeights, bert, check_independence_of_batch, config, encoder, expected,
+        fp32_tests, gemma, hidden_states, inputs, networks, resize, sequences,
     },
 };
 
@@ -69,6 +70,39 @@ fp32_tests! {
         let found = hidden_states(&mut encoder, &[vec![3, 4, 5]], 0);
         for (found, expected) in found[0].iter().zip(expected) {
             assert!((f64::from(*found) - expected).abs() < 2e-4, "{found}, expected {expected}");
+        }
+    }
+
+    fn the_second_text_of_a_pair_is_in_segment_1(isa: Isa) {
+        for (name, spec) in networks() {
+            let weights = SyntheticWeights(spec.clone());
+            let config = config(&spec).with_segments(2);
+            let inputs = ModelInputs { config, ..inputs(&spec, &weights, weights.token_embeddings()) };
+            let model = Model::new(isa, inputs).unwrap();
+            let segments = model.config().segments();
+            assert_eq!(segments, if spec.embeddings.segments.is_some() { 2 } else { 1 }, "{name}");
+            let mut pairs = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
+            let ids = [1, 2, 3, 4, 3, 2];
+            let single = hidden_states(&mut pairs, &[ids.to_vec()], 0);
+            assert_eq!(single, hidden_states(&mut encoder(&spec, isa, 0), &[ids.to_vec()], 0), "{name}");
+            let mut encode = |second| {
+                let encoded = pairs.encode_pairs(&[1, 2, 3, 4, 3, 2, 1], &[6, 1], &[second, 0], &mut || 0);
+                encoded.map(|hidden| (0..6).flat_map(|token| hidden.row(token)).copied().collect::<Vec<_>>())
+            };
+            assert_eq!(encode(0).unwrap(), single[0], "{name}");
+            let too_long = EncodeError::Segments { max: segments };
+            assert_eq!(encode(7).unwrap_err(), too_long, "{name}");
+            if segments == 1 {
+                assert_eq!(encode(2).unwrap_err(), too_long, "{name}");
+                continue;
+            }
+            let tokens = weights.token_embeddings();
+            let expected = reference::forward_pair(&spec, &weights, &tokens, (&ids, 2)).unwrap().concat();
+            let found = encode(2).unwrap();
+            assert_ne!(found, single[0], "{name}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 2e-4, "{name}: {found}, expected {expected}");
+            }
         }
     }
 

@@ -42,8 +42,8 @@ pub use settings::{
     ServerConfig, TraceConfig, settings,
 };
 pub use types::{
-    Alias, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting,
-    Ratio, RedisFailureMode, TokenIds, UnsupportedParameters,
+    Alias, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PathPrefix,
+    PrecisionSetting, Ratio, RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 pub(crate) use unknown::{known_elsewhere, renamed_flag};
 pub use urls::{CollectorUrl, RedisUrl};
@@ -64,6 +64,10 @@ pub const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
 /// otherwise, so that changing `base_url` is enough.
 pub const OPENAI_MODELS: [&str; 3] =
     ["text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"];
+
+/// Lengths of the vectors of OpenAI's models.
+const OPENAI_DIMENSIONS: [(&str, usize); 3] =
+    [("text-embedding-3-small", 1536), ("text-embedding-3-large", 3072), ("text-embedding-ada-002", 1536)];
 
 /// Largest settings file: a thousand models take a tenth of it.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -239,7 +243,14 @@ fn resolve(
         Some(found)
     });
     let hub_access = HubAccess::read(env, &mut warnings);
-    let aliases = models::aliases(&mut resolver, &entries, &default_model, &mut problems, &mut warnings);
+    let mut aliases = models::aliases(&mut resolver, &entries, &default_model, &mut problems, &mut warnings);
+    if main.native_dimensions {
+        for (name, size) in OPENAI_DIMENSIONS {
+            if let Some(alias) = aliases.get_mut(name) {
+                alias.native_dimensions.get_or_insert(size);
+            }
+        }
+    }
     let models = models::models(&mut resolver, entries, &limits);
 
     let report = resolver.finish()?;

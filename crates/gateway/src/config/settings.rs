@@ -24,8 +24,8 @@ use super::process_env::{HF_ENDPOINT, HF_HUB_CACHE, HF_HUB_OFFLINE, ORT_VARIABLE
 use super::resolver::Resolver;
 use super::setting::{Section, Setting, Table, settings};
 use super::types::{
-    Aliases, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PrecisionSetting,
-    Ratio, RedisFailureMode, TokenIds, UnsupportedParameters,
+    Aliases, Bytes, DynamicQuantization, KeepAlive, LoadTime, LogFormat, MaxIsa, Offline, PathPrefix,
+    PrecisionSetting, Ratio, RedisFailureMode, TokenIds, UnsupportedParameters,
 };
 use super::urls::{CollectorUrl, RedisUrl};
 
@@ -150,6 +150,12 @@ settings! {
         /// Id of the model that OpenAI's model names stand for. Without it, the first model.
         default_model: String = first_model, placeholder("ID");
 
+        /// Lets `dimensions` of 1536 (`text-embedding-3-small`, `text-embedding-ada-002`) and 3072
+        /// (`text-embedding-3-large`), which many clients send unasked, mean all that the model has. The vectors then
+        /// have the model's length, and the header `x-embedgate-ignored` names `dimensions`. Applies to aliases with
+        /// these names; for others, an alias may have `native_dimensions` of its own (docs/adr/0027).
+        native_dimensions: bool = false;
+
         /// Shared library of ONNX Runtime. Without it (and without `ORT_DYLIB_PATH`) embedgate searches `../lib` and
         /// the folder of the program, then `.runtime/onnxruntime`.
         onnxruntime_path: Option<PathBuf> = None, shared_variable(ORT_VARIABLE),
@@ -160,6 +166,14 @@ settings! {
 settings! {
     /// Connections, timeouts and shutdown.
     pub struct ServerConfig in SERVER {
+        /// Path under which all routes are served, also probes and metrics, such as `/embeddings`, for a proxy that
+        /// passes it on.
+        path_prefix: PathPrefix = PathPrefix::default(), advanced;
+
+        /// Compresses answers with numbers in text (gzip) for clients that accept it: a third of the bytes, for
+        /// computing time of some 10 ms for each MB. Answers in base64 are never compressed.
+        compress_responses: bool = false, advanced;
+
         /// HTTP threads; 0 for one per CPU.
         http_workers: usize = 0, max(MAX_HTTP_WORKERS as u64), advanced;
 

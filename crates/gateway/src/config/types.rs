@@ -130,11 +130,14 @@ pub struct Alias {
     pub model: String,
     /// Name of the prompt for a request that names none; empty for no prompt. Without it, the model's default applies.
     pub prompt: Option<String>,
+    /// Value of `dimensions` that means the model's own length: the length of the vectors of the model whose name the
+    /// alias is, which clients send unasked.
+    pub native_dimensions: Option<usize>,
 }
 
 impl From<&str> for Alias {
     fn from(id: &str) -> Self {
-        Self { model: id.to_owned(), prompt: None }
+        Self { model: id.to_owned(), prompt: None, native_dimensions: None }
     }
 }
 
@@ -142,7 +145,9 @@ impl Value for Alias {
     const PLACEHOLDER: &'static str = "ID";
 
     fn expected() -> String {
-        "the id of a model in quotes, or { model = \"ID\", prompt = \"NAME\" }".to_owned()
+        "the id of a model in quotes, or { model = \"ID\", prompt = \"NAME\" }; `native_dimensions = 1536` may stand \
+         there, too"
+            .to_owned()
     }
 
     /// Reads `ID` or `ID#PROMPT`.
@@ -151,23 +156,30 @@ impl Value for Alias {
             Some((model, prompt)) => (model, Some(prompt.to_owned())),
             None => (text, None),
         };
-        (!model.is_empty()).then(|| Self { model: model.to_owned(), prompt })
+        (!model.is_empty()).then(|| Self { prompt, ..Self::from(model) })
     }
 
     fn from_toml(value: &DeValue<'_>) -> Option<Self> {
         let DeValue::Table(table) = value else { return value.as_str().map(Self::from) };
         let text = |key: &str| table.get(key).map(|value| value.get_ref().as_str().map(str::to_owned));
         let (model, prompt) = (text("model")??, text("prompt"));
-        let is_known = table.keys().all(|key| ["model", "prompt"].contains(&key.get_ref().as_ref()));
-        // The prompt is absent, or a string.
-        (is_known && prompt != Some(None)).then(|| Self { model, prompt: prompt.flatten() })
+        let size = table.get("native_dimensions").map(|value| usize::from_toml(value.get_ref()));
+        let known = ["model", "prompt", "native_dimensions"];
+        let is_known = table.keys().all(|key| known.contains(&key.get_ref().as_ref()));
+        // The prompt is absent, or a string; the dimensions are absent, or a number.
+        let is_valid = is_known && prompt != Some(None) && !matches!(size, Some(None | Some(0)));
+        is_valid.then(|| Self { model, prompt: prompt.flatten(), native_dimensions: size.flatten() })
     }
 
     fn to_toml(&self) -> Option<String> {
         let model = quote(&self.model);
-        Some(match &self.prompt {
-            Some(prompt) => format!("{{ model = {model}, prompt = {} }}", quote(prompt)),
-            None => model,
+        let prompt = self.prompt.as_ref().map(|prompt| format!(", prompt = {}", quote(prompt)));
+        let size = self.native_dimensions.map(|size| format!(", native_dimensions = {size}"));
+        Some(match (prompt, size) {
+            (None, None) => model,
+            (prompt, size) => {
+                format!("{{ model = {model}{}{} }}", prompt.unwrap_or_default(), size.unwrap_or_default())
+            }
         })
     }
 }
@@ -280,6 +292,45 @@ impl Value for Bytes {
 
     fn format_number(number: u64) -> String {
         quote(&Self(usize::try_from(number).unwrap_or(usize::MAX)).to_string())
+    }
+}
+
+/// Path under which all routes are served: empty, or segments that each begin with a slash.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathPrefix(String);
+
+impl PathPrefix {
+    /// The path `text`, with or without a slash at its end; `None` if it has other characters than letters, digits and
+    /// `-._~`.
+    pub fn new(text: &str) -> Option<Self> {
+        let path = text.strip_suffix('/').unwrap_or(text);
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        // A client removes the segments `.` and `..` of an address before it sends the request.
+        let is_segment = |text: &str| !["", ".", ".."].contains(&text) && text.bytes().all(is_plain);
+        let is_valid = path.is_empty()
+            || path.strip_prefix('/').is_some_and(|segments| segments.split('/').all(is_segment));
+        is_valid.then(|| Self(path.to_owned()))
+    }
+
+    /// Returns the path, without a slash at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for PathPrefix {
+    const PLACEHOLDER: &'static str = "PATH";
+
+    fn expected() -> String {
+        "a path such as \"/embeddings\", of letters, digits and `-._~`, or \"\" for none".to_owned()
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        Self::new(text)
+    }
+
+    fn to_toml(&self) -> Option<String> {
+        Some(quote(&self.0))
     }
 }
 
@@ -425,6 +476,16 @@ mod tests {
         }
         for text in ["", "never", "-1s", "5 days"] {
             assert_eq!(KeepAlive::from_text(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_prefix_has_plain_segments() {
+        for (text, path) in [("", ""), ("/", ""), ("/ai", "/ai"), ("/ai/v2.x/", "/ai/v2.x")] {
+            assert_eq!(PathPrefix::from_text(text).unwrap().as_str(), path, "{text}");
+        }
+        for text in ["ai", "//", "/a//b", "/a b", "/{id}", "/a?b", "/..", "/%2F"] {
+            assert_eq!(PathPrefix::from_text(text), None, "{text}");
         }
     }
 

@@ -96,6 +96,8 @@ pub(super) struct BackendQuery {
     pub(super) precision: PrecisionSetting,
     /// `precision = "auto"` may select int8.
     pub(super) accepts_int8: bool,
+    /// Lower precisions are not proved for the task of the model.
+    pub(super) needs_fp32: bool,
     /// Configured maximum instruction set.
     pub(super) isa: MaxIsa,
     /// The settings name a graph.
@@ -117,6 +119,7 @@ impl BackendQuery {
     fn accepts(&self, precision: Precision) -> bool {
         match self.requested_precision() {
             Some(requested) => precision == requested,
+            None if self.needs_fp32 => precision == Precision::Fp32,
             None => precision != Precision::Int8 || self.accepts_int8,
         }
     }
@@ -229,6 +232,7 @@ mod tests {
         provider: Provider::Cpu,
         precision: PrecisionSetting::Auto,
         accepts_int8: false,
+        needs_fp32: false,
         isa: MaxIsa::Best,
         has_onnx_file: false,
         has_native_kernels: true,
@@ -381,6 +385,13 @@ mod tests {
         check(cuda, AVX2, onnx(SelectionReason::Provider));
         let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..QUERY };
         check(fp32, &[], onnx(SelectionReason::UnsupportedCpu));
+    }
+
+    #[test]
+    fn a_model_without_a_proof_gets_the_best_fp32_kernels() {
+        let query = BackendQuery { needs_fp32: true, accepts_int8: true, ..QUERY };
+        check(query, AMX, (Backend::Native(Isa::Avx512), SelectionReason::Best));
+        check(query, &[], (Backend::OnnxRuntime, SelectionReason::UnsupportedCpu));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use inference::Provider;
 use model_import::ModelFolder;
 
 use super::{
-    LoadError, ModelLoadError, check_settings, default_prompt, max_input_tokens, modified, plan_backends,
+    LoadError, ModelLoadError,
+    checks::{check_settings, default_prompt, max_input_tokens},
+    modified, plan_backends,
 };
 use crate::{
     backend::Backend,
@@ -34,6 +36,7 @@ pub(super) fn describe(
     Ok(ModelDescription {
         id: model.id.as_str().into(),
         hub_id: folder.manifest().and_then(|manifest| manifest.hub_id.clone()),
+        task: folder.task(),
         dimensions: folder.dimensions(),
         max_input_tokens: max_input_tokens(model, folder),
         prompts: prompts.map_err(ModelLoadError::Settings)?,
@@ -74,6 +77,8 @@ pub(super) fn check_memory_budget<'a>(
 
 #[cfg(test)]
 mod tests {
+    use model_import::Task;
+
     use crate::config::KeepAlive;
 
     use super::*;
@@ -82,6 +87,7 @@ mod tests {
         ModelDescription {
             id: id.into(),
             hub_id: None,
+            task: Task::Embed,
             dimensions: 1,
             max_input_tokens: 1,
             prompts: PromptNames::default(),

@@ -8,6 +8,7 @@
 mod builtin_texts;
 mod calibration;
 mod candidates;
+mod checks;
 mod description;
 mod found;
 mod missing;
@@ -31,15 +32,16 @@ use inference::{
     StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
 use model_hub::HubError;
-use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision};
+use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision, Task};
 use thiserror::Error;
 
 use self::{
     candidates::{BackendPlan, BackendQuery, Candidate, min_cosine, select},
+    checks::{check_settings, default_prompt},
     description::{check_memory_budget, describe},
     found::{FoundModel, OpenFolder},
 };
-pub(crate) use self::{onnx::Runtime, proof::Prover};
+pub(crate) use self::{checks::max_input_tokens, onnx::Runtime, proof::Prover};
 use crate::{
     backend::{AccuracyProof, Backend, Selection, SelectionReason},
     config::{Bytes, Config, LoadTime, ModelConfig, PrecisionSetting, ProcessEnv},
@@ -331,10 +333,12 @@ pub(crate) fn plan_backends(
     config: &ModelConfig,
     folder: &ModelFolder,
 ) -> Result<BackendPlan, ModelLoadError> {
+    checks::check_precision(config, folder.task())?;
     let query = BackendQuery {
         provider: config.provider,
         precision: config.precision,
         accepts_int8: config.auto_min_cosine.is_some(),
+        needs_fp32: folder.task() != Task::Embed,
         isa: config.isa,
         has_onnx_file: config.onnx_file.is_some(),
         has_native_kernels: native::is_supported(folder)?,
@@ -390,6 +394,7 @@ fn start(
         .map_err(ModelLoadError::Settings)?;
     let config = EngineConfig {
         name: model.id.clone(),
+        task: folder.task(),
         tokenizer,
         max_input_tokens,
         dimensions: folder.dimensions(),
@@ -404,6 +409,8 @@ fn start(
     let engine = Engine::start(config, &factory, observer)?;
     Ok(LoadedModel {
         id: model.id.as_str().into(),
+        task: folder.task(),
+        score_activation: folder.score_activation(),
         engine,
         max_input_tokens,
         dimensions: folder.dimensions(),
@@ -441,8 +448,12 @@ fn cache_fingerprint(
 
 /// The folder's tokenizer, with the options of the settings.
 pub(crate) fn tokenizer(model: &ModelConfig, folder: &ModelFolder) -> Result<Tokenizer, ModelLoadError> {
-    let options =
-        TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: folder.vocab_size() };
+    let options = TokenizerOptions {
+        strip_whitespace: model.strip_whitespace,
+        embeddings: folder.vocab_size(),
+        reads_pairs: folder.task() == Task::Rerank,
+        has_token_types: folder.segments() > 1,
+    };
     let json = folder.tokenizer_json().map_err(ModelLoadError::Folder)?;
     let tokenizer = Tokenizer::from_json(&json, folder.tokenizer(), options)?;
     if let Some((id, token)) = tokenizer.without_embedding().first_key_value() {
@@ -496,31 +507,6 @@ pub(crate) fn encoders(
         batch_tokens: model.max_batch_tokens.unwrap_or(candidate.batch_tokens),
         per_text: false,
     })
-}
-
-/// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
-pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
-    model.max_input_tokens.unwrap_or_else(|| folder.max_input_tokens())
-}
-
-/// Name of the prompt for a request that names none: that of the settings, or else the model's.
-fn default_prompt<'a>(model: &'a ModelConfig, folder: &'a ModelFolder) -> Option<&'a str> {
-    model.default_prompt.as_deref().or_else(|| folder.default_prompt())
-}
-
-/// Checks that the settings match the folder.
-fn check_settings(model: &ModelConfig, folder: &ModelFolder) -> Result<(), ModelLoadError> {
-    let (configured, maximum) = (max_input_tokens(model, folder), folder.max_input_tokens());
-    let dimensions = folder.dimensions();
-    let too_long = model.matryoshka_dimensions.iter().find(|&&size| size > dimensions);
-    let reason = if configured > maximum {
-        format!("max_input_tokens = {configured}, but the model reads at most {maximum} tokens")
-    } else if let Some(size) = too_long {
-        format!("matryoshka_dimensions has {size}, but the model's vectors have {dimensions} values")
-    } else {
-        return Ok(());
-    };
-    Err(ModelLoadError::Settings(reason))
 }
 
 /// Golden texts of the manifest that can be checked: truncation to `max_tokens` would change the vector of a longer

@@ -46,7 +46,8 @@ fn encoder_config(folder: &ModelFolder, weights: &EncoderWeights) -> Option<Enco
     if bert_cpu::unsupported(weights.spec()).is_some() {
         return None;
     }
-    EncoderConfig::new(weights.spec().clone(), folder.max_input_tokens()).ok()
+    let config = EncoderConfig::new(weights.spec().clone(), folder.max_input_tokens()).ok()?;
+    Some(config.with_segments(folder.segments()))
 }
 
 struct WeightAdapter<'w>(&'w EncoderWeights);

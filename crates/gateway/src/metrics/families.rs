@@ -42,9 +42,9 @@ families! {
         }
         extra_parameters: IntCounterVec {
             name: "extra_parameters_total",
-            help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, by outcome: ignored \
-                   (no effect, or `limits.unsupported_parameters` is `ignore`), rejected (with 400). Honoured \
-                   parameters are not counted.",
+            help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, and `dimensions` that \
+                   means the model's own, by outcome: ignored (no effect, or `limits.unsupported_parameters` is \
+                   `ignore`), rejected (with 400). Honoured parameters are not counted.",
             labels: ["parameter", "outcome"],
         }
         key_requests: IntCounterVec {

@@ -80,6 +80,8 @@ pub const PARAMETERS: &[Parameter] = &[
     row("late_chunking", "Jina", &rules::OFF),
     row("return_multivector", "Jina", &rules::OFF),
     row("add_special_tokens", "vLLM", &rules::ON),
+    row("keep_alive", "Ollama", &rules::ANY),
+    row("options", "Ollama", &rules::ANY),
     row("modality", "infinity, NIM", &rules::MODALITY),
     row("padding", "vLLM", &rules::PADDING),
     row("priority", "vLLM", &rules::PRIORITY),
@@ -123,12 +125,15 @@ pub(crate) fn resolve(
     let mut builder = OptionsBuilder::new(requested, &request.model, has_token_ids);
     builder.format = SingleChoice::new(request.encoding_format, "encoding_format");
     builder.truncation = SingleChoice::new(truncation, TRUNCATION_HEADER);
+    let mut ignored = Vec::new();
     if let Some(dimensions) = request.dimensions {
-        builder.dimensions(dimensions as usize, "dimensions").map_err(|error| {
+        let effect = builder.dimensions(dimensions as usize, "dimensions").map_err(|error| {
             ApiError::invalid(error.message("dimensions", &dimensions.to_string())).about("dimensions")
         })?;
+        if let Effect::Ignored = effect {
+            ignored.push("dimensions");
+        }
     }
-    let mut ignored = Vec::new();
     for Parameter { name, rule, .. } in PARAMETERS {
         let Some((_, value)) = request.extra.iter().find(|(known, _)| known == name) else { continue };
         let effect = match value {

@@ -91,12 +91,16 @@ pub(super) struct OptionsBuilder<'a> {
     served: &'a LoadedModel,
     /// The prompt of the requested name.
     alias_prompt: Option<&'a NamedPrompt>,
+    /// Value of `dimensions` that means the model's own length.
+    native_dimensions: Option<usize>,
     /// True if the inputs are ids of the model's vocabulary, to which no text can be prepended.
     has_token_ids: bool,
     /// The requested name of the model.
     model: &'a str,
     dimensions: SingleChoice<usize>,
     pub(super) format: SingleChoice<EncodingFormat>,
+    /// Integers that the vectors are quantized to.
+    quantized: SingleChoice<EncodingFormat>,
     pub(super) truncation: SingleChoice<TruncationPolicy>,
     max_input_tokens: Option<usize>,
     normalize: SingleChoice<bool>,
@@ -105,14 +109,16 @@ pub(super) struct OptionsBuilder<'a> {
 
 impl<'a> OptionsBuilder<'a> {
     pub(super) fn new(requested: &'a RequestedModel, model: &'a str, has_token_ids: bool) -> Self {
-        let RequestedModel { served, prompt: alias_prompt } = requested;
+        let RequestedModel { served, prompt: alias_prompt, native_dimensions } = requested;
         Self {
             served,
             alias_prompt: alias_prompt.as_ref(),
+            native_dimensions: *native_dimensions,
             has_token_ids,
             model,
             dimensions: SingleChoice(None),
             format: SingleChoice(None),
+            quantized: SingleChoice(None),
             truncation: SingleChoice(None),
             max_input_tokens: None,
             normalize: SingleChoice(None),
@@ -120,7 +126,7 @@ impl<'a> OptionsBuilder<'a> {
         }
     }
 
-    /// Sets the length of the vectors.
+    /// Sets the length of the vectors. A length that only means the model's own one is ignored.
     ///
     /// # Errors
     /// If the model does not support it, or another parameter has set another one.
@@ -137,6 +143,9 @@ impl<'a> OptionsBuilder<'a> {
         if sizes.contains(&requested) {
             return self.dimensions.set(requested, name);
         }
+        if self.native_dimensions == Some(requested) {
+            return Ok(Effect::Ignored);
+        }
         let reason = if requested > own {
             format!("Invalid value for '{name}' = {requested}. Must be less than or equal to {own}.")
         } else if matryoshka.is_empty() {
@@ -150,6 +159,11 @@ impl<'a> OptionsBuilder<'a> {
         Err(ParameterError::Message(format!(
             "{reason} {subject} has {own} dimensions: leave '{name}' out, or send {sizes}."
         )))
+    }
+
+    /// The integers that the vectors are quantized to, and the parameter that chose them.
+    fn quantized(&self) -> Option<(EncodingFormat, &'static str)> {
+        self.quantized.0
     }
 
     /// The prompt for a request without a parameter for it, and true if the requested name selects it.
@@ -207,13 +221,30 @@ impl<'a> OptionsBuilder<'a> {
     ///
     /// # Errors
     /// 400 if the inputs are token ids and the requested name stands for a prompt.
-    pub(super) fn build(&self, ignored: Vec<&'static str>) -> Result<RequestOptions, ApiError> {
+    pub(super) fn build(&self, mut ignored: Vec<&'static str>) -> Result<RequestOptions, ApiError> {
         let (prompt, missing_prompts) = self.prompt()?;
         let own = self.served.dimensions;
         let truncated = self.dimensions.get().filter(|&dimensions| dimensions != own);
         let normalize = self.normalize.get() == Some(true) && !self.served.normalized;
+        let quantized = self.quantized();
+        let needs_norm = matches!(quantized, Some((EncodingFormat::Int8 | EncodingFormat::Uint8, _)));
+        if let Some((format, name)) = quantized
+            && needs_norm
+            && !(self.served.normalized || normalize || truncated.is_some())
+        {
+            let (subject, format) = (self.served.subject(self.model), format.name());
+            return Err(ApiError::invalid(format!(
+                "Invalid value for '{name}' = {format}. {subject} has vectors without norm 1, for whose numbers there \
+                 is no fixed range: send 'normalize': true, or 'binary' or 'ubinary'."
+            ))
+            .about(name));
+        }
+        // OpenAI's SDKs ask for base64 unasked and read floats of 32 bits from it, but take arrays as they are.
+        if let (Some(_), Some((EncodingFormat::Base64, name))) = (quantized, self.format.0) {
+            ignored.push(name);
+        }
         Ok(RequestOptions {
-            format: self.format.get().unwrap_or_default(),
+            format: quantized.map(|(format, _)| format).or(self.format.get()).unwrap_or_default(),
             output_dimensions: truncated.or(normalize.then_some(own)),
             truncation: self.truncation.get().unwrap_or(self.served.truncation),
             max_input_tokens: self.max_input_tokens,
@@ -274,21 +305,40 @@ pub(super) static DIMENSIONS: Rule = Rule {
 };
 
 pub(super) static DATA_TYPE: Rule = Rule {
-    accepted: "`\"float\"`, `\"float32\"`",
-    effect: "embedgate always sends this",
-    apply: |_, _, value| one_of(value, &["float", "float32"]),
+    accepted: "`\"float\"`, `\"float32\"`, `\"int8\"`, `\"uint8\"`, `\"binary\"`, `\"ubinary\"`",
+    effect: "the type of the numbers, by the formulas below; integers are always sent in arrays",
+    apply: |builder, name, value| {
+        let kind = text(value)?;
+        match quantized_format(kind) {
+            Some(format) => builder.quantized.set(format, name),
+            None if ["float", "float32"].iter().any(|float| kind.eq_ignore_ascii_case(float)) => {
+                Ok(Effect::Honoured)
+            }
+            None => Err(ParameterError::supported("'float', 'int8', 'uint8', 'binary', 'ubinary'")),
+        }
+    },
 };
 
+/// The format of this name, if it is of integers.
+fn quantized_format(name: &str) -> Option<EncodingFormat> {
+    use EncodingFormat::{Binary, Int8, Ubinary, Uint8};
+    [Int8, Uint8, Binary, Ubinary].into_iter().find(|format| name.eq_ignore_ascii_case(format.name()))
+}
+
 pub(super) static ENCODING: Rule = Rule {
-    accepted: "`\"float\"`, `\"base64\"`, or an array of one of them",
-    effect: "`\"base64\"` is the same as in `encoding_format`; `\"float\"` names the type of the numbers, not their \
-             encoding",
+    accepted: "`\"float\"`, `\"base64\"`, `\"int8\"`, `\"uint8\"`, `\"binary\"`, `\"ubinary\"`, or an array of one of \
+               them",
+    effect: "`\"base64\"` is the same as in `encoding_format`; the others name the type of the numbers, as in \
+             `output_dtype`",
     apply: |builder, name, value| match texts(value)? {
         [] => Ok(Effect::Ignored),
         [kind] if kind == "float" => Ok(Effect::Honoured),
         [kind] if kind == "base64" => builder.format.set(EncodingFormat::Base64, name),
-        [_] => Err(ParameterError::supported("'float', 'base64'")),
-        _ => Err(ParameterError::Value("A response has one encoding: send 'float' or 'base64'.".to_owned())),
+        [kind] => match quantized_format(kind) {
+            Some(format) => builder.quantized.set(format, name),
+            None => Err(ParameterError::supported("'float', 'base64', 'int8', 'uint8', 'binary', 'ubinary'")),
+        },
+        _ => Err(ParameterError::Value("A response has one encoding: send one of them.".to_owned())),
     },
 };
 
@@ -428,6 +478,12 @@ pub(super) static PROMPT: Rule = Rule {
             "'{name}' is not supported: prepend its text to each input, and do not send '{name}'."
         ))),
     },
+};
+
+pub(super) static ANY: Rule = Rule {
+    accepted: "any value",
+    effect: "ignored: the settings of the server decide it",
+    apply: |_, _, _| Ok(Effect::Ignored),
 };
 
 pub(super) static OFF: Rule = Rule {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use inference::{Engine, Provider, TruncationPolicy};
-use model_import::Precision;
+use model_import::{DenseActivation, Precision, Task};
 use thiserror::Error;
 
 use self::pool::ModelPool;
@@ -36,6 +36,10 @@ pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynami
 pub struct LoadedModel {
     /// Its id, from the settings.
     pub id: Arc<str>,
+    /// Kind of result that it computes.
+    pub task: Task,
+    /// Activation that maps the output of a reranker to a score.
+    pub score_activation: DenseActivation,
     /// Engine that computes its vectors.
     pub engine: Engine,
     /// Maximum number of tokens of one input, including special tokens.
@@ -110,7 +114,7 @@ impl LoadedModel {
 
     /// One line for the log at startup.
     pub fn describe(&self) -> String {
-        let Self { id, dimensions, provider, precision, per_text, selection, prompts, proofs, .. } = self;
+        let Self { id, provider, precision, per_text, selection, prompts, proofs, .. } = self;
         let (precision, Selection { backend, reason }) = (precision.name(), selection);
         let batching = if *per_text { format!(" · {PER_TEXT}") } else { String::new() };
         let prompt = match prompts.default() {
@@ -120,9 +124,12 @@ impl LoadedModel {
             None => format!(" · {}, none by default", prompts.describe()),
         };
         let proofs: String = proofs.iter().map(|proof| format!(" · {proof}")).collect();
-        format!(
-            "{id} · {dimensions} dimensions · {provider} {precision} {backend} ({reason}){batching}{proofs}{prompt}"
-        )
+        let result = match self.task {
+            Task::Embed => format!("{} dimensions", self.dimensions),
+            Task::Rerank => "reranks".to_owned(),
+            Task::EmbedSparse => format!("sparse, {} dimensions", self.dimensions),
+        };
+        format!("{id} · {result} · {provider} {precision} {backend} ({reason}){batching}{proofs}{prompt}")
     }
 }
 
@@ -149,12 +156,14 @@ struct Target {
     index: usize,
     /// Name of the prompt for a request that names none, in place of the model's default; empty for no prompt.
     prompt: Option<String>,
+    /// Value of `dimensions` that means the model's own length.
+    native_dimensions: Option<usize>,
 }
 
 impl Target {
     /// The model itself.
     fn model(index: usize) -> Self {
-        Self { index, prompt: None }
+        Self { index, prompt: None, native_dimensions: None }
     }
 }
 
@@ -163,6 +172,8 @@ pub(crate) struct NamedModel {
     pub(crate) slot: Arc<ModelSlot>,
     /// Name of the prompt that belongs to the name.
     prompt: Option<String>,
+    /// Value of `dimensions` that means the model's own length.
+    native_dimensions: Option<usize>,
 }
 
 /// The model that a request named, in use by it.
@@ -170,6 +181,8 @@ pub(crate) struct RequestedModel {
     pub(crate) served: ModelLease,
     /// The prompt that belongs to the name.
     pub(crate) prompt: Option<NamedPrompt>,
+    /// Value of `dimensions` that means the model's own length.
+    pub(crate) native_dimensions: Option<usize>,
 }
 
 /// An alias that cannot be served.
@@ -229,7 +242,7 @@ impl Registry {
                 names.insert(hub_id.clone(), Target::model(number));
             }
         }
-        for (alias, Alias { model, prompt }) in aliases {
+        for (alias, Alias { model, prompt, native_dimensions }) in aliases {
             let number = index(model).ok_or_else(|| AliasError::UnknownModel {
                 alias: alias.clone(),
                 model: model.clone(),
@@ -239,7 +252,8 @@ impl Registry {
             if let Some(prompt) = prompt.as_ref().filter(|prompt| !prompts.contains(prompt)) {
                 return Err(AliasError::unknown_prompt(alias, model, prompt, prompts.describe()));
             }
-            names.insert(alias.clone(), Target { index: number, prompt: prompt.clone() });
+            let (prompt, native_dimensions) = (prompt.clone(), *native_dimensions);
+            names.insert(alias.clone(), Target { index: number, prompt, native_dimensions });
         }
         let pool = Arc::new(ModelPool::new(models, loading.clone(), metrics.clone()));
         Ok(Self { pool, aliases: names, idle_unloader: Mutex::default() })
@@ -276,8 +290,8 @@ impl Registry {
 
     /// Finds the model as [`find`](Self::find) does, with the prompt that belongs to the name.
     pub(crate) fn resolve(&self, name: &str) -> Option<NamedModel> {
-        let Target { index, prompt } = self.target(name)?;
-        Some(NamedModel { slot: Arc::clone(&self.pool.slots()[index]), prompt })
+        let Target { index, prompt, native_dimensions } = self.target(name)?;
+        Some(NamedModel { slot: Arc::clone(&self.pool.slots()[index]), prompt, native_dimensions })
     }
 
     /// Leases a model for a request that has named it `name`. If it is not loaded, loads it or waits for its load,
@@ -287,7 +301,7 @@ impl Registry {
     /// Those of [`ModelPool::lease`]; 500 if the loaded model has no longer the prompt that belongs to the name.
     pub(crate) async fn lease(
         &self,
-        NamedModel { slot, prompt }: NamedModel,
+        NamedModel { slot, prompt, native_dimensions }: NamedModel,
         name: &str,
         deadline: Instant,
     ) -> Result<RequestedModel, ApiError> {
@@ -298,7 +312,7 @@ impl Registry {
             served.prompts.choose(&prompt).ok_or_else(lost)
         };
         let prompt = prompt.map(find).transpose().map_err(ApiError::permanent)?;
-        Ok(RequestedModel { served, prompt })
+        Ok(RequestedModel { served, prompt, native_dimensions })
     }
 
     fn target(&self, name: &str) -> Option<Target> {
@@ -322,6 +336,11 @@ impl Registry {
         let models = self.pool.slots().iter().enumerate();
         let ids = models.map(|(index, model)| (&**model.id(), Target::model(index)));
         ids.chain(self.aliases.iter().map(|(alias, target)| (alias.as_str(), target.clone())))
+    }
+
+    /// The first model of the settings with a task, for a request that names no model.
+    pub(crate) fn first_of(&self, task: Task) -> Option<&Arc<ModelSlot>> {
+        self.models().find(|model| model.description().task == task)
     }
 
     /// Sentence that lists the first ten names, for a client that named an unknown model.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use inference::{EngineStats, Provider};
+use model_import::Task;
 use tokio::sync::Notify;
 
 use super::LoadedModel;
@@ -38,6 +39,8 @@ pub struct ModelDescription {
     pub id: Arc<str>,
     /// Its name at the hub where it was published, if known; an alias.
     pub hub_id: Option<String>,
+    /// Kind of result that it computes.
+    pub task: Task,
     /// Length of its vectors.
     pub dimensions: usize,
     /// Maximum number of tokens of one input, including special tokens.

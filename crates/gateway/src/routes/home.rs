@@ -6,12 +6,13 @@ use actix_web::{HttpRequest, HttpResponse, http::header, web};
 
 use crate::{
     auth::Keys,
+    config::PathPrefix,
     lifecycle::Lifecycle,
     registry::{ModelDescription, ModelSlot, Registry},
     tls::IsTls,
 };
 
-/// Template; each `{{name}}` is replaced once, by escaped text.
+/// Template; each `{{name}}` is replaced once, by escaped text, and `{{prefix}}` everywhere.
 const PAGE: &str = include_str!("home.html");
 
 /// Renders the page.
@@ -19,6 +20,7 @@ pub(super) async fn page(
     request: HttpRequest,
     lifecycle: web::Data<Lifecycle>,
     keys: web::Data<Keys>,
+    prefix: web::Data<PathPrefix>,
 ) -> HttpResponse {
     let registry = lifecycle.models();
     let state = match &registry {
@@ -28,7 +30,7 @@ pub(super) async fn page(
     };
     let connection = request.connection_info();
     let scheme = if request.app_data::<IsTls>().is_some() { "https" } else { connection.scheme() };
-    let base_url = format!("{scheme}://{}/v1", connection.host());
+    let base_url = format!("{scheme}://{}{}/v1", connection.host(), prefix.as_str());
     let model = registry.as_ref().and_then(|registry| registry.models().next());
     let page = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -39,7 +41,9 @@ pub(super) async fn page(
         ("model", model.map(|model| escape(model.id())).unwrap_or_default()),
     ]
     .iter()
-    .fold(PAGE.to_owned(), |page, (name, value)| page.replacen(&format!("{{{{{name}}}}}"), value, 1));
+    .fold(PAGE.replace("{{prefix}}", prefix.as_str()), |page, (name, value)| {
+        page.replacen(&format!("{{{{{name}}}}}"), value, 1)
+    });
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, "text/html; charset=utf-8"))
         .insert_header((header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'"))

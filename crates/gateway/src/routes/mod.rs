@@ -1,21 +1,33 @@
 //! The route table, and the responses for unknown paths and methods.
 
 use actix_web::{
-    Handler, HttpRequest, HttpResponse, Responder, ResponseError,
+    Handler, HttpRequest, HttpResponse, Responder,
     guard::{self, Guard},
     http::header,
     web::{self, ServiceConfig},
 };
 
-use crate::error::{ApiError, Code};
+use crate::{
+    config::PathPrefix,
+    error::{ApiError, Code, ErrorShape},
+};
 
 mod admin;
+mod cohere;
 mod embeddings;
 mod home;
+mod inference_call;
 mod models;
+mod ollama;
 mod ops;
-mod rate_limit_response;
+pub(crate) mod rate_limit_response;
+mod rerank;
+mod response_head;
+mod tei;
+mod tei_rerank;
+mod tei_sparse;
 mod usage;
+mod vector_lists;
 
 /// Routes of one listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +53,8 @@ struct Route {
     path: &'static str,
     set: RouteSet,
     kind: RouteKind,
+    /// Shape of every error that a client of this route can see.
+    errors: ErrorShape,
     register: fn(&mut ServiceConfig, &str),
 }
 
@@ -48,15 +62,40 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 13] = [
+const ROUTES: [Route; 32] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
     api("/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
+    // Azure's form of the same API: the deployment is the model.
+    api("/openai/deployments/{deployment:.+}/embeddings", RouteKind::Embeddings, |config, path| {
+        post(config, path, embeddings::create_for_deployment);
+    }),
+    api("/openai/v1/embeddings", RouteKind::Embeddings, |config, path| {
+        post(config, path, embeddings::create)
+    }),
+    api("/openai/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
+    api("/openai/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
+    door("/v1/embed", ErrorShape::Cohere, |config, path| post(config, path, cohere::embed_v1)),
+    door("/v2/embed", ErrorShape::Cohere, |config, path| post(config, path, cohere::embed_v2)),
+    door("/api/embed", ErrorShape::Ollama, |config, path| post(config, path, ollama::embed)),
+    door("/api/embeddings", ErrorShape::Ollama, |config, path| post(config, path, ollama::embed_one)),
+    info("/api/tags", ErrorShape::Ollama, |config, path| get(config, path, ollama::tags)),
+    info("/api/show", ErrorShape::Ollama, |config, path| post(config, path, ollama::show)),
+    info("/api/version", ErrorShape::Ollama, |config, path| get(config, path, ollama::version)),
+    door("/embed", ErrorShape::Tei, |config, path| post(config, path, tei::embed)),
+    door("/v1/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
+    door("/v2/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
+    door("/rerank", ErrorShape::Tei, |config, path| post(config, path, tei_rerank::create)),
+    door("/embed_sparse", ErrorShape::Tei, |config, path| post(config, path, tei_sparse::create)),
+    info("/info", ErrorShape::Tei, |config, path| get(config, path, tei::info)),
     api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
     api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
     probe("/startupz", |config, path| get(config, path, ops::startupz)),
     probe("/readyz", |config, path| get(config, path, ops::readyz)),
+    // Names of `/readyz` in other servers.
+    probe("/health", |config, path| get(config, path, ops::readyz)),
+    probe("/ping", |config, path| get(config, path, ops::readyz)),
     probe("/livez", |config, path| get(config, path, ops::livez)),
     probe("/metrics", |config, path| get(config, path, ops::metrics)),
     admin("/admin/models", |config, path| get(config, path, admin::list)),
@@ -66,36 +105,64 @@ const ROUTES: [Route; 13] = [
 ];
 
 const fn api(path: &'static str, kind: RouteKind, register: fn(&mut ServiceConfig, &str)) -> Route {
-    Route { path, set: RouteSet::Api, kind, register }
+    Route { path, set: RouteSet::Api, kind, errors: ErrorShape::OpenAi, register }
+}
+
+/// A route that embeds or reranks, in the format of another vendor.
+const fn door(path: &'static str, errors: ErrorShape, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Api, kind: RouteKind::Embeddings, errors, register }
+}
+
+/// A route that describes models or the server, in the format of another vendor.
+const fn info(path: &'static str, errors: ErrorShape, register: fn(&mut ServiceConfig, &str)) -> Route {
+    Route { path, set: RouteSet::Api, kind: RouteKind::Other, errors, register }
 }
 
 const fn probe(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
-    Route { path, set: RouteSet::Ops, kind: RouteKind::Probe, register }
+    Route { path, set: RouteSet::Ops, kind: RouteKind::Probe, errors: ErrorShape::OpenAi, register }
 }
 
 /// A route that needs an admin key. With two listeners it is on the one that clients do not reach.
 const fn admin(path: &'static str, register: fn(&mut ServiceConfig, &str)) -> Route {
-    Route { path, set: RouteSet::Ops, kind: RouteKind::Other, register }
+    Route { path, set: RouteSet::Ops, kind: RouteKind::Other, errors: ErrorShape::OpenAi, register }
 }
 
 impl Route {
-    /// The patterns under which the route is served.
+    /// The patterns under which the route is served, without the prefix of the settings.
     fn patterns(&self) -> impl Iterator<Item = &'static str> + use<> {
-        [Some(self.path), self.path.strip_prefix(API_PREFIX)].into_iter().flatten()
+        let is_openai = self.errors == ErrorShape::OpenAi;
+        let short = is_openai.then(|| self.path.strip_prefix(API_PREFIX)).flatten();
+        [Some(self.path), short].into_iter().flatten()
     }
 }
 
-/// The kind of the route with this pattern.
-pub(crate) fn kind(pattern: &str) -> RouteKind {
-    let route = ROUTES.iter().find(|route| route.patterns().any(|known| known == pattern));
-    route.map_or(RouteKind::Other, |route| route.kind)
+/// The pattern of a matched route without the prefix of the settings.
+pub(crate) fn without_prefix<'a>(pattern: &'a str, prefix: &PathPrefix) -> &'a str {
+    match pattern.strip_prefix(prefix.as_str()) {
+        Some("") => "/",
+        Some(rest) => rest,
+        None => pattern,
+    }
 }
 
-/// Registers the routes of a set.
-pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet) {
+/// The kind of the route with this pattern, and the shape of its errors. A path without a route has OpenAI's errors.
+pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) {
+    let is = |route: &&Route| route.patterns().any(|known| Some(known) == pattern);
+    let route = ROUTES.iter().find(is);
+    route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
+}
+
+/// Registers the routes of a set, under `prefix`.
+pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix) {
     for route in ROUTES.iter().filter(|route| set == RouteSet::All || set == route.set) {
         for pattern in route.patterns() {
-            (route.register)(config, pattern);
+            let path = match (prefix.as_str(), pattern) {
+                ("", _) => pattern.to_owned(),
+                // Requests have no slash at their end here.
+                (prefix, "/") => prefix.to_owned(),
+                (prefix, _) => format!("{prefix}{pattern}"),
+            };
+            (route.register)(config, &path);
         }
     }
     config.default_service(web::to(unknown_url));
@@ -142,7 +209,7 @@ fn method_not_allowed(request: &HttpRequest, allow: &'static str) -> HttpRespons
         request.method(),
         request.path()
     );
-    let mut response = ApiError::new(Code::MethodNotAllowed, message).error_response();
+    let mut response = HttpResponse::from_error(ApiError::new(Code::MethodNotAllowed, message));
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
     response
 }

@@ -43,5 +43,6 @@ pub(super) fn find<'a>(registry: &'a Registry, id: &str) -> Result<&'a Arc<Model
 }
 
 fn object(id: &str, model: &ModelDescription) -> ModelObject {
-    ModelObject { id: id.to_owned(), created: model.created, owned_by: "embedgate".to_owned() }
+    let (owned_by, task) = ("embedgate".to_owned(), model.task.name());
+    ModelObject { id: id.to_owned(), created: model.created, owned_by, task }
 }

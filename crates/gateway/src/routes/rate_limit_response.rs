@@ -13,7 +13,7 @@ use crate::{
 const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Writes the headers of the units that are limited.
-pub(super) fn write_headers(status: &RateLimitStatus, headers: &mut HeaderMap) {
+pub(crate) fn write_headers(status: &RateLimitStatus, headers: &mut HeaderMap) {
     const REQUESTS: [&str; 3] =
         ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
     const TOKENS: [&str; 3] =

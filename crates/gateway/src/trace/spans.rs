@@ -22,7 +22,7 @@ use actix_web::{
     http::{Method, Version, header::HOST, uri::Authority},
 };
 use inference::Embeddings;
-use openai_schema::EncodingFormat;
+use model_import::Task;
 use opentelemetry::{
     Array, Context, KeyValue, Value,
     trace::{Span as _, SpanKind, Status, TraceContextExt, TraceId, Tracer},
@@ -84,13 +84,12 @@ impl Trace {
     pub(crate) fn embeddings(&self, validated: &ValidatedRequest) -> EmbeddingsSpan {
         let request = self.request.borrow();
         EmbeddingsSpan(request.as_ref().map(|request| {
-            let mut active = request.child(format!("embeddings {}", validated.model), request.clock.now());
-            let format = match validated.format {
-                EncodingFormat::Float => "float",
-                EncodingFormat::Base64 => "base64",
-            };
+            // The conventions have no operation for reranking.
+            let operation = if validated.served.task == Task::Rerank { "rerank" } else { "embeddings" };
+            let mut active = request.child(format!("{operation} {}", validated.model), request.clock.now());
+            let format = validated.format.name();
             active.span.set_attributes([
-                KeyValue::new("gen_ai.operation.name", "embeddings"),
+                KeyValue::new("gen_ai.operation.name", operation),
                 KeyValue::new("gen_ai.provider.name", "embedgate"),
                 KeyValue::new("gen_ai.request.model", validated.model.clone()),
                 KeyValue::new("gen_ai.response.model", validated.served.id.to_string()),

@@ -294,6 +294,41 @@ fn an_alias_may_choose_a_prompt() {
 }
 
 #[test]
+fn an_alias_may_have_the_size_of_another_model() {
+    let sizes = |file: &str| -> Vec<_> {
+        let aliases = resolve(file).unwrap().config.aliases;
+        aliases.into_iter().map(|(name, alias)| (name, alias.native_dimensions)).collect()
+    };
+    let openai = |ada, large, small| {
+        [("ada-002", ada), ("3-large", large), ("3-small", small)]
+            .map(|(name, size): (_, Option<usize>)| (format!("text-embedding-{name}"), size))
+    };
+    let sorted = |mut sizes: Vec<(String, Option<usize>)>| {
+        sizes.sort();
+        sizes
+    };
+    assert_eq!(sizes(""), sorted(openai(None, None, None).to_vec()));
+    let all = sorted(openai(Some(1536), Some(3072), Some(1536)).to_vec());
+    assert_eq!(sizes("native_dimensions = true"), all);
+    let file = "native_dimensions = true\n\
+                [aliases]\n\
+                a = { model = \"m\", native_dimensions = 1024, prompt = \"q\" }\n\
+                b = \"m\"\n\
+                text-embedding-3-small = { model = \"m\", native_dimensions = 512 }\n\
+                [[models]]\npath = \"m\"\n";
+    let expected = [("a", Some(1024)), ("b", None), ("text-embedding-3-small", Some(512))]
+        .map(|(name, size)| (name.to_owned(), size));
+    assert_eq!(sizes(file), expected);
+    let report = resolve(file).unwrap().report.to_string();
+    assert_eq!(sizes(&report), expected);
+    for wrong in ["0", "\"1536\"", "-1"] {
+        let alias = format!("a = {{ model = \"m\", native_dimensions = {wrong} }}");
+        let file = format!("[aliases]\n{alias}\n[[models]]\npath = \"m\"\n");
+        assert!(resolve(&file).unwrap_err().to_string().contains("`aliases.a`"), "{wrong}");
+    }
+}
+
+#[test]
 fn a_model_may_have_an_openai_name() {
     let config = resolve("[[models]]\nid = \"text-embedding-3-small\"\npath = \"m\"").unwrap().config;
     assert!(!config.aliases.contains_key("text-embedding-3-small") && config.aliases.len() == 2);

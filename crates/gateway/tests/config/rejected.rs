@@ -125,7 +125,7 @@ fn a_wrong_value_names_line_key_and_what_is_expected() {
     check(
         "[aliases]\na.b = \"c\"",
         "config/embedgate.toml:2: `aliases.a` is of type table; expected the id of a model in quotes, or { model = \"ID\", \
-         prompt = \"NAME\" }",
+         prompt = \"NAME\" }; `native_dimensions = 1536` may stand there, too",
     );
     // One mistake does not hide another.
     assert_eq!(problems("listen = true\n[server]\nkeep_alive = true\nfoo = 1").len(), 3);

@@ -24,6 +24,7 @@ use gateway::{
     run_with,
 };
 use inference::{Engine, EngineConfig, Tokenizer, TokenizerOptions};
+use model_import::{DenseActivation, Task};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
@@ -119,6 +120,12 @@ impl TestApp {
     /// Posts a body to `/v1/embeddings`.
     pub(crate) fn post(&self, body: impl AsRef<[u8]>) -> Reply {
         self.send("POST", "/v1/embeddings", &[("content-type", "application/json")], body.as_ref())
+    }
+
+    /// Posts JSON to a path.
+    pub(crate) fn post_to(&self, path: &str, body: &Value) -> Reply {
+        let headers = [("content-type", "application/json")];
+        self.send("POST", path, &headers, body.to_string().as_bytes())
     }
 
     /// Posts a body to `/v1/embeddings` that must be rejected with 400, and returns the message.
@@ -405,6 +412,7 @@ fn slot(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> ModelSlot {
     let description = ModelDescription {
         id: model.id.as_str().into(),
         hub_id: fake.hub_id.clone(),
+        task: Task::Embed,
         dimensions: fake.dimensions,
         max_input_tokens: WINDOW,
         prompts: PromptNames::new(&fake.prompts, model.default_prompt.as_deref()).unwrap(),
@@ -425,11 +433,16 @@ fn slot(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> ModelSlot {
 
 fn served(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> LoadedModel {
     let FakeModel { ref tokenizer, dimensions, normalize, ref prompts, .. } = *fake;
-    let options = TokenizerOptions { strip_whitespace: model.strip_whitespace, embeddings: Some(EMBEDDINGS) };
+    let options = TokenizerOptions {
+        strip_whitespace: model.strip_whitespace,
+        embeddings: Some(EMBEDDINGS),
+        ..TokenizerOptions::default()
+    };
     let tokenizer = Tokenizer::load_with(tokenizer, options).unwrap();
     let prompts = Prompts::new(prompts, model.default_prompt.as_deref(), true, &tokenizer).unwrap();
     let config = EngineConfig {
         name: model.id.clone(),
+        task: Task::Embed,
         tokenizer,
         max_input_tokens: WINDOW,
         dimensions,
@@ -445,6 +458,8 @@ fn served(model: &ModelConfig, fake: &FakeModel, metrics: &Metrics) -> LoadedMod
     let encoders = encoders(&fake.control, dimensions, &fake.loads[&model.id]);
     LoadedModel {
         id: model.id.as_str().into(),
+        task: Task::Embed,
+        score_activation: DenseActivation::Identity,
         engine: Engine::start(config, &encoders, observer).unwrap(),
         max_input_tokens: WINDOW,
         dimensions,

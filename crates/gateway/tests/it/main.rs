@@ -5,9 +5,14 @@
 
 mod app;
 mod auth;
+mod azure;
 mod captures;
+mod cohere;
+mod compression;
 mod connections;
+mod dimensions;
 mod documentation;
+mod doors;
 mod embeddings;
 mod errors;
 mod exposure;
@@ -18,18 +23,23 @@ mod limits;
 mod loading;
 mod logs;
 mod models;
+mod ollama;
 mod openapi;
 mod ops;
+mod output_types;
 mod overload;
 mod parameters;
+mod path_prefix;
 mod prompts;
 #[path = "../redis_server/mod.rs"]
 mod redis_server;
+mod rerank;
 mod responses;
 mod schema;
 mod shared_limits;
 #[cfg(unix)]
 mod slow_clients;
+mod tei;
 #[cfg(unix)]
 mod tls;
 mod tokens;

@@ -85,10 +85,18 @@ fn null_is_ignored_listed_and_counted_for_every_parameter() {
 
 /// Values that a model with normalized vectors and without prompts cannot honor, each with the end of its message.
 const UNSUPPORTED: [(&str, &str, &str); 24] = [
-    ("output_dtype", r#""binary""#, "= binary. Supported values: ['float', 'float32']."),
-    ("embed_dtype", r#""float16""#, "= float16. Supported values: ['float', 'float32']."),
-    ("embedding_type", r#""ubinary""#, "= ubinary. Supported values: ['float', 'base64']."),
-    ("embedding_types", r#"["float","int8"]"#, "A response has one encoding: send 'float' or 'base64'."),
+    (
+        "output_dtype",
+        r#""float16""#,
+        "= float16. Supported values: ['float', 'int8', 'uint8', 'binary', 'ubinary'].",
+    ),
+    ("embed_dtype", r#""float16""#, "Supported values: ['float', 'int8', 'uint8', 'binary', 'ubinary']."),
+    (
+        "embedding_type",
+        r#""half""#,
+        "= half. Supported values: ['float', 'base64', 'int8', 'uint8', 'binary', 'ubinary'].",
+    ),
+    ("embedding_types", r#"["float","int8"]"#, "A response has one encoding: send one of them."),
     ("endianness", r#""big""#, "= big. Supported values: ['little', 'native']."),
     ("normalize", "false", "which only has normalized vectors: leave 'normalize' out."),
     ("normalized", "false", "which only has normalized vectors: leave 'normalized' out."),

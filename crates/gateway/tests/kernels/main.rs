@@ -54,6 +54,7 @@ macro_rules! backend_tests {
 }
 
 mod proof;
+mod rerank;
 mod unusable;
 
 use std::{

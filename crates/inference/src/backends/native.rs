@@ -64,7 +64,8 @@ impl Encoder for NativeEncoder {
         on_yield: &mut dyn FnMut() -> usize,
         out: &mut [f32],
     ) -> Result<(), EncodeError> {
-        let hidden = self.encoder.encode(batch.ids(), batch.lengths(), on_yield);
+        let hidden =
+            self.encoder.encode_pairs(batch.ids(), batch.lengths(), batch.second_segments(), on_yield);
         let hidden = hidden.map_err(|error| match error {
             // Continues the panic on this thread, so that the worker builds a new encoder.
             bert_cpu::EncodeError::Panicked => std::panic::resume_unwind(Box::new(error)),

@@ -123,7 +123,7 @@ pub enum OnnxInput {
     InputIds,
     /// 1 for a token, 0 for padding.
     AttentionMask,
-    /// Always 0: one segment.
+    /// 1 for a token of the second text of a pair, otherwise 0.
     TokenTypeIds,
     /// Position id of each token.
     PositionIds {
@@ -282,8 +282,7 @@ impl OnnxEncoder {
     fn fill_inputs(&mut self, batch: &Batch) -> [usize; 2] {
         let shape @ [rows, length] = self.shape(batch);
         let cells = rows * length;
-        self.types.resize(cells, 0);
-        for buffer in [&mut self.ids, &mut self.mask, &mut self.positions] {
+        for buffer in [&mut self.ids, &mut self.mask, &mut self.types, &mut self.positions] {
             buffer.clear();
             buffer.resize(cells, 0);
         }
@@ -291,8 +290,10 @@ impl OnnxEncoder {
             OnnxInput::PositionIds { after_padding } => Some(*after_padding),
             _ => None,
         });
-        for (row, sequence) in batch.sequences().enumerate() {
+        for (row, (sequence, second)) in batch.sequences().zip(batch.second_segments()).enumerate() {
             let start = row * length;
+            let end = start + sequence.len();
+            self.types[end - second..end].fill(1);
             for (cell, &id) in self.ids[start..].iter_mut().zip(sequence) {
                 *cell = i64::from(id);
             }
@@ -332,10 +333,12 @@ impl Encoder for OnnxEncoder {
             return self.run(batch, out);
         }
         let mut single = Batch::new();
-        let sequences = batch.sequences().zip(batch.prompt_tokens());
-        for ((ids, &prompt_tokens), out) in sequences.zip(out.chunks_exact_mut(self.config.dimensions)) {
+        let sequences = batch.sequences().zip(batch.prompt_tokens()).zip(batch.second_segments());
+        for (((ids, &prompt_tokens), &second), out) in
+            sequences.zip(out.chunks_exact_mut(self.config.dimensions))
+        {
             single.clear();
-            single.push_with_prompt(ids, prompt_tokens);
+            single.push_sequence(ids, prompt_tokens, second);
             self.run(&single, out)?;
         }
         Ok(())

@@ -248,7 +248,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         let reservation = Admission::new(capacity).reserve(None, estimate, deadline).unwrap();
         let (job, _) = JobState::new(None, deadline, reservation);
-        let sequence = |prompt_tokens| TokenSequence { ids: [5, 6, 7].into(), prompt_tokens };
+        let sequence = |prompt_tokens| TokenSequence { prompt_tokens, ..TokenSequence::from(&[5, 6, 7][..]) };
         let cache = LocalCache::new(1 << 20, 1).unwrap();
         cache.insert(sequence(2), Arc::new([2.0]));
         let (map, mut result) = (InflightMap::default(), CoalesceResult::default());

@@ -43,7 +43,8 @@ pub trait RemoteCache: Send + Sync {
 }
 
 /// Computes cache keys: SHA-256 over the fingerprint (its length first) and the ids, all little-endian; then, if tokens
-/// are left out of pooling, `p` and their number. This odd byte keeps such a key apart from one of ids alone.
+/// are left out of pooling, `p` and their number, and if tokens are in segment 1, `s` and their number. These odd bytes
+/// keep such a key apart from one of ids alone.
 pub(crate) struct CacheKeyHasher {
     prefix: Sha256,
 }
@@ -56,7 +57,7 @@ impl CacheKeyHasher {
         Self { prefix }
     }
 
-    fn key(&self, TokenSequence { ids, prompt_tokens }: &TokenSequence) -> CacheKey {
+    fn key(&self, TokenSequence { ids, prompt_tokens, second_segment }: &TokenSequence) -> CacheKey {
         let mut hash = self.prefix.clone();
         let mut buffer = [0; 256];
         for ids in ids.chunks(buffer.len() / 4) {
@@ -68,6 +69,10 @@ impl CacheKeyHasher {
         if *prompt_tokens > 0 {
             hash.update(b"p");
             hash.update(prompt_tokens.to_le_bytes());
+        }
+        if *second_segment > 0 {
+            hash.update(b"s");
+            hash.update(second_segment.to_le_bytes());
         }
         hash.finalize().into()
     }
@@ -248,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cache_keys_depend_on_the_fingerprint_every_id_and_the_tokens_left_out() {
+    fn cache_keys_depend_on_the_fingerprint_every_id_the_tokens_left_out_and_the_segments() {
         let of = |fingerprint, ids: &[u32]| CacheKeyHasher::new(fingerprint).key(&ids.into());
         let key = of("a", &[1, 2]);
         assert_eq!(key, of("a", &[1, 2]));
@@ -256,11 +261,17 @@ mod tests {
             assert_ne!(key, of(fingerprint, ids));
         }
         let with_prompt = |prompt_tokens| {
-            let sequence = TokenSequence { ids: [1, 2].into(), prompt_tokens };
+            let sequence = TokenSequence { prompt_tokens, ..TokenSequence::from(&[1, 2][..]) };
+            CacheKeyHasher::new("a").key(&sequence)
+        };
+        let with_segment = |second_segment| {
+            let sequence = TokenSequence { second_segment, ..TokenSequence::from(&[1, 2][..]) };
             CacheKeyHasher::new("a").key(&sequence)
         };
         assert_eq!(with_prompt(0), key);
         assert!(with_prompt(1) != key && with_prompt(1) != with_prompt(2));
+        assert_eq!(with_segment(0), key);
+        assert!(![key, with_prompt(1), with_segment(2)].contains(&with_segment(1)));
         // 0100000000000000 61 01000000 02000000 through coreutils' sha256sum.
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "019a2ae89ae9738f19072743e38e33600a2bf97de934132643872bc1a114cbae");

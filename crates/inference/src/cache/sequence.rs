@@ -11,11 +11,13 @@ pub(crate) struct TokenSequence {
     /// Number of leading tokens that pooling leaves out: those of the prompt if the model's head does not include it,
     /// otherwise 0.
     pub(crate) prompt_tokens: u32,
+    /// Number of tokens at the end that are in segment 1.
+    pub(crate) second_segment: u32,
 }
 
 impl From<&[u32]> for TokenSequence {
-    /// A sequence of which all tokens are pooled.
+    /// A sequence of which all tokens are pooled and in segment 0.
     fn from(ids: &[u32]) -> Self {
-        Self { ids: ids.into(), prompt_tokens: 0 }
+        Self { ids: ids.into(), prompt_tokens: 0, second_segment: 0 }
     }
 }

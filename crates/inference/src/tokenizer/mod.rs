@@ -5,6 +5,7 @@
 //! caller truncates it and adds them ([`Tokenizer::add_special_tokens`]). So nothing unused is allocated, such as
 //! offsets and masks, and every truncation policy starts from the whole text.
 
+mod pair;
 mod unicode_compat;
 mod vocabulary;
 
@@ -12,7 +13,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-use self::{unicode_compat::UnicodeCompat, vocabulary::Vocabulary};
+pub(crate) use self::pair::truncate_pair;
+use self::{pair::PairTemplate, unicode_compat::UnicodeCompat, vocabulary::Vocabulary};
 use crate::error::StartError;
 
 /// A model's tokenizer. Cheap to clone, and shared between threads.
@@ -22,6 +24,8 @@ pub struct Tokenizer {
     options: EncodeOptions,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
+    /// The template of pairs, if the model reads pairs.
+    pair: Option<PairTemplate>,
     unicode: UnicodeCompat,
     strip_whitespace: bool,
     /// Tokens that a text can hold and for which the model has no embedding, by id. Empty for nearly all models.
@@ -35,6 +39,10 @@ pub struct TokenizerOptions {
     pub strip_whitespace: bool,
     /// Number of embeddings of the model: ids below it have one. Without it, every id is accepted.
     pub embeddings: Option<usize>,
+    /// The tokenizer is that of a cross-encoder, which reads pairs of texts.
+    pub reads_pairs: bool,
+    /// Token types distinguish the texts of a pair. Otherwise all tokens of a pair are in segment 0.
+    pub has_token_types: bool,
 }
 
 impl Tokenizer {
@@ -49,8 +57,8 @@ impl Tokenizer {
     /// Reads a `tokenizer.json` of any version.
     ///
     /// # Errors
-    /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component, or if the model has no
-    /// embedding for an id of its vocabulary or for a special token.
+    /// [`StartError::Tokenizer`] if the file cannot be read or has an unsupported component, if the model has no
+    /// embedding for an id of its vocabulary or for a special token, or if the template of pairs is not supported.
     pub fn load_with(path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
         let json = std::fs::read(path)
             .map_err(|source| StartError::Tokenizer { path: path.to_owned(), reason: source.to_string() })?;
@@ -62,7 +70,7 @@ impl Tokenizer {
     /// # Errors
     /// Those of [`load_with`](Self::load_with).
     pub fn from_json(json: &[u8], path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
-        let TokenizerOptions { strip_whitespace, embeddings } = options;
+        let TokenizerOptions { strip_whitespace, embeddings, reads_pairs, has_token_types } = options;
         let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
         let json = str::from_utf8(json).map_err(|source| error(source.to_string()))?;
         let json = tokenizers::canonicalize_str(json).map_err(|source| error(source.to_string()))?;
@@ -70,6 +78,14 @@ impl Tokenizer {
         let template = &pipeline.get_post_processor().single;
         let ids = |run: &[(PipelineToken, u8)]| run.iter().map(|(token, _)| token.id()).collect();
         let (prefix, suffix): (Vec<u32>, Vec<u32>) = (ids(&template.prefix), ids(&template.suffix));
+        let pair = if reads_pairs {
+            let template = PairTemplate::new(&pipeline.get_post_processor().pair, has_token_types);
+            let unsupported = "the token types of its template for pairs are not 0 for the first text and 0 or 1 for \
+                               the second: rerankers with other token types are not supported";
+            Some(template.ok_or_else(|| error(unsupported.to_owned()))?)
+        } else {
+            None
+        };
         let without_embedding = match embeddings {
             None => BTreeMap::new(),
             Some(rows) => {
@@ -80,7 +96,10 @@ impl Tokenizer {
                 added.map(|(token, id)| (id, token)).filter(|&(id, _)| id as usize >= rows).collect()
             }
         };
-        if let Some(id) = prefix.iter().chain(&suffix).find(|id| without_embedding.contains_key(id)) {
+        let pair_ids = pair.iter().flat_map(PairTemplate::special_ids);
+        if let Some(id) =
+            prefix.iter().chain(&suffix).chain(pair_ids).find(|id| without_embedding.contains_key(id))
+        {
             return Err(error(format!(
                 "it adds token id {id} to every text, but the model has no embedding for this id: tokenizer and \
                  weights belong to different models"
@@ -94,7 +113,7 @@ impl Tokenizer {
         };
         let unicode = UnicodeCompat::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
         let without_embedding = Arc::new(without_embedding);
-        Ok(Self { pipeline, options, prefix, suffix, unicode, strip_whitespace, without_embedding })
+        Ok(Self { pipeline, options, prefix, suffix, pair, unicode, strip_whitespace, without_embedding })
     }
 
     /// Number of special tokens that are added to every sequence.
@@ -130,6 +149,17 @@ impl Tokenizer {
         out.extend_from_slice(&self.prefix);
         out.extend_from_slice(content);
         out.extend_from_slice(&self.suffix);
+    }
+
+    /// Number of special tokens that are added to a pair of texts; 0 if the model reads no pairs.
+    pub fn num_special_tokens_of_pair(&self) -> usize {
+        self.pair.as_ref().map_or(0, |pair| pair.special_ids().count())
+    }
+
+    /// Appends the tokens of a pair of texts to `out`, with the special tokens of pairs. Returns the number of tokens
+    /// at the end that are in segment 1, or `None` if the model reads no pairs.
+    pub(crate) fn join_pair(&self, first: &[u32], second: &[u32], out: &mut Vec<u32>) -> Option<usize> {
+        self.pair.as_ref().map(|pair| pair.join(first, second, out))
     }
 
     /// Returns true if the vocabulary has this id and the model has an embedding for it.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use encoder_spec::Task;
 use inference::{
     Batch, BatchReport, CacheReport, EmbedError, Embeddings, EncodeError, Encoder, Engine, EngineConfig,
     Input, Job, Observer, StartError, Ticket, Tokenizer, TruncationPolicy,
@@ -234,6 +235,7 @@ pub(crate) fn config() -> EngineConfig {
         tokenizer_threads: 2,
         max_batch_tokens: 64,
         max_batch_inputs: 8,
+        task: Task::Embed,
         max_queue_tokens: 1 << 20,
         cache: None,
     }
@@ -374,7 +376,7 @@ pub(crate) fn vector_of(ids: &[u32]) -> Vec<f32> {
 pub(crate) fn vectors_of(job: &Job) -> Vec<f32> {
     let vector = |input: &Input| match input {
         Input::Tokens(ids) => vector_of(ids),
-        Input::Text(text) => panic!("{text}"),
+        input => panic!("{input:?}"),
     };
     job.inputs.iter().flat_map(vector).collect()
 }

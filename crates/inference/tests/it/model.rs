@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use encoder_spec::PositionIds;
+use encoder_spec::{PositionIds, Task};
 use inference::{
     Embeddings, Engine, EngineConfig, Input, Job, OnnxConfig, OnnxInput, OnnxOutput, OnnxRuntime, Prompt,
     Provider, Tokenizer, TruncationPolicy, onnx_encoders,
@@ -97,6 +97,7 @@ impl Model {
             tokenizer_threads: 1,
             max_batch_tokens,
             max_batch_inputs: 64,
+            task: Task::Embed,
             max_queue_tokens: 1 << 20,
             cache: None,
         };
@@ -178,6 +179,10 @@ pub(crate) fn tiny_models_give_the_reference_vectors(runtime: &OnnxRuntime, prov
     for entry in std::fs::read_dir(&tests).unwrap() {
         let source = entry.unwrap().path();
         let name = source.file_name().unwrap().to_string_lossy().into_owned();
+        // These have no dense vectors. The gateway's tests run them on every backend.
+        if ["ce-", "colbert-", "splade-"].iter().any(|kind| name.starts_with(kind)) {
+            continue;
+        }
         let reference = Reference::of(&source);
         let model = Model::copy(&source);
         let engine = model.engine(runtime, model.onnx(2, provider), 256);

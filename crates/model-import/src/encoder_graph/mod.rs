@@ -22,22 +22,33 @@ use crate::{
     weights::Weights,
 };
 
-/// Adds a network to a graph: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, output
-/// `last_hidden_state`, f32 `[batch, sequence, hidden]`. Texts have at most `max_tokens` tokens; padding is at the end.
+/// Limits of the sequences that a graph computes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SequenceLimits {
+    /// Maximum number of tokens.
+    pub(crate) max_tokens: usize,
+    /// Number of segments. If there is more than one, the graph has the input `token_type_ids`.
+    pub(crate) segments: usize,
+}
+
+/// Adds a network to a graph: inputs `input_ids` and `attention_mask`, both i64 `[batch, sequence]`, and with several
+/// segments `token_type_ids`; output `last_hidden_state`, f32 `[batch, sequence, hidden]`. Padding is at the end.
 pub(crate) fn export(
     network: &Network,
-    max_tokens: usize,
+    SequenceLimits { max_tokens, segments }: SequenceLimits,
     weights: &Weights,
     graph: &mut GraphBuilder<'_>,
 ) -> Result<(), ImportError> {
     let varying = || vec![Dimension::named("batch"), Dimension::named("sequence")];
     let ids = graph.input(ValueInfoProto::tensor("input_ids", DataType::Int64, varying()));
     let mask = graph.input(ValueInfoProto::tensor("attention_mask", DataType::Int64, varying()));
+    let types = (segments > 1)
+        .then(|| graph.input(ValueInfoProto::tensor("token_type_ids", DataType::Int64, varying())));
     let positions = PositionValues::new(graph, &ids, &mask, max_tokens);
 
     let relative_positions = RelativePositions::default();
     let mut exporter = Exporter { network, weights, graph, positions, relative_positions };
-    let mut hidden = exporter.embed(&ids)?;
+    let mut hidden = exporter.embed(&ids, types.as_deref())?;
     for layer in 0..network.spec.layers.len() {
         hidden = exporter.attention_sublayer(layer, &hidden)?;
         hidden = exporter.feed_forward_sublayer(layer, &hidden)?;
@@ -62,8 +73,8 @@ struct Exporter<'s, 'g> {
 
 impl Exporter<'_, '_> {
     /// Adds token, position and segment embeddings, their norm and their projection: `[batch, sequence]` →
-    /// `[batch, sequence, hidden]`.
-    fn embed(&mut self, ids: &str) -> Result<String, ImportError> {
+    /// `[batch, sequence, hidden]`. Without `types`, all tokens are in segment 0.
+    fn embed(&mut self, ids: &str, types: Option<&str>) -> Result<String, ImportError> {
         let Self { network, weights, .. } = *self;
         let embeddings = &network.spec.embeddings;
         let (name, shape) =
@@ -74,8 +85,15 @@ impl Exporter<'_, '_> {
             let scale = self.graph.scalar("embedding_scale", embeddings.scale);
             sum = self.graph.op("Mul", &[&sum, &scale], vec![]);
         }
-        // All tokens are in segment 0.
-        let segment = match embeddings.segments {
+        if let (Some(rows), Some(types)) = (embeddings.segments, types) {
+            let table = network.read(weights, TensorId::SegmentEmbeddings)?;
+            let name = network.locate(TensorId::SegmentEmbeddings).name;
+            let table = self.graph.weight(&name, &[rows, embeddings.width], &table)?;
+            let segments = self.graph.op("Gather", &[&table, types], vec![]);
+            sum = self.graph.op("Add", &[&sum, &segments], vec![]);
+        }
+        // The row of the only segment is added to the positions.
+        let segment = match embeddings.segments.filter(|_| types.is_none()) {
             Some(_) => network.read(weights, TensorId::SegmentEmbeddings)?[..embeddings.width].to_vec(),
             None => vec![],
         };

@@ -1,12 +1,16 @@
 //! BERT, and the settings and tensor names that its descendants share.
 
 use encoder_spec::{
-    AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec, LinearId, NormId,
-    NormKind, NormPlacement, NormSpec, PositionIds, PositionTable, ScoreBias, Span, TensorId,
+    AttentionSpec, DenseActivation, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec,
+    LinearId, NormId, NormKind, NormPlacement, NormSpec, PoolingMode, PositionIds, PositionTable, ScoreBias,
+    Span, TensorId,
 };
 
 use super::{Location, Network, config::ConfigFile, norm_of};
-use crate::ImportError;
+use crate::{
+    ImportError,
+    head::{HeadPlan, LayerPlan},
+};
 
 /// Keys of the settings that BERT and its descendants share, each with the value that applies if it is omitted.
 pub(super) struct BertKeys {
@@ -38,6 +42,50 @@ pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     spec.embeddings.positions = Some(positions(config, PositionIds::FromZero)?);
     spec.embeddings.segments = Some(config.size("type_vocab_size", 2)?);
     Ok(Network::new(config.validate(spec)?, locate, &["bert.", "model."]))
+}
+
+/// The head of `BertForSequenceClassification`: the pooler and a linear layer.
+pub(super) fn classifier(config: &ConfigFile) -> Result<HeadPlan, ImportError> {
+    let (hidden, default) = BertKeys::BERT.hidden;
+    let pooler = LayerPlan::Dense {
+        weight: "pooler.dense.weight",
+        bias: Some("pooler.dense.bias"),
+        outputs: config.size(hidden, default)?,
+        activation: DenseActivation::Tanh,
+    };
+    let layers = vec![pooler, score_layer("classifier.weight", "classifier.bias")];
+    Ok(HeadPlan { pooling: PoolingMode::Cls, token_layers: vec![], layers })
+}
+
+/// The linear layer of a cross-encoder that yields the score.
+pub(super) fn score_layer(weight: &'static str, bias: &'static str) -> LayerPlan {
+    LayerPlan::Dense { weight, bias: Some(bias), outputs: 1, activation: DenseActivation::Identity }
+}
+
+/// The head of `BertForMaskedLM`: for each token a dense layer, a norm, and a product with the token embeddings, which
+/// yields a value for each entry of the vocabulary. The maximum over the tokens is pooled.
+pub(super) fn masked_lm_head(config: &ConfigFile) -> Result<HeadPlan, ImportError> {
+    let keys = BertKeys::BERT;
+    let transform = LayerPlan::Dense {
+        weight: "cls.predictions.transform.dense.weight",
+        bias: Some("cls.predictions.transform.dense.bias"),
+        outputs: config.size(keys.hidden.0, keys.hidden.1)?,
+        activation: config.dense_activation(keys.activation.0, keys.activation.1)?,
+    };
+    let norm = LayerPlan::LayerNorm {
+        weight: "cls.predictions.transform.LayerNorm.weight",
+        bias: Some("cls.predictions.transform.LayerNorm.bias"),
+        epsilon: config.epsilon(keys.epsilon.0, keys.epsilon.1)?.into(),
+    };
+    let is_tied = config.flag("tie_word_embeddings", true)?;
+    let decoder = LayerPlan::Dense {
+        weight: if is_tied { "embeddings.word_embeddings.weight" } else { "cls.predictions.decoder.weight" },
+        bias: Some("cls.predictions.bias"),
+        outputs: config.size(keys.vocabulary.0, keys.vocabulary.1)?,
+        activation: DenseActivation::Identity,
+    };
+    let token_layers = vec![transform, norm, decoder];
+    Ok(HeadPlan { pooling: PoolingMode::Max, token_layers, layers: vec![] })
 }
 
 /// Returns an error for settings of BERT and its descendants that change what tokens attend to.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use encoder_spec::{Activation, EncoderSpec, Rope};
+use encoder_spec::{Activation, DenseActivation, EncoderSpec, Rope};
 use serde_json::{Map, Value};
 
 use super::check_size;
@@ -167,6 +167,13 @@ impl ConfigFile {
     pub(super) fn activation(&self, key: &str, default: &str) -> Result<Activation, ImportError> {
         let name = self.text(key, default)?;
         Activation::from_name(name).ok_or_else(|| self.unsupported(key, known_activations()))
+    }
+
+    /// Returns the activation function of a head's layer that a key names.
+    pub(super) fn dense_activation(&self, key: &str, default: &str) -> Result<DenseActivation, ImportError> {
+        let name = self.text(key, default)?;
+        DenseActivation::from_transformers(name)
+            .ok_or_else(|| self.unsupported(key, "one of gelu, relu, sigmoid, silu, tanh"))
     }
 
     /// Returns an error if a key has another value than the only one that is supported, which is also the default.

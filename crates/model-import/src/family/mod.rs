@@ -21,7 +21,7 @@ use std::{borrow::Cow, path::Path};
 use config::ConfigFile;
 use encoder_spec::{EncoderSpec, LinearId, MAX_SIZE, NormId, Part, PositionIds, TensorId};
 
-use crate::{ImportError, weights::Weights};
+use crate::{ImportError, head::HeadPlan, weights::Weights};
 
 /// A family, by the `model_type` in `config.json`.
 struct Family {
@@ -48,6 +48,21 @@ const FAMILIES: &[Family] = &[
     Family { model_type: "qwen3", read: qwen3::read },
     Family { model_type: "gemma3_text", read: gemma3::read },
 ];
+
+/// Reads the layout of a head from `config.json`.
+type ReadHead = fn(&ConfigFile) -> Result<HeadPlan, ImportError>;
+
+/// The families of cross-encoders, by `model_type`, with their classification heads.
+const CLASSIFIERS: &[(&str, ReadHead)] = &[
+    ("bert", bert::classifier),
+    ("roberta", roberta::classifier),
+    ("xlm-roberta", roberta::classifier),
+    ("camembert", roberta::classifier),
+    ("modernbert", modernbert::classifier),
+];
+
+/// The families of SPLADE models, by `model_type`, with their heads for masked language models.
+const MASKED_LM_HEADS: &[(&str, ReadHead)] = &[("bert", bert::masked_lm_head)];
 
 /// A model's encoder, with the places of its tensors.
 #[derive(Debug, Clone)]
@@ -177,6 +192,31 @@ pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Network),
         return Err(ImportError::UnsupportedFamily { path, model_type, supported });
     };
     Ok((family.model_type, (family.read)(&config)?))
+}
+
+/// Returns the classification head of the network in `config`, a `config.json`.
+pub(crate) fn classifier(config: &Path) -> Result<HeadPlan, ImportError> {
+    read_head(config, CLASSIFIERS, "a cross-encoder")
+}
+
+/// Returns the head of the masked language model in `config`, a `config.json`.
+pub(crate) fn masked_lm_head(config: &Path) -> Result<HeadPlan, ImportError> {
+    read_head(config, MASKED_LM_HEADS, "a sparse encoder (SPLADE)")
+}
+
+fn read_head(config: &Path, heads: &[(&str, ReadHead)], kind: &str) -> Result<HeadPlan, ImportError> {
+    let config = ConfigFile::read(config, "it describes the network")?;
+    let model_type = config.model_type()?;
+    match heads.iter().find(|(family, _)| *family == model_type) {
+        Some((_, read)) => read(&config),
+        None => {
+            let families = heads.iter().map(|(family, _)| *family).collect::<Vec<_>>().join(", ");
+            let found = format!("{kind} of model_type `{model_type}` from its weights");
+            let expected =
+                format!("the families {families}; a cross-encoder of another one needs an ONNX graph");
+            Err(ImportError::unsupported_setting(config.path(), found, expected))
+        }
+    }
 }
 
 /// The families that count positions from the row after the padding id. Earlier rows belong to no token.

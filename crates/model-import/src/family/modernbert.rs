@@ -2,15 +2,18 @@
 
 use encoder_spec::{
     AttentionSpec, EmbeddingSpec, EncoderSpec, FeedForwardSpec, LayerNormId, LayerSpec, LinearId, NormId,
-    NormKind, NormPlacement, NormSpec, ScoreBias, Span, TensorId,
+    NormKind, NormPlacement, NormSpec, PoolingMode, ScoreBias, Span, TensorId,
 };
 
 use super::{
-    Location, Network,
+    Location, Network, bert,
     config::{AttentionKind, ConfigFile, RopeKeys},
     norm_of,
 };
-use crate::ImportError;
+use crate::{
+    ImportError,
+    head::{HeadPlan, LayerPlan},
+};
 
 pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     let hidden = config.size("hidden_size", 768)?;
@@ -57,6 +60,29 @@ pub(super) fn read(config: &ConfigFile) -> Result<Network, ImportError> {
     let max_tokens = Some(config.size("max_position_embeddings", 8192)?);
     let network = Network::new(config.validate(spec)?, locate, &["model."]);
     Ok(Network { max_tokens, ..network })
+}
+
+/// The head of `ModernBertForSequenceClassification`: a dense layer, a norm and a linear layer.
+pub(super) fn classifier(config: &ConfigFile) -> Result<HeadPlan, ImportError> {
+    let pooling = match config.text("classifier_pooling", "cls")? {
+        "cls" => PoolingMode::Cls,
+        "mean" => PoolingMode::Mean,
+        _ => return Err(config.unsupported("classifier_pooling", "`cls` or `mean`")),
+    };
+    let has_bias = config.flag("classifier_bias", false)?;
+    let dense = LayerPlan::Dense {
+        weight: "head.dense.weight",
+        bias: has_bias.then_some("head.dense.bias"),
+        outputs: config.size("hidden_size", 768)?,
+        activation: config.dense_activation("classifier_activation", "gelu")?,
+    };
+    let norm = LayerPlan::LayerNorm {
+        weight: "head.norm.weight",
+        bias: config.flag("norm_bias", false)?.then_some("head.norm.bias"),
+        epsilon: config.epsilon("norm_eps", 1e-5)?.into(),
+    };
+    let layers = vec![dense, norm, bert::score_layer("classifier.weight", "classifier.bias")];
+    Ok(HeadPlan { pooling, token_layers: vec![], layers })
 }
 
 /// Returns span and rotary positions of each layer.

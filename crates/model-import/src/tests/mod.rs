@@ -1,5 +1,6 @@
 //! Tests on the tiny models of `tests/tiny-models`: random weights, one folder per architecture and head.
 
+mod cross_encoder;
 mod dynamic_quantization;
 mod encoder;
 mod families;

@@ -135,6 +135,7 @@ fn modules_after_pooling_may_come_in_any_order_and_number() {
             HeadModule::Dense(_) => "Dense",
             HeadModule::LayerNorm(_) => "LayerNorm",
             HeadModule::Normalize => "Normalize",
+            HeadModule::Log1pRelu => "Log1pRelu",
         };
         let kinds: Vec<_> = opened.head().modules.iter().map(kind).collect();
         (kinds, opened.normalize(), opened.dimensions())

@@ -31,10 +31,10 @@ fn every_captured_body_is_parsed() {
         let request = EmbeddingRequest::from_json(&body);
         match name.as_str() {
             "openai-python-3.54.0-empty-list.json" => {
-                assert_eq!(request, Err(RequestError::EmptyArray), "{name}");
+                assert_eq!(request, Err(RequestError::EmptyArray { name: "input" }), "{name}");
             }
             "llamaindex-openai-empty.json" => {
-                assert_eq!(request, Err(RequestError::EmptyInput { index: 0 }), "{name}");
+                assert_eq!(request, Err(RequestError::EmptyInput { name: "input", index: 0 }), "{name}");
             }
             _ => check(&name, &request.unwrap_or_else(|error| panic!("{name}: {error}"))),
         }

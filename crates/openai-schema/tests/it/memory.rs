@@ -1,6 +1,6 @@
 //! Memory that parsing a hostile body takes, before the server applies its limits.
 
-use openai_schema::{EmbeddingInput, EmbeddingRequest, MAX_INPUTS, MAX_TOKENS, RequestError};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, MAX_INPUTS, MAX_TOKENS, RequestError, RequestFormat};
 
 /// The server's default limit for a body, in bytes.
 const MAX_BODY_BYTES: usize = 32 << 20;
@@ -29,7 +29,7 @@ fn a_body_of_tiny_elements_takes_at_most_its_own_size() {
     }
     for element in [r#""""#, "[]"] {
         let (request, peak) = read(element);
-        assert_eq!(request, Err(RequestError::EmptyInput { index: 0 }));
+        assert_eq!(request, Err(RequestError::EmptyInput { name: "input", index: 0 }));
         assert!(peak < MAX_BODY_BYTES as u64, "{element}: {peak} bytes");
     }
     let ids = |request: Result<EmbeddingRequest, RequestError>| match request.unwrap().input {
@@ -69,7 +69,7 @@ fn an_extra_parameter_of_tiny_texts_takes_at_most_the_size_of_the_body() {
         let body = format!(r#"{{"model":"m","input":"a","extra":[{array}]}}"#);
         let mut request = None;
         let info = allocation_counter::measure(|| {
-            request = Some(EmbeddingRequest::from_json_keeping(body.as_bytes(), keep));
+            request = Some(EmbeddingRequest::from_json_in(body.as_bytes(), RequestFormat::openai(keep)));
         });
         assert_eq!(request.unwrap().unwrap().extra.len(), 1);
         assert!(info.bytes_max < MAX_BODY_BYTES as u64, "{} bytes", info.bytes_max);

@@ -193,6 +193,7 @@ proptest! {
         let request = Ok(EmbeddingRequest {
             model,
             input,
+            input_name: "input",
             encoding_format: format.1,
             dimensions,
             extra: Vec::new(),

@@ -48,10 +48,7 @@ fn serialize(request: &EmbeddingRequest) -> Value {
             EmbeddingInput::Tokens(ids) => json!(ids),
             EmbeddingInput::TokenArrays(arrays) => json!(arrays),
         },
-        "encoding_format": request.encoding_format.map(|format| match format {
-            EncodingFormat::Float => "float",
-            EncodingFormat::Base64 => "base64",
-        }),
+        "encoding_format": request.encoding_format.map(EncodingFormat::name),
         "dimensions": request.dimensions,
     })
 }
@@ -66,7 +63,8 @@ fn request(body: &Value) -> Result<EmbeddingRequest, RequestError> {
     };
     Ok(EmbeddingRequest {
         model: text("model")?.filter(|model| !model.is_empty()).ok_or(RequestError::MissingModel)?,
-        input: input(field("input").ok_or(RequestError::MissingInput)?)?,
+        input: input(field("input").ok_or(RequestError::MissingInput { name: "input" })?)?,
+        input_name: "input",
         encoding_format: match text("encoding_format")?.as_deref() {
             None => None,
             Some("float") => Some(EncodingFormat::Float),
@@ -97,11 +95,11 @@ fn input(value: &Value) -> Result<EmbeddingInput, RequestError> {
     }
     let items = value.as_array().ok_or(wrong_type.clone())?;
     let not_empty = |empty: Option<usize>, input| match empty {
-        Some(index) => Err(RequestError::EmptyInput { index }),
+        Some(index) => Err(RequestError::EmptyInput { name: "input", index }),
         None => Ok(input),
     };
     if items.is_empty() {
-        Err(RequestError::EmptyArray)
+        Err(RequestError::EmptyArray { name: "input" })
     } else if let Some(texts) = all(items, |item| item.as_str().map(str::to_owned)) {
         not_empty(texts.iter().position(String::is_empty), EmbeddingInput::Texts(texts))
     } else if let Some(ids) = all(items, token) {

@@ -1,7 +1,9 @@
 //! Tests with single bodies: the four forms of `input`, every error with OpenAI's message, and bodies that break naive
 //! parsers.
 
-use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, ExtraValue, RequestError};
+use openai_schema::{
+    EmbeddingInput, EmbeddingRequest, EncodingFormat, ExtraValue, RequestError, RequestFormat,
+};
 
 fn parse(body: &str) -> Result<EmbeddingRequest, RequestError> {
     EmbeddingRequest::from_json(body.as_bytes())
@@ -31,6 +33,7 @@ fn all_fields_are_parsed() {
     assert_eq!(
         request,
         Ok(EmbeddingRequest {
+            input_name: "input",
             model: "org/m".to_owned(),
             input: texts(["a", "b"]),
             encoding_format: Some(EncodingFormat::Base64),
@@ -120,12 +123,12 @@ fn inputs_of_the_wrong_type_are_errors() {
 #[test]
 fn empty_inputs_in_arrays_are_errors() {
     for (json, error) in [
-        ("[]", RequestError::EmptyArray),
-        ("[ ]", RequestError::EmptyArray),
-        (r#"[""]"#, RequestError::EmptyInput { index: 0 }),
-        (r#"["a","b","",""]"#, RequestError::EmptyInput { index: 2 }),
-        ("[[]]", RequestError::EmptyInput { index: 0 }),
-        ("[[1],[]]", RequestError::EmptyInput { index: 1 }),
+        ("[]", RequestError::EmptyArray { name: "input" }),
+        ("[ ]", RequestError::EmptyArray { name: "input" }),
+        (r#"[""]"#, RequestError::EmptyInput { name: "input", index: 0 }),
+        (r#"["a","b","",""]"#, RequestError::EmptyInput { name: "input", index: 2 }),
+        ("[[]]", RequestError::EmptyInput { name: "input", index: 0 }),
+        ("[[1],[]]", RequestError::EmptyInput { name: "input", index: 1 }),
     ] {
         assert_eq!(with_input(json), Err(error), "{json}");
     }
@@ -246,7 +249,7 @@ fn extra_name(key: &str) -> Option<&'static str> {
 #[track_caller]
 fn extra(fields: &str) -> Vec<(&'static str, ExtraValue)> {
     let body = format!(r#"{{"model":"m","input":"a",{fields}}}"#);
-    EmbeddingRequest::from_json_keeping(body.as_bytes(), extra_name).unwrap().extra
+    EmbeddingRequest::from_json_in(body.as_bytes(), RequestFormat::openai(extra_name)).unwrap().extra
 }
 
 #[test]

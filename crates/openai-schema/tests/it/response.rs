@@ -132,8 +132,9 @@ fn ragged_and_non_finite_vectors_are_errors() {
 
 #[test]
 fn models_are_written_byte_for_byte() {
-    let model = ModelObject { id: "org/m".to_owned(), created: 1_700_000_000, owned_by: "org".to_owned() };
-    let one = r#"{"object":"model","id":"org/m","created":1700000000,"owned_by":"org"}"#;
+    let (id, owned_by) = ("org/m".to_owned(), "org".to_owned());
+    let model = ModelObject { id, created: 1_700_000_000, owned_by, task: "embed" };
+    let one = r#"{"object":"model","id":"org/m","created":1700000000,"owned_by":"org","task":"embed"}"#;
     assert_eq!(serde_json::to_string(&model).unwrap(), one);
     let list = ModelList { data: vec![model.clone(), model] };
     assert_eq!(serde_json::to_string(&list).unwrap(), format!(r#"{{"object":"list","data":[{one},{one}]}}"#));

@@ -24,6 +24,7 @@ def document():
     fields = schemas["EmbeddingRequest"]["properties"]
     fields["model"] = {"enum": [MODEL, HUB_ID, ALIAS]}
     fields["dimensions"] = {"enum": [DIMENSIONS, None]}
+    schemas["Dimensions"] = {"enum": [DIMENSIONS, None]}
     # By enumeration, for JSON Schema counts 1.0 as an integer, and the API does not.
     schemas["TokenIds"]["items"] = {"enum": [0, 1, 220, 9468, 15339, 100_255, 100_257, 100_276]}
     return document

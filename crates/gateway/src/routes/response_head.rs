@@ -1,0 +1,190 @@
+//! Status and headers of a successful response of a model: the model, its precision, the prompt, the truncated inputs
+//! and the time of each stage.
+
+use std::{fmt::Display, time::Duration};
+
+use actix_web::{
+    HttpResponse,
+    body::{BodySize, MessageBody},
+    http::{
+        ConnectionType, Version,
+        header::{self, HeaderMap, HeaderName, HeaderValue},
+    },
+};
+use inference::{Embeddings, Timings};
+
+use crate::{
+    budget::ReservedBytes,
+    registry::LoadedModel,
+    request::ValidatedRequest,
+    response::{JsonParts, PartialJson, gzipped},
+};
+
+// Constants, so that the names are checked at compile time.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const IGNORED: HeaderName = HeaderName::from_static("x-embedgate-ignored");
+const MODEL: HeaderName = HeaderName::from_static("x-embedgate-model");
+const PRECISION: HeaderName = HeaderName::from_static("x-embedgate-precision");
+const PROMPT: HeaderName = HeaderName::from_static("x-embedgate-prompt");
+const PROMPT_MISSING: HeaderName = HeaderName::from_static("x-embedgate-prompt-missing");
+const TRUNCATED: HeaderName = HeaderName::from_static("x-embedgate-truncated");
+
+/// Minimum size of a body that is compressed: a smaller one fits a packet with its headers.
+const MIN_COMPRESSED_BYTES: usize = 1024;
+
+/// Status and headers of a response, before its body is known.
+pub(super) struct ResponseHead {
+    response: HttpResponse,
+    version: Version,
+    /// Memory that is reserved for a large response.
+    memory: Option<ReservedBytes>,
+    /// True if a body of numbers is compressed.
+    compress: bool,
+}
+
+impl ResponseHead {
+    /// The head of a response to a request of `version`, with the memory that is reserved for its body if it is large.
+    /// `compression` is true if the client accepts it, and `None` if the server does not offer it.
+    pub(super) fn new(version: Version, memory: Option<ReservedBytes>, compression: Option<bool>) -> Self {
+        let mut response = HttpResponse::Ok().finish();
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, json);
+        if compression.is_some() {
+            let name = HeaderValue::from_static("accept-encoding");
+            response.headers_mut().insert(header::VARY, name);
+        }
+        Self { response, version, memory, compress: compression == Some(true) }
+    }
+
+    /// Adds the headers about the model and its precision.
+    pub(super) fn model(mut self, served: &LoadedModel) -> Self {
+        self.insert(MODEL, &*served.id);
+        self.insert(PRECISION, served.precision_note());
+        self
+    }
+
+    /// Adds the time of each stage of the engine.
+    pub(super) fn timings(mut self, timings: &Timings) -> Self {
+        self.insert(SERVER_TIMING, server_timing(timings));
+        self
+    }
+
+    /// Adds the number of inputs that were truncated, if there are any.
+    pub(super) fn truncated(mut self, inputs: usize) -> Self {
+        if inputs > 0 {
+            self.insert(TRUNCATED, inputs);
+        }
+        self
+    }
+
+    /// Adds the parameters that were ignored, if there are any.
+    pub(super) fn ignored(mut self, names: &[&str]) -> Self {
+        if !names.is_empty() {
+            self.insert(IGNORED, names.join(", "));
+        }
+        self
+    }
+
+    /// Adds all headers about an embedding.
+    pub(super) fn embedded(self, request: &ValidatedRequest, embeddings: &Embeddings) -> Self {
+        let mut head = self
+            .model(&request.served)
+            .timings(&embeddings.timings)
+            .truncated(embeddings.truncated)
+            .ignored(&request.ignored);
+        if let Some(prompt) = &request.prompt {
+            head.insert(PROMPT, prompt);
+        }
+        if !request.missing_prompts.is_empty() {
+            head.insert(PROMPT_MISSING, request.missing_prompts.join(", "));
+        }
+        head
+    }
+
+    /// A name with a control character cannot be in a header; the response is complete without it.
+    fn insert(&mut self, name: HeaderName, value: impl Display) {
+        if let Ok(value) = HeaderValue::from_bytes(value.to_string().as_bytes()) {
+            self.headers().insert(name, value);
+        }
+    }
+
+    fn headers(&mut self) -> &mut HeaderMap {
+        self.response.headers_mut()
+    }
+
+    /// Builds the response with the body `json`: at once, or part by part if memory is reserved for it.
+    pub(super) fn send(self, json: impl PartialJson) -> HttpResponse {
+        let Self { mut response, version, memory, compress } = self;
+        // Base64, whose length is known, has no redundancy that would be worth the time.
+        let compress = compress && json.json_len().is_none();
+        let gzip = HeaderValue::from_static("gzip");
+        let Some(memory) = memory else {
+            let mut body = Vec::new();
+            json.write_part(0, usize::MAX, &mut body);
+            if compress && body.len() >= MIN_COMPRESSED_BYTES {
+                body = gzipped(&body);
+                response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+            }
+            return response.set_body(body).map_into_boxed_body();
+        };
+        if compress {
+            response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+        }
+        let parts = JsonParts::new(json, memory, compress);
+        // HTTP/1.0 has no chunked encoding: a response of unknown length ends with its connection.
+        let ends_connection = version < Version::HTTP_11 && parts.size() == BodySize::Stream;
+        let mut response = response.set_body(parts).map_into_boxed_body();
+        if ends_connection {
+            response.head_mut().no_chunking(true);
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
+        response
+    }
+}
+
+/// Returns true if `accept-encoding` allows gzip: by its name or by `*`, with a weight above 0 (RFC 9110, 12.5.3).
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).filter_map(|value| value.to_str().ok());
+    let mut weights = values.flat_map(|value| value.split(',')).map(|item| {
+        let (coding, weight) = item.split_once(';').unwrap_or((item, "q=1"));
+        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.trim().parse::<f32>().ok());
+        (coding.trim(), weight.is_some_and(|weight| weight > 0.0))
+    });
+    let named = weights.clone().find(|(coding, _)| coding.eq_ignore_ascii_case("gzip"));
+    named.or_else(|| weights.find(|(coding, _)| *coding == "*")).is_some_and(|(_, allowed)| allowed)
+}
+
+/// Value of the `server-timing` header (W3C Server Timing): the engine's stages in milliseconds.
+fn server_timing(timings: &Timings) -> String {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    format!(
+        "tokenize;dur={:.2}, queue;dur={:.2}, inference;dur={:.2}",
+        milliseconds(timings.tokenize),
+        milliseconds(timings.queue),
+        milliseconds(timings.inference)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_accepted_by_name_or_by_star() {
+        for (value, accepted) in [
+            ("gzip", true),
+            ("br, GZIP;q=0.5", true),
+            ("*", true),
+            ("gzip;q=0, *", false),
+            ("*;q=0", false),
+            ("identity", false),
+            ("x-gzip", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
+            assert_eq!(accepts_gzip(&headers), accepted, "{value}");
+        }
+        assert!(!accepts_gzip(&HeaderMap::new()));
+    }
+}

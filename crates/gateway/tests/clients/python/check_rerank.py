@@ -1,0 +1,129 @@
+"""Clients of rerankers: Cohere's SDK, LangChain, LlamaIndex and LiteLLM, with a tiny cross-encoder whose scores are known."""
+
+import json
+import os
+
+# Its price list would be fetched from the network when the module is loaded.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+import cohere  # noqa: E402  after the setting that litellm reads
+import litellm  # noqa: E402
+from checks import API_KEY, BASE_URL, check, equal, run  # noqa: E402
+from langchain_cohere import CohereRerank as LangChainCohereRerank  # noqa: E402
+from langchain_core.documents import Document  # noqa: E402
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode  # noqa: E402
+from llama_index.postprocessor.cohere_rerank import CohereRerank  # noqa: E402
+from llama_index.postprocessor.jinaai_rerank import JinaRerank  # noqa: E402
+
+litellm.suppress_debug_info = True
+
+MODEL = "ce-xlm-roberta"
+ORIGIN = BASE_URL.removesuffix("/v1")
+
+with open(f"crates/model-import/tests/tiny-models/{MODEL}/reference.json", encoding="utf-8") as file:
+    _reference = json.load(file)
+_pairs = list(zip(_reference["pairs"], _reference["scores"], _reference["token_counts"]))
+QUERY = _reference["pairs"][0][0]
+# The SDKs leave out empty documents.
+DOCUMENTS = [document for (query, document), *_ in _pairs if query == QUERY and document]
+SCORES = [score for (query, document), score, _ in _pairs if query == QUERY and document]
+TOKENS = sum(tokens for (query, document), _, tokens in _pairs if query == QUERY and document)
+
+
+def near(found, expected):
+    if not abs(found - expected) < 1e-5:
+        raise AssertionError(f"found the score {found}, expected {expected}")
+
+
+def same_ranking(results, top_n=len(DOCUMENTS)):
+    """Index and score of each result, best first."""
+    results = list(results)
+    equal(len(results), top_n)
+    best = sorted(range(len(DOCUMENTS)), key=lambda index: -SCORES[index])[:top_n]
+    equal([index for index, _ in results], best)
+    for index, score in results:
+        near(score, SCORES[index])
+
+
+def nodes():
+    return [NodeWithScore(node=TextNode(text=text), score=0.0) for text in DOCUMENTS]
+
+
+def node_ranking(found):
+    return [(DOCUMENTS.index(node.node.get_content()), node.score) for node in found]
+
+
+@check("cohere ClientV2.rerank: results and meta")
+def _():
+    client = cohere.ClientV2(api_key=API_KEY, base_url=ORIGIN)
+    answer = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS)
+    same_ranking((result.index, result.relevance_score) for result in answer.results)
+    equal(answer.meta.tokens.input_tokens, TOKENS)
+
+
+@check("cohere Client.rerank (v1): top_n, return_documents, documents as objects")
+def _():
+    client = cohere.Client(api_key=API_KEY, base_url=ORIGIN)
+    documents = [{"text": text} for text in DOCUMENTS]
+    answer = client.rerank(model=MODEL, query=QUERY, documents=documents, top_n=1, return_documents=True)
+    same_ranking(((result.index, result.relevance_score) for result in answer.results), 1)
+    equal(answer.results[0].document.text, DOCUMENTS[answer.results[0].index])
+
+
+@check("cohere AsyncClientV2.rerank")
+async def _():
+    client = cohere.AsyncClientV2(api_key=API_KEY, base_url=ORIGIN)
+    answer = await client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=1)
+    same_ranking(((result.index, result.relevance_score) for result in answer.results), 1)
+
+
+@check("cohere: an unknown model is a NotFoundError with the message")
+def _():
+    client = cohere.ClientV2(api_key=API_KEY, base_url=ORIGIN)
+    try:
+        client.rerank(model="no-such-model", query=QUERY, documents=DOCUMENTS)
+    except cohere.errors.NotFoundError as error:
+        assert "does not exist" in str(error.body), error.body
+    else:
+        raise AssertionError("nothing was raised")
+
+
+@check("langchain-cohere CohereRerank: compress_documents")
+def _():
+    reranker = LangChainCohereRerank(
+        model=MODEL, cohere_api_key=API_KEY, base_url=ORIGIN, top_n=len(DOCUMENTS)
+    )
+    found = reranker.compress_documents([Document(page_content=text) for text in DOCUMENTS], QUERY)
+    same_ranking((DOCUMENTS.index(item.page_content), item.metadata["relevance_score"]) for item in found)
+
+
+@check("llama-index CohereRerank")
+def _():
+    reranker = CohereRerank(model=MODEL, api_key=API_KEY, base_url=ORIGIN, top_n=len(DOCUMENTS))
+    found = reranker.postprocess_nodes(nodes(), query_bundle=QueryBundle(QUERY))
+    same_ranking(node_ranking(found))
+
+
+@check("llama-index JinaRerank")
+def _():
+    reranker = JinaRerank(model=MODEL, api_key=API_KEY, base_url=BASE_URL, top_n=len(DOCUMENTS))
+    found = reranker.postprocess_nodes(nodes(), query_bundle=QueryBundle(QUERY))
+    same_ranking(node_ranking(found))
+
+
+for provider, base in [("cohere", ORIGIN), ("jina_ai", BASE_URL), ("infinity", ORIGIN), ("hosted_vllm", BASE_URL)]:
+
+    @check(f"litellm.rerank, {provider}/")
+    def _(provider=provider, base=base):
+        answer = litellm.rerank(
+            model=f"{provider}/{MODEL}",
+            query=QUERY,
+            documents=DOCUMENTS,
+            top_n=len(DOCUMENTS),
+            api_base=base,
+            api_key=API_KEY,
+        )
+        same_ranking((result["index"], result["relevance_score"]) for result in answer.results)
+
+
+run()
