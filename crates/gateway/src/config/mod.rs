@@ -278,10 +278,8 @@ fn with_host_and_port(
 ) -> ListenAddress {
     type Replace = fn(&ListenAddress, &str) -> Result<ListenAddress, String>;
     let args = resolver.args;
-    let parts: [(&str, &Option<OsString>, Replace); 2] = [
-        ("--host", &args.host, ListenAddress::with_host),
-        ("--port", &args.port, ListenAddress::with_port),
-    ];
+    let parts: [(&str, &Option<OsString>, Replace); 2] =
+        [("--host", &args.host, ListenAddress::with_host), ("--port", &args.port, ListenAddress::with_port)];
     for (flag, text, replace) in parts {
         let Some(text) = text else { continue };
         match replace(&listen, &text.to_string_lossy()) {
