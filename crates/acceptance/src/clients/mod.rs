@@ -53,8 +53,12 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     let keys = workspace.runtime().join("clients/keys");
     files::write(&keys, "patient=sk-patient\nhasty=sk-hasty\n")?;
     let keys = format!("--api-keys-file={}", keys.display());
-    let server = start_server(workspace, &[&keys, "--key-requests-per-minute=6"])?;
-    let name = "openai (Python) 3.54.0, keys and limits";
+    // Admin keys have no flag.
+    let settings = workspace.runtime().join("clients/admin.toml");
+    files::write(&settings, "[auth]\nadmin_keys = [\"operator=sk-operator\"]\n")?;
+    let settings = format!("--config={}", settings.display());
+    let server = start_server(workspace, &[&settings, &keys, "--key-requests-per-minute=6"])?;
+    let name = "openai (Python) 3.54.0, keys, limits and usage";
     let mut suite = clients.run(name, (Kind::Python("openai-3"), "check_openai_limits.py"), &server, &[])?;
     suite.check("the server ends with code 0", || server.stop());
     report.suites.push(suite);

@@ -25,7 +25,8 @@ use crate::start_server;
 
 /// Limit for Prometheus to scrape and evaluate finished traffic, which takes two seconds.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum number of series with one model and without API keys, each of which adds three: hosted monitoring charges by series.
+/// Maximum number of series with one model and without API keys, each of which adds three: hosted monitoring charges by
+/// series.
 const MAX_SERIES: usize = 300;
 
 /// Unpacks Prometheus if there is none, and runs the checks. Failed checks are part of the report.

@@ -11,7 +11,8 @@ use testkit::http;
 
 /// Settings with which little traffic fills the queue of the default model. The API key is that of [`AUTHORIZATION`].
 pub(super) const SETTINGS: &str = "[limits]\nmax_body_bytes = 65536\nmax_request_tokens = 2048\n\
-    [auth]\napi_keys = [\"team=sk-team\"]\n[[models]]\npath = \"models/all-MiniLM-L6-v2\"\nthreads = 1\nmax_queue_tokens = 2048\n";
+    [auth]\napi_keys = [\"team=sk-team\"]\n[[models]]\npath = \"models/all-MiniLM-L6-v2\"\n\
+    threads = 1\nmax_queue_tokens = 2048\n";
 /// Header with the API key.
 const AUTHORIZATION: (&str, &str) = ("authorization", "Bearer sk-team");
 /// Concurrent clients that fill the queue.

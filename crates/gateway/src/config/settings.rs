@@ -108,8 +108,8 @@ pub(super) static API_KEYS: Setting = Setting::new::<ApiKeyEntries>(
 pub(super) static ADMIN_KEYS: Setting = Setting::new::<ApiKeyEntries>(
     AUTH,
     "admin_keys",
-    "Keys for the admin routes, which load and unload models (`/admin/models`) and report the usage of API keys, in the \
-     form of `api_keys`; none of them may be an API key. Without any, there are no admin routes.",
+    "Keys for the admin routes, which load and unload models (`/admin/models`) and report the usage of API keys, in \
+     the form of `api_keys`; none of them may be an API key. Without any, there are no admin routes.",
 )
 .no_flag()
 .variable("EMBEDGATE_ADMIN_KEYS")

@@ -9,7 +9,7 @@ use gateway::config::ApiKey;
 use serde_json::{Value, json};
 
 use crate::{
-    app::{BODY, Builder, TestApp, WINDOW},
+    app::{BODY, Builder, TestApp, WINDOW, get, wait_until},
     http::{Reply, ask, request},
 };
 
@@ -150,7 +150,8 @@ fn usage_needs_an_admin_key() {
         "without admin keys there is no such route"
     );
     let (builder, ops) = with_keys().ops();
-    let app = builder.start();
+    let app = builder.launch();
+    wait_until("the server is ready", || get(ops, "/readyz").status == 200);
     assert_eq!(app.send("GET", &start, &[ADMIN], b"").status, 404, "it is on the address for operators");
     let status = |headers: &[(&str, &str)]| ask(ops, &request("GET", &start, headers, b"")).unwrap().status;
     assert_eq!([status(&[ADMIN]), status(&[team]), status(&[])], [200, 401, 401]);

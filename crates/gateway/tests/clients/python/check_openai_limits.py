@@ -1,6 +1,8 @@
-"""OpenAI's own Python SDK before a server with keys and limits: which exception says what, and what is tried again.
+"""OpenAI's own Python SDK before a server with keys and limits: which exception says what, what is tried again, and what
+is counted as usage.
 
-The server knows the keys `sk-patient` and `sk-hasty`, and lets each of them send six requests a minute.
+The server knows the keys `sk-patient` and `sk-hasty`, lets each of them send six requests a minute, and has the admin key
+`sk-operator`.
 """
 
 import time
@@ -50,6 +52,26 @@ def _():
     start = time.monotonic()
     patient.embeddings.create(model=MODEL, input="a")
     equal(5 < time.monotonic() - start < 30, True)
+
+
+@check("the SDK reads the usage of both keys, without rejected requests")
+def _():
+    operator = openai.OpenAI(base_url=BASE_URL, api_key="sk-operator", admin_api_key="sk-operator")
+    page = operator.admin.organization.usage.embeddings(
+        start_time=int(time.time()) - 600,
+        bucket_width="1m",
+        group_by=["api_key_id", "model"],
+        api_key_ids=["patient", "hasty"],
+    )
+    equal((page.object, page.has_more, page.next_page), ("page", False, None))
+    requests, tokens = {}, {}
+    for result in (result for bucket in page.data for result in bucket.results):
+        equal((result.object, result.model), ("organization.usage.embeddings.result", MODEL))
+        requests[result.api_key_id] = requests.get(result.api_key_id, 0) + result.num_model_requests
+        tokens[result.api_key_id] = tokens.get(result.api_key_id, 0) + result.input_tokens
+    equal(requests, {"hasty": 6, "patient": 7})
+    # Each text is one token between the two special ones.
+    equal(tokens, {"hasty": 18, "patient": 21})
 
 
 run()
