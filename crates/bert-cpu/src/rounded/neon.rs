@@ -63,8 +63,8 @@ impl GroupDot for NeonDotprod {
 
     #[inline(always)]
     fn dot(self, mut sums: int32x4_t, a: f32, b: int8x16_t) -> int32x4_t {
-        // The intrinsic `vdotq_laneq_s32` is unstable. The directive is for builds without inlining, where this function
-        // is compiled by itself, without the target feature of `run`.
+        // The intrinsic `vdotq_laneq_s32` is unstable. The directive is for builds without inlining, where this
+        // function is compiled by itself, without the target feature of `run`.
         unsafe {
             asm!(
                 ".arch_extension dotprod",
