@@ -17,8 +17,8 @@ use crate::packages::Packages;
 
 /// Target triple.
 pub(super) const TARGET: &str = "aarch64-unknown-linux-gnu";
-/// Instruction sets of the emulated CPU, in the names of `bert-cpu`, whose build script reads them. A test of `bert-cpu`
-/// fails if the emulator has others.
+/// Instruction sets of the emulated CPU, in the names of `bert-cpu`, whose build script reads them. A test fails if the
+/// emulator has others.
 const ISAS: &str = "neon,neon-dotprod";
 
 /// The compiler of Debian 13's backports, which keep up with Rust's releases, and an emulator that is one static file.

@@ -35,6 +35,8 @@ macro_rules! int8_in_256_bits {
 
         type Weight = i8;
 
+        type Group = __m256i;
+
         type Groups = __m256i;
 
         type Sums = __m256i;

@@ -37,6 +37,8 @@ impl GroupDot for Avx512Vnni {
 
     type Weight = i8;
 
+    type Group = __m512i;
+
     type Groups = __m512i;
 
     type Sums = __m512i;
@@ -103,6 +105,8 @@ impl GroupDot for Avx512Bf16 {
     type Simd = Avx512;
 
     type Weight = Bf16;
+
+    type Group = __m512bh;
 
     type Groups = __m512bh;
 

@@ -1,5 +1,5 @@
-//! int8: rows of A as integers from 0 to 255 with a scale and a zero point for each row, columns of B as signed integers
-//! with a scale for each column.
+//! int8: rows of A as integers from 0 to 255 with a scale and a zero point for each row, columns of B as signed
+//! integers with a scale for each column.
 //!
 //! A column of A with large values would leave the others few steps. Before both are rounded, its values are divided
 //! and the weights that they are multiplied with are multiplied by s = max|A|^α / max|B|^(1−α) with α = ½, as in

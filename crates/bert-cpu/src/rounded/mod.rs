@@ -56,7 +56,10 @@ pub(crate) trait GroupDot: Copy + Send + Sync + 'static {
     /// Format of B.
     type Weight: WeightFormat;
 
-    /// A vector with a group in each lane.
+    /// A group of A, to multiply with in every lane.
+    type Group: Copy;
+
+    /// A vector with a group of B in each lane.
     type Groups: Copy;
 
     /// A vector of sums.
@@ -74,18 +77,18 @@ pub(crate) trait GroupDot: Copy + Send + Sync + 'static {
     /// Runs a kernel with the instructions enabled.
     fn run(self, op: impl WithGroupDot<Self>);
 
-    /// The group at `from`, for every lane of [`dot`](Self::dot).
+    /// The group at `from`.
     ///
     /// # Safety
     /// `from` must be valid for reading 32 bits.
-    unsafe fn broadcast(self, from: *const f32) -> Self::Groups;
+    unsafe fn broadcast(self, from: *const f32) -> Self::Group;
 
     /// # Safety
     /// `from` must be valid for reading a group for each lane.
     unsafe fn load(self, from: *const Self::Weight) -> Self::Groups;
 
     /// sums + a · b in each lane.
-    fn dot(self, sums: Self::Sums, a: Self::Groups, b: Self::Groups) -> Self::Sums;
+    fn dot(self, sums: Self::Sums, a: Self::Group, b: Self::Groups) -> Self::Sums;
 
     /// The sums before the first group: those of the zero point with a sign, for each column.
     ///

@@ -24,6 +24,10 @@ impl GroupDot for NeonDotprod {
 
     type Weight = i8;
 
+    // Four integers: `sdot` by element takes them for all lanes. A vector of copies would need an instruction for each
+    // group, in the units that `sdot` needs.
+    type Group = f32;
+
     type Groups = int8x16_t;
 
     type Sums = int32x4_t;
@@ -47,10 +51,9 @@ impl GroupDot for NeonDotprod {
         unsafe { vectorized(self, op) }
     }
 
-    /// The group at `from` in the first lane: [`dot`](Self::dot) takes it for all lanes.
     #[inline(always)]
-    unsafe fn broadcast(self, from: *const f32) -> int8x16_t {
-        unsafe { vreinterpretq_s8_f32(vsetq_lane_f32::<0>(*from, vdupq_n_f32(0.0))) }
+    unsafe fn broadcast(self, from: *const f32) -> f32 {
+        unsafe { *from }
     }
 
     #[inline(always)]
@@ -59,10 +62,9 @@ impl GroupDot for NeonDotprod {
     }
 
     #[inline(always)]
-    fn dot(self, mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-        // By element: a `dup` for each group would take a slot of the units that `sdot` needs. The intrinsic
-        // `vdotq_laneq_s32` is unstable. The directive is for builds without inlining, where this function is compiled
-        // by itself, without the target feature of `run`.
+    fn dot(self, mut sums: int32x4_t, a: f32, b: int8x16_t) -> int32x4_t {
+        // The intrinsic `vdotq_laneq_s32` is unstable. The directive is for builds without inlining, where this
+        // function is compiled by itself, without the target feature of `run`.
         unsafe {
             asm!(
                 ".arch_extension dotprod",
