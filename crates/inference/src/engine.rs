@@ -290,9 +290,9 @@ impl Engine {
         golden::compare(golden, &self.embed_uncached(&texts, None)?, min_cosine)
     }
 
-    /// Embeds `texts` through the whole engine, without the caches; a reranker reads each as query and document. Each is
-    /// truncated to the model's maximum number of tokens, or to a smaller `max_input_tokens`. Blocks, so it must not be
-    /// called on an async thread.
+    /// Embeds `texts` through the whole engine, without the caches; a reranker reads each as query and document. Each
+    /// is truncated to the model's maximum number of tokens, or to a smaller `max_input_tokens`. Blocks, so it must not
+    /// be called on an async thread.
     ///
     /// # Errors
     /// [`GoldenError::Submit`] and [`GoldenError::Embed`].

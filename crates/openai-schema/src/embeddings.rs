@@ -83,8 +83,9 @@ impl EmbeddingRequest {
             fields.ok_or(RequestError::NotAnObject)?;
 
         let model = match model_source {
-            ModelSource::Given(model) => model,
-            ModelSource::Field => require_type(model, "model")?
+            ModelField::Ignored(model) => model,
+            ModelField::Optional(default) => require_type(model, "model")?.unwrap_or(default),
+            ModelField::Required => require_type(model, "model")?
                 .filter(|model| !model.is_empty())
                 .ok_or(RequestError::MissingModel)?,
         };
@@ -113,25 +114,27 @@ impl EmbeddingRequest {
 pub struct RequestFormat {
     /// The name of the field with the inputs.
     pub input: &'static str,
-    /// The source of the model's name.
-    pub model: ModelSource,
+    /// The field that names the model.
+    pub model: ModelField,
     /// Returns the name under which the value of a further field is kept, or `None` to ignore the field.
     pub extra_name: fn(&str) -> Option<&'static str>,
 }
 
-/// The source of the model's name.
+/// The field `model`, which names the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ModelSource {
-    /// The field `model`, which is required.
-    Field,
-    /// This name; a field `model` is ignored.
-    Given(String),
+pub enum ModelField {
+    /// It is required.
+    Required,
+    /// Without it, the name is this one.
+    Optional(String),
+    /// It is ignored: the name is this one, whatever the body says.
+    Ignored(String),
 }
 
 impl RequestFormat {
     /// OpenAI's format, with the further fields for which `extra_name` returns a name.
     pub fn openai(extra_name: fn(&str) -> Option<&'static str>) -> Self {
-        Self { input: "input", model: ModelSource::Field, extra_name }
+        Self { input: "input", model: ModelField::Required, extra_name }
     }
 }
 
@@ -371,7 +374,7 @@ fn write_integers<T: Serialize>(integers: Vec<T>, out: &mut Vec<u8>) {
 }
 
 impl EncodingFormat {
-    /// Appends `vector` to `out` as JSON. The integers are those of [`quantize_int8`](crate::quantize_int8) and its like.
+    /// Appends `vector` to `out` as JSON, integers as by [`quantize_int8`](crate::quantize_int8) and its like.
     pub fn write(self, vector: &[f32], out: &mut Vec<u8>) {
         match self {
             Self::Float => vector::write_floats(vector, out),

@@ -46,9 +46,7 @@ mod quantization;
 mod surrogates;
 mod vector;
 
-pub use embeddings::{
-    EmbeddingRequest, EmbeddingResponse, EncodingFormat, ModelSource, RequestFormat, Usage,
-};
+pub use embeddings::{EmbeddingRequest, EmbeddingResponse, EncodingFormat, ModelField, RequestFormat, Usage};
 pub use error::{ErrorBody, ErrorDetail, RequestError};
 pub use extra::ExtraValue;
 pub use input::{EmbeddingInput, MAX_INPUTS, MAX_TOKENS};

@@ -27,7 +27,7 @@ pub fn quantize_uint8(vector: &[f32]) -> Vec<u8> {
     steps(vector).map(|value| value as u8).collect()
 }
 
-/// Returns (x + r) / (2r / 255) - 128 for each component x, without its fraction; components outside ±r as -128 and 127.
+/// Returns (x + r) / (2r / 255) - 128 for each component x, without its fraction; outside ±r, -128 and 127.
 pub fn quantize_int8(vector: &[f32]) -> Vec<i8> {
     // The cast truncates towards zero, as numpy's `astype`, and saturates.
     steps(vector).map(|value| (value - 128.0) as i8).collect()

@@ -94,9 +94,9 @@ impl BufferWidths {
     }
 }
 
-/// Values from a row of activations to the next. A tile reads a value of up to 14 rows at a time. If rows were a multiple
-/// of 2 KiB apart, as with a width of 1,024, these values would lie in one or two sets of an L1d cache, of 8 lines each;
-/// one cache line more spreads them. On a Zen 4 this makes bge-m3 a quarter faster.
+/// Values from a row of activations to the next. A tile reads a value of up to 14 rows at a time. If rows were a
+/// multiple of 2 KiB apart, as with a width of 1,024, these values would lie in one or two sets of an L1d cache, of 8
+/// lines each; one cache line more spreads them. On a Zen 4 this makes bge-m3 a quarter faster.
 fn stride(width: usize) -> usize {
     const LINE: usize = 64 / size_of::<f32>();
     if width > 0 && (width * size_of::<f32>()).is_multiple_of(2048) { width + LINE } else { width }

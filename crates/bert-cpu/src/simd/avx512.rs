@@ -25,8 +25,8 @@ impl Simd for Avx512 {
 
     const MR: usize = 14;
 
-    // A panel exceeds the L1d cache and comes from L2 while a tile is computed. On a Zen 4, models of 110 to 560 million
-    // parameters are up to 8 % faster than with panels of 48 KiB.
+    // A panel exceeds the L1d cache and comes from L2 while a tile is computed. On a Zen 4, models of 110 to 560
+    // million parameters are up to 8 % faster than with panels of 48 KiB.
     const KC: usize = 1024;
 
     #[inline]

@@ -19,9 +19,9 @@ pub(super) struct Candidate {
     pub(super) precision: Precision,
     /// Default size of a batch of whole sequences, which one core takes through all layers. A request waits for the
     /// batches before it, so the size trades throughput for latency: in fp32 larger batches gain a few percent (measure
-    /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`), with AVX-512 up to 8 %, where 98 are seven full tiles
-    /// of registers; in bf16 they must be larger to amortise reading
-    /// the weights. In int8 a batch of this size takes about as long as the smaller one in fp32.
+    /// with `EMBEDGATE_MAX_BATCH_TOKENS=256 embedgate model bench`), with AVX-512 up to 8 %, where 98 are seven full
+    /// tiles of registers; in bf16 they must be larger to amortize reading the weights. In int8 a batch of
+    /// this size takes about as long as the smaller one in fp32.
     pub(super) batch_tokens: usize,
 }
 

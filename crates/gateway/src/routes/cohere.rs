@@ -3,7 +3,7 @@
 //! Texts only: requests with `images` or `inputs` are rejected. The response does not repeat the texts.
 
 use actix_web::HttpResponse;
-use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue, ModelSource, RequestFormat};
+use openai_schema::{EmbeddingRequest, EncodingFormat, ExtraValue, ModelField, RequestFormat};
 use serde_json::json;
 
 use super::{
@@ -43,7 +43,7 @@ pub(super) async fn embed_v2(call: InferenceCall, body: Body) -> Result<HttpResp
 }
 
 async fn embed(call: InferenceCall, body: Body, version: ApiVersion) -> Result<HttpResponse, ApiError> {
-    let format = RequestFormat { input: "texts", model: ModelSource::Field, extra_name };
+    let format = RequestFormat { input: "texts", model: ModelField::Required, extra_name };
     let ((request, types), arrival) = call.parse(body, move |body| parse(body, format)).await?;
     let Embedded { vectors, tokens, head, .. } = call.embed(request, arrival).await?;
     let units = json!({ "input_tokens": tokens });

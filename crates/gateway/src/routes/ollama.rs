@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
-use openai_schema::{EmbeddingRequest, ModelSource, RequestFormat};
+use openai_schema::{EmbeddingRequest, ModelField, RequestFormat};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ async fn parse(
     const KEPT: [&str; 3] = ["truncate", "options", "keep_alive"];
     let format = RequestFormat {
         input,
-        model: ModelSource::Field,
+        model: ModelField::Required,
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
     let (mut request, arrival) =

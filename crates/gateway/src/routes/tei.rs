@@ -1,10 +1,10 @@
-//! The part of text-embeddings-inference's API that embeds texts: `POST /embed` and `GET /info`. Requests name no model:
-//! the default one answers.
+//! The part of text-embeddings-inference's API that embeds texts: `POST /embed` and `GET /info`. The default model
+//! answers, unless a request has `model`, an extension.
 
 use actix_web::{HttpResponse, web};
 use inference::TruncationPolicy;
 use model_import::Task;
-use openai_schema::{EmbeddingRequest, ExtraValue, ModelSource, RequestFormat};
+use openai_schema::{EmbeddingRequest, ExtraValue, ModelField, RequestFormat};
 use serde_json::json;
 
 use super::{
@@ -32,7 +32,7 @@ pub(super) async fn embed(
     const KEPT: [&str; 4] = [NORMALIZE, "truncate", "truncation_direction", "prompt_name"];
     let format = RequestFormat {
         input: "inputs",
-        model: ModelSource::Given(model.id.clone()),
+        model: ModelField::Optional(model.id.clone()),
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
     let (mut request, arrival) =

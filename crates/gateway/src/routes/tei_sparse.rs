@@ -1,9 +1,9 @@
-//! `POST /embed_sparse` of text-embeddings-inference's API: the weights of vocabulary entries (SPLADE). Requests name
-//! no model: the first one of the settings that computes sparse embeddings answers.
+//! `POST /embed_sparse` of text-embeddings-inference's API: the weights of vocabulary entries (SPLADE). The first
+//! model of the settings that computes sparse embeddings answers, unless a request has `model`, an extension.
 
 use actix_web::HttpResponse;
 use model_import::Task;
-use openai_schema::{EmbeddingRequest, ModelSource, RequestFormat, Vectors};
+use openai_schema::{EmbeddingRequest, ModelField, RequestFormat, Vectors};
 use serde::Serialize;
 
 use super::inference_call::{Embedded, InferenceCall};
@@ -24,7 +24,7 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
     const KEPT: [&str; 3] = ["truncate", "truncation_direction", "prompt_name"];
     let format = RequestFormat {
         input: "inputs",
-        model: ModelSource::Given(call.first_model(Task::EmbedSparse)?),
+        model: ModelField::Optional(call.first_model(Task::EmbedSparse)?),
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
     let (mut request, arrival) =

@@ -1,4 +1,4 @@
-//! What the tests of other vendors' routes share: requests and their errors.
+//! Requests and checks that the tests of other vendors' routes share.
 
 use serde_json::Value;
 

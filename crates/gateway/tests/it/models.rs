@@ -32,8 +32,7 @@ fn a_model_is_found_by_id_and_alias_with_slashes_raw_or_encoded() {
         let reply = app.get(path);
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         assert_valid("model", &reply.json());
-        let expected =
-            json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "embedgate"});
+        let expected = json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": "embedgate", "task": "embed"});
         assert_eq!(reply.json(), expected);
     }
     for path in ["/v1/models/unknown", "/v1/models/org", "/v1/models/%FF"] {

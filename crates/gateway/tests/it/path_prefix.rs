@@ -31,7 +31,8 @@ fn all_routes_are_under_the_prefix() {
     for path in ["/ai/vectors", "/ai/vectors/"] {
         let page = app.get(path);
         assert_eq!(page.status, 200, "{path}");
-        assert!(page.text().contains(&format!("base_url=\"http://{}/ai/vectors/v1\"", app.address)));
+        let text = page.text();
+        assert!(text.contains(r#"base_url="http://test.example:8080/ai/vectors/v1""#), "{text}");
         assert!(page.text().contains("href=\"/ai/vectors/metrics\""));
     }
     assert_eq!(app.get("/").status, 404);
