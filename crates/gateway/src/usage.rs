@@ -248,7 +248,7 @@ impl UsageState {
         let is_wanted = |wanted: &[String], found: Option<&Arc<str>>| {
             wanted.is_empty() || found.is_some_and(|found| wanted.iter().any(|name| **name == **found))
         };
-        let mut groups: BTreeMap<(Option<Arc<str>>, Option<Arc<str>>), UsageCounts> = BTreeMap::new();
+        let mut groups = BTreeMap::<(Option<_>, Option<_>), UsageCounts>::new();
         for &(series, counts) in bucket {
             let key = series.key.and_then(|key| name(&self.keys, key));
             let model = name(&self.models, series.model);

@@ -58,8 +58,9 @@ mod tests {
         // 36 components or fewer have the range ±1.
         assert_eq!(quantization_range(36).to_bits(), 1.0_f32.to_bits());
         let vector = [-1.0, -0.5, -0.01, 0.0, 0.01, 0.5, 1.0];
-        assert_eq!(quantize_uint8(&vector), [0, 63, 126, 127, 128, 191, 255]);
-        assert_eq!(quantize_int8(&vector), [-128, -64, -1, 0, 0, 63, 127]);
+        // By numpy 2.4 in float32, in which 2 / (2 / 255) is a little less than 255.
+        assert_eq!(quantize_uint8(&vector), [0, 63, 126, 127, 128, 191, 254]);
+        assert_eq!(quantize_int8(&vector), [-128, -64, -1, 0, 0, 63, 126]);
         assert_eq!(quantize_int8(&[-2.0, 2.0]), [-128, 127]);
         assert_eq!(quantize_uint8(&[-2.0, 2.0]), [0, 255]);
     }

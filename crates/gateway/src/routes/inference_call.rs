@@ -27,7 +27,7 @@ use crate::{
     budget::ReservedBytes,
     error::ApiError,
     lifecycle::Lifecycle,
-    rate_limit::{RateLimitPermit, RateLimiter},
+    rate_limit::{RateLimitError, RateLimitPermit, RateLimiter},
     registry::{LoadedModel, NamedModel, Registry, RequestedModel},
     request::{self, RequestLimits, RerankInputs, ValidatedRequest},
     request_context::RequestContext,
@@ -186,7 +186,7 @@ impl InferenceCall {
     /// 429 for a request to `model` that exceeds the limit; 503 if the rate limiter is unavailable.
     pub(super) async fn debit(&self, tokens: usize, model: &str) -> Result<RateLimitPermit<'_>, ApiError> {
         let permit = self.rate_limiter.acquire(self.caller.id, tokens).await;
-        let status = permit.as_ref().map_or_else(|error| error.status(), RateLimitPermit::status);
+        let status = permit.as_ref().map_or_else(RateLimitError::status, RateLimitPermit::status);
         self.context.rate_limit.set(status);
         permit.map_err(|error| rate_limit_response::rejection(&error, model))
     }

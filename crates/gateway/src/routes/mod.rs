@@ -72,7 +72,7 @@ const ROUTES: [Route; 32] = [
         post(config, path, embeddings::create_for_deployment);
     }),
     api("/openai/v1/embeddings", RouteKind::Embeddings, |config, path| {
-        post(config, path, embeddings::create)
+        post(config, path, embeddings::create);
     }),
     api("/openai/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     api("/openai/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
