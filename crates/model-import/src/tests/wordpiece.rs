@@ -28,14 +28,23 @@ fn bert() -> Folder {
     folder
 }
 
+fn special_token(id: &str, segment: u8) -> Value {
+    json!({"SpecialToken": {"id": id, "type_id": segment}})
+}
+
+fn sequence(id: &str, segment: u8) -> Value {
+    json!({"Sequence": {"id": id, "type_id": segment}})
+}
+
 /// The template of pairs as BERT's tokenizer has it. The tokenizers of the models here, which embed, have another.
 fn with_pairs(mut tokenizer: Value) -> Value {
-    let special = |id: &str, segment: u8| json!({"SpecialToken": {"id": id, "type_id": segment}});
-    let sequence = |id: &str, segment: u8| json!({"Sequence": {"id": id, "type_id": segment}});
-    let cls = tokenizer["post_processor"]["single"][0]["SpecialToken"]["id"].as_str().unwrap().to_owned();
-    let sep = tokenizer["post_processor"]["single"][2]["SpecialToken"]["id"].as_str().unwrap().to_owned();
-    tokenizer["post_processor"]["pair"] =
-        json!([special(&cls, 0), sequence("A", 0), special(&sep, 0), sequence("B", 1), special(&sep, 1)]);
+    tokenizer["post_processor"]["pair"] = json!([
+        special_token("[CLS]", 0),
+        sequence("A", 0),
+        special_token("[SEP]", 0),
+        sequence("B", 1),
+        special_token("[SEP]", 1)
+    ]);
     tokenizer
 }
 
@@ -118,6 +127,14 @@ fn special_tokens_are_named_by_the_folder_or_by_the_class() {
     folder.remove("special_tokens_map.json");
     folder.write(CONFIG, json!({"tokenizer_class": "MPNetTokenizer", "model_max_length": 64}).to_string());
     expected["added_tokens"][4]["lstrip"] = true.into();
+    expected["post_processor"]["pair"] = json!([
+        special_token("<s>", 0),
+        sequence("A", 0),
+        special_token("</s>", 0),
+        special_token("</s>", 0),
+        sequence("B", 0),
+        special_token("</s>", 0)
+    ]);
     assert_eq!(made(&folder), expected);
 }
 

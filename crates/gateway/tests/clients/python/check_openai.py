@@ -127,7 +127,7 @@ def _():
     same_vector(response.parse().data[0].embedding, COLD)
     error, sent = refused(
         openai.BadRequestError,
-        lambda: client.embeddings.create(model=MODEL, input=COLD, extra_body={"output_dtype": "binary"}),
+        lambda: client.embeddings.create(model=MODEL, input=COLD, extra_body={"output_dtype": "int4"}),
     )
     equal((error.param, sent), ("output_dtype", 1))
 

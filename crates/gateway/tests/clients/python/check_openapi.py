@@ -17,9 +17,14 @@ def document():
     """The document, with what this very server serves: its names, its size, its vocabulary."""
     with open(ROOT / "docs/openapi.yaml", encoding="utf-8") as file:
         document = yaml.safe_load(file)
-    # This server has no admin keys, so its admin routes are off: 404, even without a key. `it/loading.rs` tests them.
+    # This server has no admin keys, so its admin routes are off: 404, even without a key. `it/loading.rs` and
+    # `it/usage.rs` test them. It has no reranker and no sparse encoder either, which `it/rerank.rs` tests.
+    absent = ("/admin/", "/organization/usage/", "/rerank", "/embed_sparse")
     paths = document["paths"].items()
-    document["paths"] = {path: item for path, item in paths if not path.startswith("/admin/")}
+    document["paths"] = {path: item for path, item in paths if not any(part in path for part in absent)}
+    # The vectors of its model are always normalized.
+    embed = document["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    embed["properties"]["normalize"] = {"enum": [True, None]}
     schemas = document["components"]["schemas"]
     fields = schemas["EmbeddingRequest"]["properties"]
     fields["model"] = {"enum": [MODEL, HUB_ID, ALIAS]}

@@ -111,7 +111,7 @@ def _():
     same_ranking(node_ranking(found))
 
 
-for provider, base in [("cohere", ORIGIN), ("jina_ai", BASE_URL), ("infinity", ORIGIN), ("hosted_vllm", BASE_URL)]:
+for provider, base in [("cohere", ORIGIN), ("jina_ai", BASE_URL), ("hosted_vllm", BASE_URL)]:
 
     @check(f"litellm.rerank, {provider}/")
     def _(provider=provider, base=base):

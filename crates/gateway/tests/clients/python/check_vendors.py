@@ -22,7 +22,7 @@ def quantized(kind, vectors):
     if kind in ("binary", "ubinary"):
         bits = numpy.packbits(vectors > 0, axis=-1)
         return (bits if kind == "ubinary" else (bits.astype(numpy.int16) - 128).astype(numpy.int8)).tolist()
-    bound = numpy.float32(min(1, 6 / math.sqrt(DIMENSIONS)))
+    bound = numpy.float32(min(1, 9 / math.sqrt(DIMENSIONS)))
     steps = (vectors + bound) / (2 * bound / numpy.float32(255))
     if kind == "uint8":
         return numpy.clip(steps, 0, 255).astype(numpy.uint8).tolist()
