@@ -230,6 +230,8 @@ impl WordPiece {
             let expected = format!("only the tokenizers of {known} are made from {VOCABULARY}; {SAVE_AGAIN}");
             ImportError::unsupported_setting(&path, found, expected)
         })?;
+        // MPNet, the only one with a default token for the beginning, has no token types, and separates pairs as RoBERTa.
+        let has_types = special.bos_token.is_none();
         special.update(options.special);
 
         let vocabulary_path = folder.join(VOCABULARY);
@@ -278,8 +280,6 @@ impl WordPiece {
         let (end, end_id) = required(&special.sep_token, "sep_token")?;
         let piece = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
         let first = [piece(start), json!({"Sequence": {"id": "A", "type_id": 0}}), piece(end)];
-        // MPNet has RoBERTa's special tokens and no token types.
-        let has_types = start == "[CLS]";
         let second = json!({"Sequence": {"id": "B", "type_id": u8::from(has_types)}});
         let last = json!({"SpecialToken": {"id": end, "type_id": u8::from(has_types)}});
         let between = (!has_types).then(|| piece(end));

@@ -82,6 +82,7 @@ mod tests {
         let back: Vec<f32> = quantize_int8(&vector).into_iter().map(f32::from).collect();
         let dot: f32 = vector.iter().zip(&back).map(|(a, b)| a * b).sum();
         let length = back.iter().map(|value| value * value).sum::<f32>().sqrt();
-        assert!(dot / length > 0.9995, "{}", dot / length);
+        // Dropping fractions, as the formula does, moves components by up to 1.5 steps.
+        assert!(dot / length > 0.998, "{}", dot / length);
     }
 }

@@ -80,9 +80,10 @@ fn stsb_spearman_over_http(text: &str) {
         let int8 = vectors(&["--precision", "int8"], &pairs);
         let (found, (worst, mean)) = (spearman_of(&int8), worst_and_mean(&int8, &exact));
         println!("STS-B in int8: Spearman {found:.4}; cosine to fp32: worst {worst:.7}, mean {mean:.7}");
-        // Measured with AVX2: 81.988, 0.99607, 0.99932. The f32 steps of other instruction sets round differently,
-        // which moves the correlation by about 0.01 and a single text by about 0.001.
-        assert!(found >= 81.96 && worst >= 0.995 && mean >= 0.9992, "{found:.4}, {worst:.7}, {mean:.7}");
+        // Measured with AVX2: 81.988, 0.99607, 0.99932; with AVX-512 VNNI: 81.961, 0.99549, 0.99932. The f32 steps of
+        // other instruction sets round differently, which moves the correlation by about 0.03 and a single text by
+        // about 0.001.
+        assert!(found >= 81.93 && worst >= 0.995 && mean >= 0.9992, "{found:.4}, {worst:.7}, {mean:.7}");
     }
 }
 

@@ -52,7 +52,8 @@ def _():
     answer = co.embed(model=MODEL, texts=TEXTS, input_type="search_document", embedding_types=["float", "int8"])
     floats, bytes_ = numpy.array(answer.embeddings.float_), numpy.array(answer.embeddings.int8, dtype=float)
     cosines = (floats * bytes_).sum(1) / numpy.linalg.norm(bytes_, axis=1) / numpy.linalg.norm(floats, axis=1)
-    if cosines.min() < 0.999:
+    # The formula drops fractions, which moves components by up to 1.5 steps.
+    if cosines.min() < 0.998:
         raise AssertionError(f"cosine {cosines.min()} between a vector and its integers")
     print(f"# smallest cosine between a vector and its int8: {cosines.min():.6f}")
 
