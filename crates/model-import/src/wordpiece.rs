@@ -230,7 +230,8 @@ impl WordPiece {
             let expected = format!("only the tokenizers of {known} are made from {VOCABULARY}; {SAVE_AGAIN}");
             ImportError::unsupported_setting(&path, found, expected)
         })?;
-        // MPNet, the only one with a default token for the beginning, has no token types, and separates pairs as RoBERTa.
+        // MPNet, the only one with a default token for the beginning, has no token types and separates pairs as
+        // RoBERTa does.
         let has_types = special.bos_token.is_none();
         special.update(options.special);
 
