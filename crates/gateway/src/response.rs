@@ -85,6 +85,15 @@ impl ResponseMemory {
         let full = || ApiError::unavailable(Code::ResponseMemoryExhausted, RETRY_AFTER);
         self.0.try_reserve(needed).map(Some).ok_or_else(full)
     }
+
+    /// Reserves memory for a response that repeats `bytes` bytes of text, as [`reserve`](Self::reserve) does for
+    /// vectors.
+    ///
+    /// # Errors
+    /// 503 if other responses hold the memory.
+    pub(crate) fn reserve_text(&self, bytes: usize) -> Result<Option<ReservedBytes>, ApiError> {
+        self.reserve(bytes, bytes.div_ceil(size_of::<f32>()), 1)
+    }
 }
 
 /// JSON that can be written in parts, each of which begins at a vector.

@@ -113,7 +113,7 @@ pub(super) async fn rank(
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
     let (documents, memory) = if return_documents == Some(true) {
         let bytes: usize = texts.iter().map(String::len).sum();
-        let memory = call.limits.responses.reserve(bytes, bytes.div_ceil(size_of::<f32>()), 1)?;
+        let memory = call.limits.responses.reserve_text(bytes)?;
         (Some(documents.into_iter().map(Document::into_json).collect()), memory)
     } else {
         (None, None)

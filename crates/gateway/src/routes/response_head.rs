@@ -15,7 +15,6 @@ use inference::{Embeddings, Timings};
 
 use crate::{
     budget::ReservedBytes,
-    registry::LoadedModel,
     request::ValidatedRequest,
     response::{JsonParts, PartialJson, gzipped},
 };
@@ -56,49 +55,25 @@ impl ResponseHead {
         Self { response, version, memory, compress: compression == Some(true) }
     }
 
-    /// Adds the headers about the model and its precision.
-    pub(super) fn model(mut self, served: &LoadedModel) -> Self {
-        self.insert(MODEL, &*served.id);
-        self.insert(PRECISION, served.precision_note());
-        self
-    }
-
-    /// Adds the time of each stage of the engine.
-    pub(super) fn timings(mut self, timings: &Timings) -> Self {
-        self.insert(SERVER_TIMING, server_timing(timings));
-        self
-    }
-
-    /// Adds the number of inputs that were truncated, if there are any.
-    pub(super) fn truncated(mut self, inputs: usize) -> Self {
-        if inputs > 0 {
-            self.insert(TRUNCATED, inputs);
+    /// Adds the headers about a computation: the model and its precision, the time of each stage, the prompt, and what
+    /// was truncated, ignored or missed.
+    pub(super) fn embedded(mut self, request: &ValidatedRequest, embeddings: &Embeddings) -> Self {
+        self.insert(MODEL, &*request.served.id);
+        self.insert(PRECISION, request.served.precision_note());
+        self.insert(SERVER_TIMING, server_timing(&embeddings.timings));
+        if embeddings.truncated > 0 {
+            self.insert(TRUNCATED, embeddings.truncated);
         }
-        self
-    }
-
-    /// Adds the parameters that were ignored, if there are any.
-    pub(super) fn ignored(mut self, names: &[&str]) -> Self {
-        if !names.is_empty() {
-            self.insert(IGNORED, names.join(", "));
+        if !request.ignored.is_empty() {
+            self.insert(IGNORED, request.ignored.join(", "));
         }
-        self
-    }
-
-    /// Adds all headers about an embedding.
-    pub(super) fn embedded(self, request: &ValidatedRequest, embeddings: &Embeddings) -> Self {
-        let mut head = self
-            .model(&request.served)
-            .timings(&embeddings.timings)
-            .truncated(embeddings.truncated)
-            .ignored(&request.ignored);
         if let Some(prompt) = &request.prompt {
-            head.insert(PROMPT, prompt);
+            self.insert(PROMPT, prompt);
         }
         if !request.missing_prompts.is_empty() {
-            head.insert(PROMPT_MISSING, request.missing_prompts.join(", "));
+            self.insert(PROMPT_MISSING, request.missing_prompts.join(", "));
         }
-        head
+        self
     }
 
     /// A name with a control character cannot be in a header; the response is complete without it.

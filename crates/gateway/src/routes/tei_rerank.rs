@@ -70,7 +70,7 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
     let truncation = truncation(request.truncate, request.truncation_direction.as_deref())?;
     let model = model.map_or_else(|| call.first_model(Task::Rerank), Ok)?;
     let bytes: usize = if return_text { texts.iter().map(String::len).sum() } else { 0 };
-    let _memory = call.limits.responses.reserve(bytes, bytes.div_ceil(size_of::<f32>()), 1)?;
+    let _memory = call.limits.responses.reserve_text(bytes)?;
     let returned = if return_text { texts.clone() } else { Vec::new() };
     let inputs = RerankInputs { model, query, documents: texts, input_name: "texts", truncation };
     let (scored, activation) = call.rerank(inputs, arrival).await?;
