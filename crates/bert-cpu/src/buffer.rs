@@ -79,6 +79,13 @@ impl ScratchBuffer {
 }
 
 #[cfg(test)]
+impl From<Buffer> for ScratchBuffer {
+    fn from(buffer: Buffer) -> Self {
+        Self(Some(buffer))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -12,7 +12,7 @@ pub enum Precision {
     /// bfloat16: the upper half of single precision.
     Bf16,
     /// Integers of 8 bits: a scale and a zero point for each token, a scale for each output of a linear layer. Products
-    /// in attention are f32.
+    /// in attention are of integers of 16 bits, or f32.
     Int8,
 }
 
@@ -34,7 +34,7 @@ pub enum Isa {
     Avx512,
     /// AVX-512 VNNI: products of int8 in vectors of 512 bits.
     Avx512Vnni,
-    /// AVX-512 BF16: products of bf16 in vectors. Some CPUs have it slower than f32 (`is_bf16_faster`).
+    /// AVX-512 BF16 and VNNI: products of bf16 in vectors. Some CPUs have it slower than f32 (`is_bf16_faster`).
     Avx512Bf16,
     /// AMX tiles of bf16, and AVX-512 with its bf16 extension. The first detection asks the operating system for
     /// permission to use tiles, for the whole process.
@@ -114,7 +114,7 @@ impl Isa {
             Self::Avx512Vnni => Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => {
-                Self::Avx512.is_available()
+                Self::Avx512Vnni.is_available()
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512bf16")
             }

@@ -22,19 +22,19 @@ use crate::{
 
 /// `out = softmax₂(queries · keysᵀ + bias) · values`, where softmax₂ takes powers of 2: the queries and the bias
 /// include the factor log₂ e.
-pub(super) struct Attention<'s> {
+pub(crate) struct Attention<'s> {
     /// `[tokens, padded head_dim]` each; the width is a multiple of a panel's.
-    pub(super) queries: Matrix,
-    pub(super) keys: Matrix,
-    pub(super) values: Matrix,
-    pub(super) out: Matrix,
-    pub(super) span: Span,
+    pub(crate) queries: Matrix,
+    pub(crate) keys: Matrix,
+    pub(crate) values: Matrix,
+    pub(crate) out: Matrix,
+    pub(crate) span: Span,
     /// The bias, and the head's index in it.
-    pub(super) bias: Option<(&'s PositionBias, usize)>,
+    pub(crate) bias: Option<(&'s PositionBias, usize)>,
     /// The scratch memory holds these keys already, from the call before.
-    pub(super) has_packed_keys: bool,
+    pub(crate) has_packed_keys: bool,
     /// For the keys as panels, and for the scores.
-    pub(super) scratch: &'s mut ThreadScratch,
+    pub(crate) scratch: &'s mut ThreadScratch,
 }
 
 impl WithSimd for Attention<'_> {
@@ -119,15 +119,8 @@ impl<S: Simd> RowTileKernel<S> for HeadKernel<'_> {
             }
             for (index, scale) in scale.iter_mut().enumerate() {
                 let (query, scores) = (row + index, self.scores.row(index));
-                if let Some((bias, head)) = self.bias {
-                    // A panel may begin before the first key of the span, but not before the first token.
-                    let bias = bias.row(head, query, columns.start);
-                    assert!(bias.len() >= columns.len());
-                    for column in (0..columns.len()).step_by(S::WIDTH) {
-                        let address = scores.add(columns.start + column);
-                        let sum = simd.add(simd.load(address), simd.load(bias.as_ptr().add(column)));
-                        simd.store(address, sum);
-                    }
+                if let Some(bias) = self.bias {
+                    add_bias(simd, scores, (bias, query), columns.clone());
                 }
                 *scale = 1.0 / exp2_scores(simd, scores, self.span.keys(query, tokens), columns.clone());
             }
@@ -149,13 +142,42 @@ impl<S: Simd> RowTileKernel<S> for HeadKernel<'_> {
     }
 }
 
+/// Adds to the scores of a query the bias by position, which is that of a head.
+///
+/// # Safety
+/// `scores` must be valid for `columns`, which are whole vectors.
+#[inline(always)]
+pub(crate) unsafe fn add_bias<S: Simd>(
+    simd: S,
+    scores: *mut f32,
+    ((bias, head), query): ((&PositionBias, usize), usize),
+    columns: Range<usize>,
+) {
+    // A panel may begin before the first key of the span, but not before the first token.
+    let bias = bias.row(head, query, columns.start);
+    assert!(bias.len() >= columns.len());
+    for column in (0..columns.len()).step_by(S::WIDTH) {
+        // SAFETY: by the caller's contract, and by the assertion.
+        unsafe {
+            let address = scores.add(columns.start + column);
+            let sum = simd.add(simd.load(address), simd.load(bias.as_ptr().add(column)));
+            simd.store(address, sum);
+        }
+    }
+}
+
 /// Replaces the scores of `keys` by 2^(score − maximum), and returns their sum. The other scores of `columns` become
 /// 2⁻⁶⁴, which changes no sum in f32: the largest power is 1.
 ///
 /// # Safety
 /// `scores` must be valid for `columns`, which are whole vectors and include `keys`.
 #[inline(always)]
-unsafe fn exp2_scores<S: Simd>(simd: S, scores: *mut f32, keys: Range<usize>, columns: Range<usize>) -> f32 {
+pub(crate) unsafe fn exp2_scores<S: Simd>(
+    simd: S,
+    scores: *mut f32,
+    keys: Range<usize>,
+    columns: Range<usize>,
+) -> f32 {
     // SAFETY: by the caller's contract.
     unsafe {
         for index in (columns.start..keys.start).chain(keys.end..columns.end) {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{gemm::Gemm, output::Output, pack::PackedB};
+use super::{attention::Attention, gemm::Gemm, output::Output, pack::PackedB};
 use crate::{layer::UnpackedB, matrix::Matrix, simd::Simd};
 
 /// Format of the operands of linear layers' products, and the kernels that compute them. All else is f32.
@@ -29,6 +29,9 @@ pub(crate) trait Format: Copy + Send + Sync + 'static {
 
     /// Multiplies an input with panels of `b`.
     fn multiply(self, a: Operand, b: &Self::B, panels: Range<usize>, output: Output<'_>);
+
+    /// Computes the attention of a sequence in a head.
+    fn attention(self, attention: Attention<'_>);
 }
 
 /// The matrix A of a product.
@@ -69,5 +72,9 @@ impl<S: Simd> Format for Fp32<S> {
 
     fn multiply(self, a: Operand, b: &PackedB, panels: Range<usize>, output: Output<'_>) {
         self.0.run(Gemm { a: a.values, b, panels, output });
+    }
+
+    fn attention(self, attention: Attention<'_>) {
+        self.0.run(attention);
     }
 }

@@ -13,7 +13,7 @@
 //! Widths are padded with zeros: a head to whole panels of two vectors, other activations to [`WIDTH_MULTIPLE`]. Zeros
 //! stay zeros through every step, so no kernel needs a mask for columns.
 
-mod attention;
+pub(crate) mod attention;
 pub(crate) mod format;
 pub(crate) mod gemm;
 mod math;
@@ -265,7 +265,7 @@ impl<F: Format> VectorNetwork<F> {
             for head in heads.clone() {
                 let kv_head = attention.kv_head(head);
                 let qkv = |head: usize| rows(views.qkv).columns_from(head * head_dim, head_dim);
-                self.simd().run(Attention {
+                self.format.attention(Attention {
                     queries: qkv(head),
                     keys: qkv(attention.heads + kv_head),
                     values: qkv(attention.heads + attention.kv_heads + kv_head),

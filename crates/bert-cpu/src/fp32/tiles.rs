@@ -3,7 +3,7 @@
 use crate::simd::Simd;
 
 /// Maximum of [`Simd::MR`] over all instruction sets.
-pub(super) const MR_MAX: usize = 14;
+pub(crate) const MR_MAX: usize = 14;
 
 /// Minimum rows of the last tile. Fewer rows take as long as this many: a fused multiply-add has a latency of four
 /// cycles, in which eight can start, and a row has two.

@@ -2,8 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::{GroupDot, WithGroupDot};
-use crate::{Isa, simd::Avx2};
+use super::{
+    GroupDot, WithGroupDot,
+    attention::{self, PairDot},
+};
+use crate::{Isa, fp32::attention::Attention, simd::Avx2};
 
 /// Proof that this CPU has AVX2. Values of A take 16 bits and those of B are widened to 16 bits as they are loaded: the
 /// instruction for 8 bits, `vpmaddubsw`, saturates.
@@ -80,6 +83,55 @@ macro_rules! int8_in_256_bits {
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, addend)
             }
         }
+
+        fn attention(self, attention: Attention<'_>) {
+            attention::run(self, attention);
+        }
+    };
+}
+
+/// [`PairDot`] by an expression for `dot_pairs`.
+macro_rules! pairs_in_256_bits {
+    ($sums:ident, $a:ident, $b:ident => $dot:expr) => {
+        type Pairs = __m256i;
+
+        #[inline(always)]
+        fn zero(self) -> __m256i {
+            unsafe { _mm256_setzero_si256() }
+        }
+
+        #[inline(always)]
+        unsafe fn broadcast_pair(self, from: *const f32) -> __m256i {
+            unsafe { _mm256_castps_si256(_mm256_broadcast_ss(&*from)) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_pairs(self, from: *const f32) -> __m256i {
+            unsafe { _mm256_loadu_si256(from.cast()) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_pairs(self, to: *mut f32, pairs: __m256i) {
+            unsafe { _mm256_storeu_si256(to.cast(), pairs) }
+        }
+
+        #[inline(always)]
+        fn round_to_pairs(self, first: __m256, second: __m256) -> __m256i {
+            unsafe {
+                let second = _mm256_slli_epi32::<16>(_mm256_cvtps_epi32(second));
+                _mm256_blend_epi16::<0b1010_1010>(_mm256_cvtps_epi32(first), second)
+            }
+        }
+
+        #[inline(always)]
+        fn dot_pairs(self, $sums: __m256i, $a: __m256i, $b: __m256i) -> __m256i {
+            unsafe { $dot }
+        }
+
+        #[inline(always)]
+        fn sums_to_f32(self, sums: __m256i) -> __m256 {
+            unsafe { _mm256_cvtepi32_ps(sums) }
+        }
     };
 }
 
@@ -147,4 +199,14 @@ impl GroupDot for AvxVnni {
             _mm_storeu_si128(to.cast(), bytes);
         }
     }
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl PairDot for Avx2Int8 {
+    pairs_in_256_bits!(sums, a, b => _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)));
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)]
+impl PairDot for AvxVnni {
+    pairs_in_256_bits!(sums, a, b => _mm256_dpwssd_avx_epi32(sums, a, b));
 }

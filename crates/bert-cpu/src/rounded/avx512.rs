@@ -2,9 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use super::{GroupDot, WithGroupDot, bf16::Bf16};
+use super::{
+    GroupDot, WithGroupDot,
+    attention::{self, PairDot},
+    bf16::Bf16,
+};
 use crate::{
     Isa,
+    fp32::attention::Attention,
     simd::{Avx512, Simd},
 };
 
@@ -98,6 +103,10 @@ impl GroupDot for Avx512Vnni {
             }
         }
     }
+
+    fn attention(self, attention: Attention<'_>) {
+        attention::run(self, attention);
+    }
 }
 
 #[allow(clippy::undocumented_unsafe_blocks)]
@@ -121,7 +130,7 @@ impl GroupDot for Avx512Bf16 {
 
     #[inline]
     fn run(self, op: impl WithGroupDot<Self>) {
-        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512bf16")]
+        #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni,avx512bf16")]
         fn vectorized(dot: Avx512Bf16, op: impl WithGroupDot<Avx512Bf16>) {
             op.with_dot(dot);
         }
@@ -162,4 +171,59 @@ impl GroupDot for Avx512Bf16 {
             }
         }
     }
+
+    fn attention(self, attention: Attention<'_>) {
+        attention::run(self, attention);
+    }
 }
+
+/// [`PairDot`] for a proof token of a CPU with AVX-512 VNNI.
+macro_rules! pairs_in_512_bits {
+    ($token:ty) => {
+        #[allow(clippy::undocumented_unsafe_blocks)]
+        impl PairDot for $token {
+            type Pairs = __m512i;
+
+            #[inline(always)]
+            fn zero(self) -> __m512i {
+                unsafe { _mm512_setzero_si512() }
+            }
+
+            #[inline(always)]
+            unsafe fn broadcast_pair(self, from: *const f32) -> __m512i {
+                unsafe { _mm512_set1_epi32((*from).to_bits() as i32) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_pairs(self, from: *const f32) -> __m512i {
+                unsafe { _mm512_loadu_si512(from.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_pairs(self, to: *mut f32, pairs: __m512i) {
+                unsafe { _mm512_storeu_si512(to.cast(), pairs) }
+            }
+
+            #[inline(always)]
+            fn round_to_pairs(self, first: __m512, second: __m512) -> __m512i {
+                unsafe {
+                    let first = _mm512_and_si512(_mm512_cvtps_epi32(first), _mm512_set1_epi32(0xffff));
+                    _mm512_or_si512(first, _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(second)))
+                }
+            }
+
+            #[inline(always)]
+            fn dot_pairs(self, sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+                unsafe { _mm512_dpwssd_epi32(sums, a, b) }
+            }
+
+            #[inline(always)]
+            fn sums_to_f32(self, sums: __m512i) -> __m512 {
+                unsafe { _mm512_cvtepi32_ps(sums) }
+            }
+        }
+    };
+}
+
+pairs_in_512_bits!(Avx512Vnni);
+pairs_in_512_bits!(Avx512Bf16);

@@ -8,7 +8,10 @@
 //! ```
 //!
 //! In int8 (`int8`) sums are exact, so their bits do not depend on the instruction set; in bf16 (`bf16`) they are f32.
+//! Attention multiplies activations with each other; `attention` rounds them to 16 bits.
 
+#[cfg(target_arch = "x86_64")]
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +39,7 @@ use pack::{RoundedB, WeightFormat};
 
 use crate::{
     fp32::{
+        attention::Attention,
         format::{Format, Operand},
         output::Output,
     },
@@ -113,6 +117,9 @@ pub(crate) trait GroupDot: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` must be valid for writing the groups.
     unsafe fn store_rounded(self, to: *mut f32, values: [Vector<Self>; 2], zero_point: i32);
+
+    /// Computes the attention of a sequence in a head.
+    fn attention(self, attention: Attention<'_>);
 }
 
 /// A vector of f32 as wide as one of groups.
@@ -155,6 +162,10 @@ impl<D: GroupDot> Format for Rounded<D> {
     fn multiply(self, a: Operand, b: &Self::B, panels: Range<usize>, output: Output<'_>) {
         self.0.run(RoundedGemm { a: a.rounded, b, panels, output });
     }
+
+    fn attention(self, attention: Attention<'_>) {
+        self.0.attention(attention);
+    }
 }
 
 /// Rounds the rows of a matrix A.
@@ -181,6 +192,8 @@ impl<D: GroupDot> WithGroupDot<D> for RoundRows<'_, D::Weight> {
     }
 }
 
+#[cfg(all(test, target_arch = "x86_64"))]
+mod attention_tests;
 #[cfg(test)]
 mod kernel_tests;
 #[cfg(test)]

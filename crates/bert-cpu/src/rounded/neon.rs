@@ -3,7 +3,11 @@
 use std::arch::{aarch64::*, asm};
 
 use super::{GroupDot, WithGroupDot};
-use crate::{Isa, simd::Neon};
+use crate::{
+    Isa,
+    fp32::attention::Attention,
+    simd::{Neon, Simd},
+};
 
 /// Proof that this CPU has NEON and FEAT_DotProd.
 #[derive(Debug, Clone, Copy)]
@@ -107,5 +111,10 @@ impl GroupDot for NeonDotprod {
             let words = vcombine_s16(vqmovn_s32(low), vqmovn_s32(high));
             vst1_s8(to.cast(), vqmovn_s16(words));
         }
+    }
+
+    // Instructions for 16 bits have the rate of those for f32.
+    fn attention(self, attention: Attention<'_>) {
+        self.0.run(attention);
     }
 }
