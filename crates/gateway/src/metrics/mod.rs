@@ -7,6 +7,7 @@
 mod declare;
 mod families;
 mod labels;
+mod snapshot;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,10 @@ use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use redis::RedisError;
 
-use crate::backend::{AccuracyProof, Selection};
+use crate::{
+    backend::{AccuracyProof, Selection},
+    error::Code,
+};
 
 use declare::register;
 use families::{EngineGauges, EngineMetrics, Families};
@@ -39,6 +43,11 @@ const PREREGISTERED_HTTP: [(&str, &str, &[u16]); 5] = [
     ("/livez", "GET", &[200, 503]),
     ("/metrics", "GET", &[200]),
 ];
+
+/// Errors whose series exist from startup: those of a wrongly configured client, of overload and of a failure. Others
+/// appear when they first occur.
+const PREREGISTERED_ERRORS: [Code; 4] =
+    [Code::InvalidKey, Code::ModelNotFound, Code::QueueFull, Code::Internal];
 
 /// Description of a loaded model.
 #[derive(Clone, Debug)]
@@ -180,6 +189,9 @@ impl Metrics {
                 families.http_requests.with_label_values(&[route, method, &status.to_string()]);
             }
         }
+        for code in PREREGISTERED_ERRORS {
+            families.errors.with_label_values(&[code.name()]);
+        }
         for phase in ConnectionPhase::ALL {
             families.connections_ended.with_label_values(&[phase.label()]);
         }
@@ -241,6 +253,11 @@ impl Metrics {
             _ => "other",
         };
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
+    }
+
+    /// Counts an error that was sent to a client.
+    pub fn error(&self, code: Code) {
+        self.families.errors.with_label_values(&[code.name()]).inc();
     }
 
     /// Counts a parameter of another vendor, by its name in the table of parameters. The series appears when it is

@@ -23,6 +23,7 @@ mod ops;
 pub(crate) mod rate_limit_response;
 mod rerank;
 mod response_head;
+mod status;
 mod tei;
 mod tei_rerank;
 mod tei_sparse;
@@ -44,7 +45,7 @@ pub(crate) enum RouteSet {
 pub(crate) enum RouteKind {
     /// Counted per model, and subject to the rate limit.
     Embeddings,
-    /// Requested every few seconds by machines: neither traced nor logged at level INFO.
+    /// Requested every few seconds by programs: neither traced nor logged at level INFO.
     Probe,
     Other,
 }
@@ -62,7 +63,7 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 32] = [
+const ROUTES: [Route; 33] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -89,6 +90,8 @@ const ROUTES: [Route; 32] = [
     door("/rerank", ErrorShape::Tei, |config, path| post(config, path, tei_rerank::create)),
     door("/embed_sparse", ErrorShape::Tei, |config, path| post(config, path, tei_sparse::create)),
     info("/info", ErrorShape::Tei, |config, path| get(config, path, tei::info)),
+    // For the page at `/` and the command `status`, which poll it.
+    api("/status", RouteKind::Probe, |config, path| get(config, path, status::status)),
     api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
     api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
     probe("/startupz", |config, path| get(config, path, ops::startupz)),

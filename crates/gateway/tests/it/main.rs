@@ -39,6 +39,7 @@ mod schema;
 mod shared_limits;
 #[cfg(unix)]
 mod slow_clients;
+mod status;
 mod tei;
 #[cfg(unix)]
 mod tls;

@@ -254,3 +254,12 @@ fn admin_responses_match_the_openapi_document() {
     check("post", "/{id}/load", 503);
     check("get", "", 200);
 }
+
+#[test]
+fn status_matches_the_openapi_document() {
+    let document = document();
+    let operations = operations(&document);
+    let app = TestApp::builder().prompt("query", "query: ").start();
+    app.post(r#"{"model":"unknown","input":"a"}"#);
+    assert_documented(&document, operations["/status"]["get"], "status", &app.get("/status"));
+}
