@@ -63,6 +63,7 @@ pub mod signals;
 pub mod telemetry;
 mod tiktoken;
 mod tls;
+mod tokenize_queue;
 mod trace;
 mod usage;
 

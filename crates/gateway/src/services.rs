@@ -18,6 +18,7 @@ use crate::{
     response::ResponseMemory,
     routes::{self, RouteSet},
     run_error::RunError,
+    tokenize_queue::TokenizeQueue,
     trace::Tracing,
     usage::{UsageLedger, unix_time},
 };
@@ -65,6 +66,7 @@ impl Services {
                     config.limits.max_buffered_response_bytes.0,
                     metrics.responses(),
                 ),
+                tokenize: TokenizeQueue::default(),
             }),
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(metrics),

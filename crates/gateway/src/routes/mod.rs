@@ -27,6 +27,7 @@ mod status;
 mod tei;
 mod tei_rerank;
 mod tei_sparse;
+mod tokenize;
 mod usage;
 mod vector_lists;
 
@@ -63,7 +64,7 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 33] = [
+const ROUTES: [Route; 34] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -89,6 +90,7 @@ const ROUTES: [Route; 33] = [
     door("/v2/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
     door("/rerank", ErrorShape::Tei, |config, path| post(config, path, tei_rerank::create)),
     door("/embed_sparse", ErrorShape::Tei, |config, path| post(config, path, tei_sparse::create)),
+    info("/tokenize", ErrorShape::Tei, |config, path| post(config, path, tokenize::create)),
     info("/info", ErrorShape::Tei, |config, path| get(config, path, tei::info)),
     // For the page at `/` and the command `status`, which poll it.
     api("/status", RouteKind::Probe, |config, path| get(config, path, status::status)),

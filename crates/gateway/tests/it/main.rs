@@ -43,6 +43,7 @@ mod status;
 mod tei;
 #[cfg(unix)]
 mod tls;
+mod tokenize;
 mod tokens;
 mod usage;
 
