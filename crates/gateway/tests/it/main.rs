@@ -8,6 +8,7 @@ mod auth;
 mod azure;
 mod captures;
 mod cohere;
+mod commands;
 mod compression;
 mod connections;
 mod dimensions;
