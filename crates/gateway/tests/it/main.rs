@@ -18,6 +18,7 @@ mod errors;
 mod exposure;
 mod fake;
 mod fuzz;
+mod home_page;
 mod lifecycle;
 mod limits;
 mod loading;
