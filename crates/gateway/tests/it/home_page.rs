@@ -81,7 +81,7 @@ fn the_home_page_shows_the_default_model_the_state_and_the_need_for_a_key() {
 fn the_home_page_links_to_probes_where_they_are_served() {
     assert!(TestApp::start().get("/").text().contains("<span >"));
     let (builder, _) = TestApp::builder().ops();
-    assert!(builder.start().get("/").text().contains("<span hidden>"));
+    assert!(builder.launch().get("/").text().contains("<span hidden>"));
 }
 
 #[test]

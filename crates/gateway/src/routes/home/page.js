@@ -425,13 +425,16 @@ function principalComponents(products) {
 function drawMap(items, similarities) {
   const figure = byId("map-figure");
   figure.hidden = items.length < 3;
+  figure.classList.toggle("many", items.length > 8);
   if (figure.hidden) return;
   const { points, share } = principalComponents(similarities);
+  // Sizes of labels follow the text size of the page.
+  const em = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
   const { clientWidth: width, clientHeight: height } = byId("map");
   const span = (axis) => Math.max(...points.map((p) => p[axis])) - Math.min(...points.map((p) => p[axis]));
   const middle = (axis) => (Math.max(...points.map((p) => p[axis])) + Math.min(...points.map((p) => p[axis]))) / 2;
   // One scale for both axes, so that distances can be compared.
-  const scale = Math.min((width - 120) / (span(0) || 1), (height - 80) / (span(1) || 1));
+  const scale = Math.min((width - 130 * em) / (span(0) || 1), (height - 80 * em) / (span(1) || 1));
   const nearest = similarities.map((row, at) => row.reduce((best, cosine, other) =>
     (other !== at && (best < 0 || cosine > row[best]) ? other : best), -1));
   const places = items.map((item, index) => ({
@@ -444,13 +447,13 @@ function drawMap(items, similarities) {
   const canvas = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Map of the texts; arrow keys move between points" });
   const groups = places.map((place, index) => svg("g", {
     role: "img", tabindex: index === 0 ? "0" : "-1", "aria-label": place.title, "data-number": place.number,
-    onfocus: () => showTip(tip, place, width), onblur: () => tip.replaceChildren(),
-    onmouseenter: () => showTip(tip, place, width), onmouseleave: () => tip.replaceChildren(),
+    onfocus: () => showTip(tip, place, { width, em }), onblur: () => tip.replaceChildren(),
+    onmouseenter: () => showTip(tip, place, { width, em }), onmouseleave: () => tip.replaceChildren(),
     onkeydown: (event) => moveFocus(event, groups, index),
-  }, svg("circle", { cx: place.x, cy: place.y, r: 6 })));
+  }, svg("circle", { cx: place.x, cy: place.y, r: 6 * em })));
   canvas.append(...groups, tip);
   byId("map").replaceChildren(canvas);
-  placeLabels(places, groups, { width, height });
+  placeLabels(places, groups, { width, height, em });
   byId("map-caption").textContent = `Texts that are near each other are close in meaning. The two axes are the principal ` +
     `components of the vectors and hold ${number(share * 100)} % of their variance.`;
   byId("map-table").replaceChildren(table(["Text", "x", "y", "Nearest"], items.map((item, index) =>
@@ -460,8 +463,8 @@ function drawMap(items, similarities) {
 const shorten = (text, length) => (Array.from(text).length > length ? `${Array.from(text).slice(0, length - 1).join("")}…` : text);
 
 /** Gives each point the longest label that overlaps nothing: its text, else its number, else none. */
-function placeLabels(places, groups, { width, height }) {
-  const taken = places.map(({ x, y }) => ({ left: x - 8, right: x + 8, top: y - 8, bottom: y + 8 }));
+function placeLabels(places, groups, { width, height, em }) {
+  const taken = places.map(({ x, y }) => ({ left: x - 8 * em, right: x + 8 * em, top: y - 8 * em, bottom: y + 8 * em }));
   const isFree = (box) => box.left > 4 && box.right < width - 4 && box.top > 4 && box.bottom < height - 4 &&
     taken.every((other) => box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom);
   for (const [index, { x, y, text, number: at }] of places.entries()) {
@@ -470,8 +473,8 @@ function placeLabels(places, groups, { width, height }) {
     const options = [`${at} · ${shorten(text, 28)}`, `${at}`].flatMap((content) => {
       label.textContent = content;
       const length = label.getComputedTextLength();
-      return [[x + 11, y + 4], [x - 11 - length, y + 4], [x - length / 2, y - 13], [x - length / 2, y + 22]].map(([left, base]) =>
-        ({ content, left, base, box: { left, right: left + length, top: base - 11, bottom: base + 4 } }));
+      return [[x + 11 * em, y + 4 * em], [x - 11 * em - length, y + 4 * em], [x - length / 2, y - 13 * em], [x - length / 2, y + 22 * em]]
+        .map(([left, base]) => ({ content, left, base, box: { left, right: left + length, top: base - 11 * em, bottom: base + 4 * em } }));
     });
     const chosen = options.find((option) => isFree(option.box));
     if (chosen) {
@@ -482,14 +485,14 @@ function placeLabels(places, groups, { width, height }) {
   }
 }
 
-function showTip(tip, { x, y, number: at, text }, width) {
-  const label = svg("text", {}, `${at} · ${shorten(text, Math.floor(width / 9))}`);
+function showTip(tip, { x, y, number: at, text }, { width, em }) {
+  const label = svg("text", {}, `${at} · ${shorten(text, Math.floor(width / (9 * em)))}`);
   tip.replaceChildren(label);
   const length = label.getComputedTextLength();
   const left = Math.min(Math.max(x - length / 2, 12), width - length - 12);
-  const top = y > 50 ? y - 40 : y + 14;
-  fillIn(label, { x: left, y: top + 17 }, []);
-  tip.prepend(svg("rect", { x: left - 8, y: top, width: length + 16, height: 25, rx: 6 }));
+  const top = y > 50 * em ? y - 40 * em : y + 14 * em;
+  fillIn(label, { x: left, y: top + 17 * em }, []);
+  tip.prepend(svg("rect", { x: left - 8, y: top, width: length + 16, height: 25 * em, rx: 6 }));
 }
 
 /** Moves the focus among elements of which only one is in the order of the tab key. */
