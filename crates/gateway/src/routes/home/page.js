@@ -375,7 +375,11 @@ function drawTokens(entry, list, isTruncated) {
       `its last ${plural(beyond.length, "token")} (${plural(left, "character")}), struck above, ` +
       (isTruncated ? "have no effect on its vector." : "are embedded apart, and the vectors are averaged.");
     entry.cut.hidden = false;
-    if (entry.cutoff === null) entry.tokens.open = true;
+    if (entry.cutoff !== end) {
+      entry.tokens.open = true;
+      // The last lines within the window, and the first beyond it.
+      entry.strip.scrollTop = entry.strip.querySelector("del").offsetTop - entry.strip.clientHeight / 2;
+    }
   }
   entry.cutoff = end < list.length ? end : null;
   if (list.length > MAX_SHOWN_TOKENS) entry.strip.append(`… and ${plural(list.length - MAX_SHOWN_TOKENS, "further token")}`);
