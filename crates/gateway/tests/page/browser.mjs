@@ -7,15 +7,27 @@ import { join } from "node:path";
 
 import { chromium } from "playwright-core";
 
-export const { PLAIN: plain, KEYED: keyed, PREFIXED: prefixed, SCREENSHOTS: screenshots, BROWSER: executablePath } = process.env;
+export const {
+  PLAIN: plain,
+  KEYED: keyed,
+  PREFIXED: prefixed,
+  SCREENSHOTS: screenshots,
+  BROWSER: executablePath,
+} = process.env;
 if (!plain || !keyed || !prefixed || !screenshots || !executablePath) {
   console.error("usage: PLAIN=URL KEYED=URL PREFIXED=URL SCREENSHOTS=FOLDER BROWSER=FILE node check_page.mjs");
   process.exit(2);
 }
 
 const FLAGS = [
-  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
+  "--headless",
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
 ];
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -73,11 +85,16 @@ export async function assertLayout(page) {
     const problems = [];
     const root = document.documentElement;
     if (root.scrollWidth > window.innerWidth) problems.push(`the page is ${root.scrollWidth} px wide`);
-    const isSeen = (element) => element.checkVisibility() && !element.closest(".hidden, .skip, .scroll, .strip, pre, svg, .texts.many");
+    const isSeen = (element) =>
+      element.checkVisibility() && !element.closest(".hidden, .skip, .scroll, .strip, pre, svg, .texts.many");
     const name = (element) => `${element.tagName.toLowerCase()} "${element.textContent.trim().slice(0, 30)}"`;
     const texts = "h1, h2, h3, p, button, textarea, summary, dt, dd, label, a, li, select, input, figcaption, svg, pre";
-    const leaves = [...document.querySelectorAll(texts)].filter((element) => isSeen(element) && !element.querySelector(texts));
-    const boxes = leaves.map((element) => ({ element, box: element.getBoundingClientRect() })).filter(({ box }) => box.width > 0);
+    const leaves = [...document.querySelectorAll(texts)].filter(
+      (element) => isSeen(element) && !element.querySelector(texts),
+    );
+    const boxes = leaves
+      .map((element) => ({ element, box: element.getBoundingClientRect() }))
+      .filter(({ box }) => box.width > 0);
     for (const [index, { element, box }] of boxes.entries()) {
       if (box.left < -1 || box.right > window.innerWidth + 1) problems.push(`${name(element)} leaves the page`);
       for (const other of boxes.slice(index + 1)) {
@@ -103,4 +120,5 @@ export async function assertLayout(page) {
 }
 
 /** Saves a picture of the page in the folder of the report. */
-export const picture = (page, name, options = {}) => page.screenshot({ path: join(screenshots, `${name}.png`), ...options });
+export const picture = (page, name, options = {}) =>
+  page.screenshot({ path: join(screenshots, `${name}.png`), ...options });

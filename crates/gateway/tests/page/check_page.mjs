@@ -5,7 +5,17 @@ import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import test, { after } from "node:test";
 
-import { assertAccessible, assertLayout, browser, keyed, picture, plain, prefixed, untilText, visit } from "./browser.mjs";
+import {
+  assertAccessible,
+  assertLayout,
+  browser,
+  keyed,
+  picture,
+  plain,
+  prefixed,
+  untilText,
+  visit,
+} from "./browser.mjs";
 
 const SAMPLES = ["I feel extremely chilly", "I am so cold"];
 const OTHER = "It is freezing";
@@ -24,12 +34,15 @@ async function paste(page, lines) {
 }
 
 const animals = ["cat", "dog", "horse", "sparrow", "salmon"];
-const manyLines = (count) => Array.from({ length: count }, (_, index) => `Sentence ${index + 1} is about a ${animals[index % 5]}`);
+const manyLines = (count) =>
+  Array.from({ length: count }, (_, index) => `Sentence ${index + 1} is about a ${animals[index % 5]}`);
 const points = (page) => page.locator("#map g[data-number]");
 
 test("the similarity of the two sentences is there at first sight", () =>
   visit({}, async (page) => {
-    assert.ok(await page.locator("#cosine").evaluate((node) => node.getBoundingClientRect().bottom < window.innerHeight));
+    assert.ok(
+      await page.locator("#cosine").evaluate((node) => node.getBoundingClientRect().bottom < window.innerHeight),
+    );
     assert.deepEqual((await texts(page, ".matrix tbody tr:nth-child(1) td")).slice(0, 2), ["1.000", "0.742"]);
     assert.match(await page.textContent("#neighbors li"), /^2 · I am so cold0\.742$/);
     assert.equal(await page.getByLabel("Text 1", { exact: true }).inputValue(), SAMPLES[0]);
@@ -93,14 +106,24 @@ test("the keyboard alone reaches and operates everything", () =>
     assert.equal(reached.size, order);
 
     await page.locator("#tab-curl").focus();
-    for (const [pressed, id] of [["ArrowRight", "python"], ["End", "variables"], ["ArrowRight", "curl"], ["ArrowLeft", "variables"]]) {
+    for (const [pressed, id] of [
+      ["ArrowRight", "python"],
+      ["End", "variables"],
+      ["ArrowRight", "curl"],
+      ["ArrowLeft", "variables"],
+    ]) {
       await page.keyboard.press(pressed);
       assert.equal(await page.evaluate(() => document.activeElement.id), `tab-${id}`);
-      assert.deepEqual(await page.locator(".panel:visible").evaluateAll((panels) => panels.map((panel) => panel.id)), [`panel-${id}`]);
+      assert.deepEqual(await page.locator(".panel:visible").evaluateAll((panels) => panels.map((panel) => panel.id)), [
+        `panel-${id}`,
+      ]);
     }
     await points(page).first().focus();
     await page.keyboard.press("ArrowRight");
-    assert.match(await page.evaluate(() => document.activeElement.getAttribute("aria-label")), /^Text 2: I am so cold\. Nearest: text 1\.$/);
+    assert.match(
+      await page.evaluate(() => document.activeElement.getAttribute("aria-label")),
+      /^Text 2: I am so cold\. Nearest: text 1\.$/,
+    );
     assert.equal(await page.textContent("#map .tip"), "2 · I am so cold");
     await page.locator("#add").focus();
     await page.keyboard.press("Enter");
@@ -157,7 +180,10 @@ for (const [status, message, said] of [
     visit({ expected: FAILED_REQUEST }, async (page) => {
       let isBusy = true;
       await page.route("**/v1/embeddings", (route) =>
-        isBusy ? route.fulfill({ status, headers: { "retry-after": "1" }, json: { error: { message } } }) : route.continue());
+        isBusy
+          ? route.fulfill({ status, headers: { "retry-after": "1" }, json: { error: { message } } })
+          : route.continue(),
+      );
       await page.getByLabel("Text 2", { exact: true }).fill(OTHER);
       await untilText(page, "#notice", said);
       isBusy = false;
@@ -168,18 +194,21 @@ for (const [status, message, said] of [
 
 test("a rejected request is explained by the server's message", () =>
   visit({ expected: FAILED_REQUEST }, async (page) => {
-    await page.route("**/v1/embeddings", (route) => route.fulfill({ status: 400, json: { error: { message: "Too long" } } }));
+    await page.route("**/v1/embeddings", (route) =>
+      route.fulfill({ status: 400, json: { error: { message: "Too long" } } }),
+    );
     await page.getByLabel("Text 2", { exact: true }).fill("another text");
     await untilText(page, "#notice", "The server rejected the request with status 400: Too long");
   }));
 
 test("a server that loads its models", () => {
   let isLoading = true;
-  const prepare = (page) => page.route("**/status", async (route) => {
-    const response = await route.fetch();
-    const json = await response.json();
-    return route.fulfill({ json: isLoading ? { ...json, state: "loading", models: [] } : json });
-  });
+  const prepare = (page) =>
+    page.route("**/status", async (route) => {
+      const response = await route.fetch();
+      const json = await response.json();
+      return route.fulfill({ json: isLoading ? { ...json, state: "loading", models: [] } : json });
+    });
   return visit({ ready: false, prepare }, async (page) => {
     await untilText(page, "#notice", /models are loading/);
     await untilText(page, "#state", "Loading its models");
@@ -199,10 +228,16 @@ test("many pasted lines: the first 50 become a map without overlapping labels", 
     assert.equal(await points(page).count(), 50);
     const neighbors = (await texts(page, "#neighbors strong")).map(Number);
     assert.equal(neighbors.length, 49);
-    assert.deepEqual(neighbors, neighbors.toSorted((a, b) => b - a));
+    assert.deepEqual(
+      neighbors,
+      neighbors.toSorted((a, b) => b - a),
+    );
     const overlaps = await page.evaluate(() => {
-      const boxes = [...document.querySelectorAll("#map g[data-number] text")].map((node) => node.getBoundingClientRect());
-      const hit = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4;
+      const boxes = [...document.querySelectorAll("#map g[data-number] text")].map((node) =>
+        node.getBoundingClientRect(),
+      );
+      const hit = (a, b) =>
+        a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 4 && b.top < a.bottom - 4;
       return boxes.filter((box, index) => boxes.slice(index + 1).some((other) => hit(box, other))).length;
     });
     assert.equal(overlaps, 0);
@@ -222,11 +257,18 @@ test("a text that is longer than the window shows where the window ends", () =>
     await page.getByLabel("Text 2", { exact: true }).fill(LONG);
     const item = page.locator("#texts li:nth-child(2)");
     await untilText(page, "#texts li:nth-child(2) summary", "422 of 256 tokens");
-    await untilText(page, "#texts li:nth-child(2) .cut", /window of 256 tokens: its last 166 tokens \(\d+ characters\), struck above, have no effect/);
+    await untilText(
+      page,
+      "#texts li:nth-child(2) .cut",
+      /window of 256 tokens: its last 166 tokens \(\d+ characters\), struck above, have no effect/,
+    );
     assert.equal(await item.locator("del .token:not(.special)").count(), 166);
     // With the first and the last, which are special, as many tokens as the window has.
-    assert.equal(await item.locator(".token").count() - 166, 256);
-    const line = await item.locator("del .token").first().evaluate((node) => getComputedStyle(node).textDecorationLine);
+    assert.equal((await item.locator(".token").count()) - 166, 256);
+    const line = await item
+      .locator("del .token")
+      .first()
+      .evaluate((node) => getComputedStyle(node).textDecorationLine);
     assert.match(line, /line-through/);
     await picture(page, "long-text", { fullPage: true });
     await assertAccessible(page);
@@ -234,7 +276,12 @@ test("a text that is longer than the window shows where the window ends", () =>
   }));
 
 for (const colorScheme of ["light", "dark"]) {
-  for (const [width, height] of [[320, 640], [768, 1024], [1280, 900], [3840, 2160]]) {
+  for (const [width, height] of [
+    [320, 640],
+    [768, 1024],
+    [1280, 900],
+    [3840, 2160],
+  ]) {
     test(`the layout at ${width} px, ${colorScheme}`, () =>
       visit({ colorScheme, viewport: { width, height } }, async (page) => {
         await page.waitForFunction(() => document.querySelectorAll("#charts path[d^=M]").length > 0);
@@ -249,11 +296,14 @@ for (const colorScheme of ["light", "dark"]) {
   test(`the picture for the README, ${colorScheme}`, () => {
     // The address of the documentation, in the place of this server's.
     const url = "http://127.0.0.1:8080/";
-    const prepare = (page) => page.route(`${url}**`, async (route) => {
-      const response = await route.fetch({ url: route.request().url().replace(url, `${plain}/`) });
-      await route.fulfill({ response });
-    });
-    return visit({ url, colorScheme, prepare, viewport: { width: 1280, height: 1090 } }, (page) => picture(page, colorScheme));
+    const prepare = (page) =>
+      page.route(`${url}**`, async (route) => {
+        const response = await route.fetch({ url: route.request().url().replace(url, `${plain}/`) });
+        await route.fulfill({ response });
+      });
+    return visit({ url, colorScheme, prepare, viewport: { width: 1280, height: 1090 } }, (page) =>
+      picture(page, colorScheme),
+    );
   });
 }
 
@@ -291,7 +341,9 @@ test("the code of the page is that of docs/clients.md, which the clients' group 
       ["litellm", "litellm (Python)", "python"],
     ]) {
       const block = guide.split(`\n### ${client}\n`)[1].split(`\`\`\`${language}\n`)[1].split("\n```")[0];
-      const expected = block.replace("http://127.0.0.1:8080", plain).replace("all-MiniLM-L6-v2", "text-embedding-3-small");
+      const expected = block
+        .replace("http://127.0.0.1:8080", plain)
+        .replace("all-MiniLM-L6-v2", "text-embedding-3-small");
       assert.equal(await page.textContent(`#code-${id}`), expected, client);
     }
     await untilText(page, "#dimensions-advice", /^Send dimensions: 384, or nothing\./);
@@ -306,7 +358,9 @@ test("the request for curl runs as it is", (context) =>
     } catch {
       return context.skip("there is no curl");
     }
-    const answer = execFileSync("bash", ["-c", `${await page.textContent("#code-curl")} --silent`], { encoding: "utf8" });
+    const answer = execFileSync("bash", ["-c", `${await page.textContent("#code-curl")} --silent`], {
+      encoding: "utf8",
+    });
     assert.equal(JSON.parse(answer).data.length, 3);
   }));
 
@@ -314,8 +368,11 @@ test("what is served: names, sizes, precision and protections", () =>
   visit({}, async (page) => {
     assert.equal(await page.textContent("#models h3"), "all-MiniLM-L6-v2");
     assert.ok((await texts(page, "#models .chips li")).includes("text-embedding-3-small"));
-    const facts = Object.fromEntries(await page.locator("#served dl > div").evaluateAll((found) =>
-      found.map((node) => [...node.children].map((child) => child.textContent))));
+    const facts = Object.fromEntries(
+      await page
+        .locator("#served dl > div")
+        .evaluateAll((found) => found.map((node) => [...node.children].map((child) => child.textContent))),
+    );
     assert.equal(facts.Dimensions, "384");
     assert.equal(facts.Window, "256 tokens");
     assert.match(facts.Precision, /^(fp32|bf16|int8)$/);
@@ -341,11 +398,15 @@ test("the charts count requests and stop while the page is hidden", () => {
     };
     while (!(await isAfter(3)));
     await page.waitForFunction(() => document.querySelectorAll("#charts path[d^=M]").length >= 4);
-    assert.match(await page.locator("#charts svg").first().getAttribute("aria-label"), /^Requests a second of the last \d+ s: now [\d.]+, at most [\d.]+\.$/);
-    const setHidden = (hidden) => page.evaluate((value) => {
-      Object.defineProperty(document, "hidden", { configurable: true, get: () => value });
-      document.dispatchEvent(new Event("visibilitychange"));
-    }, hidden);
+    assert.match(
+      await page.locator("#charts svg").first().getAttribute("aria-label"),
+      /^Requests a second of the last \d+ s: now [\d.]+, at most [\d.]+\.$/,
+    );
+    const setHidden = (hidden) =>
+      page.evaluate((value) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => value });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
     await setHidden(true);
     const before = readings;
     await page.clock.runFor(60_000);

@@ -47,8 +47,12 @@ function definitions(list, entries) {
 function table(head, rows) {
   const cells = (row) => row.map((cell) => html("td", {}, cell));
   const columns = head.map((name) => html("th", { scope: "col" }, name));
-  return html("table", { class: "list" }, html("thead", {}, html("tr", {}, ...columns)),
-    html("tbody", {}, ...rows.map((row) => html("tr", {}, ...cells(row)))));
+  return html(
+    "table",
+    { class: "list" },
+    html("thead", {}, html("tr", {}, ...columns)),
+    html("tbody", {}, ...rows.map((row) => html("tr", {}, ...cells(row)))),
+  );
 }
 
 const number = (value, digits = 0) =>
@@ -99,7 +103,13 @@ async function request(path, body, signal) {
   const headers = {};
   if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
-  const options = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal, cache: "no-store" };
+  const options = {
+    method: body ? "POST" : "GET",
+    headers,
+    body: body && JSON.stringify(body),
+    signal,
+    cache: "no-store",
+  };
   let response;
   try {
     response = await fetch(new URL(path, root), options);
@@ -140,8 +150,11 @@ function report(error) {
     showState("locked", "Needs an API key");
     byId("key-form").hidden = false;
     if (key) byId("key").setAttribute("aria-invalid", "true");
-    notify(key ? "The server does not accept this API key. Check it and enter it again."
-      : "This server needs an API key. Enter yours to try it.");
+    notify(
+      key
+        ? "The server does not accept this API key. Check it and enter it again."
+        : "This server needs an API key. Enter yours to try it.",
+    );
   } else if (error.status === 0) {
     showState("gone", "No answer");
     notify("The server does not answer. Is it running? The page tries again every 2 seconds.");
@@ -149,7 +162,11 @@ function report(error) {
     notify(`The rate limit is reached. ${later} The server says: ${error.message}`);
     retryIn(wait);
   } else if (error.status === 503) {
-    notify(state === "loading" ? `The models are loading. ${later}` : `The server is busy. ${later} It says: ${error.message}`);
+    notify(
+      state === "loading"
+        ? `The models are loading. ${later}`
+        : `The server is busy. ${later} It says: ${error.message}`,
+    );
     retryIn(wait);
   } else {
     notify(`The server rejected the request with status ${error.status}: ${error.message}`);
@@ -175,7 +192,8 @@ function retryIn(seconds) {
 
 function addEntry(text) {
   const area = html("textarea", {
-    rows: 2, spellcheck: "false",
+    rows: 2,
+    spellcheck: "false",
     oninput: () => {
       clearTimeout(typing);
       typing = setTimeout(update, TYPING_PAUSE_MS);
@@ -312,8 +330,13 @@ function drawNeighbors(items, similarities) {
     ? `is the cosine similarity of text 1 and ${others.length > 1 ? "its nearest neighbor, " : ""}text ${nearest.number}.`
     : "Write text 1 and another one to compare them.";
   const row = ({ number: at, text, cosine }) =>
-    html("li", {}, html("span", {}, `${at} · ${text}`), html("strong", {}, cosine.toFixed(3)),
-      html("div", { class: "bar", "aria-hidden": "true", "--share": Math.max(cosine, 0).toFixed(3) }, html("i")));
+    html(
+      "li",
+      {},
+      html("span", {}, `${at} · ${text}`),
+      html("strong", {}, cosine.toFixed(3)),
+      html("div", { class: "bar", "aria-hidden": "true", "--share": Math.max(cosine, 0).toFixed(3) }, html("i")),
+    );
   byId("neighbors").replaceChildren(html("ol", { class: "neighbors" }, ...others.map(row)));
 }
 
@@ -324,13 +347,27 @@ function drawMatrix(items, similarities) {
     return html("td", attributes, cosine.toFixed(digits));
   };
   const rows = items.map(({ number: at, text }, row) =>
-    html("tr", {}, html("th", { scope: "row", title: text }, `${at} · ${text}`),
-      ...similarities[row].map((cosine, column) => cell(cosine, row, column))));
+    html(
+      "tr",
+      {},
+      html("th", { scope: "row", title: text }, `${at} · ${text}`),
+      ...similarities[row].map((cosine, column) => cell(cosine, row, column)),
+    ),
+  );
   const columns = items.map((item) => html("th", { scope: "col" }, `${item.number}`));
-  byId("matrix").replaceChildren(html("table", { class: "matrix" },
-    html("caption", { class: "hidden" }, "Cosine similarity of each pair of texts"),
-    html("thead", {}, html("tr", {}, html("th", { scope: "col" }, html("span", { class: "hidden" }, "Text")), ...columns)),
-    html("tbody", {}, ...rows)));
+  byId("matrix").replaceChildren(
+    html(
+      "table",
+      { class: "matrix" },
+      html("caption", { class: "hidden" }, "Cosine similarity of each pair of texts"),
+      html(
+        "thead",
+        {},
+        html("tr", {}, html("th", { scope: "col" }, html("span", { class: "hidden" }, "Text")), ...columns),
+      ),
+      html("tbody", {}, ...rows),
+    ),
+  );
 }
 
 function drawTiming(header, elapsed, texts, count) {
@@ -338,11 +375,23 @@ function drawTiming(header, elapsed, texts, count) {
   const known = phases.reduce((sum, [, value]) => sum + value, 0);
   phases.push(["network and browser", Math.max(elapsed - known, 0)]);
   const list = html("dl", { class: "facts timing" });
-  definitions(list, phases.map(([name, value]) => [name, milliseconds(value)]));
-  byId("timing").replaceChildren(
-    html("div", { class: "phases", "aria-hidden": "true" }, ...phases.map(([, value]) => html("i", { "--share": value }))),
+  definitions(
     list,
-    html("p", {}, html("small", {}, `${plural(texts, "text")} and ${plural(count, "token")} in ${milliseconds(elapsed)}`)));
+    phases.map(([name, value]) => [name, milliseconds(value)]),
+  );
+  byId("timing").replaceChildren(
+    html(
+      "div",
+      { class: "phases", "aria-hidden": "true" },
+      ...phases.map(([, value]) => html("i", { "--share": value })),
+    ),
+    list,
+    html(
+      "p",
+      {},
+      html("small", {}, `${plural(texts, "text")} and ${plural(count, "token")} in ${milliseconds(elapsed)}`),
+    ),
+  );
 }
 
 /** Number of tokens before the first that is beyond the window; special tokens after the text keep their place. */
@@ -362,7 +411,11 @@ function drawTokens(entry, list, isTruncated) {
   const chip = (token) => {
     const isPart = token.start !== null && token.stop > token.start;
     const text = isPart ? characters.slice(token.start, token.stop).join("") : token.text;
-    return html("span", { class: token.special ? "token special" : "token", title: `id ${token.id}: ${token.text}` }, text);
+    return html(
+      "span",
+      { class: token.special ? "token special" : "token", title: `id ${token.id}: ${token.text}` },
+      text,
+    );
   };
   const end = list.length > model.max_input_tokens ? tokensInWindow(list, model.max_input_tokens) : list.length;
   const spaced = (from, to) => list.slice(from, Math.min(to, MAX_SHOWN_TOKENS)).flatMap((token) => [chip(token), " "]);
@@ -371,7 +424,8 @@ function drawTokens(entry, list, isTruncated) {
     entry.strip.append(html("del", {}, ...spaced(end, list.length)));
     const beyond = list.slice(end).filter((token) => !token.special);
     const left = characters.length - (beyond[0]?.start ?? characters.length);
-    entry.cut.textContent = `This text is longer than the model’s window of ${plural(model.max_input_tokens, "token")}: ` +
+    entry.cut.textContent =
+      `This text is longer than the model’s window of ${plural(model.max_input_tokens, "token")}: ` +
       `its last ${plural(beyond.length, "token")} (${plural(left, "character")}), struck above, ` +
       (isTruncated ? "have no effect on its vector." : "are embedded apart, and the vectors are averaged.");
     entry.cut.hidden = false;
@@ -382,10 +436,12 @@ function drawTokens(entry, list, isTruncated) {
     }
   }
   entry.cutoff = end < list.length ? end : null;
-  if (list.length > MAX_SHOWN_TOKENS) entry.strip.append(`… and ${plural(list.length - MAX_SHOWN_TOKENS, "further token")}`);
+  if (list.length > MAX_SHOWN_TOKENS)
+    entry.strip.append(`… and ${plural(list.length - MAX_SHOWN_TOKENS, "further token")}`);
   // What scrolls must be reachable by the keyboard.
   const scrolls = entry.strip.scrollHeight > entry.strip.clientHeight;
-  if (scrolls) fillIn(entry.strip, { tabindex: "0", role: "group", "aria-label": `Tokens of text ${entry.number}` }, []);
+  if (scrolls)
+    fillIn(entry.strip, { tabindex: "0", role: "group", "aria-label": `Tokens of text ${entry.number}` }, []);
   else for (const name of ["tabindex", "role", "aria-label"]) entry.strip.removeAttribute(name);
 }
 
@@ -439,8 +495,9 @@ function drawMap(items, similarities) {
   const middle = (axis) => (Math.max(...points.map((p) => p[axis])) + Math.min(...points.map((p) => p[axis]))) / 2;
   // One scale for both axes, so that distances can be compared.
   const scale = Math.min((width - 130 * em) / (span(0) || 1), (height - 80 * em) / (span(1) || 1));
-  const nearest = similarities.map((row, at) => row.reduce((best, cosine, other) =>
-    (other !== at && (best < 0 || cosine > row[best]) ? other : best), -1));
+  const nearest = similarities.map((row, at) =>
+    row.reduce((best, cosine, other) => (other !== at && (best < 0 || cosine > row[best]) ? other : best), -1),
+  );
   const places = items.map((item, index) => ({
     ...item,
     x: width / 2 + (points[index][0] - middle(0)) * scale,
@@ -448,37 +505,86 @@ function drawMap(items, similarities) {
     title: `Text ${item.number}: ${shorten(item.text, 60)}. Nearest: text ${items[nearest[index]].number}.`,
   }));
   const tip = svg("g", { class: "tip", "aria-hidden": "true" });
-  const canvas = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Map of the texts; arrow keys move between points" });
-  const groups = places.map((place, index) => svg("g", {
-    role: "img", tabindex: index === 0 ? "0" : "-1", "aria-label": place.title, "data-number": place.number,
-    onfocus: () => showTip(tip, place, { width, em }), onblur: () => tip.replaceChildren(),
-    onmouseenter: () => showTip(tip, place, { width, em }), onmouseleave: () => tip.replaceChildren(),
-    onkeydown: (event) => moveFocus(event, groups, index),
-  }, svg("circle", { cx: place.x, cy: place.y, r: 6 * em })));
+  const canvas = svg("svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    role: "group",
+    "aria-label": "Map of the texts; arrow keys move between points",
+  });
+  const groups = places.map((place, index) =>
+    svg(
+      "g",
+      {
+        role: "img",
+        tabindex: index === 0 ? "0" : "-1",
+        "aria-label": place.title,
+        "data-number": place.number,
+        onfocus: () => showTip(tip, place, { width, em }),
+        onblur: () => tip.replaceChildren(),
+        onmouseenter: () => showTip(tip, place, { width, em }),
+        onmouseleave: () => tip.replaceChildren(),
+        onkeydown: (event) => moveFocus(event, groups, index),
+      },
+      svg("circle", { cx: place.x, cy: place.y, r: 6 * em }),
+    ),
+  );
   canvas.append(...groups, tip);
   byId("map").replaceChildren(canvas);
   placeLabels(places, groups, { width, height, em });
-  byId("map-caption").textContent = `Texts that are near each other are close in meaning. The two axes are the principal ` +
+  byId("map-caption").textContent =
+    `Texts that are near each other are close in meaning. The two axes are the principal ` +
     `components of the vectors and hold ${number(share * 100)} % of their variance.`;
-  byId("map-table").replaceChildren(table(["Text", "x", "y", "Nearest"], items.map((item, index) =>
-    [`${item.number} · ${shorten(item.text, 40)}`, ...points[index].map((value) => value.toFixed(3)), `${items[nearest[index]].number}`])));
+  byId("map-table").replaceChildren(
+    table(
+      ["Text", "x", "y", "Nearest"],
+      items.map((item, index) => [
+        `${item.number} · ${shorten(item.text, 40)}`,
+        ...points[index].map((value) => value.toFixed(3)),
+        `${items[nearest[index]].number}`,
+      ]),
+    ),
+  );
 }
 
-const shorten = (text, length) => (Array.from(text).length > length ? `${Array.from(text).slice(0, length - 1).join("")}…` : text);
+const shorten = (text, length) =>
+  Array.from(text).length > length
+    ? `${Array.from(text)
+        .slice(0, length - 1)
+        .join("")}…`
+    : text;
 
 /** Gives each point the longest label that overlaps nothing: its text, else its number, else none. */
 function placeLabels(places, groups, { width, height, em }) {
-  const taken = places.map(({ x, y }) => ({ left: x - 8 * em, right: x + 8 * em, top: y - 8 * em, bottom: y + 8 * em }));
-  const isFree = (box) => box.left > 4 && box.right < width - 4 && box.top > 4 && box.bottom < height - 4 &&
-    taken.every((other) => box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom);
+  const taken = places.map(({ x, y }) => ({
+    left: x - 8 * em,
+    right: x + 8 * em,
+    top: y - 8 * em,
+    bottom: y + 8 * em,
+  }));
+  const isFree = (box) =>
+    box.left > 4 &&
+    box.right < width - 4 &&
+    box.top > 4 &&
+    box.bottom < height - 4 &&
+    taken.every(
+      (other) => box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom,
+    );
   for (const [index, { x, y, text, number: at }] of places.entries()) {
     const label = svg("text", { "aria-hidden": "true" });
     groups[index].append(label);
     const options = [`${at} · ${shorten(text, 28)}`, `${at}`].flatMap((content) => {
       label.textContent = content;
       const length = label.getComputedTextLength();
-      return [[x + 11 * em, y + 4 * em], [x - 11 * em - length, y + 4 * em], [x - length / 2, y - 13 * em], [x - length / 2, y + 22 * em]]
-        .map(([left, base]) => ({ content, left, base, box: { left, right: left + length, top: base - 11 * em, bottom: base + 4 * em } }));
+      return [
+        [x + 11 * em, y + 4 * em],
+        [x - 11 * em - length, y + 4 * em],
+        [x - length / 2, y - 13 * em],
+        [x - length / 2, y + 22 * em],
+      ].map(([left, base]) => ({
+        content,
+        left,
+        base,
+        box: { left, right: left + length, top: base - 11 * em, bottom: base + 4 * em },
+      }));
     });
     const chosen = options.find((option) => isFree(option.box));
     if (chosen) {
@@ -502,7 +608,14 @@ function showTip(tip, { x, y, number: at, text }, { width, em }) {
 /** Moves the focus among elements of which only one is in the order of the tab key. */
 function moveFocus(event, elements, index) {
   const last = elements.length - 1;
-  const next = { ArrowRight: index + 1, ArrowDown: index + 1, ArrowLeft: index - 1, ArrowUp: index - 1, Home: 0, End: last }[event.key];
+  const next = {
+    ArrowRight: index + 1,
+    ArrowDown: index + 1,
+    ArrowLeft: index - 1,
+    ArrowUp: index - 1,
+    Home: 0,
+    End: last,
+  }[event.key];
   if (next === undefined) return;
   event.preventDefault();
   const target = elements[(next + elements.length) % elements.length];
@@ -518,6 +631,7 @@ function fillSnippets(texts) {
   const shown = texts.slice(0, MAX_SNIPPET_TEXTS);
   if (shown.length > 0) {
     fields.input = `[${shown.map((text) => JSON.stringify(text)).join(", ")}]`;
+    byId("first-texts").textContent = texts.length > shown.length ? ` (of the first ${shown.length})` : "";
     fields.shell_input = fields.input.replaceAll("'", "'\\''");
   }
   if (model) {
@@ -535,8 +649,10 @@ function fillSnippets(texts) {
 function adviceOnDimensions({ dimensions, matryoshka_dimensions: smaller }) {
   const sizes = [...new Set([...(smaller ?? []), dimensions])].sort((a, b) => b - a);
   const others = sizes.slice(1).length > 0 ? `, or one of its shorter sizes (${sizes.slice(1).join(", ")})` : "";
-  return `Send dimensions: ${dimensions}${others}, or nothing. The vectors of this model have ${dimensions} numbers. Where a ` +
-    `vector database asks for the size of its index, enter ${dimensions}.`;
+  return (
+    `Send dimensions: ${dimensions}${others}, or nothing. The vectors of this model have ${dimensions} numbers. Where a ` +
+    `vector database asks for the size of its index, enter ${dimensions}.`
+  );
 }
 
 function setUpTabs() {
@@ -548,9 +664,17 @@ function setUpTabs() {
       byId(tab.getAttribute("aria-controls")).hidden = tab !== chosen;
     }
   };
-  tabs.forEach((tab, index) => fillIn(tab, {
-    onclick: () => select(tab), onfocus: () => select(tab), onkeydown: (event) => moveFocus(event, tabs, index),
-  }, []));
+  tabs.forEach((tab, index) =>
+    fillIn(
+      tab,
+      {
+        onclick: () => select(tab),
+        onfocus: () => select(tab),
+        onkeydown: (event) => moveFocus(event, tabs, index),
+      },
+      [],
+    ),
+  );
   select(tabs[0]);
 }
 
@@ -572,28 +696,49 @@ async function copy(button) {
 // What is served
 
 function drawServed({ models, access, memory, version, uptime_seconds: uptime }) {
-  if (models.length > 0) byId("models").replaceChildren(...models.map((served) => {
-    const facts = html("dl", { class: "facts" });
-    const { mean_cosine: mean, worst_cosine: worst } = served.accuracy ?? {};
-    const because = served.backend_reason ? `: ${served.backend_reason}` : "";
-    const prompts = served.prompts.map((prompt) => (prompt === served.default_prompt ? `${prompt} (default)` : prompt));
-    definitions(facts, [
-      ["Task", { embed: "embeddings", rerank: "reranking", embed_sparse: "sparse embeddings" }[served.task] ?? served.task],
-      ["State", served.is_loaded ? "loaded" : "loaded by its first request"],
-      ["Dimensions", number(served.dimensions)],
-      ["Shorter sizes (Matryoshka)", served.matryoshka_dimensions?.join(", ") || "none"],
-      ["Window", plural(served.max_input_tokens, "token")],
-      ["Prompts", prompts.join(", ") || "none"],
-      ["Precision", served.precision ?? "unknown"],
-      ["Cosine to fp32", mean ? `mean ${mean.toFixed(4)}, worst ${worst.toFixed(4)}` : "1 by definition"],
-      ["Backend", [served.backend, served.isa].filter(Boolean).join(", ") + because || "unknown"],
-      ["License", served.license ?? "unknown"],
-      ["Weights", megabytes(served.weights_bytes)],
-    ].filter(([term]) => term !== "Cosine to fp32" || served.precision));
-    const chips = html("ul", { class: "chips", "aria-label": `Other names of ${served.id}` },
-      ...served.aliases.map((alias) => html("li", { class: "id" }, alias)));
-    return html("article", { class: "card" }, html("h3", { class: "id" }, served.id), served.aliases.length > 0 ? chips : "", facts);
-  }));
+  if (models.length > 0)
+    byId("models").replaceChildren(
+      ...models.map((served) => {
+        const facts = html("dl", { class: "facts" });
+        const { mean_cosine: mean, worst_cosine: worst } = served.accuracy ?? {};
+        const because = served.backend_reason ? `: ${served.backend_reason}` : "";
+        const prompts = served.prompts.map((prompt) =>
+          prompt === served.default_prompt ? `${prompt} (default)` : prompt,
+        );
+        definitions(
+          facts,
+          [
+            [
+              "Task",
+              { embed: "embeddings", rerank: "reranking", embed_sparse: "sparse embeddings" }[served.task] ??
+                served.task,
+            ],
+            ["State", served.is_loaded ? "loaded" : "loaded by its first request"],
+            ["Dimensions", number(served.dimensions)],
+            ["Shorter sizes (Matryoshka)", served.matryoshka_dimensions?.join(", ") || "none"],
+            ["Window", plural(served.max_input_tokens, "token")],
+            ["Prompts", prompts.join(", ") || "none"],
+            ["Precision", served.precision ?? "unknown"],
+            ["Cosine to fp32", mean ? `mean ${mean.toFixed(4)}, worst ${worst.toFixed(4)}` : "1 by definition"],
+            ["Backend", [served.backend, served.isa].filter(Boolean).join(", ") + because || "unknown"],
+            ["License", served.license ?? "unknown"],
+            ["Weights", megabytes(served.weights_bytes)],
+          ].filter(([term]) => term !== "Cosine to fp32" || served.precision),
+        );
+        const chips = html(
+          "ul",
+          { class: "chips", "aria-label": `Other names of ${served.id}` },
+          ...served.aliases.map((alias) => html("li", { class: "id" }, alias)),
+        );
+        return html(
+          "article",
+          { class: "card" },
+          html("h3", { class: "id" }, served.id),
+          served.aliases.length > 0 ? chips : "",
+          facts,
+        );
+      }),
+    );
   definitions(byId("access"), [
     ["API keys", onOrOff(access.keys)],
     ["Rate limits", onOrOff(access.rate_limits)],
@@ -631,13 +776,29 @@ const perSecond = (read) => (before, now) => (read(now) - read(before)) / (now.a
 const CHARTS = [
   ["Requests a second", [["", perSecond((it) => it.requests.total)]], rate],
   ["Tokens a second", [["", perSecond((it) => it.tokens)]], rate],
-  ["Latency", [["p50", (a, b) => percentile(a, b, 0.5)], ["p99", (a, b) => percentile(a, b, 0.99)]], milliseconds],
+  [
+    "Latency",
+    [
+      ["p50", (a, b) => percentile(a, b, 0.5)],
+      ["p99", (a, b) => percentile(a, b, 0.99)],
+    ],
+    milliseconds,
+  ],
   ["Inputs in the queue", [["", (_, now) => now.queue.inputs]], number],
-  ["Cache hits", [["", (a, b) => {
-    const hits = b.cache.hits - a.cache.hits;
-    const all = hits + b.cache.misses - a.cache.misses;
-    return all > 0 ? (100 * hits) / all : null;
-  }]], (value) => `${number(value)} %`],
+  [
+    "Cache hits",
+    [
+      [
+        "",
+        (a, b) => {
+          const hits = b.cache.hits - a.cache.hits;
+          const all = hits + b.cache.misses - a.cache.misses;
+          return all > 0 ? (100 * hits) / all : null;
+        },
+      ],
+    ],
+    (value) => `${number(value)} %`,
+  ],
   ["Truncated inputs a second", [["", perSecond((it) => it.truncated_inputs)]], rate],
 ];
 
@@ -647,43 +808,65 @@ function drawCharts() {
   const figures = CHARTS.map(([title, lines, format]) => {
     const series = lines.map(([name, read]) => ({
       name,
-      values: readings.slice(1).map((now, index) => ({ at: now.at, value: read(readings[Math.max(0, index + 1 - RATE_READINGS)], now) })),
+      values: readings
+        .slice(1)
+        .map((now, index) => ({ at: now.at, value: read(readings[Math.max(0, index + 1 - RATE_READINGS)], now) })),
     }));
     const all = series.flatMap((line) => line.values.map((point) => point.value)).filter((value) => value !== null);
     const top = Math.max(...all, 0);
-    const latest = series.map(({ name, values }) => {
-      const value = values.at(-1)?.value ?? null;
-      return `${name ? `${name} ` : ""}${value === null ? "–" : format(value)}`;
-    }).join(" · ");
+    const latest = series
+      .map(({ name, values }) => {
+        const value = values.at(-1)?.value ?? null;
+        return `${name ? `${name} ` : ""}${value === null ? "–" : format(value)}`;
+      })
+      .join(" · ");
     const paths = series.map((line, index) =>
-      svg("path", { class: index > 0 ? "second" : null, d: pathOf(line.values, last.at, span, top || 1) }));
+      svg("path", { class: index > 0 ? "second" : null, d: pathOf(line.values, last.at, span, top || 1) }),
+    );
     const alternative = `${title} of the last ${duration(span)}: now ${latest}, at most ${format(top)}.`;
-    return html("figure", { class: "chart" },
+    return html(
+      "figure",
+      { class: "chart" },
       html("figcaption", {}, title, html("strong", {}, latest)),
-      svg("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": alternative }, ...paths),
-      html("p", {}, html("span", {}, `last ${duration(span)}`), html("span", {}, `at most ${all.length > 0 ? format(top) : "–"}`)));
+      svg(
+        "svg",
+        { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": alternative },
+        ...paths,
+      ),
+      html(
+        "p",
+        {},
+        html("span", {}, `last ${duration(span)}`),
+        html("span", {}, `at most ${all.length > 0 ? format(top) : "–"}`),
+      ),
+    );
   });
   byId("charts").replaceChildren(...figures);
 
   const total = Object.entries(last.requests.errors);
   const row = ([code, count]) => [code, number(count), number(count - (readings[0].requests.errors[code] ?? 0))];
-  byId("errors").replaceChildren(total.length === 0 ? html("p", {}, "No error since the start.")
-    : table(["Code", "Since the start", `Last ${duration(last.at - readings[0].at)}`], total.map(row)));
+  byId("errors").replaceChildren(
+    total.length === 0
+      ? html("p", {}, "No error since the start.")
+      : table(["Code", "Since the start", `Last ${duration(last.at - readings[0].at)}`], total.map(row)),
+  );
 }
 
 /** A line from left to right in a box of 100 by 40, with gaps where there is no value. */
 function pathOf(values, end, span, top) {
   let isOpen = false;
-  return values.map(({ at, value }) => {
-    if (value === null) {
-      isOpen = false;
-      return "";
-    }
-    const point = `${(100 * (1 - (end - at) / span)).toFixed(2)} ${(38 - 36 * (value / top)).toFixed(2)}`;
-    const command = isOpen ? `L${point}` : `M${point}h.3`;
-    isOpen = true;
-    return command;
-  }).join("");
+  return values
+    .map(({ at, value }) => {
+      if (value === null) {
+        isOpen = false;
+        return "";
+      }
+      const point = `${(100 * (1 - (end - at) / span)).toFixed(2)} ${(38 - 36 * (value / top)).toFixed(2)}`;
+      const command = isOpen ? `L${point}` : `M${point}h.3`;
+      isOpen = true;
+      return command;
+    })
+    .join("");
 }
 
 // Polling
@@ -738,7 +921,10 @@ function chooseModel(id) {
   if (chosen?.id !== model?.id) for (const memo of [vectors, tokens]) memo.clear();
   model = chosen;
   if (model) update();
-  else notify("No embedding model is served here, so there is nothing to try. The rerank and sparse routes are in the API reference.");
+  else
+    notify(
+      "No embedding model is served here, so there is nothing to try. The rerank and sparse routes are in the API reference.",
+    );
 }
 
 // Set-up
@@ -756,12 +942,18 @@ byId("paste").addEventListener("click", () => {
 });
 byId("paste-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  const lines = byId("lines").value.split(/\r?\n/).filter((line) => line.trim());
+  const lines = byId("lines")
+    .value.split(/\r?\n/)
+    .filter((line) => line.trim());
   if (lines.length === 0) return byId("lines").focus();
   replaceEntries(lines.slice(0, MAX_TEXTS));
   byId("paste").click();
   entries[0].area.focus();
-  speak(lines.length > MAX_TEXTS ? `The first ${MAX_TEXTS} of ${lines.length} lines are used.` : `${plural(lines.length, "line")} used.`);
+  speak(
+    lines.length > MAX_TEXTS
+      ? `The first ${MAX_TEXTS} of ${lines.length} lines are used.`
+      : `${plural(lines.length, "line")} used.`,
+  );
   update();
 });
 byId("key-form").addEventListener("submit", (event) => {
