@@ -49,7 +49,7 @@ test("the similarity of the two sentences is there at first sight", () =>
     assert.deepEqual((await texts(page, "#texts summary")).slice(0, 2), ["6 of 256 tokens", "6 of 256 tokens"]);
     assert.deepEqual(await texts(page, "#texts li:nth-child(2) .token"), ["[CLS]", "I", "am", "so", "cold", "[SEP]"]);
     assert.deepEqual(await texts(page, "#timing dt"), ["tokenize", "queue", "inference", "network and browser"]);
-    assert.ok((await texts(page, "#timing dd")).every((value) => /^[\d,.]+ ms$/.test(value)));
+    assert.ok((await texts(page, "#timing dd")).every((value) => /^[\d,.]+\sms$/.test(value)));
     await untilText(page, "#state", "Ready");
   }));
 
@@ -378,7 +378,7 @@ test("what is served: names, sizes, precision and protections", () =>
     assert.match(facts.Precision, /^(fp32|bf16|int8)$/);
     assert.match(facts.Backend, /^native/);
     for (const name of ["API keys", "Rate limits", "CORS", "TLS"]) assert.equal(facts[name], "off", name);
-    assert.match(facts.Memory, /^[\d.,]+ MB$/);
+    assert.match(facts.Memory, /^[\d.,]+\sMB$/);
   }));
 
 test("the charts count requests and stop while the page is hidden", () => {

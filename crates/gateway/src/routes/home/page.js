@@ -59,8 +59,8 @@ const number = (value, digits = 0) =>
   value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const rate = (value) => number(value, value > 0 && value < 10 ? 1 : 0);
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
-const milliseconds = (value) => `${number(value, value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
-const megabytes = (bytes) => (bytes ? `${number(bytes / 1e6, bytes < 1e7 ? 1 : 0)} MB` : "unknown");
+const milliseconds = (value) => `${number(value, value < 10 ? 2 : value < 100 ? 1 : 0)}\u00a0ms`;
+const megabytes = (bytes) => (bytes ? `${number(bytes / 1e6, bytes < 1e7 ? 1 : 0)}\u00a0MB` : "unknown");
 const onOrOff = (value) => (value ? "on" : "off");
 
 function duration(seconds) {
@@ -532,7 +532,7 @@ function drawMap(items, similarities) {
   placeLabels(places, groups, { width, height, em });
   byId("map-caption").textContent =
     `Texts that are near each other are close in meaning. The two axes are the principal ` +
-    `components of the vectors and hold ${number(share * 100)} % of their variance.`;
+    `components of the vectors and hold ${number(share * 100)}% of their variance.`;
   byId("map-table").replaceChildren(
     table(
       ["Text", "x", "y", "Nearest"],
@@ -797,7 +797,7 @@ const CHARTS = [
         },
       ],
     ],
-    (value) => `${number(value)} %`,
+    (value) => `${number(value)}%`,
   ],
   ["Truncated inputs a second", [["", perSecond((it) => it.truncated_inputs)]], rate],
 ];
