@@ -16,7 +16,7 @@ use crate::{
     registry::{ModelSlot, Registry},
     request::{DefaultModel, RequestLimits},
     response::ResponseMemory,
-    routes::{self, RouteSet},
+    routes::{self, RouteSet, home::HomePage},
     run_error::RunError,
     tokenize_queue::TokenizeQueue,
     trace::Tracing,
@@ -38,6 +38,7 @@ pub(crate) struct Services {
     usage: Data<UsageLedger>,
     path_prefix: Data<PathPrefix>,
     default_model: Data<DefaultModel>,
+    home_page: Option<Data<HomePage>>,
 }
 
 impl Services {
@@ -74,6 +75,10 @@ impl Services {
             usage: Data::new(UsageLedger::new(unix_time())),
             path_prefix: Data::new(config.server.path_prefix.clone()),
             default_model: Data::new(DefaultModel { id: config.default_model.clone() }),
+            home_page: config
+                .server
+                .home_page
+                .then(|| Data::new(HomePage::new(config.ops_listen.is_some()))),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }
@@ -91,7 +96,10 @@ impl Services {
             .app_data(self.usage.clone())
             .app_data(self.path_prefix.clone())
             .app_data(self.default_model.clone());
-        routes::configure(app, routes, &self.path_prefix);
+        if let Some(page) = &self.home_page {
+            app.app_data(page.clone());
+        }
+        routes::configure(app, routes, &self.path_prefix, self.home_page.is_some());
     }
 
     /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.

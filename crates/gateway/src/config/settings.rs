@@ -170,6 +170,10 @@ settings! {
         /// passes it on.
         path_prefix: PathPrefix = PathPrefix::default(), advanced;
 
+        /// Serves a page for browsers at `/`: try the models, copy requests, see what is served and the load. Without it,
+        /// `/` is a 404.
+        home_page: bool = true, advanced;
+
         /// Compresses answers with numbers in text (gzip) for clients that accept it: a third of the bytes, for
         /// computing time of some 10 ms for each MB. Answers in base64 are never compressed.
         compress_responses: bool = false, advanced;

@@ -15,7 +15,7 @@ use crate::{
 mod admin;
 mod cohere;
 mod embeddings;
-mod home;
+pub(crate) mod home;
 mod inference_call;
 mod models;
 mod ollama;
@@ -63,6 +63,9 @@ struct Route {
 /// Prefix of the API. Its routes are also served without it, because some clients expect a `base_url` that ends in
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
+
+/// Path of the page for browsers, which a setting turns off.
+const HOME_PAGE: &str = "/";
 
 const ROUTES: [Route; 34] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
@@ -157,9 +160,12 @@ pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) 
     route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
-/// Registers the routes of a set, under `prefix`.
-pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix) {
-    for route in ROUTES.iter().filter(|route| set == RouteSet::All || set == route.set) {
+/// Registers the routes of a set, under `prefix`, and the home page if there is one.
+pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix, has_home_page: bool) {
+    let is_served = |route: &&Route| {
+        (set == RouteSet::All || set == route.set) && (has_home_page || route.path != HOME_PAGE)
+    };
+    for route in ROUTES.iter().filter(is_served) {
         for pattern in route.patterns() {
             let path = match (prefix.as_str(), pattern) {
                 ("", _) => pattern.to_owned(),

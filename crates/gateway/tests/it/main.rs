@@ -19,6 +19,7 @@ mod errors;
 mod exposure;
 mod fake;
 mod fuzz;
+mod home_page;
 mod lifecycle;
 mod limits;
 mod loading;
