@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use testkit::report::{Report, Suite};
 use testkit::workspace::Workspace;
 use testkit::{Server, files};
-use xtask::setup::environment::{self, Pins};
 use xtask::setup::chromium;
+use xtask::setup::environment::{self, Pins};
 use xtask::setup::python::Python;
 
 use crate::{start_server, tap};

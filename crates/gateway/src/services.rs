@@ -12,6 +12,7 @@ use crate::{
     config::{Config, Origins, PathPrefix},
     lifecycle::Lifecycle,
     metrics::Metrics,
+    openapi::ApiDocument,
     rate_limit::RateLimiter,
     registry::{ModelSlot, Registry},
     request::{DefaultModel, RequestLimits},
@@ -39,6 +40,7 @@ pub(crate) struct Services {
     path_prefix: Data<PathPrefix>,
     default_model: Data<DefaultModel>,
     home_page: Option<Data<HomePage>>,
+    document: Data<ApiDocument>,
 }
 
 impl Services {
@@ -75,10 +77,8 @@ impl Services {
             usage: Data::new(UsageLedger::new(unix_time())),
             path_prefix: Data::new(config.server.path_prefix.clone()),
             default_model: Data::new(DefaultModel { id: config.default_model.clone() }),
-            home_page: config
-                .server
-                .home_page
-                .then(|| Data::new(HomePage::new(config.ops_listen.is_some()))),
+            document: Data::new(ApiDocument::new(&config.server.path_prefix)),
+            home_page: config.server.home_page.then(|| Data::new(HomePage::new(config.ops_listen.is_some()))),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }
@@ -95,7 +95,8 @@ impl Services {
             .app_data(self.tracing.clone())
             .app_data(self.usage.clone())
             .app_data(self.path_prefix.clone())
-            .app_data(self.default_model.clone());
+            .app_data(self.default_model.clone())
+            .app_data(self.document.clone());
         if let Some(page) = &self.home_page {
             app.app_data(page.clone());
         }

@@ -99,14 +99,14 @@ fn label<'a>(series: &'a Metric, name: &str) -> &'a str {
 
 /// Value of a counter. Counters hold integers, although the library passes them on as floats.
 fn counter(series: &Metric) -> u64 {
-    series.get_counter().value() as u64
+    series.get_counter().get_value() as u64
 }
 
 #[cfg(target_os = "linux")]
 fn resident_bytes() -> Option<u64> {
     let families = prometheus::process_collector::ProcessCollector::for_self().collect();
     let family = families.iter().find(|family| family.name() == "process_resident_memory_bytes")?;
-    Some(family.get_metric().first()?.get_gauge().value() as u64)
+    Some(family.get_metric().first()?.get_gauge().get_value() as u64)
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -5,12 +5,11 @@
 //! style and the one script by their SHA-256, and requests to this server alone.
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use sha2::{Digest, Sha256};
 
 use crate::{
     auth::Keys,
     config::PathPrefix,
+    html::{escape, source_hash},
     lifecycle::Lifecycle,
     request::DefaultModel,
     tls::IsTls,
@@ -100,27 +99,6 @@ pub(super) async fn page(
 /// Responds to the browser's request for an icon with 204 instead of an error.
 pub(super) async fn favicon() -> HttpResponse {
     HttpResponse::NoContent().finish()
-}
-
-/// The source expression of a Content-Security-Policy that allows `content` inline.
-fn source_hash(content: &str) -> String {
-    format!("'sha256-{}'", BASE64.encode(Sha256::digest(content)))
-}
-
-/// Escapes text for an HTML element or a quoted attribute.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::{
 
 mod admin;
 mod cohere;
+mod docs;
 mod embeddings;
 pub(crate) mod home;
 mod inference_call;
@@ -64,10 +65,10 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-/// Path of the page for browsers, which a setting turns off.
-const HOME_PAGE: &str = "/";
+/// Paths of the pages for browsers and of the document that one of them shows, which a setting turns off.
+const PAGES: [&str; 4] = ["/", "/docs", "/openapi.yaml", "/openapi.json"];
 
-const ROUTES: [Route; 34] = [
+const ROUTES: [Route; 37] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -98,6 +99,9 @@ const ROUTES: [Route; 34] = [
     // For the page at `/` and the command `status`, which poll it.
     api("/status", RouteKind::Probe, |config, path| get(config, path, status::status)),
     api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
+    api("/docs", RouteKind::Other, |config, path| get(config, path, docs::page)),
+    api("/openapi.yaml", RouteKind::Other, |config, path| get(config, path, docs::yaml)),
+    api("/openapi.json", RouteKind::Other, |config, path| get(config, path, docs::json)),
     api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
     probe("/startupz", |config, path| get(config, path, ops::startupz)),
     probe("/readyz", |config, path| get(config, path, ops::readyz)),
@@ -160,10 +164,10 @@ pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) 
     route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
-/// Registers the routes of a set, under `prefix`, and the home page if there is one.
-pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix, has_home_page: bool) {
+/// Registers the routes of a set, under `prefix`, and the pages for browsers if `has_pages`.
+pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix, has_pages: bool) {
     let is_served = |route: &&Route| {
-        (set == RouteSet::All || set == route.set) && (has_home_page || route.path != HOME_PAGE)
+        (set == RouteSet::All || set == route.set) && (has_pages || !PAGES.contains(&route.path))
     };
     for route in ROUTES.iter().filter(is_served) {
         for pattern in route.patterns() {

@@ -78,7 +78,7 @@ fn model(registry: &Registry, slot: &Arc<ModelSlot>) -> Value {
     let selection = loaded.map(|loaded| loaded.selection);
     let aliases = registry.aliases().filter(|(_, other)| other.id() == slot.id()).map(|(alias, _)| alias);
     json!({
-        "id": slot.id(),
+        "id": &**slot.id(),
         "aliases": aliases.collect::<Vec<_>>(),
         "task": description.task.name(),
         "is_loaded": loaded.is_some(),

@@ -68,7 +68,9 @@ fn the_home_page_shows_the_default_model_the_state_and_the_need_for_a_key() {
     let text = page.text();
     assert!(text.contains(r#"data-fill="model">tiny<"#) && text.contains(r#"id="state">Ready<"#));
     assert!(text.contains("Bearer <b>any</b>") && !text.contains("YOUR_KEY"));
-    assert!(TestApp::builder().key("team", "secret").start().get("/").text().contains("Bearer <b>YOUR_KEY</b>"));
+    assert!(
+        TestApp::builder().key("team", "secret").start().get("/").text().contains("Bearer <b>YOUR_KEY</b>")
+    );
 
     let (builder, gate) = TestApp::builder().gate();
     let app = builder.launch();

@@ -12,6 +12,7 @@ mod commands;
 mod compression;
 mod connections;
 mod dimensions;
+mod docs;
 mod documentation;
 mod doors;
 mod embeddings;
