@@ -197,7 +197,7 @@ impl<'t> AlignedText<'t> {
                 pieces.push(self.text.len() - start - output.len(), String::new());
             }
             PipelineNormalizer::Metaspace(metaspace) => {
-                pieces.follow_metaspace(metaspace, &self.text, &output)?
+                pieces.follow_metaspace(metaspace, &self.text, &output)?;
             }
             _ => pieces.cut_words(normalizer, &self.text)?,
         }
@@ -266,7 +266,8 @@ impl Pieces {
                     if read == written || read == ' ' && written == metaspace.delimiter() =>
                 {
                     self.push(read.len_utf8(), written.into());
-                    (input.next(), output.next());
+                    input.next();
+                    output.next();
                 }
                 (_, Some(written)) if written == metaspace.delimiter() => {
                     self.push(0, written.into());

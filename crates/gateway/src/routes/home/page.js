@@ -784,7 +784,7 @@ const CHARTS = [
     ],
     milliseconds,
   ],
-  ["Inputs in the queue", [["", (_, now) => now.queue.inputs]], number],
+  ["Requests in the queue", [["", (_, now) => now.queue.requests]], number],
   [
     "Cache hits",
     [
