@@ -131,7 +131,7 @@ fn in_process(args: &CliArgs, env: &ProcessEnv, texts: &[String]) -> Result<Embe
     let embedded = submitted.wait().map_err(|error| CommandError::Golden(Box::new(error.into())))?;
     if embedded.truncated > 0 {
         let limit = model.max_input_tokens;
-        line.note(&format!("note: {} texts were truncated to {limit} tokens", embedded.truncated));
+        line.note(&format!("note: {} of the texts truncated to {limit} tokens", embedded.truncated));
     }
     let vectors = embedded.vectors.chunks(embedded.dimensions).map(<[f32]>::to_vec).collect();
     Ok(EmbeddedTexts { model: model.id.to_string(), vectors })
@@ -217,7 +217,7 @@ mod tests {
         let beside = table(&strings(&["a cat", "a dog"]), &matrix);
         assert_eq!(
             beside,
-            ["                1       2", "1  a cat  1.0000  0.5000", "2  a dog  0.5000  1.0000"]
+            ["               1       2", "1  a cat  1.0000  0.5000", "2  a dog  0.5000  1.0000"]
         );
         let many = strings(&["text"; 9]);
         let matrix = vec![vec![1.0; 9]; 9];

@@ -198,14 +198,14 @@ fn table(address: &str, now: &ServerStatus, earlier: Option<(&ServerStatus, f64)
             grouped(now.tokens),
             per_second(now.tokens, before.tokens),
             cell("in flight"),
-            format!("{} requests", grouped(now.requests.in_flight)),
+            counted(now.requests.in_flight, "request"),
         ],
         [
             cell("truncated"),
             grouped(now.truncated_inputs),
             per_second(now.truncated_inputs, before.truncated_inputs),
             cell("queue"),
-            format!("{} requests, {} tokens", grouped(now.queue.requests), grouped(now.queue.tokens)),
+            format!("{}, {}", counted(now.queue.requests, "request"), counted(now.queue.tokens, "token")),
         ],
         [cell("cache hits"), grouped(now.cache.hits), hit_share, cell("memory"), memory],
         [
@@ -241,6 +241,12 @@ fn table(address: &str, now: &ServerStatus, earlier: Option<(&ServerStatus, f64)
     text.into_iter()
         .map(|line| if line.chars().count() > WIDTH { shortened_line(&line) } else { line })
         .collect()
+}
+
+/// A number with its noun.
+fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
 }
 
 /// A line cut at the width, spaces kept.
@@ -330,7 +336,26 @@ mod tests {
     fn rates_and_percentiles_are_those_of_the_last_interval() {
         let (earlier, now) = (status(100.0, 1000, [500, 500, 0, 0]), status(102.0, 1200, [500, 600, 100, 0]));
         let shown = table("http://host", &now, Some((&earlier, 2.0)));
-        insta::assert_snapshot!(shown.join("\n"));
+        let cells = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            shown.iter().map(cells).collect::<Vec<_>>(),
+            [
+                "embedgate 1.2.3 · ready · up 1 min",
+                "http://host",
+                "",
+                "requests 1,200 100/s latency p50 2.0 ms",
+                "inputs 1,200 100/s latency p99 4.0 ms",
+                "tokens 12,000 1.0k/s in flight 2 requests",
+                "truncated 1 0/s queue 1 request, 20 tokens",
+                "cache hits 120 10 % memory 77 MB",
+                "errors 3 0/s",
+                "",
+                "invalid_api_key 3 0/s",
+                "",
+                "MODEL TASK DIM TOKENS PRECISION BACKEND",
+                "all-MiniLM-L6-v2 embed 384 256 int8 native avx2",
+            ]
+        );
         assert!(shown.iter().all(|line| line.chars().count() <= WIDTH));
         // A restarted server has smaller counts.
         let restarted = table("http://host", &status(1.0, 5, [5, 0, 0, 0]), Some((&now, 2.0)));

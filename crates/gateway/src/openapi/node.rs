@@ -9,6 +9,9 @@ use serde::{
     ser::SerializeMap,
 };
 
+/// Width of JSON for a reader, in characters.
+const PRETTY_WIDTH: usize = 88;
+
 /// A value of YAML or JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
@@ -65,9 +68,43 @@ impl Node {
         (found, path.rsplit('/').next())
     }
 
-    /// The value as JSON with indentation.
+    /// The value as JSON for a reader: maps and lists that fit a line are on one.
     pub(super) fn pretty(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default()
+        self.lines(0)
+    }
+
+    fn lines(&self, indent: usize) -> String {
+        let line = self.line();
+        if indent + line.chars().count() <= PRETTY_WIDTH {
+            return line;
+        }
+        let (brackets, parts): (_, Vec<String>) = match self {
+            Self::List(list) => (["[", "]"], list.iter().map(|value| value.lines(indent + 2)).collect()),
+            Self::Map(entries) => {
+                let entry = |(key, value): &(String, Self)| {
+                    format!("{}: {}", Self::Text(key.clone()).json(), value.lines(indent + 2))
+                };
+                (["{", "}"], entries.iter().map(entry).collect())
+            }
+            _ => return line,
+        };
+        let (outer, inner) = (" ".repeat(indent), " ".repeat(indent + 2));
+        let parts = parts.join(&format!(",\n{inner}"));
+        format!("{}\n{inner}{parts}\n{outer}{}", brackets[0], brackets[1])
+    }
+
+    /// The value as JSON on one line, with spaces.
+    fn line(&self) -> String {
+        match self {
+            Self::List(list) => format!("[{}]", list.iter().map(Self::line).collect::<Vec<_>>().join(", ")),
+            Self::Map(entries) => {
+                let entry = |(key, value): &(String, Self)| {
+                    format!("{}: {}", Self::Text(key.clone()).json(), value.line())
+                };
+                format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            }
+            other => other.json(),
+        }
     }
 
     /// The value as JSON on one line.
@@ -151,5 +188,21 @@ impl<'de> Deserialize<'de> for Node {
             }
         }
         deserializer.deserialize_any(AnyNode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_for_a_reader_breaks_what_does_not_fit_a_line() {
+        let short: Node = serde_json::from_str(r#"{"b": [1, 2.5, null], "a": {}}"#).unwrap();
+        assert_eq!(short.pretty(), r#"{"b": [1, 2.5, null], "a": {}}"#);
+        let text = "x".repeat(PRETTY_WIDTH);
+        let long: Node = serde_json::from_str(&format!(r#"{{"b": "{text}", "a": [1, 2]}}"#)).unwrap();
+        assert_eq!(long.pretty(), format!("{{\n  \"b\": \"{text}\",\n  \"a\": [1, 2]\n}}"));
+        let same: Node = serde_json::from_str(&long.pretty()).unwrap();
+        assert_eq!(same, long);
     }
 }

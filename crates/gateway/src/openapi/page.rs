@@ -3,7 +3,7 @@
 use super::{
     markup::{anchor, inline, paragraphs},
     node::Node,
-    schema,
+    schema::{self, BodyKind},
 };
 use crate::html::escape;
 
@@ -132,7 +132,7 @@ fn article(document: &Node, entry: &OperationEntry<'_>) -> String {
     if !body.is_null() {
         html.push_str("<h4>Request</h4>\n");
         html.push_str(&paragraphs(body.get("description").text()));
-        html.push_str(&content(document, body, "Body"));
+        html.push_str(&content(document, body, BodyKind::Request));
     }
     html.push_str("<h4>Response</h4>\n");
     let (good, errors): (Vec<_>, Vec<_>) =
@@ -193,14 +193,14 @@ fn table(title: &str, columns: [&str; 3], rows: &str) -> String {
 }
 
 /// The fields and the examples of a body.
-fn content(document: &Node, body: &Node, caption: &str) -> String {
+fn content(document: &Node, body: &Node, role: BodyKind) -> String {
     let mut html = String::new();
     for (kind, content) in body.get("content").entries() {
         if kind != "application/json" {
-            html.push_str(&format!("<p>{caption}: <code>{}</code>.</p>\n", escape(kind)));
+            html.push_str(&format!("<p>Body: <code>{}</code>.</p>\n", escape(kind)));
             continue;
         }
-        html.push_str(&schema::describe(document, content.get("schema"), caption));
+        html.push_str(&schema::describe(document, content.get("schema"), role));
         let examples = content.get("examples").entries().iter();
         let named = examples.map(|(name, example)| (name.as_str(), example.get("value")));
         let single = [("Example", content.get("example"))];
@@ -222,7 +222,7 @@ fn success(document: &Node, status: &str, response: &Node) -> String {
         "<p><code>{}</code> {}</p>\n{}",
         escape(status),
         inline(response.get("description").text()),
-        content(document, response, "Body")
+        content(document, response, BodyKind::Response)
     );
     let rows: String = response
         .get("headers")

@@ -7,6 +7,25 @@ use crate::html::escape;
 /// be.
 const MAX_DEPTH: usize = 8;
 
+/// Largest number of 32 bits.
+const UINT32_MAX: i64 = u32::MAX as i64;
+
+/// A body, by which the table marks the fields that a client has to send, or may not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyKind {
+    Request,
+    Response,
+}
+
+impl BodyKind {
+    fn caption(self) -> &'static str {
+        match self {
+            Self::Request => "Request body",
+            Self::Response => "Response body",
+        }
+    }
+}
+
 /// A row of a table: a field, or an element of a list.
 struct FieldRow {
     /// Its name with those of the fields around it, such as `data[].index`.
@@ -17,7 +36,8 @@ struct FieldRow {
 }
 
 /// The schema of a body as a sentence about its type and a table of its fields.
-pub(super) fn describe(document: &Node, schema: &Node, caption: &str) -> String {
+pub(super) fn describe(document: &Node, schema: &Node, body: BodyKind) -> String {
+    let caption = body.caption();
     let mut rows = Vec::new();
     collect(document, schema, (String::new(), MAX_DEPTH), &mut rows);
     let (resolved, _) = document.resolve(schema);
@@ -35,7 +55,11 @@ pub(super) fn describe(document: &Node, schema: &Node, caption: &str) -> String 
     let rows: String = rows
         .iter()
         .map(|row| {
-            let required = if row.is_required { "<b>required</b> " } else { "" };
+            let required = match (body, row.is_required) {
+                (BodyKind::Request, true) => "<b>required</b> ",
+                (BodyKind::Response, false) => "<b>optional</b> ",
+                _ => "",
+            };
             let (path, kind, description) = (escape(&row.path), &row.kind, inline(&row.description));
             format!("<tr><th scope=\"row\"><code>{path}</code><td>{kind}<td>{required}{description}\n")
         })
@@ -81,20 +105,17 @@ fn description(document: &Node, field: &Node) -> String {
         .map(|schema| schema.get("description").text())
         .find(|text| !text.is_empty());
     let mut sentences: Vec<String> = own.map(|text| text.trim().to_owned()).into_iter().collect();
-    let mut limits = Vec::new();
-    for (key, word) in
-        [("minimum", "at least"), ("maximum", "at most"), ("minItems", "at least"), ("maxItems", "at most")]
-    {
-        let value = resolved.get(key);
-        let is_trivial =
-            matches!(value, Node::Integer(0 | 1)) || matches!(value, Node::Integer(4_294_967_295));
-        if !value.is_null() && !is_trivial {
-            let unit = if key.ends_with("Items") { " elements" } else { "" };
-            limits.push(format!("{word} {}{unit}", value.json()));
+    for (key, words, unit) in [
+        ("minimum", "At least", ""),
+        ("maximum", "At most", ""),
+        ("minItems", "At least", " elements"),
+        ("maxItems", "At most", " elements"),
+    ] {
+        // Bounds that nearly every number and list has say nothing.
+        match resolved.get(key) {
+            Node::Null | Node::Integer(0 | 1 | UINT32_MAX) => {}
+            bound => sentences.push(format!("{words} {}{unit}.", bound.json())),
         }
-    }
-    if !limits.is_empty() {
-        sentences.push(format!("From the limits: {}.", limits.join(", ")));
     }
     if !resolved.get("default").is_null() {
         sentences.push(format!("Default: `{}`.", resolved.get("default").json()));

@@ -109,9 +109,9 @@ fn the_page_is_accessible_and_loads_nothing() {
 
 #[test]
 fn links_and_addresses_have_the_path_prefix() {
-    let app = TestApp::builder()
-        .config(|config| config.server.path_prefix = PathPrefix::new("/a/b").unwrap())
-        .start();
+    let prefix = PathPrefix::new("/a/b").unwrap();
+    let app = TestApp::builder().config(|config| config.server.path_prefix = prefix).launch();
+    app.wait_for("/a/b/readyz", 200);
     let json = app.get("/a/b/openapi.json").json();
     assert_eq!(json["servers"][0]["url"], "/a/b");
     let page = app.get("/a/b/docs");

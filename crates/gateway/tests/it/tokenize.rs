@@ -1,7 +1,5 @@
 //! `POST /tokenize` of text-embeddings-inference.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
 use crate::{
@@ -9,13 +7,6 @@ use crate::{
     doors::post,
     loading::on_demand,
 };
-
-fn tokenizer(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../model-import/tests/tiny-models")
-        .join(name)
-        .join("tokenizer.json")
-}
 
 #[track_caller]
 fn tokenize(app: &TestApp, body: &Value) -> Value {
@@ -66,7 +57,7 @@ fn byte_level_and_sentencepiece_tokens_have_positions() {
         ("roberta-mean", "Hello wörld 🚀 東京!"),
         ("xlm-roberta-mean", "Hello wörld ﬁne 東京!"),
     ] {
-        let app = TestApp::builder().tokenizer(&tokenizer(name)).start();
+        let app = TestApp::builder().real(name).start();
         let lists = tokenize(&app, &json!({"inputs": [text, ""], "add_special_tokens": false}));
         assert_positions(&lists[0], text);
         let tokens = lists[0].as_array().unwrap();
