@@ -226,7 +226,7 @@ test("many pasted lines: the first 50 become a map without overlapping labels", 
     assert.equal(await page.locator("#texts textarea").count(), 50);
     assert.ok(await page.locator("#add").isDisabled());
     assert.equal(await points(page).count(), 50);
-    const neighbors = (await texts(page, "#neighbors strong")).map(Number);
+    const neighbors = (await texts(page, "#neighbors strong")).map((text) => Number(text.replace("−", "-")));
     assert.equal(neighbors.length, 49);
     assert.deepEqual(
       neighbors,
@@ -243,7 +243,7 @@ test("many pasted lines: the first 50 become a map without overlapping labels", 
     assert.equal(overlaps, 0);
     // Texts about the same animal are neighbors, on the map as well.
     assert.equal(await page.locator("#map-table tbody tr").count(), 50);
-    await points(page).nth(6).hover({ force: true });
+    await points(page).nth(6).locator("circle").hover({ force: true });
     assert.match(await page.textContent("#map .tip"), /^\d+ · Sentence \d+ is about a /);
     assert.match(await page.textContent("#code-python"), /Sentence 5 is/);
     assert.doesNotMatch(await page.textContent("#code-python"), /Sentence 6 is/);
@@ -301,7 +301,7 @@ for (const colorScheme of ["light", "dark"]) {
         const response = await route.fetch({ url: route.request().url().replace(url, `${plain}/`) });
         await route.fulfill({ response });
       });
-    return visit({ url, colorScheme, prepare, viewport: { width: 1280, height: 1090 } }, (page) =>
+    return visit({ url, colorScheme, prepare, viewport: { width: 1280, height: 960 } }, (page) =>
       picture(page, colorScheme),
     );
   });

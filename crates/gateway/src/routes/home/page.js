@@ -10,7 +10,7 @@ const RATE_READINGS = 5;
 const MAX_SHOWN_TOKENS = 1000;
 const MAX_SNIPPET_TEXTS = 5;
 const KEY_NAME = "embedgate-key";
-const SAMPLES = ["I feel extremely chilly", "I am so cold", "The invoice is due on Friday"];
+const SAMPLES = ["I feel extremely chilly", "I am so cold", "The bank opens at nine"];
 
 /** The server's address as this browser knows it: also right behind a proxy that removes a path. */
 const root = new URL(location.pathname.replace(/\/*$/, "/"), location.origin);
@@ -57,6 +57,7 @@ function table(head, rows) {
 
 const number = (value, digits = 0) =>
   value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const signed = (value, digits) => value.toFixed(digits).replace("-", "−");
 const rate = (value) => number(value, value > 0 && value < 10 ? 1 : 0);
 const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 const milliseconds = (value) => `${number(value, value < 10 ? 2 : value < 100 ? 1 : 0)}\u00a0ms`;
@@ -325,7 +326,7 @@ function drawNeighbors(items, similarities) {
   const others = isFirst ? items.slice(1).map((item, index) => ({ ...item, cosine: similarities[0][index + 1] })) : [];
   others.sort((a, b) => b.cosine - a.cosine);
   const [nearest] = others;
-  byId("cosine").textContent = nearest ? nearest.cosine.toFixed(3) : "–";
+  byId("cosine").textContent = nearest ? signed(nearest.cosine, 3) : "–";
   byId("cosine-caption").textContent = nearest
     ? `is the cosine similarity of text 1 and ${others.length > 1 ? "its nearest neighbor, " : ""}text ${nearest.number}.`
     : "Write text 1 and another one to compare them.";
@@ -334,7 +335,7 @@ function drawNeighbors(items, similarities) {
       "li",
       {},
       html("span", {}, `${at} · ${text}`),
-      html("strong", {}, cosine.toFixed(3)),
+      html("strong", {}, signed(cosine, 3)),
       html("div", { class: "bar", "aria-hidden": "true", "--share": Math.max(cosine, 0).toFixed(3) }, html("i")),
     );
   byId("neighbors").replaceChildren(html("ol", { class: "neighbors" }, ...others.map(row)));
@@ -344,7 +345,7 @@ function drawMatrix(items, similarities) {
   const digits = items.length > 6 ? 2 : 3;
   const cell = (cosine, row, column) => {
     const attributes = { "--share": Math.max(cosine, 0).toFixed(3), class: row === column ? "self" : null };
-    return html("td", attributes, cosine.toFixed(digits));
+    return html("td", attributes, signed(cosine, digits));
   };
   const rows = items.map(({ number: at, text }, row) =>
     html(
@@ -374,6 +375,7 @@ function drawTiming(header, elapsed, texts, count) {
   const phases = [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)].map(([, name, value]) => [name, Number(value)]);
   const known = phases.reduce((sum, [, value]) => sum + value, 0);
   phases.push(["network and browser", Math.max(elapsed - known, 0)]);
+  const cached = phases.some(([name, value]) => name === "inference" && value === 0) ? ", from the cache" : "";
   const list = html("dl", { class: "facts timing" });
   definitions(
     list,
@@ -389,7 +391,7 @@ function drawTiming(header, elapsed, texts, count) {
     html(
       "p",
       {},
-      html("small", {}, `${plural(texts, "text")} and ${plural(count, "token")} in ${milliseconds(elapsed)}`),
+      html("small", {}, `${plural(texts, "text")} and ${plural(count, "token")} in ${milliseconds(elapsed)}${cached}`),
     ),
   );
 }
@@ -538,7 +540,7 @@ function drawMap(items, similarities) {
       ["Text", "x", "y", "Nearest"],
       items.map((item, index) => [
         `${item.number} · ${shorten(item.text, 40)}`,
-        ...points[index].map((value) => value.toFixed(3)),
+        ...points[index].map((value) => signed(value, 3)),
         `${items[nearest[index]].number}`,
       ]),
     ),
@@ -710,7 +712,7 @@ function drawServed({ models, access, memory, version, uptime_seconds: uptime })
           [
             [
               "Task",
-              { embed: "embeddings", rerank: "reranking", embed_sparse: "sparse embeddings" }[served.task] ??
+              { embed: "embeddings", rerank: "reranking", "embed-sparse": "sparse embeddings" }[served.task] ??
                 served.task,
             ],
             ["State", served.is_loaded ? "loaded" : "loaded by its first request"],
