@@ -1,5 +1,5 @@
 //! The program behind the groups of `cargo xtask test` that check the release: clients, chart, image, archive,
-//! monitoring; and behind `cargo xtask arm64` and `avx512`.
+//! monitoring, page; and behind `cargo xtask arm64` and `avx512`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks to its terminal")]
 
 mod arm64;
@@ -9,6 +9,7 @@ mod clients;
 mod image;
 mod monitoring;
 mod packages;
+mod page;
 mod tap;
 
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ enum Group {
     Image,
     /// Metrics, rules, alerts and dashboard, with a real Prometheus
     Monitoring,
+    /// The page at `/`, in a headless Chromium
+    Page,
     /// Build for arm64 and test in an emulator; on Debian for amd64
     Arm64,
     /// Test kernels for AVX-512 in an emulated machine; on Debian for amd64
@@ -70,6 +73,7 @@ fn run(options: &Options) -> Result<bool> {
         Group::Chart => chart::run(&workspace, &mut report),
         Group::Image => image::run(&workspace, &mut report),
         Group::Monitoring => monitoring::run(&workspace, &mut report),
+        Group::Page => page::run(&workspace, &mut report),
         Group::Arm64 => arm64::run(&workspace, &mut report),
         Group::Avx512 { tests } => avx512::run(&workspace, tests, &mut report),
         Group::Boot { tests, binary } => return avx512::boot(&workspace, binary, tests),

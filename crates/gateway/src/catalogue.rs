@@ -46,6 +46,12 @@ pub(crate) fn catalogue() -> Result<Vec<CatalogueEntry>, toml::de::Error> {
     Ok(toml::from_str::<Catalogue>(TEXT)?.models)
 }
 
+/// License of the model `id` of the hub, if the catalogue has it.
+pub(crate) fn license(id: &str) -> Option<String> {
+    let models = catalogue().ok()?;
+    models.into_iter().find(|model| model.id == id).map(|model| model.license)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -15,6 +15,8 @@ Examples:
   embedgate serve --port 9000                 the same on another port
   embedgate serve --listen 0.0.0.0:80         serve other machines; set EMBEDGATE_API_KEYS first
   embedgate check-config                      show every setting and its source
+  embedgate status                            watch the load of a running server
+  embedgate similarity \"a cat\" \"a dog\"       compare texts
   embedgate model list                        show the known models
   embedgate model pull BAAI/bge-m3            download one of them, or any other
   embedgate serve --model BAAI/bge-m3         serve it
@@ -35,6 +37,21 @@ default. Two variables have no flag: EMBEDGATE_API_KEYS holds the API keys that 
 name=key or key, separated by commas or line breaks; ORT_DYLIB_PATH names ONNX Runtime's library, as
 it does for other programs. --model, --alias, --cors-origins and --matryoshka-dimensions may be repeated.
 DURATION is a number with ms, s, m or h; SIZE is a number of bytes, or with KiB, MiB or GiB.";
+
+const STATUS_NOTES: &str = "\
+Examples:
+  embedgate status
+  embedgate status --once https://embeddings.example
+  OPENAI_API_KEY=sk-1 embedgate status localhost:9000";
+
+const SIMILARITY_NOTES: &str = "\
+Examples:
+  embedgate similarity \"a cat on a mat\" \"a kitten on a rug\" \"quarterly results\"
+  embedgate similarity --model BAAI/bge-small-en-v1.5 --pull \"one text\" \"another\"
+  embedgate similarity --json - < lines.txt
+  embedgate similarity --url http://127.0.0.1:8080 \"one text\" \"another\"
+
+With --url, --model is the name of a model of that server; without it, its first model answers.";
 
 const PULL_NOTES: &str = "\
 Examples:
@@ -74,6 +91,17 @@ pub enum Request {
     /// Takes the flags of `serve` and sends GET /readyz to the address that they say. Exit code 0 when the server is
     /// ready, 1 when it is loading, draining or unreachable.
     Health,
+    /// Show the load of a running server as a table, refreshed in place
+    ///
+    /// Reads GET /status. Rates and percentiles are those of the last interval; the first ones are those since the
+    /// server's start. Ends with Ctrl-C, or after one table if the output is no terminal.
+    #[command(after_help = STATUS_NOTES)]
+    Status(StatusOptions),
+    /// Compare texts: print the cosine similarity of each pair
+    ///
+    /// Embeds the texts with a model on this machine, by the flags of `serve`, or with a running server.
+    #[command(after_help = SIMILARITY_NOTES)]
+    Similarity(SimilarityOptions),
     /// Download, import, list or verify models
     Model {
         /// The command
@@ -137,6 +165,58 @@ pub enum ModelAction {
     },
 }
 
+/// Options of commands that ask a server.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServerOptions {
+    /// API key of the server [env: OPENAI_API_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+}
+
+/// Options of `status`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusOptions {
+    /// Address of the server
+    #[arg(value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+
+    /// The server's key.
+    #[command(flatten)]
+    pub server: ServerOptions,
+
+    /// Seconds between two readings
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = parse_seconds)]
+    pub interval: f64,
+
+    /// Print one table and end
+    #[arg(long)]
+    pub once: bool,
+
+    /// Print the JSON of one reading and end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `similarity`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SimilarityOptions {
+    /// Texts to compare; `-` stands for the lines of standard input
+    #[arg(value_name = "TEXT", required = true)]
+    pub texts: Vec<String>,
+
+    /// Ask a running server with OpenAI's API instead of loading a model
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// The server's key.
+    #[command(flatten)]
+    pub server: ServerOptions,
+
+    /// Print a JSON object, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Options of `model pull`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PullOptions {
@@ -176,6 +256,22 @@ const OF_ONE_MODEL: [&str; 8] = [
     "precision",
     "int8_min_cosine",
     "auto_min_cosine",
+    "isa",
+    "onnx_file",
+    "threads",
+];
+
+/// Keys of the settings that `similarity` has flags for.
+const OF_SIMILARITY: [&str; 12] = [
+    "path",
+    "pull",
+    "offline",
+    "endpoint",
+    "cache_dir",
+    "onnxruntime_path",
+    "provider",
+    "precision",
+    "int8_min_cosine",
     "isa",
     "onnx_file",
     "threads",
@@ -238,6 +334,7 @@ pub fn command() -> Command {
     let cli = ["serve", "check-config", "health"].into_iter().fold(Cli::command(), |cli, name| {
         cli.mut_subcommand(name, |command| command.args(parts_of_listen()).args(flags(&[])))
     });
+    let cli = cli.mut_subcommand("similarity", |command| command.args(flags(&OF_SIMILARITY)));
     cli.mut_subcommand("model", |model| {
         [
             ("pull", &OF_PULL[..]),

@@ -1,4 +1,4 @@
-//! Results and failures of commands on models.
+//! Results and failures of commands on models and servers.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::hub::HubModelError;
-use crate::load::ModelLoadError;
+use crate::load::{LoadError, ModelLoadError};
 use crate::model_bench::BenchError;
+use crate::server_client::ServerError;
 
 /// Result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Verdict {
     Fail,
 }
 
-/// A failure of a command on model folders.
+/// A failure of a command.
 #[derive(Debug, Error)]
 pub enum CommandError {
     /// The folder cannot be used.
@@ -83,6 +84,15 @@ pub enum CommandError {
     /// The benchmark failed.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// The model of the settings cannot be loaded.
+    #[error(transparent)]
+    Load(Box<LoadError>),
+    /// A server cannot be asked.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// Standard input cannot be read.
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
     /// The result cannot be printed.
     #[error("cannot write the result to standard output")]
     Print(#[from] io::Error),

@@ -189,6 +189,39 @@ impl Code {
         ErrorSpec { status, kind, code, retry }
     }
 
+    /// Name of this code in the metric `embedgate_errors_total` and in `/status`, where clients of all vendors are
+    /// counted together.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::MissingParameter => "missing_required_parameter",
+            Self::TooLong => "too_long",
+            Self::MissingKey => "missing_api_key",
+            Self::InvalidKey => "invalid_api_key",
+            Self::ModelNotFound => "model_not_found",
+            Self::UnknownUrl => "unknown_url",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BodyTimeout => "body_timeout",
+            Self::ModelIsLoading => "model_is_loading",
+            Self::BodyTooLarge => "body_too_large",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::TooManyRequests => "too_many_requests",
+            Self::TooManyTokens => "too_many_tokens",
+            Self::QueueFull => "queue_full",
+            Self::BodyMemoryExhausted => "body_memory_exhausted",
+            Self::ResponseMemoryExhausted => "response_memory_exhausted",
+            Self::Deadline => "timeout",
+            Self::Loading => "loading",
+            Self::LoadTimeout => "load_timeout",
+            Self::LoadFailed => "load_failed",
+            Self::LoadQueueFull => "load_queue_full",
+            Self::Draining => "draining",
+            Self::RateLimiterUnavailable => "rate_limiter_unavailable",
+            Self::Internal => "internal",
+            Self::Permanent => "permanent",
+        }
+    }
+
     /// The `error_type` of text-embeddings-inference for this code.
     fn tei_type(self) -> &'static str {
         match (self, self.spec().status.as_u16()) {

@@ -5,7 +5,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -17,14 +17,25 @@ use crate::{
 const LOADING_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The server's state. Probes read it; requests take the models from it.
-#[derive(Default)]
 pub(crate) struct Lifecycle {
+    started: Instant,
     /// `None` while loading, and again after [`Lifecycle::close`].
     registry: RwLock<Option<Arc<Registry>>>,
     is_draining: AtomicBool,
 }
 
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self { started: Instant::now(), registry: RwLock::default(), is_draining: AtomicBool::default() }
+    }
+}
+
 impl Lifecycle {
+    /// Time since the start of the server.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Starts to serve these models, which are loaded, warmed up and checked.
     pub(crate) fn open(&self, registry: Registry) {
         *self.registry.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(registry));

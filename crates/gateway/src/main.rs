@@ -11,8 +11,8 @@ use gateway::config::{CliArgs, Config, ConfigError, ProcessEnv, Resolved};
 use gateway::health;
 use gateway::model_command::{self, Verdict};
 use gateway::signals::stop_requests;
-use gateway::telemetry;
 use gateway::{Listeners, spawn_detached};
+use gateway::{similarity_command, status_command, telemetry};
 
 /// Exit code of a command line or of settings that cannot work, as shells and clap have it.
 const USAGE: u8 = 2;
@@ -56,10 +56,19 @@ fn execute(request: Request, args: CliArgs) -> Result<ExitCode, Box<dyn Error>> 
             writeln!(Stdout, "ready")?;
             Ok(ExitCode::SUCCESS)
         }
-        Request::Model { action } => match model_command::run(&action, &args, &env, &mut Stdout)? {
-            Verdict::Pass => Ok(ExitCode::SUCCESS),
-            Verdict::Fail => Ok(ExitCode::FAILURE),
-        },
+        Request::Status(options) => Ok(code(status_command::run(&options, &env, &mut Stdout)?)),
+        Request::Similarity(options) => {
+            let settings = (&args, &env);
+            Ok(code(similarity_command::run(&options, settings, &mut io::stdin(), &mut Stdout)?))
+        }
+        Request::Model { action } => Ok(code(model_command::run(&action, &args, &env, &mut Stdout)?)),
+    }
+}
+
+fn code(verdict: Verdict) -> ExitCode {
+    match verdict {
+        Verdict::Pass => ExitCode::SUCCESS,
+        Verdict::Fail => ExitCode::FAILURE,
     }
 }
 

@@ -106,6 +106,7 @@ impl RequestGuard {
             tracing::error!(error = error_chain(source), "request failed");
         }
         let code = error.map(ApiError::code);
+        code.into_iter().for_each(|code| self.metrics.error(code));
         let route = self.route.as_deref();
         self.metrics.http(route.unwrap_or("unmatched"), self.method.as_str(), status);
         if self.is_embedding() {

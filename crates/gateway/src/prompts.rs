@@ -58,7 +58,10 @@ fn folded(name: &str) -> String {
 
 /// Names of a model's prompts, which are known before the model is loaded.
 #[derive(Clone, Debug, Default)]
-pub struct PromptNames(Vec<String>);
+pub struct PromptNames {
+    names: Vec<String>,
+    default: Option<String>,
+}
 
 impl PromptNames {
     /// Creates the names of the prompts `texts`, by name. `default` is the name of the one for a request that names
@@ -67,7 +70,7 @@ impl PromptNames {
     /// # Errors
     /// The reason, if there is no prompt `default`.
     pub fn new(texts: &BTreeMap<String, String>, default: Option<&str>) -> Result<Self, String> {
-        let names = Self(texts.keys().cloned().collect());
+        let names = Self { names: texts.keys().cloned().collect(), default: default.map(str::to_owned) };
         match default.filter(|name| !names.contains(name)) {
             Some(name) => Err(format!("default_prompt = {name:?}, but the model has {}", names.describe())),
             None => Ok(names),
@@ -76,12 +79,22 @@ impl PromptNames {
 
     /// Returns true if `name` is the name of a prompt, or empty, which stands for no prompt.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        name.is_empty() || self.0.iter().any(|known| known == name)
+        name.is_empty() || self.names.iter().any(|known| known == name)
     }
 
     /// Object of a sentence about the model: "no prompts", or "the prompts 'document', 'query'".
     pub(crate) fn describe(&self) -> String {
-        describe_names(self.0.iter().map(String::as_str))
+        describe_names(self.names.iter().map(String::as_str))
+    }
+
+    /// The names, in their order.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Name of the prompt for a request that names none; `None` if it gets no prompt.
+    pub(crate) fn default_name(&self) -> Option<&str> {
+        self.default.as_deref().filter(|name| !name.is_empty())
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     registry::{LoadedModel, ModelLease, NamedModel, Registry, RequestedModel, echo},
     response::ResponseMemory,
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
+    tokenize_queue::TokenizeQueue,
 };
 
 /// Minimum size of a body that is parsed on another thread. 256 KiB take about 0.5 ms: a larger body would delay the
@@ -38,6 +39,8 @@ pub(crate) struct RequestLimits {
     pub(crate) compress: bool,
     /// Memory of large responses.
     pub(crate) responses: ResponseMemory,
+    /// Large requests to tokenize.
+    pub(crate) tokenize: TokenizeQueue,
 }
 
 /// Id of the model for requests that cannot name one.
@@ -48,7 +51,7 @@ pub(crate) struct DefaultModel {
 impl RequestLimits {
     /// Maximum number of tokens of a request. The rate limit would never admit one with more than its tokens per
     /// minute.
-    fn max_tokens(&self) -> usize {
+    pub(crate) fn max_tokens(&self) -> usize {
         let LimitsConfig { max_request_tokens, key_tokens_per_minute, .. } = self.limits;
         if key_tokens_per_minute == 0 {
             max_request_tokens
@@ -444,7 +447,8 @@ fn submit_error(error: SubmitError) -> ApiError {
     }
 }
 
-fn too_many_tokens(limit: usize) -> ApiError {
+/// The error of a request with more than `limit` tokens.
+pub(crate) fn too_many_tokens(limit: usize) -> ApiError {
     ApiError::new(
         Code::TooLong,
         format!("Invalid 'input': maximum request size is {limit} tokens per request."),

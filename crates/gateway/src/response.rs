@@ -127,6 +127,11 @@ impl SerializedJson {
     pub(crate) fn new(value: &impl Serialize) -> Result<Self, ApiError> {
         serde_json::to_vec(value).map(Self).map_err(ApiError::permanent)
     }
+
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl PartialJson for SerializedJson {

@@ -12,12 +12,14 @@ use crate::{
     config::{Config, Origins, PathPrefix},
     lifecycle::Lifecycle,
     metrics::Metrics,
+    openapi::ApiDocument,
     rate_limit::RateLimiter,
     registry::{ModelSlot, Registry},
     request::{DefaultModel, RequestLimits},
     response::ResponseMemory,
-    routes::{self, RouteSet},
+    routes::{self, RouteSet, home::HomePage},
     run_error::RunError,
+    tokenize_queue::TokenizeQueue,
     trace::Tracing,
     usage::{UsageLedger, unix_time},
 };
@@ -37,6 +39,8 @@ pub(crate) struct Services {
     usage: Data<UsageLedger>,
     path_prefix: Data<PathPrefix>,
     default_model: Data<DefaultModel>,
+    home_page: Option<Data<HomePage>>,
+    document: Data<ApiDocument>,
 }
 
 impl Services {
@@ -65,6 +69,7 @@ impl Services {
                     config.limits.max_buffered_response_bytes.0,
                     metrics.responses(),
                 ),
+                tokenize: TokenizeQueue::default(),
             }),
             lifecycle: Data::new(Lifecycle::default()),
             metrics: Data::new(metrics),
@@ -72,6 +77,8 @@ impl Services {
             usage: Data::new(UsageLedger::new(unix_time())),
             path_prefix: Data::new(config.server.path_prefix.clone()),
             default_model: Data::new(DefaultModel { id: config.default_model.clone() }),
+            document: Data::new(ApiDocument::new(&config.server.path_prefix)),
+            home_page: config.server.home_page.then(|| Data::new(HomePage::new(config.ops_listen.is_some()))),
         };
         Ok((services, [key_watcher, limiter_thread]))
     }
@@ -88,8 +95,12 @@ impl Services {
             .app_data(self.tracing.clone())
             .app_data(self.usage.clone())
             .app_data(self.path_prefix.clone())
-            .app_data(self.default_model.clone());
-        routes::configure(app, routes, &self.path_prefix);
+            .app_data(self.default_model.clone())
+            .app_data(self.document.clone());
+        if let Some(page) = &self.home_page {
+            app.app_data(page.clone());
+        }
+        routes::configure(app, routes, &self.path_prefix, self.home_page.is_some());
     }
 
     /// Puts the models into service, and logs it. `ops` is the address of the second listener, if there is one.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use gateway::{
     AccuracyProof, Backend, Selection, SelectionReason,
+    error::Code,
     metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection, UnloadReason},
 };
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
@@ -115,6 +116,7 @@ fn without_keys() -> Metrics {
     metrics.runtime_loaded("1.32.0");
     metrics.model_loaded(&ModelInfo { proofs: &[PROOF], ..INFO }, 1000);
     metrics.parameter("truncate", ParameterOutcome::Rejected);
+    metrics.error(Code::InvalidKey);
     metrics
 }
 
@@ -290,6 +292,19 @@ fn requests_are_counted_by_model_outcome_and_reason() {
     assert_eq!(value(&text, &format!("{count}{{model=\"unknown\",outcome=\"client_error\"}}")), 2.0);
     assert_eq!(value(&text, "embedgate_requests_rejected_total{model=\"m\",reason=\"queue_full\"}"), 1.0);
     assert!(!text.contains("gpt-4") && !text.contains("embedgate_inputs_total{model=\"unknown\"}"));
+}
+
+#[test]
+fn errors_are_counted_by_the_name_of_their_code() {
+    let metrics = metrics();
+    for code in [Code::InvalidKey, Code::MissingKey, Code::InvalidKey] {
+        metrics.error(code);
+    }
+    let text = scrape(&metrics);
+    assert_eq!(value(&text, "embedgate_errors_total{code=\"invalid_api_key\"}"), 2.0);
+    assert_eq!(value(&text, "embedgate_errors_total{code=\"missing_api_key\"}"), 1.0);
+    let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.name()).collect();
+    assert_eq!(names.len(), Code::ALL.len(), "each code has a name of its own");
 }
 
 #[test]

@@ -27,6 +27,7 @@ use crate::{
     prompt::Prompt,
     scheduler::Scheduler,
     tokenization::{self, JobKind, TokenizeRequest, TokenizerPool},
+    tokenizer::Tokenizer,
     worker,
 };
 
@@ -189,6 +190,11 @@ impl Engine {
         let request = TokenizeRequest { inputs, prompt, truncation, max_input_tokens, max_tokens, kind };
         tokenizers.submit(&self.context, state, request);
         Ok(ticket)
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.context.config.tokenizer
     }
 
     /// Number of special tokens that the model adds to each input.

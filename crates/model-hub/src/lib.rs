@@ -43,5 +43,6 @@ pub use hub::{Hub, HubSettings, PulledModel};
 pub use progress::PullProgress;
 pub use repo::RepoRef;
 pub use retry::RetryPolicy;
+pub use roots::tls_config;
 pub use transfer::verify_sha256;
 pub use ureq::{Proxy, ProxyProtocol};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// Returns the TLS settings of the client.
-pub(crate) fn tls_config() -> TlsConfig {
+/// Returns the TLS settings of a client.
+pub fn tls_config() -> TlsConfig {
     // Certificates that cannot be read are skipped; the others may suffice.
     let native = rustls_native_certs::load_native_certs().certs;
     let roots = if native.is_empty() {

@@ -20,15 +20,23 @@ impl ModelFolder {
     /// # Errors
     /// A file that cannot be read.
     pub fn estimate_memory(&self) -> Result<usize, ImportError> {
-        let mut bytes: u64 = 0;
-        for path in &self.files {
-            let read = ImportError::read(path, "it is part of the model");
-            bytes = bytes.saturating_add(fs::metadata(path).map_err(read)?.len());
-        }
+        let mut bytes = self.file_bytes()?;
         if self.has_16_bit_weights()? {
             bytes = bytes.saturating_mul(2);
         }
         Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
+    /// Size of the files that the model consists of, in bytes. Nearly all of it are weights.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn file_bytes(&self) -> Result<u64, ImportError> {
+        let size = |path| {
+            let read = ImportError::read(path, "it is part of the model");
+            Ok(fs::metadata(path).map_err(read)?.len())
+        };
+        self.files.iter().try_fold(0, |sum: u64, path| Ok(sum.saturating_add(size(path)?)))
     }
 
     fn has_16_bit_weights(&self) -> Result<bool, ImportError> {

@@ -49,6 +49,11 @@ impl Workspace {
         self.root.join("crates/gateway/tests/clients")
     }
 
+    /// Scripts and npm packages of the checks of the page at `/`.
+    pub fn page_checks(&self) -> PathBuf {
+        self.root.join("crates/gateway/tests/page")
+    }
+
     /// The release build of `embedgate`.
     pub fn release_binary(&self) -> PathBuf {
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);

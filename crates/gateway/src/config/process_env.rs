@@ -27,8 +27,12 @@ pub(super) const HF_HUB_OFFLINE: &str = "HF_HUB_OFFLINE";
 /// Access token for a hub.
 const HF_TOKEN: &str = "HF_TOKEN";
 
-/// Names of further variables that are read: places of the cache and of the token, and the proxy.
-const OTHERS: [&str; 13] = [
+/// Key for a server with OpenAI's API, a variable of OpenAI's SDKs.
+const OPENAI_API_KEY: &str = "OPENAI_API_KEY";
+
+/// Names of further variables that are read: keys, places of the cache and of the token, and the proxy.
+const OTHERS: [&str; 14] = [
+    OPENAI_API_KEY,
     HF_TOKEN,
     "HF_TOKEN_PATH",
     "HF_HOME",
@@ -88,6 +92,11 @@ impl ProcessEnv {
     /// Returns the text of a variable that is not empty.
     fn text(&self, name: &str) -> Option<&str> {
         self.variables.get(name)?.to_str().filter(|text| !text.is_empty())
+    }
+
+    /// Returns the API key for the server that a command asks.
+    pub(crate) fn openai_api_key(&self) -> Option<String> {
+        self.text(OPENAI_API_KEY).map(str::to_owned)
     }
 
     /// Returns the folder of Hugging Face's libraries.

@@ -26,6 +26,11 @@ pub struct CliArgs {
 }
 
 impl CliArgs {
+    /// Returns the text of the flag `name`, if it is given and is Unicode.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.flags.get(name)?.to_str()
+    }
+
     /// Returns the text of the flag of `setting`.
     pub(super) fn get(&self, setting: &Setting) -> Option<&OsStr> {
         self.flags.get(&setting.flag_name()?).map(OsString::as_os_str)

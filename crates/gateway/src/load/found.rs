@@ -10,6 +10,7 @@ use model_import::ModelFolder;
 
 use super::{LoadContext, ModelLoadError, load_model, no_folder};
 use crate::{
+    catalogue::license,
     config::{Config, ModelConfig},
     hub,
     metrics::Metrics,
@@ -61,7 +62,11 @@ impl FoundModel {
     /// Gives the model its name on the hub.
     pub(super) fn name(&self, description: ModelDescription) -> ModelDescription {
         match &self.repo {
-            Some(repo) => ModelDescription { hub_id: Some(repo.id().to_owned()), ..description },
+            Some(repo) => ModelDescription {
+                hub_id: Some(repo.id().to_owned()),
+                license: description.license.or_else(|| license(repo.id())),
+                ..description
+            },
             None => description,
         }
     }

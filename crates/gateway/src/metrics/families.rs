@@ -40,6 +40,12 @@ families! {
                    rate_limiter_unavailable; load_timeout, load_failed, load_queue_full (its model was not loaded).",
             labels: ["model", "reason"],
         }
+        errors: IntCounterVec {
+            name: "errors_total",
+            help: "Errors sent to clients, on all routes, by the name of the error in docs/ERRORS.md. Most codes have \
+                   no series before their first error.",
+            labels: ["code"],
+        }
         extra_parameters: IntCounterVec {
             name: "extra_parameters_total",
             help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, and `dimensions` that \

@@ -7,6 +7,7 @@
 mod declare;
 mod families;
 mod labels;
+mod snapshot;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,10 @@ use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry, TextEncoder};
 use redis::RedisError;
 
-use crate::backend::{AccuracyProof, Selection};
+use crate::{
+    backend::{AccuracyProof, Selection},
+    error::Code,
+};
 
 use declare::register;
 use families::{EngineGauges, EngineMetrics, Families};
@@ -180,6 +184,8 @@ impl Metrics {
                 families.http_requests.with_label_values(&[route, method, &status.to_string()]);
             }
         }
+        // The error of a wrongly configured client. Others appear when they first occur.
+        families.errors.with_label_values(&[Code::InvalidKey.name()]);
         for phase in ConnectionPhase::ALL {
             families.connections_ended.with_label_values(&[phase.label()]);
         }
@@ -241,6 +247,11 @@ impl Metrics {
             _ => "other",
         };
         self.families.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
+    }
+
+    /// Counts an error that was sent to a client.
+    pub fn error(&self, code: Code) {
+        self.families.errors.with_label_values(&[code.name()]).inc();
     }
 
     /// Counts a parameter of another vendor, by its name in the table of parameters. The series appears when it is

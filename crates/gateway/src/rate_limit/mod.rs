@@ -83,6 +83,11 @@ impl RateLimiter {
         Ok((Self { limits, local, redis, failure_mode: config.redis_failure_mode }, thread))
     }
 
+    /// Returns true if callers have limits.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limits.is_limited()
+    }
+
     /// Description of the limits for the log line at start-up.
     pub(crate) fn describe(&self) -> String {
         let RateLimits(Counts { requests, tokens }) = self.limits;

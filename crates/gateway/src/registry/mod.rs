@@ -101,10 +101,15 @@ impl LoadedModel {
         }
     }
 
+    /// Accuracy proof of its precision; `None` if no proof was needed.
+    pub(crate) fn proof(&self) -> Option<&AccuracyProof> {
+        self.proofs.iter().find(|proof| proof.precision == self.precision)
+    }
+
     /// Precision of its vectors, with the cosines of their accuracy proof if there is one: a header of responses.
     pub(crate) fn precision_note(&self) -> String {
         let name = self.precision.name();
-        match self.proofs.iter().find(|proof| proof.precision == self.precision) {
+        match self.proof() {
             Some(AccuracyProof { worst_cosine, mean_cosine, .. }) => {
                 format!("{name}; worst-cosine={worst_cosine:.6}; mean-cosine={mean_cosine:.6}")
             }

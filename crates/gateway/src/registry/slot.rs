@@ -45,8 +45,14 @@ pub struct ModelDescription {
     pub dimensions: usize,
     /// Maximum number of tokens of one input, including special tokens.
     pub max_input_tokens: usize,
+    /// Sizes to which its vectors can be shortened.
+    pub matryoshka: Vec<usize>,
     /// Names of the texts to put before its inputs.
     pub prompts: PromptNames,
+    /// SPDX identifier of its license, if known.
+    pub license: Option<String>,
+    /// Size of its files, in bytes; `None` if unknown.
+    pub file_bytes: Option<u64>,
     /// Time of the last change of its files, in seconds since 1970.
     pub created: u32,
     /// Device that it runs on.

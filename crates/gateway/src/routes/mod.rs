@@ -14,8 +14,9 @@ use crate::{
 
 mod admin;
 mod cohere;
+mod docs;
 mod embeddings;
-mod home;
+pub(crate) mod home;
 mod inference_call;
 mod models;
 mod ollama;
@@ -23,9 +24,11 @@ mod ops;
 pub(crate) mod rate_limit_response;
 mod rerank;
 mod response_head;
+mod status;
 mod tei;
 mod tei_rerank;
 mod tei_sparse;
+mod tokenize;
 mod usage;
 mod vector_lists;
 
@@ -44,7 +47,7 @@ pub(crate) enum RouteSet {
 pub(crate) enum RouteKind {
     /// Counted per model, and subject to the rate limit.
     Embeddings,
-    /// Requested every few seconds by machines: neither traced nor logged at level INFO.
+    /// Requested every few seconds by programs: neither traced nor logged at level INFO.
     Probe,
     Other,
 }
@@ -62,7 +65,10 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-const ROUTES: [Route; 32] = [
+/// Paths of the pages for browsers and of the document that one of them shows, which a setting turns off.
+const PAGES: [&str; 4] = ["/", "/docs", "/openapi.yaml", "/openapi.json"];
+
+const ROUTES: [Route; 37] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -88,8 +94,14 @@ const ROUTES: [Route; 32] = [
     door("/v2/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
     door("/rerank", ErrorShape::Tei, |config, path| post(config, path, tei_rerank::create)),
     door("/embed_sparse", ErrorShape::Tei, |config, path| post(config, path, tei_sparse::create)),
+    info("/tokenize", ErrorShape::Tei, |config, path| post(config, path, tokenize::create)),
     info("/info", ErrorShape::Tei, |config, path| get(config, path, tei::info)),
+    // For the page at `/` and the command `status`, which poll it.
+    api("/status", RouteKind::Probe, |config, path| get(config, path, status::status)),
     api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
+    api("/docs", RouteKind::Other, |config, path| get(config, path, docs::page)),
+    api("/openapi.yaml", RouteKind::Other, |config, path| get(config, path, docs::yaml)),
+    api("/openapi.json", RouteKind::Other, |config, path| get(config, path, docs::json)),
     api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
     probe("/startupz", |config, path| get(config, path, ops::startupz)),
     probe("/readyz", |config, path| get(config, path, ops::readyz)),
@@ -152,9 +164,12 @@ pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) 
     route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
-/// Registers the routes of a set, under `prefix`.
-pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix) {
-    for route in ROUTES.iter().filter(|route| set == RouteSet::All || set == route.set) {
+/// Registers the routes of a set, under `prefix`, and the pages for browsers if `has_pages`.
+pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix, has_pages: bool) {
+    let is_served = |route: &&Route| {
+        (set == RouteSet::All || set == route.set) && (has_pages || !PAGES.contains(&route.path))
+    };
+    for route in ROUTES.iter().filter(is_served) {
         for pattern in route.patterns() {
             let path = match (prefix.as_str(), pattern) {
                 ("", _) => pattern.to_owned(),

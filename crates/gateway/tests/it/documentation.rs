@@ -25,10 +25,12 @@ Every response has the header `x-request-id`; the log line of the request has th
 cause, which is in the log. `retry-after` is in whole seconds, from 1 to 60. `x-should-retry: false` stops the official
 SDKs from retrying a request that would fail again.
 
+`embedgate_errors_total` and `/status` count errors by the name in the last column, which is more exact than `code`.
+
 This file is generated from `crates/gateway/src/error.rs` by `cargo test -p gateway`.
 
-| status | `type` | `code` | condition | retry headers |
-|---|---|---|---|---|
+| status | `type` | `code` | condition | retry headers | name |
+|---|---|---|---|---|---|
 ";
 
 const CONCLUSION: &str = "
@@ -54,7 +56,8 @@ fn errors_md_is_up_to_date() {
             Retry::Never => "`x-should-retry: false`",
         };
         let (status, kind) = (spec.status.as_u16(), spec.kind);
-        writeln!(text, "| {status} | `{kind}` | {name} | {} | {retry} |", code.meaning()).unwrap();
+        let (meaning, own_name) = (code.meaning(), code.name());
+        writeln!(text, "| {status} | `{kind}` | {name} | {meaning} | {retry} | `{own_name}` |").unwrap();
     }
     text += CONCLUSION;
     assert_current("docs/ERRORS.md", &text);

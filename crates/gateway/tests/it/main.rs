@@ -8,9 +8,11 @@ mod auth;
 mod azure;
 mod captures;
 mod cohere;
+mod commands;
 mod compression;
 mod connections;
 mod dimensions;
+mod docs;
 mod documentation;
 mod doors;
 mod embeddings;
@@ -18,6 +20,7 @@ mod errors;
 mod exposure;
 mod fake;
 mod fuzz;
+mod home_page;
 mod lifecycle;
 mod limits;
 mod loading;
@@ -39,9 +42,11 @@ mod schema;
 mod shared_limits;
 #[cfg(unix)]
 mod slow_clients;
+mod status;
 mod tei;
 #[cfg(unix)]
 mod tls;
+mod tokenize;
 mod tokens;
 mod usage;
 

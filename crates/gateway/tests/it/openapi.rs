@@ -254,3 +254,23 @@ fn admin_responses_match_the_openapi_document() {
     check("post", "/{id}/load", 503);
     check("get", "", 200);
 }
+
+#[test]
+fn status_and_tokens_match_the_openapi_document() {
+    let document = document();
+    let operations = operations(&document);
+    let app = TestApp::builder().prompt("query", "query: ").start();
+    app.post(r#"{"model":"unknown","input":"a"}"#);
+    assert_documented(&document, operations["/status"]["get"], "status", &app.get("/status"));
+    let post = operations["/tokenize"]["post"];
+    for (body, status) in [
+        (json!({"inputs": ["The café", ""], "model": "m"}), 200),
+        (json!({"inputs": "a", "add_special_tokens": false}), 200),
+        (json!({"inputs": []}), 400),
+        (json!({"inputs": "a", "model": "unknown"}), 404),
+    ] {
+        let reply = app.post_to("/tokenize", &body);
+        assert_eq!(reply.status, status, "{body}: {}", reply.text());
+        assert_documented(&document, post, &body.to_string(), &reply);
+    }
+}

@@ -145,7 +145,7 @@ fn the_caller_decides_sampling_and_a_malformed_traceparent_is_ignored() {
     let malformed = format!("00-{}-{CALLER}-01", TRACE.to_uppercase());
     assert_eq!(server.embed(&[("traceparent", &malformed)], "malformed").status, 200);
     // Probes are not traced.
-    for path in ["/readyz", "/livez", "/metrics"] {
+    for path in ["/readyz", "/livez", "/metrics", "/status"] {
         assert_eq!(server.send("GET", path, &[("traceparent", &parent("01"))], b"").status, 200);
     }
     let log = server.stop().log;

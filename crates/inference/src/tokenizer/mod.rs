@@ -6,6 +6,7 @@
 //! offsets and masks, and every truncation policy starts from the whole text.
 
 mod pair;
+mod positions;
 mod unicode_compat;
 mod vocabulary;
 
@@ -14,7 +15,10 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
 pub(crate) use self::pair::truncate_pair;
-use self::{pair::PairTemplate, unicode_compat::UnicodeCompat, vocabulary::Vocabulary};
+pub use self::positions::TextToken;
+use self::{
+    pair::PairTemplate, positions::trims_spaces, unicode_compat::UnicodeCompat, vocabulary::Vocabulary,
+};
 use crate::error::StartError;
 
 /// A model's tokenizer. Cheap to clone, and shared between threads.
@@ -28,6 +32,8 @@ pub struct Tokenizer {
     pair: Option<PairTemplate>,
     unicode: UnicodeCompat,
     strip_whitespace: bool,
+    /// Positions of tokens leave out the spaces around them.
+    trims_spaces: bool,
     /// Tokens that a text can hold and for which the model has no embedding, by id. Empty for nearly all models.
     without_embedding: Arc<BTreeMap<u32, String>>,
 }
@@ -72,6 +78,7 @@ impl Tokenizer {
     pub fn from_json(json: &[u8], path: &Path, options: TokenizerOptions) -> Result<Self, StartError> {
         let TokenizerOptions { strip_whitespace, embeddings, reads_pairs, has_token_types } = options;
         let error = |reason: String| StartError::Tokenizer { path: path.to_owned(), reason };
+        let trims_spaces = trims_spaces(json).map_err(|source| error(source.to_string()))?;
         let json = str::from_utf8(json).map_err(|source| error(source.to_string()))?;
         let json = tokenizers::canonicalize_str(json).map_err(|source| error(source.to_string()))?;
         let pipeline = tokenizers::from_json(&json).map_err(|source| error(source.to_string()))?;
@@ -113,7 +120,17 @@ impl Tokenizer {
         };
         let unicode = UnicodeCompat::for_tokenizer(&json).map_err(|source| error(source.to_string()))?;
         let without_embedding = Arc::new(without_embedding);
-        Ok(Self { pipeline, options, prefix, suffix, pair, unicode, strip_whitespace, without_embedding })
+        Ok(Self {
+            pipeline,
+            options,
+            prefix,
+            suffix,
+            pair,
+            unicode,
+            strip_whitespace,
+            trims_spaces,
+            without_embedding,
+        })
     }
 
     /// Number of special tokens that are added to every sequence.

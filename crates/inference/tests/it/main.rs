@@ -9,6 +9,7 @@ mod generated_texts;
 mod harness;
 mod model;
 mod onnx;
+mod positions;
 mod prompt;
 mod remote_cache;
 mod scheduling;

@@ -4,6 +4,7 @@
 //! or damaged download. If every hash holds, set-up prints nothing and needs no network.
 
 pub mod apt;
+pub mod chromium;
 pub mod environment;
 pub(crate) mod model;
 mod onnxruntime;

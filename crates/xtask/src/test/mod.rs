@@ -44,6 +44,8 @@ enum Group {
     Image,
     /// Metrics, rules, alerts and dashboard, with a real Prometheus
     Monitoring,
+    /// The page at `/`, in a headless Chromium
+    Page,
     /// Overload, long load and faults against the release binary, without judging times
     Stress,
 }
@@ -63,7 +65,7 @@ pub(crate) fn run(workspace: &Workspace, options: &TestArgs) -> Result<ExitCode>
             Group::Rust => rust(workspace, report),
             Group::Sanitizer => sanitizer(workspace, report),
             Group::Stress => program(workspace, "stress", "suite", report),
-            Group::Clients | Group::Chart | Group::Image | Group::Monitoring => {
+            Group::Clients | Group::Chart | Group::Image | Group::Monitoring | Group::Page => {
                 program(workspace, "acceptance", &name, report)
             }
         });
