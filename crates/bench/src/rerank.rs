@@ -39,7 +39,7 @@ const PAIR_TOKENS: usize = QUERY_TOKENS + PASSAGE_TOKENS + 3;
 const SPECIAL: usize = 2;
 /// Series of the passages whose scores are compared.
 const SCORED: u32 = 0;
-/// Those that reranked, in the order of measuring.
+/// Competitors that rerank, in the order of measuring.
 const NAMES: [Name; 6] = [
     Name::Embedgate,
     Name::EmbedgateFp32,
@@ -341,8 +341,8 @@ impl Reranker {
 /// A row for each competitor; ratios are those of the first one's passages a second, embedgate's.
 fn table(measured: &[Reranker]) -> String {
     let mut text = String::from(
-        "| 1 query, 100 passages of 128 tokens | precision | passages/s | ms a request | embedgate against it | largest \
-         difference of a score to fp32 |\n|---|---|---:|---:|---:|---:|\n",
+        "| 1 query, 100 passages of 128 tokens | precision | passages/s | ms a request | embedgate against it | \
+         largest difference of a score to fp32 |\n|---|---|---:|---:|---:|---:|\n",
     );
     let ours = measured.first();
     for reranker in measured {
@@ -422,7 +422,7 @@ mod tests {
         assert!(table.contains("| a | fp32 | 150 | 667 | 1.00× | 1.2e-3 |"), "{table}");
         assert!(table.contains("| b | fp32 | 75.0 | 1,333 | 2.00× | 1.2e-3 |"), "{table}");
         assert!(table.ends_with("| c | not run: no   binary | – | – | – | – |\n"), "{table}");
-        let log = "INFO listening on http://x · m · reranks · cpu int8 avx2-int8 (selected by the settings) · int8: …";
+        let log = "INFO listening on http://x · m · reranks · cpu int8 avx2-int8 (selected by the settings)";
         assert_eq!(precision(log).as_deref(), Some("cpu int8 avx2-int8"));
     }
 }

@@ -155,8 +155,8 @@ fn tokenizer() -> Value {
     })
 }
 
-/// Writes the folder of a cross-encoder with the sizes of all-MiniLM-L6-v2 and the vocabulary and tokenizer of the model
-/// in `tokenizer`, which other engines load too. One that is complete stays as it is.
+/// Writes the folder of a cross-encoder with the sizes of all-MiniLM-L6-v2 and the `tokenizer`, a `tokenizer.json`.
+/// Other engines load it too. One that is complete stays as it is.
 pub(crate) fn write_cross_encoder(folder: &Path, tokenizer: &Path) -> Result<()> {
     let mut tokenizer: Value = serde_json::from_slice(&files::read(tokenizer)?)?;
     let vocabulary =

@@ -72,8 +72,8 @@ impl Encoder {
         Ok(unsafe { self.model.network().hidden_states(rows, activations) })
     }
 
-    /// Records the maxima of activations while it computes a batch as [`encode_pairs`](Self::encode_pairs) does. The calibration of
-    /// int8 kernels is the maxima in f32 over some dozens of texts like those that the model will encode.
+    /// Records the maxima of activations while it computes a batch as [`encode_pairs`](Self::encode_pairs) does. The
+    /// calibration of int8 kernels is the maxima in f32 over some dozens of inputs like those that the model will read.
     ///
     /// # Errors
     /// As [`encode_pairs`](Self::encode_pairs); and [`EncodeError::NoMaxima`] with kernels for AMX.

@@ -112,7 +112,7 @@ pub struct Selection {
 pub struct AccuracyProof {
     /// The precision.
     pub precision: Precision,
-    /// What `worst`, `mean` and `bound` are values of.
+    /// Measure of `worst`, `mean` and `bound`.
     pub measure: AccuracyMeasure,
     /// The worst value over all inputs.
     pub worst: f64,

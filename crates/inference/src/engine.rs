@@ -267,8 +267,9 @@ impl Engine {
         self.context.has_work().then(|| self.context.heartbeat.age())
     }
 
-    /// Embeds one short text, or scores it as query and document, through the whole engine, which must yield finite values. For a model without golden
-    /// vectors this is the only check that it computes. Blocks, so it must not be called on an async thread.
+    /// Embeds one short text, or scores it as query and document, through the whole engine, which must yield finite
+    /// values. For a model without golden vectors this is the only check that it computes. Blocks, so it must not be
+    /// called on an async thread.
     ///
     /// # Errors
     /// The engine's error.

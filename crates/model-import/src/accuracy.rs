@@ -65,7 +65,7 @@ pub struct AccuracyRecord {
     pub fingerprint: String,
     /// Everything else that the measurement depends on: program, kernels, CPU, texts.
     pub conditions: String,
-    /// What `worst` and `mean` are values of.
+    /// Measure of `worst` and `mean`.
     pub measure: AccuracyMeasure,
     /// The worst value over all inputs.
     pub worst: f64,

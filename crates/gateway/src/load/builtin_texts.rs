@@ -15,23 +15,23 @@ const TEXTS: &str = include_str!("builtin_texts.txt");
 const QUESTIONS: [(&str, &str); 6] = [
     (
         "How do I reset the password of a shared account?",
-        "To reset the password of a shared account, open Settings, choose Members, and select \"Reset password\". Every \
-         member of the account receives a mail with a link that is valid for one hour.",
+        "To reset the password of a shared account, open Settings, choose Members, and select \"Reset password\". \
+         Every member of the account receives a mail with a link that is valid for one hour.",
     ),
     (
         "when does the last ferry leave the island",
-        "In summer the last ferry leaves the island at 21:40. From November to March it leaves at seven, and not at all \
-         if the wind turns to the north.",
+        "In summer the last ferry leaves the island at 21:40. From November to March it leaves at seven, and not at \
+         all if the wind turns to the north.",
     ),
     (
         "Which materials tolerate high temperatures?",
-        "Silicon carbide keeps its strength up to about 1,400 °C, far above the limit of pure silicon, and is therefore \
-         used for furnaces and brakes.",
+        "Silicon carbide keeps its strength up to about 1,400 °C, far above the limit of pure silicon, and is \
+         therefore used for furnaces and brakes.",
     ),
     (
         "Wie schütze ich Apfelbäume vor Frost?",
-        "Apfelbäume werden vor Frost geschützt, indem man sie in kalten Nächten mit Wasser besprüht oder mit einem Vlies \
-         bedeckt, sobald die Blüten offen sind.",
+        "Apfelbäume werden vor Frost geschützt, indem man sie in kalten Nächten mit Wasser besprüht oder mit einem \
+         Vlies bedeckt, sobald die Blüten offen sind.",
     ),
     (
         "where are the new rust crates documented?",
@@ -57,8 +57,8 @@ pub(super) struct Passage {
     pub(super) max_input_tokens: Option<usize>,
 }
 
-/// The inputs for a model of `task`: short texts, and long ones up to a whole window. A reranker reads them as documents
-/// of the [`QUESTIONS`], and each question with every answer.
+/// The inputs for a model of `task`: short texts, and long ones up to a whole window. A reranker reads them as
+/// documents of the [`QUESTIONS`], and each question with every answer.
 pub(super) fn passages_for(task: Task, spec: &EncoderSpec, window: usize) -> Vec<Passage> {
     let passages = passages(&long_texts(&PassSizes::of(spec), window));
     if task == Task::Rerank { pairs(passages) } else { passages }

@@ -196,8 +196,9 @@ pub enum ModelLoadError {
     Accuracy(AccuracyProof),
     /// The results in int8 deviate too much from those in fp32.
     #[error(
-        "its accuracy in int8 is too low: {0}: set `precision` to \"auto\" or \"fp32\", or {}",
-        _0.int8_remedy()
+        "its accuracy in int8 is too low: {}: set `precision` to \"auto\" or \"fp32\", or {}",
+        .0,
+        .0.int8_remedy()
     )]
     Int8Accuracy(AccuracyProof),
     /// The texts that calibrate int8 kernels cannot be computed.
