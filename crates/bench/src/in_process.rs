@@ -49,6 +49,12 @@ impl Job {
         Self { id: id.into(), texts, tokens, seconds, ..Self::default() }
     }
 
+    /// Texts that are given, in batches of all of them.
+    pub(crate) fn of_texts(id: &str, texts: Vec<String>, tokens: usize, seconds: f64) -> Self {
+        let (batch, tokens) = (Some(texts.len()), vec![tokens; texts.len()]);
+        Self { id: id.into(), texts, tokens, seconds, batch, ..Self::default() }
+    }
+
     /// The vectors of `texts`.
     pub(crate) fn vectors(texts: &[&str]) -> Self {
         let texts = texts.iter().map(|&text| text.to_owned()).collect();

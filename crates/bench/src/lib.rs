@@ -16,6 +16,7 @@ mod measure;
 mod number;
 mod profile;
 mod report;
+mod rerank;
 mod resource_usage;
 mod results;
 mod running;
@@ -55,6 +56,7 @@ Examples:
   cargo xtask bench --competitors embedgate -- --onnx-sessions 2   with settings of `embedgate serve`
   cargo xtask bench engine                              the encoders alone
   cargo xtask bench sizes --models bge-base,qwen3-0.6b  our kernels and ONNX Runtime on larger models
+  cargo xtask bench rerank --tei text-embeddings-router  one query with 100 passages, a cross-encoder
 
 Competitors are installed into .runtime/bench when they are first run: torch brings about 3 GB of packages. The
 record is kept in .runtime/bench/results.json; `--from` prints and writes it again without measuring.";
@@ -75,6 +77,8 @@ enum Mode {
     Engine(engine::EngineArgs),
     /// Our kernels and ONNX Runtime on models of many sizes with random weights, from bge-base to Qwen3
     Sizes(sizes::SizesArgs),
+    /// Servers and libraries that rerank: one query with 100 passages of 128 tokens, a cross-encoder of MiniLM's size
+    Rerank(rerank::RerankArgs),
 }
 
 #[derive(Args)]
@@ -122,6 +126,7 @@ fn run(workspace: &Workspace, options: &Cli) -> Result<()> {
     match &options.mode {
         Some(Mode::Engine(options)) => return engine::run(workspace, options),
         Some(Mode::Sizes(options)) => return sizes::run(workspace, options),
+        Some(Mode::Rerank(options)) => return rerank::run(workspace, options),
         None => (),
     }
     let options = &options.compare;

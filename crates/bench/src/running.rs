@@ -32,8 +32,17 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `command` for a free port, and waits for its first answer. An error carries the end of its output.
+    /// Starts `command` for a free port, and waits for its first vector. An error carries the end of its output.
     pub(crate) fn start(command: impl FnOnce(u16) -> Command, log: &Path) -> Result<Self> {
+        Self::start_until(command, log, load::ask_once)
+    }
+
+    /// The same, but waits until `ask` has an answer.
+    pub(crate) fn start_until(
+        command: impl FnOnce(u16) -> Command,
+        log: &Path,
+        ask: impl Fn(SocketAddr) -> Result<()>,
+    ) -> Result<Self> {
         // Not all servers can choose a free port and report it.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -42,7 +51,7 @@ impl Running {
         let child = spawn(&mut command, log)?;
         let mut running = Self { group: Group(child), address, cold: Duration::ZERO };
         // Before it listens, connecting fails; before it is ready, it may answer with 503.
-        while let Err(error) = load::ask_once(address) {
+        while let Err(error) = ask(address) {
             if let Some(status) = running.group.0.try_wait().context("cannot wait for the server")? {
                 bail!("ended with {status}: {}", end_of(log));
             }

@@ -117,10 +117,8 @@ impl SyntheticModel {
         )?;
         files::write(&folder.join("1_Pooling/config.json"), self.pooling().to_string())?;
         files::write(&folder.join("tokenizer.json"), tokenizer().to_string())?;
-        let entries = weight_entries(&config_path)?;
-        let partial = folder.join("model.safetensors.part");
-        write_weights(&entries, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
-        std::fs::rename(&partial, &weights).with_context(|| format!("cannot write {}", weights.display()))
+        let tensors: Vec<_> = weight_entries(&config_path)?.into_iter().map(RandomTensor::of).collect();
+        write_weights(&tensors, &weights)
     }
 
     fn pooling(&self) -> Value {
@@ -157,10 +155,85 @@ fn tokenizer() -> Value {
     })
 }
 
+/// Writes the folder of a cross-encoder with the sizes of all-MiniLM-L6-v2 and the `tokenizer`, a `tokenizer.json`.
+/// Other engines load it too. One that is complete stays as it is.
+pub(crate) fn write_cross_encoder(folder: &Path, tokenizer: &Path) -> Result<()> {
+    let mut tokenizer: Value = serde_json::from_slice(&files::read(tokenizer)?)?;
+    let vocabulary =
+        tokenizer["model"]["vocab"].as_object().context("the tokenizer has no vocabulary")?.len();
+    // Lengths are those of the model, not of the tokenizer's file.
+    tokenizer["truncation"] = Value::Null;
+    tokenizer["padding"] = Value::Null;
+    let (hidden, config_path) = (384, folder.join("config.json"));
+    let config = serde_json::to_string_pretty(&json!({
+        "architectures": ["BertForSequenceClassification"], "model_type": "bert", "hidden_size": hidden,
+        "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536, "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2, "vocab_size": vocabulary,
+        "pad_token_id": 0, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "initializer_range": 0.02, "position_embedding_type": "absolute",
+        "id2label": { "0": "LABEL_0" }, "label2id": { "LABEL_0": 0 },
+        // Otherwise other engines compute in the type of the weights.
+        "dtype": "float32", "torch_dtype": "float32",
+    }))?;
+    let weights = folder.join("model.safetensors");
+    if weights.exists() && files::read_text(&config_path)? == config {
+        return Ok(());
+    }
+    files::write(&config_path, config)?;
+    files::write(&folder.join("tokenizer.json"), tokenizer.to_string())?;
+    let tokenizer_config = json!({
+        "tokenizer_class": "BertTokenizer", "do_lower_case": true, "model_max_length": 512, "cls_token": "[CLS]",
+        "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+    });
+    files::write(&folder.join("tokenizer_config.json"), tokenizer_config.to_string())?;
+    let mut tensors: Vec<_> = weight_entries(&config_path)?.into_iter().map(RandomTensor::of).collect();
+    for tensor in &mut tensors {
+        tensor.name.insert_str(0, "bert.");
+    }
+    for (name, outputs) in [("bert.pooler.dense", hidden), ("classifier", 1)] {
+        let half_width = 1.7 / (hidden as f32).sqrt();
+        for (part, shape, half_width) in
+            [("weight", vec![outputs, hidden], half_width), ("bias", vec![outputs], 0.1)]
+        {
+            tensors.push(RandomTensor { name: format!("{name}.{part}"), shape, center: 0.0, half_width });
+        }
+    }
+    write_weights(&tensors, &weights)
+}
+
+/// A tensor of random values, distributed uniformly.
+struct RandomTensor {
+    name: String,
+    shape: Vec<usize>,
+    center: f32,
+    half_width: f32,
+}
+
+impl RandomTensor {
+    /// A tensor of a network, with values that keep the size of activations from layer to layer.
+    fn of(WeightEntry { name, shape, tensor }: WeightEntry) -> Self {
+        let (center, half_width) = match tensor {
+            TensorId::Linear(..) if shape.len() == 2 => (0.0, 1.7 / (shape[1] as f32).sqrt()),
+            TensorId::TokenEmbeddings => (0.0, 1.0),
+            TensorId::Scale(_) => (1.0, 0.2),
+            _ => (0.0, 0.1),
+        };
+        Self { name, shape, center, half_width }
+    }
+}
+
+/// Writes the file of the weights at `path` as a whole.
+fn write_weights(tensors: &[RandomTensor], path: &Path) -> Result<()> {
+    let partial = path.with_extension("safetensors.part");
+    write_tensors(tensors, &partial).with_context(|| format!("cannot write {}", partial.display()))?;
+    std::fs::rename(&partial, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Writes random tensors in bf16, in the format of safetensors: the length of the header, the header, the values.
-fn write_weights(entries: &[WeightEntry], path: &Path) -> Result<()> {
+fn write_tensors(tensors: &[RandomTensor], path: &Path) -> Result<()> {
     let (mut header, mut end) = (Map::new(), 0);
-    for WeightEntry { name, shape, .. } in entries {
+    for RandomTensor { name, shape, .. } in tensors {
         let start = end;
         end += shape.iter().product::<usize>() * size_of::<u16>();
         header.insert(name.clone(), json!({ "dtype": "BF16", "shape": shape, "data_offsets": [start, end] }));
@@ -170,25 +243,14 @@ fn write_weights(entries: &[WeightEntry], path: &Path) -> Result<()> {
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
     let mut random = SplitMix(1);
-    for WeightEntry { shape, tensor, .. } in entries {
-        let (center, deviation) = distribution(*tensor, shape);
+    for RandomTensor { shape, center, half_width, .. } in tensors {
         for _ in 0..shape.iter().product() {
-            let value = center + deviation * uniform(&mut random);
+            let value = center + half_width * uniform(&mut random);
             file.write_all(&bf16(value).to_le_bytes())?;
         }
     }
     file.into_inner()?.sync_all()?;
     Ok(())
-}
-
-/// Center and half width of a tensor's values, with which activations keep their size from layer to layer.
-fn distribution(tensor: TensorId, shape: &[usize]) -> (f32, f32) {
-    match tensor {
-        TensorId::Linear(..) if shape.len() == 2 => (0.0, 1.7 / (shape[1] as f32).sqrt()),
-        TensorId::TokenEmbeddings => (0.0, 1.0),
-        TensorId::Scale(_) => (1.0, 0.2),
-        _ => (0.0, 0.1),
-    }
 }
 
 fn bf16(value: f32) -> u16 {
@@ -224,10 +286,8 @@ mod tests {
     fn weights_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let entry = |name: &str, shape: &[usize], tensor| WeightEntry {
-            name: name.to_owned(),
-            shape: shape.to_vec(),
-            tensor,
+        let entry = |name: &str, shape: &[usize], tensor| {
+            RandomTensor::of(WeightEntry { name: name.to_owned(), shape: shape.to_vec(), tensor })
         };
         let norm = encoder_spec::NormId::Final;
         let entries =
@@ -242,5 +302,22 @@ mod tests {
             .chunks(2)
             .map(|bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes.try_into().unwrap())) << 16));
         assert!(scales.clone().count() == 4 && scales.clone().all(|scale| (0.79..1.21).contains(&scale)));
+    }
+    /// Writes the weights too: they take 45 MB.
+    #[test]
+    fn the_cross_encoder_is_read_by_the_importer() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary: Map<String, Value> = (0..1000).map(|id| (format!("w{id}"), id.into())).collect();
+        let tokenizer = json!({
+            "truncation": { "max_length": 128 }, "padding": null, "normalizer": null,
+            "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "w0" },
+        });
+        let path = folder.path().join("given.json");
+        files::write(&path, tokenizer.to_string()).unwrap();
+        write_cross_encoder(folder.path(), &path).unwrap();
+        let model = model_import::ModelFolder::open(folder.path()).unwrap();
+        assert_eq!((model.task(), model.max_input_tokens()), (model_import::Task::Rerank, 512));
+        assert_eq!((model.hidden(), model.vocab_size(), model.segments()), (384, Some(1000), 2));
+        assert_eq!(model.head().modules.len(), 2);
     }
 }

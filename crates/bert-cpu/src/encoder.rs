@@ -72,21 +72,22 @@ impl Encoder {
         Ok(unsafe { self.model.network().hidden_states(rows, activations) })
     }
 
-    /// Records the maxima of activations while it computes a batch as [`encode`](Self::encode) does. The calibration of
-    /// int8 kernels is the maxima in f32 over some dozens of texts like those that the model will encode.
+    /// Records the maxima of activations while it computes a batch as [`encode_pairs`](Self::encode_pairs) does. The
+    /// calibration of int8 kernels is the maxima in f32 over some dozens of inputs like those that the model will read.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode); and [`EncodeError::NoMaxima`] with kernels for AMX.
+    /// As [`encode_pairs`](Self::encode_pairs); and [`EncodeError::NoMaxima`] with kernels for AMX.
     pub fn activation_maxima(
         &mut self,
         ids: &[u32],
         lengths: &[usize],
+        second_segments: &[usize],
         on_yield: &mut dyn FnMut() -> usize,
     ) -> Result<ActivationMaxima, EncodeError> {
         if self.model.isa() == Isa::AmxBf16 {
             return Err(EncodeError::NoMaxima);
         }
-        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths, &[])?);
+        let batch = Arc::new(RaggedBatch::new(self.model.config(), ids, lengths, second_segments)?);
         let mut activations = self.model.network().allocate(batch.rows());
         activations.recorder = Some(MaximaRecorder::default());
         let activations = Arc::new(activations);

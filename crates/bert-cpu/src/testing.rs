@@ -342,7 +342,7 @@ pub(crate) fn maxima(
     let model = Model::new(isa, inputs(spec, source, token_embeddings)).unwrap();
     let mut encoder = Encoder::new(Arc::new(model), Arc::new(ThreadPool::new(0).unwrap()));
     let sequences = sequences(spec, &[30, 7]);
-    encoder.activation_maxima(&sequences.concat(), &[30, 7], &mut || 0).unwrap()
+    encoder.activation_maxima(&sequences.concat(), &[30, 7], &[], &mut || 0).unwrap()
 }
 
 /// A model with some weights, calibrated if it is in int8.

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use bert_cpu::Isa;
-use model_import::Precision;
+use model_import::{AccuracyMeasure, Precision};
 
 /// Implementation that computes a model's vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum SelectionReason {
     Best,
     /// The setting `isa` allows no faster one.
     Capped,
-    /// The vectors of a faster precision deviate too much from those in fp32.
+    /// The results of a faster precision deviate too much from those in fp32.
     AccuracyFailed,
     /// A faster precision failed the golden check.
     GoldenFailed,
@@ -106,21 +106,23 @@ pub struct Selection {
     pub reason: SelectionReason,
 }
 
-/// Result of an accuracy proof: the deviation of a model's vectors in a precision below fp32 from those in fp32, over
-/// built-in texts.
+/// Result of an accuracy proof: the deviation of a model's results in a precision below fp32 from those in fp32, over
+/// built-in texts or pairs of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AccuracyProof {
     /// The precision.
     pub precision: Precision,
-    /// Smallest cosine between a vector in this precision and the one in fp32.
-    pub worst_cosine: f64,
-    /// Mean of the cosines.
-    pub mean_cosine: f64,
-    /// Smallest cosine with which the proof passes.
-    pub min_cosine: f64,
-    /// Number of texts.
-    pub texts: usize,
-    /// Number of tokens of the longest text.
+    /// Measure of `worst`, `mean` and `bound`.
+    pub measure: AccuracyMeasure,
+    /// The worst value over all inputs.
+    pub worst: f64,
+    /// The mean over all inputs.
+    pub mean: f64,
+    /// The worst value with which the proof passes.
+    pub bound: f64,
+    /// Number of inputs: texts, or pairs of a query and a document.
+    pub inputs: usize,
+    /// Number of tokens of the longest input.
     pub max_tokens: usize,
     /// Duration of the computation that only the proof needs.
     pub duration: Duration,
@@ -129,21 +131,33 @@ pub struct AccuracyProof {
 }
 
 impl AccuracyProof {
-    /// Returns true if the vectors are accurate enough.
+    /// Returns true if the results are accurate enough.
     pub fn is_passed(&self) -> bool {
-        self.worst_cosine >= self.min_cosine
+        self.measure.is_within(self.worst, self.bound)
+    }
+
+    /// The change of the settings with which int8 is used although the proof failed.
+    pub(crate) fn int8_remedy(&self) -> &'static str {
+        match self.measure {
+            AccuracyMeasure::Cosine => "`int8_min_cosine` lower",
+            AccuracyMeasure::ScoreDifference => "`int8_max_score_difference` higher",
+        }
     }
 }
 
 impl fmt::Display for AccuracyProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { worst_cosine, mean_cosine, min_cosine, texts, max_tokens, .. } = self;
+        let Self { worst, mean, bound, inputs, max_tokens, .. } = self;
         let (precision, seconds) = (self.precision.name(), self.duration.as_secs_f64());
-        write!(f, "{precision}: worst cosine {worst_cosine:.7} to fp32, mean {mean_cosine:.7}")?;
+        let (found, needed, kind) = match self.measure {
+            AccuracyMeasure::Cosine => ("worst cosine", "needed", "texts"),
+            AccuracyMeasure::ScoreDifference => ("largest score difference", "allowed", "pairs"),
+        };
+        write!(f, "{precision}: {found} {worst:.7} to fp32, mean {mean:.7}")?;
         if !self.is_passed() {
-            write!(f, ", needed {min_cosine}")?;
+            write!(f, ", {needed} {bound}")?;
         }
         let remembered = if self.is_remembered { ", remembered" } else { "" };
-        write!(f, " ({texts} texts of up to {max_tokens} tokens, {seconds:.2} s{remembered})")
+        write!(f, " ({inputs} {kind} of up to {max_tokens} tokens, {seconds:.2} s{remembered})")
     }
 }

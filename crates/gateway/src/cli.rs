@@ -250,12 +250,14 @@ const OF_PULL: [&str; 4] = ["onnx_file", "endpoint", "cache_dir", "offline"];
 const OF_LIST: [&str; 1] = ["cache_dir"];
 
 /// Keys of the settings that `model verify` and `model bench` have flags for.
-const OF_ONE_MODEL: [&str; 8] = [
+const OF_ONE_MODEL: [&str; 10] = [
     "onnxruntime_path",
     "provider",
     "precision",
     "int8_min_cosine",
     "auto_min_cosine",
+    "int8_max_score_difference",
+    "auto_max_score_difference",
     "isa",
     "onnx_file",
     "threads",

@@ -20,7 +20,7 @@ use crate::{
     config::{LimitsConfig, TokenIds},
     error::{ApiError, Code},
     parameters::{self, TRUNCATION_HEADER},
-    registry::{LoadedModel, ModelLease, NamedModel, Registry, RequestedModel, echo},
+    registry::{LoadedModel, ModelLease, NamedModel, Registry, RequestedModel, echo, list_names},
     response::ResponseMemory,
     tiktoken::{CL100K_BASE, O200K_BASE, TiktokenDecoder},
     tokenize_queue::TokenizeQueue,
@@ -101,7 +101,6 @@ pub(crate) struct RerankInputs {
 /// # Errors
 /// 400 with the route for this model, and the models for this route.
 pub(crate) fn check_task(registry: &Registry, named: &NamedModel, task: Task) -> Result<(), ApiError> {
-    const MAX_NAMES: usize = 10;
     let found = named.slot.description().task;
     if found == task {
         return Ok(());
@@ -112,11 +111,11 @@ pub(crate) fn check_task(registry: &Registry, named: &NamedModel, task: Task) ->
         Task::EmbedSparse => "POST /embed_sparse",
     };
     let suited = registry.models().filter(|model| model.description().task == task);
-    let names: Vec<_> = suited.take(MAX_NAMES).map(|model| format!("`{}`", model.id())).collect();
+    let names = list_names(suited.map(|model| &**model.id()));
     let (id, verb, needed) = (named.slot.id(), found.verb(), task.verb());
     let way_out = match names.is_empty() {
         true => format!("no model here {needed}"),
-        false => format!("here {needed}: {}", names.join(", ")),
+        false => format!("here {needed}: {names}"),
     };
     let message = format!("The model `{id}` {verb}: use it with {route}; {way_out}.");
     Err(ApiError::invalid(message).about("model"))

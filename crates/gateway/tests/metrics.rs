@@ -13,7 +13,7 @@ use gateway::{
     metrics::{Metrics, ModelInfo, Outcome, ParameterOutcome, Rejection, UnloadReason},
 };
 use inference::{BatchReport, CacheReport, EngineStats, Observer, Provider};
-use model_import::Precision;
+use model_import::{AccuracyMeasure, Precision};
 
 const STATS: EngineStats = EngineStats {
     waiting_requests: 1,
@@ -101,20 +101,30 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 
 const PROOF: AccuracyProof = AccuracyProof {
     precision: Precision::Bf16,
-    worst_cosine: 0.999875,
-    mean_cosine: 0.999975,
-    min_cosine: 0.9999,
-    texts: 29,
+    measure: AccuracyMeasure::Cosine,
+    worst: 0.999875,
+    mean: 0.999975,
+    bound: 0.9999,
+    inputs: 29,
     max_tokens: 256,
     duration: Duration::from_millis(500),
     is_remembered: false,
+};
+
+/// Proof of a reranker.
+const SCORE_PROOF: AccuracyProof = AccuracyProof {
+    measure: AccuracyMeasure::ScoreDifference,
+    worst: 0.0125,
+    mean: 0.0025,
+    bound: 0.01,
+    ..PROOF
 };
 
 /// Metrics of a server without API keys.
 fn without_keys() -> Metrics {
     let metrics = metrics();
     metrics.runtime_loaded("1.32.0");
-    metrics.model_loaded(&ModelInfo { proofs: &[PROOF], ..INFO }, 1000);
+    metrics.model_loaded(&ModelInfo { proofs: &[PROOF, SCORE_PROOF], ..INFO }, 1000);
     metrics.parameter("truncate", ParameterOutcome::Rejected);
     metrics.error(Code::InvalidKey);
     metrics
@@ -333,6 +343,8 @@ fn build_and_model_are_described_once() {
     let labels = "{model=\"m\",precision=\"bf16\"}";
     assert_eq!(value(&text, &format!("embedgate_model_accuracy_worst_cosine{labels}")), 0.999875);
     assert_eq!(value(&text, &format!("embedgate_model_accuracy_mean_cosine{labels}")), 0.999975);
+    assert_eq!(value(&text, &format!("embedgate_model_accuracy_worst_score_difference{labels}")), 0.0125);
+    assert_eq!(value(&text, &format!("embedgate_model_accuracy_mean_score_difference{labels}")), 0.0025);
     assert_eq!(value(&text, &format!("embedgate_model_accuracy_proof_duration_seconds{labels}")), 0.5);
 }
 

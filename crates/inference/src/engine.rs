@@ -273,13 +273,18 @@ impl Engine {
         self.context.has_work().then(|| self.context.heartbeat.age())
     }
 
-    /// Embeds one short text through the whole engine, which must yield finite values. For a model without golden
-    /// vectors this is the only check that it computes. Blocks, so it must not be called on an async thread.
+    /// Embeds one short text, or scores it as query and document, through the whole engine, which must yield finite
+    /// values. For a model without golden vectors this is the only check that it computes. Blocks, so it must not be
+    /// called on an async thread.
     ///
     /// # Errors
     /// The engine's error.
     pub fn probe(&self) -> Result<(), GoldenError> {
-        self.embed_uncached(&[PROBE], None).map(drop)
+        let input = match self.context.config.task {
+            Task::Rerank => Input::Pair { query: PROBE.into(), document: PROBE.to_owned() },
+            Task::Embed | Task::EmbedSparse => Input::Text(PROBE.to_owned()),
+        };
+        self.embed_uncached(vec![input], None).map(drop)
     }
 
     /// Embeds `golden` through the whole engine, without the caches, and compares token counts and vectors. Each cosine
@@ -292,27 +297,22 @@ impl Engine {
         golden: &[GoldenText<'_>],
         min_cosine: f64,
     ) -> Result<GoldenReport, GoldenError> {
-        let texts: Vec<_> = golden.iter().map(|golden| golden.text).collect();
-        golden::compare(golden, &self.embed_uncached(&texts, None)?, min_cosine)
+        let texts = golden.iter().map(|golden| Input::Text(golden.text.to_owned())).collect();
+        golden::compare(golden, &self.embed_uncached(texts, None)?, min_cosine)
     }
 
-    /// Embeds `texts` through the whole engine, without the caches; a reranker reads each as query and document. Each
-    /// is truncated to the model's maximum number of tokens, or to a smaller `max_input_tokens`. Blocks, so it must not
-    /// be called on an async thread.
+    /// Computes `inputs` through the whole engine, without the caches. Each is truncated to the model's maximum number
+    /// of tokens, or to a smaller `max_input_tokens`. Blocks, so it must not be called on an async thread.
     ///
     /// # Errors
     /// [`GoldenError::Submit`] and [`GoldenError::Embed`].
     pub fn embed_uncached(
         &self,
-        texts: &[&str],
+        inputs: Vec<Input>,
         max_input_tokens: Option<usize>,
     ) -> Result<Embeddings, GoldenError> {
-        let input = |text: &str| match self.context.config.task {
-            Task::Rerank => Input::Pair { query: text.into(), document: text.to_owned() },
-            Task::Embed | Task::EmbedSparse => Input::Text(text.to_owned()),
-        };
         let job = Job {
-            inputs: texts.iter().map(|&text| input(text)).collect(),
+            inputs,
             prompt: None,
             truncation: TruncationPolicy::Truncate,
             max_input_tokens,

@@ -59,4 +59,4 @@ pub use observer::{BatchReport, CacheReport, Observer};
 pub use pooling::{activate, cosine, truncate_dimensions};
 pub use prompt::Prompt;
 pub use provider::Provider;
-pub use tokenizer::{TextToken, Tokenizer, TokenizerOptions};
+pub use tokenizer::{TextToken, Tokenizer, TokenizerOptions, truncate_pair};

@@ -218,10 +218,13 @@ impl ModelFolder {
         let known = family::read(&config, &manifest_hint(manifest.as_ref()));
         // Weights come first if both are possible: the exported graph is laid out for speed.
         let has_weights = Weights::exist(folder);
+        // A cross-encoder's graph contains its head.
+        let is_reranker = pipeline.task == Task::Rerank;
+        let head = if is_reranker { pipeline.head_plan(&config).map(drop) } else { Ok(()) };
         let ready_made = onnx_file::find(root, onnx_file)?
-            .filter(|_| onnx_file.is_some() || known.is_err() || !has_weights);
+            .filter(|_| onnx_file.is_some() || known.is_err() || head.is_err() || !has_weights);
         if ready_made.is_none()
-            && let Some(reason) = needs_graph(&known, has_weights)
+            && let Some(reason) = needs_graph(&known, has_weights).or_else(|| needs_graph(&head, has_weights))
             && let Some(graphs) = onnx_file::describe_graphs(root)
         {
             return Err(ImportError::ChooseGraph { root: root.to_owned(), reason, graphs });

@@ -63,7 +63,7 @@ mod tests;
 mod weights;
 mod wordpiece;
 
-pub use accuracy::AccuracyRecord;
+pub use accuracy::{AccuracyMeasure, AccuracyRecord};
 pub use encoder::{EncoderWeights, TokenEmbeddings, WeightEntry, weight_entries};
 pub use encoder_spec::{DenseActivation, DenseLayer, HeadLayerNorm, HeadModule, HeadSpec, PoolingMode, Task};
 pub use error::ImportError;

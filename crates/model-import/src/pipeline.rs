@@ -14,6 +14,7 @@ use crate::{
     ImportError,
     cross_encoder::ClassifierConfig,
     family::{self, Network, check_size},
+    head::HeadPlan,
     json,
     manifest::ModelManifest,
     weights::Weights,
@@ -255,13 +256,19 @@ impl Pipeline {
 }
 
 impl Pipeline {
+    /// Reads the layout of the head whose tensors lie next to those of the network in `config`, if the task has such a
+    /// head.
+    pub(crate) fn head_plan(&self, config: &Path) -> Result<Option<HeadPlan>, ImportError> {
+        match self.task {
+            Task::Embed => Ok(None),
+            Task::Rerank => family::classifier(config).map(Some),
+            Task::EmbedSparse => family::masked_lm_head(config).map(Some),
+        }
+    }
+
     /// Adds the head whose tensors lie next to those of `network`, described by `config`, if the task has such a head.
     pub(crate) fn read_head(&mut self, config: &Path, network: &Network) -> Result<(), ImportError> {
-        let plan = match self.task {
-            Task::Embed => return Ok(()),
-            Task::Rerank => family::classifier(config)?,
-            Task::EmbedSparse => family::masked_lm_head(config)?,
-        };
+        let Some(plan) = self.head_plan(config)? else { return Ok(()) };
         let weights = Weights::open(&self.transformer, network.prefixes)?;
         let HeadSpec { token_modules, poolings, mut modules, .. } =
             plan.read(&weights, network.spec.hidden)?;

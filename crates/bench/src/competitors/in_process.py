@@ -182,6 +182,25 @@ class SentenceTransformers:
         return [encode(texts, batch_size=len(texts), show_progress_bar=False) for texts in batches]
 
 
+class CrossEncoder(SentenceTransformers):
+    """A cross-encoder of sentence-transformers with torch, fp32. Texts are a query, a tab and a passage.
+
+    The vector of a text is its score. `predict` sorts the pairs by length, and computes them in batches of its default size.
+    """
+
+    def __init__(self, folder):
+        from sentence_transformers import CrossEncoder as Model
+
+        self.model = Model(folder, device="cpu")
+
+    def many(self, batches):
+        def scores(texts):
+            pairs = [text.split("\t") for text in texts]
+            return self.model.predict(pairs, show_progress_bar=False).reshape(-1, 1)
+
+        return [scores(texts) for texts in batches]
+
+
 def load_tokenizer(folder, step):
     from tokenizers import Tokenizer
 
@@ -303,9 +322,10 @@ def main():
         "openvino-int8": OpenVinoInt8,
         "openvino-int8-weights": OpenVinoInt8Weights,
         "sentence-transformers": SentenceTransformers,
+        "cross-encoder": CrossEncoder,
     }
     library = kinds[sys.argv[1]](sys.argv[2])
-    library.single(library.encode(["the first text"]))
+    library.single(library.encode(["the first query\tthe first text"]))
     say(ready=True, note=library.note)
     with open(sys.argv[3], encoding="utf-8") as file:
         jobs = json.load(file)

@@ -28,6 +28,10 @@ pub(crate) enum Launch {
     Infinity {
         program: PathBuf,
     },
+    /// The same with a cross-encoder, in torch: its engine optimum needs a graph that contains the classifier.
+    InfinityReranker {
+        program: PathBuf,
+    },
     Fastapi {
         python: PathBuf,
         script: PathBuf,
@@ -73,6 +77,16 @@ impl Launch {
                 command.args(["--pooling-method", "mean"]);
                 command.args(["--served-model-name", "all-MiniLM-L6-v2", "--log-level", "warning"]);
                 command.args(["--host", "127.0.0.1", "--port", &port, "--model-id", "."]);
+                command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0");
+                command.env("HF_HOME", program.with_file_name("cache"));
+            }
+            Self::InfinityReranker { program } => {
+                command = Command::new(program);
+                command.args(["v2", "--engine", "torch", "--device", "cpu", "--dtype", "float32"]);
+                // Its replacement for encoder layers does not know the classes of later releases of transformers.
+                command.args(["--no-bettertransformer", "--log-level", "warning", "--no-model-warmup"]);
+                command.args(["--served-model-name", "reranker", "--host", "127.0.0.1", "--port", &port]);
+                command.arg("--model-id").arg(model);
                 command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0");
                 command.env("HF_HOME", program.with_file_name("cache"));
             }
@@ -144,6 +158,7 @@ mod tests {
         let launches = [
             Launch::Embedgate { program: program.clone(), flags: vec!["--onnx-sessions".into(), "2".into()] },
             Launch::Infinity { program: program.clone() },
+            Launch::InfinityReranker { program: program.clone() },
             Launch::Fastapi { python: program.clone(), script: "s.py".into() },
             Launch::Tei { program: program.clone(), folder: None },
             Launch::Tei { program: program.clone(), folder: Some("own/models/m".into()) },
@@ -169,11 +184,11 @@ mod tests {
              info,actix_server=warn,gateway::middleware=warn --onnx-sessions 2"
         );
         assert_eq!(
-            line(&launches[3]),
+            line(&launches[4]),
             "prog --hostname 127.0.0.1 --port 4321 --auto-truncate --max-client-batch-size 2048 \
              --max-concurrent-requests 4096 --served-model-name all-MiniLM-L6-v2 --model-id models/m"
         );
-        assert!(line(&launches[4]).ends_with("--model-id own/models/m"));
+        assert!(line(&launches[5]).ends_with("--model-id own/models/m"));
     }
 
     #[test]

@@ -208,7 +208,7 @@ rounded_tests! {
             let sequences = sequences(&spec, &[30, 7, 11]);
             let record = |encoder: &mut Encoder, batch: &[Vec<u32>], helpers: usize| {
                 let lengths: Vec<usize> = batch.iter().map(Vec::len).collect();
-                encoder.activation_maxima(&batch.concat(), &lengths, &mut || helpers).unwrap()
+                encoder.activation_maxima(&batch.concat(), &lengths, &[], &mut || helpers).unwrap()
             };
             let mut encoder = encoder(&spec, isa, 3);
             let together = record(&mut encoder, &sequences, 3);

@@ -388,7 +388,7 @@ settings! {
         /// build with it. One that is not available is an error at start-up.
         provider: Provider = Provider::Cpu;
 
-        /// Number format to compute in: `auto` is bf16 if the CPU has fast instructions for it and the model's vectors
+        /// Number format to compute in: `auto` is bf16 if the CPU has fast instructions for it and the model's results
         /// are nearly those in fp32, which is measured at start-up, otherwise fp32. `bf16` is bf16, or an error at
         /// start-up. `int8` is faster and less accurate: integers of 8 bits, or an error at start-up.
         precision: PrecisionSetting = PrecisionSetting::Auto;
@@ -400,6 +400,15 @@ settings! {
         /// Smallest cosine to the vectors in fp32, over built-in texts, with which `precision = "auto"` accepts a
         /// faster precision. Only with this setting it also tries int8. Without it, 0.9999, and bf16 alone is tried.
         auto_min_cosine: Option<Ratio> = None, advanced, example("0.99");
+
+        /// Of a reranker, instead of `int8_min_cosine`: largest difference between a score in int8 and in fp32, over
+        /// built-in pairs, as a part of the range of the scores in fp32, with which `precision = "int8"` is used.
+        int8_max_score_difference: Ratio = Ratio::INT8_MAX_SCORE_DIFFERENCE, advanced;
+
+        /// Of a reranker, instead of `auto_min_cosine`: largest difference of a score to the one in fp32, as a part of
+        /// the range of the scores, with which `precision = "auto"` accepts a faster precision. Only with this setting
+        /// it also tries int8. Without it, 0.01, and bf16 alone is tried.
+        auto_max_score_difference: Option<Ratio> = None, advanced, example("0.05");
 
         /// Highest instruction set that embedgate's native kernels may use: {values}. `auto` is the best one of the
         /// CPU; one of another architecture is an error. With `none` ONNX Runtime computes every model, as it does

@@ -397,6 +397,9 @@ impl Ratio {
     /// The smallest cosine that vectors in int8 may have to those in fp32.
     pub const INT8_MIN_COSINE: Self = Self(0.99);
 
+    /// The largest difference that scores in int8 may have to those in fp32, as a part of their range.
+    pub const INT8_MAX_SCORE_DIFFERENCE: Self = Self(0.05);
+
     /// The ratio of a number from 0 to 1; `None` for any other.
     pub fn new(number: f64) -> Option<Self> {
         (0.0..=1.0).contains(&number).then_some(Self(number))

@@ -4,7 +4,7 @@
 
 use bert_cpu::Isa;
 use inference::Provider;
-use model_import::Precision;
+use model_import::{AccuracyMeasure, Precision};
 
 use super::ModelLoadError;
 use crate::{
@@ -42,13 +42,37 @@ pub(super) const CANDIDATES: [Candidate; 9] = [
 /// state another.
 const AUTO_MIN_COSINE: f64 = 0.9999;
 
-/// Smallest cosine to the vectors in fp32 with which a model is served in `precision`; `None` for fp32 itself, where
-/// there is nothing to prove.
-pub(super) fn min_cosine(model: &ModelConfig, precision: Precision) -> Option<f64> {
-    match (precision, model.precision) {
-        (Precision::Fp32, _) => None,
-        (Precision::Int8, PrecisionSetting::Int8) => Some(model.int8_min_cosine.get()),
-        _ => Some(model.auto_min_cosine.map_or(AUTO_MIN_COSINE, Ratio::get)),
+/// Largest difference to the scores in fp32 with which `precision = "auto"` accepts a precision for a reranker, unless
+/// the settings state another. It corresponds to [`AUTO_MIN_COSINE`]: vectors of this cosine differ by 0.014 of their
+/// length.
+const AUTO_MAX_SCORE_DIFFERENCE: f64 = 0.01;
+
+/// Worst value of `measure` with which a model is served in `precision`; `None` for fp32 itself, where there is nothing
+/// to prove.
+pub(super) fn accuracy_bound(
+    model: &ModelConfig,
+    measure: AccuracyMeasure,
+    precision: Precision,
+) -> Option<f64> {
+    let is_int8 = precision == Precision::Int8 && model.precision == PrecisionSetting::Int8;
+    let (int8, auto, default) = match measure {
+        AccuracyMeasure::Cosine => (model.int8_min_cosine, model.auto_min_cosine, AUTO_MIN_COSINE),
+        AccuracyMeasure::ScoreDifference => {
+            (model.int8_max_score_difference, model.auto_max_score_difference, AUTO_MAX_SCORE_DIFFERENCE)
+        }
+    };
+    match precision {
+        Precision::Fp32 => None,
+        _ if is_int8 => Some(int8.get()),
+        _ => Some(auto.map_or(default, Ratio::get)),
+    }
+}
+
+/// Returns true if `precision = "auto"` may select int8 for a model whose accuracy is given by `measure`.
+pub(super) fn accepts_int8(model: &ModelConfig, measure: AccuracyMeasure) -> bool {
+    match measure {
+        AccuracyMeasure::Cosine => model.auto_min_cosine.is_some(),
+        AccuracyMeasure::ScoreDifference => model.auto_max_score_difference.is_some(),
     }
 }
 
@@ -96,8 +120,6 @@ pub(super) struct BackendQuery {
     pub(super) precision: PrecisionSetting,
     /// `precision = "auto"` may select int8.
     pub(super) accepts_int8: bool,
-    /// Lower precisions are not proved for the task of the model.
-    pub(super) needs_fp32: bool,
     /// Configured maximum instruction set.
     pub(super) isa: MaxIsa,
     /// The settings name a graph.
@@ -119,7 +141,6 @@ impl BackendQuery {
     fn accepts(&self, precision: Precision) -> bool {
         match self.requested_precision() {
             Some(requested) => precision == requested,
-            None if self.needs_fp32 => precision == Precision::Fp32,
             None => precision != Precision::Int8 || self.accepts_int8,
         }
     }
@@ -232,7 +253,6 @@ mod tests {
         provider: Provider::Cpu,
         precision: PrecisionSetting::Auto,
         accepts_int8: false,
-        needs_fp32: false,
         isa: MaxIsa::Best,
         has_onnx_file: false,
         has_native_kernels: true,
@@ -335,16 +355,24 @@ mod tests {
     }
 
     #[test]
-    fn the_minimum_cosine_is_that_of_the_settings() {
+    fn the_bound_of_accuracy_is_that_of_the_settings_for_the_measure() {
+        use AccuracyMeasure::{Cosine, ScoreDifference};
         let auto = ModelConfig::builtin("a".to_owned(), "a".into(), 1);
-        let of = |model: &ModelConfig| {
-            [Precision::Fp32, Precision::Bf16, Precision::Int8].map(|precision| min_cosine(model, precision))
+        let of = |model: &ModelConfig, measure| {
+            [Precision::Fp32, Precision::Bf16, Precision::Int8]
+                .map(|precision| accuracy_bound(model, measure, precision))
         };
-        assert_eq!(of(&auto), [None, Some(0.9999), Some(0.9999)]);
+        assert_eq!(of(&auto, Cosine), [None, Some(0.9999), Some(0.9999)]);
+        assert_eq!(of(&auto, ScoreDifference), [None, Some(0.01), Some(0.01)]);
         let int8 = ModelConfig { precision: PrecisionSetting::Int8, ..auto.clone() };
-        assert_eq!(of(&int8)[2], Some(0.99));
-        let lenient = ModelConfig { auto_min_cosine: Some(Ratio::INT8_MIN_COSINE), ..auto };
-        assert_eq!(of(&lenient), [None, Some(0.99), Some(0.99)]);
+        assert_eq!((of(&int8, Cosine)[2], of(&int8, ScoreDifference)[2]), (Some(0.99), Some(0.05)));
+        let lenient = ModelConfig { auto_min_cosine: Ratio::new(0.98), ..auto.clone() };
+        assert_eq!(of(&lenient, Cosine), [None, Some(0.98), Some(0.98)]);
+        assert_eq!(of(&lenient, ScoreDifference), of(&auto, ScoreDifference));
+        assert_eq!([Cosine, ScoreDifference].map(|measure| accepts_int8(&lenient, measure)), [true, false]);
+        let lenient = ModelConfig { auto_max_score_difference: Ratio::new(0.2), ..auto };
+        assert_eq!(of(&lenient, ScoreDifference), [None, Some(0.2), Some(0.2)]);
+        assert_eq!([Cosine, ScoreDifference].map(|measure| accepts_int8(&lenient, measure)), [false, true]);
     }
 
     #[test]
@@ -385,13 +413,6 @@ mod tests {
         check(cuda, AVX2, onnx(SelectionReason::Provider));
         let fp32 = BackendQuery { precision: PrecisionSetting::Fp32, ..QUERY };
         check(fp32, &[], onnx(SelectionReason::UnsupportedCpu));
-    }
-
-    #[test]
-    fn a_model_without_a_proof_gets_the_best_fp32_kernels() {
-        let query = BackendQuery { needs_fp32: true, accepts_int8: true, ..QUERY };
-        check(query, AMX, (Backend::Native(Isa::Avx512), SelectionReason::Best));
-        check(query, &[], (Backend::OnnxRuntime, SelectionReason::UnsupportedCpu));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use inference::TruncationPolicy;
 use model_import::{ModelFolder, Task};
 
 use super::ModelLoadError;
-use crate::config::{ModelConfig, PrecisionSetting};
+use crate::config::ModelConfig;
 
 /// Maximum number of tokens of one input: the model's, or a smaller one of the settings.
 pub(crate) fn max_input_tokens(model: &ModelConfig, folder: &ModelFolder) -> usize {
@@ -47,21 +47,4 @@ fn unsupported_for_task(model: &ModelConfig, folder: &ModelFolder) -> Option<&'s
     } else {
         None
     }
-}
-
-/// Checks that the accuracy of the configured precision can be proved, by cosines of dense vectors.
-///
-/// # Errors
-/// bf16 or int8 for another task.
-pub(super) fn check_precision(model: &ModelConfig, task: Task) -> Result<(), ModelLoadError> {
-    let name = match model.precision {
-        _ if task == Task::Embed => return Ok(()),
-        PrecisionSetting::Auto | PrecisionSetting::Fp32 => return Ok(()),
-        PrecisionSetting::Bf16 => "bf16",
-        PrecisionSetting::Int8 => "int8",
-    };
-    let verb = task.verb();
-    Err(ModelLoadError::Settings(format!(
-        "precision = \"{name}\" is for models that compute embeddings, but this model {verb}: set \"auto\" or \"fp32\""
-    )))
 }

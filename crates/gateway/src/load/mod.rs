@@ -32,11 +32,11 @@ use inference::{
     StartError, Tokenizer, TokenizerOptions, native_encoders,
 };
 use model_hub::HubError;
-use model_import::{Golden, ImportError, ModelFolder, ModelManifest, Precision, Task};
+use model_import::{AccuracyMeasure, Golden, ImportError, ModelFolder, ModelManifest, Precision, Task};
 use thiserror::Error;
 
 use self::{
-    candidates::{BackendPlan, BackendQuery, Candidate, min_cosine, select},
+    candidates::{BackendPlan, BackendQuery, Candidate, accepts_int8, accuracy_bound, select},
     checks::{check_settings, default_prompt},
     description::{check_memory_budget, describe},
     found::{FoundModel, OpenFolder},
@@ -59,7 +59,7 @@ const ONNX_BATCH_TOKENS: usize = 1024;
 /// pooling, tokenizer or provider does not.
 pub(crate) fn min_golden_cosine(config: &ModelConfig, model: &LoadedModel) -> f64 {
     let by_proof = match model.selection.backend {
-        Backend::Native(_) => min_cosine(config, model.precision),
+        Backend::Native(_) => accuracy_bound(config, AccuracyMeasure::Cosine, model.precision),
         Backend::OnnxRuntime => None,
     };
     let by_precision = if model.precision == Precision::Fp32 { 0.999_99 } else { 0.9999 };
@@ -191,12 +191,14 @@ pub enum ModelLoadError {
     /// The engine starts, but cannot embed a text.
     #[error("it cannot embed a short text: its weights or its configuration are invalid")]
     Probe(#[source] Box<GoldenError>),
-    /// The vectors of the selected precision deviate too much from those in fp32.
+    /// The results of the selected precision deviate too much from those in fp32.
     #[error("its accuracy proof failed: {0}")]
     Accuracy(AccuracyProof),
-    /// The vectors in int8 deviate too much from those in fp32.
+    /// The results in int8 deviate too much from those in fp32.
     #[error(
-        "its accuracy in int8 is too low: {0}: set `precision` to \"auto\" or \"fp32\", or `int8_min_cosine` lower"
+        "its accuracy in int8 is too low: {}: set `precision` to \"auto\" or \"fp32\", or {}",
+        .0,
+        .0.int8_remedy()
     )]
     Int8Accuracy(AccuracyProof),
     /// The texts that calibrate int8 kernels cannot be computed.
@@ -333,12 +335,10 @@ pub(crate) fn plan_backends(
     config: &ModelConfig,
     folder: &ModelFolder,
 ) -> Result<BackendPlan, ModelLoadError> {
-    checks::check_precision(config, folder.task())?;
     let query = BackendQuery {
         provider: config.provider,
         precision: config.precision,
-        accepts_int8: config.auto_min_cosine.is_some(),
-        needs_fp32: folder.task() != Task::Embed,
+        accepts_int8: accepts_int8(config, AccuracyMeasure::of(folder.task())),
         isa: config.isa,
         has_onnx_file: config.onnx_file.is_some(),
         has_native_kernels: native::is_supported(folder)?,

@@ -1,8 +1,9 @@
-//! Accuracy proof: measures how far a model's vectors in a precision below fp32 are from those in fp32.
+//! Accuracy proof: measures how far a model's results in a precision below fp32 are from those in fp32.
 //!
-//! Built-in texts are embedded in an engine with the fp32 kernels, and then in the engine that will serve requests. The
-//! first one ends, and its weights are freed, before those of the second are read: a start with a proof needs as much
-//! memory as one in fp32. The result is remembered in the model's folder ([`AccuracyRecord`]). See docs/adr/0024.
+//! Built-in texts, or pairs of them for a reranker, are computed in an engine with the fp32 kernels, and then in the
+//! engine that will serve requests. The first one ends, and its weights are freed, before those of the second are read:
+//! a start with a proof needs as much memory as one in fp32. The result is remembered in the model's folder
+//! ([`AccuracyRecord`]). See docs/adr/0024 and docs/adr/0030.
 
 use std::{
     sync::Arc,
@@ -11,12 +12,12 @@ use std::{
 
 use bert_cpu::Isa;
 use inference::{Embeddings, Engine, GoldenError, Observer, cosine};
-use model_import::{AccuracyRecord, ModelFolder};
+use model_import::{AccuracyMeasure, AccuracyRecord, ModelFolder};
 
 use super::{
     CacheFactory, LoadContext, ModelLoadError, Runtime,
     builtin_texts::{Passage, passages_for},
-    candidates::{Candidate, min_cosine},
+    candidates::{Candidate, accuracy_bound},
     max_input_tokens, start,
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 };
 
 /// Part of the conditions of every record. To be increased when texts, lengths or the arithmetic of kernels change.
-const VERSION: &str = "proof 2";
+const VERSION: &str = "proof 3";
 
 /// Starts the engines of one model and proves the accuracy of those that compute in a precision below fp32.
 pub(crate) struct Prover<'a> {
@@ -36,7 +37,7 @@ pub(crate) struct Prover<'a> {
     fingerprint: &'a str,
     /// Records of earlier starts are used.
     uses_records: bool,
-    /// The texts with their vectors in fp32, once computed.
+    /// The inputs with their results in fp32, once computed.
     reference: Option<Reference>,
     /// Results so far, those of failed proofs included.
     proofs: Vec<AccuracyProof>,
@@ -45,7 +46,7 @@ pub(crate) struct Prover<'a> {
 struct Reference {
     passages: Vec<Passage>,
     embeddings: Vec<Embeddings>,
-    /// Time to read the weights and compute the vectors.
+    /// Time to read the weights and compute the results.
     duration: Duration,
 }
 
@@ -85,18 +86,20 @@ impl<'a> Prover<'a> {
         start: impl FnOnce() -> Result<LoadedModel, ModelLoadError>,
     ) -> Result<LoadedModel, ModelLoadError> {
         let candidate = backend.isa().and_then(Candidate::of);
-        let proved = candidate.and_then(|it| Some((it, min_cosine(self.model, it.precision)?)));
-        let Some((candidate, min_cosine)) = proved else { return start() };
+        let measure = AccuracyMeasure::of(self.folder.task());
+        let proved = candidate.and_then(|it| Some((it, accuracy_bound(self.model, measure, it.precision)?)));
+        let Some((candidate, bound)) = proved else { return start() };
         // Every CPU with a faster instruction set has one for fp32.
         let fp32 = Candidate::reference(Isa::is_available);
         let fp32 = fp32.ok_or(ModelLoadError::UnsupportedNetwork(candidate.isa))?.isa;
         let conditions = self.conditions(candidate.isa, fp32);
         let proof_of = |record: &AccuracyRecord, is_remembered| AccuracyProof {
             precision: candidate.precision,
-            worst_cosine: record.worst_cosine,
-            mean_cosine: record.mean_cosine,
-            min_cosine,
-            texts: record.texts,
+            measure: record.measure,
+            worst: record.worst,
+            mean: record.mean,
+            bound,
+            inputs: record.inputs,
             max_tokens: record.max_tokens,
             duration: Duration::try_from_secs_f64(record.seconds).unwrap_or_default(),
             is_remembered,
@@ -148,7 +151,7 @@ impl<'a> Prover<'a> {
         )
     }
 
-    /// Embeds the texts with the kernels for `fp32`. The inner error is the engine's failure on the texts.
+    /// Computes the inputs with the kernels for `fp32`. The inner error is the engine's failure on them.
     fn compute_reference(&self, fp32: Isa) -> Result<Result<Reference, GoldenError>, ModelLoadError> {
         let began = Instant::now();
         let selection = Selection { backend: Backend::Native(fp32), reason: SelectionReason::Configured };
@@ -158,7 +161,7 @@ impl<'a> Prover<'a> {
         let model = start(self.model, folder, selection, &context, Arc::new(()))?;
         let weights = self.folder.encoder().map_err(ModelLoadError::Folder)?;
         let weights = weights.ok_or(ModelLoadError::UnsupportedNetwork(fp32))?;
-        let passages = passages_for(weights.spec(), model.max_input_tokens);
+        let passages = passages_for(self.folder.task(), weights.spec(), model.max_input_tokens);
         let embeddings = embed(&model.engine, &passages);
         drop(model);
         Ok(embeddings.map(|embeddings| Reference { passages, embeddings, duration: began.elapsed() }))
@@ -172,25 +175,17 @@ impl<'a> Prover<'a> {
     ) -> Result<AccuracyRecord, GoldenError> {
         let began = Instant::now();
         let found = embed(engine, &reference.passages)?;
-        let (mut worst_cosine, mut sum, mut texts, mut max_tokens) = (1.0f64, 0.0, 0u32, 0);
-        for (found, expected) in found.iter().zip(&reference.embeddings) {
-            let expected = expected.vectors.chunks_exact(expected.dimensions);
-            let rows = found.vectors.chunks_exact(found.dimensions).zip(expected);
-            for ((found, expected), &tokens) in rows.zip(&found.tokens) {
-                let cosine = cosine(found, expected);
-                worst_cosine = worst_cosine.min(cosine);
-                sum += cosine;
-                max_tokens = max_tokens.max(tokens as usize);
-                texts += 1;
-            }
-        }
+        let measure = AccuracyMeasure::of(self.folder.task());
+        let values = compare(measure, &found, &reference.embeddings);
+        let tokens = found.iter().flat_map(|found| &found.tokens);
         Ok(AccuracyRecord {
             fingerprint: self.fingerprint.to_owned(),
             conditions,
-            worst_cosine,
-            mean_cosine: sum / f64::from(texts.max(1)),
-            texts: texts as usize,
-            max_tokens,
+            measure,
+            worst: values.iter().copied().reduce(|a, b| measure.worse(a, b)).unwrap_or(f64::NAN),
+            mean: values.iter().sum::<f64>() / values.len() as f64,
+            inputs: values.len(),
+            max_tokens: tokens.max().map_or(0, |&tokens| tokens as usize),
             seconds: (reference.duration + began.elapsed()).as_secs_f64(),
         })
     }
@@ -218,9 +213,54 @@ impl<'a> Prover<'a> {
 }
 
 fn embed(engine: &Engine, passages: &[Passage]) -> Result<Vec<Embeddings>, GoldenError> {
-    let embed = |passage: &Passage| {
-        let texts: Vec<&str> = passage.texts.iter().map(String::as_str).collect();
-        engine.embed_uncached(&texts, passage.max_input_tokens)
-    };
+    let embed = |passage: &Passage| engine.embed_uncached(passage.inputs.clone(), passage.max_input_tokens);
     passages.iter().map(embed).collect()
+}
+
+/// Returns the value of `measure` for each input.
+fn compare(measure: AccuracyMeasure, found: &[Embeddings], expected: &[Embeddings]) -> Vec<f64> {
+    let rows = found.iter().zip(expected).flat_map(|(found, expected)| {
+        let expected = expected.vectors.chunks_exact(expected.dimensions);
+        found.vectors.chunks_exact(found.dimensions).zip(expected)
+    });
+    match measure {
+        AccuracyMeasure::Cosine => rows.map(|(found, expected)| cosine(found, expected)).collect(),
+        AccuracyMeasure::ScoreDifference => {
+            let scores =
+                expected.iter().flat_map(|expected| &expected.vectors).map(|&score| f64::from(score));
+            let (min, max) = scores.fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), score| {
+                (min.min(score), max.max(score))
+            });
+            // A model that gives every pair the same score has no range.
+            let range = if max > min { max - min } else { 1.0 };
+            rows.map(|(found, expected)| (f64::from(found[0]) - f64::from(expected[0])).abs() / range)
+                .collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inference::Timings;
+
+    use super::*;
+
+    fn embeddings(dimensions: usize, vectors: &[f32]) -> Embeddings {
+        let (tokens, timings) = (vec![3; vectors.len() / dimensions], Timings::default());
+        Embeddings { dimensions, vectors: vectors.to_vec(), tokens, truncated: 0, timings }
+    }
+
+    #[test]
+    fn score_differences_are_parts_of_the_range_in_fp32() {
+        let measure = AccuracyMeasure::ScoreDifference;
+        let fp32 = [embeddings(1, &[-6.0, 2.0]), embeddings(1, &[0.0])];
+        let int8 = [embeddings(1, &[-5.0, 2.0]), embeddings(1, &[-0.5])];
+        assert_eq!(compare(measure, &int8, &fp32), [0.125, 0.0, 0.0625]);
+        let constant = [embeddings(1, &[4.0, 4.0])];
+        assert_eq!(compare(measure, &[embeddings(1, &[4.0, 4.5])], &constant), [0.0, 0.5]);
+        assert_eq!(
+            compare(AccuracyMeasure::Cosine, &[embeddings(2, &[4.0, 3.0])], &[embeddings(2, &[3.0, 4.0])]),
+            [0.96]
+        );
+    }
 }

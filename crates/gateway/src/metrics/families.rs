@@ -1,6 +1,7 @@
 //! Declarations of all metric families.
 
 use inference::EngineStats;
+use model_import::AccuracyMeasure;
 use prometheus::{
     GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
 };
@@ -143,6 +144,19 @@ families! {
             name: "model_accuracy_mean_cosine",
             help: "Accuracy proof of a precision below fp32: mean cosine between a loaded model's vectors in this \
                    precision and in fp32, over built-in texts.",
+            labels: ["model", "precision"],
+        }
+        worst_score_difference: GaugeVec {
+            name: "model_accuracy_worst_score_difference",
+            help: "Accuracy proof of a precision below fp32 for a reranker: largest difference between a score in \
+                   this precision and in fp32, over built-in pairs, as a part of the range of the scores in fp32. A \
+                   precision that failed has a series too.",
+            labels: ["model", "precision"],
+        }
+        mean_score_difference: GaugeVec {
+            name: "model_accuracy_mean_score_difference",
+            help: "Accuracy proof of a precision below fp32 for a reranker: mean difference between a score in this \
+                   precision and in fp32, over built-in pairs, as a part of the range of the scores in fp32.",
             labels: ["model", "precision"],
         }
         proof_duration: GaugeVec {
@@ -292,6 +306,16 @@ const ENGINE_GAUGES: [EngineGauge; 7] = [
         read: |stats| stats.cache_entries,
     },
 ];
+
+impl Families {
+    /// The families of the worst and the mean value of a measure.
+    pub(super) fn accuracy(&self, measure: AccuracyMeasure) -> [&GaugeVec; 2] {
+        match measure {
+            AccuracyMeasure::Cosine => [&self.worst_cosine, &self.mean_cosine],
+            AccuracyMeasure::ScoreDifference => [&self.worst_score_difference, &self.mean_score_difference],
+        }
+    }
+}
 
 /// The families of [`ENGINE_GAUGES`], in their order.
 pub(super) struct EngineGauges(Vec<IntGaugeVec>);

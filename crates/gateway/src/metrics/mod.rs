@@ -321,8 +321,9 @@ impl Metrics {
         self.families.load_duration.with_label_values(&[info.model]).set(info.load_time.as_secs_f64());
         for proof in info.proofs {
             let labels = [info.model, proof.precision.name()];
-            self.families.worst_cosine.with_label_values(&labels).set(proof.worst_cosine);
-            self.families.mean_cosine.with_label_values(&labels).set(proof.mean_cosine);
+            let [worst, mean] = self.families.accuracy(proof.measure);
+            worst.with_label_values(&labels).set(proof.worst);
+            mean.with_label_values(&labels).set(proof.mean);
             self.families.proof_duration.with_label_values(&labels).set(proof.duration.as_secs_f64());
         }
         self.set_loaded(info.model, true, memory);
@@ -335,8 +336,9 @@ impl Metrics {
         let _ = info.with_labels(|labels| self.families.model_info.remove_label_values(labels));
         for proof in info.proofs {
             let labels = [info.model, proof.precision.name()];
-            let _ = self.families.worst_cosine.remove_label_values(&labels);
-            let _ = self.families.mean_cosine.remove_label_values(&labels);
+            for family in self.families.accuracy(proof.measure) {
+                let _ = family.remove_label_values(&labels);
+            }
             let _ = self.families.proof_duration.remove_label_values(&labels);
         }
         self.set_loaded(info.model, false, 0);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use inference::{Engine, Provider, TruncationPolicy};
-use model_import::{DenseActivation, Precision, Task};
+use model_import::{AccuracyMeasure, DenseActivation, Precision, Task};
 use thiserror::Error;
 
 use self::pool::ModelPool;
@@ -106,12 +106,16 @@ impl LoadedModel {
         self.proofs.iter().find(|proof| proof.precision == self.precision)
     }
 
-    /// Precision of its vectors, with the cosines of their accuracy proof if there is one: a header of responses.
+    /// Precision of its results, with the values of their accuracy proof if there is one: a header of responses.
     pub(crate) fn precision_note(&self) -> String {
         let name = self.precision.name();
         match self.proof() {
-            Some(AccuracyProof { worst_cosine, mean_cosine, .. }) => {
-                format!("{name}; worst-cosine={worst_cosine:.6}; mean-cosine={mean_cosine:.6}")
+            Some(AccuracyProof { measure, worst, mean, .. }) => {
+                let measure = match measure {
+                    AccuracyMeasure::Cosine => "cosine",
+                    AccuracyMeasure::ScoreDifference => "score-difference",
+                };
+                format!("{name}; worst-{measure}={worst:.6}; mean-{measure}={mean:.6}")
             }
             None => name.to_owned(),
         }
@@ -143,6 +147,18 @@ pub(crate) fn echo(value: &str) -> String {
     /// Maximum number of characters of an echoed value.
     const MAX_ECHO: usize = 128;
     value.chars().take(MAX_ECHO).collect()
+}
+
+/// List of the first ten of `names`, with the number of the others, for an error message.
+pub(crate) fn list_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MAX_NAMES: usize = 10;
+    let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    match names.split_at_checked(MAX_NAMES) {
+        Some((first, rest)) if !rest.is_empty() => {
+            format!("{} and {} more (GET /v1/models)", first.join(", "), rest.len())
+        }
+        _ => names.join(", "),
+    }
 }
 
 /// The configured models.
@@ -350,14 +366,7 @@ impl Registry {
 
     /// Sentence that lists the first ten names, for a client that named an unknown model.
     pub(crate) fn names(&self) -> String {
-        const MAX_NAMES: usize = 10;
-        let names: Vec<_> = self.targets().map(|(name, _)| format!("`{name}`")).collect();
-        match names.split_at_checked(MAX_NAMES) {
-            Some((first, rest)) if !rest.is_empty() => {
-                format!("Models here: {} and {} more (GET /v1/models).", first.join(", "), rest.len())
-            }
-            _ => format!("Models here: {}.", names.join(", ")),
-        }
+        format!("Models here: {}.", list_names(self.targets().map(|(name, _)| name)))
     }
 
     /// The models, in the order of the settings.

@@ -109,15 +109,15 @@ pub(super) async fn rank(
     check_parameters(&request, call.resolve(&model)?.slot.description().max_input_tokens)?;
     let RerankBody { query, documents, top_n, return_documents, rank_fields, .. } = request;
     let field = rank_fields.as_ref().and_then(|fields| fields.first()).map_or("text", String::as_str);
-    let texts = documents.iter().enumerate().map(|(index, document)| document.text(index, field));
-    let texts = texts.collect::<Result<Vec<_>, _>>()?;
-    let (documents, memory) = if return_documents == Some(true) {
-        let bytes: usize = texts.iter().map(String::len).sum();
+    let (returned, memory) = if return_documents == Some(true) {
+        let bytes = documents.iter().filter_map(|document| document.text(field)).map(str::len).sum();
         let memory = call.limits.responses.reserve_text(bytes)?;
-        (Some(documents.into_iter().map(Document::into_json).collect()), memory)
+        (Some(documents.iter().map(Document::to_json).collect()), memory)
     } else {
         (None, None)
     };
+    let texts = documents.into_iter().enumerate().map(|(index, document)| document.into_text(index, field));
+    let texts = texts.collect::<Result<Vec<_>, _>>()?;
     let inputs = RerankInputs { model, query, documents: texts, input_name: "documents", truncation: None };
     let (scored, activation) = call.rerank(inputs, arrival).await?;
     let Embedded { model, vectors, tokens, head, .. } = scored;
@@ -132,7 +132,7 @@ pub(super) async fn rank(
         format!(r#"{{"id":{id},"object":"list","model":{model},"results":["#),
         format!(r#"],"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}},"meta":{meta}}}"#),
     ];
-    Ok(head.send(RankingJson { around, scores, documents, _memory: memory }))
+    Ok(head.send(RankingJson { around, scores, documents: returned, _memory: memory }))
 }
 
 /// Checks the parameters of Cohere's API for a model that reads up to `max_tokens` tokens.
@@ -164,24 +164,32 @@ fn check_parameters(request: &RerankBody, max_tokens: usize) -> Result<(), ApiEr
 }
 
 impl Document {
-    /// The text to score of the document at `index`; of an object, its `field`.
-    fn text(&self, index: usize, field: &str) -> Result<String, ApiError> {
-        let object = match self {
-            Self::Text(text) => return Ok(text.clone()),
-            Self::Object(object) => object,
+    /// The text to score; of an object, its `field`.
+    fn text(&self, field: &str) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Object(object) => object.get(field)?.as_str(),
+        }
+    }
+
+    /// The text to score of the document at `index`.
+    fn into_text(self, index: usize, field: &str) -> Result<String, ApiError> {
+        let text = match self {
+            Self::Text(text) => return Ok(text),
+            Self::Object(mut object) => object.remove(field),
         };
-        object.get(field).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-            let message =
-                format!("Invalid 'documents[{index}]': an object needs the text in `{}`.", echo(field));
-            ApiError::invalid(message).about("documents")
-        })
+        if let Some(Value::String(text)) = text {
+            return Ok(text);
+        }
+        let message = format!("Invalid 'documents[{index}]': an object needs the text in `{}`.", echo(field));
+        Err(ApiError::invalid(message).about("documents"))
     }
 
     /// The document as a response returns it.
-    fn into_json(self) -> Value {
+    fn to_json(&self) -> Value {
         match self {
             Self::Text(text) => json!({ "text": text }),
-            Self::Object(object) => Value::Object(object),
+            Self::Object(object) => Value::Object(object.clone()),
         }
     }
 }

@@ -89,8 +89,9 @@ fn model(registry: &Registry, slot: &Arc<ModelSlot>) -> Value {
         "default_prompt": description.prompts.default_name(),
         "precision": loaded.map(|loaded| loaded.precision.name()),
         "accuracy": loaded.and_then(LoadedModel::proof).map(|proof| json!({
-            "mean_cosine": proof.mean_cosine,
-            "worst_cosine": proof.worst_cosine,
+            "measure": proof.measure,
+            "mean": proof.mean,
+            "worst": proof.worst,
         })),
         "backend": selection.map(|selection| selection.backend.label()),
         "isa": selection.and_then(|selection| selection.backend.isa()).map(|isa| isa.to_string()),

@@ -84,6 +84,7 @@ fn the_shipped_file_has_every_key_with_its_default() {
     config.trace.otlp_endpoint = None;
     config.hub.cache_dir = None;
     config.models[0].auto_min_cosine = None;
+    config.models[0].auto_max_score_difference = None;
     config.models[0].onnx_file = None;
     config.models[0].default_prompt = None;
     config.models[0].max_input_tokens = None;

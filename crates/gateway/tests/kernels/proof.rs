@@ -19,13 +19,13 @@ fn load(folder: &Path) -> Registry {
     served(&config(folder, MaxIsa::Best)).unwrap()
 }
 
-fn model(registry: &Registry) -> Arc<LoadedModel> {
+pub(crate) fn model(registry: &Registry) -> Arc<LoadedModel> {
     registry.find("tiny").unwrap().loaded().unwrap()
 }
 
 /// The only proof of a model.
 #[track_caller]
-fn proof(registry: &Registry) -> AccuracyProof {
+pub(crate) fn proof(registry: &Registry) -> AccuracyProof {
     let [proof] = model(registry).proofs[..] else { panic!("{:?}", model(registry).proofs) };
     proof
 }
@@ -73,10 +73,10 @@ fn auto_serves_an_accurate_model_without_golden_vectors_in_bf16() {
         }
         assert_eq!(served.selection.backend, Backend::Native(Isa::AmxBf16), "{name}");
         assert_eq!(served.selection.reason, SelectionReason::Best, "{name}");
-        assert!((0.9999..1.0).contains(&proof.worst_cosine), "{name}: {proof}");
-        assert_eq!((proof.precision, proof.min_cosine), (Precision::Bf16, 0.9999), "{name}");
+        assert!((0.9999..1.0).contains(&proof.worst), "{name}: {proof}");
+        assert_eq!((proof.precision, proof.bound), (Precision::Bf16, 0.9999), "{name}");
         assert_eq!(proof.max_tokens, served.max_input_tokens, "{name}: no text fills the window");
-        assert!(proof.texts > 20, "{name}: {proof}");
+        assert!(proof.inputs > 20, "{name}: {proof}");
         let line = served.describe();
         let expected = format!("cpu bf16 amx (the fastest that this CPU supports) · {proof}");
         assert!(line.contains(&expected), "{line}");
@@ -107,7 +107,7 @@ fn a_proof_is_remembered_until_the_model_or_the_window_changes() {
 
     change_weights(folder.path(), "encoder.layer.0.output.dense.bias", |value| value + 0.5);
     let changed = proof(&load(folder.path()));
-    assert!(!changed.is_remembered && changed.worst_cosine != first.worst_cosine, "{changed}");
+    assert!(!changed.is_remembered && changed.worst != first.worst, "{changed}");
     assert!(proof(&load(folder.path())).is_remembered);
 }
 
@@ -120,7 +120,7 @@ fn an_unusable_record_file_leads_to_another_proof() {
     let text = fs::read_to_string(&path).unwrap();
     for damaged in [
         text[..text.len() / 2].to_owned(),
-        text.replace("\"worst_cosine\": 0.", "\"worst_cosine\": 7."),
+        text.replace("\"worst\": 0.", "\"worst\": 7."),
         text.replace("avx512", "avx1024"),
         "[]".to_owned(),
         String::new(),
@@ -128,7 +128,7 @@ fn an_unusable_record_file_leads_to_another_proof() {
         assert_ne!(damaged, text);
         fs::write(&path, damaged).unwrap();
         let found = proof(&load(folder.path()));
-        assert!(!found.is_remembered && found.worst_cosine == first.worst_cosine, "{found}");
+        assert!(!found.is_remembered && found.worst == first.worst, "{found}");
     }
     // As in a read-only folder, nothing can be written here.
     fs::remove_file(&path).unwrap();
@@ -150,7 +150,7 @@ fn a_model_that_fails_the_proof_is_served_in_fp32() {
         assert_eq!(served.selection.backend.isa(), Isa::best(bert_cpu::Precision::Fp32, None));
         assert_eq!(served.selection.reason, SelectionReason::AccuracyFailed);
         let proof = proof(&registry);
-        assert!(proof.worst_cosine < 0.9999 && !proof.is_passed(), "{proof}");
+        assert!(proof.worst < 0.9999 && !proof.is_passed(), "{proof}");
         assert_eq!(proof.is_remembered, is_remembered);
         let line = served.describe();
         for part in ["cpu fp32 ", "(a faster precision failed the accuracy proof)", "bf16: ", "needed 0.9999"]
@@ -205,7 +205,7 @@ fn fp32_needs_no_proof() {
 }
 
 /// The instruction set for int8 of this CPU.
-fn int8_isa() -> Option<Isa> {
+pub(crate) fn int8_isa() -> Option<Isa> {
     Isa::best(bert_cpu::Precision::Int8, None)
 }
 
@@ -220,8 +220,8 @@ fn int8_is_served_with_its_measured_accuracy() {
             let (served, proof) = (model(&registry), proof(&registry));
             assert_eq!(served.selection.backend.isa(), int8_isa(), "{name}");
             assert_eq!((served.precision, proof.precision), (Precision::Int8, Precision::Int8), "{name}");
-            assert_eq!((proof.min_cosine, proof.is_remembered), (0.9, is_remembered), "{name}");
-            assert!(proof.worst_cosine < proof.mean_cosine && proof.mean_cosine < 1.0, "{name}: {proof}");
+            assert_eq!((proof.bound, proof.is_remembered), (0.9, is_remembered), "{name}");
+            assert!(proof.worst < proof.mean && proof.mean < 1.0, "{name}: {proof}");
             assert!(served.describe().contains(&format!(" · {proof}")), "{name}: {}", served.describe());
 
             let texts = &Reference::of(folder.path()).texts;

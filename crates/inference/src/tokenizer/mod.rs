@@ -14,8 +14,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-pub(crate) use self::pair::truncate_pair;
-pub use self::positions::TextToken;
+pub use self::{pair::truncate_pair, positions::TextToken};
 use self::{
     pair::PairTemplate, positions::trims_spaces, unicode_compat::UnicodeCompat, vocabulary::Vocabulary,
 };
@@ -175,7 +174,7 @@ impl Tokenizer {
 
     /// Appends the tokens of a pair of texts to `out`, with the special tokens of pairs. Returns the number of tokens
     /// at the end that are in segment 1, or `None` if the model reads no pairs.
-    pub(crate) fn join_pair(&self, first: &[u32], second: &[u32], out: &mut Vec<u32>) -> Option<usize> {
+    pub fn join_pair(&self, first: &[u32], second: &[u32], out: &mut Vec<u32>) -> Option<usize> {
         self.pair.as_ref().map(|pair| pair.join(first, second, out))
     }
 

@@ -51,7 +51,7 @@ impl PairTemplate {
 /// Returns the numbers of tokens that are kept of two texts with `first` and `second` tokens, if there is room for
 /// `max`, by transformers' strategy `longest_first`: the end of the longer one is cut until both are of equal length,
 /// then the ends of both.
-pub(crate) fn truncate_pair(first: usize, second: usize, max: usize) -> (usize, usize) {
+pub fn truncate_pair(first: usize, second: usize, max: usize) -> (usize, usize) {
     if first + second <= max {
         return (first, second);
     }

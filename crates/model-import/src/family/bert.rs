@@ -62,30 +62,54 @@ pub(super) fn score_layer(weight: &'static str, bias: &'static str) -> LayerPlan
     LayerPlan::Dense { weight, bias: Some(bias), outputs: 1, activation: DenseActivation::Identity }
 }
 
-/// The head of `BertForMaskedLM`: for each token a dense layer, a norm, and a product with the token embeddings, which
-/// yields a value for each entry of the vocabulary. The maximum over the tokens is pooled.
+/// Names of the tensors of a masked language model's head.
+pub(super) struct MaskedLmNames {
+    /// Weight and bias of the dense layer.
+    pub(super) transform: [&'static str; 2],
+    /// Weight and bias of the norm.
+    pub(super) norm: [&'static str; 2],
+    /// Weight of the last layer, if it is not that of the token embeddings, and its bias.
+    pub(super) decoder: [&'static str; 2],
+}
+
+impl MaskedLmNames {
+    /// The head: for each token a dense layer, a norm of `epsilon`, and a product with the token embeddings, which
+    /// yields a value for each entry of the vocabulary. The maximum over the tokens is pooled.
+    pub(super) fn head(
+        &self,
+        config: &ConfigFile,
+        keys: &BertKeys,
+        epsilon: f32,
+    ) -> Result<HeadPlan, ImportError> {
+        let Self { transform, norm, decoder } = self;
+        let transform = LayerPlan::Dense {
+            weight: transform[0],
+            bias: Some(transform[1]),
+            outputs: config.size(keys.hidden.0, keys.hidden.1)?,
+            activation: config.dense_activation(keys.activation.0, keys.activation.1)?,
+        };
+        let norm = LayerPlan::LayerNorm { weight: norm[0], bias: Some(norm[1]), epsilon: epsilon.into() };
+        let is_tied = config.flag("tie_word_embeddings", true)?;
+        let decoder = LayerPlan::Dense {
+            weight: if is_tied { "embeddings.word_embeddings.weight" } else { decoder[0] },
+            bias: Some(decoder[1]),
+            outputs: config.size(keys.vocabulary.0, keys.vocabulary.1)?,
+            activation: DenseActivation::Identity,
+        };
+        let token_layers = vec![transform, norm, decoder];
+        Ok(HeadPlan { pooling: PoolingMode::Max, token_layers, layers: vec![] })
+    }
+}
+
+/// The head of `BertForMaskedLM`.
 pub(super) fn masked_lm_head(config: &ConfigFile) -> Result<HeadPlan, ImportError> {
     let keys = BertKeys::BERT;
-    let transform = LayerPlan::Dense {
-        weight: "cls.predictions.transform.dense.weight",
-        bias: Some("cls.predictions.transform.dense.bias"),
-        outputs: config.size(keys.hidden.0, keys.hidden.1)?,
-        activation: config.dense_activation(keys.activation.0, keys.activation.1)?,
+    let names = MaskedLmNames {
+        transform: ["cls.predictions.transform.dense.weight", "cls.predictions.transform.dense.bias"],
+        norm: ["cls.predictions.transform.LayerNorm.weight", "cls.predictions.transform.LayerNorm.bias"],
+        decoder: ["cls.predictions.decoder.weight", "cls.predictions.bias"],
     };
-    let norm = LayerPlan::LayerNorm {
-        weight: "cls.predictions.transform.LayerNorm.weight",
-        bias: Some("cls.predictions.transform.LayerNorm.bias"),
-        epsilon: config.epsilon(keys.epsilon.0, keys.epsilon.1)?.into(),
-    };
-    let is_tied = config.flag("tie_word_embeddings", true)?;
-    let decoder = LayerPlan::Dense {
-        weight: if is_tied { "embeddings.word_embeddings.weight" } else { "cls.predictions.decoder.weight" },
-        bias: Some("cls.predictions.bias"),
-        outputs: config.size(keys.vocabulary.0, keys.vocabulary.1)?,
-        activation: DenseActivation::Identity,
-    };
-    let token_layers = vec![transform, norm, decoder];
-    Ok(HeadPlan { pooling: PoolingMode::Max, token_layers, layers: vec![] })
+    names.head(config, &keys, config.epsilon(keys.epsilon.0, keys.epsilon.1)?)
 }
 
 /// Returns an error for settings of BERT and its descendants that change what tokens attend to.

@@ -62,7 +62,8 @@ const CLASSIFIERS: &[(&str, ReadHead)] = &[
 ];
 
 /// The families of SPLADE models, by `model_type`, with their heads for masked language models.
-const MASKED_LM_HEADS: &[(&str, ReadHead)] = &[("bert", bert::masked_lm_head)];
+const MASKED_LM_HEADS: &[(&str, ReadHead)] =
+    &[("bert", bert::masked_lm_head), ("distilbert", distilbert::masked_lm_head)];
 
 /// A model's encoder, with the places of its tensors.
 #[derive(Debug, Clone)]
@@ -196,15 +197,21 @@ pub(crate) fn read(config: &Path, hint: &str) -> Result<(&'static str, Network),
 
 /// Returns the classification head of the network in `config`, a `config.json`.
 pub(crate) fn classifier(config: &Path) -> Result<HeadPlan, ImportError> {
-    read_head(config, CLASSIFIERS, "a cross-encoder")
+    let graph = "; a cross-encoder of another one needs an ONNX graph";
+    read_head(config, CLASSIFIERS, ("a cross-encoder", graph))
 }
 
 /// Returns the head of the masked language model in `config`, a `config.json`.
 pub(crate) fn masked_lm_head(config: &Path) -> Result<HeadPlan, ImportError> {
-    read_head(config, MASKED_LM_HEADS, "a sparse encoder (SPLADE)")
+    read_head(config, MASKED_LM_HEADS, ("a sparse encoder (SPLADE)", ""))
 }
 
-fn read_head(config: &Path, heads: &[(&str, ReadHead)], kind: &str) -> Result<HeadPlan, ImportError> {
+/// Reads the head of a `kind` of model. `remedy` is the end of the error for a family without this head.
+fn read_head(
+    config: &Path,
+    heads: &[(&str, ReadHead)],
+    (kind, remedy): (&str, &str),
+) -> Result<HeadPlan, ImportError> {
     let config = ConfigFile::read(config, "it describes the network")?;
     let model_type = config.model_type()?;
     match heads.iter().find(|(family, _)| *family == model_type) {
@@ -212,8 +219,7 @@ fn read_head(config: &Path, heads: &[(&str, ReadHead)], kind: &str) -> Result<He
         None => {
             let families = heads.iter().map(|(family, _)| *family).collect::<Vec<_>>().join(", ");
             let found = format!("{kind} of model_type `{model_type}` from its weights");
-            let expected =
-                format!("the families {families}; a cross-encoder of another one needs an ONNX graph");
+            let expected = format!("the families {families}{remedy}");
             Err(ImportError::unsupported_setting(config.path(), found, expected))
         }
     }

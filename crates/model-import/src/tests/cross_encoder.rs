@@ -71,17 +71,26 @@ fn classifiers_of_several_labels_and_other_families_are_rejected() {
     folder.remove("modules.json");
     folder.set("config.json", "architectures", json!(["ElectraForSequenceClassification"]));
     folder.assert_import_error(&["a cross-encoder of model_type `electra`", "ONNX graph"]);
+    let folder = Folder::tiny("splade-bert");
+    folder.set("config.json", "model_type", "electra");
+    folder.assert_import_error(&[
+        "a sparse encoder (SPLADE) of model_type `electra` from its weights",
+        "expected the families bert, distilbert",
+    ]);
 }
 
 #[test]
 fn sparse_encoders_have_the_head_of_the_masked_language_model() {
+    for name in ["splade-bert", "splade-distilbert"] {
+        let folder = Folder::tiny(name).open().unwrap();
+        assert_eq!((folder.task(), folder.dimensions()), (Task::EmbedSparse, 600), "{name}");
+        assert_eq!(
+            (folder.head().token_modules.len(), &folder.head().modules[..]),
+            (3, &[HeadModule::Log1pRelu][..]),
+            "{name}"
+        );
+    }
     let folder = Folder::tiny("splade-bert");
-    let opened = folder.open().unwrap();
-    assert_eq!((opened.task(), opened.dimensions()), (Task::EmbedSparse, 600));
-    assert_eq!(
-        (opened.head().token_modules.len(), &opened.head().modules[..]),
-        (3, &[HeadModule::Log1pRelu][..])
-    );
     let config = "1_SpladePooling/config.json";
     folder.set(config, "activation_function", "log1p_relu");
     assert_eq!(folder.open().unwrap().head().modules.len(), 2);

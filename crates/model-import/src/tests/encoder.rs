@@ -3,7 +3,7 @@
 use encoder_spec::{LinearId, Part, TensorId};
 
 use super::fixture::{FAMILIES, Folder};
-use crate::{AccuracyRecord, fingerprint};
+use crate::{AccuracyMeasure, AccuracyRecord, fingerprint};
 
 #[test]
 fn every_tensor_of_every_family_is_found() {
@@ -90,12 +90,13 @@ fn the_fingerprint_equals_that_of_the_graph_and_is_cached() {
 fn an_accuracy_record_is_found_for_its_model_and_conditions_only() {
     let folder = Folder::tiny("bert-mean");
     let opened = folder.open().unwrap();
-    let record = |fingerprint: &str, conditions: &str, worst_cosine| AccuracyRecord {
+    let record = |fingerprint: &str, conditions: &str, worst| AccuracyRecord {
         fingerprint: fingerprint.to_owned(),
         conditions: conditions.to_owned(),
-        worst_cosine,
-        mean_cosine: worst_cosine,
-        texts: 29,
+        measure: AccuracyMeasure::Cosine,
+        worst,
+        mean: worst,
+        inputs: 29,
         max_tokens: 64,
         seconds: 0.5,
     };

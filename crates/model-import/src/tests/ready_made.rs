@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use encoder_spec::PositionIds;
+use encoder_spec::{PositionIds, Task};
 use prost::Message;
 
 use super::fixture::{Folder, assert_contains, message};
@@ -60,6 +60,51 @@ fn folder() -> Folder {
 
 const TOKENS: (&str, &[i64]) = ("last_hidden_state", &[-1, -1, 48]);
 const IDS: &[&str] = &["input_ids", "attention_mask"];
+
+/// A cross-encoder of a family whose head is not read from weights.
+fn deberta_cross_encoder() -> Folder {
+    let folder = Folder::tiny("deberta-v2-mean");
+    folder.remove("modules.json");
+    folder.set("config.json", "architectures", serde_json::json!(["DebertaV2ForSequenceClassification"]));
+    folder.set("config.json", "id2label", serde_json::json!({"0": "LABEL_0"}));
+    folder
+}
+
+#[test]
+fn a_cross_encoder_is_described_by_its_graph_with_logits() {
+    for inputs in [IDS, &["input_ids", "attention_mask", "token_type_ids"]] {
+        let folder = deberta_cross_encoder();
+        folder.assert_import_error(&["a cross-encoder of model_type `deberta-v2`", "needs an ONNX graph"]);
+        // Weights lie next to it, whose head cannot be read.
+        graph(
+            &folder,
+            "onnx/model.onnx",
+            inputs,
+            &[("last_hidden_state", &[-1, -1, 48]), ("logits", &[-1, 1])],
+        );
+        let opened = folder.open().unwrap();
+        assert_eq!((opened.task(), opened.dimensions()), (Task::Rerank, 1));
+        let found = folder.import().unwrap();
+        assert_eq!(
+            (found.output.name.as_str(), found.output.kind),
+            ("logits", OutputKind::SentenceEmbedding)
+        );
+        assert_eq!(found.inputs.len(), inputs.len());
+    }
+}
+
+#[test]
+fn a_cross_encoder_needs_a_graph_with_one_logit() {
+    let folder = deberta_cross_encoder();
+    graph(&folder, "model.onnx", IDS, &[TOKENS, ("scores", &[-1])]);
+    folder.assert_import_error(&["its outputs are `last_hidden_state`, `scores`; one of `logits` is needed"]);
+    graph(&folder, "model.onnx", IDS, &[("logits", &[-1, 2])]);
+    folder.assert_import_error(&["its output `logits` is float [n, 2]", "2 dimensions, the last of 1"]);
+    folder.remove("model.onnx");
+    graph(&folder, "onnx/model_a.onnx", IDS, &[("logits", &[-1, 1])]);
+    graph(&folder, "onnx/model_b.onnx", IDS, &[("logits", &[-1, 1])]);
+    folder.assert_import_error(&["model_type `deberta-v2`", "`onnx/model_a.onnx`, `onnx/model_b.onnx`"]);
+}
 
 #[test]
 fn both_usual_paths_and_all_three_outputs_are_supported() {
