@@ -82,14 +82,16 @@ fn the_home_page_shows_the_default_model_the_state_and_the_need_for_a_key() {
 #[test]
 fn the_home_page_links_to_probes_where_they_are_served() {
     assert!(TestApp::start().get("/").text().contains("<span >"));
-    let (builder, _) = TestApp::builder().ops();
-    assert!(builder.launch().get("/").text().contains("<span hidden>"));
+    let (builder, ops) = TestApp::builder().ops();
+    let app = builder.config(|config| config.ops_listen = Some(ops)).launch();
+    assert!(app.get("/").text().contains("<span hidden>"));
 }
 
 #[test]
 fn without_the_home_page_its_path_is_unknown() {
-    let without = |builder: Builder| builder.config(|config| config.server.home_page = false).start();
+    let without = |builder: Builder| builder.config(|config| config.server.home_page = false).launch();
     let app = without(TestApp::builder());
+    app.wait_for("/readyz", 200);
     for method in ["GET", "POST"] {
         let reply = app.send(method, "/", &[], b"");
         assert_eq!((reply.status, reply.header("content-type")), (404, Some("application/json")), "{method}");
@@ -98,7 +100,8 @@ fn without_the_home_page_its_path_is_unknown() {
     assert_eq!(app.get("/v1/models").status, 200);
     let prefix = PathPrefix::new("/ai").unwrap();
     let app = without(TestApp::builder().config(|config| config.server.path_prefix = prefix));
-    assert_eq!((app.get("/ai").status, app.get("/ai/v1/models").status), (404, 200));
+    app.wait_for("/ai/v1/models", 200);
+    assert_eq!(app.get("/ai").status, 404);
 }
 
 #[test]
