@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use thiserror::Error;
-use ureq::{Agent, http::StatusCode};
+use ureq::Agent;
 use url::Url;
 
 /// Timeout of a whole request.
@@ -148,7 +148,7 @@ impl ServerClient {
             Err(ureq::Error::Protocol(_)) => return Err(foreign(url, "the response is not HTTP")),
             Err(error) => return Err(ServerError::Unreachable { url, source: Box::new(error) }),
         };
-        let status = response.status();
+        let status = response.status().as_u16();
         let body = response.body_mut().with_config().limit(MAX_BODY_BYTES).lossy_utf8(true).read_to_string();
         let body = match body {
             Ok(body) => body,
@@ -157,16 +157,14 @@ impl ServerClient {
         let json: Option<Value> = serde_json::from_str(&body).ok();
         let message = json.as_ref().and_then(|json| json.pointer("/error/message")?.as_str());
         match (status, json.as_ref(), message) {
-            (StatusCode::OK, Some(_), _) => json.ok_or_else(|| foreign(url, "the body is not JSON")),
-            (StatusCode::OK, None, _) => Err(foreign(url, "the body is not JSON")),
-            (StatusCode::UNAUTHORIZED, _, _) if self.key.is_none() => Err(ServerError::MissingKey { url }),
-            (StatusCode::UNAUTHORIZED, _, message) => {
+            (200, Some(_), _) => json.ok_or_else(|| foreign(url, "the body is not JSON")),
+            (200, None, _) => Err(foreign(url, "the body is not JSON")),
+            (401, _, _) if self.key.is_none() => Err(ServerError::MissingKey { url }),
+            (401, _, message) => {
                 let message = message.unwrap_or("401 Unauthorized").to_owned();
                 Err(ServerError::WrongKey { url, message })
             }
-            (_, _, Some(message)) => {
-                Err(ServerError::Status { url, status: status.as_u16(), message: message.to_owned() })
-            }
+            (_, _, Some(message)) => Err(ServerError::Status { url, status, message: message.to_owned() }),
             (_, _, None) => {
                 Err(foreign(url, &format!("status {status} without an error of OpenAI's format")))
             }

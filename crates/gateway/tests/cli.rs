@@ -53,7 +53,7 @@ fn models() -> PathBuf {
 fn help_is_a_page() {
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    assert_snapshot!(head(&out(&help), 12), @r"
+    assert_snapshot!(head(&out(&help), 14), @r"
     Serves text embeddings over OpenAI's API.
 
     Without a command, `serve` is meant.
@@ -64,6 +64,8 @@ fn help_is_a_page() {
       serve         Serve embeddings over HTTP (the default)
       check-config  Show every setting with its source, or what is wrong with them
       health        Ask a running server whether it is ready, for containers
+      status        Show the load of a running server as a table, refreshed in place
+      similarity    Compare texts: print the cosine similarity of each pair
       model         Download, import, list or verify models
       help          Print this message or the help of the given subcommand(s)
     ");

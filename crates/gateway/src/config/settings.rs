@@ -170,8 +170,9 @@ settings! {
         /// passes it on.
         path_prefix: PathPrefix = PathPrefix::default(), advanced;
 
-        /// Serves pages for browsers: at `/`, try the models, copy requests, see what is served and the load; at `/docs`,
-        /// the description of the API, which `/openapi.yaml` and `/openapi.json` are for tools. Without it, all are a 404.
+        /// Serves pages for browsers: at `/`, try the models, copy requests, see what is served and the load; at
+        /// `/docs`, the description of the API, which `/openapi.yaml` and `/openapi.json` are for tools. Without it,
+        /// all are a 404.
         home_page: bool = true, advanced;
 
         /// Compresses answers with numbers in text (gzip) for clients that accept it: a third of the bytes, for

@@ -44,11 +44,6 @@ const PREREGISTERED_HTTP: [(&str, &str, &[u16]); 5] = [
     ("/metrics", "GET", &[200]),
 ];
 
-/// Errors whose series exist from startup: those of a wrongly configured client, of overload and of a failure. Others
-/// appear when they first occur.
-const PREREGISTERED_ERRORS: [Code; 4] =
-    [Code::InvalidKey, Code::ModelNotFound, Code::QueueFull, Code::Internal];
-
 /// Description of a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo<'a> {
@@ -189,9 +184,8 @@ impl Metrics {
                 families.http_requests.with_label_values(&[route, method, &status.to_string()]);
             }
         }
-        for code in PREREGISTERED_ERRORS {
-            families.errors.with_label_values(&[code.name()]);
-        }
+        // The error of a wrongly configured client. Others appear when they first occur.
+        families.errors.with_label_values(&[Code::InvalidKey.name()]);
         for phase in ConnectionPhase::ALL {
             families.connections_ended.with_label_values(&[phase.label()]);
         }

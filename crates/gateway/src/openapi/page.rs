@@ -73,7 +73,8 @@ pub(super) fn render(document: &Node, prefix: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"robots\" content=\"noindex\">\n<title>{title} API</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
+         <meta name=\"robots\" content=\"noindex\">\n<title>{title} API</title>\n<style>{STYLE}</style>\n</head>\n\
+         <body>\n\
          <header>\n<h1>{title} API <small>{version}</small></h1>\n<p>{summary}</p>\n{description}\
          <p>The same for tools: <a href=\"{prefix}/openapi.yaml\">openapi.yaml</a>, \
          <a href=\"{prefix}/openapi.json\">openapi.json</a> (OpenAPI {openapi}). \
@@ -144,7 +145,7 @@ fn article(document: &Node, entry: &OperationEntry<'_>) -> String {
     html + "</article>\n"
 }
 
-/// Whether the operation needs a key.
+/// A sentence about the key that the operation needs.
 fn security(document: &Node, operation: &Node) -> &'static str {
     let own = operation.get("security");
     let schemes = if own.is_null() { document.get("security") } else { own };
@@ -241,10 +242,7 @@ fn success(document: &Node, status: &str, response: &Node) -> String {
     if !rows.is_empty() {
         let count = response.get("headers").entries().len();
         let noun = if count == 1 { "header" } else { "headers" };
-        html.push_str(&format!(
-            "<details><summary>{count} {noun}</summary>\n<div class=\"wide\"><table><tbody>{rows}</tbody></table></div>\n\
-             </details>\n"
-        ));
+        html.push_str(&details(&format!("{count} {noun}"), &rows));
     }
     html
 }
@@ -259,24 +257,25 @@ fn failures(document: &Node, responses: &[&(String, Node)]) -> String {
         .iter()
         .map(|(status, response)| {
             let response = document.resolve(response).0;
-            let body = response.get("content").get("application/json").get("schema");
-            let body = if body.is_null() { String::new() } else { schema::kind(document, body) };
-            let fields: Vec<_> = document
-                .resolve(response.get("content").get("application/json").get("schema"))
-                .0
-                .get("properties")
-                .entries()
-                .iter()
-                .map(|(name, _)| format!("<code>{}</code>", escape(name)))
-                .collect();
-            let shape = if fields.is_empty() { body } else { format!("object with {}", fields.join(", ")) };
+            let body = document.resolve(response.get("content").get("application/json").get("schema")).0;
+            let fields = body.get("properties").entries().iter();
+            let fields: Vec<_> = fields.map(|(name, _)| format!("<code>{}</code>", escape(name))).collect();
+            let shape = match (body.is_null(), fields.is_empty()) {
+                (true, _) => String::new(),
+                (_, true) => schema::kind(document, body),
+                (_, false) => format!("object with {}", fields.join(", ")),
+            };
             let description = inline(response.get("description").text());
             format!("<tr><th scope=\"row\"><code>{}</code><td>{shape}<td>{description}\n", escape(status))
         })
         .collect();
+    details(&format!("Other statuses: {}", statuses.join(", ")), &rows)
+}
+
+/// A table that opens.
+fn details(summary: &str, rows: &str) -> String {
     format!(
-        "<details><summary>Other statuses: {}</summary>\n<div class=\"wide\"><table><tbody>{rows}</tbody></table></div>\n\
-         </details>\n",
-        statuses.join(", ")
+        "<details><summary>{summary}</summary>\n<div class=\"wide\"><table><tbody>{rows}</tbody></table></div>\n\
+         </details>\n"
     )
 }

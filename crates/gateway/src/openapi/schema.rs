@@ -67,7 +67,8 @@ pub(super) fn describe(document: &Node, schema: &Node, body: BodyKind) -> String
     let head =
         "<thead><tr><th scope=\"col\">Field<th scope=\"col\">Type<th scope=\"col\">Description</thead>";
     html + &format!(
-        "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{caption}\"><table>{head}\n<tbody>{rows}</tbody></table></div>\n"
+        "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"{caption}\"><table>{head}\n\
+         <tbody>{rows}</tbody></table></div>\n"
     )
 }
 
