@@ -17,10 +17,7 @@ use inference::Embeddings;
 use model_import::{DenseActivation, Task};
 use openai_schema::{EmbeddingRequest, EncodingFormat, Vectors};
 
-use super::{
-    rate_limit_response,
-    response_head::{ResponseHead, accepts_gzip},
-};
+use super::{rate_limit_response, response_head::ResponseHead};
 use crate::{
     auth::Caller,
     body::Body,
@@ -31,6 +28,7 @@ use crate::{
     registry::{LoadedModel, NamedModel, Registry, RequestedModel},
     request::{self, RequestLimits, RerankInputs, ValidatedRequest},
     request_context::RequestContext,
+    response_coding::ResponseCoding,
     trace::Trace,
 };
 
@@ -106,8 +104,8 @@ impl InferenceCall {
 
     /// The head of a response to this request, with the memory that is reserved for its body if it is large.
     pub(super) fn response_head(&self, memory: Option<ReservedBytes>) -> ResponseHead {
-        let compression = self.limits.compress.then(|| accepts_gzip(self.headers()));
-        ResponseHead::new(self.http.version(), memory, compression)
+        let coding = self.limits.compress.then(|| ResponseCoding::accepted(self.headers()));
+        ResponseHead::new(self.http.version(), memory, coding)
     }
 
     /// The models.
