@@ -12,6 +12,7 @@ mod compression;
 mod connections;
 mod dimensions;
 mod documentation;
+mod door_messages;
 mod doors;
 mod embeddings;
 mod errors;
