@@ -415,8 +415,9 @@ where
     if is_large { web::block(work).await.map_err(ApiError::internal) } else { Ok(work()) }
 }
 
-/// The inputs for the engine, from the field `name`. Token ids are handled by the model's policy. Ids of OpenAI's vocabularies are decoded to
-/// text, which may be thirty times as large as the body, so more than `max_tokens` of them are rejected first.
+/// The inputs for the engine, from the field `name`. Token ids are handled by the model's policy. Ids of OpenAI's
+/// vocabularies are decoded to text, which may be thirty times as large as the body, so more than `max_tokens` of them
+/// are rejected first.
 async fn inputs(
     input: EmbeddingInput,
     name: &'static str,

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use actix_web::http::header::{self, HeaderMap};
 use flate2::{Compression, write::GzEncoder};
 
-/// Level of zstd. It takes a third of the time of gzip's fastest level and has a sixth fewer bytes. A higher level takes
-/// longer and has no fewer bytes: the digits of numbers hardly repeat.
+/// Level of zstd. It takes a third of the time of gzip's fastest level and has a sixth fewer bytes. A higher level
+/// takes longer and has no fewer bytes: the digits of numbers hardly repeat.
 const ZSTD_LEVEL: i32 = 1;
 
 /// Window of zstd in bits: 64 KiB, with which an encoder takes about as much memory as one of gzip.
@@ -33,8 +33,8 @@ impl ResponseCoding {
         }
     }
 
-    /// The coding with the largest weight in `accept-encoding` (RFC 9110, 12.5.3), of equal ones the best; `None` if the
-    /// client accepts none, or states a larger weight for `identity`.
+    /// The coding with the largest weight in `accept-encoding` (RFC 9110, 12.5.3), of equal ones the best; `None` if
+    /// the client accepts none, or states a larger weight for `identity`.
     pub(crate) fn accepted(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(header::ACCEPT_ENCODING).filter_map(|value| value.to_str().ok());
         let weights: Vec<_> = values.flat_map(|value| value.split(',')).map(coding_and_weight).collect();

@@ -1,5 +1,5 @@
 //! The part of text-embeddings-inference's API that embeds texts: `POST /embed` and `GET /info`. The default model
-//! answers, unless a request has `model`, an extension. `POST /embed_all` is there only to say that it is not supported.
+//! answers, unless a request has `model`, an extension. `POST /embed_all` only says that it is not supported.
 
 use actix_web::{HttpResponse, web};
 use inference::TruncationPolicy;
