@@ -113,7 +113,7 @@ pub enum Retry {
 pub enum ErrorShape {
     /// `{"error": {"message", "type", "param", "code"}}`.
     OpenAi,
-    /// `{"message"}`.
+    /// `{"id", "message"}`.
     Cohere,
     /// `{"error"}`.
     Ollama,
@@ -340,6 +340,12 @@ impl ApiError {
         Self { param: Some(param), ..self }
     }
 
+    /// An error in a body of another vendor's format, whose message does not refer to OpenAI's.
+    pub(crate) fn in_vendor_format(error: RequestError) -> Self {
+        let message = error.neutral_message();
+        Self { message, ..Self::from(error) }
+    }
+
     /// The parameter that caused the error.
     pub fn param(&self) -> Option<&'static str> {
         self.param
@@ -350,12 +356,13 @@ impl ApiError {
         self.code
     }
 
-    /// The body of this error for the clients of `shape`; `None` for OpenAI's, which it has by itself.
-    pub(crate) fn reshaped(&self, shape: ErrorShape) -> Option<String> {
+    /// The body of this error for the clients of `shape`, in response to the request `id`; `None` for OpenAI's shape,
+    /// which it has by itself.
+    pub(crate) fn reshaped(&self, shape: ErrorShape, id: &str) -> Option<String> {
         let message = &self.message;
         let body = match shape {
             ErrorShape::OpenAi => return None,
-            ErrorShape::Cohere => json!({ "message": message }),
+            ErrorShape::Cohere => json!({ "id": id, "message": message }),
             ErrorShape::Ollama => json!({ "error": message }),
             ErrorShape::Tei => json!({ "error": message, "error_type": self.code.tei_type() }),
         };

@@ -57,6 +57,7 @@ mod reload;
 mod request;
 mod request_context;
 mod response;
+mod response_coding;
 mod routes;
 mod run_error;
 mod server;

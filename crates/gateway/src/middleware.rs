@@ -46,7 +46,7 @@ pub(crate) async fn observe(
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let exchange = Exchange::begin(&mut request);
     let route = request.match_pattern().map(|pattern| routes::without_prefix(&pattern, &prefix).to_owned());
-    let (kind, errors) = routes::kind_and_errors(route.as_deref());
+    let (kind, errors) = routes::kind_and_errors(route.as_deref(), request.method());
     let context = RequestContext::attach(&request);
     let trace = tracing.attach(&request, kind != RouteKind::Probe);
     let guard = RequestGuard {
@@ -65,8 +65,9 @@ pub(crate) async fn observe(
     // connection, but does not announce it.
     let is_upgrade = request.head().connection_type() == ConnectionType::Upgrade;
     let mut response = next.call(request).instrument(guard.span.clone()).await?;
+    let context = Rc::clone(&guard.context);
     guard.finish(&mut response);
-    let reshaped = api_error(&response).and_then(|error| error.reshaped(errors));
+    let reshaped = api_error(&response).and_then(|error| error.reshaped(errors, &context.id));
     // While draining, the client's next request must go to another server.
     if exchange.decide() || is_upgrade || lifecycle.is_draining() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);

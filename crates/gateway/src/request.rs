@@ -12,7 +12,7 @@ use inference::{
     truncate_dimensions,
 };
 use model_import::Task;
-use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat};
+use openai_schema::{EmbeddingInput, EmbeddingRequest, EncodingFormat, ExtraValue};
 use tokio::time::timeout_at;
 
 use crate::{
@@ -92,8 +92,8 @@ pub(crate) struct RerankInputs {
     pub(crate) documents: Vec<String>,
     /// Name of the documents in the request's JSON.
     pub(crate) input_name: &'static str,
-    /// Policy for pairs that are longer than the model's maximum; `None` for the model's.
-    pub(crate) truncation: Option<TruncationPolicy>,
+    /// Parameters about pairs that are longer than the model's maximum, each name once.
+    pub(crate) extra: Vec<(&'static str, ExtraValue)>,
 }
 
 /// Checks that a model computes what a route serves.
@@ -178,7 +178,14 @@ impl ValidatedRequest {
         let (name, prompt) = options.prompt.map(|named| (named.name, named.prompt)).unzip();
         let prompt = prompt.flatten();
         let job = Job {
-            inputs: inputs(request.input, &served, &request.model, limits.limits.max_request_tokens).await?,
+            inputs: inputs(
+                request.input,
+                request.input_name,
+                &served,
+                &request.model,
+                limits.limits.max_request_tokens,
+            )
+            .await?,
             prompt,
             truncation: options.truncation,
             max_input_tokens: options.max_input_tokens,
@@ -201,16 +208,19 @@ impl ValidatedRequest {
     }
 
     /// Validates a request to rerank documents against its model and the limits. Its deadline counts from `received`.
+    /// `truncation` is the policy in the request's header.
     ///
     /// # Errors
-    /// 400 for no documents, too many of them, or a policy for long ones that rerankers do not have.
+    /// 400 for no documents, too many of them, a parameter that cannot be honoured, or a policy for long documents that
+    /// rerankers do not have.
     pub(crate) fn rerank(
         requested: RequestedModel,
         request: RerankInputs,
         limits: &RequestLimits,
+        truncation: Option<TruncationPolicy>,
         received: Instant,
     ) -> Result<Self, ApiError> {
-        let RerankInputs { model, query, documents, input_name, truncation } = request;
+        let RerankInputs { model, query, documents, input_name, extra } = request;
         let maximum = limits.limits.max_inputs;
         if documents.is_empty() || documents.len() > maximum {
             return Err(ApiError::invalid(format!(
@@ -218,8 +228,10 @@ impl ValidatedRequest {
             ))
             .about(input_name));
         }
+        let (names, unsupported) = ((model.as_str(), input_name), limits.limits.unsupported_parameters);
+        let (truncation, ignored) =
+            parameters::resolve_truncation(&requested, names, &extra, truncation, unsupported)?;
         let served = requested.served;
-        let truncation = truncation.unwrap_or(served.truncation);
         if truncation == TruncationPolicy::Average {
             return Err(ApiError::invalid(format!(
                 "Invalid value for header '{TRUNCATION_HEADER}' = average. {} reranks, and scores are not averaged. \
@@ -242,7 +254,7 @@ impl ValidatedRequest {
             served,
             model,
             format: EncodingFormat::Float,
-            ignored: Vec::new(),
+            ignored,
             prompt: None,
             missing_prompts: Vec::new(),
             output_dimensions: None,
@@ -299,7 +311,7 @@ impl ValidatedRequest {
         let deadline = self.job.deadline;
         let (inputs, prompt) = (std::mem::take(&mut self.job.inputs), self.job.prompt.take());
         let job = Job { inputs, prompt, caller, ..self.job };
-        let ticket = self.served.engine.submit(job).map_err(submit_error)?;
+        let ticket = self.served.engine.submit(job).map_err(|error| self.submit_error(error))?;
         // The engine enforces the deadline, too, unless its encoder hangs.
         let result = timeout_at(deadline.into(), ticket)
             .await
@@ -320,6 +332,17 @@ impl ValidatedRequest {
         if self.is_single { name.to_owned() } else { format!("{name}[{index}]") }
     }
 
+    fn submit_error(&self, error: SubmitError) -> ApiError {
+        match error {
+            SubmitError::Full { retry_after } => ApiError::unavailable(Code::QueueFull, retry_after),
+            SubmitError::DeadlineUnmeetable { retry_after } => {
+                ApiError::unavailable(Code::Deadline, retry_after)
+            }
+            SubmitError::TooLarge { limit, .. } => too_many_tokens(self.input_name, limit),
+            SubmitError::Draining => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
+        }
+    }
+
     fn embed_error(&self, error: EmbedError) -> ApiError {
         match error {
             EmbedError::InputTooLong { index, max_input_tokens: window, .. } => {
@@ -335,10 +358,10 @@ impl ValidatedRequest {
                 );
                 ApiError::new(Code::TooLong, message)
             }
-            EmbedError::Rejected(error) => submit_error(error),
+            EmbedError::Rejected(error) => self.submit_error(error),
             // Routes reject a model of another task first.
             EmbedError::UnsupportedInput { .. } => ApiError::permanent(error),
-            EmbedError::TooManyTokens { limit, .. } => too_many_tokens(limit),
+            EmbedError::TooManyTokens { limit, .. } => too_many_tokens(self.input_name, limit),
             EmbedError::UnknownToken { index, id } => {
                 let path = self.path(index);
                 ApiError::invalid(format!(
@@ -394,10 +417,12 @@ where
     if is_large { web::block(work).await.map_err(ApiError::internal) } else { Ok(work()) }
 }
 
-/// The inputs for the engine. Token ids are handled by the model's policy. Ids of OpenAI's vocabularies are decoded to
-/// text, which may be thirty times as large as the body, so more than `max_tokens` of them are rejected first.
+/// The inputs for the engine, from the field `name`. Token ids are handled by the model's policy. Ids of OpenAI's
+/// vocabularies are decoded to text, which may be thirty times as large as the body, so more than `max_tokens` of them
+/// are rejected first.
 async fn inputs(
     input: EmbeddingInput,
+    name: &'static str,
     served: &LoadedModel,
     model: &str,
     max_tokens: usize,
@@ -411,7 +436,7 @@ async fn inputs(
     };
     let is_decoded = matches!(policy, TokenIds::Cl100kBase | TokenIds::O200kBase);
     if is_decoded && arrays.iter().map(Vec::len).sum::<usize>() > max_tokens {
-        return Err(too_many_tokens(max_tokens));
+        return Err(too_many_tokens(name, max_tokens));
     }
     // Always on another thread: the first use builds the decoder's table.
     match policy {
@@ -420,36 +445,37 @@ async fn inputs(
             let subject = served.subject(model);
             Err(ApiError::invalid(format!("{subject} does not accept token ids; send text instead.")))
         }
-        TokenIds::Cl100kBase => offload(true, move || decode(&CL100K_BASE, &arrays, is_single)).await?,
-        TokenIds::O200kBase => offload(true, move || decode(&O200K_BASE, &arrays, is_single)).await?,
+        TokenIds::Cl100kBase => offload(true, move || decode(&CL100K_BASE, &arrays, is_single, name)).await?,
+        TokenIds::O200kBase => offload(true, move || decode(&O200K_BASE, &arrays, is_single, name)).await?,
     }
 }
 
-fn decode(decoder: &TiktokenDecoder, arrays: &[Vec<u32>], is_single: bool) -> Result<Vec<Input>, ApiError> {
+fn decode(
+    decoder: &TiktokenDecoder,
+    arrays: &[Vec<u32>],
+    is_single: bool,
+    name: &str,
+) -> Result<Vec<Input>, ApiError> {
     let decoded = arrays.iter().enumerate().map(|(index, ids)| {
         decoder.decode(ids).map(Input::Text).map_err(|position| {
-            let path =
-                if is_single { format!("input[{position}]") } else { format!("input[{index}][{position}]") };
-            let (id, name) = (ids[position], decoder.name());
-            ApiError::invalid(format!("Invalid '{path}': token id {id} is not in the vocabulary {name}."))
+            let path = if is_single {
+                format!("{name}[{position}]")
+            } else {
+                format!("{name}[{index}][{position}]")
+            };
+            let (id, vocabulary) = (ids[position], decoder.name());
+            ApiError::invalid(format!(
+                "Invalid '{path}': token id {id} is not in the vocabulary {vocabulary}."
+            ))
         })
     });
     decoded.collect()
 }
 
-fn submit_error(error: SubmitError) -> ApiError {
-    match error {
-        SubmitError::Full { retry_after } => ApiError::unavailable(Code::QueueFull, retry_after),
-        SubmitError::DeadlineUnmeetable { retry_after } => ApiError::unavailable(Code::Deadline, retry_after),
-        SubmitError::TooLarge { limit, .. } => too_many_tokens(limit),
-        SubmitError::Draining => ApiError::unavailable(Code::Draining, Duration::from_secs(1)),
-    }
-}
-
-/// The error of a request with more than `limit` tokens.
-pub(crate) fn too_many_tokens(limit: usize) -> ApiError {
+/// The error of a request with more than `limit` tokens in the field `name`.
+pub(crate) fn too_many_tokens(name: &str, limit: usize) -> ApiError {
     ApiError::new(
         Code::TooLong,
-        format!("Invalid 'input': maximum request size is {limit} tokens per request."),
+        format!("Invalid '{name}': maximum request size is {limit} tokens per request."),
     )
 }

@@ -3,7 +3,6 @@
 
 use std::{
     convert::Infallible,
-    io::Write as _,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -13,7 +12,6 @@ use actix_web::{
     body::{BodySize, MessageBody},
     web::Bytes,
 };
-use flate2::{Compression, write::GzEncoder};
 use openai_schema::EmbeddingResponse;
 use serde::Serialize;
 use tokio::task::yield_now;
@@ -22,6 +20,7 @@ use crate::{
     budget::{ByteBudget, ReservedBytes},
     error::{ApiError, Code},
     metrics::BufferMetrics,
+    response_coding::{ResponseCoding, ResponseEncoder},
 };
 
 /// Maximum size of a response that is serialized at once and needs no reservation, so that large responses cannot
@@ -37,20 +36,6 @@ const PARTS_IN_MEMORY: usize = 2 * PART_BYTES;
 
 /// `retry-after` when other responses hold the memory.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-const IN_MEMORY: &str = "writing to memory cannot fail";
-
-fn gzip_encoder() -> GzEncoder<Vec<u8>> {
-    // Higher levels take several times as long for a tenth of the bytes: the digits of numbers hardly repeat.
-    GzEncoder::new(Vec::new(), Compression::fast())
-}
-
-/// Compresses a whole body.
-pub(crate) fn gzipped(body: &[u8]) -> Vec<u8> {
-    let mut encoder = gzip_encoder();
-    encoder.write_all(body).expect(IN_MEMORY);
-    encoder.finish().expect(IN_MEMORY)
-}
 
 /// Memory of all large responses together.
 pub(crate) struct ResponseMemory(ByteBudget);
@@ -153,18 +138,18 @@ pub(crate) struct JsonParts<T> {
     /// Index of the first vector of the next part.
     next: Option<usize>,
     /// Compresses the parts.
-    gzip: Option<GzEncoder<Vec<u8>>>,
+    encoder: Option<ResponseEncoder>,
     /// Yields to the other connections of the thread before each part but the first.
     yielding: Option<Pin<Box<dyn Future<Output = ()>>>>,
     _memory: ReservedBytes,
 }
 
 impl<T: PartialJson> JsonParts<T> {
-    /// The body of `response`, compressed if `compress`, which releases `memory` when it is sent or dropped.
-    pub(crate) fn new(response: T, memory: ReservedBytes, compress: bool) -> Self {
-        let gzip = compress.then(gzip_encoder);
-        let len = if compress { None } else { response.json_len() };
-        Self { len, response, next: Some(0), gzip, yielding: None, _memory: memory }
+    /// The body of `response` in `coding`, which releases `memory` when it is sent or dropped.
+    pub(crate) fn new(response: T, memory: ReservedBytes, coding: Option<ResponseCoding>) -> Self {
+        let encoder = coding.map(ResponseEncoder::new);
+        let len = if encoder.is_some() { None } else { response.json_len() };
+        Self { len, response, next: Some(0), encoder, yielding: None, _memory: memory }
     }
 }
 
@@ -188,16 +173,15 @@ impl<T: PartialJson> MessageBody for JsonParts<T> {
         let mut part = Vec::with_capacity(PART_BYTES + PART_BYTES / 4);
         self.next = self.response.write_part(from, PART_BYTES, &mut part);
         self.yielding = self.next.is_some().then(|| Box::pin(yield_now()) as _);
-        if let Some(mut gzip) = self.gzip.take() {
-            gzip.write_all(&part).expect(IN_MEMORY);
+        if let Some(mut encoder) = self.encoder.take() {
+            encoder.write(&part);
             part = if self.next.is_some() {
-                // An empty chunk would end the response.
-                gzip.flush().expect(IN_MEMORY);
-                let compressed = std::mem::take(gzip.get_mut());
-                self.gzip = Some(gzip);
-                compressed
+                // It must not be empty: an empty chunk would end the response.
+                let encoded = encoder.take();
+                self.encoder = Some(encoder);
+                encoded
             } else {
-                gzip.finish().expect(IN_MEMORY)
+                encoder.finish()
             };
         }
         Poll::Ready(Some(Ok(part.into())))

@@ -215,7 +215,7 @@ impl<'de> Visitor<'de> for FieldsSeed {
                 Key::EncodingFormat => fields.encoding_format = object.next_value()?,
                 Key::Dimensions => fields.dimensions = object.next_value()?,
                 Key::Extra(name) => {
-                    let value = object.next_value::<Option<Lenient<ExtraValue>>>()?.into();
+                    let value = object.next_value()?;
                     fields.extra.retain(|(known, _)| *known != name);
                     fields.extra.push((name, value));
                 }

@@ -90,6 +90,19 @@ impl RequestError {
         }
     }
 
+    /// Returns the message for the clients of another vendor's API, which does not refer to OpenAI's.
+    pub fn neutral_message(&self) -> String {
+        match self {
+            Self::MalformedJson { line, column, reason } => {
+                format!("The body is not valid JSON: {reason} at line {line} column {column}.")
+            }
+            Self::NotAnObject => "The body must be a JSON object.".to_owned(),
+            Self::WrongType { param } => format!("Invalid type for '{param}', or for an element of it."),
+            Self::MissingModel => "Missing required parameter: 'model'.".to_owned(),
+            _ => self.to_string(),
+        }
+    }
+
     /// Returns the `code` of the error envelope. OpenAI sets it only for a missing `input`.
     pub fn code(&self) -> Option<&'static str> {
         matches!(self, Self::MissingInput { .. }).then_some("missing_required_parameter")

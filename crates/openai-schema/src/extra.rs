@@ -3,7 +3,7 @@
 //! This crate does not know the meaning of such a parameter. It keeps the value as one of a few kinds of JSON, in
 //! bounded memory, for the server to interpret.
 
-use serde::de::SeqAccess;
+use serde::de::{Deserialize, Deserializer, SeqAccess};
 
 use crate::lenient::{FromJsonKind, Lenient, skip_array};
 
@@ -50,6 +50,12 @@ impl FromJsonKind for ExtraValue {
             }
         }
         Ok(Some(Self::Texts(texts)))
+    }
+}
+
+impl<'de> Deserialize<'de> for ExtraValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::<Lenient<Self>>::deserialize(deserializer).map(Self::from)
     }
 }
 

@@ -20,8 +20,18 @@ pub(super) enum Kind {
 }
 
 const NODE: &str = "node";
-const PYTHON: [&str; 8] =
-    ["openai-1", "openai-3", "frameworks", "pydantic-ai", "vendors", "rerank", "search", SCHEMATHESIS];
+const PYTHON: [&str; 10] = [
+    "openai-1",
+    "openai-3",
+    "frameworks",
+    "pydantic-ai",
+    "agents",
+    "vendors",
+    "rerank",
+    "infinity",
+    "search",
+    SCHEMATHESIS,
+];
 /// Its requirements have a hash for every file.
 const SCHEMATHESIS: &str = "schemathesis";
 

@@ -20,7 +20,7 @@ use crate::{start_server, tap};
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Name in the report, environment, script.
-const SUITES: [(&str, Kind, &str); 16] = [
+const SUITES: [(&str, Kind, &str); 17] = [
     ("openai (Python) 1.109.1", Kind::Python("openai-1"), "check_openai.py"),
     ("openai (Python) 2.54.0", Kind::Python("frameworks"), "check_openai.py"),
     ("openai (Python) 3.54.0", Kind::Python("openai-3"), "check_openai.py"),
@@ -30,6 +30,7 @@ const SUITES: [(&str, Kind, &str); 16] = [
     ("haystack 3.4.0", Kind::Python("frameworks"), "check_haystack.py"),
     ("pydantic-ai 2.68.0", Kind::Python("pydantic-ai"), "check_pydantic_ai.py"),
     ("Azure: openai, langchain-openai, llama-index, litellm", Kind::Python("frameworks"), "check_azure.py"),
+    ("TEI: huggingface_hub 1.33.0, llama-index 0.6.0", Kind::Python("frameworks"), "check_tei.py"),
     ("cohere 7.3.1, ollama 0.6.3, voyageai 0.5.0", Kind::Python("vendors"), "check_vendors.py"),
     ("openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_openai.mjs"),
     ("Azure: openai (npm) 4.104.0, 7.57.0", Kind::Node, "check_azure.mjs"),
@@ -63,20 +64,35 @@ pub(crate) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     suite.check("the server ends with code 0", || server.stop());
     report.suites.push(suite);
     report.suites.push(https::run(&clients)?);
-    report.suites.push(rerank(&clients)?);
-    Ok(())
+    report.suites.push(agents(&clients)?);
+    rerank(&clients, report)
+}
+
+/// Frameworks that send `dimensions` unasked, with two servers: without and with `native_dimensions`.
+fn agents(clients: &Clients<'_>) -> Result<Suite> {
+    let (default, native) =
+        (start_server(clients.workspace, &[])?, start_server(clients.workspace, &["--native-dimensions"])?);
+    let name = "agno 3.1.10, camel-ai 0.2.90, mem0ai 2.2.1";
+    let variables = [("NATIVE_URL", format!("{}/v1", native.origin()))];
+    let script = (Kind::Python("agents"), "check_agents.py");
+    let mut suite = clients.run(name, script, &default, &variables)?;
+    suite.check("the servers end with code 0", || default.stop().and_then(|()| native.stop()));
+    Ok(suite)
 }
 
 /// Clients of rerankers, with a tiny cross-encoder whose scores are known.
-fn rerank(clients: &Clients<'_>) -> Result<Suite> {
+fn rerank(clients: &Clients<'_>, report: &mut Report) -> Result<()> {
     const MODEL: &str = "ce-xlm-roberta";
     let folder = clients.workspace.runtime().join("clients").join(MODEL);
     copy_tiny(MODEL, &folder)?;
     let server = start_server(clients.workspace, &[&format!("--model={}", folder.display())])?;
     let name = "cohere 5.21.1, langchain-cohere, llama-index, litellm 1.110.2: rerank";
-    let mut suite = clients.run(name, (Kind::Python("rerank"), "check_rerank.py"), &server, &[])?;
+    report.suites.push(clients.run(name, (Kind::Python("rerank"), "check_rerank.py"), &server, &[])?);
+    let name = "infinity-client 0.0.78: rerank";
+    let mut suite = clients.run(name, (Kind::Python("infinity"), "check_infinity.py"), &server, &[])?;
     suite.check("the server ends with code 0", || server.stop());
-    Ok(suite)
+    report.suites.push(suite);
+    Ok(())
 }
 
 struct Clients<'a> {

@@ -60,6 +60,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.mark.set(self.0.read.get());
         self.0.answering.set(false);
+        self.0.passed_head.set(false);
     }
 }
 

@@ -13,15 +13,22 @@
 
 mod deadline;
 mod exchange;
+mod head_end;
 mod io;
 mod stream;
 mod supervisor;
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use actix_web::HttpRequest;
 
 use crate::{config::Config, metrics::ConnectionPhase as Phase};
+
+use head_end::HeadEnd;
 
 pub(crate) use exchange::Exchange;
 pub(crate) use stream::Stream;
@@ -55,22 +62,24 @@ impl Limits {
     }
 }
 
-/// Maximum number of bytes that the dispatcher reads at a time between bodies. It decodes every request that it has
-/// read, at about 5 kB of memory each, before it answers the first: its own limit of 128 KiB would be 20 MB for the
-/// shortest requests.
-const MAX_HEAD_STEP: usize = 2 << 10;
-/// The same within a body, after which requests may follow.
-const MAX_BODY_STEP: usize = 16 << 10;
+/// Maximum number of bytes that are read from the socket at a time, and that are read ahead.
+const MAX_STEP: usize = 16 << 10;
 
 /// State of one connection, shared by its stream, its supervisor and the middleware, which all run on one thread.
 #[derive(Default)]
 pub(crate) struct Connection {
-    /// Bytes of HTTP read so far.
+    /// Bytes of HTTP passed to the dispatcher so far.
     read: Cell<u64>,
-    /// Bytes read in this step, see [`Self::begin_step`].
+    /// Bytes passed in this step, see [`Self::begin_step`].
     step: Cell<usize>,
     /// True once the step's limit has prevented a read.
     withheld: Cell<bool>,
+    /// Bytes that were read but not passed to the dispatcher. The first one completes the head of the next request.
+    ahead: RefCell<Vec<u8>>,
+    /// Position of the passed bytes in the end of a head.
+    head_end: Cell<HeadEnd>,
+    /// True once the end of a head was passed in this request, or since the last byte that was held back.
+    passed_head: Cell<bool>,
     /// Value of `read` when the last request began, or when its response ended.
     mark: Cell<u64>,
     /// Bytes of HTTP written so far.
@@ -142,9 +151,11 @@ impl Connection {
         }
     }
 
-    /// Returns true if a read was prevented in this step and is possible now.
+    /// Returns true if a read was prevented in this step and is possible now, or if bytes that were read ahead can be
+    /// passed on.
     fn wants_step(&self) -> bool {
-        let wants = self.withheld.get() && (self.may_read_on() || self.left_in_step() > 0);
+        let waits = self.withheld.get() || self.has_read_ahead();
+        let wants = waits && self.may_read_on() || self.withheld.get() && self.left_in_step() > 0;
         if wants {
             self.withheld.set(false);
         }
@@ -153,8 +164,40 @@ impl Connection {
 
     /// Number of bytes that may still be read in this step.
     fn left_in_step(&self) -> usize {
-        let limit = if self.has_unread_body() { MAX_BODY_STEP } else { MAX_HEAD_STEP };
-        limit.saturating_sub(self.step.get())
+        let used = if self.only_reads_ahead() { self.ahead.borrow().len() } else { self.step.get() };
+        MAX_STEP.saturating_sub(used)
+    }
+
+    fn has_read_ahead(&self) -> bool {
+        !self.ahead.borrow().is_empty()
+    }
+
+    /// Returns true while the next request has arrived and the one before it is being answered. The socket is then
+    /// only read to see whether the client disconnects.
+    fn only_reads_ahead(&self) -> bool {
+        self.has_read_ahead() && !self.takes_request()
+    }
+
+    /// Number of the first bytes of `read` that may be passed to the dispatcher: all, or those before the byte that
+    /// completes the head of the next request. Then the step ends.
+    ///
+    /// The dispatcher decodes as many requests as it has, at about 5 kB of memory each, before it answers the first.
+    /// And while it has begun the body of one, it ends the connection after the responses to those before it.
+    fn passable(&self, read: &[u8]) -> usize {
+        let (mut end, mut passed) = (self.head_end.get(), 0);
+        while let Some(at) = end.find(&read[passed..]) {
+            passed += at;
+            let passes = self.takes_request() && !self.passed_head.get();
+            self.passed_head.set(passes);
+            if !passes {
+                self.head_end.set(end);
+                self.step.set(MAX_STEP);
+                return passed;
+            }
+            (end, passed) = (HeadEnd::default(), passed + 1);
+        }
+        self.head_end.set(end);
+        read.len()
     }
 
     fn set_body(&self, body: BodyState) {
@@ -166,7 +209,12 @@ impl Connection {
     }
 
     fn may_read_on(&self) -> bool {
-        !self.blocked.get() && (!self.answering.get() || self.has_unread_body())
+        !self.blocked.get() && self.takes_request()
+    }
+
+    /// Returns true unless a request is complete and its response is not.
+    fn takes_request(&self) -> bool {
+        !self.answering.get() || self.has_unread_body()
     }
 
     fn has_unread_body(&self) -> bool {

@@ -1,4 +1,5 @@
-//! The stream that the dispatcher reads and writes. It counts the bytes, and holds back an early `100 Continue`.
+//! The stream that the dispatcher reads and writes. It counts the bytes, and holds back an early `100 Continue` and
+//! requests that come before the response to an earlier one.
 
 use std::{
     cell::RefCell,
@@ -45,20 +46,44 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let connection = &self.connection;
-        let limit = connection.left_in_step();
-        if limit == 0 {
-            // The supervisor polls again when reading may go on.
-            connection.withheld.set(true);
-            return Poll::Pending;
+        loop {
+            let limit = connection.left_in_step();
+            if limit == 0 {
+                // The supervisor polls again when reading may go on.
+                connection.withheld.set(true);
+                return Poll::Pending;
+            }
+            let (limit, only_reads_ahead) = (limit.min(buffer.remaining()), connection.only_reads_ahead());
+            let part = buffer.initialize_unfilled_to(limit);
+            let mut ahead = connection.ahead.borrow_mut();
+            let read = if ahead.is_empty() || only_reads_ahead {
+                let mut part = ReadBuf::new(&mut *part);
+                ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(context, &mut part))?;
+                connection.closed.set(part.filled().is_empty());
+                part.filled().len()
+            } else {
+                let count = ahead.len().min(limit);
+                part[..count].copy_from_slice(&ahead[..count]);
+                ahead.drain(..count);
+                count
+            };
+            if read == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            if only_reads_ahead {
+                ahead.extend_from_slice(&part[..read]);
+                continue;
+            }
+            let passed = connection.passable(&part[..read]);
+            // Before what is left of the bytes that were read earlier.
+            ahead.splice(..0, part[passed..read].iter().copied());
+            if passed > 0 {
+                buffer.advance(passed);
+                connection.step.set(connection.step.get() + passed);
+                connection.read.set(connection.read.get() + passed as u64);
+                return Poll::Ready(Ok(()));
+            }
         }
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(limit.min(buffer.remaining())));
-        ready!(Pin::new(&mut *self.io.borrow_mut()).poll_read(context, &mut part))?;
-        let read = part.filled().len();
-        buffer.advance(read);
-        connection.step.set(connection.step.get() + read);
-        connection.read.set(connection.read.get() + read as u64);
-        connection.closed.set(read == 0);
-        Poll::Ready(Ok(()))
     }
 }
 

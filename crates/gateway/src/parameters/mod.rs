@@ -31,6 +31,8 @@ pub struct Parameter {
     pub vendors: &'static str,
     /// Its meaning.
     pub rule: &'static Rule,
+    /// True if only the vendor's own route reads it. OpenAI's route ignores it, as any name that it does not know.
+    pub own_route: bool,
 }
 
 /// The meaning of one or more parameters.
@@ -44,7 +46,7 @@ pub struct Rule {
 }
 
 const fn row(name: &'static str, vendors: &'static str, rule: &'static Rule) -> Parameter {
-    Parameter { name, vendors, rule }
+    Parameter { name, vendors, rule, own_route: false }
 }
 
 /// All known parameters, in the order in which they are applied: the dimensions come before the normalization, which
@@ -63,6 +65,7 @@ pub const PARAMETERS: &[Parameter] = &[
     row("truncation", "Voyage", &rules::TRUNCATE),
     row("auto_truncate", "Vertex AI", &rules::TRUNCATE),
     row("truncate_prompt_tokens", "vLLM", &rules::MAX_TOKENS),
+    Parameter { own_route: true, ..row("max_tokens", "Cohere, on its own routes only", &rules::MAX_TOKENS) },
     row("truncation_direction", "TEI", &rules::TRUNCATION_SIDE),
     row("truncation_side", "vLLM", &rules::TRUNCATION_SIDE),
     row("normalize", "TEI, vLLM, Ollama", &rules::NORMALIZE),
@@ -90,6 +93,12 @@ pub const PARAMETERS: &[Parameter] = &[
 /// The name in the table that equals `key`, if there is one.
 pub(crate) fn known(key: &str) -> Option<&'static str> {
     PARAMETERS.iter().map(|parameter| parameter.name).find(|name| *name == key)
+}
+
+/// The same, among the parameters that OpenAI's route reads.
+pub(crate) fn known_to_openai(key: &str) -> Option<&'static str> {
+    let mut read = PARAMETERS.iter().filter(|parameter| !parameter.own_route);
+    read.find(|parameter| parameter.name == key).map(|parameter| parameter.name)
 }
 
 /// Options of a request, from OpenAI's parameters and those of other vendors.
@@ -122,7 +131,7 @@ pub(crate) fn resolve(
 ) -> Result<RequestOptions, ApiError> {
     let has_token_ids = matches!(request.input, EmbeddingInput::Tokens(_) | EmbeddingInput::TokenArrays(_))
         && requested.served.token_ids == TokenIds::Native;
-    let mut builder = OptionsBuilder::new(requested, &request.model, has_token_ids);
+    let mut builder = OptionsBuilder::new(requested, &request.model, request.input_name, has_token_ids);
     builder.format = SingleChoice::new(request.encoding_format, "encoding_format");
     builder.truncation = SingleChoice::new(truncation, TRUNCATION_HEADER);
     let mut ignored = Vec::new();
@@ -134,11 +143,45 @@ pub(crate) fn resolve(
             ignored.push("dimensions");
         }
     }
+    apply_extra(&mut builder, &request.extra, unsupported, &mut ignored)?;
+    builder.build(ignored)
+}
+
+/// Resolves the parameters `extra` of a request to rerank by the model `requested`, of which only those about
+/// truncation have a meaning. `truncation` is the policy in the request's header. Returns the policy, and the names of
+/// the parameters that are ignored.
+///
+/// # Errors
+/// 400 for a parameter that cannot be honoured, unless `unsupported` is to ignore those.
+pub(crate) fn resolve_truncation(
+    requested: &RequestedModel,
+    (model, input_name): (&str, &'static str),
+    extra: &[(&'static str, ExtraValue)],
+    truncation: Option<TruncationPolicy>,
+    unsupported: UnsupportedParameters,
+) -> Result<(TruncationPolicy, Vec<&'static str>), ApiError> {
+    let mut builder = OptionsBuilder::new(requested, model, input_name, false);
+    builder.truncation = SingleChoice::new(truncation, TRUNCATION_HEADER);
+    let mut ignored = Vec::new();
+    apply_extra(&mut builder, extra, unsupported, &mut ignored)?;
+    Ok((builder.truncation.get().unwrap_or(requested.served.truncation), ignored))
+}
+
+/// Applies the parameters `extra` in the order of the table, and adds those without effect to `ignored`.
+///
+/// # Errors
+/// 400 for a parameter that cannot be honoured, unless `unsupported` is to ignore those.
+fn apply_extra(
+    builder: &mut OptionsBuilder<'_>,
+    extra: &[(&'static str, ExtraValue)],
+    unsupported: UnsupportedParameters,
+    ignored: &mut Vec<&'static str>,
+) -> Result<(), ApiError> {
     for Parameter { name, rule, .. } in PARAMETERS {
-        let Some((_, value)) = request.extra.iter().find(|(known, _)| known == name) else { continue };
+        let Some((_, value)) = extra.iter().find(|(known, _)| known == name) else { continue };
         let effect = match value {
             ExtraValue::Null => Ok(Effect::Ignored),
-            value => (rule.apply)(&mut builder, name, value),
+            value => (rule.apply)(builder, name, value),
         };
         match (effect, unsupported) {
             (Ok(Effect::Honoured), _) => {}
@@ -150,7 +193,7 @@ pub(crate) fn resolve(
             }
         }
     }
-    builder.build(ignored)
+    Ok(())
 }
 
 /// A value for an error message.

@@ -53,7 +53,7 @@ impl<T: Copy + PartialEq> SingleChoice<T> {
         Self(value.map(|value| (value, name)))
     }
 
-    fn get(&self) -> Option<T> {
+    pub(super) fn get(&self) -> Option<T> {
         self.0.map(|(value, _)| value)
     }
 
@@ -97,6 +97,8 @@ pub(super) struct OptionsBuilder<'a> {
     has_token_ids: bool,
     /// The requested name of the model.
     model: &'a str,
+    /// Name of the field with the inputs.
+    input_name: &'static str,
     dimensions: SingleChoice<usize>,
     pub(super) format: SingleChoice<EncodingFormat>,
     /// Integers that the vectors are quantized to.
@@ -108,7 +110,12 @@ pub(super) struct OptionsBuilder<'a> {
 }
 
 impl<'a> OptionsBuilder<'a> {
-    pub(super) fn new(requested: &'a RequestedModel, model: &'a str, has_token_ids: bool) -> Self {
+    pub(super) fn new(
+        requested: &'a RequestedModel,
+        model: &'a str,
+        input_name: &'static str,
+        has_token_ids: bool,
+    ) -> Self {
         let RequestedModel { served, prompt: alias_prompt, native_dimensions } = requested;
         Self {
             served,
@@ -116,6 +123,7 @@ impl<'a> OptionsBuilder<'a> {
             native_dimensions: *native_dimensions,
             has_token_ids,
             model,
+            input_name,
             dimensions: SingleChoice(None),
             format: SingleChoice(None),
             quantized: SingleChoice(None),
@@ -206,9 +214,9 @@ impl<'a> OptionsBuilder<'a> {
         };
         match (&prompt.prompt, self.has_token_ids, by_alias) {
             (Some(_), true, true) => {
-                let (subject, name) = (self.served.subject(self.model), &prompt.name);
+                let (subject, name, input) = (self.served.subject(self.model), &prompt.name, self.input_name);
                 Err(ApiError::invalid(format!(
-                    "Invalid 'input': {subject} puts the prompt '{name}' before every input, which token ids cannot \
+                    "Invalid '{input}': {subject} puts the prompt '{name}' before every input, which token ids cannot \
                      have: send text."
                 )))
             }

@@ -81,14 +81,20 @@ async fn embed(call: InferenceCall, body: Body, version: ApiVersion) -> Result<H
     Ok(head.send(response))
 }
 
-/// Keeps Cohere's parameters, under the names of [`parameters`](crate::parameters).
+/// Keeps Cohere's parameters, and `normalize`, an extension without which some models have no integers of 8 bits.
 fn extra_name(key: &str) -> Option<&'static str> {
-    const KEPT: [&str; 7] =
-        [TYPES, "truncate", "output_dimension", "input_type", "priority", "images", "inputs"];
-    match key {
-        "max_tokens" => Some("truncate_prompt_tokens"),
-        _ => KEPT.into_iter().find(|kept| *kept == key),
-    }
+    const KEPT: [&str; 9] = [
+        TYPES,
+        "truncate",
+        "max_tokens",
+        "output_dimension",
+        "input_type",
+        "priority",
+        "images",
+        "inputs",
+        "normalize",
+    ];
+    KEPT.into_iter().find(|kept| *kept == key)
 }
 
 /// Parses a body, and the formats of the response if it names any.
@@ -96,7 +102,7 @@ fn parse(
     body: &[u8],
     format: RequestFormat,
 ) -> Result<(EmbeddingRequest, Option<Vec<EncodingFormat>>), ApiError> {
-    let mut request = EmbeddingRequest::from_json_in(body, format)?;
+    let mut request = EmbeddingRequest::from_json_in(body, format).map_err(ApiError::in_vendor_format)?;
     let is_given = |value: &ExtraValue| !matches!(value, ExtraValue::Null);
     for name in ["images", "inputs"] {
         if take(&mut request, name).is_some_and(|value| is_given(&value)) {

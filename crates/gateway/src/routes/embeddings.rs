@@ -22,7 +22,7 @@ pub(super) async fn create_for_deployment(
 }
 
 async fn embed(call: InferenceCall, body: Body, model: ModelField) -> Result<HttpResponse, ApiError> {
-    let format = RequestFormat { model, ..RequestFormat::openai(parameters::known) };
+    let format = RequestFormat { model, ..RequestFormat::openai(parameters::known_to_openai) };
     let (request, arrival) =
         call.parse(body, move |body| EmbeddingRequest::from_json_in(body, format)).await?;
     let Embedded { model, vectors, format, tokens, head, .. } = call.embed(request, arrival).await?;

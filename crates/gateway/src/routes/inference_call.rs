@@ -15,12 +15,9 @@ use std::{
 use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header::HeaderMap, web};
 use inference::Embeddings;
 use model_import::{DenseActivation, Task};
-use openai_schema::{EmbeddingRequest, EncodingFormat, Vectors};
+use openai_schema::{EmbeddingRequest, EncodingFormat, RequestFormat, Vectors};
 
-use super::{
-    rate_limit_response,
-    response_head::{ResponseHead, accepts_gzip},
-};
+use super::{rate_limit_response, response_head::ResponseHead};
 use crate::{
     auth::Caller,
     body::Body,
@@ -31,6 +28,7 @@ use crate::{
     registry::{LoadedModel, NamedModel, Registry, RequestedModel},
     request::{self, RequestLimits, RerankInputs, ValidatedRequest},
     request_context::RequestContext,
+    response_coding::ResponseCoding,
     trace::Trace,
 };
 
@@ -106,8 +104,8 @@ impl InferenceCall {
 
     /// The head of a response to this request, with the memory that is reserved for its body if it is large.
     pub(super) fn response_head(&self, memory: Option<ReservedBytes>) -> ResponseHead {
-        let compression = self.limits.compress.then(|| accepts_gzip(self.headers()));
-        ResponseHead::new(self.http.version(), memory, compression)
+        let coding = self.limits.compress.then(|| ResponseCoding::accepted(self.headers()));
+        ResponseHead::new(self.http.version(), memory, coding)
     }
 
     /// The models.
@@ -135,6 +133,21 @@ impl InferenceCall {
         let is_large = bytes.len() >= request::OFFLOAD_BYTES;
         let parsed = request::offload(is_large, move || parse(&bytes)).await??;
         Ok((parsed, Arrival { received, memory }))
+    }
+
+    /// Parses a body in another vendor's `format`.
+    ///
+    /// # Errors
+    /// 400 for an invalid body; 503 while the models are not served.
+    pub(super) async fn parse_in(
+        &self,
+        body: Body,
+        format: RequestFormat,
+    ) -> Result<(EmbeddingRequest, Arrival), ApiError> {
+        let parse = move |body: &[u8]| {
+            EmbeddingRequest::from_json_in(body, format).map_err(ApiError::in_vendor_format)
+        };
+        self.parse(body, parse).await
     }
 
     /// The model with the id or alias `name`, which the log and the metrics of the request then name.
@@ -235,17 +248,17 @@ impl InferenceCall {
     /// Those of [`embed`](Self::embed).
     pub(super) async fn rerank(
         &self,
-        mut request: RerankInputs,
+        request: RerankInputs,
         arrival: Arrival,
     ) -> Result<(Embedded, DenseActivation), ApiError> {
         let received = arrival.received;
         let named = self.resolve(&request.model)?;
         request::check_task(&*self.registry()?, &named, Task::Rerank)?;
-        request.truncation = request.truncation.or(request::truncation(self.headers())?);
+        let truncation = request::truncation(self.headers())?;
         let model = request.model.clone();
         let requested = self.lease(named, &model, arrival).await?;
         let activation = requested.served.score_activation;
-        let request = ValidatedRequest::rerank(requested, request, &self.limits, received)?;
+        let request = ValidatedRequest::rerank(requested, request, &self.limits, truncation, received)?;
         Ok((self.compute(request).await?, activation))
     }
 

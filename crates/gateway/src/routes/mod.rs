@@ -3,7 +3,7 @@
 use actix_web::{
     Handler, HttpRequest, HttpResponse, Responder,
     guard::{self, Guard},
-    http::header,
+    http::{Method, header},
     web::{self, ServiceConfig},
 };
 
@@ -49,6 +49,8 @@ pub(crate) enum RouteKind {
     Embeddings,
     /// Requested every few seconds by programs: neither traced nor logged at level INFO.
     Probe,
+    /// For browsers, or the document that one of them shows: a setting turns these off.
+    Page,
     Other,
 }
 
@@ -65,10 +67,7 @@ struct Route {
 /// `/v1` and others append it.
 const API_PREFIX: &str = "/v1";
 
-/// Paths of the pages for browsers and of the document that one of them shows, which a setting turns off.
-const PAGES: [&str; 4] = ["/", "/docs", "/openapi.yaml", "/openapi.json"];
-
-const ROUTES: [Route; 37] = [
+const ROUTES: [Route; 41] = [
     api("/v1/embeddings", RouteKind::Embeddings, |config, path| post(config, path, embeddings::create)),
     api("/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     // Ids may contain slashes, raw or as %2F.
@@ -82,6 +81,9 @@ const ROUTES: [Route; 37] = [
     }),
     api("/openai/v1/models", RouteKind::Other, |config, path| get(config, path, models::list)),
     api("/openai/v1/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
+    // The list of Azure's older form, whose `api-version` has no effect.
+    api("/openai/models", RouteKind::Other, |config, path| get(config, path, models::list)),
+    api("/openai/models/{id:.+}", RouteKind::Other, |config, path| get(config, path, models::retrieve)),
     door("/v1/embed", ErrorShape::Cohere, |config, path| post(config, path, cohere::embed_v1)),
     door("/v2/embed", ErrorShape::Cohere, |config, path| post(config, path, cohere::embed_v2)),
     door("/api/embed", ErrorShape::Ollama, |config, path| post(config, path, ollama::embed)),
@@ -94,14 +96,22 @@ const ROUTES: [Route; 37] = [
     door("/v2/rerank", ErrorShape::Cohere, |config, path| post(config, path, rerank::create)),
     door("/rerank", ErrorShape::Tei, |config, path| post(config, path, tei_rerank::create)),
     door("/embed_sparse", ErrorShape::Tei, |config, path| post(config, path, tei_sparse::create)),
+    info("/embed_all", ErrorShape::Tei, |config, path| post(config, path, tei::embed_all)),
     info("/tokenize", ErrorShape::Tei, |config, path| post(config, path, tokenize::create)),
     info("/info", ErrorShape::Tei, |config, path| get(config, path, tei::info)),
     // For the page at `/` and the command `status`, which poll it.
     api("/status", RouteKind::Probe, |config, path| get(config, path, status::status)),
-    api("/", RouteKind::Other, |config, path| get(config, path, home::page)),
-    api("/docs", RouteKind::Other, |config, path| get(config, path, docs::page)),
-    api("/openapi.yaml", RouteKind::Other, |config, path| get(config, path, docs::yaml)),
-    api("/openapi.json", RouteKind::Other, |config, path| get(config, path, docs::json)),
+    // Clients of Hugging Face's inference endpoints send `/embed`'s body to the address itself.
+    door("/", ErrorShape::Tei, |config, path| {
+        config.service(web::resource(path).guard(guard::Post()).to(tei::embed));
+    }),
+    api("/", RouteKind::Page, |config, path| {
+        let methods = guard::Any(guard::Get()).or(guard::Head());
+        register(config, path, methods, "GET, HEAD, POST", home::page);
+    }),
+    api("/docs", RouteKind::Page, |config, path| get(config, path, docs::page)),
+    api("/openapi.yaml", RouteKind::Page, |config, path| get(config, path, docs::yaml)),
+    api("/openapi.json", RouteKind::Page, |config, path| get(config, path, docs::json)),
     api("/favicon.ico", RouteKind::Other, |config, path| get(config, path, home::favicon)),
     probe("/startupz", |config, path| get(config, path, ops::startupz)),
     probe("/readyz", |config, path| get(config, path, ops::readyz)),
@@ -158,16 +168,19 @@ pub(crate) fn without_prefix<'a>(pattern: &'a str, prefix: &PathPrefix) -> &'a s
 }
 
 /// The kind of the route with this pattern, and the shape of its errors. A path without a route has OpenAI's errors.
-pub(crate) fn kind_and_errors(pattern: Option<&str>) -> (RouteKind, ErrorShape) {
+pub(crate) fn kind_and_errors(pattern: Option<&str>, method: &Method) -> (RouteKind, ErrorShape) {
     let is = |route: &&Route| route.patterns().any(|known| Some(known) == pattern);
-    let route = ROUTES.iter().find(is);
+    let mut routes = ROUTES.iter().filter(is);
+    let first = routes.next();
+    // The second of two routes with the same path is for GET.
+    let route = routes.next().filter(|_| [Method::GET, Method::HEAD].contains(method)).or(first);
     route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
 /// Registers the routes of a set, under `prefix`, and the pages for browsers if `has_pages`.
 pub(crate) fn configure(config: &mut ServiceConfig, set: RouteSet, prefix: &PathPrefix, has_pages: bool) {
     let is_served = |route: &&Route| {
-        (set == RouteSet::All || set == route.set) && (has_pages || !PAGES.contains(&route.path))
+        (set == RouteSet::All || set == route.set) && (has_pages || route.kind != RouteKind::Page)
     };
     for route in ROUTES.iter().filter(is_served) {
         for pattern in route.patterns() {

@@ -60,8 +60,7 @@ async fn parse(
         model: ModelField::Required,
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
-    let (mut request, arrival) =
-        call.parse(body, move |body| EmbeddingRequest::from_json_in(body, format)).await?;
+    let (mut request, arrival) = call.parse_in(body, format).await?;
     // Ollama's API has numbers alone.
     request.encoding_format = None;
     Ok((request, arrival))

@@ -1,8 +1,11 @@
 //! `POST /v1/rerank` and `/v2/rerank`: reranking in the format that Cohere's and Jina's APIs share.
+//!
+//! infinity's format is nearly the same. Its client sends `raw_scores`, which the others do not have, and requires
+//! another `object` and documents as strings in the response.
 
 use actix_web::HttpResponse;
 use inference::activate;
-use model_import::Task;
+use model_import::{DenseActivation, Task};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -11,6 +14,9 @@ use crate::{
     body::Body, budget::ReservedBytes, error::ApiError, registry::echo, request::RerankInputs,
     response::PartialJson,
 };
+
+/// Name that infinity's client sends for the only model of a server.
+const INFINITY_DEFAULT_MODEL: &str = "default/not-specified";
 
 /// The body of a request.
 #[derive(Deserialize)]
@@ -26,6 +32,8 @@ pub(super) struct RerankBody {
     max_tokens_per_doc: Option<usize>,
     /// Cohere: maximum number of parts that a long document is split into.
     max_chunks_per_doc: Option<usize>,
+    /// infinity: scores before the activation. Its presence makes the response that of infinity.
+    raw_scores: Option<bool>,
 }
 
 /// A document: its text, or an object with the text in a field.
@@ -105,21 +113,30 @@ pub(super) async fn rank(
     request: RerankBody,
     arrival: Arrival,
 ) -> Result<HttpResponse, ApiError> {
-    let model = request.model.clone().map_or_else(|| call.first_model(Task::Rerank), Ok)?;
+    let is_infinity = request.raw_scores.is_some();
+    let named = request.model.clone().filter(|name| !(is_infinity && name == INFINITY_DEFAULT_MODEL));
+    let model = named.map_or_else(|| call.first_model(Task::Rerank), Ok)?;
     check_parameters(&request, call.resolve(&model)?.slot.description().max_input_tokens)?;
-    let RerankBody { query, documents, top_n, return_documents, rank_fields, .. } = request;
+    let RerankBody { query, documents, top_n, return_documents, rank_fields, raw_scores, .. } = request;
     let field = rank_fields.as_ref().and_then(|fields| fields.first()).map_or("text", String::as_str);
     let (returned, memory) = if return_documents == Some(true) {
         let bytes = documents.iter().filter_map(|document| document.text(field)).map(str::len).sum();
         let memory = call.limits.responses.reserve_text(bytes)?;
-        (Some(documents.iter().map(Document::to_json).collect()), memory)
+        let documents = match is_infinity {
+            true => {
+                documents.iter().map(|document| document.text(field).unwrap_or_default().into()).collect()
+            }
+            false => documents.iter().map(Document::to_json).collect(),
+        };
+        (Some(documents), memory)
     } else {
         (None, None)
     };
     let texts = documents.into_iter().enumerate().map(|(index, document)| document.into_text(index, field));
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
-    let inputs = RerankInputs { model, query, documents: texts, input_name: "documents", truncation: None };
+    let inputs = RerankInputs { model, query, documents: texts, input_name: "documents", extra: Vec::new() };
     let (scored, activation) = call.rerank(inputs, arrival).await?;
+    let activation = if raw_scores == Some(true) { DenseActivation::Identity } else { activation };
     let Embedded { model, vectors, tokens, head, .. } = scored;
     let scores = rank_scores(vectors.rows().map(|score| activate(activation, score[0])), top_n);
     let meta = json!({
@@ -128,8 +145,9 @@ pub(super) async fn rank(
         "tokens": { "input_tokens": tokens, "output_tokens": 0 },
     });
     let (id, model) = (Value::from(call.context.id.as_str()), Value::from(model));
+    let object = if is_infinity { "rerank" } else { "list" };
     let around = [
-        format!(r#"{{"id":{id},"object":"list","model":{model},"results":["#),
+        format!(r#"{{"id":{id},"object":"{object}","model":{model},"results":["#),
         format!(r#"],"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}},"meta":{meta}}}"#),
     ];
     Ok(head.send(RankingJson { around, scores, documents: returned, _memory: memory }))

@@ -16,7 +16,8 @@ use inference::{Embeddings, Timings};
 use crate::{
     budget::ReservedBytes,
     request::ValidatedRequest,
-    response::{JsonParts, PartialJson, gzipped},
+    response::{JsonParts, PartialJson},
+    response_coding::ResponseCoding,
 };
 
 // Constants, so that the names are checked at compile time.
@@ -37,22 +38,26 @@ pub(super) struct ResponseHead {
     version: Version,
     /// Memory that is reserved for a large response.
     memory: Option<ReservedBytes>,
-    /// True if a body of numbers is compressed.
-    compress: bool,
+    /// Coding of a body of numbers, if it is compressed.
+    coding: Option<ResponseCoding>,
 }
 
 impl ResponseHead {
     /// The head of a response to a request of `version`, with the memory that is reserved for its body if it is large.
-    /// `compression` is true if the client accepts it, and `None` if the server does not offer it.
-    pub(super) fn new(version: Version, memory: Option<ReservedBytes>, compression: Option<bool>) -> Self {
+    /// `coding` is the one that the client accepts; the outer `None` means that the server does not offer any.
+    pub(super) fn new(
+        version: Version,
+        memory: Option<ReservedBytes>,
+        coding: Option<Option<ResponseCoding>>,
+    ) -> Self {
         let mut response = HttpResponse::Ok().finish();
         let json = HeaderValue::from_static("application/json");
         response.headers_mut().insert(header::CONTENT_TYPE, json);
-        if compression.is_some() {
+        if coding.is_some() {
             let name = HeaderValue::from_static("accept-encoding");
             response.headers_mut().insert(header::VARY, name);
         }
-        Self { response, version, memory, compress: compression == Some(true) }
+        Self { response, version, memory, coding: coding.flatten() }
     }
 
     /// Adds the headers about a computation: the model and its precision, the time of each stage, the prompt, and what
@@ -89,23 +94,26 @@ impl ResponseHead {
 
     /// Builds the response with the body `json`: at once, or part by part if memory is reserved for it.
     pub(super) fn send(self, json: impl PartialJson) -> HttpResponse {
-        let Self { mut response, version, memory, compress } = self;
+        let Self { mut response, version, memory, coding } = self;
         // Base64, whose length is known, has no redundancy that would be worth the time.
-        let compress = compress && json.json_len().is_none();
-        let gzip = HeaderValue::from_static("gzip");
+        let mut coding = coding.filter(|_| json.json_len().is_none());
+        let mut name_coding = |coding: ResponseCoding| {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
+        };
         let Some(memory) = memory else {
             let mut body = Vec::new();
             json.write_part(0, usize::MAX, &mut body);
-            if compress && body.len() >= MIN_COMPRESSED_BYTES {
-                body = gzipped(&body);
-                response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+            coding = coding.filter(|_| body.len() >= MIN_COMPRESSED_BYTES);
+            if let Some(coding) = coding {
+                name_coding(coding);
+                body = coding.encoded(&body);
             }
             return response.set_body(body).map_into_boxed_body();
         };
-        if compress {
-            response.headers_mut().insert(header::CONTENT_ENCODING, gzip);
+        if let Some(coding) = coding {
+            name_coding(coding);
         }
-        let parts = JsonParts::new(json, memory, compress);
+        let parts = JsonParts::new(json, memory, coding);
         // HTTP/1.0 has no chunked encoding: a response of unknown length ends with its connection.
         let ends_connection = version < Version::HTTP_11 && parts.size() == BodySize::Stream;
         let mut response = response.set_body(parts).map_into_boxed_body();
@@ -117,18 +125,6 @@ impl ResponseHead {
     }
 }
 
-/// Returns true if `accept-encoding` allows gzip: by its name or by `*`, with a weight above 0 (RFC 9110, 12.5.3).
-pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT_ENCODING).filter_map(|value| value.to_str().ok());
-    let mut weights = values.flat_map(|value| value.split(',')).map(|item| {
-        let (coding, weight) = item.split_once(';').unwrap_or((item, "q=1"));
-        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.trim().parse::<f32>().ok());
-        (coding.trim(), weight.is_some_and(|weight| weight > 0.0))
-    });
-    let named = weights.clone().find(|(coding, _)| coding.eq_ignore_ascii_case("gzip"));
-    named.or_else(|| weights.find(|(coding, _)| *coding == "*")).is_some_and(|(_, allowed)| allowed)
-}
-
 /// Value of the `server-timing` header (W3C Server Timing): the engine's stages in milliseconds.
 fn server_timing(timings: &Timings) -> String {
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
@@ -138,28 +134,4 @@ fn server_timing(timings: &Timings) -> String {
         milliseconds(timings.queue),
         milliseconds(timings.inference)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gzip_is_accepted_by_name_or_by_star() {
-        for (value, accepted) in [
-            ("gzip", true),
-            ("br, GZIP;q=0.5", true),
-            ("*", true),
-            ("gzip;q=0, *", false),
-            ("*;q=0", false),
-            ("identity", false),
-            ("x-gzip", false),
-            ("", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(value));
-            assert_eq!(accepts_gzip(&headers), accepted, "{value}");
-        }
-        assert!(!accepts_gzip(&HeaderMap::new()));
-    }
 }

@@ -1,10 +1,10 @@
 //! The part of text-embeddings-inference's API that embeds texts: `POST /embed` and `GET /info`. The default model
-//! answers, unless a request has `model`, an extension.
+//! answers, unless a request has `model`, an extension. `POST /embed_all` only says that it is not supported.
 
 use actix_web::{HttpResponse, web};
 use inference::TruncationPolicy;
 use model_import::Task;
-use openai_schema::{EmbeddingRequest, ExtraValue, ModelField, RequestFormat};
+use openai_schema::{ExtraValue, ModelField, RequestFormat};
 use serde_json::json;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     auth::Caller,
     body::Body,
-    error::ApiError,
+    error::{ApiError, Code},
     lifecycle::Lifecycle,
     request::{DefaultModel, RequestLimits},
 };
@@ -35,8 +35,7 @@ pub(super) async fn embed(
         model: ModelField::Optional(model.id.clone()),
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
-    let (mut request, arrival) =
-        call.parse(body, move |body| EmbeddingRequest::from_json_in(body, format)).await?;
+    let (mut request, arrival) = call.parse_in(body, format).await?;
     request.encoding_format = None;
     let embedded = call.embed_with(Task::Embed, request, arrival, |served, request| {
         let is_given = request.extra.iter().any(|(name, _)| *name == NORMALIZE);
@@ -46,6 +45,16 @@ pub(super) async fn embed(
     });
     let Embedded { vectors, head, .. } = embedded.await?;
     Ok(head.send(VectorLists::floats(vectors, "[", "]")))
+}
+
+/// `POST /embed_all`, the vectors of tokens. The engine only has vectors of texts: backends pool inside.
+///
+/// # Errors
+/// Always 404.
+pub(super) async fn embed_all(_: Caller) -> Result<HttpResponse, ApiError> {
+    let message = "POST /embed_all is not supported: the server computes one vector for each text, and none for single \
+                   tokens. Use POST /embed.";
+    Err(ApiError::new(Code::UnknownUrl, message))
 }
 
 /// `GET /info`: the default model and the limits.

@@ -2,8 +2,9 @@
 //! of `/v1/rerank`, because some clients send that one to this path.
 
 use actix_web::HttpResponse;
-use inference::{TruncationPolicy, activate};
+use inference::activate;
 use model_import::{DenseActivation, Task};
+use openai_schema::ExtraValue;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
 use super::{
@@ -24,8 +25,8 @@ struct TeiRerankBody {
     raw_scores: bool,
     #[serde(default)]
     return_text: bool,
-    truncate: Option<bool>,
-    truncation_direction: Option<String>,
+    truncate: Option<ExtraValue>,
+    truncation_direction: Option<ExtraValue>,
 }
 
 /// A body in one of the formats.
@@ -67,12 +68,13 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
         RerankFormat::Documents(request) => return rerank::rank(&call, request, arrival).await,
     };
     let TeiRerankBody { model, query, texts, raw_scores, return_text, .. } = request;
-    let truncation = truncation(request.truncate, request.truncation_direction.as_deref())?;
+    let extra = [("truncate", request.truncate), ("truncation_direction", request.truncation_direction)];
+    let extra = extra.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     let model = model.map_or_else(|| call.first_model(Task::Rerank), Ok)?;
     let bytes: usize = if return_text { texts.iter().map(String::len).sum() } else { 0 };
     let _memory = call.limits.responses.reserve_text(bytes)?;
     let returned = if return_text { texts.clone() } else { Vec::new() };
-    let inputs = RerankInputs { model, query, documents: texts, input_name: "texts", truncation };
+    let inputs = RerankInputs { model, query, documents: texts, input_name: "texts", extra };
     let (scored, activation) = call.rerank(inputs, arrival).await?;
     let activation = if raw_scores { DenseActivation::Identity } else { activation };
     let Embedded { vectors, head, .. } = scored;
@@ -83,16 +85,4 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
     };
     let results: Vec<_> = ranked.into_iter().map(result).collect();
     Ok(head.send(SerializedJson::new(&results)?))
-}
-
-/// The policy for long inputs by the parameters of text-embeddings-inference; `None` for the model's.
-///
-/// # Errors
-/// 400 for a truncation at the start.
-fn truncation(truncate: Option<bool>, direction: Option<&str>) -> Result<Option<TruncationPolicy>, ApiError> {
-    if direction.is_some_and(|direction| !direction.eq_ignore_ascii_case("right")) {
-        let message = "Invalid 'truncation_direction': only `right` is supported.";
-        return Err(ApiError::invalid(message).about("truncation_direction"));
-    }
-    Ok(truncate.map(|truncate| if truncate { TruncationPolicy::Truncate } else { TruncationPolicy::Error }))
 }

@@ -3,7 +3,7 @@
 
 use actix_web::HttpResponse;
 use model_import::Task;
-use openai_schema::{EmbeddingRequest, ModelField, RequestFormat, Vectors};
+use openai_schema::{ModelField, RequestFormat, Vectors};
 use serde::Serialize;
 
 use super::inference_call::{Embedded, InferenceCall};
@@ -27,8 +27,7 @@ pub(super) async fn create(call: InferenceCall, body: Body) -> Result<HttpRespon
         model: ModelField::Optional(call.first_model(Task::EmbedSparse)?),
         extra_name: |key| KEPT.into_iter().find(|kept| *kept == key),
     };
-    let (mut request, arrival) =
-        call.parse(body, move |body| EmbeddingRequest::from_json_in(body, format)).await?;
+    let (mut request, arrival) = call.parse_in(body, format).await?;
     request.encoding_format = None;
     request.dimensions = None;
     let Embedded { vectors, head, .. } =

@@ -108,7 +108,7 @@ fn tokenize(
         })?;
         tokens += encoded.len();
         if tokens > max_tokens {
-            return Err(too_many_tokens(max_tokens));
+            return Err(too_many_tokens("inputs", max_tokens));
         }
         all.push(encoded);
     }

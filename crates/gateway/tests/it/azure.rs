@@ -33,7 +33,7 @@ fn the_deployment_in_the_path_is_the_model() {
 }
 
 #[test]
-fn the_v1_routes_of_azure_are_those_of_openai() {
+fn the_other_routes_of_azure_are_those_of_openai() {
     let app = TestApp::builder().key("team", "secret").start();
     let key = [("api-key", "secret")];
     let body = json!({"model": "m", "input": "a"}).to_string();
@@ -44,9 +44,19 @@ fn the_v1_routes_of_azure_are_those_of_openai() {
         ("POST", "/openai/deployments/m/embeddings?api-version=1"),
         ("GET", "/openai/v1/models"),
         ("GET", "/openai/v1/models/m"),
+        ("GET", "/openai/models?api-version=2024-10-21"),
+        ("GET", "/openai/models/m?api-version=2024-10-21"),
     ] {
         assert_eq!(send(method, path).status, 200, "{path}");
         assert_eq!(app.send(method, path, &[("api-key", "wrong")], body.as_bytes()).status, 401, "{path}");
     }
-    assert_eq!(send("GET", "/openai/v1/models").json(), send("GET", "/v1/models").json());
+    for path in ["/openai/v1/models", "/openai/models?api-version=2024-10-21"] {
+        assert_eq!(send("GET", path).json(), send("GET", "/v1/models").json());
+    }
+    // A token of Entra ID is a bearer token, and compared with the configured keys.
+    let path = "/openai/deployments/m/embeddings?api-version=1";
+    for (token, status) in [("Bearer secret", 200), ("Bearer eyJ0eXAiOiJKV1QifQ.e30.c2ln", 401)] {
+        let reply = app.send("POST", path, &[("authorization", token)], body.as_bytes());
+        assert_eq!(reply.status, status, "{token}");
+    }
 }

@@ -107,6 +107,6 @@ fn integers_of_8_bits_need_vectors_of_norm_1() {
 fn errors_have_coheres_shape() {
     let body = json!({"model": "m", "texts": ["a"], "input_type": "search_query"});
     for path in ["/v1/embed", "/v2/embed"] {
-        assert_error_shape(path, &body, "message", &["message"]);
+        assert_error_shape(path, &body, "message", &["id", "message"]);
     }
 }

@@ -123,12 +123,19 @@ fn numbers_are_compressed_on_request_if_the_setting_allows_it() {
     for inputs in [10, 500] {
         let plain = post("identity", "float", inputs);
         assert_eq!((plain.header("content-encoding"), plain.header("vary")), (None, Some("accept-encoding")));
-        let compressed = post("br, gzip", "float", inputs);
-        assert_eq!(compressed.header("content-encoding"), Some("gzip"), "{inputs}");
-        assert!(compressed.body.len() < plain.body.len() / 2, "{inputs}");
-        let mut decoded = Vec::new();
-        GzDecoder::new(&*compressed.body).read_to_end(&mut decoded).unwrap();
-        assert_eq!(decoded, plain.body, "{inputs}");
+        for (accepted, coding) in [("br, gzip", "gzip"), ("gzip, zstd", "zstd"), ("gzip, zstd;q=0.9", "gzip")]
+        {
+            let compressed = post(accepted, "float", inputs);
+            assert_eq!(compressed.header("content-encoding"), Some(coding), "{inputs}");
+            assert!(compressed.body.len() < plain.body.len() / 2, "{coding}, {inputs}");
+            let mut decoded = Vec::new();
+            if coding == "gzip" {
+                GzDecoder::new(&*compressed.body).read_to_end(&mut decoded).unwrap();
+            } else {
+                zstd::stream::copy_decode(&*compressed.body, &mut decoded).unwrap();
+            }
+            assert_eq!(decoded, plain.body, "{coding}, {inputs}");
+        }
         let base64 = post("gzip", "base64", inputs);
         assert_eq!((base64.header("content-encoding"), vectors(&base64.json()).len()), (None, inputs));
     }

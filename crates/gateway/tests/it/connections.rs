@@ -61,6 +61,46 @@ fn a_disconnect_is_detected_for_requests_of_any_size() {
     }
 }
 
+/// The body of a later request must not end the connection: the dispatcher would announce so in the responses to those
+/// before it, and close after its own if no further request has arrived by then.
+#[test]
+fn a_pipelined_body_keeps_the_connection_open() {
+    let app = TestApp::start();
+    let get = request("GET", "/v1/models/tiny", &[], b"");
+    for size in [10, 1_000, 3_000, 20_000, 200_000] {
+        let post = request("POST", "/v1/embeddings", &[], &vec![b' '; size]);
+        let chunked = [
+            &b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n19\r\n"[..],
+            BODY,
+            b"\r\n0\r\n\r\n",
+        ]
+        .concat();
+        let mut connection = Connection::open(app.address);
+        for _ in 0..3 {
+            connection.send(&[&get[..], &get, &post, &chunked, &get, &post].concat());
+            for status in [200, 200, 400, 200, 200, 400] {
+                let reply = connection.receive();
+                assert_eq!((reply.status, reply.header("connection")), (status, None), "{size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disconnect_is_detected_while_further_requests_wait() {
+    for further in [1, 100] {
+        let app = TestApp::start();
+        app.control.hold();
+        let entered = app.control.entered();
+        let post = request("POST", "/v1/embeddings", &[], BODY);
+        let mut connection = Connection::open(app.address);
+        connection.send(&post.repeat(1 + further));
+        app.control.wait_for_batch(entered);
+        drop(connection);
+        app.wait_for_cancelled();
+    }
+}
+
 /// More than the server reads ahead, so that it has to continue with the rest by itself.
 #[test]
 fn hundreds_of_pipelined_requests_are_answered_in_order() {

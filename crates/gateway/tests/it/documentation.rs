@@ -19,7 +19,7 @@ Every error of OpenAI's routes has OpenAI's format. All four keys are always pre
 ```
 
 Routes in the form of another vendor (docs/apis.md) have its format, with the same statuses and headers: Cohere's
-`{\"message\"}`, Ollama's `{\"error\"}`, and `{\"error\", \"error_type\"}` of text-embeddings-inference.
+`{\"id\", \"message\"}`, Ollama's `{\"error\"}`, and `{\"error\", \"error_type\"}` of text-embeddings-inference.
 
 Every response has the header `x-request-id`; the log line of the request has the same id. A 500 does not tell its
 cause, which is in the log. `retry-after` is in whole seconds, from 1 to 60. `x-should-retry: false` stops the official

@@ -14,6 +14,7 @@ mod connections;
 mod dimensions;
 mod docs;
 mod documentation;
+mod door_messages;
 mod doors;
 mod embeddings;
 mod errors;

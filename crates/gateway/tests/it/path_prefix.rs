@@ -21,9 +21,11 @@ fn all_routes_are_under_the_prefix() {
         ("/embeddings", json!({"model": "m", "input": "a"})),
         ("/openai/deployments/m/embeddings", json!({"input": "a"})),
         ("/api/embed", json!({"model": "m", "input": "a"})),
+        ("", json!({"inputs": "a"})),
     ] {
         assert_eq!(post(&app, &format!("/ai/vectors{path}"), &body).status, 200, "{path}");
-        assert_eq!(post(&app, path, &body).status, 404, "{path}");
+        let bare = if path.is_empty() { "/" } else { path };
+        assert_eq!(post(&app, bare, &body).status, 404, "{path}");
     }
     for path in ["/livez", "/health", "/ping", "/metrics"] {
         assert_eq!((get(&format!("/ai/vectors{path}")), get(path)), (200, 404), "{path}");

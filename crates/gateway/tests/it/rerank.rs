@@ -10,22 +10,22 @@ use crate::app::TestApp;
 
 /// A cross-encoder with sigmoid, an embedding model and a sparse encoder, each under the name of its folder, and the
 /// reference of the cross-encoder and of the sparse encoder.
-struct Served {
+pub(crate) struct Served {
     _folder: TempDir,
-    app: TestApp,
+    pub(crate) app: TestApp,
     reranker: Value,
     sparse: Value,
 }
 
-const RERANKER: &str = "ce-xlm-roberta";
-const SPARSE: &str = "splade-bert";
-const EMBEDDER: &str = "bert-mean";
+pub(crate) const RERANKER: &str = "ce-xlm-roberta";
+pub(crate) const SPARSE: &str = "splade-bert";
+pub(crate) const EMBEDDER: &str = "bert-mean";
 
 fn served() -> Served {
     served_with(|_| ())
 }
 
-fn served_with(change: impl FnOnce(&mut gateway::config::Config)) -> Served {
+pub(crate) fn served_with(change: impl FnOnce(&mut gateway::config::Config)) -> Served {
     let root = tempfile::tempdir().unwrap();
     for name in [EMBEDDER, RERANKER, SPARSE] {
         copy_tiny(name, &root.path().join(name)).unwrap();
@@ -171,6 +171,31 @@ fn rerank_gives_the_reference_scores_in_the_format_of_text_embeddings_inference(
 }
 
 #[test]
+fn a_request_of_infinitys_client_gets_its_form_of_the_response() {
+    let served = served();
+    for (raw, key) in [(false, "scores"), (true, "raw_scores")] {
+        let (documents, expected) = served.documents(key);
+        // `model` is what the client sends if its caller names none.
+        let body = json!({
+            "model": "default/not-specified", "query": QUERY, "documents": documents, "raw_scores": raw,
+            "return_documents": true, "top_n": 2,
+        });
+        for path in ["/rerank", "/v1/rerank"] {
+            let reply = served.app.post_to(path, &body);
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+            let response = reply.json();
+            assert_eq!((&response["object"], &response["model"]), (&json!("rerank"), &json!(RERANKER)));
+            assert_ranked(&response["results"], "relevance_score", &expected);
+            for result in response["results"].as_array().unwrap() {
+                assert_eq!(result["document"], documents[result["index"].as_u64().unwrap() as usize]);
+            }
+        }
+    }
+    let body = json!({"model": "default/not-specified", "query": QUERY, "documents": ["a"]});
+    assert_eq!(served.app.post_to("/v1/rerank", &body).status, 404);
+}
+
+#[test]
 fn a_long_pair_is_truncated_or_rejected_as_the_request_says() {
     let served = served();
     let long = "A longer passage. ".repeat(100);
@@ -279,7 +304,8 @@ fn invalid_requests_are_rejected_in_the_shape_of_the_route() {
         let status = if body["model"] == RERANKER { 400 } else { 404 };
         assert_eq!(reply.status, status, "{body}: {}", reply.text());
         let error = reply.json();
-        assert_eq!(error.as_object().unwrap().len(), 1, "{error}");
+        assert_eq!(error.as_object().unwrap().len(), 2, "{error}");
+        assert_eq!(error["id"], reply.header("x-request-id").unwrap());
         let message = error["message"].as_str().unwrap();
         assert!(message.contains(part), "{body}: {message}");
     }

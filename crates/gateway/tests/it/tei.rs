@@ -29,6 +29,23 @@ fn embed_answers_with_the_bare_vectors_of_the_default_model() {
 }
 
 #[test]
+fn the_root_answers_as_embed_for_clients_of_inference_endpoints() {
+    let app = TestApp::start();
+    let body = json!({"inputs": ["a", "b c"]});
+    let reply = post(&app, "/", &body);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.json(), post(&app, "/embed", &body).json());
+    let wrong = post(&app, "/", &json!({"inputs": []}));
+    assert_eq!((wrong.status, &wrong.json()["error_type"]), (400, &json!("validation")));
+    let page = app.get("/");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let other = app.send("DELETE", "/", &[], b"");
+    assert_eq!((other.status, other.header("allow")), (405, Some("GET, HEAD, POST")));
+    // The page is no request for embeddings.
+    app.wait_for_metric("embedgate_request_duration_seconds_count{model=\"tiny\",outcome=\"success\"} 2");
+}
+
+#[test]
 fn vectors_are_normalized_unless_the_request_says_otherwise() {
     let app = TestApp::builder().unnormalized().start();
     let norm = |body| {
@@ -49,8 +66,20 @@ fn info_describes_the_default_model() {
 }
 
 #[test]
+fn vectors_of_tokens_are_not_supported() {
+    let app = TestApp::builder().key("team", "secret").start();
+    let reply = app.send("POST", "/embed_all", &[("authorization", "Bearer secret")], br#"{"inputs":"a"}"#);
+    let error = reply.json();
+    assert_eq!((reply.status, &error["error_type"]), (404, &json!("validation")));
+    assert!(error["error"].as_str().unwrap().ends_with("Use POST /embed."), "{error}");
+    assert_eq!(post(&app, "/embed_all", &json!({"inputs": "a"})).status, 401);
+}
+
+#[test]
 fn errors_have_the_shape_of_text_embeddings_inference() {
-    assert_error_shape("/embed", &json!({"inputs": "a"}), "error", &["error", "error_type"]);
+    for path in ["/embed", "/"] {
+        assert_error_shape(path, &json!({"inputs": "a"}), "error", &["error", "error_type"]);
+    }
     let app = TestApp::start();
     assert_eq!(post(&app, "/embed", &json!({"inputs": []})).json()["error_type"], "validation");
 }

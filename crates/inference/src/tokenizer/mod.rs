@@ -14,10 +14,10 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use tokenizers::pipeline::{EncodeOptions, Override, PipelineToken, PipelineTokenizer};
 
-pub use self::{pair::truncate_pair, positions::TextToken};
 use self::{
     pair::PairTemplate, positions::trims_spaces, unicode_compat::UnicodeCompat, vocabulary::Vocabulary,
 };
+pub use self::{pair::truncate_pair, positions::TextToken};
 use crate::error::StartError;
 
 /// A model's tokenizer. Cheap to clone, and shared between threads.

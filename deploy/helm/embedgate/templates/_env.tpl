@@ -64,6 +64,10 @@ program cannot read that setting from a file.
 - name: EMBEDGATE_CORS_ORIGINS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with $v.pathPrefix }}
+- name: EMBEDGATE_PATH_PREFIX
+  value: {{ . | quote }}
+{{- end }}
 {{- with $v.cache.memory }}
 - name: EMBEDGATE_CACHE_MEMORY
   value: {{ . | quote }}

@@ -52,7 +52,7 @@ containers:
     {{- range $name, $path := dict "startup" "/startupz" "readiness" "/readyz" "liveness" "/livez" }}
     {{ $name }}Probe:
       httpGet:
-        path: {{ $path }}
+        path: {{ $v.pathPrefix }}{{ $path }}
         port: ops
       {{- toYaml (index $v.probes $name) | nindent 6 }}
     {{- end }}

@@ -59,6 +59,15 @@ Rejects combinations of values that cannot work together, and names their keys. 
 {{- if and (ne $v.model.source "image") (contains "[[models]]" $v.config) -}}
 {{- fail (printf "config: [[models]] would be overridden by the model of model.source %s; remove one of them" $v.model.source) -}}
 {{- end -}}
+{{- range $name, $sets := dict
+  "config" (regexMatch "(?m)^\\s*(server\\.)?path_prefix\\s*=" $v.config)
+  "extraArgs" (contains "--path-prefix" (join " " $v.extraArgs))
+  "extraEnv" (contains "name: EMBEDGATE_PATH_PREFIX" (toYaml $v.extraEnv))
+-}}
+{{- if $sets -}}
+{{- fail (printf "%s: set pathPrefix instead; probes and scrapes would not follow a prefix that is set here" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.networkPolicy.enabled (not $v.networkPolicy.egress) -}}
 {{- range $name, $used := dict
   "limits.redis" (or $v.limits.redis.existingSecret $v.limits.redis.url)

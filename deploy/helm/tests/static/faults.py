@@ -30,6 +30,22 @@ FAULTS = [
     ),
     Fault("a probe with a wrong path", "templates/_pod.tpl", '"/livez"', '"/healthz"', "healthz"),
     Fault(
+        "a probe without the prefix of all routes",
+        "templates/_pod.tpl",
+        "path: {{ $v.pathPrefix }}{{ $path }}",
+        "path: {{ $path }}",
+        "/livez",
+        "path-prefix",
+    ),
+    Fault(
+        "a scrape without the prefix of all routes",
+        "templates/servicemonitor.yaml",
+        "path: {{ $.Values.pathPrefix }}/metrics",
+        "path: /metrics",
+        "not /embeddings/metrics",
+        "path-prefix",
+    ),
+    Fault(
         "a mount without a volume",
         "templates/_pod.tpl",
         "- name: tmp\n  emptyDir",

@@ -74,11 +74,18 @@ def _shutdown(objects):
 
 
 def _probes(objects):
+    """The paths of probes and scrapes, with the prefix of all routes."""
     _, container = _gateway(objects)
+    variables = {one["name"]: one.get("value", "") for one in container["env"]}
+    prefix = variables.get("EMBEDGATE_PATH_PREFIX", "")
     for probe, path in (("startupProbe", "/startupz"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
         found = container[probe]["httpGet"]
-        if (found["path"], found["port"]) != (path, "ops"):
+        if (found["path"], found["port"]) != (prefix + path, "ops"):
             yield f"{probe} requests {found}"
+    for kind, field in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
+        for endpoint in (endpoint for item in objects.kind(kind) for endpoint in item["spec"][field]):
+            if endpoint["path"] != f"{prefix}/metrics":
+                yield f"{kind} scrapes {endpoint['path']}, not {prefix}/metrics"
 
 
 def _settings(objects, settings):

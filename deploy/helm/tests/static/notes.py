@@ -24,7 +24,8 @@ def check(text, objects, values):
         return
     command = shlex.split(re.search(r"curl (?:.*\\\n)*.*", text)[0])
     (address,) = [word for word in command if "://" in word]
-    if address != f"{port['appProtocol']}://127.0.0.1:{forwarded[2]}/v1/embeddings":
+    prefix = values.get("pathPrefix", "")
+    if address != f"{port['appProtocol']}://127.0.0.1:{forwarded[2]}{prefix}/v1/embeddings":
         yield f"curl requests {address}"
     if set(json.loads(command[command.index("-d") + 1])) != {"model", "input"}:
         yield f"curl sends {command}"

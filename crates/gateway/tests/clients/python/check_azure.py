@@ -9,7 +9,7 @@ import litellm  # noqa: E402  after the setting that it reads
 from checks import ALIAS, API_KEY, BASE_URL, TEXTS, check, equal, run, same_vectors, tokens  # noqa: E402
 from langchain_openai import AzureOpenAIEmbeddings  # noqa: E402
 from llama_index.embeddings.azure_openai import AzureOpenAIEmbedding  # noqa: E402
-from openai import AsyncAzureOpenAI, AzureOpenAI, NotFoundError, OpenAI  # noqa: E402
+from openai import AsyncAzureOpenAI, AzureOpenAI, DefaultHttpxClient, NotFoundError, OpenAI  # noqa: E402
 
 litellm.suppress_debug_info = True
 
@@ -56,6 +56,26 @@ def _():
     client = OpenAI(base_url=f"{ENDPOINT}/openai/v1/", api_key=API_KEY)
     same_vectors(vectors(client.embeddings.create(model=ALIAS, input=TEXTS)), TEXTS)
     assert ALIAS in [model.id for model in client.models.list()]
+
+
+@check("openai.AzureOpenAI: models.list, models.retrieve")
+def _():
+    client = AzureOpenAI(**ARGUMENTS)
+    assert ALIAS in [model.id for model in client.models.list()]
+    equal(client.models.retrieve(ALIAS).id, ALIAS)
+
+
+@check("openai.AzureOpenAI with azure_ad_token: sent as a bearer token")
+def _():
+    requests = []
+    client = AzureOpenAI(
+        azure_endpoint=ENDPOINT,
+        azure_ad_token=API_KEY,
+        api_version=VERSION,
+        http_client=DefaultHttpxClient(event_hooks={"request": [requests.append]}),
+    )
+    same_vectors(vectors(client.embeddings.create(model=ALIAS, input=TEXTS[:3])), TEXTS[:3])
+    equal(requests[0].headers["authorization"], f"Bearer {API_KEY}")
 
 
 @check("langchain_openai.AzureOpenAIEmbeddings")

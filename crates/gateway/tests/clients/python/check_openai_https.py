@@ -1,6 +1,6 @@
-"""OpenAI's own Python SDK over https, before a server whose certificate comes from an authority of one's own.
+"""OpenAI's own Python SDK over https. The server's certificate comes from a private authority.
 
-SSL_CERT_FILE names that authority's certificate, as it does for whoever has one.
+SSL_CERT_FILE names the certificate of that authority, as users of a private authority set it.
 """
 
 import os

@@ -18,14 +18,14 @@ def document():
     with open(ROOT / "docs/openapi.yaml", encoding="utf-8") as file:
         document = yaml.safe_load(file)
     # This server has no admin keys, so its admin routes are off: 404, even without a key. `it/loading.rs` and
-    # `it/usage.rs` test them. It has no reranker and no sparse encoder either, which `it/rerank.rs` tests.
-    absent = ("/admin/", "/organization/usage/", "/rerank", "/embed_sparse")
+    # `it/usage.rs` test them. It has no reranker and no sparse encoder either, which `it/rerank.rs` tests. Nothing is
+    # allowed to `/embed_all`.
+    absent = ("/admin/", "/organization/usage/", "/rerank", "/embed_sparse", "/embed_all")
     paths = document["paths"].items()
     document["paths"] = {path: item for path, item in paths if not any(part in path for part in absent)}
     # The vectors of its model are always normalized.
-    embed = document["paths"]["/embed"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    embed["properties"]["normalize"] = {"enum": [True, None]}
     schemas = document["components"]["schemas"]
+    schemas["TeiEmbedRequest"]["properties"]["normalize"] = {"enum": [True, None]}
     fields = schemas["EmbeddingRequest"]["properties"]
     fields["model"] = {"enum": [MODEL, HUB_ID, ALIAS]}
     fields["dimensions"] = {"enum": [DIMENSIONS, None]}

@@ -1,6 +1,5 @@
 """Clients of rerankers: Cohere's SDK, LangChain, LlamaIndex and LiteLLM, with a tiny cross-encoder whose scores are known."""
 
-import json
 import os
 
 # Its price list would be fetched from the network when the module is loaded.
@@ -14,35 +13,12 @@ from langchain_core.documents import Document  # noqa: E402
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode  # noqa: E402
 from llama_index.postprocessor.cohere_rerank import CohereRerank  # noqa: E402
 from llama_index.postprocessor.jinaai_rerank import JinaRerank  # noqa: E402
+from llama_index.postprocessor.tei_rerank import TextEmbeddingInference  # noqa: E402
+from rerank_reference import DOCUMENTS, MODEL, QUERY, TOKENS, same_ranking  # noqa: E402
 
 litellm.suppress_debug_info = True
 
-MODEL = "ce-xlm-roberta"
 ORIGIN = BASE_URL.removesuffix("/v1")
-
-with open(f"crates/model-import/tests/tiny-models/{MODEL}/reference.json", encoding="utf-8") as file:
-    _reference = json.load(file)
-_pairs = list(zip(_reference["pairs"], _reference["scores"], _reference["token_counts"]))
-QUERY = _reference["pairs"][0][0]
-# The SDKs leave out empty documents.
-DOCUMENTS = [document for (query, document), *_ in _pairs if query == QUERY and document]
-SCORES = [score for (query, document), score, _ in _pairs if query == QUERY and document]
-TOKENS = sum(tokens for (query, document), _, tokens in _pairs if query == QUERY and document)
-
-
-def near(found, expected):
-    if not abs(found - expected) < 1e-5:
-        raise AssertionError(f"found the score {found}, expected {expected}")
-
-
-def same_ranking(results, top_n=len(DOCUMENTS)):
-    """Index and score of each result, best first."""
-    results = list(results)
-    equal(len(results), top_n)
-    best = sorted(range(len(DOCUMENTS)), key=lambda index: -SCORES[index])[:top_n]
-    equal([index for index, _ in results], best)
-    for index, score in results:
-        near(score, SCORES[index])
 
 
 def nodes():
@@ -111,6 +87,13 @@ def _():
     same_ranking(node_ranking(found))
 
 
+@check("llama-index TextEmbeddingInference, with a key")
+def _():
+    reranker = TextEmbeddingInference(base_url=ORIGIN, auth_token=f"Bearer {API_KEY}", top_n=len(DOCUMENTS))
+    found = reranker.postprocess_nodes(nodes(), query_bundle=QueryBundle(QUERY))
+    same_ranking(node_ranking(found))
+
+
 for provider, base in [("cohere", ORIGIN), ("jina_ai", BASE_URL), ("hosted_vllm", BASE_URL)]:
 
     @check(f"litellm.rerank, {provider}/")
@@ -120,6 +103,22 @@ for provider, base in [("cohere", ORIGIN), ("jina_ai", BASE_URL), ("hosted_vllm"
             query=QUERY,
             documents=DOCUMENTS,
             top_n=len(DOCUMENTS),
+            api_base=base,
+            api_key=API_KEY,
+        )
+        same_ranking((result["index"], result["relevance_score"]) for result in answer.results)
+
+
+
+@check("litellm.rerank, infinity/: without documents in the response")
+def _():
+    # LiteLLM sends what it sends to Cohere, and requires documents as strings, not as Cohere's objects.
+    for base in [ORIGIN, BASE_URL]:
+        answer = litellm.rerank(
+            model=f"infinity/{MODEL}",
+            query=QUERY,
+            documents=DOCUMENTS,
+            return_documents=False,
             api_base=base,
             api_key=API_KEY,
         )
