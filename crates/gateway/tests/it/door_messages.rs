@@ -157,7 +157,7 @@ fn messages_about_parameters_name_them_as_the_client_does() {
 #[test]
 fn ignored_parameters_of_a_rerank_request_are_listed() {
     let served = served_with(|config| {
-        config.limits.unsupported_parameters = gateway::config::UnsupportedParameters::Ignore
+        config.limits.unsupported_parameters = gateway::config::UnsupportedParameters::Ignore;
     });
     let body = json!({"query": "a", "texts": ["a"], "truncation_direction": "left", "truncate": true});
     let reply = served.app.post_to("/rerank", &body);
