@@ -301,7 +301,7 @@ for (const colorScheme of ["light", "dark"]) {
         const response = await route.fetch({ url: route.request().url().replace(url, `${plain}/`) });
         await route.fulfill({ response });
       });
-    return visit({ url, colorScheme, prepare, viewport: { width: 1280, height: 960 } }, (page) =>
+    return visit({ url, colorScheme, prepare, viewport: { width: 1280, height: 938 } }, (page) =>
       picture(page, colorScheme),
     );
   });
