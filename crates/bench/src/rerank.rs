@@ -413,14 +413,14 @@ mod tests {
             label: label.to_owned(),
             note: "fp32".to_owned(),
             rounds: vec![Some(rate), Some(2.0 * rate)],
-            difference: Some(0.00125),
+            difference: Some(0.002),
             ..Default::default()
         };
         let failed =
             Reranker { label: "c".into(), failure: Some("no | binary".into()), ..Default::default() };
         let table = table(&[reranker("a", 100.0), reranker("b", 50.0), failed]);
-        assert!(table.contains("| a | fp32 | 150 | 667 | 1.00× | 1.2e-3 |"), "{table}");
-        assert!(table.contains("| b | fp32 | 75.0 | 1,333 | 2.00× | 1.2e-3 |"), "{table}");
+        assert!(table.contains("| a | fp32 | 150 | 667 | 1.00× | 2.0e-3 |"), "{table}");
+        assert!(table.contains("| b | fp32 | 75.0 | 1,333 | 2.00× | 2.0e-3 |"), "{table}");
         assert!(table.ends_with("| c | not run: no   binary | – | – | – | – |\n"), "{table}");
         let log = "INFO listening on http://x · m · reranks · cpu int8 avx2-int8 (selected by the settings)";
         assert_eq!(precision(log).as_deref(), Some("cpu int8 avx2-int8"));

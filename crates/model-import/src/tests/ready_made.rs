@@ -64,7 +64,9 @@ const IDS: &[&str] = &["input_ids", "attention_mask"];
 /// A cross-encoder of a family whose head is not read from weights.
 fn deberta_cross_encoder() -> Folder {
     let folder = Folder::tiny("deberta-v2-mean");
+    // As sentence-transformers saves an embedding model.
     folder.remove("modules.json");
+    folder.remove("sentence_bert_config.json");
     folder.set("config.json", "architectures", serde_json::json!(["DebertaV2ForSequenceClassification"]));
     folder.set("config.json", "id2label", serde_json::json!({"0": "LABEL_0"}));
     folder
