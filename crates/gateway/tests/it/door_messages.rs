@@ -99,7 +99,7 @@ fn messages_about_inputs_name_the_field_of_the_route() {
             reject(json!(longest), "Invalid 'prompt': maximum");
         } else {
             reject(json!(["a", long]), &format!("Invalid '{field}[1]': maximum input length is "));
-            let large = ["b ".repeat(50), "c ".repeat(50), "d ".repeat(50)];
+            let large = ["b ".repeat(50), "c ".repeat(50), "b ".repeat(50)];
             let limit = format!("Invalid '{field}': maximum request size is 150 tokens");
             reject(json!(large), &limit);
         }
