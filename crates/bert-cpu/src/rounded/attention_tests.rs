@@ -17,7 +17,7 @@ use crate::{
     testing::{SyntheticWeights, rounded_tests},
 };
 
-/// Largest difference from f64, relative to the largest value: roundings of 13 and 17 bits. Measured: 3e-4.
+/// Largest difference from f64, relative to the largest value: roundings of 13 and 17 bits.
 const ERROR: f64 = 1e-3;
 
 /// Queries, keys and values of one head, `[tokens, width]` each.
