@@ -77,8 +77,8 @@ pub(super) trait PairDot: GroupDot {
     fn sums_to_f32(self, sums: Self::Pairs) -> Vector<Self>;
 }
 
-/// Computes the attention of a sequence in a head, in f32 if it has too few or too many tokens. The choice depends on the
-/// sequence alone, as its values must.
+/// Computes the attention of a sequence in a head, in f32 if it has too few or too many tokens. The choice depends on
+/// the sequence alone, as its values must.
 pub(super) fn run<D: PairDot>(dot: D, attention: Attention<'_>) {
     if (MIN_TOKENS..=MAX_TOKENS).contains(&attention.queries.rows()) {
         dot.run(PairAttention(attention));
@@ -107,7 +107,7 @@ impl<D: PairDot> WithGroupDot<D> for PairAttention<'_> {
         let packed = packed.reserve(HEADER + padded * width);
         let rows = rows.reserve(MR_MAX * (pairs + padded + padded / 2));
         let key_panels = [padded / panel * pairs, panel];
-        let kernel = HeadKernel {
+        let kernel = PairHeadKernel {
             dot,
             queries,
             out,
@@ -132,7 +132,7 @@ impl<D: PairDot> WithGroupDot<D> for PairAttention<'_> {
 }
 
 /// Attention of a tile of queries to all keys.
-struct HeadKernel<'s, D> {
+struct PairHeadKernel<'s, D> {
     dot: D,
     /// `[tokens, width]`.
     queries: Matrix,
@@ -179,7 +179,7 @@ unsafe fn factor_and_scale<S: Simd>(simd: S, rows: Matrix, limit: f32) -> [f32; 
     [limit / max, max / limit + simd.reduce_sum(check)]
 }
 
-impl<D: PairDot> HeadKernel<'_, D> {
+impl<D: PairDot> PairHeadKernel<'_, D> {
     /// The pairs of columns `column` and following of a query or key.
     ///
     /// # Safety
@@ -251,7 +251,7 @@ impl<D: PairDot> HeadKernel<'_, D> {
     }
 }
 
-impl<D: PairDot> RowTileKernel<D::Simd> for HeadKernel<'_, D> {
+impl<D: PairDot> RowTileKernel<D::Simd> for PairHeadKernel<'_, D> {
     #[inline(always)]
     unsafe fn run<const R: usize>(&self, simd: D::Simd, row: usize) {
         let (dot, lanes) = (self.dot, D::Simd::WIDTH);

@@ -3,11 +3,12 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::model::copy_tiny;
 
 use crate::app::TestApp;
 
@@ -46,8 +47,13 @@ fn url(app: &TestApp) -> String {
     format!("http://{}", app.address)
 }
 
-fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-import/tests/tiny-models").join(name)
+/// A copy of a tiny model, next to which the program may write, and its path.
+fn tiny(name: &str) -> (TempDir, String) {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join(name);
+    copy_tiny(name, &folder).unwrap();
+    let path = folder.to_str().unwrap().to_owned();
+    (parent, path)
 }
 
 #[test]
@@ -145,10 +151,8 @@ fn similarity_with_a_server_prints_the_matrix() {
 
 #[test]
 fn similarity_loads_a_model_without_a_server() {
-    let folder = tiny("bert-mean");
-    let arguments =
-        ["similarity", "--json", "--model", folder.to_str().unwrap(), "a cat", "a cat", "the dog"];
-    let output = run(&arguments, &[], "");
+    let (_folder, model) = tiny("bert-mean");
+    let output = run(&["similarity", "--json", "--model", &model, "a cat", "a cat", "the dog"], &[], "");
     let result: Value = serde_json::from_str(&out(&output)).unwrap();
     assert_eq!((&result["model"], &result["object"]), (&json!("bert-mean"), &json!("similarities")));
     assert!((result["similarities"][0][1].as_f64().unwrap() - 1.0).abs() < 1e-6);
@@ -162,7 +166,7 @@ fn similarity_needs_texts_and_a_model_that_embeds() {
     assert_eq!(one, "error: expected at least two texts to compare\n");
     let missing = error(&run(&["similarity", "--model", "no/model", "a", "b"], &[], ""));
     assert!(missing.starts_with("error: cannot serve the model"), "{missing}");
-    let reranker = tiny("ce-bert");
-    let wrong = error(&run(&["similarity", "--model", reranker.to_str().unwrap(), "a", "b"], &[], ""));
+    let (_folder, reranker) = tiny("ce-bert");
+    let wrong = error(&run(&["similarity", "--model", &reranker, "a", "b"], &[], ""));
     assert!(wrong.contains("name one that embeds texts"), "{wrong}");
 }

@@ -703,7 +703,6 @@ function drawServed({ models, access, memory, version, uptime_seconds: uptime })
       ...models.map((served) => {
         const facts = html("dl", { class: "facts" });
         const { measure, mean, worst } = served.accuracy ?? {};
-        const deviation = measure && `mean ${mean.toFixed(4)}, worst ${worst.toFixed(4)}`;
         const because = served.backend_reason ? `: ${served.backend_reason}` : "";
         const prompts = served.prompts.map((prompt) =>
           prompt === served.default_prompt ? `${prompt} (default)` : prompt,
@@ -722,9 +721,10 @@ function drawServed({ models, access, memory, version, uptime_seconds: uptime })
             ["Window", plural(served.max_input_tokens, "token")],
             ["Prompts", prompts.join(", ") || "none"],
             ["Precision", served.precision ?? "unknown"],
-            measure === "score-difference"
-              ? ["Difference of scores to fp32", deviation]
-              : ["Cosine to fp32", deviation ?? "1 by definition"],
+            [
+              measure === "score-difference" ? "Score difference to fp32" : "Cosine to fp32",
+              mean === undefined ? "1 by definition" : `mean ${mean.toFixed(4)}, worst ${worst.toFixed(4)}`,
+            ],
             ["Backend", [served.backend, served.isa].filter(Boolean).join(", ") + because || "unknown"],
             ["License", served.license ?? "unknown"],
             ["Weights", megabytes(served.weights_bytes)],
