@@ -285,7 +285,7 @@ const OF_IMPORT: [&str; 1] = ["onnx_file"];
 /// Reads a positive number of seconds, at most an hour.
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 3600.0);
-    seconds.ok_or_else(|| "expected a number of seconds above 0".to_owned())
+    seconds.ok_or_else(|| "expected a number of seconds above 0, at most 3600".to_owned())
 }
 
 /// Reads the command line, the program's name first. Without a command it is that of `serve`.
