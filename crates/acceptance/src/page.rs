@@ -14,7 +14,7 @@ use xtask::setup::python::Python;
 
 use crate::{start_server, tap};
 
-/// Limit of the script, which takes about a minute on an idle machine.
+/// Timeout of the script.
 const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Installs what is missing and runs the checks. Failed checks are part of the report; without a browser they are

@@ -1,5 +1,6 @@
-//! `cargo xtask bench rerank`: one query with 100 passages of 128 tokens, over HTTP and in process, on a synthetic
-//! cross-encoder with the sizes of all-MiniLM-L6-v2, in turn, with the largest difference of a score to fp32.
+//! `cargo xtask bench rerank`: one query with 100 passages of 128 tokens, on a synthetic cross-encoder with the sizes
+//! of all-MiniLM-L6-v2. Servers are measured over HTTP and libraries in process, one after the other. The table also
+//! has the largest difference of a score to fp32.
 
 use std::{
     fmt::Write as _,
@@ -50,7 +51,7 @@ const NAMES: [Name; 6] = [
 ];
 /// Flags of `embedgate serve` for the scores that all others are compared with: those of ONNX Runtime.
 const REFERENCE_FLAGS: [&str; 6] = ["--isa", "none", "--precision", "fp32", "--cache-memory", "0"];
-/// Random weights say nothing about the accuracy of trained ones; the table shows it.
+/// A bound that no model exceeds: the accuracy with random weights says nothing about that with trained ones.
 const ANY_ACCURACY: &str = "--int8-max-score-difference=1";
 
 #[derive(Args)]
@@ -74,7 +75,8 @@ pub(crate) struct RerankArgs {
 fn reranker_name(text: &str) -> Result<Name> {
     let name = <Name as clap::ValueEnum>::from_str(text, false).ok();
     let known = || NAMES.iter().map(|name| name.label()).collect::<Vec<_>>().join(", ");
-    name.filter(|name| NAMES.contains(name)).with_context(|| format!("one that reranks: {}", known()))
+    name.filter(|name| NAMES.contains(name))
+        .with_context(|| format!("expected a competitor that reranks: {}", known()))
 }
 
 /// A competitor's figures.

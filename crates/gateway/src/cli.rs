@@ -51,7 +51,7 @@ Examples:
   embedgate similarity --json - < lines.txt
   embedgate similarity --url http://127.0.0.1:8080 \"one text\" \"another\"
 
-With --url, --model is the name of a model of that server; without it, its first model answers.";
+With --url, --model is the name of a model of that server; without --model, its first embedding model answers.";
 
 const PULL_NOTES: &str = "\
 Examples:
@@ -94,12 +94,12 @@ pub enum Request {
     /// Show the load of a running server as a table, refreshed in place
     ///
     /// Reads GET /status. Rates and percentiles are those of the last interval; the first ones are those since the
-    /// server's start. Ends with Ctrl-C, or after one table if the output is no terminal.
+    /// server's start. Ends with Ctrl-C, or after one table if the output is not a terminal.
     #[command(after_help = STATUS_NOTES)]
     Status(StatusOptions),
     /// Compare texts: print the cosine similarity of each pair
     ///
-    /// Embeds the texts with a model on this machine, by the flags of `serve`, or with a running server.
+    /// Embeds the texts with a model on this machine, which the flags select as for `serve`, or with a running server.
     #[command(after_help = SIMILARITY_NOTES)]
     Similarity(SimilarityOptions),
     /// Download, import, list or verify models
@@ -285,7 +285,7 @@ const OF_IMPORT: [&str; 1] = ["onnx_file"];
 /// Reads a positive number of seconds, at most an hour.
 fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0 && *seconds <= 3600.0);
-    seconds.ok_or_else(|| "expected a number of seconds above 0".to_owned())
+    seconds.ok_or_else(|| "expected a number of seconds above 0, at most 3600".to_owned())
 }
 
 /// Reads the command line, the program's name first. Without a command it is that of `serve`.

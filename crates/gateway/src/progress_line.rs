@@ -30,7 +30,7 @@ impl ProgressLine {
         }
     }
 
-    /// Writes a text that stays, also where standard error is no terminal.
+    /// Writes a text that stays, also where standard error is not a terminal.
     pub(crate) fn note(&mut self, text: &str) {
         self.clear();
         let _ = writeln!(io::stderr(), "{text}");

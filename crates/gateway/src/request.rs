@@ -156,7 +156,7 @@ impl ValidatedRequest {
     ///
     /// # Errors
     /// 400 for too many inputs, dimensions that the model does not support, a parameter of another vendor that cannot
-    /// be honoured, or token ids that the model does not accept.
+    /// be applied, or token ids that the model does not accept.
     pub(crate) async fn new(
         requested: RequestedModel,
         request: EmbeddingRequest,
@@ -211,7 +211,7 @@ impl ValidatedRequest {
     /// `truncation` is the policy in the request's header.
     ///
     /// # Errors
-    /// 400 for no documents, too many of them, a parameter that cannot be honoured, or a policy for long documents that
+    /// 400 for no documents, too many of them, a parameter that cannot be applied, or a policy for long documents that
     /// rerankers do not have.
     pub(crate) fn rerank(
         requested: RequestedModel,

@@ -138,7 +138,7 @@ fn in_process(args: &CliArgs, env: &ProcessEnv, texts: &[String]) -> Result<Embe
 }
 
 /// Embeds the texts with a model of a server, the first that it lists unless one is named. Any server with OpenAI's API
-/// will do.
+/// works.
 fn by_server(
     client: &ServerClient,
     model: Option<&str>,
@@ -172,21 +172,22 @@ fn by_server(
 fn table(texts: &[String], matrix: &[Vec<f64>]) -> Vec<String> {
     let digits = texts.len().to_string().len();
     let room = WIDTH.saturating_sub(digits + 2 + COLUMN * texts.len());
-    let is_beside = room >= MIN_TEXT;
+    let has_texts_in_rows = room >= MIN_TEXT;
     let numbered = |(index, text): (usize, &String), width| {
         format!("{:>digits$}  {}", index + 1, shortened(text, width))
     };
     let mut lines = Vec::new();
-    if !is_beside {
+    if !has_texts_in_rows {
         lines.extend(texts.iter().enumerate().map(|text| numbered(text, WIDTH - digits - 2)));
         lines.push(String::new());
     }
     let longest = texts.iter().map(|text| shortened(text, room).chars().count()).max().unwrap_or(0);
-    let width = digits + if is_beside { 2 + longest } else { 0 };
+    let width = digits + if has_texts_in_rows { 2 + longest } else { 0 };
     let heads: String = (1..=texts.len()).map(|number| format!("{number:>COLUMN$}")).collect();
     lines.push(format!("{:width$}{heads}", ""));
     for (index, (text, row)) in texts.iter().zip(matrix).enumerate() {
-        let head = if is_beside { numbered((index, text), room) } else { format!("{:>digits$}", index + 1) };
+        let head =
+            if has_texts_in_rows { numbered((index, text), room) } else { format!("{:>digits$}", index + 1) };
         let values: String = row.iter().map(|value| format!("{value:>COLUMN$.4}")).collect();
         lines.push(format!("{head:width$}{values}"));
     }
@@ -214,9 +215,9 @@ mod tests {
     #[test]
     fn rows_begin_with_their_texts_while_there_is_room() {
         let matrix = vec![vec![1.0, 0.5], vec![0.5, 1.0]];
-        let beside = table(&strings(&["a cat", "a dog"]), &matrix);
+        let in_rows = table(&strings(&["a cat", "a dog"]), &matrix);
         assert_eq!(
-            beside,
+            in_rows,
             ["               1       2", "1  a cat  1.0000  0.5000", "2  a dog  0.5000  1.0000"]
         );
         let many = strings(&["text"; 9]);

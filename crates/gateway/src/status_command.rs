@@ -87,7 +87,8 @@ struct Latency {
     counts: Vec<u64>,
 }
 
-/// Executes the command. It ends by itself if standard output is no terminal; otherwise an error or a signal ends it.
+/// Executes the command. If standard output is not a terminal, it ends after one table; otherwise an error or a signal
+/// ends it.
 ///
 /// # Errors
 /// When the server cannot be asked, or the result cannot be printed.

@@ -28,7 +28,7 @@ impl Default for TokenizeQueue {
 }
 
 impl TokenizeQueue {
-    /// Waits for the turn of a large request.
+    /// Waits for the turn of a large request, which lasts until the returned permits are dropped.
     ///
     /// # Errors
     /// 503 if too many others wait, or the turn does not come before `deadline`.

@@ -1,11 +1,12 @@
 //! Scaled dot-product attention of one sequence in one head, with products of integers of 16 bits.
 //!
-//! An instruction that multiplies and adds pairs of 16 bits computes twice as many products as one for f32, and its
-//! rounding is far below that of the linear layers in 8 bits. Queries and the weights of the softmax are rounded with a
-//! scale for each row, keys and values with one for all tokens of the sequence, so that a sequence has the same values
-//! in any batch. Sums are exact.
+//! An instruction that multiplies and adds pairs of 16 bits computes twice as many products as one for f32, and the
+//! rounding to 16 bits is far below that of linear layers in 8 bits. Queries and the weights of the softmax are rounded
+//! with a scale for each row, keys and values with one for all tokens of the sequence, so that a sequence has the same
+//! values in any batch. Sums are exact.
 //!
-//! A pair is two values of a sum, and any two will do, so they are taken from two vectors instead of from neighbors:
+//! A pair holds two values of the same sum. Exact sums do not depend on the order of their values, so the values of a
+//! pair come from two vectors instead of from neighbors in one:
 //!
 //! ```text
 //!  queries, keys:    columns c and c + width / 2 of the head
@@ -25,28 +26,30 @@ use crate::{
     simd::Simd,
 };
 
-/// Largest magnitude of a value. With [`MAX_WEIGHTS`] it bounds the sums of their products below 2³¹.
+/// Largest magnitude of a rounded value; see [`MAX_TOKENS`].
 const MAX_VALUE: f32 = 8191.0;
 
 /// Largest sum of the weights of a row, before they are rounded to integers.
 const MAX_WEIGHTS: f32 = 131_072.0;
 
-/// Largest weight.
+/// Largest rounded weight: the largest integer of 16 bits.
 const MAX_WEIGHT: f32 = 32_767.0;
 
-/// Fewer tokens take as long to round as their products take less time: measured with AVX2 and heads of 32 values.
+/// Minimum number of tokens of a sequence. With fewer, rounding takes as long as the faster products save: measured
+/// with AVX2 and heads of 32 values.
 const MIN_TOKENS: usize = 64;
 
-/// Most tokens of a sequence: rounding may add half of each to the sum of the weights.
+/// Maximum number of tokens of a sequence. Rounding adds at most ½ for each to the sum of the weights, so that the sums
+/// of their products with values are below 2³¹.
 const MAX_TOKENS: usize = 262_144;
 
-/// Smaller maxima of a matrix count as this one, so that the inverse is finite.
+/// Lower bound of the maximum of a matrix, so that its inverse is finite.
 const MIN_MAXIMUM: f32 = 1e-30;
 
 /// f32 values before the packed keys: the scale of the keys, that of the values, and padding to a cache line.
 const HEADER: usize = 16;
 
-/// Instructions that multiply and add pairs of 16 bits, and round to them.
+/// Instructions that round to pairs of integers of 16 bits, and that multiply and add them.
 pub(super) trait PairDot: GroupDot {
     /// A vector with a pair, or a sum of products, in each lane of 32 bits.
     type Pairs: Copy;
@@ -67,7 +70,7 @@ pub(super) trait PairDot: GroupDot {
     /// `to` must be valid for writing a vector.
     unsafe fn store_pairs(self, to: *mut f32, pairs: Self::Pairs);
 
-    /// Pairs of the nearest integers. Of a magnitude above 32,767 the result is unspecified.
+    /// Pairs of the nearest integers. The result is unspecified for a magnitude above 32,767.
     fn round_to_pairs(self, first: Vector<Self>, second: Vector<Self>) -> Self::Pairs;
 
     /// sums + a · b in each lane.
@@ -77,8 +80,8 @@ pub(super) trait PairDot: GroupDot {
     fn sums_to_f32(self, sums: Self::Pairs) -> Vector<Self>;
 }
 
-/// Computes the attention of a sequence in a head, in f32 if it has too few or too many tokens. The choice depends on
-/// the sequence alone, as its values must.
+/// Computes the attention of a sequence in a head, in f32 if it has too few or too many tokens. The choice depends only
+/// on the number of tokens, so that the results do not depend on the batch.
 pub(super) fn run<D: PairDot>(dot: D, attention: Attention<'_>) {
     if (MIN_TOKENS..=MAX_TOKENS).contains(&attention.queries.rows()) {
         dot.run(PairAttention(attention));
@@ -158,8 +161,8 @@ fn max_of_products(width: usize) -> f32 {
     (i32::MAX as usize / width).isqrt().min(i16::MAX as usize) as f32
 }
 
-/// The factor by which the largest magnitude of the rows becomes `limit`, and its inverse, which is not a number if one
-/// of the values is not finite.
+/// The factor by which the largest magnitude of the rows becomes `limit`, and its inverse, which is NaN if a value is
+/// not finite.
 ///
 /// # Safety
 /// No other code may write the rows, whose width is a multiple of a vector's.
@@ -195,8 +198,8 @@ impl<D: PairDot> PairHeadKernel<'_, D> {
         }
     }
 
-    /// Rounds the keys and transposes them into panels. What lies after the last token is not written: its scores are
-    /// replaced.
+    /// Rounds the keys and transposes them into panels. The places after the last token are not written: their scores
+    /// are replaced.
     ///
     /// # Safety
     /// No other code may access the scratch memory, or write the keys.
@@ -292,8 +295,8 @@ impl<D: PairDot> RowTileKernel<D::Simd> for PairHeadKernel<'_, D> {
                 }
                 let sum = exp2_scores(simd, scores, self.span.keys(query, tokens), columns.clone());
                 let factor = simd.splat((MAX_WEIGHTS / sum).min(MAX_WEIGHT));
-                // Weights that are equal round in the same direction: divided by the sum of the rounded ones, they
-                // still have the mean of the values.
+                // Equal weights round to equal integers. Since the result is divided by the sum of the rounded weights,
+                // it is still the mean of the values.
                 let (one, mut total) = (simd.splat(1.0), dot.zero());
                 let ones = dot.round_to_pairs(one, one);
                 for index_of_panel in panels.clone() {

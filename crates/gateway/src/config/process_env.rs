@@ -56,7 +56,7 @@ pub struct ProcessEnv {
     pub working_directory: PathBuf,
     /// Path of the program itself, if known.
     pub executable: Option<PathBuf>,
-    /// CPUs that this process may use, at least 1; a cgroup's quota is honoured.
+    /// CPUs that this process may use, at least 1; a cgroup's quota is honored.
     pub cpus: usize,
     /// Variables that begin with `EMBEDGATE_`, except those that Kubernetes sets, and those of other programs that are
     /// used.

@@ -2,7 +2,8 @@
 
 use std::io::BufRead;
 
-/// Position in the byte sequence that ends a head: a line feed, perhaps a carriage return, and a line feed.
+/// Position in the byte sequence that ends a head: a line feed, an optional carriage return, and a line
+/// feed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum HeadEnd {
     /// Within a line.

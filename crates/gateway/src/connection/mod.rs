@@ -78,7 +78,7 @@ pub(crate) struct Connection {
     ahead: RefCell<Vec<u8>>,
     /// Position of the passed bytes in the end of a head.
     head_end: Cell<HeadEnd>,
-    /// True once the end of a head was passed in this request, or since the last byte that was held back.
+    /// True once the end of a head was passed; false again when its request ends, or when a byte is held back.
     passed_head: Cell<bool>,
     /// Value of `read` when the last request began, or when its response ended.
     mark: Cell<u64>,
@@ -179,10 +179,11 @@ impl Connection {
     }
 
     /// Number of the first bytes of `read` that may be passed to the dispatcher: all, or those before the byte that
-    /// completes the head of the next request. Then the step ends.
+    /// completes the head of the next request. In the second case the step ends.
     ///
-    /// The dispatcher decodes as many requests as it has, at about 5 kB of memory each, before it answers the first.
-    /// And while it has begun the body of one, it ends the connection after the responses to those before it.
+    /// The dispatcher decodes all requests that it was passed, at about 5 kB of memory each, before it answers the
+    /// first. Once it has decoded the head of a request with a body, it marks the responses to earlier requests with
+    /// `connection: close`, and may close the connection after them (docs/adr/0014).
     fn passable(&self, read: &[u8]) -> usize {
         let (mut end, mut passed) = (self.head_end.get(), 0);
         while let Some(at) = end.find(&read[passed..]) {

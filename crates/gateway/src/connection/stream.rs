@@ -90,7 +90,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let connection = &self.connection;
-        // In one write with the rest of an earlier response it is not recognised; then the client sends a body that may
+        // In one write with the rest of an earlier response it is not recognized; then the client sends a body that may
         // not be needed.
         if bytes.starts_with(CONTINUE) {
             match connection.interim.get() {

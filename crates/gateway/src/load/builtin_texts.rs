@@ -10,8 +10,8 @@ use model_import::Task;
 /// Short texts, one a line: words, sentences of many scripts, code, numbers, punctuation, emoji.
 const TEXTS: &str = include_str!("builtin_texts.txt");
 
-/// Questions with their answers, for rerankers. Pairs of one and the other's answer are the irrelevant ones of the same
-/// kind.
+/// Questions with their answers, for rerankers. A question with the answer to another one is an irrelevant pair of the
+/// same kind.
 const QUESTIONS: [(&str, &str); 6] = [
     (
         "How do I reset the password of a shared account?",

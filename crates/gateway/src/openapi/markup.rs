@@ -1,4 +1,4 @@
-//! HTML of the little Markdown that the document's descriptions have.
+//! HTML of the document's descriptions. Of Markdown, they have paragraphs and code between backquotes only.
 
 use crate::html::escape;
 

@@ -1,5 +1,5 @@
-//! The description of the API, `docs/openapi.yaml`, as this server sends it: as it is, as JSON, and as a page for
-//! people (docs/adr/0029).
+//! The description of the API, `docs/openapi.yaml`, in the three forms that this server sends: YAML, JSON, and a page
+//! for people (docs/adr/0029).
 //!
 //! The three forms are made from the embedded document, once, when the first is requested. Addresses in them are
 //! relative to the server, with the path prefix of the settings.

@@ -216,7 +216,7 @@ fn content(document: &Node, body: &Node, role: BodyKind) -> String {
     html
 }
 
-/// A response with a status from 200 to 299: its body, and its headers in a part that opens.
+/// A response with a status from 200 to 299: its body, and its headers in a collapsed part.
 fn success(document: &Node, status: &str, response: &Node) -> String {
     let response = document.resolve(response).0;
     let mut html = format!(
@@ -247,7 +247,7 @@ fn success(document: &Node, status: &str, response: &Node) -> String {
     html
 }
 
-/// The responses with other statuses, in a part that opens.
+/// The responses with other statuses, in a collapsed part.
 fn failures(document: &Node, responses: &[&(String, Node)]) -> String {
     if responses.is_empty() {
         return String::new();
@@ -272,7 +272,7 @@ fn failures(document: &Node, responses: &[&(String, Node)]) -> String {
     details(&format!("Other statuses: {}", statuses.join(", ")), &rows)
 }
 
-/// A table that opens.
+/// A table in a collapsed part.
 fn details(summary: &str, rows: &str) -> String {
     format!(
         "<details><summary>{summary}</summary>\n<div class=\"wide\"><table><tbody>{rows}</tbody></table></div>\n\

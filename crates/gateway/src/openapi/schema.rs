@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 8;
 /// Largest number of 32 bits.
 const UINT32_MAX: i64 = u32::MAX as i64;
 
-/// A body, by which the table marks the fields that a client has to send, or may not get.
+/// Kind of a body: the table marks the required fields of a request, and the optional ones of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyKind {
     Request,
@@ -112,7 +112,7 @@ fn description(document: &Node, field: &Node) -> String {
         ("minItems", "At least", " elements"),
         ("maxItems", "At most", " elements"),
     ] {
-        // Bounds that nearly every number and list has say nothing.
+        // Bounds that nearly every number or list has are left out.
         match resolved.get(key) {
             Node::Null | Node::Integer(0 | 1 | UINT32_MAX) => {}
             bound => sentences.push(format!("{words} {}{unit}.", bound.json())),

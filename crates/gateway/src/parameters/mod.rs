@@ -1,6 +1,6 @@
 //! Parameters of other vendors' embedding APIs, which clients send to this one.
 //!
-//! [`PARAMETERS`] defines how each is treated (docs/adr/0018): it is honoured, it is ignored because it changes nothing
+//! [`PARAMETERS`] defines how each is treated (docs/adr/0018): it is honored, it is ignored because it changes nothing
 //! for the requested model, or the request is rejected because the client would get other vectors than it requested. A
 //! name that is not in the table is ignored, like `user`. A new parameter is one row here; a new meaning is one
 //! [`Rule`]. A test generates `docs/PARAMETERS.md` from both.
@@ -122,7 +122,7 @@ pub(crate) struct RequestOptions {
 ///
 /// # Errors
 /// 400 for `dimensions` that the model does not support, for token ids to an alias with a prompt, and for a parameter
-/// of another vendor that cannot be honoured, unless `unsupported` is to ignore those.
+/// of another vendor that cannot be honored, unless `unsupported` is to ignore those.
 pub(crate) fn resolve(
     request: &EmbeddingRequest,
     requested: &RequestedModel,
@@ -152,7 +152,7 @@ pub(crate) fn resolve(
 /// the parameters that are ignored.
 ///
 /// # Errors
-/// 400 for a parameter that cannot be honoured, unless `unsupported` is to ignore those.
+/// 400 for a parameter that cannot be honored, unless `unsupported` is to ignore those.
 pub(crate) fn resolve_truncation(
     requested: &RequestedModel,
     (model, input_name): (&str, &'static str),
@@ -170,7 +170,7 @@ pub(crate) fn resolve_truncation(
 /// Applies the parameters `extra` in the order of the table, and adds those without effect to `ignored`.
 ///
 /// # Errors
-/// 400 for a parameter that cannot be honoured, unless `unsupported` is to ignore those.
+/// 400 for a parameter that cannot be honored, unless `unsupported` is to ignore those.
 fn apply_extra(
     builder: &mut OptionsBuilder<'_>,
     extra: &[(&'static str, ExtraValue)],

@@ -18,7 +18,7 @@ pub(super) enum Effect {
     Ignored,
 }
 
-/// A value that cannot be honoured.
+/// A value that cannot be honored.
 #[derive(Debug)]
 pub(super) enum ParameterError {
     /// Its type is not this one.

@@ -1,5 +1,5 @@
 //! The page at `/`, for people who open the address in a browser: try the models, copy a request, see what is served
-//! and how it does.
+//! and the load.
 //!
 //! One document holds everything, so that the page works without internet. Its Content-Security-Policy allows the one
 //! style and the one script by their SHA-256, and requests to this server alone.

@@ -2,7 +2,7 @@
 //! tokenizer answers, unless a request has `model`, an extension.
 //!
 //! The texts are not truncated, so that a client sees where the model's window ends. Positions are in characters
-//! (Unicode code points). No embedding is computed: a request takes no place in the engine's queue. Large ones run one
+//! (Unicode code points). No embedding is computed, so a request does not enter the engine's queue. Large ones run one
 //! at a time, on a thread of their own, so that they take at most one core from embeddings.
 
 use std::ops::Range;
@@ -41,7 +41,7 @@ enum TokenizeInputs {
     Many(Vec<String>),
 }
 
-/// A token of a response. `start` and `stop` are `null` for special tokens.
+/// A token of a response. `start` and `stop` are `null` for special tokens, and where the position is unknown.
 #[derive(Serialize)]
 struct TokenObject<'t> {
     id: u32,

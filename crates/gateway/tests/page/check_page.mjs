@@ -260,7 +260,7 @@ test("a text that is longer than the window shows where the window ends", () =>
     await untilText(
       page,
       "#texts li:nth-child(2) .cut",
-      /window of 256 tokens: its last 166 tokens \(\d+ characters\), struck above, have no effect/,
+      /window of 256 tokens: its last 166 tokens \(\d+ characters\), struck out above, have no effect/,
     );
     assert.equal(await item.locator("del .token:not(.special)").count(), 166);
     // With the first and the last, which are special, as many tokens as the window has.

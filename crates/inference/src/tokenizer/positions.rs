@@ -1,9 +1,9 @@
 //! Positions of tokens in their text, for people who look at a tokenization.
 //!
-//! The tokenizer library yields ids alone. So its public stages run once more, and each records from which characters
-//! its output stems: added tokens, normalizers, words, tokens of a word. Nothing is guessed: a stage whose result
-//! differs from the library's makes the position unknown. This takes several times as long as encoding and is no part
-//! of computing vectors.
+//! The tokenizer library returns ids without positions. So this module runs the library's public stages again (added
+//! tokens, normalizers, words, tokens of a word) and records from which characters each output stems. Nothing is
+//! guessed: if a stage cannot be followed, or the ids differ from the library's, all positions of the text are unknown.
+//! This takes several times as long as encoding, and vectors are computed without it.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -20,7 +20,8 @@ use tokenizers::{
 
 use super::{Tokenizer, strip};
 
-/// Maximum number of characters that are normalized together without a position for each. Longer ones are unknown.
+/// Maximum number of characters that share one position because a normalizer changes them together. With more, the
+/// positions are unknown.
 const MAX_CLUSTER_CHARS: usize = 64;
 
 /// A token of a text.
@@ -30,9 +31,9 @@ pub struct TextToken {
     pub id: u32,
     /// True if the model adds it to every text.
     pub is_special: bool,
-    /// The characters (Unicode scalar values) of the text that it stands for. Tokens of one character, such as its
-    /// bytes, have the same; one that stands for no character has an empty range. `None` for a special token, and if
-    /// the position is unknown.
+    /// The characters (Unicode scalar values) of the text that it stands for. Several tokens of one character, such as
+    /// its bytes, have the same range; a token that stands for no character has an empty one. `None` for a special
+    /// token, and if the position is unknown.
     pub chars: Option<Range<usize>>,
 }
 
@@ -84,7 +85,7 @@ impl Tokenizer {
     fn positions(&self, text: &str) -> Option<Vec<(u32, Option<Range<usize>>)>> {
         let stripped = if self.strip_whitespace { strip(text) } else { text };
         let first = text[..stripped_start(text, stripped)].chars().count();
-        // A replacement has as many characters.
+        // The replaced text has as many characters.
         let read = self.unicode.replace(stripped);
         let mut stages = Stages::new(&self.pipeline);
         let whole = AlignedText::new(&read, first);
@@ -140,7 +141,7 @@ fn trimmed(chars: &[char], range: Range<usize>) -> Range<usize> {
     range.start + before..range.end - after
 }
 
-/// A text whose bytes remember the characters of the original text from which they stem.
+/// A text, with the characters of the original text from which each of its bytes stems.
 struct AlignedText<'t> {
     text: Cow<'t, str>,
     /// For each byte, the first character and the one after the last; equal if it was inserted.
@@ -368,7 +369,7 @@ impl<'p> Stages<'p> {
         Some(())
     }
 
-    /// The number of bytes of `word` that each of its tokens stands for; `None` if the tokens do not tell.
+    /// The number of bytes of `word` that each of its tokens stands for; `None` if it is unknown.
     fn lengths(&self, word: &[u8], tokens: &[PipelineToken]) -> Option<Vec<usize>> {
         if let [_] = tokens {
             return Some(vec![word.len()]);

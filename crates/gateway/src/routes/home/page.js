@@ -428,7 +428,7 @@ function drawTokens(entry, list, isTruncated) {
     const left = characters.length - (beyond[0]?.start ?? characters.length);
     entry.cut.textContent =
       `This text is longer than the model’s window of ${plural(model.max_input_tokens, "token")}: ` +
-      `its last ${plural(beyond.length, "token")} (${plural(left, "character")}), struck above, ` +
+      `its last ${plural(beyond.length, "token")} (${plural(left, "character")}), struck out above, ` +
       (isTruncated ? "have no effect on its vector." : "are embedded apart, and the vectors are averaged.");
     entry.cut.hidden = false;
     if (entry.cutoff !== end) {
