@@ -226,7 +226,7 @@ settings! {
         /// Memory for the bodies of all requests, beyond 16KiB of each. A request that finds no room is rejected (503).
         max_buffered_body_bytes: Bytes = Bytes(256 * 1024 * 1024), advanced;
 
-        /// Parameters of other vendors (docs/PARAMETERS.md) that would change the vectors and cannot be honoured:
+        /// Parameters of other vendors (docs/PARAMETERS.md) that would change the vectors and cannot be honored:
         /// `reject` answers 400, `ignore` answers without them and names them in the header `x-embedgate-ignored`.
         unsupported_parameters: UnsupportedParameters = UnsupportedParameters::Reject, advanced;
 
@@ -420,7 +420,7 @@ settings! {
         /// `onnx/model.onnx`.
         onnx_file: Option<PathBuf> = None, advanced, example("\"onnx/model.onnx\"");
 
-        /// ONNX graphs that quantise activations with one scale for a whole batch (`DynamicQuantizeLinear` and its
+        /// ONNX graphs that quantize activations with one scale for a whole batch (`DynamicQuantizeLinear` and its
         /// like): `per-text` runs them one text at a time, so that a text's vector does not depend on its batch,
         /// `reject` is an error at start-up.
         dynamic_quantization: DynamicQuantization = DynamicQuantization::PerText, advanced;

@@ -26,7 +26,7 @@ choices! {
         FailClosed = "fail-closed",
     }
 
-    /// Treatment of parameters of other vendors that cannot be honoured.
+    /// Treatment of parameters of other vendors that cannot be honored.
     pub enum UnsupportedParameters, "POLICY" {
         /// The request is rejected.
         Reject = "reject",
@@ -66,7 +66,7 @@ choices! {
         OnDemand = "on-demand",
     }
 
-    /// Treatment of an ONNX graph that quantises activations with one scale for a whole batch.
+    /// Treatment of an ONNX graph that quantizes activations with one scale for a whole batch.
     pub enum DynamicQuantization, "POLICY" {
         /// The graph runs one text at a time, so that a text's vector does not depend on its batch.
         PerText = "per-text",

@@ -156,7 +156,7 @@ pub enum ModelLoadError {
     Graph(ImportError),
     /// The graph makes the vector of an input depend on its batch, and the settings reject such graphs.
     #[error(
-        "its graph {} quantises activations with one scale for a whole batch ({operators}), which makes the vector of \
+        "its graph {} quantizes activations with one scale for a whole batch ({operators}), which makes the vector of \
          an input depend on the other inputs of its batch, and `dynamic_quantization` is \"reject\": set \"per-text\" \
          to run it one input at a time, or name another graph in `onnx_file`",
         graph.display()
@@ -164,7 +164,7 @@ pub enum ModelLoadError {
     DynamicQuantization {
         /// The ONNX file.
         graph: PathBuf,
-        /// The operators that quantise.
+        /// The operators that quantize.
         operators: String,
     },
     /// The graph is missing or stale and cannot be written.
@@ -478,7 +478,7 @@ pub(crate) struct Encoders {
     pub(crate) workers: usize,
     /// Maximum number of tokens of one batch.
     pub(crate) batch_tokens: usize,
-    /// Each input runs alone, since the graph quantises activations with one scale for a whole batch.
+    /// Each input runs alone, since the graph quantizes activations with one scale for a whole batch.
     pub(crate) per_text: bool,
 }
 

@@ -51,7 +51,7 @@ families! {
             name: "extra_parameters_total",
             help: "Parameters of other vendors (docs/PARAMETERS.md) in requests for embeddings, and `dimensions` that \
                    means the model's own, by outcome: ignored (no effect, or `limits.unsupported_parameters` is \
-                   `ignore`), rejected (with 400). Honoured parameters are not counted.",
+                   `ignore`), rejected (with 400). Honored parameters are not counted.",
             labels: ["parameter", "outcome"],
         }
         key_requests: IntCounterVec {
@@ -193,7 +193,7 @@ families! {
                    accuracy_failed (a faster precision failed the accuracy proof), golden_failed (a faster precision \
                    failed the golden check), onnx_file (the setting names a graph), unsupported_network (no native \
                    kernels for it), provider (only ONNX Runtime has it), unsupported_cpu (no native kernels for it); \
-                   batching: batched, or per_text for a dynamically quantised graph.",
+                   batching: batched, or per_text for a dynamically quantized graph.",
             labels: [
                 "model", "revision", "dtype", "provider", "backend", "isa", "reason", "batching", "dimensions",
                 "max_tokens"

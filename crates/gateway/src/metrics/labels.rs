@@ -110,7 +110,7 @@ label! {
 }
 
 label! {
-    /// Treatment of a parameter that OpenAI's API does not have and that was not honoured.
+    /// Treatment of a parameter that OpenAI's API does not have and that was not honored.
     pub enum ParameterOutcome {
         /// The request was answered without it.
         Ignored = "ignored",

@@ -184,7 +184,7 @@ fn apply_extra(
             value => (rule.apply)(builder, name, value),
         };
         match (effect, unsupported) {
-            (Ok(Effect::Honoured), _) => {}
+            (Ok(Effect::Honored), _) => {}
             (Ok(Effect::Ignored), _) | (Err(_), UnsupportedParameters::Ignore) => {
                 ignored.push(*name);
             }

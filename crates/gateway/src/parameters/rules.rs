@@ -13,7 +13,7 @@ use crate::{
 /// Effect of an accepted value.
 pub(super) enum Effect {
     /// The vectors are as it requires.
-    Honoured,
+    Honored,
     /// It changes nothing for the requested model.
     Ignored,
 }
@@ -68,7 +68,7 @@ impl<T: Copy + PartialEq> SingleChoice<T> {
             }
             _ => {
                 self.0.get_or_insert((value, name));
-                Ok(Effect::Honoured)
+                Ok(Effect::Honored)
             }
         }
     }
@@ -198,7 +198,7 @@ impl<'a> OptionsBuilder<'a> {
         self.prompt.set(SelectedPrompt(prompt), name)?;
         // No prompt is a choice only in place of one.
         let replaces = self.inherited_prompt().is_some_and(|(prompt, _)| has_text(prompt));
-        Ok(if applies || replaces { Effect::Honoured } else { Effect::Ignored })
+        Ok(if applies || replaces { Effect::Honored } else { Effect::Ignored })
     }
 
     /// The prompt of the request, and the names of the prompts of which the model expects one, if none applies.
@@ -297,7 +297,7 @@ fn texts(value: &ExtraValue) -> Result<&[String], ParameterError> {
 fn one_of(value: &ExtraValue, supported: &[&str]) -> Result<Effect, ParameterError> {
     let value = text(value)?;
     if supported.iter().any(|supported| value.eq_ignore_ascii_case(supported)) {
-        return Ok(Effect::Honoured);
+        return Ok(Effect::Honored);
     }
     let supported: Vec<_> = supported.iter().map(|value| format!("'{value}'")).collect();
     Err(ParameterError::supported(&supported.join(", ")))
@@ -320,7 +320,7 @@ pub(super) static DATA_TYPE: Rule = Rule {
         match quantized_format(kind) {
             Some(format) => builder.quantized.set(format, name),
             None if ["float", "float32"].iter().any(|float| kind.eq_ignore_ascii_case(float)) => {
-                Ok(Effect::Honoured)
+                Ok(Effect::Honored)
             }
             None => Err(ParameterError::supported("'float', 'int8', 'uint8', 'binary', 'ubinary'")),
         }
@@ -340,7 +340,7 @@ pub(super) static ENCODING: Rule = Rule {
              `output_dtype`",
     apply: |builder, name, value| match texts(value)? {
         [] => Ok(Effect::Ignored),
-        [kind] if kind == "float" => Ok(Effect::Honoured),
+        [kind] if kind == "float" => Ok(Effect::Honored),
         [kind] if kind == "base64" => builder.format.set(EncodingFormat::Base64, name),
         [kind] => match quantized_format(kind) {
             Some(format) => builder.quantized.set(format, name),

@@ -30,7 +30,7 @@ use crate::{
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Note in the startup line and on the command line: a graph runs its inputs one by one.
-pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantised";
+pub(crate) const PER_TEXT: &str = "one text at a time, since its graph is dynamically quantized";
 
 /// A loaded model.
 pub struct LoadedModel {
@@ -64,7 +64,7 @@ pub struct LoadedModel {
     pub provider: Provider,
     /// Precision of its arithmetic.
     pub precision: Precision,
-    /// Each input runs alone, since its graph quantises activations with one scale for a whole batch.
+    /// Each input runs alone, since its graph quantizes activations with one scale for a whole batch.
     pub per_text: bool,
     /// Its backend, and the reason for the selection.
     pub selection: Selection,
