@@ -26,8 +26,8 @@ use crate::start_server;
 
 /// Limit for Prometheus to scrape and evaluate finished traffic, which takes two seconds.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum number of series with one model, without those of API keys, each of which adds three, and of error codes, each
-/// of which adds one when it first occurs: hosted monitoring charges by series.
+/// Maximum number of series with one model, without those of API keys, each of which adds three, and of error codes,
+/// each of which adds one when it first occurs: hosted monitoring charges by series.
 const MAX_SERIES: usize = 300;
 /// Model that reranks.
 const RERANKER: &str = "ce-bert";
