@@ -133,7 +133,7 @@ rounded_tests! {
     fn results_are_bit_identical_in_any_batch_and_on_any_number_of_threads(isa: Isa) {
         let networks = networks();
         proptest!(ProptestConfig::with_cases(48), |(
-            network in 0..networks.len(), lengths in prop::collection::vec(1usize..60, 1..8), helpers in 0usize..4,
+            network in 0..networks.len(), lengths in prop::collection::vec(1usize..78, 1..8), helpers in 0usize..4,
         )| {
             check_independence_of_batch(&networks[network].1, isa, &lengths, helpers);
         });
@@ -142,7 +142,7 @@ rounded_tests! {
     /// The number of helpers changes during the pass, from and to none.
     fn results_are_bit_identical_while_helpers_come_and_go(isa: Isa) {
         let spec = bert(|_| ());
-        let sequences = sequences(&spec, &[60, 7]);
+        let sequences = sequences(&spec, &[70, 7]);
         let mut encoder = encoder(&spec, isa, 3);
         let alone = hidden_states(&mut encoder, &sequences, 0).concat();
         for first in 0..12 {
@@ -151,8 +151,8 @@ rounded_tests! {
                 calls += 1;
                 [0, 3, 1][(first + calls / 4) % 3]
             };
-            let hidden = encoder.encode(&sequences.concat(), &[60, 7], &mut on_yield).unwrap();
-            let found: Vec<f32> = (0..67).flat_map(|token| hidden.row(token)).copied().collect();
+            let hidden = encoder.encode(&sequences.concat(), &[70, 7], &mut on_yield).unwrap();
+            let found: Vec<f32> = (0..77).flat_map(|token| hidden.row(token)).copied().collect();
             assert!(found == alone, "not bit-identical");
         }
     }
