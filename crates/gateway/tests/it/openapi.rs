@@ -71,7 +71,11 @@ fn assert_documented(document: &Value, operation: &Value, what: &str, reply: &Re
     let found = reply.header("content-type").unwrap();
     let (kind, content) = contents.iter().next().unwrap();
     assert_eq!(found.split(';').next().unwrap(), kind, "{what}: {status}");
-    let body = if kind == "application/json" { reply.json() } else { json!(reply.text()) };
+    let body = match kind.as_str() {
+        "application/json" => reply.json(),
+        "application/yaml" => serde_saphyr::from_str(reply.text()).unwrap(),
+        _ => json!(reply.text()),
+    };
     assert!(valid(document, &content["schema"], &body), "{what}: {status}: {body}");
 }
 
