@@ -183,18 +183,37 @@ unsafe fn factor_and_scale<S: Simd>(simd: S, rows: Matrix, limit: f32) -> [f32; 
 }
 
 impl<D: PairDot> PairHeadKernel<'_, D> {
-    /// The pairs of columns `column` and following of a query or key.
+    /// Rounds a query or key to the pairs at `to`.
     ///
     /// # Safety
-    /// `from` must be valid for two vectors, half a head apart.
+    /// `from` must be valid for a head, and `to` for writing half as many pairs.
     #[inline(always)]
-    unsafe fn pairs(&self, from: *const f32, factor: f32) -> D::Pairs {
+    unsafe fn round_row(&self, from: *const f32, factor: f32, to: *mut f32) {
         let (dot, simd) = (self.dot, self.dot.simd());
-        let factor = simd.splat(factor);
-        // SAFETY: by the caller's contract.
-        unsafe {
-            let (first, second) = (simd.load(from), simd.load(from.add(self.queries.columns() / 2)));
-            dot.round_to_pairs(simd.mul(first, factor), simd.mul(second, factor))
+        let (factor, pairs) = (simd.splat(factor), self.queries.columns() / 2);
+        for pair in (0..pairs).step_by(D::Simd::WIDTH) {
+            // SAFETY: by the caller's contract.
+            unsafe {
+                let (first, second) = (simd.load(from.add(pair)), simd.load(from.add(pairs + pair)));
+                let rounded = dot.round_to_pairs(simd.mul(first, factor), simd.mul(second, factor));
+                dot.store_pairs(to.add(pair), rounded);
+            }
+        }
+    }
+
+    /// Writes sums times `scale`.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing two vectors.
+    #[inline(always)]
+    unsafe fn store_scaled(&self, to: *mut f32, sums: [D::Pairs; 2], scale: f32) {
+        let (dot, simd) = (self.dot, self.dot.simd());
+        let scale = simd.splat(scale);
+        for (index, sums) in sums.into_iter().enumerate() {
+            // SAFETY: by the caller's contract.
+            unsafe {
+                simd.store(to.add(index * D::Simd::WIDTH), simd.mul(dot.sums_to_f32(sums), scale));
+            }
         }
     }
 
@@ -212,9 +231,7 @@ impl<D: PairDot> PairHeadKernel<'_, D> {
             let [factor, scale] = factor_and_scale(dot.simd(), from, max_of_products(width));
             *self.scales.row(0) = scale;
             for token in 0..from.rows() {
-                for pair in (0..width / 2).step_by(D::Simd::WIDTH) {
-                    dot.store_pairs(row.add(pair), self.pairs(from.row(token).add(pair), factor));
-                }
+                self.round_row(from.row(token), factor, row);
                 let to = self.keys.row(token / panel * (width / 2)).add(token % panel).cast::<u32>();
                 for pair in 0..width / 2 {
                     *to.add(pair * panel) = *row.cast::<u32>().add(pair);
@@ -273,19 +290,14 @@ impl<D: PairDot> RowTileKernel<D::Simd> for PairHeadKernel<'_, D> {
                 let query = self.queries.rows_from(row + index, 1);
                 let [factor, inverse] = factor_and_scale(simd, query, max_of_products(width));
                 *scale = inverse * key_scale;
-                for pair in (0..pairs).step_by(lanes) {
-                    let to = self.query_pairs.row(index).add(pair);
-                    dot.store_pairs(to, self.pairs(query.row(0).add(pair), factor));
-                }
+                self.round_row(query.row(0), factor, self.query_pairs.row(index));
             }
             let queries = (self.query_pairs.row(0).cast_const(), pairs);
             for index in panels.clone() {
                 let mut sums = [[dot.zero(); 2]; R];
                 multiply(dot, queries, (self.keys.row(index * pairs), panel, pairs), &mut sums);
-                for (row, [low, high]) in sums.into_iter().enumerate() {
-                    let (to, scale) = (self.scores.row(row).add(index * panel), simd.splat(scales[row]));
-                    simd.store(to, simd.mul(dot.sums_to_f32(low), scale));
-                    simd.store(to.add(lanes), simd.mul(dot.sums_to_f32(high), scale));
+                for (row, sums) in sums.into_iter().enumerate() {
+                    self.store_scaled(self.scores.row(row).add(index * panel), sums, scales[row]);
                 }
             }
             for (index, scale) in scales.iter_mut().enumerate() {
@@ -316,10 +328,8 @@ impl<D: PairDot> RowTileKernel<D::Simd> for PairHeadKernel<'_, D> {
                 let mut sums = [[dot.zero(); 2]; R];
                 let values = (self.values.row(first).add(column).cast_const(), width, depth);
                 multiply(dot, weights, values, &mut sums);
-                for (index, [low, high]) in sums.into_iter().enumerate() {
-                    let (to, scale) = (self.out.row(row + index).add(column), simd.splat(scales[index]));
-                    simd.store(to, simd.mul(dot.sums_to_f32(low), scale));
-                    simd.store(to.add(lanes), simd.mul(dot.sums_to_f32(high), scale));
+                for (index, sums) in sums.into_iter().enumerate() {
+                    self.store_scaled(self.out.row(row + index).add(column), sums, scales[index]);
                 }
             }
         }
