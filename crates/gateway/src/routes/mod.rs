@@ -171,9 +171,10 @@ pub(crate) fn without_prefix<'a>(pattern: &'a str, prefix: &PathPrefix) -> &'a s
 pub(crate) fn kind_and_errors(pattern: Option<&str>, method: &Method) -> (RouteKind, ErrorShape) {
     let is = |route: &&Route| route.patterns().any(|known| Some(known) == pattern);
     let mut routes = ROUTES.iter().filter(is);
-    let first = routes.next();
-    // The second of two routes with the same path is for GET.
-    let route = routes.next().filter(|_| [Method::GET, Method::HEAD].contains(method)).or(first);
+    // A page may have the path of another route, which is then for other methods.
+    let is_read = [Method::GET, Method::HEAD].contains(method);
+    let of_method = routes.clone().find(|route| (route.kind == RouteKind::Page) == is_read);
+    let route = of_method.or_else(|| routes.next());
     route.map_or((RouteKind::Other, ErrorShape::OpenAi), |route| (route.kind, route.errors))
 }
 
