@@ -7,7 +7,7 @@ use clap::builder::{OsStringValueParser, StyledStr};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{self, CliArgs, Report, Setting};
+use crate::config::{self, CliArgs, ProcessEnv, Report, Setting};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -171,6 +171,13 @@ pub struct ServerOptions {
     /// API key of the server [env: OPENAI_API_KEY]
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
+}
+
+impl ServerOptions {
+    /// The key of the command line, or else of the environment.
+    pub(crate) fn key(&self, env: &ProcessEnv) -> Option<String> {
+        self.api_key.clone().or_else(|| env.openai_api_key())
+    }
 }
 
 /// Options of `status`.

@@ -55,8 +55,7 @@ pub fn run(
     let texts = texts(&options.texts, input)?;
     let embedded = match &options.url {
         Some(url) => {
-            let key = options.server.api_key.clone().or_else(|| env.openai_api_key());
-            by_server(&ServerClient::new(url, key)?, args.text("model"), &texts)?
+            by_server(&ServerClient::new(url, options.server.key(env))?, args.text("model"), &texts)?
         }
         None => in_process(args, env, &texts)?,
     };

@@ -93,8 +93,7 @@ struct Latency {
 /// # Errors
 /// When the server cannot be asked, or the result cannot be printed.
 pub fn run(options: &StatusOptions, env: &ProcessEnv, out: &mut dyn Write) -> Result<Verdict, CommandError> {
-    let key = options.server.api_key.clone().or_else(|| env.openai_api_key());
-    let client = ServerClient::new(&options.url, key)?;
+    let client = ServerClient::new(&options.url, options.server.key(env))?;
     let first = read(&client)?;
     if options.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&first).unwrap_or_default())?;
